@@ -1,4 +1,4 @@
-"""What is added inside a PyTorch network or before its input, and folded into it: scales, codes, low-rank matrices, a linear layer."""
+"""Edits inside a PyTorch network or before its input, and their folding: scales, codes, low-rank matrices, a linear layer."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ __all__ = ["adjusted", "biased", "coded", "folded", "low_rank", "settled", "with
 
 _CONDITION = "condition"
 _WIDEST = 4096
-"""Widest vector before which a linear layer is put: its weight would have the square of that many numbers."""
+"""Widest input vector that a linear layer is put before: its weight has the square of that many entries."""
 _WIDEST_HIDDEN = 256
-"""Most hidden units of an adaptation network before the input, unless the codes are larger."""
+"""Largest number of hidden units of an adaptation network before the input, unless the codes are larger."""
 
 
 def adjusted(twin: TorchBody, edit: ScaleShift) -> TorchBody:
-    """Scale and shift the values at the points of an `edit` by channel."""
+    """Scale and shift the values at the hook points of an `edit` by channel."""
     sites = twin.chosen_sites(edit.points).values()
     return twin.anew(AdjustedNetwork(twin.module, {site: Adjustment(site.channels, edit.form) for site in sites}))
 
 
 def settled(twin: TorchBody) -> tuple[TorchBody, tuple[str, ...]]:
-    """Fold adjustments, or low-rank matrices, into the weights of a private copy; return it with the names of layers that got a bias."""
+    """Fold adjustments or low-rank matrices into the weights of a private copy. Also return the names of layers that gained a bias."""
     around, created = find_graft(twin.module, AdjustedNetwork), []
     if around is not None:
         for site, part in zip(around.sites, around.adjusting, strict=True):
@@ -66,21 +66,21 @@ def settled(twin: TorchBody) -> tuple[TorchBody, tuple[str, ...]]:
         with torch.no_grad():
             base.weight.add_(cast(Any, module).get_delta_weight(_ADAPTER).to(base.weight))
         for parameter in base.parameters():
-            parameter.requires_grad_(True)  # the library froze it
+            parameter.requires_grad_(True)  # peft froze it
         set_submodule_(twin.module, name, module=base)
     vars(twin.module).pop("peft_config", None)
     return twin.anew(), tuple(created)
 
 
 def biased(twin: TorchBody, layers: Sequence[str]) -> TorchBody:
-    """Give these `layers`, linear ones or convolutions, a bias, zero at first."""
+    """Give these linear or convolution `layers` a bias of zeros."""
     for name in layers:
         give_bias_(module_at(twin.module, name))
     return twin.anew()
 
 
 def _place_of_input(body: TorchBody, change: str) -> tuple[Point, Tensor]:
-    """Return where the features (channels) of a network's input are, and two items; the error where there are none names the `change`."""
+    """Return the feature (channel) axis of the input and a batch of two examples. Errors name the `change`."""
     sample = body.sample
     if isinstance(sample, dict) or not sample.is_floating_point():
         received = f"the inputs {', '.join(sample)}" if isinstance(sample, dict) else "token ids"
@@ -97,7 +97,7 @@ def _place_of_input(body: TorchBody, change: str) -> tuple[Point, Tensor]:
 
 
 def with_entrance(twin: TorchBody) -> TorchBody:
-    """Put a linear layer over the features (channels) before the input, the identity at first."""
+    """Put a linear layer over the features (channels) before the input, initialised to the identity."""
     place, sample = _place_of_input(twin, "A linear layer before the input")
     entrance = over_channels(place.channels, place.channels, rank=sample.ndim, last=place.channels_last)
     weight, bias = cast(Tensor, entrance.weight), cast(Tensor, entrance.bias)
@@ -111,7 +111,7 @@ def with_entrance(twin: TorchBody) -> TorchBody:
 
 
 def coded(twin: TorchBody, coding: Coding, *, seed: int) -> TorchBody:
-    """Let the network take a condition beside each item, as its `coding` says; `seed` draws the first codes."""
+    """Let the network take a condition with each example, as `coding` says; `seed` draws the first codes."""
     own = dict(twin.sample) if isinstance(twin.sample, dict) else {"inputs": twin.sample}
     if _CONDITION in own and coding.into != f"{INPUT}{_CONDITION}":
         raise NetworkError(f"The network has an input called {_CONDITION!r} of its own; expected none. Give it another name.")
@@ -125,7 +125,7 @@ def coded(twin: TorchBody, coding: Coding, *, seed: int) -> TorchBody:
     if coding.into == ENTRANCE:
         place, sample = _place_of_input(twin, "An adaptation network before the input")
         hidden = max(coding.size, min(place.channels, _WIDEST_HIDDEN))
-        with seeded(seed):  # of the layers that do not begin as zero
+        with seeded(seed):  # for the layers that do not start at zero
             entrance = ResidualEntrance(place.channels, coding.size, hidden=hidden, rank=sample.ndim, last=place.channels_last)
         around.entrance = entrance.to(sample.dtype)
     elif coding.into != LAYERS:
@@ -137,7 +137,7 @@ def coded(twin: TorchBody, coding: Coding, *, seed: int) -> TorchBody:
 
 
 def folded(twin: TorchBody, code: Tensor) -> tuple[TorchBody, tuple[str, ...]]:
-    """Take the codes out of a private copy, one `code` of (size,) for all items; return it with the names of layers that got a bias."""
+    """Fold one `code` (size,), used for all examples, into a private copy. Also return the names of layers that gained a bias."""
     around, created = twin.codes_around(), []
     with torch.no_grad():
         for site, own in zip(around.sites, around.maps, strict=True):
@@ -146,7 +146,7 @@ def folded(twin: TorchBody, code: Tensor) -> tuple[TorchBody, tuple[str, ...]]:
     rest = {name: tensor for name, tensor in cast(dict[str, Tensor], twin.sample).items() if name != _CONDITION}
     alone = (around.single and list(rest) == ["inputs"]) or (around.filled is not None and len(rest) == 1)
     by: Graft | None = None
-    if around.filled is not None:  # the code cannot go into biases of the network: it is constant
+    if around.filled is not None:  # the code is an input, not a shift: it becomes a constant
         name, shape, dtype = around.filled
         value = code.detach().reshape(1, *shape).to(dtype)
         by = GivenInput(around.network, name, value=value, only=next(iter(rest)) if alone else "")
@@ -165,9 +165,9 @@ def _changed(body: TorchBody) -> dict[str, Module]:
 
 
 def low_rank(twin: TorchBody, edit: LowRank, *, seed: int) -> TorchBody:
-    """Put W + (alpha / rank) B A in the place of W in the layers of an `edit`; A is drawn from a `seed`.
+    """Replace W with W + (alpha / rank) B A in the layers of an `edit`.
 
-    A is drawn as `peft` draws it; B is zero. A layer NAME is called "NAME.base_layer" in the copy, its new parts "NAME.lora_A.default"
+    `peft` draws A, seeded by `seed`; B is zero. In the copy a layer NAME becomes "NAME.base_layer"; its new parts are "NAME.lora_A.default"
     and "NAME.lora_B.default".
     """
     layers = edit.layers
@@ -177,7 +177,7 @@ def low_rank(twin: TorchBody, edit: LowRank, *, seed: int) -> TorchBody:
     settings = peft.LoraConfig(r=edit.rank, lora_alpha=edit.alpha, target_modules=f"(?:{names})", lora_dropout=0.0, bias="none")
     mode, kinds = twin.module.training, {name: type(module).__name__ for name, module in twin.modules().items()}
     with seeded(seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as that a turned weight was told by itself
+        warnings.simplefilter("ignore")  # for example that peft detected a transposed weight itself
         peft.inject_adapter_in_model(settings, twin.module, adapter_name=_ADAPTER)
     missed = sorted(set(layers) - _changed(twin).keys())
     if missed:
@@ -190,17 +190,17 @@ def low_rank(twin: TorchBody, edit: LowRank, *, seed: int) -> TorchBody:
 
 
 def _inside_fused(module: Module) -> list[Module]:
-    """Return the changed layers inside transformer layers that read weights themselves, in inference, unless a hook listens inside."""
+    """Return the changed layers inside transformer encoder layers, whose fused inference step reads the weights directly."""
     layers = [layer for layer in module.modules() if isinstance(layer, torch.nn.TransformerEncoderLayer)]
     return [part for layer in layers for part in layer.children() if "base_layer" in dict(part.named_children())]
 
 
 def _not_fused(*_call: Any) -> None:
-    """Change nothing: that a hook is there keeps PyTorch from the fused step, which would leave the low-rank matrices out."""
+    """Change nothing. The presence of a hook disables PyTorch's fused step, which would ignore the low-rank matrices."""
 
 
 def _check(body: TorchBody, layers: Collection[str]) -> None:
-    """Raise unless each of the layers can be changed by low-rank matrices."""
+    """Raise unless low-rank matrices can change each of the layers."""
     modules, known = body.modules(), _reasons(body)
     fits = [name for name, reason in known.items() if reason is None]
     unknown = [name for name in layers if name not in modules]
@@ -212,7 +212,7 @@ def _check(body: TorchBody, layers: Collection[str]) -> None:
 
 
 def _reasons(body: TorchBody) -> dict[str, str | None]:
-    """Return for each module why its weight cannot be changed by low-rank matrices; None where it can."""
+    """Return, for each module, why low-rank matrices cannot change its weight; None if they can."""
     modules, called = body.modules(), set(body.traced().order)
     shared, heads = shared_weights(modules), set(body.head_layers)
     found: dict[str, str | None] = {}
@@ -231,7 +231,7 @@ def _reasons(body: TorchBody) -> dict[str, str | None]:
 
 
 def _unlike(module: Module) -> str | None:
-    """Return what makes a convolution another one than `peft` takes it for; None for nothing."""
+    """Return the convolution settings that `peft` does not support; None if there are none."""
     if not isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)):
         return None
     facts = {"groups": module.groups, "dilation": max(module.dilation), "padding_mode": module.padding_mode}

@@ -1,4 +1,4 @@
-"""A PyTorch module with what one run of a sample told about it."""
+"""Body of a PyTorch network: the module and what one run of a sample shows about it."""
 
 from __future__ import annotations
 
@@ -39,16 +39,17 @@ from .wrappers import call_module, side_modules, tap_slices
 __all__ = ["TorchBody", "inspected"]
 
 _KINDS = {"multi_label_classification": "multi-label", "regression": "regression"}
-"""What a Hugging Face config calls a kind of task that its logits do not show."""
+"""Task kinds that a Hugging Face config names and that the logits do not show."""
 _ORDERS = (torch.contiguous_format, torch.channels_last)
 
 
 @dataclass(eq=False)
 class TorchBody(Body):
-    """A PyTorch module with its heads and the edits made of it so far.
+    """A PyTorch module with its heads and the edits applied so far.
 
     Attributes:
-        found_order: the order in memory that it takes; None until it is asked for.
+        found_order: the memory format that the module accepts; None until first used.
+        trains_in_order: whether training on a CPU uses that format too; None until first used.
     """
 
     module: Module
@@ -56,13 +57,13 @@ class TorchBody(Body):
     trains_in_order: bool | None = None
 
     def take_sample_(self, sample: Inputs) -> None:
-        """Take another `sample` to run the module with."""
+        """Use another `sample` to run the module."""
         self.sample = to_inputs(sample)
         self.input_shape = () if isinstance(self.sample, dict) else tuple(self.sample.shape[1:])
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Let the whole module be in inference mode while the context lasts."""
+        """Put the whole module into inference mode while the context lasts."""
         active = [module for module in self.module.modules() if module.training]
         self.module.eval()
         try:
@@ -72,12 +73,12 @@ class TorchBody(Body):
                 module.training = True
 
     def traced(self) -> Trace:
-        """Return what one run of the sample does, in inference mode."""
+        """Return the trace of one run of the sample in inference mode."""
         with self.at_rest():
             return trace(self.modules(), partial(call_module, self.module, self.sample))
 
     def inspect_(self) -> Trace:
-        """Find the layers and blocks that one run of the sample shows; return its trace."""
+        """Find the layers and blocks by one run of the sample and return the trace."""
         self.found_order = self.trains_in_order = None
         modules, seen = self.modules(), self.traced()
         with self.at_rest():
@@ -88,7 +89,7 @@ class TorchBody(Body):
         return seen
 
     def anew(self, module: Module | None = None, heads: Places | None = None, *, sample: Inputs | None = None) -> Self:
-        """Become, a private copy, the body of a changed `module`, with other `heads` and another `sample` where they are given."""
+        """Become the body of a changed `module`, with other `heads` and another `sample` where given. Call it on a private copy only."""
         if module is not None:
             device = next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
             self.module = module.to(device).train(self.module.training)
@@ -104,16 +105,17 @@ class TorchBody(Body):
 
     @property
     def memory_order(self) -> torch.memory_format:
-        """Channels last, in which convolutions are fastest, where the module takes it and gives what it gives otherwise."""
+        """Channels last if the module accepts it and gives the same output, else contiguous. Convolutions are fastest in channels last."""
         if self.found_order is None:
             self.found_order = torch.channels_last if self._takes_channels_last() else torch.contiguous_format
         return self.found_order
 
     def training_order(self, device: torch.device) -> torch.memory_format:
-        """Return `memory_order`; on a CPU only where it was timed to pay (depthwise convolutions) and its backward pass works.
+        """Return the memory format for training on `device`.
 
-        With torch 2.14.1 the backward pass of a strided 1x1 convolution writes outside its memory there; no other size of kernel,
-        stride or number of groups was found that does (1,414 combinations).
+        On a CPU this is channels last only with depthwise convolutions, where timings show a gain, and only if the backward pass is safe.
+        With torch 2.14.1 the backward pass of a strided 1x1 convolution writes outside its memory in channels last. No other kernel size,
+        stride or group count of 1,414 tested combinations does.
         """
         if device.type != "cpu" or self.memory_order == torch.contiguous_format:
             return self.memory_order
@@ -130,9 +132,9 @@ class TorchBody(Body):
         plain = cast(Tensor, self.sample)
         device = next((tensor.device for tensor in self.state().values()), plain.device)
         try:
-            with torch.no_grad(), self.at_rest(), redirect_stderr(io.StringIO()):  # a module of torch.fx prints what fails
+            with torch.no_grad(), self.at_rest(), redirect_stderr(io.StringIO()):  # torch.fx modules print their errors
                 own, other = (as_tensor(call_module(self.module, plain.to(device, memory_format=order))) for order in _ORDERS)
-        except Exception:  # a Python forward may fail in any way where a view is not possible
+        except Exception:  # a forward may raise anything where a view is impossible
             return False
         return own is not None and other is not None and torch.allclose(own, other, rtol=1e-3, atol=1e-4, equal_nan=True)
 
@@ -145,10 +147,10 @@ class TorchBody(Body):
         return copied(self.module)
 
     def redraw_(self, seed: int) -> None:
-        """Let every module with `reset_parameters` draw its own weights.
+        """Redraw the weights of every module that has `reset_parameters`.
 
-        Parameters held by other modules (class tokens, position embeddings) are drawn from a normal distribution with the mean and
-        standard deviation that they had.
+        Parameters of other modules (class tokens, position embeddings) are drawn from a normal distribution with their previous mean and
+        standard deviation.
         """
         with seeded(seed), torch.no_grad():
             for module in self.module.modules():
@@ -161,7 +163,7 @@ class TorchBody(Body):
                     parameter.normal_(float(parameter.mean()), spread)
 
     def own_scores(self, inputs: Inputs) -> Scores:
-        """Return the raw scores of the heads with rows of their own, in the present mode."""
+        """Return the logits of the heads with their own class weights, in the current mode."""
         if isinstance(self.module, OnnxProgram | TorchProgram):
             results = call_module(self.module, inputs)
             own = {task: results[found.layer] for task, found in self.found.items()}
@@ -176,7 +178,7 @@ class TorchBody(Body):
         return {task: result if found.whole else _sum_of(found, own) for task, found in self.found.items()}
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return what the heads read, (N, d), averaged over positions; without a head, the pooled output."""
+        """Return the features (N, d) that the heads read, averaged over positions. Without a head, return the pooled output."""
         if isinstance(self.module, OnnxProgram | TorchProgram):
             results = call_module(self.module, inputs)
             if FEATURES not in results:
@@ -194,11 +196,11 @@ class TorchBody(Body):
             result = as_tensor(call_module(self.module, inputs))
         features = seen["input"]
         if features.ndim > 2 and not is_wide(head) and found.whole and result is not None and result.ndim == 2:
-            return result  # the steps after the head (choice of a token, average) applied to its input
+            return result  # steps after the head (token choice, average) applied to the head's input
         return read_by(head, features, channels_last=last_axis(head))
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
-        """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d)."""
+        """Return the logits (N, C) that a head's `layer` computes from `features` (N, d)."""
         head = module_at(self.module, layer)
         first = module_at(self.module, self.head.layer)
         found = self._summed(layer)
@@ -215,35 +217,35 @@ class TorchBody(Body):
             return cast(Tensor, head(features.reshape(len(features), -1, *places))).flatten(1)
 
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers and single parameters, and those that are held; all others become trainable."""
+        """Freeze exactly these layers or single parameters, plus those that are held. All others become trainable."""
         self.frozen = frozenset(layers) | self.held
         own = [(layer, name, one) for layer, parameters in self.layer_parameters().items() for name, one in parameters.items()]
         for layer, name, parameter in own:
             parameter.requires_grad_(layer not in self.frozen and name not in self.frozen)
-        for layer, name, parameter in own:  # once more: a parameter that two layers share is frozen
+        for layer, name, parameter in own:  # second pass: a parameter shared by a frozen and a trainable layer stays frozen
             if layer in self.frozen or name in self.frozen:
                 parameter.requires_grad_(False)
         self.blocks = tuple(replace(block, frozen=all(layer in self.frozen for layer in block.layers)) for block in self.blocks)
 
     def counted(self) -> tuple[str, ...]:
-        """Return the names of the modules without modules in them, in the order of definition."""
+        """Return the names of the modules without submodules, in the order of definition."""
         return tuple(name for name, module in self.modules().items() if not list(module.children()))
 
     @property
     def held(self) -> frozenset[str]:
-        """The layers all of whose parameters no training changes, and single parameters of others."""
+        """Layers and single parameters that no training changes. A layer is listed when all its parameters are held."""
         own = self.layer_parameters()
         names = super().held & {name for parameters in own.values() for name in parameters}
         whole = {layer for layer, parameters in own.items() if parameters and names.issuperset(parameters)}
         return frozenset(whole | (names - {name for layer in whole for name in own[layer]}))
 
     def hold_(self, layers: Collection[str] | None) -> None:
-        """Hold exactly these layers or single parameters; None: those that the owner has frozen."""
+        """Hold exactly these layers or single parameters. None holds those that the owner has frozen."""
         own = self.layer_parameters()
         super().hold_(None if layers is None else [name for layer in layers for name in own.get(layer, (layer,))])
 
     def rename_(self, now: Mapping[str, str]) -> None:
-        """Take note that some layers, and so their parameters, are called otherwise `now`."""
+        """Update the recorded parameter names after layers were renamed; `now` maps old to new layer names."""
 
         def renamed(names: Collection[str]) -> frozenset[str]:
             parts = [name.rpartition(".") for name in names]
@@ -253,9 +255,9 @@ class TorchBody(Body):
         self.untrained = frozenset(now.get(name, name) for name in self.untrained)
 
     def mode_(self, training: bool) -> None:
-        """Switch the part that is not frozen to training or to inference; a container is frozen when all its layers are.
+        """Switch the trainable part to training or inference mode. A container is frozen when all its layers are.
 
-        A layer with a frozen parameter runs as in inference: its moving statistics would change with what is trained.
+        A layer with any frozen parameter runs in inference mode: otherwise training would change its moving statistics.
         """
         self.module.train(training)
         if not training or not self.frozen:
@@ -267,7 +269,7 @@ class TorchBody(Body):
         for name, module in self.modules().items():
             if name in still:
                 module.eval()
-            elif name in frozen:  # what it calls may be trained
+            elif name in frozen:  # its submodules may be trainable
                 module.training = False
 
     def state(self) -> dict[str, Tensor]:
@@ -275,7 +277,7 @@ class TorchBody(Body):
         return dict(self.module.state_dict(keep_vars=False))
 
     def former_name(self, name: str) -> str:
-        """Return what folders of format 1 call the parameter or buffer of this `name`."""
+        """Return the name that format-1 folders use for the parameter or buffer `name`."""
         return former_name(self.module, name)
 
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
@@ -284,11 +286,11 @@ class TorchBody(Body):
         return {layer.name: _parameters_of(layer, modules[layer.name]) for layer in self.layers}
 
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
-        """Return what the layers, and the modules around and in them, compute: their classes, attributes, hooks and code."""
+        """Return a digest of what the layers, and the modules around and in them, compute: classes, attributes, hooks and code."""
         modules, edits = self.modules(), grafts(self.module)
         known = {id(module): name or "the network" for name, module in modules.items()}
         known |= {id(edit): f"edit {at}" for at, edit in enumerate(edits)}
-        for name, module in modules.items():  # parameters and saved buffers have bytes of their own
+        for name, module in modules.items():  # the bytes of parameters and saved buffers are hashed elsewhere
             saved = {key: held for key, held in module._buffers.items() if key not in module._non_persistent_buffers_set}
             known |= {id(held): f"{name}.{key}" for key, held in {**module._parameters, **saved}.items() if held is not None}
         prints = Fingerprint(known, ignored=ignored)
@@ -300,11 +302,11 @@ class TorchBody(Body):
         return prints.structure([*lines, *(prints.of(value, "hooks of all modules") for value in hooks)])
 
     def _summed(self, layer: str) -> FoundHead | None:
-        """Return the head of several layers of which a `layer` is the first."""
+        """Return the summed head (several layers) whose first layer is `layer`."""
         return next((found for found in self.found.values() if found.shares and found.layer == layer), None)
 
     def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of a row layer's weight (C, d) and bias (C,); those of a head of several layers stand side by side."""
+        """Return copies of a row layer's weight (C, d) and bias (C,). The weights of a summed head are concatenated along the features."""
         found = self._summed(layer)
         if found is not None:
             return joined_rows([self._own_rows(name) for name in found.layers], [share for _, share in found.shares])
@@ -317,7 +319,7 @@ class TorchBody(Body):
         return weight, np.zeros(len(weight), np.float32) if bias is None else bias.detach().cpu().float().numpy().copy()
 
     def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
-        """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias, or its weight is computed (weight norm)."""
+        """Write class weights (C, d) and bias (C,) into a linear layer. False: it has no bias, or computes its weight (weight norm)."""
         found = self._summed(layer)
         modules = [module_at(self.module, name) for name in ((layer,) if found is None else found.layers)]
         if any(not isinstance(getattr(one, "bias", None), Tensor) or "parametrizations" in dict(one.named_children()) for one in modules):
@@ -330,15 +332,15 @@ class TorchBody(Body):
 
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
-        """Which features come from which tap."""
+        """Slice of the features that comes from each tap."""
         return tap_slices(self.module)
 
     def code_table(self) -> Parameter:
-        """Return the module's own table of codes, (1 + K, size)."""
+        """Return the module's table of codes, (1 + K, size)."""
         return cast(Parameter, self.codes_around().codes.weight)
 
     def codes_around(self) -> CodedNetwork:
-        """Return the wrapper that gives the module the codes of conditions; an error where it takes none."""
+        """Return the wrapper that adds the codes of conditions. Raise if the network takes none."""
         if isinstance(self.module, OnnxProgram | TorchProgram):
             refuse_program({"source": "program", "class": self.module.own}, "given codes of conditions")
         found = find_graft(self.module, CodedNetwork)
@@ -347,7 +349,7 @@ class TorchBody(Body):
         return found
 
     def put_codes_(self, table: np.ndarray) -> None:
-        """Put another `table` of codes, (1 + K, size), in the place of the one that is there."""
+        """Replace the table of codes, (1 + K, size)."""
         around = self.codes_around()
         old = around.codes.weight
         around.codes.num_embeddings = len(table)
@@ -355,7 +357,7 @@ class TorchBody(Body):
         self.recount_([around.name_of("codes")])
 
     def sites(self) -> dict[str, Site]:
-        """Return the sites behind linear layers and convolutions: no layer of an edit, no head, nothing behind the first head."""
+        """Return the hook points behind linear layers and convolutions. Edit layers, heads and anything after the first head have none."""
         modules, aside, heads = self.modules(), side_modules(self.module), self.head_layers
         without = {name for name in modules if any(below(name, other) for other in aside)}
         two = self.sample if isinstance(self.sample, dict) else {"": self.sample}
@@ -367,12 +369,12 @@ class TorchBody(Body):
         return {site.name: site for site in found}
 
     def ready_for_export_(self) -> None:
-        """Make a private copy one on the CPU, in inference mode."""
+        """Move a private copy to the CPU and into inference mode."""
         self.move_(torch.device("cpu"))
         self.mode_(False)
         configs: list[Any] = [getattr(module, "config", None) for module in self.module.modules()]
         for config in configs:
-            if getattr(config, "_experts_implementation", None) == "grouped_mm":  # no exporter knows it
+            if getattr(config, "_experts_implementation", None) == "grouped_mm":  # exporters do not support it
                 config._experts_implementation = "batched_mm"
 
     def name_for_export_(self) -> None:
@@ -381,7 +383,7 @@ class TorchBody(Body):
 
 
 def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None) -> TorchBody:
-    """Return the body of a `module` that takes a `sample`, with the heads that are found, or whose layers `head` names."""
+    """Return the body of a `module` that takes `sample`, with the heads that are found, or with the layers that `head` names."""
     body = TorchBody(module, sample)
     body.take_sample_(sample)
     chosen = head if isinstance(head, Mapping) else {"main": head}
@@ -398,7 +400,7 @@ def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None) -> Tor
 
 
 def _sum_of(found: FoundHead, outputs: Mapping[str, Tensor]) -> Tensor:
-    """Return the logits that the outputs of a head's layers make."""
+    """Return the logits of a head as the weighted sum of its layers' outputs."""
     parts = [outputs[name] if share == 1 else share * outputs[name] for name, share in found.shares or ((found.layer, 1.0),)]
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 

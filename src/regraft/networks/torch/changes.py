@@ -1,6 +1,6 @@
-"""Other networks out of a PyTorch network: with a head, a branch, a layer on top, other inputs, read at several depths, or cut short.
+"""Edits that make another PyTorch network: new heads, branches, stacked layers, other inputs, taps at several depths, or an earlier end.
 
-Each function is given a private copy, and returns what has become of it. What holds in every family is checked before, in `editing`.
+Each function takes a private copy and returns the changed body. `editing` has already made the checks that all families share.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _new_head(head: Head) -> Linear:
 
 
 def _with_head(twin: TorchBody, head: Head) -> TorchBody:
-    """Give the head of that task these rows; a network without a head gets one on its pooled output, a further task a branch."""
+    """Give the head of its task these class weights. Without a head, attach one to the pooled output; add a further task as a branch."""
     if not twin.heads:
         attached = AttachedHead(twin.module, _new_head(head))
         return twin.anew(attached, {head.task: (head, FoundHead(attached.name_of("head"), "linear", True))})
@@ -86,19 +86,19 @@ def _with_head(twin: TorchBody, head: Head) -> TorchBody:
 
 
 def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
-    """Give the layers of a head its rows."""
+    """Replace the class weights in the layers of a head."""
     layers, old = twin.layers_of(head.task), twin.heads[head.task]
     for name, own in _parted(twin, head).items():
         new = like(module_at(twin.module, name), *_rows(own), parts=own.parts)
         twin.module = set_submodule_(twin.module, name, module=new)
     twin.untrained -= set(layers)
-    if old.binary and head.activation != "sigmoid" and not head.binary:  # the last step of another activation in place of the sigmoid's
+    if old.binary and head.activation != "sigmoid" and not head.binary:  # replace the final sigmoid by the new activation
         seen, modules = twin.traced(), twin.modules()
         result = cast(Tensor, as_tensor(seen.result)).data_ptr()
         ends = [name for name in seen.order if isinstance(modules[name], Sigmoid) and seen.outputs[name].data_ptr() == result]
         if ends:
             set_submodule_(twin.module, ends[-1], module=Softmax(dim=1) if head.activation == "softmax" else Identity())
-    if head.task == twin.head.task:  # some libraries keep the count (timm: num_classes; Transformers: config.num_labels)
+    if head.task == twin.head.task:  # some libraries store the class count (timm: num_classes; Transformers: config.num_labels)
         for owner in with_class_counts(twin.module):
             config = getattr(owner, "config", None)
             for holder, name in ((owner, "num_classes"), (owner, "num_labels"), (config, "num_labels")):
@@ -112,10 +112,10 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
 
 
 def _check_runs(body: TorchBody, layer: str) -> None:
-    """Raise if what makes the other results of a network reads the scores of its head, a `layer`, and does not take another number."""
+    """Raise if other parts of the network read the logits of its head, `layer`, and fail with the new number of classes."""
     try:
         body.traced()
-    except Exception as error:  # a Python forward may fail in any way
+    except Exception as error:  # a forward may raise anything
         raise NetworkError(
             f"The head {layer!r} cannot have {len(body.head.in_layer().weight)} rows: other parts of the network read what it gives and "
             f"fail ({reason_of(error)}). Give a module that ends with {layer!r}, without these parts."
@@ -123,7 +123,7 @@ def _check_runs(body: TorchBody, layer: str) -> None:
 
 
 def _parted(body: TorchBody, head: Head) -> dict[str, Head]:
-    """Return by layer what each layer of a head gets of its rows."""
+    """Return the share of a head's class weights that each of its layers gets, by layer name."""
     found, whole = body.found[head.task], head.in_layer()
     layers = [module_at(body.module, name) for name in found.layers]
     if len(layers) == 1:
@@ -134,7 +134,7 @@ def _parted(body: TorchBody, head: Head) -> dict[str, Head]:
 
 
 def _refuse_sum(body: TorchBody, what: str) -> None:
-    """Raise where the head is made of several layers that read different features, and `what` is to read the same as one of them."""
+    """Raise if the head is a sum of several layers, so that `what` has no single feature vector to read."""
     layers = body.layers_of(body.head.task)
     if len(layers) > 1:
         raise NetworkError(
@@ -144,7 +144,7 @@ def _refuse_sum(body: TorchBody, what: str) -> None:
 
 
 def _choice_commutes(body: TorchBody) -> bool:
-    """Tell whether what follows the head (the choice of one token) may as well come before it."""
+    """Tell whether the step after the head (the choice of one token) gives the same result before the head."""
     head = module_at(body.module, body.head.layer)
     with torch.no_grad(), body.at_rest():
         with capture(head) as seen:
@@ -164,7 +164,7 @@ def _with_stack(twin: TorchBody, edit: Stack, *, head: Head) -> TorchBody:
 
 
 def _with_columns(twin: TorchBody, count: int) -> TorchBody:
-    """Give the head zero weights for `count` further numbers."""
+    """Give the head zero weights for `count` further numbers per example."""
     _refuse_sum(twin, "columns")
     head, layer = twin.head, module_at(twin.module, twin.head.layer)
     wide = replace(head, weight=np.concatenate([head.weight, np.zeros((len(head.weight), count), np.float32)], 1))
@@ -180,7 +180,7 @@ def _with_columns(twin: TorchBody, count: int) -> TorchBody:
 
 
 def _ended(twin: TorchBody, name: str) -> TorchBody:
-    """Let the network end at the output of a block; what runs only later is taken out of it."""
+    """End the network at the output of a block and remove the modules that run only later."""
     block, order = next(known for known in twin.blocks if known.name == name), twin.traced().order
     last = _end_of(twin, block, order=order)
     if last is None:
@@ -196,10 +196,10 @@ def _end_of(body: TorchBody, block: Block, *, order: Sequence[str]) -> str | Non
 
 
 def _take_later_out_(body: TorchBody, block: Block, *, order: Sequence[str]) -> None:
-    """Put an Identity in the place of what runs only after a block."""
+    """Replace the modules that run only after a block with Identity."""
     layers = [layer.name for layer in body.layers]
     later = [name for name in layers[max(map(layers.index, block.layers)) + 1 :] if name in order]
-    aside = within(body.module)  # a table of codes that is not read any more stays: the conditions are known all the same
+    aside = within(body.module)  # an unused table of codes stays: the conditions remain known
     gone = [name for name in later if not any(below(other, name) for other in block.layers)]
     gone = [name for name in gone if not any(below(name, other) for other in aside)]
     for name in gone:
@@ -209,9 +209,9 @@ def _take_later_out_(body: TorchBody, block: Block, *, order: Sequence[str]) -> 
 
 
 def _runs_through(end: EndedNetwork | TappedNetwork, body: TorchBody) -> bool:
-    """Tell whether what was left behind the `end` of a network runs as well, with no larger tensors than before the end.
+    """Tell whether the modules left after the `end` still run, with no tensor more than twice as large as those before it.
 
-    Where branches of modules that were taken out are put side by side again and again, each time multiplies their channels.
+    Removed branches that are concatenated again and again would multiply the channels each time.
     """
     largest = 0
 
@@ -230,18 +230,18 @@ def _runs_through(end: EndedNetwork | TappedNetwork, body: TorchBody) -> bool:
                 if not list(module.children()):
                     stack.callback(module.register_forward_hook(watch).remove)
             call_module(end, body.sample)
-    except Exception:  # the rest of any Python forward may fail in any way without its modules
+    except Exception:  # a forward may raise anything once its modules are removed
         return False
     return True
 
 
 def _tapped(twin: TorchBody, points: Sequence[Tap]) -> TorchBody:
-    """Let the network return the pooled outputs of several blocks; what runs only after the last of them is taken out."""
+    """Return the pooled outputs of several blocks and remove the modules that run only after the last of them."""
     order, layers = twin.traced().order, [layer.name for layer in twin.layers]
     found = {
         block.name: _end_of(twin, block, order=order) for block in twin.blocks if block.name in {tap.block for tap in points} - {INPUT}
     }
-    ends = {name: end for name, end in found.items() if end is not None}  # what is never called gives nothing
+    ends = {name: end for name, end in found.items() if end is not None}  # blocks that are never called have no output
     chosen = [block for block in twin.blocks if block.name in ends]
 
     def hint(tap: Tap, _values: Tensor | None) -> tuple[int, bool]:
@@ -257,7 +257,7 @@ def _tapped(twin: TorchBody, points: Sequence[Tap]) -> TorchBody:
     whole = TappedNetwork(twin.module if kept else Identity(), read)
     whole.slices = slices_of([(point.block, pool, width) for point in read for pool, width in point.widths()])
     whole.stops = not _runs_through(whole, twin)
-    if find_graft(whole, CodedNetwork) is None:  # of a network tapped at its input alone nothing is left that reads codes
+    if find_graft(whole, CodedNetwork) is None:  # a network tapped only at its input has no layer left that reads codes
         twin.coding = None
     return twin.anew(whole, {})
 
@@ -266,15 +266,15 @@ def _tapped(twin: TorchBody, points: Sequence[Tap]) -> TorchBody:
 
 
 def _with_channels(twin: TorchBody, count: int) -> TorchBody:
-    """Let the first convolution read `count` channels.
+    """Change the first convolution to read `count` channels.
 
-    One takes the sum of the old ones: the response to a grey picture is that to the same picture in every channel. Other counts take
-    the old channels in turn, scaled so that the response keeps its size.
+    For one channel the old weights are summed: the response to a grey image equals that to the same image in every channel. For other
+    counts the old channels repeat in turn, scaled to keep the size of the response.
     """
     if isinstance(twin.sample, dict) or twin.sample.ndim < 3:
         raise NetworkError(f"channels={count} needs a network that takes pictures or signals; this one takes {twin.input_shape}.")
     modules, old = twin.modules(), twin.sample.shape[1]
-    called = twin.traced().order  # containers that hold weights (a class token) are not layers
+    called = twin.traced().order  # containers that hold weights (such as a class token) are not layers
     name = next((name for name in called if list(modules[name].parameters(recurse=False)) and not list(modules[name].children())), None)
     first = None if name is None else modules[name]
     if name is None or not isinstance(first, _CONVOLUTIONS) or first.groups != 1 or first.in_channels != old:
@@ -293,11 +293,11 @@ def _with_channels(twin: TorchBody, count: int) -> TorchBody:
     return twin.anew(sample=sample_of((count, *twin.sample.shape[2:])).to(twin.sample.device))
 
 
-# ── folders of format 1 ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── format-1 folders ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def with_present_names(edit: Edit, module: Module) -> Edit:
-    """Return an edit of a folder of format 1 with the names that the `module` before the edit has now."""
+    """Return an edit from a format-1 folder with the names of today; `module` is the network before the edit."""
     now = partial(present_name, module)
     match edit:
         case Cut():

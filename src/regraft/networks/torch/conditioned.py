@@ -1,4 +1,4 @@
-"""Modules around a network that change it inside or before its input: by channel, by the code of a condition, by a linear layer."""
+"""Wrapper modules that change a network inside or before its input: by channel, by the code of a condition, by a linear layer."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _OVER_CHANNELS: dict[int, type[Module]] = {3: Conv1d, 4: Conv2d, 5: Conv3d}
 
 
 def over_channels(old: int, new: int, *, rank: int, last: bool) -> Module:
-    """Return a linear layer over the channels of values of `rank` axes, at every position alike."""
+    """Return a linear layer over the channels of values with `rank` axes, the same at every position."""
     kind: Any = Linear if last or rank == 2 else _OVER_CHANNELS[rank]
     return cast(Module, kind(old, new) if kind is Linear else kind(old, new, 1))
 
 
 class Adjustment(Module):
-    """What the values of one site are scaled with by channel, and shifted by: LHUC or FiLM; at first it changes nothing, to the bit.
+    """Channel-wise scale and shift at one hook point: LHUC or FiLM. The initial values leave the network bit-identical.
 
     Attributes:
-        a: of "lhuc": (C,), zero at first: the scale is 2 sigmoid(a).
-        g, b: of "film": scale and shift, (C,) each, one and zero at first.
+        a: "lhuc" parameter (C,), initially zero: the scale is 2 sigmoid(a).
+        g, b: "film" scale and shift, (C,) each, initially one and zero.
     """
 
     def __init__(self, channels: int, form: str) -> None:
@@ -56,39 +56,39 @@ class Adjustment(Module):
         return (lhuc(self.a), None) if self.form == "lhuc" else (self.g, self.b)
 
     def forward(self, values: Tensor, site: Site) -> Tensor:
-        """Return the values of a site, changed."""
+        """Return the scaled and shifted values of a hook point."""
         scale, shift = (None if numbers is None else site.spread(numbers.to(values.dtype), values) for numbers in self.change())
         return film(values, cast(Tensor, scale), shift=shift)
 
 
 class _AtSites(Graft):
-    """A network with a part of its own at each of some sites.
+    """A network with one added module at each of several hook points.
 
     Attributes:
-        sites: where, in the order of execution.
+        sites: the hook points, in the order of execution.
     """
 
     at_sites: ClassVar[str]
-    """The attribute that holds the parts, in the order of the sites."""
+    """Name of the attribute that holds the added modules, in the order of the hook points."""
 
     sites: tuple[Site, ...]
 
     def put_parts_(self, parts: Mapping[Site, Module]) -> None:
-        """Have these parts, in the order of the sites."""
+        """Set the added modules, in the order of the hook points."""
         self.sites = tuple(parts)
         setattr(self, self.at_sites, ModuleList(parts.values()))
 
     def by_site(self) -> dict[Site, Module]:
-        """Return the part of each site."""
+        """Return the added module of each hook point."""
         return dict(zip(self.sites, cast(ModuleList, getattr(self, self.at_sites)), strict=True))
 
     def keep_sites_(self, kept: Sequence[bool]) -> None:
-        """Keep those of the sites for which `kept` says so."""
+        """Keep only the hook points flagged in `kept`."""
         self.put_parts_({site: part for (site, part), keep in zip(self.by_site().items(), kept, strict=True) if keep})
 
 
 class AdjustedNetwork(_AtSites):
-    """A network whose values at some sites are scaled and shifted by channel, by an `Adjustment` each, while that is trained."""
+    """A network during training with a channel-wise `Adjustment` at each of several hook points."""
 
     inside: ClassVar[frozenset[str]] = frozenset({"adjusting"})
     at_sites: ClassVar[str] = "adjusting"
@@ -99,24 +99,24 @@ class AdjustedNetwork(_AtSites):
         self.put_parts_(parts)
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
-        """Return what the network returns, its values changed on the way."""
+        """Return the network's result with the adjustments applied."""
         modules = self.by_site()
         with changed_at(self.network, self.sites, change=lambda site, values: cast(Tensor, modules[site](values, site))):
             return self.network(*tensors, **named)
 
 
 class CodeTable(Embedding):
-    """The codes of conditions: row numbers (N,) become codes (N, size)."""
+    """Embedding of conditions: row indices (N,) to codes (N, size)."""
 
     def reset_parameters(self) -> None:
-        """Draw small codes; row 0, the mean code, is zero."""
+        """Draw small codes. Row 0, the mean code, is zero."""
         with torch.no_grad():
             self.weight.normal_(0.0, CODE_SPREAD)
             self.weight[0] = 0
 
 
 class CodeMap(Linear):
-    """The linear map from codes (N, `size`) to shifts (N, `channels`) at one site; zero at first, so that nothing changes."""
+    """Linear map from codes (N, `size`) to shifts (N, `channels`) at one hook point. Initially zero, so that nothing changes."""
 
     def __init__(self, size: int, channels: int) -> None:
         super().__init__(size, channels, bias=False)
@@ -130,15 +130,15 @@ class CodeMap(Linear):
 class ResidualEntrance(Module):
     """An adaptation network: x + W2 relu(W1 x + b1 + B1 s) + b2 + B2 s over the features (channels) of the input.
 
-    Each of its two layers reads the code: W and B together read [x; s]. W2, b2 and both B are zero at first: x passes as it is.
+    Both layers read the code s: W and B together act on [x; s]. W2, b2 and both B start at zero, so x passes unchanged.
 
     Attributes:
         first: W1 and b1.
         last: W2 and b2.
-        maps: B1 (h, size) and B2 (channels, size); None where the code of one condition has been folded into b1 and b2.
+        maps: B1 (h, size) and B2 (channels, size); None once the code of one condition is folded into b1 and b2.
         channels_last: whether the features are the last axis.
 
-    Source: Abdel-Hamid & Jiang (ICASSP 2013), the adaptation network. Deviation: its output is added to the input and begins at zero.
+    Source: Abdel-Hamid & Jiang (ICASSP 2013), the adaptation network. Deviation: its output is added to the input and starts at zero.
     """
 
     def __init__(self, channels: int, size: int, *, hidden: int, rank: int, last: bool) -> None:
@@ -152,12 +152,12 @@ class ResidualEntrance(Module):
                 parameter.zero_()
 
     def forward(self, inputs: Tensor, codes: Tensor | None = None) -> Tensor:
-        """Return the inputs, of the same shape, changed as their codes (N, size) have it."""
+        """Return the inputs, in the same shape, adapted to their codes (N, size)."""
         hidden = self._shifted(self.first(inputs), codes, layer=0).relu()
         return inputs + self._shifted(self.last(hidden), codes, layer=1)
 
     def _shifted(self, values: Tensor, codes: Tensor | None, *, layer: int) -> Tensor:
-        """Return what a layer gave, with its map of the codes added."""
+        """Return a layer's output plus its map of the codes."""
         if codes is None or self.maps is None:
             return values
         shift = cast(Tensor, self.maps[layer](codes.to(values.dtype)))
@@ -165,7 +165,7 @@ class ResidualEntrance(Module):
         return values + (shift.reshape(shift.shape[0], *ones, -1) if self.channels_last else shift.reshape(shift.shape[0], -1, *ones))
 
     def fold_(self, code: Tensor) -> None:
-        """Make the shifts of one code (size,) part of the biases, and read none any more."""
+        """Fold one code (size,) into the biases and drop the code maps."""
         with torch.no_grad():
             for layer, own in zip((self.first, self.last), self.maps or (), strict=True):
                 fold_(layer, shift=own(code.to(cast(Tensor, own.weight))))
@@ -173,7 +173,7 @@ class ResidualEntrance(Module):
 
 
 class EntranceNetwork(Graft):
-    """A network with a module before its input, whose shape it keeps."""
+    """A network with a shape-preserving module before its input."""
 
     entrance: Module
 
@@ -181,20 +181,20 @@ class EntranceNetwork(Graft):
         super().__init__(network, entrance=entrance)
 
     def forward(self, *tensors: Tensor) -> Any:
-        """Return what the network returns for the changed input."""
+        """Return the network's result for the transformed input."""
         return self.network(self.entrance(tensors[0]), *tensors[1:])
 
 
 class CodedNetwork(_AtSites):
-    """A network that takes the code of a condition beside each item.
+    """A network that takes the code of a condition with each example.
 
     Attributes:
         codes: the table of codes, (1 + K, size).
         single: whether the network takes one tensor, here called "inputs", rather than named ones.
-        sites: where codes are added before the activation, in the order of execution.
-        maps: the linear map for each site.
-        entrance: what reads input and code before the network; None where nothing does.
-        filled: name and shape of the input of the network that the code is; None where it is none.
+        sites: hook points where codes are added before the activation, in the order of execution.
+        maps: the linear map of each hook point.
+        entrance: adaptation network before the input that reads the code; None if there is none.
+        filled: name, shape and type of the network input that the code replaces; None if it replaces none.
     """
 
     inside: ClassVar[frozenset[str]] = frozenset({"codes", "maps"})
@@ -210,9 +210,9 @@ class CodedNetwork(_AtSites):
         self.filled: tuple[str, tuple[int, ...], torch.dtype] | None = None
 
     def forward(self, condition: Tensor, **named: Tensor) -> Any:
-        """Return what the network returns.
+        """Return the network's result.
 
-        `condition`: (N,) row numbers of the table of codes.
+        `condition`: (N,) row indices into the table of codes.
         """
         if self.filled is not None:
             name, shape, dtype = self.filled
@@ -223,7 +223,7 @@ class CodedNetwork(_AtSites):
         maps = self.by_site()
 
         def shifted(site: Site, values: Tensor) -> Tensor:
-            if not known:  # looked up at the first site, so that what runs before it does not depend on the condition
+            if not known:  # looked up at the first hook point, so that earlier layers do not depend on the condition
                 known.append(self.codes(condition))
             return values + site.spread(maps[site](known[0]).to(values.dtype), values)
 
@@ -232,7 +232,7 @@ class CodedNetwork(_AtSites):
 
 
 class _Constant(Module):
-    """Holds a tensor, `value`, that is saved and not trained."""
+    """A saved, untrained tensor `value`."""
 
     def __init__(self, value: Tensor) -> None:
         super().__init__()
@@ -240,12 +240,12 @@ class _Constant(Module):
 
 
 class GivenInput(Graft):
-    """A network one of whose inputs is the same for all items.
+    """A network with one input fixed to the same value for all examples.
 
     Attributes:
         network: the network; it takes named tensors.
-        given: holds its value for one item, (1, …).
-        only: what the network calls the only other input, which then comes without a name; "" where there are several.
+        given: holds the value for one example, (1, …).
+        only: the network's name for its only other input, which is then passed without a name; "" if there are several.
     """
 
     former_parts: ClassVar[Mapping[str, str]] = {"given.value": "value"}
@@ -257,7 +257,7 @@ class GivenInput(Graft):
         self.given = _Constant(value)
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
-        """Return what the network returns for its other inputs."""
+        """Return the network's result for its other inputs."""
         value, given = cast(Tensor, self.given.value), {self.only: tensors[0]} if tensors else named
         count = next(iter(given.values())).shape[0]
         return self.network(**given, **{self.name: value.expand(count, *value.shape[1:])})

@@ -1,4 +1,4 @@
-"""A PyTorch network as one file without its classes: in ONNX form beside its weights, or as a PyTorch program for use elsewhere."""
+"""A PyTorch network as a file without its classes: ONNX beside the weights, or an exported PyTorch program for use elsewhere."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ __all__ = [
 ]
 
 GRAPH = "graph_of_file"
-"""The attribute of a module that was made of an ONNX graph: its bytes."""
+"""Module attribute that holds the bytes of the ONNX graph that the module was made from."""
 PROGRAM_FILE = "network.onnx"
 UNOPENED_PROGRAM_FILE = "network.pt2"
-"""What earlier versions saved in its place: a program that only code can open."""
+"""File that earlier versions saved instead: an exported program, which only code can open."""
 
 
 class LogitsAndFeatures(WholeNetwork):
-    """The logits of each head with rows of its own, then what the head reads."""
+    """The logits of each head with its own class weights, then the features that the head reads."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits (N, C) of each head, in their order, and the features (N, d), all in single precision."""
+        """Return the logits (N, C) of each head, in order, and the features (N, d), all in float32."""
         network, inputs = self.__dict__["network"], self.inputs(tensors)
         own = [task for task, head in network.heads.items() if head.groups is None]
         if not own:
@@ -63,7 +63,7 @@ class LogitsAndFeatures(WholeNetwork):
 
 
 def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
-    """Return a network in ONNX form, its batch axis free, once it has given PyTorch's results for two sizes of a batch."""
+    """Return a network as ONNX with a free batch axis, verified against PyTorch at two batch sizes."""
     check_size(body.state(), purpose="A file that opens without the class")
     whole = LogitsAndFeatures(body).eval()
     model = _translated(whole, sample_tensors(body.sample))
@@ -76,16 +76,16 @@ def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
 
 
 def write_program(body: TorchBody, folder: Path, *, own: str) -> dict[str, str]:
-    """Write a network in ONNX form beside its weights, so that it predicts where its class is not; where that fails, say so.
+    """Write a network as ONNX beside its weights, so that it predicts without its class. Warn if that fails.
 
-    Result: What opening the file needs to know, or, as "no_program", why there is none.
+    Return the facts needed to open the file, or the reason for its absence under "no_program".
     """
     twin = body.copy()
     twin.ready_for_export_()
     for_exporter_(twin.module)
     try:
         content, told = exported_onnx(twin)
-    except Exception as problem:  # not every forward can be exported; the weights are saved all the same
+    except Exception as problem:  # not every forward can be exported; the weights are saved anyway
         reason = why_not_exported(problem)
         warnings.warn(
             f"The network is saved, but opens only with its class: it was not written in ONNX form ({reason}). Open its folder with "
@@ -98,7 +98,7 @@ def write_program(body: TorchBody, folder: Path, *, own: str) -> dict[str, str]:
 
 
 def _translated(whole: LogitsAndFeatures, sample: tuple[Tensor, ...]) -> Any:
-    """Return the model that PyTorch's exporter makes, an `onnx.ModelProto` with our names for inputs and outputs."""
+    """Return the `onnx.ModelProto` of PyTorch's exporter, with our input and output names."""
     with torch.no_grad():
         count = len(whole(*sample))
     inputs, outputs = [input_name(index) for index in range(len(sample))], [*map(logits_name, range(count - 1)), FEATURES]
@@ -107,7 +107,7 @@ def _translated(whole: LogitsAndFeatures, sample: tuple[Tensor, ...]) -> Any:
 
 
 def _codes_of(whole: LogitsAndFeatures, body: TorchBody, *, model: Any) -> dict[str, str]:
-    """Return under which name the model holds the table of codes: opening a folder puts there what its code files say."""
+    """Return the model's name for the table of codes. Opening a folder fills that table from its code files."""
     if body.coding is None:
         return {}
     table = body.code_table()
@@ -119,7 +119,7 @@ def _codes_of(whole: LogitsAndFeatures, body: TorchBody, *, model: Any) -> dict[
 
 
 class _Named(Module):
-    """A module that takes tensors by name, its forward without free keywords: a program with them cannot be called."""
+    """A module that takes tensors by name. Its forward has no free keywords: an exported program with them cannot be called."""
 
     def __init__(self, module: Module, names: Sequence[str]) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class _Named(Module):
 
 
 def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
-    """Write an exported program of a module in inference mode, its batch axis free."""
+    """Write a module in inference mode as an exported program with a free batch axis."""
     content = BytesIO()
     try:
         torch.export.save(exported_program(module, sample), content)
@@ -144,7 +144,7 @@ def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
 
 
 def exported_program(module: Module, sample: Inputs) -> Any:
-    """Return a module in inference mode as an exported program, its batch axis free."""
+    """Return a module in inference mode as an exported program with a free batch axis."""
     axes = {0: torch.export.Dim("batch", min=1)}
     takes = signature(module.forward).parameters
     if isinstance(sample, dict):
@@ -157,7 +157,7 @@ def exported_program(module: Module, sample: Inputs) -> Any:
 
 
 def write_graph(module: Module, folder: Path) -> None:
-    """Write the ONNX graph that a module, or one within it, was made of, as opening the folder needs it."""
+    """Write the ONNX graph that a module, or a submodule, was made from. Opening the folder needs it."""
     for part in module.modules():
         if isinstance(content := getattr(part, GRAPH, None), bytes):
             write_bytes(folder / PROGRAM_FILE, content)

@@ -1,4 +1,4 @@
-"""PyTorch networks: any `torch.nn.Module` behind the contract."""
+"""The PyTorch family: any `torch.nn.Module` behind the contract."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ WEIGHTS_FILE = "network.safetensors"
 
 
 class TorchFamily(Family[TorchBody]):
-    """PyTorch."""
+    """The PyTorch family."""
 
     name: ClassVar[str] = "torch"
     own_endings: ClassVar[tuple[str, ...]] = (".pt2",)
     edits: ClassVar[Mapping[type[Edit], Callable[..., Any]]] = changes.EDITS
 
     def unedit(self, body: TorchBody, edit: Edit, *, code: Tensor | None) -> tuple[TorchBody, tuple[str, ...]]:
-        """Return a copy with what an `edit` added folded into the weights, one `code` for all items; and layers that got a bias."""
+        """Return a copy with an `edit` folded into the weights, with one `code` for all examples, and the layers that gained a bias."""
         return adjusting.settled(body.copy()) if code is None else adjusting.folded(body.copy(), code)
 
     def write(self, body: TorchBody, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
-        """Write the weights as safetensors and return what opening them needs.
+        """Write the weights as safetensors and return the facts needed to open them.
 
-        Beside a class of the user's own goes the network in ONNX form, which opens without the class.
+        For a user-defined class, also write the network as ONNX, which opens without the class.
         """
         state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in body.state().items()}
         save_file(state, folder / WEIGHTS_FILE)
@@ -58,14 +58,14 @@ class TorchFamily(Family[TorchBody]):
         return facts if origin["source"] != "module" else {**facts, **write_program(body, folder, own=str(origin.get("class", "")))}
 
     def export_own(self, body: TorchBody, path: Path) -> Path:
-        """Write an exported program with a free batch axis; `torch.export.load` opens it without this class."""
+        """Write an exported program with a free batch axis; `torch.export.load` opens it without the class."""
         module = copied(body.module).cpu()
         for_exporter_(module)
         export_module(module, on_device(body.sample, "cpu"), path=path)
         return path
 
     def put_file_(self, body: TorchBody, path: Path) -> Account:
-        """Put the tensors or arrays of a file into a `body` of any similar architecture."""
+        """Load the tensors or arrays of a file into a `body` of any similar architecture."""
         if path.suffix.lower() in ARRAY_ENDINGS:
             return put_arrays_(read_weight_arrays(path), weights_of(body.state()), heads=body.head_layers)
         if is_torch_file(path):
@@ -86,10 +86,10 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     take: bool = False,
     head: HeadChoice = None,
 ) -> Network:
-    """Open a live PyTorch module.
+    """Open a live PyTorch module as a network. The given module is not modified unless `take`.
 
-    `inputs`: shape of one item without the batch axis, when it cannot be known otherwise; `sample`: a batch of two items to run it with, in
-    place of `inputs`; result: The network; the module given is not modified unless `take`.
+    `inputs` is the shape of one example without the batch axis, needed if it cannot be inferred. `sample` is a batch of two examples to run
+    the module with instead.
     """
     inner, notes = unwrapped(module)
     own, further = made_plain(inner if take else copied(inner))

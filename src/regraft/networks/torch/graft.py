@@ -1,4 +1,4 @@
-"""One kind of wrapper for every edit of a PyTorch network: what it adds gets names of its own, what was there keeps its names."""
+"""Graft, the wrapper of every edit of a PyTorch network: its own parts get new names, the network's layers keep theirs."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ _NETWORK = "network"
 
 
 class Graft(Module):
-    """A network with one edit. To every reader of names it is the network itself, with the parts of the edit beside its children.
+    """A network with one edit. By names it looks like the network itself, with the parts of the edit beside its children.
 
-    `named_modules`, `named_parameters`, `get_submodule`, `state_dict` and `load_state_dict` name the layers of the network as the network
-    does. A part is called by its attribute; where the network has a child of that name, a number is added. The name "" stands for the
-    innermost network, which is the user's own module.
+    `named_modules`, `named_parameters`, `get_submodule`, `state_dict` and `load_state_dict` use the network's own layer names. A part is
+    named after its attribute; a number is added if the network has a child of that name. The name "" stands for the innermost network,
+    which is the user's own module.
 
     Attributes:
-        network: the network, which may be a graft as well.
+        network: the network, which may itself be a graft.
     """
 
     network: Module
     inside: ClassVar[frozenset[str]] = frozenset()
-    """Attributes of those parts that are called while the network runs."""
+    """Attributes of the parts that are called while the network runs."""
     former: ClassVar[str] = _NETWORK
-    """What stood before the names of the network's layers in folders of format 1."""
+    """Prefix of the network's layer names in format-1 folders."""
     former_parts: ClassVar[Mapping[str, str]] = {}
-    """Names within this module -> those in folders of format 1, where they differ."""
+    """Names in this module -> names in format-1 folders, where they differ."""
     former_layers: Mapping[str, str] = {}
-    """Names in the network -> those in folders of format 1, where they differ."""
+    """Names in the network -> names in format-1 folders, where they differ."""
 
     as_built = False
-    """Whether PyTorch is given the names by which attributes lead to a module: its exporter needs them."""
+    """Whether PyTorch sees the real attribute paths of modules, which its exporter needs."""
 
     def __init__(self, network: Module, **before: Module) -> None:
         super().__init__()
@@ -66,13 +66,13 @@ class Graft(Module):
         return found
 
     def name_of(self, attribute: str) -> str:
-        """Return the name of the part that is this `attribute`."""
+        """Return the name of the part stored in this `attribute`."""
         return next(name for name, own in self.parts().items() if own == attribute)
 
     def named_modules(  # over the limit: the signature is PyTorch's
         self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Module]]:
-        """Yield the modules with their names, this one and the network both as ""."""
+        """Yield the modules with their names. This module and the network are both ""."""
         memo = set() if memo is None else memo
         if self.as_built:
             yield from super().named_modules(memo, prefix, remove_duplicate)
@@ -89,13 +89,13 @@ class Graft(Module):
                 yield from part.named_modules(memo, inside, remove_duplicate)
 
     def get_submodule(self, target: str) -> Module:
-        """Return the module called `target`, as `named_modules` names it."""
+        """Return the module that `named_modules` calls `target`."""
         return super().get_submodule(target) if self.as_built else module_at(self, target)
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """Return the state by the names of `named_modules`.
+        """Return the state under the names of `named_modules`.
 
-        `destination`: receives the state; None for a new mapping.
+        `destination`: mapping to fill; None for a new one.
         """
         if self.as_built:
             return super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
@@ -107,7 +107,7 @@ class Graft(Module):
         return destination
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Put the names under which PyTorch looks for what is in here in the place of those of `state_dict`."""
+        """Translate the keys of `state_dict` into the attribute paths that PyTorch looks up."""
         parts = self.parts()
         for key in [] if self.as_built else [key for key in state_dict if key.startswith(prefix)]:
             first, dot, rest = key.removeprefix(prefix).partition(".")
@@ -117,21 +117,21 @@ class Graft(Module):
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """Return a name that is not `taken`, and take it."""
+    """Return a name that is not `taken` and add it to `taken`."""
     free = next(one for one in (name, *(f"{name}_{number}" for number in range(2, 2 + len(taken) + 1))) if one not in taken)
     taken.add(free)
     return free
 
 
 def _names_in(module: Module) -> list[str]:
-    """Return the names of what a module holds itself."""
+    """Return the names of a module's own children, parameters and buffers."""
     if isinstance(module, Graft):
         return [*_names_in(module.network), *module.parts()]
     return [*module._modules, *module._parameters, *module._buffers]
 
 
 def grafts(module: Module) -> list[Graft]:
-    """Return the edits around a network, outermost first, of a `module` with or without them."""
+    """Return the edits around the network in a `module`, outermost first; empty without edits."""
     found = []
     while isinstance(module, Graft):
         found.append(module)
@@ -140,13 +140,13 @@ def grafts(module: Module) -> list[Graft]:
 
 
 def for_exporter_(module: Module) -> None:
-    """Let a private copy of a `module` have the names that PyTorch's exporter can follow from attribute to attribute."""
+    """Let a private copy use the real attribute paths of its modules, which PyTorch's exporter follows."""
     for graft in grafts(module):
         graft.as_built = True
 
 
 def module_at(root: Module, name: str) -> Module:
-    """Return the module called `name` in a `root` with edits or without: "" is the network without its edits."""
+    """Return the module called `name` in `root`, with or without edits. "" is the network without its edits."""
     first, _, rest = name.partition(".")
     while isinstance(root, Graft):
         attribute = root.parts().get(first)
@@ -162,9 +162,9 @@ def find_graft(module: Module, kind: type[G]) -> G | None:
 
 
 def without(module: Module, edit: Graft, *, by: Module | None = None) -> Module:
-    """Return a private copy of a module without one of the edits around it.
+    """Remove one of the edits around the network from a private copy and return the module.
 
-    `by`: what comes in its place; None for the network in it.
+    `by`: replacement for the edit; None for the network inside it.
     """
     if module is edit:
         return edit.network if by is None else by
@@ -174,7 +174,7 @@ def without(module: Module, edit: Graft, *, by: Module | None = None) -> Module:
 
 
 def former_name(module: Module, name: str) -> str:
-    """Return what folders of format 1 call the layer or parameter that is now called `name` in a `module` with edits."""
+    """Return the name that format-1 folders use for the layer or parameter `name` of an edited `module`."""
     start = ""
     while isinstance(module, Graft):
         first, dot, rest = name.partition(".")
@@ -188,7 +188,7 @@ def former_name(module: Module, name: str) -> str:
 
 
 def present_name(module: Module, name: str) -> str:
-    """Return what the layer, block or parameter that folders of format 1 call `name` is called in a `module` with the same edits."""
+    """Return the current name of the layer, block or parameter that format-1 folders call `name`; `module` has the same edits."""
     moved = dict[str, str]()
     while isinstance(module, Graft):
         if not name or not below(name, module.former):
@@ -203,18 +203,18 @@ def present_name(module: Module, name: str) -> str:
 
 
 def _moved(name: str, known: Mapping[str, str]) -> str:
-    """Return a name whose beginning is one of those `known` with the other one in its place."""
+    """Return a name with its known prefix replaced."""
     old = next((old for old in known if below(name, old)), None)
     return name if old is None else f"{known[old]}.{name.removeprefix(old).removeprefix('.')}".strip(".")
 
 
 def within(module: Module) -> list[str]:
-    """Return the names of those parts of the edits around a network that are called while it runs, of a `module` with or without them."""
+    """Return the names of the edit parts that are called while the network runs."""
     return [name for graft in grafts(module) for name, attribute in graft.parts().items() if attribute in graft.inside]
 
 
 def set_submodule_(root: Module, name: str, *, module: Module) -> Module:
-    """Put a module at the place called `name` in the tree below `root`; return the root: the module itself where the name is ""."""
+    """Replace the module `name` below `root` and return the root. The name "" replaces the root itself."""
     parent, _, child = name.rpartition(".")
     holder = module_at(root, parent) if parent else root
     while isinstance(holder, Graft) and child not in holder.parts():

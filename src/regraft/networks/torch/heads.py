@@ -1,4 +1,4 @@
-"""The head of a PyTorch network: found by running it."""
+"""The head of a PyTorch network, found by running it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["find_head"]
 
 
 def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], Any], wanted: str | None = None) -> FoundHead | None:
-    """Find the row layer, or the several ones, from which the network's result follows.
+    """Find the row layer, or the sum of several, that produces the network's result.
 
-    `modules`: name -> module; result: The head, or None where the result follows from no row layer.
+    `modules`: name -> module. Return None if no row layer produces the result.
     """
     main = as_tensor(seen.result)
     if isinstance(seen.result, list | tuple) and seen.result and all(isinstance(one, Mapping) for one in seen.result):
@@ -52,14 +52,14 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
 
 
 def _results(result: Any, main: Tensor) -> list[Tensor]:
-    """Return what may be scores: the first tensor, and further matrices unless the result names its scores."""
+    """Return the tensors that may be logits: the first one, plus further matrices unless the result names its logits."""
     if named_logits(result) is not None:
         return [main]
     return [main, *(tensor for tensor in flat_tensors(result) if tensor is not main and tensor.ndim == 2)]
 
 
 def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Tensor]) -> dict[str, tuple[FoundHead, Tensor]]:
-    """Return for each result the last row layer that makes it, in the order of the results."""
+    """Return, for each result in order, the last row layer that produces it."""
     found: dict[str, tuple[FoundHead, Tensor]] = {}
     rows = [name for name in reversed(seen.order) if name in seen.outputs and row_weight(modules[name]) is not None]
     for result in results:
@@ -72,7 +72,7 @@ def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Ten
 
 
 def _summed(modules: Mapping[str, Module], seen: Trace, *, result: Tensor, run: Callable[[], Any]) -> FoundHead | None:
-    """Return the head of several layers whose outputs add up to the logits."""
+    """Return the head whose logits are the sum of several layers' outputs."""
     if result.ndim != 2:
         return None
     rows = [name for name in seen.order if name in seen.outputs and row_weight(modules[name]) is not None]
@@ -94,14 +94,14 @@ def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result:
     reading = head_reading(output, result[:, None] if flat else result, channels_last=isinstance(module, Linear))
     if reading is None or _is_normalised(name, modules, seen=seen) or not is_rowwise(module, seen.inputs[name], output=output):
         return None
-    if reading == "tail" and is_wide(module):  # the last maps of an encoder, and their average
+    if reading == "tail" and is_wide(module):  # an encoder's last feature maps and their average: no head
         return None
     activation = {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading)
     return FoundHead(name, activation, reading in {"linear", "tail"} and not flat)
 
 
 def _is_normalised(name: str, modules: Mapping[str, Module], *, seen: Trace) -> bool:
-    """Tell whether a normalisation layer, which has numbers for each score, reads what a row layer gives."""
+    """Tell whether a normalisation layer reads the output of a row layer: it has parameters per class."""
     later = seen.order[seen.order.index(name) + 1 :]
     return any(isinstance(modules[other], _NormBase | LayerNorm) and seen.inputs[other] is seen.outputs[name] for other in later)
 

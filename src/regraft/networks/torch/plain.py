@@ -1,4 +1,4 @@
-"""A module as regraft keeps it: a copy, without what stands around it or computes in other numbers."""
+"""Modules in the form regraft works with: a copy, unwrapped, in float32."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ T = TypeVar("T")
 
 
 def copied(module: M) -> M:
-    """Return a deep copy of a `module`, also of one that holds tensors which it computed (old weight norm, spectral norm).
+    """Return a deep copy of a `module`, even if it holds computed tensors (old weight norm, spectral norm).
 
-    What nobody can copy (a lock, an open file, a generator) is shared.
+    Objects that cannot be copied (a lock, an open file, a generator) are shared.
     """
     own = [held for part in module.modules() for name, held in vars(part).items() if name not in _OF_TORCH]
     known: dict[int, Any] = {id(held): held.detach().clone() for held in own if isinstance(held, Tensor) and not held.is_leaf}
     try:
         return copy.deepcopy(module, dict(known))
-    except Exception:  # objects of the user's own may refuse in any way
+    except Exception:  # the user's objects may raise anything
         for held in own:
             try:
                 copy.deepcopy(held, dict(known))
@@ -44,7 +44,7 @@ def copied(module: M) -> M:
 
 
 def unwrapped(module: Module) -> tuple[Module, tuple[str, ...]]:
-    """Return the module inside of what only runs it otherwise (`torch.compile`, `DataParallel`), and what to say of it."""
+    """Return the module inside its wrappers (`torch.compile`, `DataParallel`), and notes for the report."""
     notes: list[str] = []
     while True:
         compiled = getattr(module, "_orig_mod", None)
@@ -63,10 +63,7 @@ def unwrapped(module: Module) -> tuple[Module, tuple[str, ...]]:
 
 
 def made_plain(module: M) -> tuple[M, tuple[str, ...]]:
-    """Change a private copy of a module to parametrised weight norm, an input without a name and encoders without nested tensors.
-
-    Result: It, with what to say of it.
-    """
+    """Give a private copy parametrised weight norm, a positional input and encoders without nested tensors. Also return notes."""
     notes: list[str] = []
     taken = list(inspect.signature(module.forward).parameters.values())
     needed = [one.name for one in taken if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
@@ -84,7 +81,7 @@ def made_plain(module: M) -> tuple[M, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class _ByName:
-    """Gives a module by `name` what it was called with."""
+    """Pre-hook that passes the positional input of a module by `name`."""
 
     name: str
 
@@ -95,7 +92,7 @@ class _ByName:
 
 @dataclass(frozen=True)
 class InOneMapping:
-    """Gives a module as one mapping what it was called with by name."""
+    """Pre-hook that passes the named inputs of a module as one mapping."""
 
     # over the limit: the signature is PyTorch's
     def __call__(self, _module: Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -104,9 +101,10 @@ class InOneMapping:
 
 @dataclass(frozen=True)
 class _ZeroPadding:
-    """Gives the zeros that PyTorch's encoder has in inference behind texts that are padded at their ends.
+    """Hook that zeroes the padding at the end of sequences, as PyTorch's encoder does in inference with nested tensors.
 
-    There it holds nested tensors, which a frozen layer cannot hand to one that is trained, no hook can pool and no exporter knows.
+    Nested tensors are disabled because a frozen layer cannot hand them to a trained one, hooks cannot pool them and exporters do not
+    support them.
     """
 
     # over the limit: the signature is PyTorch's
@@ -114,15 +112,15 @@ class _ZeroPadding:
         mask = named.get("src_key_padding_mask")
         if mask is None or named.get("src_mask") is not None or output.ndim != 3:
             return None
-        padding = mask != 0  # -inf where nothing is
+        padding = mask != 0  # a float mask marks padding with -inf
         ends = (padding[:, 1:] >= padding[:, :-1]).all()
         return output.masked_fill((padding & ends)[..., None], 0)
 
 
 def in_single_precision(module: Module, found: Callable[[bool], T]) -> tuple[T, tuple[str, ...]]:
-    """Change a private copy of a module to float32 where it has no number of that type, and return what it then gives.
+    """Convert a private copy to float32 if none of its parameters has that type, and return the result of `found`.
 
-    One that casts its inputs itself, so that it runs only in the type it came in, is left so.
+    A module that casts its inputs, and so runs only in its original type, is restored.
     """
     given = {name: one.dtype for name, one in module.state_dict(keep_vars=True).items() if one.is_floating_point()}
     kinds = {one.dtype for one in module.parameters() if one.is_floating_point()}
@@ -139,7 +137,7 @@ def in_single_precision(module: Module, found: Callable[[bool], T]) -> tuple[T, 
 
 
 def _parametrise_(part: Module, old: WeightNorm) -> None:
-    """Put the newer form of weight norm in the place of the old one, its numbers the same to the bit."""
+    """Replace old weight norm with the parametrised form. The values are bit-identical."""
     given = [cast(Tensor, getattr(part, f"{old.name}_{end}")) for end in ("g", "v")]
     length, direction = (one.detach().clone() for one in given)
     remove_weight_norm(part, old.name)

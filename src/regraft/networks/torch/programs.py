@@ -1,4 +1,4 @@
-"""Networks without their classes: what they compute, run by ONNX Runtime or as a PyTorch program. They predict and nothing else."""
+"""Networks without their classes, run by ONNX Runtime or as a PyTorch program. They only predict."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from ..tracing import as_tensor
 __all__ = ["FEATURES", "OnnxProgram", "TorchProgram", "input_name", "logits_name", "refuse_program"]
 
 FEATURES = "features.0"
-"""The output that holds what the head reads. Names with a dot are never those of values within the network."""
+"""Output that holds the features of the head. A name with a dot never occurs inside the network."""
 _TYPES = {
     **{"tensor(float)": torch.float32, "tensor(double)": torch.float64, "tensor(float16)": torch.float16, "tensor(bool)": torch.bool},
     **{"tensor(int8)": torch.int8, "tensor(int32)": torch.int32, "tensor(int64)": torch.int64, "tensor(uint8)": torch.uint8},
 }
 _LONGEST_TRIAL = 30.0
-"""Seconds that the first run, of two examples, may take."""
+"""Time limit in seconds for the first run, of two examples."""
 
 
 def input_name(index: int) -> str:
-    """Return the name of an input of a network in ONNX form, by its `index` among the network's inputs."""
+    """Return the ONNX name of the network input at `index`."""
     return f"input.{index}"
 
 
 def logits_name(index: int) -> str:
-    """Return the name of an output of a network in ONNX form: the logits of a head, by its `index` among those with rows of their own."""
+    """Return the ONNX name of the logits of a head; `index` counts the heads with their own class weights."""
     return f"logits.{index}"
 
 
 def refuse_program(origin: Mapping[str, Any], done: str) -> None:
-    """Raise where a network has been opened without its class."""
+    """Raise if a network was opened without its class."""
     if origin.get("source") == "program":
         raise NetworkError(
             f"This network is the exported program of {origin.get('class')}: it predicts, but cannot be {done}. "
@@ -47,13 +47,13 @@ def refuse_program(origin: Mapping[str, Any], done: str) -> None:
 
 
 class OnnxProgram(Module):
-    """A network in ONNX form. Its outputs are a mapping: the logits of each head, and the features.
+    """An ONNX network. Its output maps names to the logits of each head and the features.
 
-    Its content is that of a file. `called` are the names of its inputs within it, where they are not those of a saved folder.
+    `content` is the content of an ONNX file. `called` lists the file's input names if they differ from those of a saved folder.
 
     Attributes:
-        names: of the network's inputs, in order; empty for one tensor without a name.
-        own: the class that it was exported from, for messages.
+        names: names of the network's inputs, in order; empty for one unnamed tensor.
+        own: the exported class, for messages.
     """
 
     def __init__(self, content: bytes, names: Sequence[str], *, called: Sequence[str] = ()) -> None:
@@ -72,7 +72,7 @@ class OnnxProgram(Module):
             )
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> dict[str, Tensor]:
-        """Return the outputs by name for its tensors, which may have the names of the network's inputs."""
+        """Return the outputs by name. The tensors may be passed under the network's input names."""
         given = [*tensors, *(named[name] for name in self.names[len(tensors) :])]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
             raise NetworkError(
@@ -87,12 +87,12 @@ class OnnxProgram(Module):
         return {name: torch.from_numpy(values).to(given[0].device) for name, values in found}
 
     def __deepcopy__(self, _memo: Any) -> Self:
-        """Return the program itself: nothing in it ever changes."""
+        """Return the program itself: it is immutable."""
         return self
 
 
 class TorchProgram(Module):
-    """A PyTorch program of a file that the user trusts. Its output is a mapping, as that of `OnnxProgram`, without features."""
+    """A PyTorch program from a file that the user trusts. Its output maps names as in `OnnxProgram`, without features."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -117,16 +117,16 @@ class TorchProgram(Module):
         return result
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> dict[str, Tensor]:
-        """Return the logits (N, C) by the name of the output; where the program returns probabilities, their logarithms."""
+        """Return the logits (N, C) under the output's name. Probabilities are returned as their logarithms."""
         try:
             result = self._result(named or tensors[0])
-        except (RuntimeError, AssertionError) as error:  # guards of the program: another shape than it was exported for
+        except (RuntimeError, AssertionError) as error:  # the program's guards: the shape differs from the exported one
             raise NetworkError(f"The program cannot be run on this batch: {reason_of(error)}.") from error
         return {logits_name(0): result.clamp_min(torch.finfo(result.dtype).tiny).log() if self.probabilities else result}
 
 
 def _are_probabilities(result: Tensor) -> bool:
-    """Tell whether the rows of a result (N, C) are those of a softmax."""
+    """Tell whether the rows of a result (N, C) are softmax outputs."""
     if result.shape[1] < 2 or bool((result < 0).any()):
         return False
     sums = result.double().sum(1)

@@ -1,4 +1,4 @@
-"""Layers whose weight has one row a class: find them, read them, make one like another; and heads of several, whose outputs are added."""
+"""Row layers, whose weight has one row per class: find, read and copy them; heads that sum several of them."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _COUNTS = ("out_features", "out_channels", "num_classes", "n_classes")
 
 
 class _Parted(Module):
-    """A row layer that multiplies groups of its rows apart.
+    """A row layer that multiplies groups of its rows separately.
 
-    A product with more rows may be rounded otherwise. So that the scores of earlier rows stay as they were to the bit, the rows that
-    came later have a product of their own.
+    A product with more rows may round differently. Rows that are added later therefore get a product of their own, and the logits of
+    earlier rows stay bit-identical.
 
     Attributes:
         parts: sizes of the groups; their sum is the number of rows.
@@ -52,13 +52,13 @@ class _Parted(Module):
     parts: tuple[int, ...]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the scores of all rows, group by group."""
+        """Return the logits of all rows, computed group by group."""
         bounds = [sum(self.parts[:count]) for count in range(len(self.parts) + 1)]
         made = [super(_Parted, self._group(*pair)).forward(inputs) for pair in itertools.pairwise(bounds)]
         return torch.cat(made, dim=-1 if made[0].ndim == 2 or not isinstance(self, _CONVOLUTIONS) else 1)
 
     def _group(self, start: int, end: int) -> _Parted:
-        """Return this layer as if it had the rows from `start` to `end` alone; it shares their storage."""
+        """Return this layer restricted to the rows from `start` to `end`; it shares their storage."""
         view, count = copy.copy(self), sum(self.parts)
         shared = {
             name: rows[start:end] if rows is not None and rows.shape[:1] == (count,) else rows for name, rows in self._parameters.items()
@@ -68,19 +68,19 @@ class _Parted(Module):
 
 
 class PartedLinear(_Parted, torch.nn.Linear):
-    """A linear layer in parts."""
+    """A linear layer in row groups."""
 
 
 class PartedConv1d(_Parted, torch.nn.Conv1d):
-    """A 1x1 convolution over one axis in parts."""
+    """A convolution over one axis in row groups."""
 
 
 class PartedConv2d(_Parted, torch.nn.Conv2d):
-    """A 1x1 convolution over two axes in parts."""
+    """A convolution over two axes in row groups."""
 
 
 class PartedConv3d(_Parted, torch.nn.Conv3d):
-    """A 1x1 convolution over three axes in parts."""
+    """A convolution over three axes in row groups."""
 
 
 _PARTED: dict[type[Module], type[Module]] = {
@@ -92,7 +92,7 @@ _PARTED: dict[type[Module], type[Module]] = {
 
 
 def row_weight(module: Module) -> Tensor | None:
-    """Return the (C, d) weight of a module that may be a row layer: linear, a convolution, or another with a matrix `weight`."""
+    """Return the weight (C, d) if the module may be a row layer: linear, a convolution, or any other with a matrix `weight`."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
         return None
@@ -113,9 +113,9 @@ def last_axis(layer: Module) -> bool:
 
 
 def is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
-    """Tell whether every score of a layer depends on one row of its weight: exchanging rows exchanges scores.
+    """Tell whether each logit of a layer depends on one row of its weight, so that permuting rows permutes logits.
 
-    Linear layers and 1x1 convolutions are. Others (cosine heads) are found by trying it.
+    This holds for linear layers and convolutions. Other layers (cosine heads) are tested with permuted rows.
     """
     if isinstance(module, (torch.nn.Linear, *_CONVOLUTIONS)):
         return True
@@ -134,7 +134,7 @@ def is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
 
 
 def put_(layer: Module, weight: Tensor, *, bias: Tensor) -> None:
-    """Put rows, weight (C, d) and bias (C,), into a row layer of that size."""
+    """Write a weight (C, d) and a bias (C,) into a row layer of that size."""
     with torch.no_grad():
         kernel = cast(Tensor, layer.weight)
         kernel.copy_(weight.reshape(kernel.shape))
@@ -145,14 +145,14 @@ def put_(layer: Module, weight: Tensor, *, bias: Tensor) -> None:
 # over the limit: weight and bias are one head, given in this order everywhere
 @seeded()
 def like(old: Module, weight: Tensor, bias: Tensor, *, parts: Sequence[int] = ()) -> Module:
-    """Return a row layer like another with other rows.
+    """Return a row layer like `old` with another weight (C, d) and bias (C,).
 
-    `weight`: (C, d) rows; `bias`: (C,); the layer has a bias if `old` has, or if it is not zero.
+    The layer has a bias if `old` has one or if `bias` is not zero.
     """
     device, dtype = cast(Tensor, old.weight).device, cast(Tensor, old.weight).dtype
     biased = isinstance(getattr(old, "bias", None), Tensor) or bool(bias.any())
     kind: Any = next((kind for kind in _PARTED if isinstance(old, kind)), None)
-    if kind is None or type(old).forward not in (kind.forward, _Parted.forward):  # of the user's own, such as a cosine head
+    if kind is None or type(old).forward not in (kind.forward, _Parted.forward):  # user-defined, for example a cosine head
         new: Any = _resized(old, weight)
     elif kind is torch.nn.Linear:
         new = kind(weight.shape[1], len(weight), bias=biased, device=device, dtype=dtype)
@@ -167,7 +167,7 @@ def like(old: Module, weight: Tensor, bias: Tensor, *, parts: Sequence[int] = ()
 
 
 def _resized(old: Module, weight: Tensor) -> Module:
-    """Return a copy of a row layer of the user's own with room for these rows."""
+    """Return a copy of a user-defined row layer, resized to these rows."""
     new, before = copied(old), len(cast(Tensor, old.weight))
     if isinstance(new, _Parted):
         new.__class__ = type(new).__mro__[2]
@@ -182,21 +182,21 @@ def _resized(old: Module, weight: Tensor) -> Module:
 
 
 Share = tuple[str, float]
-"""The name of a linear layer, and the factor of its output in the sum."""
+"""The name of a linear layer and the factor of its output in the sum."""
 _MOST = 8
-"""Layers that one sum may have."""
+"""Largest number of layers in one sum."""
 _TOLERANCE = 1e-4
 
 
 def summed_layers(
     modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], result: Tensor, run: Callable[[], Any]
 ) -> tuple[tuple[Share, ...], str] | None:
-    """Find the layers whose outputs, each times a factor, add up to the logits behind a result.
+    """Find the layers whose outputs, each times a factor, sum to the logits behind a result.
 
-    A layer that reads what another one of them gives is no head: the sum is then that of a residual connection.
+    A layer that reads the output of another one is not part of a head: such a sum is a residual connection.
 
-    `modules`: name -> module; `result`: of the network, (N, C); result: The layers with their factors, and the activation of their sum;
-    None where there are not at least two.
+    `modules`: name -> module; `result`: the network's result (N, C). Return the layers with their factors and the activation of the sum;
+    None unless there are at least two.
     """
     outputs = {name: seen.outputs[name] for name in names}
     outputs = {name: output for name, output in outputs.items() if isinstance(output, Tensor) and output.shape == result.shape}
@@ -210,10 +210,10 @@ def summed_layers(
 
 
 def _shares(outputs: Mapping[str, Tensor], logits: Tensor, *, free: bool) -> tuple[Share, ...] | None:
-    """Return the factors with which the outputs make `logits`; where these are `free`, but for a number for each item."""
+    """Return the factors with which the outputs sum to `logits`. If `free`, ignore an offset per example."""
     if not logits.isfinite().all() or logits.abs().max() == 0:
         return None
-    if len(outputs) + 2 > logits.numel() - free * len(logits):  # they would make any logits
+    if len(outputs) + 2 > logits.numel() - free * len(logits):  # too few equations: they would fit any logits
         return None
     columns = [output.double() for output in outputs.values()]
     if free:
@@ -229,13 +229,13 @@ def _shares(outputs: Mapping[str, Tensor], logits: Tensor, *, free: bool) -> tup
 
 
 def _reads_another(modules: Mapping[str, Module], shares: Sequence[Share], *, run: Callable[[], Any]) -> bool:
-    """Tell whether one of the layers reads what was made of another one's output."""
+    """Tell whether one of the layers reads what another one's output contributes to."""
     layers = [modules[name] for name, _ in shares]
     for spoilt in layers:
         handle = spoilt.register_forward_hook(lambda _module, _args, output: torch.full_like(output, torch.nan))
         try:
             reads = [_spoilt_input(other, run) for other in layers if other is not spoilt]
-        except Exception:  # a Python forward may refuse NaN in any way
+        except Exception:  # a forward may raise anything on NaN
             return True
         finally:
             handle.remove()
@@ -251,9 +251,9 @@ def _spoilt_input(layer: Module, run: Callable[[], Any]) -> bool:
 
 
 def joined_rows(rows: Sequence[tuple[np.ndarray, np.ndarray]], shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of one head over the features of several layers side by side.
+    """Return the class weights of one head over the concatenated features of several layers.
 
-    `rows`: weight (C, d) and bias (C,) of each layer; result: (C, sum of all d) and (C,).
+    `rows` holds the weight (C, d) and bias (C,) of each layer. The result is (C, sum of all d) and (C,).
     """
     pairs = list(zip(rows, shares, strict=True))
     weight = np.concatenate([np.float32(share) * weight for (weight, _), share in pairs], 1)
@@ -263,9 +263,9 @@ def joined_rows(rows: Sequence[tuple[np.ndarray, np.ndarray]], shares: Sequence[
 def parted_rows(
     weight: np.ndarray, bias: np.ndarray, *, layers: Sequence[Module], shares: Sequence[float]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the rows of each layer out of those of one head over the features of all of them.
+    """Split the class weights of one head over concatenated features into those of each layer.
 
-    `weight`: (C, sum of all d); `bias`: (C,); all layers that have a bias get the same one.
+    `weight`: (C, sum of all d); `bias`: (C,). All layers with a bias get the same one.
     """
     biased = [isinstance(getattr(layer, "bias", None), Tensor) for layer in layers]
     whole = sum(share for share, has in zip(shares, biased, strict=True) if has) or sum(shares)

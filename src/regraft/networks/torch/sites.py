@@ -1,4 +1,4 @@
-"""Where values of a PyTorch network can be scaled and shifted by channel: found by running it, changed by hooks, folded into weights."""
+"""Hook points of a PyTorch network for channel-wise scales and shifts: found by running it, changed by hooks, folded into weights."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _LINEAR = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 @dataclass(frozen=True)
 class Site:
-    """One place where values can be changed.
+    """One hook point, where values can be changed.
 
     Attributes:
-        name: of the layer into whose weights a change can be folded.
-        place: name of the module whose output the values are, or, if `before`, whose input.
-        before: whether they are its input (a normalisation that calls its own activation).
-        last: whether the channels are the last axis, not the one after the items.
-        factor: rows for each item, one after the other (windows of a picture); 1 where each item is a row.
+        name: name of the layer whose weights a change folds into.
+        place: name of the module whose output, or input if `before`, holds the values.
+        before: whether the values are the module's input (a normalisation that calls its own activation).
+        last: whether the channels are the last axis rather than the one after the examples.
+        factor: consecutive rows per example (windows of an image); 1 if each example is one row.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Site:
     factor: int = 1
 
     def spread(self, numbers: Tensor, values: Tensor) -> Tensor:
-        """Return numbers by item and channel, (N, C), or by channel, (C,), in the shape in which they go together with the values."""
+        """Reshape numbers by example and channel, (N, C), or by channel, (C,), to broadcast with the values."""
         if numbers.ndim == 1:
             return numbers if self.last else numbers.reshape(-1, *(1,) * (values.ndim - 2))
         rows = numbers if self.factor == 1 else numbers.repeat_interleave(values.shape[0] // numbers.shape[0], 0)
@@ -54,7 +54,7 @@ Change = Callable[[Site, Tensor], Tensor]
 
 @contextmanager
 def changed_at(network: Module, sites: Sequence[Site], *, change: Change) -> Iterator[None]:
-    """Let the values at some sites be changed while the context lasts."""
+    """Apply a change to the values at hook points while the context lasts."""
 
     def output_of(site: Site) -> Callable[..., Tensor]:
         return lambda _module, _args, output: change(site, output)
@@ -71,13 +71,13 @@ def changed_at(network: Module, sites: Sequence[Site], *, change: Change) -> Ite
 
 
 def is_plain(module: Module) -> bool:
-    """Tell whether a module is a linear layer or convolution as PyTorch (or, for GPT-2, Transformers) has them, its weight a parameter."""
+    """Tell whether a module is a standard linear layer or convolution of PyTorch, or Transformers' Conv1D, with a parameter as weight."""
     own = type(module).forward in [kind.forward for kind in _LINEAR] or _is_turned(module)
     return own and isinstance(module._parameters.get("weight"), Parameter) and not dict(module.named_children())
 
 
 def _is_turned(module: Module) -> bool:
-    """Tell whether this is Transformers' Conv1D: a linear layer with its weight (d, C)."""
+    """Tell whether this is Transformers' Conv1D, a linear layer with the weight (d, C)."""
     return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
 
 
@@ -87,12 +87,12 @@ def _is_linear(module: Module) -> bool:
 
 @dataclass
 class _Call:
-    """One call of a module: its input and output, with the versions that tell whether they have been changed in place since."""
+    """One call of a module: its input and output, with version counters that reveal later in-place changes."""
 
     name: str
     given: Tensor
     version: int
-    before: Tensor | None = None  # a copy of the input, where it is needed
+    before: Tensor | None = None  # a copy of the input, if requested
     made: Tensor | None = None
     made_version: int = 0
     after: Tensor | None = None
@@ -107,7 +107,7 @@ class _Run:
 
 
 def _recorded(modules: Mapping[str, Module], names: Collection[str], *, copied: Collection[str], run: Callable[[], Any]) -> _Run:
-    """Return the calls of some modules, in the order of their beginning; of those in `copied` with copies of what they took and gave."""
+    """Return the calls of the modules `names`, in the order in which they start; those of modules in `copied` keep copies of tensors."""
     seen, open_calls = _Run(), list[_Call]()
 
     def begin(name: str) -> Callable[..., None]:
@@ -139,13 +139,13 @@ def _recorded(modules: Mapping[str, Module], names: Collection[str], *, copied: 
 def find_sites(
     modules: Mapping[str, Module], runs: Sequence[Callable[[], Any]], *, without: Collection[str], until: str | None
 ) -> list[Site]:
-    """Return where a network can be changed by channel, in the order of execution.
+    """Return the hook points of a network in the order of execution.
 
-    That is behind each linear layer or convolution that is called as a module, or behind the BatchNorm that directly follows it.
-    Left out are layers that share their weights with others or compute them (weight norm, weight standardisation), and values whose
-    rows do not belong to one item each.
+    There is one behind each linear layer or convolution that is called as a module, or behind the BatchNorm that directly follows it.
+    Layers that share or compute their weights (weight norm, weight standardisation) have none, nor do values whose rows do not each belong
+    to one example.
 
-    `modules`: name -> module, in inference mode; `until`: name of the layer at whose first call the search ends; None for the whole run.
+    `modules` maps names to modules in inference mode. The search ends at the first call of the layer `until`; None searches the whole run.
     """
     norms = [name for name, module in modules.items() if isinstance(module, _BatchNorm) and isinstance(module.weight, Parameter)]
     own = [name for name in norms if type(modules[name]).forward is not _BatchNorm.forward]
@@ -164,21 +164,21 @@ def find_sites(
 
 
 def shared_weights(modules: Mapping[str, Module]) -> set[str]:
-    """Return the names of those `modules` that share one of their own parameters with another one."""
+    """Return the names of the `modules` that share one of their own parameters with another module."""
     owners = Counter(id(parameter) for module in modules.values() for parameter in module._parameters.values() if parameter is not None)
     return {name for name, module in modules.items() if any(owners[id(own)] > 1 for own in module._parameters.values() if own is not None)}
 
 
 def _folds(module: Module) -> bool:
-    """Tell whether this is a linear layer or convolution whose weight is a parameter of real numbers."""
+    """Tell whether this is a linear layer or convolution with a floating-point parameter as weight."""
     weight = module._parameters.get("weight")
     return _is_linear(module) and weight is not None and weight.is_floating_point() and not dict(module.named_children())
 
 
 def _works(name: str, modules: Mapping[str, Module], *, calls: Sequence[_Call]) -> bool:
-    """Tell whether a layer gives a tensor, and one with a forward of its own follows weight and bias as others do.
+    """Tell whether a layer returns a tensor and, if its forward is its own, depends on weight and bias in the usual way.
 
-    That is, doubled weights double what it gives, and one more in the bias is one more in what it gives.
+    That is, doubling the weights doubles the output, and adding one to the bias adds one to the output.
     """
     module, call = modules[name], calls[0]
     if is_plain(module) or call.made is None:
@@ -200,7 +200,7 @@ def _channels(module: Module) -> int:
 
 
 def _site_behind(name: str, modules: Mapping[str, Module], *, seen: _Run, norms: Sequence[str]) -> Site:
-    """Return the site behind a layer, or behind the BatchNorm that follows it at each of its calls."""
+    """Return the hook point behind a layer, or behind the BatchNorm that follows it at each of its calls."""
     module = modules[name]
     plain = Site(name, name, False, isinstance(module, torch.nn.Linear) or _is_turned(module), _channels(module))
     calls = seen.of(name)
@@ -218,7 +218,7 @@ def _reads(call: _Call, calls: Sequence[_Call]) -> bool:
 
 
 def _place_of(name: str, norm: _BatchNorm, *, seen: _Run) -> tuple[str, bool] | None:
-    """Return the module at whose output (or, if True, input) a BatchNorm's values are: some call their activation themselves."""
+    """Return the module whose output (True: input) holds a BatchNorm's values: some BatchNorms call their activation themselves."""
     if type(norm).forward is _BatchNorm.forward:
         return name, False
     call = seen.of(name)[0]
@@ -240,7 +240,7 @@ def _values(site: Site, run: _Run) -> list[Tensor]:
 
 
 def _factor(site: Site, two: _Run, *, three: _Run, same: _Run) -> int:
-    """Return how many rows of a site's values belong to each item, one item after the other; 0 where they do not."""
+    """Return the number of consecutive rows per example at a hook point; 0 if rows do not belong to single examples."""
     rows = [[len(value) for value in _values(site, run) if value.ndim >= 2] for run in (two, three, same)]
     if not rows[0] or rows[0] != rows[2] or len(set(rows[0])) > 1 or [size * 3 for size in rows[0]] != [size * 2 for size in rows[1]]:
         return 0
@@ -256,9 +256,9 @@ def _factor(site: Site, two: _Run, *, three: _Run, same: _Run) -> int:
 
 
 def fold_(layer: Module, *, scale: Tensor | None = None, shift: Tensor | None = None) -> bool:
-    """Multiply what a layer gives by `scale` (C,) and add `shift` (C,), by changing its weight and bias.
+    """Fold a channel-wise scale (C,) and shift (C,) of a layer's output into its weight and bias. None leaves them unchanged.
 
-    `scale`: one number a channel; None for 1; `shift`: one number a channel; None for 0; result: Whether a bias had to be made for it.
+    Return whether a bias had to be created.
     """
     target: Any = layer
     created = target.bias is None and shift is not None and bool(shift.any())
@@ -276,6 +276,6 @@ def fold_(layer: Module, *, scale: Tensor | None = None, shift: Tensor | None = 
 
 
 def give_bias_(layer: Module) -> None:
-    """Give a linear layer or convolution without a bias one of zeros."""
+    """Give a linear layer or convolution a bias of zeros."""
     target: Any = layer
     target.bias = Parameter(target.weight.new_zeros(_channels(layer)))

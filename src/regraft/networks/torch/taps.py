@@ -1,4 +1,4 @@
-"""Read several modules of a network in one run, and pool what they give."""
+"""Read several modules of a network in one run and pool their outputs."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _READ = ("in_channels", "num_features", "num_channels", "in_features", "normaliz
 
 
 class Reached(BaseException):
-    """Ends a forward pass. Not an Exception, so that no layer turns it into another error."""
+    """Ends a forward pass early. It is not an Exception, so that no layer converts it into another error."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One place where a network is read.
+    """One hook point where a network is read.
 
     Attributes:
-        block: the name of the block, or "input".
-        module: the name of the module at its end; None for the network's input.
-        channels_last: whether the channels are the last axis, not the one after the items.
-        items_second: whether the items are on the second axis (recurrent layers that begin with time).
-        cells: places of "rows" and of "columns".
+        block: name of the block, or "input".
+        module: name of the module at its end; None for the network's input.
+        channels_last: whether the channels are the last axis rather than the one after the examples.
+        items_second: whether the examples are on the second axis (recurrent layers with time first).
+        cells: grid cells of "rows" and of "columns".
     """
 
     block: str
@@ -57,7 +57,7 @@ class Point:
         return [(pool, self.channels * cells.get(pool, 1)) for pool in self.pools]
 
     def arranged(self, values: Tensor) -> Tensor:
-        """Return values as (N, C) or (N, C, *positions), in float32 where they are of half precision."""
+        """Return values as (N, C) or (N, C, *positions), with half precision converted to float32."""
         whole = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
         whole = whole.transpose(0, 1) if self.items_second else whole
         return whole.movedim(-1, 1) if self.channels_last and whole.ndim > 2 else whole
@@ -65,7 +65,7 @@ class Point:
     def pooled(self, values: Tensor, mask: Tensor | None) -> list[Tensor]:
         """Return each pool of the values, (N, width).
 
-        `mask`: (N, L), 0 where a position of a sequence is only filling; one of another length is not applied.
+        `mask` is (N, L), 0 at padded positions of a sequence. A mask of another length is ignored.
         """
         arranged = self.arranged(values)
         fits = mask is not None and arranged.ndim == 3 and mask.ndim == 2 and mask.shape[1] == arranged.shape[2]
@@ -88,26 +88,26 @@ def _moments(values: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
 
 
 def pooled_by(values: Tensor, pool: str, *, cells: tuple[int, int]) -> Tensor:
-    """Return one pool of values other than mean and standard deviation.
+    """Return one pool of values, (N, width), other than mean and standard deviation.
 
-    `values`: (N, C) for "vector", (N, C, L) for "token", (N, C, H, W) for "rows" and "columns"; result: (N, width).
+    `values` are (N, C) for "vector", (N, C, L) for "token", and (N, C, H, W) for "rows" and "columns".
     """
     if pool == "vector":
         return values
     if pool == "token":
         return values[:, :, 0]
     axis, count = (3, cells[0]) if pool == "rows" else (2, cells[1])
-    stored_last = values.is_contiguous(memory_format=torch.channels_last)  # a mean in the order of memory is five times as fast
+    stored_last = values.is_contiguous(memory_format=torch.channels_last)  # a mean along the memory order is five times as fast
     line = values.permute(0, 2, 3, 1).mean(axis - 1).transpose(1, 2) if stored_last else values.mean(axis)
     return functional.adaptive_avg_pool1d(line, count).transpose(1, 2).flatten(1)
 
 
 @contextmanager
 def listening(module: Module, hook: Callable[..., None]) -> Iterator[None]:
-    """Let a hook hear what a module hands on while the context lasts: behind all hooks that change what it gives."""
+    """Call a hook with a module's final output while the context lasts, after all hooks that change it."""
     with ExitStack() as stack:
 
-        def begin(_module: Module, _args: Any) -> None:  # hooks run in the order in which they came: wrappers inside have come by now
+        def begin(_module: Module, _args: Any) -> None:  # hooks run in the order of registration: those of inner wrappers exist by now
             stack.callback(module.register_forward_hook(hook).remove)
             handle.remove()
 
@@ -117,9 +117,9 @@ def listening(module: Module, hook: Callable[..., None]) -> Iterator[None]:
 
 
 def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: Callable[[str, Tensor | None], None], stops: bool) -> None:
-    """Hand on, by name, what some `modules` give at their first calls in a run, before the next step may change it in place.
+    """Pass the first output of each of some `modules` to `keep` in one run, before later steps can change it in place.
 
-    Where it `stops`, the run ends as soon as all have been called; nothing is run for no module.
+    If `stops`, the run ends once all modules have been called. Without modules nothing runs.
     """
     seen: set[str] = set()
     end = Reached()
@@ -144,7 +144,7 @@ def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: 
 
 @contextmanager
 def ended_by(end: Reached) -> Iterator[None]:
-    """Let a run end with this one, and no other: where networks that are read stand in each other, that of the outer one goes on."""
+    """Catch this end of a run and no other: when read networks are nested, the end of the outer one propagates."""
     try:
         yield
     except Reached as reached:
@@ -153,14 +153,14 @@ def ended_by(end: Reached) -> Iterator[None]:
 
 
 def read_input(inputs: Inputs) -> Tensor | None:
-    """Return what a network takes, the first real numbers among named `inputs`; None for token ids."""
+    """Return the network's input, or the first floating-point tensor of named `inputs`; None for token ids."""
     named = inputs if isinstance(inputs, dict) else {"": inputs}
     real = [tensor for name, tensor in named.items() if tensor.is_floating_point() and "mask" not in name and name != "columns"]
     return real[0] if real else None
 
 
 def read_point(tap: Tap, module: str | None, *, two: Tensor | None, three: Tensor | None, hint: tuple[int, bool]) -> Point | None:
-    """Return how a place is read; None where it holds no real numbers for each item."""
+    """Return how a hook point is read; None if it holds no floating-point values per example."""
     if two is None or three is None or not two.is_floating_point() or two.ndim != three.ndim or two.ndim < 2:
         return None
     items = [axis for axis, sizes in enumerate(zip(two.shape, three.shape, strict=True)) if sizes == (2, 3)]
@@ -184,10 +184,10 @@ def read_points(  # over the limit: a network, and how it is run and read
     run: Callable[[Inputs], Any],
     hint: Callable[[Tap, Tensor | None], tuple[int, bool]],
 ) -> list[Point]:
-    """Run two items and three, and return how each of the `taps` is read; those without real numbers for each item are left out.
+    """Run batches of two and three examples and return how each of the `taps` is read. Taps without floating-point values are skipped.
 
-    `ends` are the names of the last modules of the blocks that are called; `hint` tells, as `width_hint` does, what is known of the values
-    of two items at a tap. An error where nothing can be read.
+    `ends` maps the blocks that are called to their last modules. `hint` returns, as `width_hint` does, what is known of a tap's values for
+    two examples. Raise if nothing can be read.
     """
     runs = []
     with torch.no_grad():
@@ -207,14 +207,14 @@ def read_points(  # over the limit: a network, and how it is run and read
 
 
 def _channels_last(values: Tensor, hint: tuple[int, bool]) -> bool:
-    """Tell whether the channels of values are their last axis: by the hint where one axis alone has that width, else by their rank."""
+    """Tell whether the channels are the last axis: by the hinted width if exactly one axis matches it, else by the number of axes."""
     width, convolved = hint
     second, last = values.shape[1] == width, values.shape[-1] == width
     return last if second != last else values.ndim == 3 and not convolved
 
 
 def width_hint(layers: Sequence[Module], *, given: bool) -> tuple[int, bool]:
-    """Return the number of channels that layers give, or read, and whether the layer that tells it is one of convolutional networks."""
+    """Return the number of channels that layers output (`given`) or read, and whether the deciding layer is a convolutional one."""
     for layer in reversed(layers) if given else layers:
         width = _width(layer, _GIVEN if given else _READ)
         if width:

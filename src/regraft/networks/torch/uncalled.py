@@ -1,4 +1,4 @@
-"""Where parameters are read that belong to modules nobody calls: found by running with NaN in their place."""
+"""Find which module reads the parameters of modules that are never called, by running with NaN in their place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Calls = list[tuple[str, bool]]
 
 
 def readers(modules: Mapping[str, Module], called: Collection[str], *, run: Callable[[], Any]) -> dict[str, str]:
-    """Return which call first sees what was made of the parameters of modules that were not called themselves.
+    """Return the first call that depends on the parameters of each module that is not called itself.
 
     `modules`: name -> module, in inference mode.
     """
@@ -47,7 +47,7 @@ def _poisoned(modules: Mapping[str, Module], parameters: Collection[Parameter], 
 
 
 def _calls(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Calls:
-    """Return the calls of a run, in order, with whether their inputs hold NaN; last the result, or what there was before it failed."""
+    """Return the calls of a run in order, each with whether its inputs hold NaN. The last entry is the result or the failure."""
     calls: _Calls = []
 
     def note(name: str) -> Callable[..., None]:
@@ -58,7 +58,7 @@ def _calls(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Calls:
             stack.callback(module.register_forward_pre_hook(note(name), with_kwargs=True).remove)
         try:
             calls.append((_END, _spoilt(run())))
-        except Exception:  # a Python forward may refuse NaN in any way
+        except Exception:  # a forward may raise anything on NaN
             calls.append((_END, True))
     return calls
 
@@ -68,5 +68,5 @@ def _spoilt(values: Any) -> bool:
 
 
 def _first_difference(plain: _Calls, poisoned: _Calls) -> str | None:
-    """Return the first call that sees NaN in one run and not in the other; None where there is none."""
+    """Return the first call that sees NaN in the poisoned run only; None if there is none."""
     return next((name for (name, spoilt), (_, clean) in zip(poisoned, plain, strict=False) if spoilt and not clean), None)

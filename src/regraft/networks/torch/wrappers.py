@@ -1,4 +1,4 @@
-"""Modules around a network: a head on top, branches beside its head, numbers joined before it, an early end."""
+"""Wrapper modules for edits: a head on top, branches beside the head, numeric columns joined to the features, an early end."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def call_module(module: Module, inputs: Inputs) -> Any:
-    """Call a module with one batch, inputs that are a tensor or named tensors, and return what it returns."""
+    """Call a module with one batch: a tensor or named tensors."""
     return module(**inputs) if isinstance(inputs, dict) else module(inputs)
 
 
 class AttachedHead(Graft):
-    """A network without a head, its output averaged over all positions, and a linear head on top.
+    """A network without a head, its output averaged over all positions, followed by a linear head.
 
     Attributes:
-        network: any module whose output holds a tensor.
-        head: a linear layer (C, d) over its averaged output.
+        network: any module whose output contains a tensor.
+        head: a linear layer (C, d) on the averaged output.
     """
 
     former: ClassVar[str] = "backbone"
@@ -65,7 +65,7 @@ class AttachedHead(Graft):
         self.head = head
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
-        """Return raw scores (N, C) of whatever the network takes."""
+        """Return logits (N, C) for the network's inputs."""
         output = as_tensor(self.network(*tensors, **named))
         if output is None:
             raise NetworkError(f"The backbone {type(self.network).__name__} returned no tensor.")
@@ -73,13 +73,13 @@ class AttachedHead(Graft):
 
 
 class StackedHead(Graft):
-    """A network whose raw scores go through an activation and a new linear head.
+    """A network whose logits pass through an activation into a new linear head.
 
     Attributes:
-        tapped: name of the old head within it, whose averaged output are the raw scores; "" where they are the network's own result.
+        tapped: name of the old head, whose averaged output gives the logits; "" if the network's own result is the logits.
         activation: one of `ACTIVATIONS`.
-        head: a linear layer (M, C) over the C old scores.
-        dropout: share of the activated scores that training drops.
+        head: a linear layer (M, C) on the C old outputs.
+        dropout: fraction of the activated outputs that training drops.
     """
 
     former: ClassVar[str] = "backbone"
@@ -92,7 +92,7 @@ class StackedHead(Graft):
         self.head = head
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
-        """Return raw scores (N, M) of whatever the network takes."""
+        """Return logits (N, M) for the network's inputs."""
         if self.tapped:
             old = module_at(self.network, self.tapped)
             with capture(old) as found:
@@ -105,11 +105,11 @@ class StackedHead(Graft):
 
 
 class BranchedNetwork(Graft):
-    """A network with further heads that read what its own head reads.
+    """A network with further heads that read the same features as its own head.
 
     Attributes:
-        chosen: whether a step after the head (the choice of one token) also chooses what the branches read.
-        branches: a linear head for each further task.
+        chosen: whether a step after the head (the choice of one token) also selects the features of the branches.
+        branches: one linear head per further task.
     """
 
     def __init__(self, network: Module, tapped: str, *, task: str, chosen: bool) -> None:
@@ -120,7 +120,7 @@ class BranchedNetwork(Graft):
         self.branches = ModuleDict()
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> dict[str, Tensor]:
-        """Return the network's own result and the raw scores (N, C) of each branch, by task."""
+        """Return, by task, the network's own result and the logits (N, C) of each branch."""
         head = module_at(self.network, self.tapped)
         with capture(head, replace_by_input=self.chosen) as found:
             result = cast(Tensor, as_tensor(self.network(*tensors, **named)))
@@ -133,8 +133,8 @@ class EndedNetwork(Graft):
     """A network up to the output of one of its modules.
 
     Attributes:
-        network: the network; what runs after the end has been taken out.
-        stops: whether the run ends there; False where what is left of the rest runs through (an exported program needs that).
+        network: the network without the modules that run after the end.
+        stops: whether the run stops at the end. False if the rest runs through, as an exported program needs.
     """
 
     def __init__(self, network: Module, end: str) -> None:
@@ -143,7 +143,7 @@ class EndedNetwork(Graft):
         self.stops = True
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
-        """Return the output of the module at the end."""
+        """Return the output of the last module."""
         seen: list[Any] = []
         end = Reached()
 
@@ -151,7 +151,7 @@ class EndedNetwork(Graft):
             if self.stops:
                 seen.append(output)
                 raise end
-            seen.append(tree_map_only(Tensor, torch.clone, output))  # what still runs may change it in place
+            seen.append(tree_map_only(Tensor, torch.clone, output))  # later modules may change it in place
 
         with listening(module_at(self.network, self.end), keep), ended_by(end):
             self.network(*tensors, **named)
@@ -159,12 +159,12 @@ class EndedNetwork(Graft):
 
 
 class TappedNetwork(Graft):
-    """Outputs of several modules of a network, pooled and put side by side.
+    """Pooled outputs of several modules of a network, concatenated.
 
     Attributes:
-        network: the network; what runs after the last of them has been taken out.
-        points: where it is read, and how.
-        slices: which columns of the result come from where.
+        network: the network without the modules that run after the last tap.
+        points: the modules that are read and their pools.
+        slices: the columns of the result that belong to each tap.
         stops: as in `EndedNetwork`.
     """
 
@@ -175,7 +175,7 @@ class TappedNetwork(Graft):
         self.stops = True
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
-        """Return the pooled outputs, (N, D), of whatever the network takes."""
+        """Return the pooled outputs, (N, D)."""
         points = {point.module: point for point in self.points}
         parts: dict[str | None, list[Tensor]] = {}
 
@@ -194,10 +194,10 @@ class TappedNetwork(Graft):
 
 
 class Join(Module):
-    """Puts numbers beside features: (N, d) and (N, k) become (N, d + k), at every position where there are several.
+    """Concatenation of features (N, d) and numbers (N, k) into (N, d + k), at every position if there are several.
 
     Attributes:
-        features: d, so that the features' axis is known: the last one, or, for maps (N, d, …), the second.
+        features: d, which identifies the feature axis: the last one, or the second for maps (N, d, …).
     """
 
     def __init__(self, features: int) -> None:
@@ -206,11 +206,11 @@ class Join(Module):
         self.columns: Tensor | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the inputs, features, with the numbers that lie ready beside them."""
+        """Return the features concatenated with the current columns."""
         if self.columns is None:
             raise NetworkError(f"Received features of shape {tuple(inputs.shape)} without columns; call the whole network with columns=.")
         axis = inputs.ndim - 1 if inputs.shape[-1] == self.features else 1
-        shape = [inputs.shape[0], *(1,) * (inputs.ndim - 1)]  # not len(): an exported program would keep that number
+        shape = [inputs.shape[0], *(1,) * (inputs.ndim - 1)]  # not len(): export would fix that number
         shape[axis] = -1
         sizes = list(inputs.shape)
         sizes[axis] = self.columns.shape[1]
@@ -218,12 +218,12 @@ class Join(Module):
 
 
 class JoinedNetwork(Graft):
-    """A network whose head also reads numbers that stand beside each item.
+    """A network whose head also reads numeric columns of each example.
 
     Attributes:
-        network: the network; its head reads the wide features.
-        widened: name of the head; None where it has been taken out.
-        join: puts the numbers beside what the head reads.
+        network: the network; its head reads the widened features.
+        widened: name of the head; None if it has been removed.
+        join: concatenates the columns to the head's input.
     """
 
     inside: ClassVar[frozenset[str]] = frozenset({"join"})
@@ -235,7 +235,7 @@ class JoinedNetwork(Graft):
         self.join = Join(features)
 
     def forward(self, columns: Tensor, **named: Tensor) -> Any:
-        """Return what the network returns for its inputs ("inputs" where it takes one tensor) and columns (N, k)."""
+        """Return the network's result for its inputs ("inputs" if it takes one tensor) and columns (N, k)."""
         self.join.columns = columns
         try:
             with ExitStack() as stack:
@@ -251,13 +251,13 @@ class JoinedNetwork(Graft):
 
 
 def side_modules(module: Module) -> list[str]:
-    """Return the names of what the edits of a `module` add to it beside its heads: codes, maps, what is adjusted, an entrance."""
+    """Return the names of the non-head modules that edits add to a `module`: codes, code maps, adjustments, an entrance."""
     beside = [graft for graft in grafts(module) if isinstance(graft, (AdjustedNetwork, CodedNetwork, EntranceNetwork))]
     return [name for graft in beside for name in graft.parts()]
 
 
 def forget_(module: Module, gone: Sequence[str]) -> None:
-    """Let the edits of a `module` leave alone what has been taken out of the network in it; `gone` are the names."""
+    """Remove references in the edits of a `module` to layers that have been taken out; `gone` are their names."""
 
     def is_gone(layer: str) -> bool:
         return any(below(layer, name) for name in gone)
@@ -270,7 +270,7 @@ def forget_(module: Module, gone: Sequence[str]) -> None:
 
 
 def with_class_counts(module: Module) -> list[Module]:
-    """Return the module and the networks inside of its edits whose classes are those of its own head, outermost first."""
+    """Return the module and the networks inside its edits that have the same classes as its own head, outermost first."""
     found = [module]
     while isinstance(module, Graft) and not isinstance(module, (AttachedHead, StackedHead)):
         module = module.network
@@ -279,17 +279,17 @@ def with_class_counts(module: Module) -> list[Module]:
 
 
 def tap_slices(module: Module) -> tuple[TapSlice, ...]:
-    """Return which features a module's heads read of which tap; none where they read something else."""
+    """Return the slice of the features that comes from each tap; empty if the heads read something else."""
     opaque = [graft for graft in grafts(module) if not isinstance(graft, _TRANSPARENT)]
     opaque = opaque[1:] if opaque and isinstance(opaque[0], AttachedHead) else opaque
     return opaque[0].slices if opaque and isinstance(opaque[0], TappedNetwork) else ()
 
 
 _TRANSPARENT = (AdjustedNetwork, BranchedNetwork, CodedNetwork, EntranceNetwork, GivenInput)
-"""Edits that hand on the features of the network in them as they are."""
+"""Edits that leave the features of the inner network unchanged."""
 
 
 def branch_name(task: str, taken: Mapping[str, Any] | Sequence[str]) -> str:
-    """Return a name for the branch of a task that a module may have, unlike those taken."""
+    """Return a valid module name for the branch of a task that is not in `taken`."""
     name = re.sub(r"\W", "_", task) or "branch"
     return name if name not in taken else f"{name}_{len(taken)}"
