@@ -1,4 +1,4 @@
-"""A data set: items, targets, and optionally groups and conditions; nothing is decoded before it is asked for."""
+"""Data set: examples, targets and optional groups, conditions and columns. Nothing is decoded until it is needed."""
 
 from __future__ import annotations
 
@@ -23,30 +23,31 @@ KINDS = ("array", "image", "audio", "text", "parts")
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Items with their targets, of one task or of several, and with columns of numbers beside them where there are any.
+    """Examples and their targets, for one task or several, with optional numeric columns beside each example.
 
-    The targets of the first task are `targets`, `classes` and `task`; those of the others are in `further`. Of several tasks, an
-    item may lack the targets of some: a class index is then -1, a number NaN, a multi-label row NaN throughout.
+    The targets of the first task are in `targets`, `classes` and `task`; those of the other tasks are in `further`. With several
+    tasks, an example may lack the target of some. A missing class index is -1, a missing number is NaN, a missing multi-label row is all
+    NaN.
 
     Attributes:
-        items: N raw items: an array or memory map (N, ...), paths of files, or texts; or `Parts`, several of these by name.
+        items: N raw examples: an array or memory map (N, ...), file paths, or texts; or `Parts`, which holds several of these by name.
         targets: (N,) int64 class indices, (N,) float32 numbers (regression), or (N, C) float32 of 0 and 1 (multi-label).
-        classes: class names in the order of the indices; empty for regression.
-        kind: "array", "image", "audio" or "text"; "parts" where an item has several, one for each input of a network.
+        classes: class names in index order; empty for regression.
+        kind: "array", "image", "audio" or "text"; "parts" if each example has several parts, one for each network input.
         task: "classification", "multi-label" or "regression".
-        groups: (N,) str; items of one group never come on both sides of a split.
-        conditions: (N,) str; the known nuisance of each item.
-        names: a name for each item, such as its path within the folder.
+        groups: (N,) str; a split never separates examples of one group.
+        conditions: (N,) str; the known nuisance of each example.
+        names: a name for each example, such as its path within the folder.
         notes: what was decided or left out while reading.
-        name: of the first task.
+        name: name of the first task.
         further: targets of the other tasks, by name.
-        columns: (N, k) float32, numbers beside each item.
+        columns: (N, k) float32, numbers beside each example.
         column_names: k names.
-        partial: targets may be missing, because this is one of several tasks.
-        weights: (N,) float32, how much each item counts in what is minimised; None: all the same.
-        also: other kinds of task that the labels of the first one could be of, where nobody said which is meant.
-        table: of data that were read from a table, its columns: "column", "type", "use" and, where there are any, "values" and "missing".
-        max_length: tokens of a text that a network learns from at most; None: as many as it takes.
+        partial: whether targets may be missing, because this is one of several tasks.
+        weights: (N,) float32, weight of each example in the loss; None: equal weights.
+        also: other task types that fit the labels of the first task, if `task` was not specified.
+        table: for data read from a table, one record per column: "column", "type", "use" and, where present, "values" and "missing".
+        max_length: maximum number of tokens per text in training; None: as many as the network takes.
 
     Example:
         >>> import numpy as np, regraft
@@ -102,20 +103,20 @@ class Dataset:
 
     @property
     def part_names(self) -> tuple[str, ...]:
-        """The names of the parts that each item has; none where an item is one thing."""
+        """Names of the parts of each example; empty if an example has a single part."""
         return tuple(self.items.parts) if isinstance(self.items, Parts) else ()
 
     def part(self, name: str) -> Dataset:
-        """Return the same data set with one part of each item alone.
+        """Return the same data set with a single part of each example.
 
         Args:
             name: one of `part_names`.
 
         Returns:
-            A data set of N items of the part's own kind.
+            A data set of N examples of the part's own kind.
 
         Raises:
-            DataError: if the items have no such part; the nearest names are listed.
+            DataError: if the examples have no such part; the nearest names are listed.
 
         Example:
             >>> views = regraft.read(({"left": rows, "right": rows}, data.targets))
@@ -128,7 +129,7 @@ class Dataset:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The names of all tasks, the first one foremost."""
+        """Names of all tasks; the main task comes first."""
         return (self.name, *self.further)
 
     @property
@@ -140,7 +141,7 @@ class Dataset:
         """Return the targets of one task.
 
         Args:
-            name: of the task.
+            name: name of the task.
 
         Returns:
             N targets.
@@ -159,13 +160,13 @@ class Dataset:
         return self.further[name]
 
     def of_task(self, name: str) -> Dataset:
-        """Return the same items with the targets of one task alone; items whose target is missing stay.
+        """Return the same examples with the targets of one task only. Examples without a target are kept.
 
         Args:
-            name: of the task.
+            name: name of the task.
 
         Returns:
-            A data set of N items whose only task it is.
+            A data set of N examples with this single task.
 
         Raises:
             DataError: if there is no such task; the nearest names are listed.
@@ -187,13 +188,13 @@ class Dataset:
         )
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
-        """Return some items in the given order; array content is not copied.
+        """Return the chosen examples in the given order. Arrays are not copied.
 
         Args:
-            indices: (n,) which items.
+            indices: (n,) indices of the examples.
 
         Returns:
-            A data set of n items with the same classes.
+            A data set of n examples with the same classes.
 
         Example:
             >>> data.subset([0, 1]).class_counts()
@@ -218,21 +219,21 @@ class Dataset:
         return RowNames(self.names.rows[rows]) if isinstance(self.names, RowNames) else tuple(self.names[int(row)] for row in rows)
 
     def split(self, holdout: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
-        """Split in two, stratified by class, and by group where there are groups. Both parts keep the items' order.
+        """Split into two parts, stratified by class. Groups are kept together, and both parts keep the order of the examples.
 
-        Of several tasks the first one counts; the items whose target of it is missing are one more stratum.
+        With several tasks, the first one is stratified; its examples without a target form one more stratum.
 
         Args:
             holdout: share of the second part, in (0, 1).
-            seed: equal seeds give equal parts.
+            seed: random seed; equal seeds give equal parts.
 
         Returns:
-            The first and the second part. Every class keeps an item in the first; without groups, every class with two items
-            or more has one in the second.
+            The first and the second part. Every class keeps an example in the first part. Without groups, every class with two or more
+            examples has one in the second part.
 
         Raises:
             SettingError: if `holdout` is not between 0 and 1.
-            DataError: if the data cannot be split so.
+            DataError: if such a split is impossible.
 
         Example:
             >>> learned, judging = data.split(0.25, seed=0)
@@ -243,18 +244,18 @@ class Dataset:
         return self.subset(first), self.subset(second)
 
     def split_indices(self, holdout: float, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of the two parts that `split` makes, each rising.
+        """Return the indices of the two parts that `split` makes, in ascending order.
 
         Args:
             holdout: share of the second part, in (0, 1).
-            seed: equal seeds give equal parts.
+            seed: random seed; equal seeds give equal parts.
 
         Returns:
             Indices of the first and of the second part.
 
         Raises:
             SettingError: if `holdout` is not between 0 and 1.
-            DataError: if the data cannot be split so.
+            DataError: if such a split is impossible.
 
         Example:
             >>> learned, judging = data.split_indices(0.25, seed=0)
@@ -271,7 +272,7 @@ class Dataset:
     def _chosen(self, holdout: float, seed: int) -> np.ndarray:
         table = self.targets_of(self.name).table()
         keep = np.full(table.shape[1], self.task != "regression")
-        keep[table.shape[1] - int(not self.known.all()) :] = False  # no part needs an item without a target
+        keep[table.shape[1] - int(not self.known.all()) :] = False  # no part needs an example without a target
         if self.groups is not None:
             _, group = np.unique(self.groups, return_inverse=True)
             counts = np.zeros((int(group.max()) + 1, table.shape[1]))
@@ -282,10 +283,10 @@ class Dataset:
         return stratified_split(table.argmax(axis=1), holdout, seed=seed)
 
     def recordings(self) -> Dataset:
-        """Return the recordings that the items are windows of, each once; this data set where the items are none.
+        """Return the recordings that the examples are windows of, each once. If the examples are not windows, return this data set.
 
         Returns:
-            A data set of as many examples as there are recordings, in their order.
+            A data set with one example for each recording, in the order of the recordings.
 
         Example:
             >>> data.recordings() is data
@@ -299,13 +300,13 @@ class Dataset:
         return dataclasses.replace(found, items=whole, names=tuple(item.name for item in found.items))
 
     def name_of(self, index: int) -> str:
-        """Return what to call an item in a message.
+        """Return the name of an example for use in messages.
 
         Args:
-            index: which item.
+            index: index of the example.
 
         Returns:
-            Its path within the folder, or "item 17".
+            Its path within the folder, or "example 17".
 
         Example:
             >>> data.name_of(3)
@@ -314,13 +315,13 @@ class Dataset:
         return f"example {index}" if self.names is None else self.names[index]
 
     def digest(self, index: int) -> bytes:
-        """Return the digest of an item's content.
+        """Return the digest of an example's content.
 
         Args:
-            index: which item.
+            index: index of the example.
 
         Returns:
-            16 bytes over the file, the array with its shape and type, or the text, and over its columns where there are any.
+            16 bytes. The digest covers the file, the text, or the array with its shape and type, and the columns beside the example.
 
         Example:
             >>> data.digest(0) == data.digest(1)
@@ -330,11 +331,11 @@ class Dataset:
         return digest if self.columns is None else digest_with(digest, self.column_names, values=self.columns[index])
 
     def duplicates(self) -> np.ndarray:
-        """Return for each example the first one that is equal to it byte by byte, with the columns beside it.
+        """Return for each example the index of the first example that is equal byte by byte, including its columns.
 
         Returns:
-            (N,) int64 indices; that of the example itself where none before it is equal. As groups (`read(data,
-            group=data.duplicates())`) they keep equal examples on one side of a split.
+            (N,) int64 indices; the example's own index if no earlier one is equal. Used as groups (`read(data,
+            group=data.duplicates())`), they keep equal examples on one side of a split.
 
         Example:
             >>> data.subset([0, 1]).duplicates()
@@ -343,13 +344,13 @@ class Dataset:
         return first_equal(self.items, self.kind, digest=self.digest)
 
     def equal_to(self, others: Dataset) -> np.ndarray:
-        """Return for each example the first one of other data that is equal to it byte by byte, with the columns beside it.
+        """Return for each example the index of the first example in `others` that is equal byte by byte, including its columns.
 
         Args:
             others: M examples.
 
         Returns:
-            (N,) int64 indices among the others, -1 where none is equal.
+            (N,) int64 indices into `others`; -1 if none is equal.
 
         Example:
             >>> data.equal_to(data.subset([3, 5])).tolist()
@@ -358,10 +359,12 @@ class Dataset:
         return equal_in(self.items, others.items, kind=self.kind, digest=self.digest, other_digest=others.digest)
 
     def summary(self) -> Summary:
-        """Return what was read and how: labels, sizes, ranges, duplicates, what was left out. Heads of files are read, no item is decoded.
+        """Return what was read and how: labels, sizes, ranges, duplicates, and what was left out.
+
+        Only the headers of files are read. No example is decoded.
 
         Returns:
-            The facts, which `print` shows in words.
+            The summary; `print` shows it as text.
 
         Example:
             >>> print(str(data.summary()).splitlines()[0])
@@ -386,18 +389,18 @@ class Dataset:
         )
 
     def as_task(self, task: str, *, name: str | None = None, note: str = "") -> Dataset:
-        """Return the same items with targets of another kind of task; see `Targets.as_task`.
+        """Return the same examples with targets of another task type; see `Targets.as_task`.
 
         Args:
             task: "classification", "multi-label" or "regression".
-            name: of which task; None for the first.
-            note: why, for people.
+            name: name of the task; None: the first task.
+            note: reason for the change, added to the notes.
 
         Returns:
-            The data set; this one where the targets are of that kind.
+            The data set; unchanged if its targets already have this type.
 
         Raises:
-            DataError: if the labels cannot be of that kind, or there is no such task.
+            DataError: if the labels do not fit this task type, or there is no such task.
 
         Example:
             >>> regraft.read((rows, np.arange(12) % 3)).as_task("regression").targets.dtype
@@ -405,14 +408,14 @@ class Dataset:
         """
         name = self.name if name is None else name
         targets = self.targets_of(name).as_task(task)
-        notes = tuple(other for other in self.notes if not (note and other.endswith(f"task={task!r}")))  # how to ask for what is now so
+        notes = tuple(other for other in self.notes if not (note and other.endswith(f"task={task!r}")))  # a hint that is now obsolete
         notes = (*notes, note) if note else notes
         if name != self.name:
             return dataclasses.replace(self, further={**self.further, name: dataclasses.replace(targets, also=())}, notes=notes)
         return dataclasses.replace(self, targets=targets.values, classes=targets.classes, task=task, also=(), notes=notes)
 
     def class_counts(self) -> np.ndarray:
-        """Return how many items each class of the first task has, (C,) int64, missing targets left out; empty for regression.
+        """Return the number of examples of each class of the first task, (C,) int64, without missing targets; empty for regression.
 
         Example:
             >>> data.class_counts()
@@ -422,22 +425,22 @@ class Dataset:
 
     @property
     def has_rows(self) -> bool:
-        """Whether the items are rows of numbers: then their statistics are they themselves."""
+        """Whether each example is a vector of numbers. Its input statistics are then the example itself."""
         return self.kind == "array" and len(self) > 0 and np.ndim(self.items[0]) == 1
 
     def with_classes(self, classes: Iterable[str], task: str | None = None) -> Dataset:
-        """Return the same items with targets indexed in another order of classes.
+        """Return the same examples with targets indexed by another order of the classes.
 
         Args:
-            classes: names in the new order; they may be more than the data have. A name that differs
-                in case alone stands for another where only one fits, and a note says so.
-            task: of which task; None for the first.
+            classes: names in the new order; they may include classes without examples. A name that differs only in case
+                matches another if the match is unique, and a note says so.
+            task: name of the task; None: the first task.
 
         Returns:
-            The data set; a regression is returned as it is.
+            The data set; a regression task is returned unchanged.
 
         Raises:
-            DataError: if items have labels that are not among `classes` (all are listed), or there is no such task.
+            DataError: if labels are missing from `classes` (all are listed), or there is no such task.
 
         Example:
             >>> data.with_classes(["b", "a", "c"]).classes
@@ -459,7 +462,7 @@ def _keeps_order(rows: np.ndarray, count: int) -> bool:
 
 
 def check_trainable(data: Dataset, *, judged_apart: bool = False) -> None:
-    """Check that something can be learned from the known targets of every task and that they can be split."""
+    """Check that the known targets of every task can be learned from and split."""
     for name in data.tasks:
         data.targets_of(name).check_trainable(f"Task {name!r}: " if data.further else "", judged_apart=judged_apart)
 

@@ -1,4 +1,4 @@
-"""Raw items: taking some of them without copying the rest, their content digests, and lists of them in messages."""
+"""Raw examples: lazy selection without copies, content digests, and lists for messages."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ __all__ = [
 
 DIGEST_BYTES = 16
 CHUNK_BYTES = 2**22
-"""Of an array that are looked at in one go."""
+"""Bytes of an array that are processed at a time."""
 MOST_DENSE = 2**33
-"""Bytes that a sparse matrix may take as an array."""
+"""Maximum size in bytes of a sparse matrix converted to a dense array."""
 _FILES = {"image": "picture", "audio": "recording"}
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayView(Sequence[Any]):
-    """Some rows of an array or memory map, in a given order, read only when asked for.
+    """Selected rows of an array or memory map, in a given order, read when needed.
 
     Attributes:
         base: (N, ...) the whole array.
@@ -72,22 +72,22 @@ class ArrayView(Sequence[Any]):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape that the rows would have as one array."""
+        """Shape of the selected rows as one array."""
         return (len(self.indices), *self.base.shape[1:])
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of one number."""
+        """Type of one number."""
         return self.base.dtype
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A window over a recording, which a network reads as one example.
+    """Window of a recording, used as one example.
 
     Attributes:
         source: the recording: a path, or a waveform.
-        start: of the window, in seconds.
+        start: start of the window in seconds.
         of: index of the recording in the data that the windows were made from.
     """
 
@@ -100,12 +100,12 @@ class Clip:
 
 @dataclass(frozen=True, eq=False)
 class Parts(Sequence[Any]):
-    """Items of several parts, one for each input of a network: item 3 is the third of each part, by name.
+    """Examples with several parts, one for each network input. Example i is a mapping from part name to element i of the part.
 
     Attributes:
-        parts: name -> N raw items.
+        parts: name -> N raw examples.
         kinds: name -> their kind: "array", "image", "audio" or "text".
-        columns: name -> the columns of the table that they were read from.
+        columns: name -> the table columns that they were read from.
     """
 
     parts: Mapping[str, Sequence[Any] | np.ndarray]
@@ -125,11 +125,11 @@ class Parts(Sequence[Any]):
         return {name: items[index] for name, items in self.parts.items()}
 
     def rows(self, indices: np.ndarray) -> Parts:
-        """Return the items of `indices`, (n,) int64, as `as_rows` does."""
+        """Return the examples at `indices`, (n,) int64, as `as_rows` does."""
         return Parts({name: as_rows(items, indices) for name, items in self.parts.items()}, self.kinds, self.columns)
 
     def digest(self, index: int) -> bytes:
-        """Return the digest of the content of the item `index` in all its parts, 16 bytes."""
+        """Return the digest of the content of example `index` over all its parts, 16 bytes."""
         hasher = _hasher()
         for name, items in self.parts.items():
             hasher.update(json.dumps(name).encode() + item_digest(items[index], self.kinds[name]))
@@ -138,7 +138,7 @@ class Parts(Sequence[Any]):
 
 @dataclass(frozen=True, eq=False)
 class RowNames(Sequence[str]):
-    """What items without names are called, by their rows in the data that were read: "item 17". A million of them take 8 MB.
+    """Names for unnamed examples, made from their rows in the data as read: "example 17". A million names take 8 MB.
 
     Attributes:
         rows: (N,) int64.
@@ -158,16 +158,16 @@ class RowNames(Sequence[str]):
 
 
 class LazyItems(Sequence[Any]):
-    """Items that a function of the user makes when they are asked for, one at a time: its data set need not stand several threads.
+    """Examples that a user function makes when they are needed. A lock makes them one at a time, as the function need not be thread-safe.
 
-    `indices`: (n,) what the function is given for each item.
+    `indices`: (n,) the argument of the function for each example.
     """
 
     def __init__(self, made: Callable[[int], Any], indices: np.ndarray) -> None:
         self.made, self.indices, self._one = made, indices, threading.Lock()
 
     def __reduce__(self) -> Any:
-        return LazyItems, (self.made, self.indices)  # every process has a lock of its own
+        return LazyItems, (self.made, self.indices)  # each process has its own lock
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -183,15 +183,12 @@ class LazyItems(Sequence[Any]):
             return self.made(int(self.indices[index]))
 
     def of(self, rows: np.ndarray) -> LazyItems:
-        """Return some of them, (n,) `rows`, later."""
+        """Return a lazy selection of the examples at `rows`, (n,)."""
         return LazyItems(self.made, self.indices[rows])
 
 
 def take(items: Sequence[Any] | np.ndarray, indices: Sequence[int] | np.ndarray) -> np.ndarray | list[Any]:
-    """Return these items now: one array (n, ...) where they are rows of one, else a list.
-
-    `indices`: (n,) which ones; result: (n, ...) array in memory, or a list of n raw items.
-    """
+    """Return the examples at `indices`, (n,), in memory: an array (n, ...) if `items` is an array, else a list of n raw examples."""
     rows = np.asarray(indices, dtype=np.int64)
     if isinstance(items, ArrayView):
         return np.asarray(items.base[items.indices[rows]])
@@ -201,10 +198,7 @@ def take(items: Sequence[Any] | np.ndarray, indices: Sequence[int] | np.ndarray)
 
 
 def as_rows(items: Sequence[Any] | np.ndarray, indices: np.ndarray) -> Sequence[Any]:
-    """Return these items later: a view of rows where they are rows of an array, else a list of references.
-
-    `indices`: (n,) int64, which ones.
-    """
+    """Return a lazy selection of the examples at `indices`, (n,) int64: a view of an array's rows, else a list of references."""
     if isinstance(items, Parts):
         return items.rows(indices)
     if isinstance(items, ArrayView):
@@ -217,7 +211,7 @@ def as_rows(items: Sequence[Any] | np.ndarray, indices: np.ndarray) -> Sequence[
 
 
 def whole_items(items: Sequence[Any] | np.ndarray) -> np.ndarray | None:
-    """Return which recording each of N items is a window of, (N,) int64, counted from 0; None where the items are no windows."""
+    """Return for each of N examples the index of its recording, (N,) int64, counted from 0; None if the examples are not windows."""
     if isinstance(items, np.ndarray | ArrayView) or not len(items) or not isinstance(items[0], Clip):
         return None
     return np.unique([item.of for item in items], return_inverse=True)[1]
@@ -226,7 +220,7 @@ def whole_items(items: Sequence[Any] | np.ndarray) -> np.ndarray | None:
 def mean_of_windows(values: np.ndarray, items: Sequence[Any] | np.ndarray) -> np.ndarray:
     """Return the mean over the windows of each recording.
 
-    `values`: (N, …), of each item; result: (recordings, …); the values themselves where the items are no windows.
+    `values`: (N, …), one for each example; result: (recordings, …), or `values` if the examples are not windows.
     """
     owners = whole_items(items)
     if owners is None:
@@ -238,7 +232,7 @@ def mean_of_windows(values: np.ndarray, items: Sequence[Any] | np.ndarray) -> np
 
 
 def as_numpy(values: Any) -> np.ndarray:
-    """Return an array, tensor, series or list as a numpy array, without copying where that is possible."""
+    """Return an array, tensor, series or list as a NumPy array, without a copy where possible."""
     if type(values).__module__.split(".")[0] == "torch":
         return np.asarray(values.detach().cpu().numpy())
     if is_frame(values):
@@ -250,7 +244,7 @@ def as_numpy(values: Any) -> np.ndarray:
         return np.asarray(np.where(np.ma.getmaskarray(values), empty, values.data))
     try:
         if isinstance(values, list | tuple) and str in (found := {*map(type, values)}) and len(found) > 1:
-            return np.array(values, dtype=object)  # numpy would make the text "nan" of a missing one
+            return np.array(values, dtype=object)  # numpy would turn a missing value into the text "nan"
         return np.asarray(values)
     except ValueError:
         ragged = np.empty(len(values), dtype=object)
@@ -259,7 +253,7 @@ def as_numpy(values: Any) -> np.ndarray:
 
 
 def _dense(sparse: Any) -> np.ndarray:
-    """Return a sparse matrix of scipy as an array."""
+    """Convert a sparse SciPy matrix to a dense array."""
     size = math.prod(sparse.shape) * sparse.dtype.itemsize
     if size > MOST_DENSE:
         raise DataError(
@@ -275,7 +269,7 @@ def is_frame(value: Any) -> bool:
 
 
 def item_digest(item: Any, kind: str) -> bytes:
-    """Return the blake2b digest of an item's content, 16 bytes."""
+    """Return the blake2b digest of an example's content, 16 bytes."""
     if isinstance(item, Clip):
         return digest_with(item_digest(item.source, "audio"), ("start", "seconds"), values=np.array([item.start, item.seconds]))
     if isinstance(item, Path) or (isinstance(item, str) and kind in ("image", "audio")):
@@ -292,10 +286,7 @@ def item_digest(item: Any, kind: str) -> bytes:
 
 
 def digest_with(digest: bytes, names: Sequence[str], *, values: np.ndarray) -> bytes:
-    """Return an item's digest joined with the numbers beside it, 16 bytes.
-
-    `values`: (k,) numbers.
-    """
+    """Return an example's digest combined with the numbers beside it, 16 bytes. `values`: (k,)."""
     hasher = _hasher()
     for part in (digest, json.dumps(list(names)).encode(), np.asarray(values, dtype=np.float32).tobytes()):
         hasher.update(part)
@@ -307,7 +298,7 @@ def _hasher() -> hashlib.blake2b:
 
 
 def listed(values: Iterable[object], shown: int = 5) -> str:
-    """Return values for a message: the first few, then "and N more"; each as plain text of one line."""
+    """Return values for a message: the first few, then "and N more", each as plain text on one line."""
     texts = list(values)
     more = len(texts) - shown
     return ", ".join(printable(text) for text in texts[:shown]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""One door for all data: the source decides which reader is asked."""
+"""Entry point for all data: `read` chooses the reader from the source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .targets import TASKS
 __all__ = ["EQUAL", "read", "unknown_kinds"]
 
 EQUAL = "byte-equal"
-"""As `group`: examples that are equal byte by byte are one group."""
+"""Value of `group`: examples that are equal byte by byte form one group."""
 
 
 def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
@@ -50,42 +50,42 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     inputs: Mapping[str, str | Sequence[str]] | None = None,
     max_length: int | None = None,
 ) -> Dataset:
-    """Read data of any supported kind without decoding the items.
+    """Read data of any supported kind without decoding the examples.
 
     Args:
-        source: a folder of class folders (images, audio), a pattern of files ("photos/*/*.png", the classes are the names of their
-            folders), a CSV, Parquet, .npy, .npz or HDF5 file, a WebDataset .tar, the address of one of these ("s3://bucket/photos"), a data
-            frame, a pair (X, y) with X an array, texts or paths of files, or a `Dataset`. y may be a mapping from task to labels. For a
-            network of several inputs X is a mapping from the name of each to N items, which may also be given alone, with `target`. Also
-            the data sets of PyTorch and Hugging Face, which are asked for each item when it is needed, DataLoaders, `tf.data` and other
-            iterables of (item, label), which are read once through.
-        target: a column name, several (multi-label), or an array of N labels; for several tasks a mapping from the name of each to
-            one of these, the first task foremost. In a mapping, labels may be missing (empty, None, NaN, or a row of those), as
-            long as each item has one of some task.
-        files: the folder in which the files lie that a column of the table names; without it, the folder of the table. A name is
-            looked for below that folder: as a path, else by the name of the file alone.
-        group: a column name or an array of N labels; a group is never on both sides of a split. "byte-equal": examples that are equal
-            byte by byte are one group.
+        source: a folder of class folders (images, audio), a file pattern ("photos/*/*.png"; the folder names are the classes),
+            a CSV, Parquet, .npy, .npz or HDF5 file, a WebDataset .tar, the address of one of these ("s3://bucket/photos"), a data
+            frame, a pair (X, y) where X is an array, texts or file paths, or a `Dataset`. y may be a mapping from task to labels. For a
+            network with several inputs, X is a mapping from input name to N examples; it may also be given alone, with `target`.
+            Data sets of PyTorch and Hugging Face are also accepted and read example by example when needed. DataLoaders, `tf.data`
+            and other iterables of (example, label) are read once from start to end.
+        target: a column name, several (multi-label), or an array of N labels. For several tasks, a mapping from task name to
+            one of these, with the main task first. In a mapping, labels may be missing (empty, None, NaN, or a row of those), but
+            each example needs a label of at least one task.
+        files: folder of the files that a table column names; default: the folder of the table. A name is looked up below
+            that folder, first as a path, then by file name alone.
+        group: a column name or an array of N labels; a split never separates a group. "byte-equal": examples that are equal
+            byte by byte form one group.
         condition: a column name or an array of N labels.
-        kind: "array", "image", "audio" or "text", where it is not to be found out; of several inputs, a mapping from name to kind.
-        skip_bad: leave out what cannot be used, and note it, instead of raising.
-        classes: class names in the wanted order, of the first task; or a mapping from task to class names.
-        columns: numbers beside each item: names of columns of the table, which are then neither items nor target; for other sources
-            an array (N, k), or a mapping from name to (N,) array.
-        outside: whether a table may name files that lie outside that folder: by absolute paths, by "..", or through links. Without it
-            nothing outside is opened, because a table from somebody else could name any file of yours.
-        task: "classification", "multi-label" or "regression": what the labels are, or a mapping from task to that. Without it, texts and
-            whole numbers are classes, other numbers regression, lists of labels and rows of 0 and 1 multi-label.
-        sample_weight: a column name or an array of N numbers, 0 or more: how much each item counts in what is minimised.
-        inputs: of a table, for a network of several inputs: the name of each -> the column of texts or numbers, or the columns of numbers,
-            that it takes.
-        max_length: of texts, in tokens: a network learns from so many of each at most; without it, from as many as it takes.
+        kind: "array", "image", "audio" or "text"; default: inferred. For several inputs, a mapping from name to kind.
+        skip_bad: leave out unusable examples and note it, instead of raising.
+        classes: class names of the first task in the wanted order, or a mapping from task to class names.
+        columns: numbers beside each example: column names of the table, which are then used neither as examples nor as target; for
+            other sources an array (N, k), or a mapping from name to (N,) array.
+        outside: whether a table may name files outside that folder, by absolute paths, by "..", or through links. By default
+            nothing outside is opened, because a table from someone else could name any of your files.
+        task: "classification", "multi-label" or "regression", or a mapping from task name to one of these. By default, texts and
+            whole numbers are classes, other numbers are regression, lists of labels and rows of 0 and 1 are multi-label.
+        sample_weight: a column name or an array of N numbers, 0 or more: the weight of each example in the loss.
+        inputs: for a table and a network with several inputs, a mapping from input name to the text or number column, or the number
+            columns, that the input takes.
+        max_length: maximum number of tokens per text in training; default: as many as the network takes.
 
     Returns:
         The data.
 
     Raises:
-        DataError: if the source cannot be read as asked; all problems of a kind are listed in one message.
+        DataError: if the source cannot be read as asked; one message lists all problems of one type.
         UnsafeFileError: if a table names files outside its folder and `outside` is false, or a file is a pipe or device.
 
     Example:
@@ -113,7 +113,7 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
 
 
 def unknown_kinds(kind: Any, task: Any) -> Iterator[str]:
-    """Yield what is wrong with kinds of data and of tasks that are not known; both as in `read`."""
+    """Yield one message for each unknown `kind` or `task`; both arguments are as in `read`."""
     for asked in kind.values() if isinstance(kind, Mapping) else [] if kind is None else [kind]:
         if asked not in KINDS:
             yield f"No kind of data is called {asked!r}{near_names(str(asked), KINDS)}"
@@ -150,7 +150,7 @@ def _read_source(source: Any, options: ReadOptions) -> Dataset:
 
 
 def _pair(source: Sequence[Any], options: ReadOptions) -> Dataset:
-    """Return the data of (X, y); X may be a data frame with columns of texts, of which some are the items."""
+    """Read (X, y). If X is a data frame with non-numeric columns, it is read as a table."""
     if len(source) == 2 and is_frame(source[0]) and any(as_numpy(source[0][name]).dtype.kind not in "biuf" for name in _columns(source[0])):
         data = read_frame(source[0], dataclasses.replace(options, target=source[1] if options.target is None else options.target))
     else:
@@ -189,7 +189,7 @@ def _read_path(path: Path, options: ReadOptions) -> Dataset:
 
 
 def _read_address(url: str, options: ReadOptions) -> Dataset:
-    """Return data that lie elsewhere: pictures are fetched when they are needed, tables and arrays at once."""
+    """Read data at an address. Pictures are fetched when needed, tables and arrays at once."""
     streamed = _streamed(url, options)
     if streamed is not None:
         return streamed
@@ -201,7 +201,7 @@ def _read_address(url: str, options: ReadOptions) -> Dataset:
 
 
 def _streamed(source: str | Path, options: ReadOptions) -> Dataset | None:
-    """Return the pictures in a WebDataset tar or a Parquet file; None where a source is another."""
+    """Return the pictures in a WebDataset tar or a Parquet file; None for any other source."""
     found = None
     if suffix_of(source) == ".tar":
         found = pictures_in_tar(source)
@@ -211,7 +211,7 @@ def _streamed(source: str | Path, options: ReadOptions) -> Dataset | None:
 
 
 def _read_files(pattern: Path, found: list[Path], *, options: ReadOptions) -> Dataset:
-    """Return the files that a pattern fits, whose labels were given, or are the names of the folders that they lie in."""
+    """Read the files that match a pattern. Their labels are given, or are the names of their folders."""
     paths = sorted(found, key=lambda path: natural_key(path.as_posix()))
     tables = [path for path in paths if path.suffix.lower() in TABLE_EXTENSIONS]
     labels, notes = options.target, []
@@ -240,7 +240,7 @@ def _class_names(classes: Iterable[str] | Mapping[str, Iterable[str]] | None) ->
 
 
 def _again(data: Dataset, options: ReadOptions) -> Dataset:
-    """Return a data set with what was asked for put in place of what it has."""
+    """Return the data set with the given options in place of its own values."""
     beside = Beside.of(options, len(data))
     data = dataclasses.replace(data, kind=str(options.kind or data.kind), **beside.given())
     if options.target is not None:

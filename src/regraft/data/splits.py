@@ -1,4 +1,4 @@
-"""Two parts of a data set that resemble each other: by class, and with whole groups on one side."""
+"""Splitting a data set into two similar parts: stratified by class, without separating groups."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from ..errors import DataError
 __all__ = ["grouped_split", "stratified_split"]
 
 TRIES = 12
-"""Random orders of the groups that are tried; the split nearest to the asked shares is taken."""
+"""Random orders of the groups that are tried; the split nearest to the wanted shares is kept."""
 MANY_GROUPS = 2000
-"""From so many groups on one order is enough: each group is a small part of the whole."""
+"""Above this number of groups one order is enough, because each group is a small part of the data."""
 
 
 def stratified_split(strata: np.ndarray, share: float, *, seed: int) -> np.ndarray:
-    """Choose the second part so that every stratum gives its share of it.
+    """Choose the second part so that every stratum contributes its share. Return (N,) bool, true for the second part.
 
-    `strata`: (N,) int64, the class or quantile of each item; `share`: share of the second part, in (0, 1); result: (N,) bool, true where an
-    item belongs to the second part. A stratum of n items gives n * share of them, off by at most one, at least one where n >= 2, and never
-    all.
+    `strata`: (N,) int64, the class or quantile of each example; `share`: share of the second part, in (0, 1). A stratum of n examples
+    contributes n * share, rounded by at most one: at least one if n >= 2, and never all.
     """
     generator = np.random.default_rng(seed)
     counts = np.bincount(strata)
@@ -51,14 +50,14 @@ def _quotas(counts: np.ndarray, share: float) -> np.ndarray:
 def grouped_split(
     counts: np.ndarray, sizes: np.ndarray, *, share: float, seed: int, keep: bool | np.ndarray = True, cover: bool = False
 ) -> np.ndarray:
-    """Choose whole groups for the second part so that the classes keep their shares.
+    """Choose whole groups for the second part so that the classes keep their shares. Return (G,) bool, true for the second part.
 
-    Greedy: in a random order, a group is taken if that brings the class counts nearer to the asked share. Of several orders
-    the nearest result is kept. A group is never taken if a class would have no item left in the first part.
+    The choice is greedy: in random order, a group is taken if it brings the class counts nearer to the wanted share. The best result
+    of several orders is kept. A group is never taken if a class would lose its last example in the first part.
 
-    `counts`: (G, C) how many items of each class a group has; `sizes`: (G,) how many items a group has; `share`: share of the second part,
-    in (0, 1); `keep`: every class keeps an item in the first part, or (C,) bool: which ones do; without it only the first part as a whole
-    is kept non-empty; result: (G,) bool, true where a group belongs to the second part.
+    `counts`: (G, C) examples of each class in each group; `sizes`: (G,) examples in each group; `share`: share of the second part, in
+    (0, 1). `keep`: whether every class keeps an example in the first part, or (C,) bool for each class; otherwise only the first part
+    as a whole stays non-empty. `cover`: add groups until each class is in the second part, where possible.
     """
     generator = np.random.default_rng(seed)
     table = np.column_stack([counts, sizes]).astype(np.float64)
@@ -73,7 +72,7 @@ def grouped_split(
 
 
 class _Search:
-    """The state that the greedy choice shares: class counts (G, C + 1) with the group sizes last, and the aim."""
+    """Shared state of the greedy choice: class counts (G, C + 1), with the group sizes last, and the target counts."""
 
     def __init__(self, table: np.ndarray, share: float, *, guarded: np.ndarray) -> None:
         self.table = table

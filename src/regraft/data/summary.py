@@ -1,4 +1,4 @@
-"""What was read and how, before anything is learned from it: facts as plain data, and the same in words."""
+"""Summary of a data set before training: what was read and how, as plain data and in words."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .targets import Targets
 __all__ = ["Summary", "beside_facts", "equal_facts", "item_facts", "task_facts"]
 
 MOST_HEADS = 10_000
-"""Files whose heads are read for sizes and durations; of more, every so many."""
+"""Maximum number of files whose headers are read for sizes and durations; larger data sets are sampled at even steps."""
 SHOWN_CLASSES, SHOWN_COLUMNS, SHOWN_EQUAL = 12, 20, 20
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a data set holds and how it was read; `print(summary)` shows it in words.
+    """What a data set contains and how it was read; `print(summary)` shows it in words.
 
     Attributes:
-        facts: as plain data: "examples", "kind", "tasks", "items", "equal", "left_out", "notes", "problems", and, where there are such,
+        facts: plain data: "examples", "kind", "tasks", "items", "equal", "left_out", "notes", "problems", and, where present,
             "groups", "conditions", "columns", "weights", "table" and "network".
     """
 
@@ -44,7 +44,7 @@ class Summary:
         return dict(self.facts)
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return the facts in words: (what, words), in the order in which they are shown."""
+        """Return the facts as pairs (name, words), in display order."""
         facts = self.facts
         found = [("examples", f"{facts['examples']:,}, of the kind {facts['kind']!r}"), ("items", _words(facts["items"]))]
         found += [row for task in facts["tasks"] for row in _task_rows(task, several=len(facts["tasks"]) > 1)]
@@ -61,9 +61,9 @@ class Summary:
 
 
 def task_facts(name: str, targets: Targets) -> dict[str, Any]:
-    """Return what is known of the targets of one task, and of what makes them unfit to learn from.
+    """Return facts about the targets of one task, and the problem that prevents training on them, if any.
 
-    Result: "name", "kind", "classes" (name -> count) or "numbers", "missing", "could_be" and "problem".
+    Keys: "name", "kind", "classes" (name -> count) or "numbers", "missing", "could_be" and "problem".
     """
     known = targets.known
     facts: dict[str, Any] = {"name": name, "kind": targets.task, "missing": int((~known).sum()), "could_be": list(targets.also)}
@@ -81,7 +81,7 @@ def task_facts(name: str, targets: Targets) -> dict[str, Any]:
 
 
 def item_facts(items: Sequence[Any] | np.ndarray, kind: str) -> dict[str, Any]:
-    """Return shape, type and range of arrays; sizes, formats and modes of pictures; durations and rates of sounds; lengths of texts."""
+    """Return shape, type and range of arrays; size, format and mode of pictures; duration and rate of sounds; length of texts."""
     if isinstance(items, Parts):
         return {"inputs": {f"{name} ({items.kinds[name]})": item_facts(part, items.kinds[name]) for name, part in items.parts.items()}}
     if isinstance(items, np.ndarray | ArrayView):
@@ -140,7 +140,7 @@ def _array_facts(items: np.ndarray | ArrayView) -> dict[str, Any]:
 
 
 def beside_facts(beside: Mapping[str, np.ndarray | None], column_names: Sequence[str]) -> dict[str, Any]:
-    """Return what is known of what stands beside the items.
+    """Return facts about groups, conditions, columns and weights.
 
     `beside`: "groups" and "conditions" (N,), "columns" (N, k) and "weights" (N,), or None.
     """
@@ -156,10 +156,10 @@ def beside_facts(beside: Mapping[str, np.ndarray | None], column_names: Sequence
 
 
 def equal_facts(first: np.ndarray, targets: Targets, *, name_of: Callable[[int], str]) -> dict[str, Any]:
-    """Return what is known of examples that are equal byte by byte.
+    """Return facts about examples that are equal byte by byte.
 
-    `first`: (N,) index of the first example that is equal to each, as of `first_equal`; result: "copies" (examples that are equal to one
-    before them), "sets", "other_label" (copies with another label than the first) and "named" (first and copy, some).
+    `first`: (N,) indices from `first_equal`. Keys: "copies" (examples equal to an earlier one), "sets", "other_label" (copies whose label
+    differs from the first) and "named" (pairs of first and copy, some of them).
     """
     copies = np.flatnonzero(first != np.arange(len(first)))
     values = targets.values.reshape(len(first), -1)

@@ -1,4 +1,4 @@
-"""The targets of one task: class indices, numbers, or rows of 0 and 1; some may be missing where an item has several tasks."""
+"""Targets of one task: class indices, numbers, or rows of 0 and 1. Some may be missing if there are several tasks."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ __all__ = ["MISSING", "TASKS", "Targets", "spelling_notes", "wrong_task"]
 
 TASKS = ("classification", "multi-label", "regression")
 MISSING = -1
-"""The class index of an item whose target is missing; elsewhere a missing target is NaN."""
+"""Class index of a missing target; for other tasks a missing target is NaN."""
 REGRESSION_BINS, FEWEST_IN_BIN = 10, 5
-"""Quantiles of numbers that are split alike, fewer where they would hold fewer items: each gives one at least, which must not be half."""
+"""Number of quantiles by which regression targets are stratified; fewer if a bin would hold under `FEWEST_IN_BIN` examples.
+
+Each bin gives at least one example to the second part, which must not be half of the bin.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Targets as a data set keeps them.
+    """Targets of one task as a data set stores them.
 
     Attributes:
         values: (N,) int64 class indices, (N,) float32 numbers (regression), or (N, C) float32 of 0 and 1 (multi-label). A missing
             target is -1, NaN, or a row of NaN.
-        classes: class names in row order; empty for regression.
+        classes: class names in index order; empty for regression.
         task: "classification", "multi-label" or "regression".
-        also: other kinds of task that the same labels could be of, where nobody said which is meant.
+        also: other task types that fit the same labels, if the task was not specified.
     """
 
     values: np.ndarray = field(repr=False)
@@ -51,7 +54,7 @@ class Targets:
         return np.asarray(~absent.any(axis=tuple(range(1, absent.ndim))))
 
     def check(self, count: int, *, missing: bool) -> None:
-        """Raise unless these are targets of so many items."""
+        """Raise unless these are valid targets of `count` examples."""
         if self.task not in TASKS:
             raise DataError(f"No task of data is called {self.task!r}{near_names(str(self.task), TASKS)}")
         if len(self) != count:
@@ -77,7 +80,7 @@ class Targets:
             raise DataError(f"Class indices run from {span}; expected {least} to {count - 1} for {count} class names.")
 
     def counts(self) -> np.ndarray:
-        """Return how many items each class has, (C,) int64, missing targets left out; empty for regression."""
+        """Return the number of examples of each class, (C,) int64, without missing targets; empty for regression."""
         if self.task == "regression":
             return np.zeros(0, dtype=np.int64)
         if self.task == "multi-label":
@@ -85,7 +88,7 @@ class Targets:
         return np.bincount(self.values[self.known], minlength=len(self.classes)).astype(np.int64)
 
     def table(self) -> np.ndarray:
-        """Return membership of strata, (N, S) of 0 and 1."""
+        """Return the membership of strata, (N, S) of 0 and 1."""
         known = self.known
         table = (self.values > 0.5).astype(np.float64) if self.task == "multi-label" else self._strata(known)
         return table if known.all() else np.column_stack([table, ~known])
@@ -100,7 +103,7 @@ class Targets:
         return table
 
     def as_task(self, task: str) -> Targets:
-        """Return the same targets as those of another kind of task, where nothing is lost by that."""
+        """Return the same targets for another task type, if the conversion loses nothing."""
         if task not in TASKS:
             raise DataError(f"task={task!r} is no kind of task{near_names(str(task), TASKS)}")
         if task == self.task:
@@ -112,11 +115,11 @@ class Targets:
         return dataclasses.replace(self, values=values, classes=classes, task=task, notes=(), also=())
 
     def taken(self, rows: np.ndarray) -> Targets:
-        """Return the targets of some items, (n,) `rows`, in that order."""
+        """Return the targets of the examples at `rows`, (n,), in that order."""
         return dataclasses.replace(self, values=self.values[rows])
 
     def with_classes(self, classes: Iterable[str]) -> Targets:
-        """Return the same targets indexed in another order of classes."""
+        """Return the same targets indexed by another order of the classes."""
         order = tuple(str(name) for name in classes)
         if self.task == "regression" or order == self.classes:
             return self
@@ -133,14 +136,14 @@ class Targets:
 
     def _moved(self, moved: np.ndarray, count: int) -> np.ndarray:
         if self.task == "classification":
-            return np.asarray(np.append(moved, MISSING)[self.values])  # the index -1 finds the entry that was appended
+            return np.asarray(np.append(moved, MISSING)[self.values])  # the index -1 selects the appended entry
         values = np.zeros((len(self), count), dtype=np.float32)
         values[:, moved[moved >= 0]] = self.values[:, moved >= 0]
         values[~self.known] = np.nan
         return values
 
     def check_trainable(self, about: str = "", *, judged_apart: bool = False) -> None:
-        """Check that something can be learned from the known targets and that they can be split."""
+        """Check that the known targets can be learned from and split."""
         if self.task == "regression":
             values = self.values[self.known]
             if len(values) < 2 or np.ptp(values) == 0:
@@ -164,16 +167,13 @@ class Targets:
 
 
 def spelling_notes(taken: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a note on labels that were taken for classes which differ from them in case.
-
-    `taken`: label -> the class that it was taken for.
-    """
+    """Return a note on labels that were matched to classes differing only in case. `taken`: label -> matched class."""
     other = [f"{label!r} for {name!r}" for label, name in taken.items() if exact_name(label) != exact_name(name)]
     return (f"labels were taken for classes that differ from them in case alone: {listed(other)}",) if other else ()
 
 
 def wrong_task(task: str, why: str) -> DataError:
-    """Return the error that labels cannot be those of a kind of task."""
+    """Return the error for labels that do not fit a task type."""
     return DataError(f"The labels cannot be read as those of a {task}: {why}. Choose another task= of {', '.join(TASKS)}, or other labels.")
 
 

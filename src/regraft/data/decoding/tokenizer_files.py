@@ -1,7 +1,7 @@
-"""Tokenizers: read from a folder that somebody else made, checked, and used so that they can neither hang nor end the program.
+"""Tokenizers from untrusted folders: reading, checking, and encoding that can neither hang nor crash the program.
 
-A tokenizer is data, but data that a native library interprets: patterns with which a search takes for ever, rules that make a text longer
-at each step, sizes that it does not check. What can be seen in its JSON is checked before use; encoding runs under a time limit.
+A tokenizer is data that a native library interprets. Its patterns may search forever, its rules may make a text longer at each step,
+and its sizes are unchecked. Everything visible in its JSON is checked before use, and encoding runs under a time limit.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = ["LONGEST", "TOKENIZER_INPUTS", "TOKEN_NAMES", "encoded", "parsed_toke
 TOKEN_NAMES = ("pad_token", "unk_token", "mask_token", "cls_token", "sep_token", "bos_token", "eos_token")
 TOKENIZER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 LONGEST = 2**20
-"""The most tokens of an item; what tokenizers name beyond that means "any length"."""
+"""Maximum number of tokens of an example; tokenizers use larger values for "any length"."""
 
 PATIENCE = 20.0
-"""Seconds that encoding may take, beside those for its length."""
+"""Seconds that encoding may take in addition to the time for its length."""
 PACE = 20_000
-"""Characters a second with which a tokenizer is called slow; usual is a million."""
+"""Characters per second below which a tokenizer is too slow; a million is usual."""
 LARGEST_GROWTH = 1000
-"""How many times longer the rules of a tokenizer may make a text."""
+"""Maximum factor by which the rules of a tokenizer may lengthen a text."""
 
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 _PICKLES = (".pkl", ".pickle", ".bin", ".pt", ".pth")
@@ -48,9 +48,9 @@ _TOKEN = frozenset({"content", "lstrip", "rstrip", "single_word", "normalized", 
 
 
 def read_tokenizer(folder: Path) -> dict[str, Any]:
-    """Return what a folder in Hugging Face format says of its tokenizer, as the fields of `TextPreprocessing`.
+    """Return the tokenizer of a folder in Hugging Face format as fields of `TextPreprocessing`.
 
-    transformers sees a copy of the vocabulary files, and of the settings those that are allowed: no code, no class but its own, no path.
+    Transformers sees a copy of the vocabulary files and of the allowed settings only: no code, no foreign class, no path.
     """
     files, shown = _vocabularies(folder), printable(folder)
     transformers = optional_import("transformers", "text", purpose="opening a tokenizer")
@@ -62,7 +62,7 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
             raise DataError(f"The tokenizer in {shown!r} ({kind}) has no fast version; expected a folder with tokenizer.json.")
         limit = opened.model_max_length
         tokens = {name: str(getattr(opened, name)) for name in TOKEN_NAMES if getattr(opened, name, None) is not None}
-        if "pad_token" not in tokens and "eos_token" in tokens:  # as networks without a padding token are used
+        if "pad_token" not in tokens and "eos_token" in tokens:  # the usual choice for networks without a padding token
             tokens["pad_token"] = tokens["eos_token"]
         found = {
             "tokenizer": opened.backend_tokenizer.to_str(),
@@ -153,7 +153,7 @@ def _allowed_tokens(content: Mapping[str, Any]) -> dict[str, int]:
 
 
 def parsed_tokenizer(content: str) -> Any:
-    """Return the native tokenizer of a JSON text."""
+    """Parse and check a tokenizer's JSON text, and return the native tokenizer."""
     tokenizers = optional_import("tokenizers", "text", purpose="texts")
     remedy = "Give the network's own tokenizer: preprocessing=TextPreprocessing(folder)."
     try:
@@ -165,12 +165,12 @@ def parsed_tokenizer(content: str) -> Any:
         return tokenizers.Tokenizer.from_str(content)
     except (DataError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a native panic is no Exception
+    except BaseException as error:  # a native panic is not an Exception
         raise DataError(f"The tokenizer cannot be read: {reason_of(error)}. {remedy}") from error
 
 
 def _growth(rule: Any) -> float:
-    """Return how many times longer a rule, or a sequence of rules, may make a text."""
+    """Return the maximum factor by which a rule, or a sequence of rules, may lengthen a text."""
     if not isinstance(rule, dict):
         return 1.0
     parts = [part for key in ("normalizers", "pretokenizers", "processors") for part in rule.get(key) or ()]
@@ -181,7 +181,7 @@ def _own_growth(rule: Mapping[str, Any]) -> float:
     content, pattern, prepend = rule.get("content"), rule.get("pattern"), rule.get("prepend")
     if isinstance(content, str) and isinstance(pattern, dict):
         fixed = pattern.get("String")
-        return max(1.0, len(content) / len(fixed)) if fixed else 1.0 + len(content)  # an expression may match nothing, everywhere
+        return max(1.0, len(content) / len(fixed)) if fixed else 1.0 + len(content)  # a regex may match the empty string anywhere
     if isinstance(prepend, str):
         return 1.0 + len(prepend) / 100
     if isinstance(rule.get("single"), list):
@@ -190,19 +190,19 @@ def _own_growth(rule: Mapping[str, Any]) -> float:
     if rule.get("precompiled_charsmap"):
         table = base64.b64decode(rule["precompiled_charsmap"])
         texts = table[4 + int.from_bytes(table[:4], "little") :].split(b"\0")  # the trie's length, the trie, then the texts
-        return max(1.0, max(map(len, texts)) / 36)  # one character of Unicode stands for 18, of 2 bytes each
+        return max(1.0, max(map(len, texts)) / 36)  # one Unicode character may become 18 characters of 2 bytes each
     return 1.0
 
 
 def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
-    """Return texts as the tokenizer encodes them."""
+    """Encode texts under a time limit."""
     seconds = PATIENCE + sum(map(len, texts)) / PACE
     answers: queue.SimpleQueue[tuple[list[Any], BaseException | None]] = queue.SimpleQueue()
 
     def work() -> None:
         try:
             answers.put((tokenizer.encode_batch(list(texts)), None))
-        except BaseException as error:  # a native panic is no Exception
+        except BaseException as error:  # a native panic is not an Exception
             answers.put(([], error))
 
     threading.Thread(target=work, daemon=True).start()

@@ -1,4 +1,4 @@
-"""From recordings (files, waveforms) to a network's input: log-mel spectrograms or MFCCs, as librosa defines them."""
+"""Preprocessing of recordings (files, waveforms) for a network's input: log-mel spectrograms or MFCCs, as defined by librosa."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["AudioPreprocessing", "augmented_waveform", "fitted_length"]
 
 SECONDS = 2.0
 LONGEST_SECONDS = 30.0
-"""Of one item, for a network that takes any length."""
+"""Maximum length of an example for a network that takes any length."""
 MOST_WINDOWS = 64
 SLACK = 0.1
-"""Share of an item by which a recording may be longer, and still be one item: its middle."""
+"""Share of an example by which a recording may be longer and still be one example, cropped to its centre."""
 SHORT = 0.25
-"""Share of an item below which a recording is mostly the silence that it is filled up with."""
+"""Share of an example below which a recording is mostly silent padding."""
 MOST_BANDS = 128
-"""Mel bands of a picture; more of them are narrower than the window can tell apart."""
+"""Maximum number of mel bands of a picture; more would be narrower than the window resolves."""
 SHIFT = 0.1
 GAIN_DB = 6.0
 NOISE_DB = 20.0
@@ -41,26 +41,26 @@ SMALLEST_STD = 1e-5
 
 @dataclass(frozen=True)
 class AudioPreprocessing(Preprocessing):
-    """Recordings to spectrograms or waveforms: mono, resampled, padded at both ends to one length, float32.
+    """Map recordings to spectrograms or waveforms: mono, resampled, padded at both ends to one length, float32.
 
-    A recording that is longer by more than a tenth is read in windows over its whole length, evenly spread, at most 64, and what the
-    network says of them is averaged: see `windows`. One that is longer by less loses as much at both ends.
+    A recording that is more than a tenth longer is split into windows, evenly spread over its whole length, at most 64. The network's
+    outputs for the windows are averaged; see `windows`. A recording that is at most a tenth longer is cropped equally at both ends.
 
     Attributes:
-        features: "log_mel" (decibels, 80 dB below the loudest at most), "mfcc", "waveform" (the samples themselves), or "extractor".
-        sample_rate: in Hz; files are resampled to it, and waveforms in arrays are taken to have it.
-        seconds: length of every item. None, for a network of any length: `fit` takes that of the longest recording, at most twice the
-            median, and 30 s.
-        n_mfcc: coefficients, for "mfcc".
+        features: "log_mel" (decibels, at most 80 dB below the maximum), "mfcc", "waveform" (the samples themselves), or "extractor".
+        sample_rate: in Hz; files are resampled to it, and waveforms in arrays are assumed to have it.
+        seconds: length of every example. None, for a network of any length: `fit` takes the length of the longest recording, but at most
+            twice the median and at most 30 s.
+        n_mfcc: number of coefficients for "mfcc".
         layout: "channels_first" (1, n, frames) or "channels_last" (n, frames, 1); for waveforms (1, samples) or (samples, 1).
         channel: whether there is a channel axis; without it (n, frames) or (samples,).
-        standardise: bring each item to mean 0 and standard deviation 1.
-        extractor: for "extractor": pairs of name and value, the class of Transformers that makes the features
-            ("feature_extractor_type") and its numbers. It fills up what is shorter than an item.
-        as_: "array"; "mel": a log-mel spectrogram as a picture, for a network of pictures.
+        standardise: scale each example to mean 0 and standard deviation 1.
+        extractor: for "extractor", pairs of name and value: the Transformers class that computes the features
+            ("feature_extractor_type") and its settings. It pads recordings shorter than an example.
+        as_: "array"; "mel": a log-mel spectrogram as a picture, for an image network.
         picture: height, width and channels of that picture; None until the network is known.
-        inferred: made from the network's shape alone, because it carries no preprocessing of its own. Views shift by up to 10 % of the
-            length, change the gain by up to 6 dB, and add white noise at 20 dB below the signal.
+        inferred: made from the network's input shape alone, because the network has no preprocessing of its own. Views shift by up to 10 %
+            of the length, change the gain by up to 6 dB, and add white noise at 20 dB below the signal.
     """
 
     kind: ClassVar[str] = "audio"
@@ -94,10 +94,10 @@ class AudioPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first", *, features: str = "log_mel") -> Self:
-        """Return bands and a hop by which about two seconds fill the network's input exactly; whole recordings where it is open.
+        """Return settings whose bands and hop make about two seconds fill the input exactly; whole recordings if its length is open.
 
-        `input_shape`: (1, n, frames), (n, frames, 1) or (n, frames), or a waveform's (samples,), (1, samples) or (samples, 1); None where a
-        side is open; result: The preprocessing; 64 bands and a hop of 256 where the shape leaves them open.
+        `input_shape`: (1, n, frames), (n, frames, 1) or (n, frames), or a waveform's (samples,), (1, samples) or (samples, 1); None for an
+        open side. Open sides give 64 bands and a hop of 256.
         """
         wave = _waveform_samples(input_shape)
         if wave is not None:
@@ -126,16 +126,16 @@ class AudioPreprocessing(Preprocessing):
 
     @property
     def samples(self) -> int:
-        """The length of every item in samples."""
+        """Length of every example in samples."""
         return round((self.seconds or SECONDS) * self.sample_rate)
 
     @property
     def fitted(self) -> bool:
-        """Whether the length of the items is fixed."""
+        """Whether the length of the examples is fixed."""
         return self.seconds is not None
 
     def for_picture(self, shape: tuple[int | None, ...], layout: str) -> AudioPreprocessing:
-        """Return it for a network that takes pictures of a shape, (channels, height, width) or (height, width, channels)."""
+        """Return this preprocessing for an image network with input (channels, height, width) or (height, width, channels)."""
         sides = shape if layout == "channels_last" else (*shape[1:], *shape[:1])
         if len(sides) != 3 or (sides[2] or 3) > 4:
             raise DataError(f"as_='mel' makes a picture of each recording; the network takes examples of the shape {shape}. Leave as_ out.")
@@ -145,7 +145,7 @@ class AudioPreprocessing(Preprocessing):
         return dataclasses.replace(self, picture=picture, n_mels=min(height, MOST_BANDS), hop_length=hop, layout=layout)
 
     def fit(self, data: Dataset) -> AudioPreprocessing:
-        """Fix the length of the items where it is open."""
+        """Fix the length of the examples if it is open."""
         if data.kind in ("image", "text"):
             raise DataError(f"The network takes audio and the data are {data.kind} examples; expected audio files or waveforms.")
         if self.seconds is not None:
@@ -155,7 +155,7 @@ class AudioPreprocessing(Preprocessing):
         return dataclasses.replace(self, seconds=max(seconds, self.n_fft / self.sample_rate))
 
     def windows(self, data: Dataset) -> Dataset:
-        """Return data in which each recording that is longer than an item is several windows over it; see the class."""
+        """Return data in which each recording longer than an example is split into windows; see the class."""
         if data.kind not in ("audio", "array") or not len(data) or whole_items(data.items) is not None:
             return data
         seconds = self.seconds or float(self.fit(data).seconds or SECONDS)
@@ -186,11 +186,11 @@ class AudioPreprocessing(Preprocessing):
         )
 
     def short(self, data: Dataset) -> int:
-        """Return how many recordings are shorter than a quarter of an item, and so mostly silence."""
+        """Return how many recordings are shorter than a quarter of an example, and so mostly padding."""
         return int((self._lengths(data.items) < SHORT * (self.seconds or 0)).sum())
 
     def _lengths(self, items: Sequence[Any] | np.ndarray) -> np.ndarray:
-        """Return the length of each recording in seconds, (N,), by the heads of files."""
+        """Return the length of each recording in seconds, (N,), from file headers."""
         if isinstance(items, np.ndarray | ArrayView):
             return np.full(len(items), max(items.shape[1:], default=0) / self.sample_rate)
         return np.array(in_threads(self._length, list(items)))
@@ -204,11 +204,13 @@ class AudioPreprocessing(Preprocessing):
             return float(file.frames / file.samplerate)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
-        """Return n recordings as spectrograms; each is read and transformed in a thread.
+        """Return n recordings as (n, 1, bands, frames), (n, bands, frames, 1) or (n, bands, frames) float32.
+
+        Each recording is read and transformed in a thread. Waveforms have samples in place of bands and frames.
 
         `items`: n paths, or n waveforms (samples,) or (channels, samples); `view`: 0 for the plain recordings, k > 0 for their k-th
-        augmented version; result: (n, 1, bands, frames), (n, bands, frames, 1) or (n, bands, frames) float32; for waveforms samples in
-        place of bands and frames.
+        augmented
+        copy.
         """
         return torch.from_numpy(self._arrays(items, view, seeds=seeds))
 
@@ -220,7 +222,7 @@ class AudioPreprocessing(Preprocessing):
         if self.features not in (
             "waveform",
             "extractor",
-        ):  # imported here, because its lazy parts should not be imported by several threads
+        ):  # before the threads start, because librosa's lazy imports are not thread-safe
             optional_import("librosa", "audio", purpose="spectrograms")
         jobs = list(zip(items, seeds or [0] * len(items), strict=True))
         made = np.stack(in_threads(lambda job: self._spectrogram(job[0], view, seed=job[1]), jobs))
@@ -231,7 +233,7 @@ class AudioPreprocessing(Preprocessing):
         return made[:, None] if self.layout == "channels_first" else made[..., None]
 
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return a one-line description."""
         if self.features == "waveform":
             line = f"audio: {self._length_told()} at {self.sample_rate} Hz as a waveform"
             return line + (", standardised" if self.standardise else "") + (", inferred from the network's input" if self.inferred else "")
@@ -244,7 +246,7 @@ class AudioPreprocessing(Preprocessing):
 
     @cached_property
     def _extractor(self) -> Any:
-        """What makes the features."""
+        """Feature extractor of Transformers."""
         found = sound_extractor(dict(self.extractor or ()))
         if found is None:
             named = dict(self.extractor or ()).get("feature_extractor_type")
@@ -253,14 +255,14 @@ class AudioPreprocessing(Preprocessing):
 
     @property
     def _own_length(self) -> float | None:
-        """The length to which the extractor itself fills up what is shorter."""
+        """Length to which the extractor itself pads shorter recordings."""
         return getattr(self._extractor, "chunk_length", None) or getattr(self._extractor, "max_length", None)
 
     def _length_told(self) -> str:
         return "whole recordings" if self.seconds is None else f"{self.seconds:.4g} s"
 
     def _spectrogram(self, item: Any, view: int, *, seed: int) -> np.ndarray:
-        """Return (bands, frames) float32 of one item, or (height, width, channels)."""
+        """Return one example as (bands, frames) float32, or as (height, width, channels) for a picture."""
         source, start, seconds = (item.source, item.start, item.seconds) if isinstance(item, Clip) else (item, 0.0, None)
         if isinstance(source, str | Path):
             wave = self._read(source, start, seconds=seconds)
@@ -304,7 +306,7 @@ class AudioPreprocessing(Preprocessing):
 
 
 def _as_picture(values: np.ndarray, picture: tuple[int, int, int]) -> np.ndarray:
-    """Return (bands, frames) as a picture (height, width, channels), low tones below; lines between bands are interpolated."""
+    """Return (bands, frames) as a picture (height, width, channels) with low frequencies at the bottom, linearly interpolated."""
     height, width, channels = picture
     rows, columns = np.linspace(len(values) - 1, 0, height), np.linspace(0, values.shape[1] - 1, width)
     tall = np.stack([np.interp(rows, np.arange(len(values)), frame) for frame in values.T], axis=1)
@@ -313,7 +315,7 @@ def _as_picture(values: np.ndarray, picture: tuple[int, int, int]) -> np.ndarray
 
 
 def _waveform_samples(shape: tuple[int | None, ...]) -> int | None:
-    """Return the length of a network's waveform input, 0 where it is open; None if it takes something else."""
+    """Return the length of a network's waveform input, 0 if open; None if the input is not a waveform."""
     if len(shape) == 1:
         return shape[0] or 0
     if len(shape) == 2 and 1 in shape:
@@ -322,7 +324,7 @@ def _waveform_samples(shape: tuple[int | None, ...]) -> int | None:
 
 
 def _mono(wave: np.ndarray) -> np.ndarray:
-    """Return a waveform (samples,) float32 in -1..1 from any number type and either order of channels."""
+    """Return a waveform (samples,) float32 in -1..1 from any number type and either channel order."""
     if wave.ndim > 2 or wave.ndim == 0:
         raise DataError(f"A waveform has the shape {wave.shape}; expected (samples,) or (channels, samples).")
     if wave.dtype.kind in "iu":
@@ -334,10 +336,7 @@ def _mono(wave: np.ndarray) -> np.ndarray:
 
 
 def fitted_length(wave: np.ndarray, samples: int) -> np.ndarray:
-    """Return a waveform of exactly this length: its middle, or itself in the middle of silence.
-
-    `wave`: (n,); result: (samples,).
-    """
+    """Crop a waveform (n,) to its centre, or pad it with silence at both ends, to (samples,)."""
     excess = len(wave) - samples
     if excess >= 0:
         return wave[excess // 2 : excess // 2 + samples]
@@ -345,9 +344,9 @@ def fitted_length(wave: np.ndarray, samples: int) -> np.ndarray:
 
 
 def augmented_waveform(wave: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return a waveform shifted in time, louder or softer, with white noise at 20 dB below it.
+    """Return a waveform shifted in time, with changed gain and white noise at 20 dB below it; (samples,) float32.
 
-    `wave`: (samples,); result: (samples,) float32; what the shift leaves open is silence.
+    Samples left open by the shift are silent.
     """
     most = int(len(wave) * SHIFT)
     offset = int(generator.integers(-most, most + 1))

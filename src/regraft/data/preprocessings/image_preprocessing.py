@@ -1,4 +1,4 @@
-"""From pictures (files, PIL images, arrays) to a network's input."""
+"""Preprocessing of pictures (files, PIL images, arrays) for a network's input."""
 
 from __future__ import annotations
 
@@ -34,31 +34,30 @@ _LOOKED_AT = 32
 
 @dataclass(frozen=True)
 class ImagePreprocessing(Preprocessing):
-    """Pictures to `((pixels in 0..255) * scale - mean) / std`, float32, in the network's channel order.
+    """Map pictures to `((pixels in 0..255) * scale - mean) / std`, float32, in the network's channel order.
 
     Attributes:
-        height: of the network's input, in pixels.
-        width: of the network's input, in pixels.
-        channels: 1 (grey), 3 (colour), or what the network takes; grey and colour are converted into one another.
+        height: height of the network's input in pixels.
+        width: width of the network's input in pixels.
+        channels: 1 (grey), 3 (colour), or the network's own number; grey and colour are converted into each other.
         layout: "channels_first" (C, H, W) or "channels_last" (H, W, C).
-        resize: "squash" fits height and width each by itself; "crop" keeps the aspect ratio and cuts the centre out.
-        crop_fraction: the centre part that is kept; the picture is first resized to size / crop_fraction.
+        resize: "squash" resizes height and width independently; "crop" keeps the aspect ratio and crops the centre.
+        crop_fraction: share of the centre that is kept; the picture is first resized to size / crop_fraction.
         interpolation: "bicubic" or "bilinear", antialiased.
-        scale: a factor on pixels in 0..255, before `mean` and `std`.
+        scale: factor on pixels in 0..255, applied before `mean` and `std`.
         mean: one number, or one for each channel in the network's channel order.
         std: one number, or one for each channel in the network's channel order.
-        value_range: (least, most) value of array items, which becomes 0..255, and which later arrays are compared with; None before
-            `fit`.
-        integer_range: (least, most) value of files and PIL images of 16 or 32 bits, which becomes 0..255; None: 0..65535.
-        float_range: (least, most) value of floating-point files and PIL images, likewise; None: 0..1.
-        background: what shows through transparent pixels: "white", "black", or "ignored" for the colour that is hidden there.
-        as_is: array items are already normalised and have the network's shape; they pass unchanged.
-        inferred: made from the network's shape alone, because it carries no preprocessing of its own.
-        measured: what was compared before it was taken, in words, where a network that carries none was measured.
-        augment: how views are made; it is not saved. With augment="light" views turn by up to 10 degrees, zoom by 0.9 to 1.1, shift by
-            up to 8 %, and change brightness and contrast by up to 20 %. They never mirror: digits and writing mean something else when
-            mirrored. With "photo" see `photographs`; a callable gets each picture as (C, H, W) float32 in 0..255, at the network's
-            size.
+        value_range: (minimum, maximum) of array examples, mapped to 0..255; later arrays are compared with it. None before `fit`.
+        integer_range: (minimum, maximum) of files and PIL images of 16 or 32 bits, mapped to 0..255; None: 0..65535.
+        float_range: (minimum, maximum) of floating-point files and PIL images, mapped to 0..255; None: 0..1.
+        background: background of transparent pixels: "white", "black", or "ignored" for the colour stored under them.
+        as_is: array examples are already normalised and have the network's shape; they pass unchanged.
+        inferred: made from the network's input shape alone, because the network has no preprocessing of its own.
+        measured: the comparison by which it was chosen, in words, if a network without preprocessing was measured.
+        augment: how views are made; it is not saved. With augment="light", views rotate by up to 10 degrees, zoom by 0.9 to 1.1, shift by
+            up to 8 %, and change brightness and contrast by up to 20 %. They are never mirrored, because mirrored digits and text change
+            their meaning. For "photo" see `photographs`. A callable receives each picture as (C, H, W) float32 in 0..255, at the
+            network's size.
     """
 
     kind: ClassVar[str] = "image"
@@ -96,7 +95,7 @@ class ImagePreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Return pixels in 0..1 for a network that takes (C, H, W) or (H, W, C); 224 where a side is open, 3 channels likewise."""
+        """Return pixels in 0..1 for an input (C, H, W) or (H, W, C). An open side becomes 224, an open channel axis 3."""
         shape = input_shape or (None, None, None)
         if len(shape) != 3:
             raise DataError(f"The network takes examples of the shape {shape}; expected three axes for images. Give preprocessing=.")
@@ -110,12 +109,12 @@ class ImagePreprocessing(Preprocessing):
 
     @property
     def item_shape(self) -> tuple[int, int, int]:
-        """The shape of a picture as the network takes it."""
+        """Shape of a picture as the network takes it."""
         sides = (self.height, self.width)
         return (self.channels, *sides) if self.layout == "channels_first" else (*sides, self.channels)
 
     def fit(self, data: Dataset) -> ImagePreprocessing:
-        """Record the value range of array items, and whether they are already what the network takes; that of files of 8 bits is 0..255."""
+        """Record the value range of array examples, and whether they are already normalised. Files of 8 bits have the range 0..255."""
         if data.kind == "text":
             raise DataError(f"The network takes images and the data are {len(data)} texts; expected files of images or arrays.")
         found = value_range_of(data.items)
@@ -129,12 +128,12 @@ class ImagePreprocessing(Preprocessing):
 
     @property
     def reading(self) -> Reading:
-        """What the values of files and PIL images mean; where the training saw arrays alone, their measured range counts."""
+        """Value ranges of files and PIL images. If the network was trained on arrays only, their measured range applies."""
         measured = None if self.value_range in (None, BYTES, SHARES) else self.value_range
         return Reading(self.integer_range or measured or STEPS[-1], self.float_range or measured or SHARES, self.background)
 
     def check_values(self, data: Dataset) -> None:
-        """Compare the values of array items, and of pictures of more than 8 bits, with those of the training."""
+        """Compare the values of arrays, and of pictures with more than 8 bits, with those of the training data."""
         if self.value_range is None:
             return
         integers, floats = deep_limits(data.items)
@@ -155,7 +154,7 @@ class ImagePreprocessing(Preprocessing):
             warnings.warn(transparent, stacklevel=2)
 
     def transparent(self, data: Dataset) -> str:
-        """Return a sentence on arrays of which a fourth channel is read as transparency, and is not opaque; "" where there are none."""
+        """Return a warning if the fourth channel of arrays is read as transparency and is not opaque; else ""."""
         first = data.items[0] if len(data) else None
         ignored = self.as_is or self.channels not in (1, 3) or self.background == "ignored"
         if ignored or not isinstance(first, np.ndarray) or first.ndim != 3 or 4 not in (first.shape[2], first.shape[0]):
@@ -172,17 +171,16 @@ class ImagePreprocessing(Preprocessing):
         )
 
     def _range_of(self, array: np.ndarray) -> Range | None:
-        """Return what stands for black and white in an array: whole numbers of more than 8 bits are read as files of such are."""
+        """Return the values for black and white in an array. Integers of more than 8 bits are read like such files."""
         if array.dtype == np.uint8 and self.value_range in (SHARES, *STEPS):
             return BYTES
         deep = array.dtype.kind in "iu" and array.dtype.itemsize > 1
         return self.integer_range if deep and self.integer_range is not None else self.value_range
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
-        """Return n pictures as the network takes them; files are decoded in threads, arrays all at once.
+        """Return n pictures as the network takes them, (n, C, H, W) or (n, H, W, C) float32. Files are decoded in threads, arrays at once.
 
-        `items`: (n, ...) array, or n paths, PIL images or arrays; `view`: 0 for the plain pictures, k > 0 for their k-th augmented version;
-        result: (n, C, H, W) or (n, H, W, C) float32.
+        `items`: (n, ...) array, or n paths, PIL images or arrays; `view`: 0 for the plain pictures, k > 0 for their k-th augmented copy.
         """
         if self.as_is:
             return self._passed(items, view, seeds=seeds)
@@ -190,7 +188,7 @@ class ImagePreprocessing(Preprocessing):
         return self.normalised(self._viewed(pixels, view, seeds=seeds, limits=(0.0, 255.0)) if view else pixels)
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> np.ndarray:
-        """Return some pictures as one batch of arrays, `raw` in bytes as they are decoded; see `Preprocessing.arrays_of`."""
+        """Return some pictures as one batch of arrays, with `raw` as decoded bytes; see `Preprocessing.arrays_of`."""
         items = take(data.items, indices)
         if len(items) and isinstance(items[0], np.ndarray):
             if not raw:
@@ -202,25 +200,25 @@ class ImagePreprocessing(Preprocessing):
         return made if raw else self._scaled(made)
 
     def _scaled(self, pixels: np.ndarray) -> np.ndarray:
-        """Return pixels (n, height, width, C) as `normalised` does."""
+        """Normalise pixels (n, height, width, C) as `normalised` does, in NumPy."""
         std, mean = (np.broadcast_to(np.asarray(values, np.float32), self.channels) for values in (self.std, self.mean))
         values = pixels[..., ::-1] if self.bgr and self.channels == 3 else pixels
         made = values * (np.float32(self.scale) / std) + -mean / std
         return made if self.layout == "channels_last" else np.ascontiguousarray(np.moveaxis(made, 3, 1))
 
     def viewing(self, augment: str | Callable[..., Any]) -> ImagePreprocessing:
-        """Return this preprocessing with another way to make views."""
+        """Return this preprocessing with another augmentation."""
         return dataclasses.replace(self, augment=augment)
 
     def of_photographs(self, data: Dataset) -> bool:
-        """Return whether pictures, spread evenly over the data set, are colourful and without one level that fills them."""
+        """Return whether a sample of the pictures is colourful and not dominated by a single level."""
         if self.as_is or self.channels != 3:
             return False
         rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), _LOOKED_AT)).astype(np.int64))
         return like_photographs(self.pixels(take(data.items, rows)))
 
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return a one-line description."""
         if self.as_is:
             return f"images: arrays of the shape {(self.channels, self.height, self.width)} pass as they are (already normalised)"
         fit = self.resize if self.crop_fraction == 1 else f"{self.resize}, centre {self.crop_fraction:g}"
@@ -237,16 +235,16 @@ class ImagePreprocessing(Preprocessing):
         return {"pictures of whole numbers of more than 8 bits": self.integer_range, "floating-point pictures": self.float_range}
 
     def pixels(self, items: Sequence[Any] | np.ndarray) -> Tensor:
-        """Return n pictures at the network's size, before anything is subtracted or divided.
+        """Return n pictures at the network's size before normalisation, (n, 1 or C, height, width) in 0..255.
 
-        `items`: (n, ...) array, or n paths, PIL images or arrays; result: (n, 1 or C, height, width) in 0..255.
+        `items`: (n, ...) array, or n paths, PIL images or arrays.
         """
         if _is_block(items):
             return self._fitted_pixels(self._pixels_of(np.asarray(items)))
         return torch.cat(in_threads(self._one, list(items)))
 
     def _viewed(self, pictures: Tensor, view: int, *, seeds: Sequence[int] | None, limits: tuple[float, float] | None) -> Tensor:
-        """Return pictures in a view, by what `augment` says."""
+        """Return pictures augmented as `augment` says."""
         own = list(seeds) if seeds else [0] * len(pictures)
         if callable(self.augment):
             return by_function(self.augment, pictures, view=view, seeds=own)
@@ -279,7 +277,7 @@ class ImagePreprocessing(Preprocessing):
         return picture.crop((left, top, left + self.width, top + self.height))
 
     def _fitted_pixels(self, pixels: Tensor) -> Tensor:
-        """Resize and crop (n, c, h, w) pixels, with the geometry of `_resized_image`."""
+        """Resize and crop (n, c, h, w) pixels with the geometry of `_resized_image`."""
         new_height, new_width, top, left = self._geometry(pixels.shape[2], pixels.shape[3])
         if tuple(pixels.shape[2:]) != (new_height, new_width):
             size = (new_height, new_width)
@@ -287,10 +285,7 @@ class ImagePreprocessing(Preprocessing):
         return pixels[:, :, top : top + self.height, left : left + self.width]
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """Return pictures as the network takes them.
-
-        `pixels`: (n, 1 or C, height, width) in 0..255; result: (n, C, H, W) or (n, H, W, C) float32.
-        """
+        """Normalise pictures (n, 1 or C, height, width) in 0..255 to (n, C, H, W) or (n, H, W, C) float32, as the network takes them."""
         if self.bgr and pixels.shape[1] == 3:
             pixels = pixels.flip(1)
         std = torch.as_tensor(self.std, dtype=torch.float32).expand(self.channels)
@@ -303,7 +298,7 @@ class ImagePreprocessing(Preprocessing):
 
 
 def with_channels(plain: dict[str, Any], count: int) -> dict[str, Any]:
-    """Return a preprocessing's plain data for another number of channels."""
+    """Return a preprocessing's plain data adapted to another number of channels."""
     if plain.get("kind") != ImagePreprocessing.kind:
         return plain
     numbers = {name: plain[name] for name in ("mean", "std") if isinstance(plain.get(name), list | tuple)}
@@ -312,7 +307,7 @@ def with_channels(plain: dict[str, Any], count: int) -> dict[str, Any]:
 
 
 def _steps_in_words(scale: float, mean: float | Sequence[float], *, std: float | Sequence[float]) -> str:
-    """Return what is done to a pixel of 0..255, in words: "pixels / 255", "(pixels / 127.5 - 1)", "pixels as they are"."""
+    """Return the operations on a pixel of 0..255 in words: "pixels / 255", "(pixels / 127.5 - 1)", "pixels as they are"."""
     made = "pixels" if scale == 1 else f"pixels / {1 / scale:.6g}"
     shift, spread = (_number(value) for value in (mean, std))
     made = made if shift == "0" else f"({made} - {shift})"
@@ -321,7 +316,7 @@ def _steps_in_words(scale: float, mean: float | Sequence[float], *, std: float |
 
 
 def _number(value: float | Sequence[float]) -> str:
-    """Return one number, or several in brackets; several that are equal as one."""
+    """Return one number, or several in brackets; equal numbers are shown as one."""
     several = [f"{one:.6g}" for one in ([value] if isinstance(value, int | float) else value)]
     return several[0] if len(set(several)) == 1 else f"({', '.join(several)})"
 
@@ -335,7 +330,7 @@ def _file(item: Any) -> Any:
 
 
 def _is_block(items: Any) -> bool:
-    """Return whether the items are arrays of one shape, so that they can be handled all at once."""
+    """Return whether the examples are arrays of one shape and can be processed at once."""
     if isinstance(items, np.ndarray):
         return bool(items.dtype.kind != "O")
     first = items[0] if len(items) else None
@@ -343,10 +338,10 @@ def _is_block(items: Any) -> bool:
 
 
 def augmented_pictures(pictures: Tensor, view: int, *, seeds: Sequence[int], limits: tuple[float, float] | None) -> Tensor:
-    """Return pictures slightly turned, zoomed, shifted and lit otherwise, each by its own seed and never mirrored.
+    """Return pictures with small random rotation, zoom, shift and lighting, each by its own seed and never mirrored; (n, c, h, w).
 
-    `pictures`: (n, c, h, w); `view`: k > 0; `seeds`: n numbers; picture i uses `np.random.default_rng([seeds[i], view])`; `limits`: least
-    and most value, to which the result is clamped; with None brightness and contrast are left alone; result: (n, c, h, w).
+    `pictures`: (n, c, h, w); `view`: k > 0; `seeds`: n numbers. Picture i uses `np.random.default_rng([seeds[i], view])`. The result is
+    clamped to `limits` (minimum, maximum); None leaves brightness and contrast unchanged.
     """
     draws = np.stack([np.random.default_rng([seed, view]).uniform(-1, 1, 6) for seed in seeds])
     angle, zoom = draws[:, 0] * ROTATION, 1 + draws[:, 1] * ZOOM

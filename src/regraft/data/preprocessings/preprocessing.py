@@ -1,6 +1,6 @@
-"""What every preprocessing offers: from raw items to the tensors that a network takes.
+"""Base class of all preprocessings: from raw examples to the tensors that a network takes.
 
-One file for each kind stands beside this one; a subclass registers itself by its `kind`.
+Each kind has its own file in this package. A subclass registers itself under its `kind`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from .schemas import LARGEST, SCHEMAS, SMALLEST
 __all__ = ["Item", "Preprocessing", "as_dataset", "check_scaling", "collate", "default_preprocessing", "from_dict"]
 
 Item = np.ndarray | dict[str, np.ndarray]
-"""One item as the network takes it, without the batch axis."""
+"""One example as the network takes it, without batch axis."""
 
 _KNOWN: dict[str, type[Preprocessing]] = {}
 
 
 class Preprocessing(abc.ABC):
-    """From a raw item to the tensor that the network takes; saved with the network. Subclasses are frozen dataclasses.
+    """Map from a raw example to the network's input tensor; saved with the network. Subclasses are frozen dataclasses.
 
-    View 0 of an item is the plain item; view k > 0 is its k-th fixed augmented version, a pure function of the item, k and a seed.
+    View 0 is the plain example. View k > 0 is its k-th fixed augmented copy, a pure function of the example, k and a seed.
     """
 
     inferred: bool
@@ -47,38 +47,37 @@ class Preprocessing(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Return what suits a network that takes items of this shape.
+        """Return a preprocessing that suits a network with this input shape.
 
-        `input_shape`: of one item without batch axis (None: any length); empty where it is unknown.
+        `input_shape` is the shape of one example without batch axis (None: any length); empty if unknown.
         """
 
     @classmethod
     def from_plain(cls, fields: dict[str, Any]) -> Self:
-        """Make it from the plain data of its fields, which may come out of a file."""
+        """Make a preprocessing from the plain data of its fields, which may come from a file."""
         return cls(**fields)
 
     @property
     @abc.abstractmethod
     def fitted(self) -> bool:
-        """Whether what depends on the data has been fixed."""
+        """Whether the settings that depend on the data are fixed."""
 
     @abc.abstractmethod
     def fit(self, data: Dataset) -> Preprocessing:
-        """Fix what depends on the data, such as the value range or the text length."""
+        """Fix the settings that depend on the data, such as the value range or the text length."""
 
-    def check_values(self, data: Dataset) -> None:  # noqa: B027  # files and texts hold nothing to compare
-        """Compare the values of items with those that the network was trained with."""
+    def check_values(self, data: Dataset) -> None:  # noqa: B027  # files and texts have no values to compare
+        """Compare the values of the examples with those that the network was trained on."""
 
     @abc.abstractmethod
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
-        """Return n raw items as one batch.
+        """Return n raw examples as one batch: a tensor (n, ...) float32, or named tensors (n, length) int64.
 
-        `view`: 0 for the plain items, k > 0 for their k-th augmented version; result: Tensor (n, ...) float32, or named tensors (n, length)
-        int64.
+        `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
         """
 
     def viewing(self, augment: str | Callable[..., Any]) -> Preprocessing:
-        """Return this preprocessing with another way to make views, which is not kept with it."""
+        """Return this preprocessing with another augmentation, which is not saved with it."""
         if augment == "light":
             return self
         raise SettingError(
@@ -87,49 +86,49 @@ class Preprocessing(abc.ABC):
         )
 
     def of_photographs(self, data: Dataset) -> bool:
-        """Return whether the items of a data set look like photographs; only pictures can."""
+        """Return whether the examples look like photographs; always false except for pictures."""
         return False
 
     @property
     def measured(self) -> str:
-        """What was compared before this preprocessing was taken, in words; empty where nothing was measured."""
+        """Comparison by which this preprocessing was chosen, in words; empty if nothing was measured."""
         return ""
 
     @property
     def item_kind(self) -> str:
-        """The kind of the items: "array", "image", "audio" or "text"."""
+        """Kind of the examples: "array", "image", "audio" or "text"."""
         return self.kind
 
     def batch_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None) -> Inputs:
-        """Return some items of a data set as one batch, with the columns beside them where the network takes any.
+        """Return some examples of a data set as one batch, with their columns if the network takes any.
 
-        `indices`: (n,) which items; `view`: 0 for the plain items, k > 0 for their k-th augmented version.
+        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
         """
         return self.batch(take(data.items, indices), view, seeds=seeds)
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> Item:
-        """Return some items of a data set as one batch of arrays, for an engine other than PyTorch; view 0.
+        """Return some examples of a data set (view 0) as one batch of arrays, for an engine other than PyTorch.
 
-        Kinds that need PyTorch for it (arrays that are resized like pictures) import it here.
+        Kinds that need PyTorch for this (arrays resized like pictures) import it here.
 
-        `indices`: (n,) which items; `raw`: leave out what a graph with the preprocessing in it does itself: pictures (n, H, W, C) in bytes,
-        of one size; numbers as they were measured; result: Array (n, ...), or arrays by name; their values are those of `batch_of`.
+        `indices`: (n,). `raw` leaves out the steps that a graph with built-in preprocessing does itself: pictures are (n, H, W, C)
+        bytes of one size, numbers are unscaled. Otherwise the values are those of `batch_of`. Result: array (n, ...), or arrays by name.
         """
         made = self.batch_of(data, indices)
         return {name: values.numpy() for name, values in made.items()} if isinstance(made, dict) else made.numpy()
 
     def dataset(self, items: Any) -> Dataset:
-        """Return items without labels as a data set, whatever form they have; see `as_dataset`."""
+        """Return examples of any supported form, without labels, as a data set; see `as_dataset`."""
         return as_dataset(items, self.item_kind)
 
     @abc.abstractmethod
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return a one-line description."""
 
     def item(self, item: Any, view: int = 0, seed: int = 0) -> Item:  # over the limit: which view, by which seed: one address
-        """Return one raw item as the network takes it, without batch axis.
+        """Return one raw example as the network takes it, without batch axis.
 
-        `view`: 0 for the plain item, k > 0 for its k-th augmented version.
+        `view`: 0 for the plain example, k > 0 for its k-th augmented copy.
         """
         made = self.batch([item], view, seeds=[seed])
         if isinstance(made, dict):
@@ -137,25 +136,24 @@ class Preprocessing(abc.ABC):
         return np.asarray(made[0].numpy())
 
     def widened(self, data: Dataset) -> Preprocessing:
-        """Return this preprocessing with room for what is longer in other data than in those it was fitted to, such as texts."""
+        """Return this preprocessing, widened if the examples are longer than those it was fitted to, such as texts."""
         return self
 
     def windows(self, data: Dataset) -> Dataset:
-        """Return data in which what is longer than the network takes, such as a recording, is several examples: windows over it."""
+        """Return data in which each example longer than the network's input, such as a recording, is split into windows."""
         return data
 
     def averaged(self, values: np.ndarray, items: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Return the mean over the windows of each recording.
 
-        `values`: (N, …), of each item; result: (recordings, …); the values themselves where the items are no windows.
+        `values`: (N, …), one for each example; result: (recordings, …), or `values` if the examples are not windows.
         """
         return mean_of_windows(values, items)
 
     def batches(self, items: Any, batch_size: int) -> Iterator[Inputs]:
-        """Yield items of any supported form as consecutive batches.
+        """Yield examples of any supported form as consecutive batches of at most `batch_size`, in order.
 
-        `items`: a `Dataset`, raw items, an array (N, ...), or paths of files or folders; yields: Batches in the items' order, n <=
-        `batch_size` items each.
+        `items`: a `Dataset`, raw examples, an array (N, ...), or paths of files or folders.
         """
         data = self.dataset(items)
         ready = self._ready(data).widened(data)
@@ -163,9 +161,9 @@ class Preprocessing(abc.ABC):
             yield ready.batch_of(data, np.arange(start, min(start + batch_size, len(data))))
 
     def array_batches(self, items: Any, batch_size: int, *, raw: bool = False) -> Iterator[Item]:
-        """Yield items as `batches` does, in arrays as `arrays_of` makes them.
+        """Yield the batches of `batches` as arrays, made by `arrays_of`.
 
-        `items`: a `Dataset`, raw items, an array (N, ...), or paths of files or folders.
+        `items`: a `Dataset`, raw examples, an array (N, ...), or paths of files or folders.
         """
         data = self.dataset(items)
         ready, size = self._ready(data), 1 if raw and self.item_kind == "image" else batch_size
@@ -178,12 +176,12 @@ class Preprocessing(abc.ABC):
         return ready
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data from which `from_dict` makes the same preprocessing again."""
+        """Return plain data from which `from_dict` restores this preprocessing."""
         return {"kind": self.kind, **{name: _plain(getattr(self, name)) for name in _kept(type(self))}}
 
 
 def _kept(cls: type[Preprocessing]) -> list[str]:
-    """Return the names of the fields that are saved."""
+    """Return the names of the saved fields."""
     every = dataclasses.fields(cls)  # type: ignore[arg-type]  # subclasses are dataclasses
     return [each.name for each in every if each.metadata.get("kept", True)]
 
@@ -195,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 
 def _value(value: Any) -> Any:
-    """Return what a field holds: another preprocessing stands in it as its own plain data."""
+    """Return the value of a field; the plain data of a nested preprocessing become that preprocessing."""
     return from_dict(value) if isinstance(value, dict) else _tuples(value)
 
 
@@ -220,7 +218,7 @@ def from_dict(plain: dict[str, Any]) -> Preprocessing:
 
 
 def _json(value: Any) -> Any:
-    """Return a value as JSON would give it: live code may put tuples and the numbers of NumPy into plain data."""
+    """Return a value as JSON holds it: plain data made in code may contain tuples and NumPy numbers."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     return [_json(part) for part in value] if isinstance(value, list | tuple) else value
@@ -234,18 +232,18 @@ def _known(kind: str) -> type[Preprocessing]:
 
 # over the limit: shape and layout are one record
 def default_preprocessing(kind: str, input_shape: tuple[int | None, ...] | None, layout: str) -> Preprocessing:
-    """Return a preprocessing for a network that carries none; its description says that it was inferred.
+    """Return a preprocessing for a network that has none; it is marked as inferred.
 
-    `input_shape`: shape of one item without batch axis (None: any length), or None where it is unknown.
+    `input_shape`: shape of one example without batch axis (None: any length), or None if unknown.
     """
     made = _known(kind).for_shape(() if input_shape is None else tuple(input_shape), layout)
     return dataclasses.replace(made, inferred=True)  # type: ignore[type-var]  # subclasses are dataclasses with that field
 
 
 def collate(items: Sequence[Item]) -> Inputs:
-    """Stack items into one batch.
+    """Stack examples into one batch: a tensor (n, ...), or a dict of tensors.
 
-    `items`: n arrays of one shape, or n dicts of arrays with the same names; result: Tensor (n, ...), or a dict of tensors.
+    `items`: n arrays of one shape, or n dicts of arrays with the same names.
     """
     if not items:
         raise DataError("A batch of 0 examples was asked for; expected one example or more.")
@@ -264,10 +262,10 @@ def _stacked(arrays: list[np.ndarray]) -> torch.Tensor:
 
 
 def as_dataset(items: Any, kind: str) -> Dataset:
-    """Return items without labels as a data set, whatever form they have.
+    """Return examples of any supported form, without labels, as a data set.
 
-    `items`: a `Dataset`, raw items, an array or tensor (N, ...), a data frame or series; the path of a file, folder or table, or a pattern
-    of files; of pictures also one alone, as PIL image or array (H, W, C); a data set of another library, whose labels are not looked at.
+    `items`: a `Dataset`, raw examples, an array or tensor (N, ...), a data frame or series; the path of a file, folder or table, or a
+    file pattern; a single picture as PIL image or array (H, W, C); a data set of another library, whose labels are ignored.
     """
     if isinstance(items, Dataset):
         return items
@@ -313,15 +311,15 @@ def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
 
 
 def _pictures(array: np.ndarray) -> np.ndarray:
-    """Return one picture, (H, W) or (H, W, C) with C of 1, 3 or 4, as a batch of one; any other array as it is."""
+    """Return one picture, (H, W) or (H, W, C) with C of 1, 3 or 4, as a batch of one; any other array unchanged."""
     single = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4) and min(array.shape[:2]) > 4)
     return array[None] if single and array.dtype.kind in "biuf" else array
 
 
 def check_scaling(mean: Any, std: Any) -> None:
-    """Raise unless numbers can be subtracted and divided by: otherwise predictions are no numbers, and nothing says so.
+    """Raise unless `mean` and `std` are usable; otherwise predictions would silently become NaN or infinite.
 
-    `mean`: a number, or numbers; None where nothing is subtracted; `std`: likewise, above 0; None where nothing is divided.
+    `mean`: one or more finite numbers, or None for no subtraction; `std`: one or more numbers above 0, or None for no division.
     """
     for name, value, low, expected in (("mean", mean, -LARGEST, "finite numbers"), ("std", std, SMALLEST, "finite numbers above 0")):
         if value is None:
@@ -331,5 +329,5 @@ def check_scaling(mean: Any, std: Any) -> None:
         except ValueError:  # rows of different lengths
             numbers = np.asarray(None)
         usable = numbers.dtype.kind in "iuf" and numbers.ndim < 2 and numbers.size > 0
-        if not usable or not ((numbers >= low) & (numbers <= LARGEST)).all():  # NaN is neither
+        if not usable or not ((numbers >= low) & (numbers <= LARGEST)).all():  # NaN fails both comparisons
             raise DataError(f"{name}={str(value)[:80]} cannot be used by a preprocessing; expected {expected}, in size up to {LARGEST:g}.")

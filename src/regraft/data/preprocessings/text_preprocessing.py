@@ -1,4 +1,4 @@
-"""From texts to token ids, with a tokenizer that travels with the network."""
+"""Preprocessing of texts to token ids, with a tokenizer that is saved with the network."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from .preprocessing import Preprocessing
 __all__ = ["TextPreprocessing", "replaced_tokens"]
 
 DEFAULT_MAXIMUM = 512
-"""The longest text in tokens where the tokenizer names no maximum."""
+"""Maximum number of tokens if the tokenizer names none."""
 MULTIPLE = 8
 CHUNK = 1000
 AROUND = 8
-"""Special tokens around a text, at most."""
+"""Upper bound of the special tokens around a text."""
 REPLACED = 0.1
 
 
 @dataclass(frozen=True)
 class TextPreprocessing(Preprocessing):
-    """Texts to token ids of one length, int64.
+    """Map texts to token ids of one length, int64.
 
     Attributes:
-        tokenizer: the tokenizer's JSON content; a folder with a Hugging Face tokenizer may be given, and is read at once. Code that
-            lies in the folder is never run.
-        max_length: tokens of every item, shorter texts padded and longer ones cut; None: `padded`, and longer texts up to `maximum`
-            where the network takes an attention mask, by which it knows padding.
-        maximum: the longest input that the tokenizer and the network allow.
-        vocabulary: token ids that the network knows, 0 to vocabulary - 1; None: not looked at.
+        tokenizer: JSON content of the tokenizer, or a folder with a Hugging Face tokenizer, which is read immediately. Code in the
+            folder is never run.
+        max_length: number of tokens of every example; shorter texts are padded, longer ones truncated. None: `padded` tokens, or up to
+            `maximum` for longer texts if the network takes an attention mask, which marks padding.
+        maximum: longest input that the tokenizer and the network allow.
+        vocabulary: number of token ids that the network knows, 0 to vocabulary - 1; None: not checked.
         inputs: names of the tensors that the network takes.
         special: pairs of name and token, such as ("pad_token", "[PAD]").
-        padded: tokens of every item where no `max_length` is given; None before `fit`.
-        inferred: never true; a tokenizer cannot be inferred. Views replace 10 % of the tokens, special ones excepted, by the mask
-            token, or the unknown token where there is no mask.
+        padded: number of tokens of every example if `max_length` is not given; None before `fit`.
+        inferred: always false, because a tokenizer cannot be inferred. Views replace 10 % of the tokens, except special ones, by the mask
+            token, or by the unknown token if there is no mask token.
     """
 
     kind: ClassVar[str] = "text"
@@ -76,7 +76,7 @@ class TextPreprocessing(Preprocessing):
 
     @classmethod
     def from_plain(cls, fields: dict[str, Any]) -> Self:
-        """Make it from plain data, which hold the tokenizer itself: a name or path out of a file is not followed."""
+        """Make it from plain data with the tokenizer's content. A name or path from a file is not followed."""
         tokenizer = fields.get("tokenizer")
         if not isinstance(tokenizer, Path) and not (isinstance(tokenizer, str) and tokenizer.lstrip().startswith("{")):
             raise DataError(
@@ -87,7 +87,7 @@ class TextPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Refuse: token ids mean nothing without the tokenizer that the network was trained with."""
+        """Raise: token ids have no meaning without the tokenizer that the network was trained with."""
         raise DataError(
             f"The network (input shape {input_shape}) carries no tokenizer, and texts need the one it was trained with; give "
             "preprocessing=TextPreprocessing(folder) with the folder of its tokenizer."
@@ -95,11 +95,11 @@ class TextPreprocessing(Preprocessing):
 
     @property
     def fitted(self) -> bool:
-        """Whether the length of the items is fixed."""
+        """Whether the length of the examples is fixed."""
         return self.max_length is not None or self.padded is not None
 
     def fit(self, data: Dataset) -> TextPreprocessing:
-        """Fix the length: that of the longest text in tokens, rounded up to a multiple of 8, at most the maximum."""
+        """Fix the length: the longest text in tokens, rounded up to a multiple of 8, at most `maximum`."""
         if not isinstance(data[0], str) or data.kind != "text":
             raise DataError(f"The network takes texts and the data are {data.kind} examples, such as {data.name_of(0)}; expected texts.")
         if self.max_length is not None:
@@ -107,28 +107,30 @@ class TextPreprocessing(Preprocessing):
         return dataclasses.replace(self, padded=self._rounded(int(self.counts(data.items).max(initial=1))))
 
     def widened(self, data: Dataset) -> TextPreprocessing:
-        """Return it with room for the longest of these texts; itself where the network takes no mask, and so one length alone."""
+        """Return this preprocessing with room for the longest of these texts; unchanged if the network takes no mask and so a single
+        length.
+        """
         if self.max_length is not None or self.padded is None or "attention_mask" not in self.inputs:
             return self
         longest = int(self.counts(_over(data.items, self.padded)).max(initial=0))
         return self if longest <= self.padded else dataclasses.replace(self, padded=self._rounded(longest))
 
     def check_values(self, data: Dataset) -> None:
-        """Warn of texts that are cut."""
+        """Warn about texts that are truncated."""
         cut = self.cut(data.items)
         if cut:
             warnings.warn(f"{cut} of {len(data)} texts are longer than {self.limit} tokens: {self.reason}.", stacklevel=2)
 
     @property
     def limit(self) -> int:
-        """Tokens of a text that are read; what comes after is cut off."""
+        """Maximum number of tokens read of a text; the rest is truncated."""
         if self.max_length is not None:
             return self.max_length
         return self.maximum if self.padded is None or "attention_mask" in self.inputs else self.padded
 
     @property
     def reason(self) -> str:
-        """Why no more tokens are read, as the end of a sentence."""
+        """Reason why no more tokens are read, as the end of a sentence."""
         if self.max_length is not None:
             return f"what comes after is not read, because of max_length={self.max_length}"
         more = "it takes no attention mask, and so the length of the training alone" if self.limit < self.maximum else "it takes no more"
@@ -139,7 +141,7 @@ class TextPreprocessing(Preprocessing):
         return int((self.counts(_over(items, self.limit)) > self.limit).sum())
 
     def counts(self, items: Sequence[Any] | np.ndarray) -> np.ndarray:
-        """Return how many tokens each text has, (N,) int64, counted no further than one beyond `maximum` and `limit`."""
+        """Return the number of tokens of each text, (N,) int64, counted up to one more than the larger of `maximum` and `limit`."""
         counter = parsed_tokenizer(str(self.tokenizer))
         counter.enable_truncation(max(self.maximum, self.limit) + 1)
         counter.no_padding()
@@ -150,10 +152,10 @@ class TextPreprocessing(Preprocessing):
         return min(self.maximum, -(-longest // MULTIPLE) * MULTIPLE)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
-        """Return n texts as token ids.
+        """Return n texts as token ids: names in `inputs` -> (n, max_length or padded) int64.
 
-        `view`: 0 for the plain texts, k > 0 for their k-th augmented version; result: Names in `inputs` -> (n, max_length or padded) int64;
-        before `fit`, as long as the longest text of the batch.
+        Before `fit` the length is that of the longest text in the batch. `view`: 0 for the plain texts, k > 0 for their k-th augmented
+        copy.
         """
         return {name: torch.from_numpy(values) for name, values in self._arrays(items, view, seeds=seeds).items()}
 
@@ -182,7 +184,7 @@ class TextPreprocessing(Preprocessing):
         return {name: made[name] for name in self.inputs}
 
     def _refuse(self, ids: np.ndarray, encoded: Sequence[Any]) -> NoReturn:
-        """Say which token the network does not know."""
+        """Raise an error that names the first token unknown to the network."""
         row, place = (int(where[0]) for where in np.nonzero(ids >= (self.vocabulary or 0)))
         raise DataError(
             f"The tokenizer makes {printable(encoded[row].tokens[place], width=60)!r} the token {ids[row, place]}, and the network knows "
@@ -191,7 +193,7 @@ class TextPreprocessing(Preprocessing):
         )
 
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return a one-line description."""
         if self.max_length is not None or self.padded is None:
             length = f"{self.max_length} tokens" if self.max_length else f"at most {self.maximum} tokens"
         else:
@@ -200,7 +202,7 @@ class TextPreprocessing(Preprocessing):
 
     @property
     def tokens(self) -> int:
-        """The number of tokens that the tokenizer knows."""
+        """Number of tokens that the tokenizer knows."""
         return int(self._fast.get_vocab_size())
 
     @functools.cached_property
@@ -231,14 +233,14 @@ class TextPreprocessing(Preprocessing):
 
 
 def _over(items: Sequence[Any] | np.ndarray, tokens: int) -> list[Any]:
-    """Return the items that may have more tokens than these: a token stands for a byte at least, but for those around the text."""
+    """Return the texts that may have more tokens than `tokens`: a token covers at least one byte, except special tokens around the text."""
     return [item for item in items if not isinstance(item, str) or len(item.encode(errors="surrogatepass")) + AROUND > tokens]
 
 
 def replaced_tokens(ids: np.ndarray, special: np.ndarray, *, generator: np.random.Generator, replacement: int) -> np.ndarray:
-    """Return token ids of which about 10 % are replaced.
+    """Return token ids with about 10 % of them replaced.
 
-    `ids`: (length,) int64; `special`: (length,) bool, true for tokens that stay, such as padding and separators; result: (length,) int64.
+    `ids`: (length,) int64; `special`: (length,) bool, true for tokens that are kept, such as padding and separators.
     """
     chosen = (generator.random(len(ids)) < REPLACED) & ~special
     return np.where(chosen, replacement, ids)

@@ -1,4 +1,4 @@
-"""The columns of CSV files. Encoding, separator and the length of every line are looked at before anything is read."""
+"""Columns of CSV files. Encoding, separator and the length of every line are checked before anything is read."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from .encodings import CHUNK_BYTES, encoding_of
 __all__ = ["MOST_COLUMNS", "columns_of_csv", "distinct_names", "names_of_csv", "texts_of_csv"]
 
 MOST_COLUMNS = 2**20
-"""Of a table; a reader takes some KiB for each of them, however short the file is."""
+"""Maximum number of columns of a table; a reader needs some KiB for each, however short the file is."""
 EXACT = 2.0**53
-"""From here on, not every whole number is a floating-point number."""
+"""Above this, not every whole number is exact as a floating-point number."""
 _FIELD_LIMIT = threading.Lock()
-"""Held while the standard library's limit of a field, which is one for the whole program, is raised."""
+"""Lock around raising the field size limit of the standard library, which is global to the process."""
 _ENDS = np.isin(np.arange(256), list(b',;\t|" \r\n'))
-"""Of all bytes, those that may stand before a field."""
+"""For each byte, whether it may precede a field."""
 _CODE = re.compile(r"\s*(?:[+-]?0\d+|\+\d+)\s*")
-"""Digits that are no number but a name, as in 007 or +49: as a number they would lose characters."""
+"""Digits that are a code, not a number, such as 007 or +49; as a number they would lose characters."""
 _LONG = re.compile(r"[+-]?\d{16,}")
 _COMMA = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)(?:,\d+)?")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _ABSENT = frozenset(("NA", "N/A", "#N/A", "NaN", "nan", "NULL", "Null", "null", "None", "?", "-"))
-"""What programs write for a missing number; in a column of texts it is a text."""
+"""Common markers of a missing number; in a text column they are texts."""
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})*")
 _HINT = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
 _TRUTH = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
@@ -45,12 +45,12 @@ _TRUTH = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": Fal
 
 @dataclass(frozen=True)
 class _Form:
-    """How a CSV file is written.
+    """Format of a CSV file: encoding, separator and column names.
 
     Attributes:
-        skipped: lines before the one that names the columns.
-        codes: the columns in which digits are names, as in 007: they stay texts.
-        notes: on what had to be found out.
+        skipped: number of lines before the line of column names.
+        codes: columns in which digits are codes, such as 007; they stay texts.
+        notes: notes on what was inferred.
     """
 
     encoding: str
@@ -62,13 +62,12 @@ class _Form:
 
 
 def columns_of_csv(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return the columns of a CSV: read with pandas where it is installed (fast for wide tables), else with the standard library.
+    """Return the columns of a CSV as name -> values in file order, and notes on what was inferred.
 
-    A column holds numbers if all of its fields do, also with decimal commas; else texts. Empty fields are missing, and beside numbers also
-    what programs write for them, such as NA: a class may be called "NA" or "None". Spaces before a field are no part of it. Columns
-    without a name and without content are left out.
-
-    Result: Name -> values, in the file's order; and notes on what had to be found out.
+    pandas reads the file if installed (fast for wide tables), else the standard library. A column is numeric if all its fields are,
+    also with decimal commas; otherwise it holds texts. Empty fields are missing. In number columns, markers such as NA are missing too;
+    in text columns they are texts, because a class may be called "NA" or "None". Spaces before a field are dropped. Columns without name
+    and content are left out.
     """
     form = _scanned(path, _form_of(path))
     found = _with_csv(path, form) if importlib.util.find_spec("pandas") is None else _with_pandas(path, form)
@@ -78,15 +77,12 @@ def columns_of_csv(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
 
 
 def names_of_csv(path: Path) -> list[str]:
-    """Return the names of the columns of a CSV, from its first lines."""
+    """Return the column names of a CSV from its first lines."""
     return _form_of(path).names
 
 
 def texts_of_csv(path: Path, name: str) -> np.ndarray:
-    """Return a column of a CSV as it is written.
-
-    Result: (N,) texts, None where a field is empty.
-    """
+    """Return a column of a CSV as written: (N,) texts, None for an empty field."""
     form = _form_of(path)
     at = form.names.index(name)
     with _lines(path, form) as reader:
@@ -95,7 +91,7 @@ def texts_of_csv(path: Path, name: str) -> np.ndarray:
 
 
 def distinct_names(names: Sequence[str], table: str) -> None:
-    """Raise if columns share a name: which of them is meant cannot be told."""
+    """Raise if several columns share a name, because the reference would be ambiguous."""
     repeated = [repr(name) for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise DataError(f"{table} has several columns of the same name: {listed(repeated)}. Rename or remove them.")
@@ -105,7 +101,7 @@ def distinct_names(names: Sequence[str], table: str) -> None:
 
 
 def _form_of(path: Path) -> _Form:
-    """Return encoding, separator and names of the columns, from the first lines."""
+    """Return encoding, separator and column names from the first lines."""
     encoding, notes = encoding_of(path)
     with path.open(encoding=encoding, newline="") as stream:
         header = stream.readline()
@@ -119,7 +115,7 @@ def _form_of(path: Path) -> _Form:
         raise DataError(f"'{printable(path)}' has {header.count(separator) + 1:,} columns; expected {MOST_COLUMNS:,} at most.")
     form = _Form(encoding, separator, int(hint is not None), [], notes=notes)
     with _lines(path, form) as reader:
-        names = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(next(reader))]  # as pandas calls them
+        names = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(next(reader))]  # the names that pandas gives
     unnamed = _unnamed_note(names)
     try:
         distinct_names(names, printable(path.name))
@@ -129,7 +125,7 @@ def _form_of(path: Path) -> _Form:
 
 
 def _unnamed_note(names: list[str]) -> str:
-    """Return what is to be said of a first line that may be an example: some of its fields are numbers, and they do not count columns."""
+    """Return a note if the first line may be an example: some of its fields are numbers, and they do not count the columns."""
     numbers = [name for name in names if _NUMBER.fullmatch(name)]
     if not numbers or (all(map(str.isdigit, numbers)) and set(np.diff([*map(int, numbers)]).tolist()) <= {1}):
         return ""
@@ -140,7 +136,7 @@ def _unnamed_note(names: list[str]) -> str:
 
 @contextmanager
 def _lines(path: Path, form: _Form) -> Iterator[Any]:
-    """Yield a reader of the lines of a CSV from the names on, whose fields may be of any length."""
+    """Yield a reader of the lines of a CSV from the column names on; fields may have any length."""
     with _FIELD_LIMIT, path.open(encoding=form.encoding, newline="") as stream:
         before = csv.field_size_limit(2**31 - 1)
         try:
@@ -152,7 +148,7 @@ def _lines(path: Path, form: _Form) -> Iterator[Any]:
 
 
 def _scanned(path: Path, form: _Form) -> _Form:
-    """Return the form with the columns of codes, after a look at every line."""
+    """Read every line, raise on malformed ones, and return the form with the columns of codes."""
     wrong, codes = [], set[int]()
     looked_for = _may_hold_codes(path, form)
     with _lines(path, form) as reader:
@@ -185,14 +181,14 @@ def _quoting_error(path: Path, error: csv.Error, *, line: int) -> DataError:
 
 
 def _may_hold_codes(path: Path, form: _Form) -> bool:
-    """Return whether digits such as 007 may stand in a field: most files hold none, and need no look at each field."""
+    """Return whether a field may hold digits such as 007. Most files hold none, and then no field needs a check."""
     if form.encoding.startswith("utf-16"):
         return True
     with path.open("rb") as stream:
         tail = b"\n\n"
         for chunk in iter(lambda: stream.read(CHUNK_BYTES), b""):
             data = np.frombuffer(tail + chunk, np.uint8)
-            begins = _ENDS[data[1:-2]] | (_ENDS[data[:-3]] & np.isin(data[1:-2], (43, 45)))  # after a separator, or a sign behind one
+            begins = _ENDS[data[1:-2]] | (_ENDS[data[:-3]] & np.isin(data[1:-2], (43, 45)))  # after a separator and an optional sign
             first, digit = data[2:-1], (data[3:] - 48) < 10
             if (begins & digit & ((first == 48) | ((first == 43) & _ENDS[data[1:-2]]))).any():  # 0 or + before a digit
                 return True
@@ -208,7 +204,7 @@ def _with_pandas(path: Path, form: _Form) -> dict[str, np.ndarray]:
     how = {"sep": form.separator, "names": form.names, "header": 0, "skiprows": form.skipped, "index_col": False, "skipinitialspace": True}
     how |= {"encoding": form.encoding, "keep_default_na": False, "na_values": [""]}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pandas.errors.DtypeWarning)  # columns of several types are read again below
+        warnings.simplefilter("ignore", pandas.errors.DtypeWarning)  # mixed columns are read again below
         frame = pandas.read_csv(path, dtype=dict.fromkeys(form.codes, str), **how)
     columns = {name: as_numpy(frame[name]) for name in form.names}
     again = [name for name, values in columns.items() if _is_mixed(values) or _may_lose_digits(values)]
@@ -227,7 +223,9 @@ def _with_csv(path: Path, form: _Form) -> dict[str, np.ndarray]:
 
 
 def _typed(texts: np.ndarray) -> np.ndarray:
-    """Return texts as truth values, integers, else floats (empty: NaN), else as they are; a long one takes no room in the other rows."""
+    """Return texts as booleans, else integers, else floats (empty: NaN), else unchanged. Object arrays let one long text cost no extra
+    space.
+    """
     if len(texts) and all(text in _TRUTH for text in texts):
         return np.array([_TRUTH[text] for text in texts])
     for kind in (np.int64, np.float64):
@@ -239,7 +237,7 @@ def _typed(texts: np.ndarray) -> np.ndarray:
 
 
 def _settled(values: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Return the texts of a column of several types, or of whole numbers that are too long for numbers; else its values."""
+    """Return the texts of a column of mixed types or of integers too long for floats; else its values."""
     if _is_mixed(values):
         return texts
     if _may_lose_digits(values) and any(_LONG.fullmatch(text) for text in texts if isinstance(text, str)):
@@ -262,7 +260,7 @@ def _is_empty(values: np.ndarray) -> bool:
 
 
 def _numbers_in(columns: dict[str, np.ndarray], name: str, *, values: np.ndarray) -> list[str]:
-    """Put numbers in place of a column of texts that are numbers beside words for missing ones, or with decimal commas; return notes."""
+    """Replace a text column by numbers if it holds numbers with missing markers or decimal commas; return notes."""
     texts = [value for value in values if isinstance(value, str)] if values.dtype.kind == "O" else []
     absent = sorted({text for text in texts if text in _ABSENT}) if any(text in _ABSENT or "," in text for text in texts) else []
     known = [text for text in texts if text not in _ABSENT] if absent else texts

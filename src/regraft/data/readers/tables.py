@@ -1,4 +1,4 @@
-"""Reading tables: CSV and Parquet files, pandas and polars data frames."""
+"""Readers for tables: CSV and Parquet files, pandas and polars data frames."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from .tasks import Beside, built, targets_by_task
 __all__ = ["TABLE_EXTENSIONS", "absent_columns", "read_frame", "read_table", "read_unlabelled"]
 
 _NAMELESS = re.compile(r"|Unnamed: 0(\.\d+)?")
-"""What the index of a data frame is called once it has been written to a file."""
+"""Names that the index of a data frame gets when it is written to a file."""
 FEW_ROWS = 8
-"""Of so few rows, any column may count them by chance."""
+"""With this few rows or fewer, any column may count the rows by chance."""
 SHORT_LABEL = 24
-"""Characters on average below which repeated texts beside two or more numeric columns are names, not what is to be read."""
+"""Mean length in characters below which repeated texts beside two or more numeric columns are labels, not examples."""
 SHORT_TEXT = 12
-"""Below this mean length, in characters, single words are names, codes or dates; beside numbers they are no items."""
+"""Mean length in characters below which single words beside numbers are names, codes or dates, not examples."""
 
 
 @dataclass
 class _Table:
-    """Columns of equal length, and which of them have been given a meaning."""
+    """Columns of equal length and the use of those already assigned."""
 
     columns: Columns
     name: str
@@ -62,7 +62,7 @@ class _Table:
         return self.columns[wanted]
 
     def names(self, column: str) -> np.ndarray:
-        """Return a column of names as it is written: 1.10 and 1.1 are two."""
+        """Return a column of names as written in the file, so that 1.10 and 1.1 differ."""
         values = self.columns[column]
         texts = texts_of_file(self.path, column) if self.path is not None and values.dtype.kind in "fb" else None
         return values if texts is None else texts
@@ -71,17 +71,14 @@ class _Table:
         return {name: values for name, values in self.columns.items() if name not in self.used}
 
     def told(self, data: Dataset, items: Iterable[str]) -> Dataset:
-        """Return data with what each column was read as; `items` are the columns that the items come from."""
+        """Return the data with a record of how each column was used. `items` are the columns that form the examples."""
         uses = {**dict.fromkeys(items, "items"), **self.used}
         facts = tuple(column_facts(name, values, use=uses.get(name, "left out")) for name, values in self.columns.items())
         return dataclasses.replace(data, table=facts)
 
 
 def absent_columns(columns: Iterable[str], wanted: Mapping[str, str | Iterable[str] | None], *, table: str) -> Iterator[str]:
-    """Yield what is wrong with columns that a table does not have.
-
-    `wanted`: what they are for -> the name of one, or of several; None: none.
-    """
+    """Yield one message for each wanted column that the table lacks. `wanted` maps a use to one name, several names, or None."""
     held = list(columns)
     for what, names in wanted.items():
         for name in [names] if isinstance(names, str) else names or ():
@@ -92,7 +89,7 @@ def absent_columns(columns: Iterable[str], wanted: Mapping[str, str | Iterable[s
 def read_table(path: Path, options: ReadOptions) -> Dataset:
     """Read a CSV (comma, semicolon or tab), TSV or Parquet file.
 
-    Result: The data: files where a column names them, else the longest text column, else the numeric columns.
+    The examples are files if a column names them, else the longest text column, else the numeric columns.
     """
     table = _file_table(path)
     if options.files is None and options.inputs is None and options.kind not in ("text", "array") and _names_files(table, path.parent):
@@ -101,10 +98,7 @@ def read_table(path: Path, options: ReadOptions) -> Dataset:
 
 
 def read_frame(frame: Any, options: ReadOptions) -> Dataset:
-    """Read a pandas or polars data frame.
-
-    Result: The data, chosen as for a file.
-    """
+    """Read a pandas or polars data frame. The examples are chosen as for a file."""
     return _read_columns(_frame_table(frame), options)
 
 
@@ -118,10 +112,10 @@ def read_unlabelled(  # over the limit: a table, and what its columns are
     inputs: Mapping[str, Sequence[str]] | None = None,
     numbered: bool = False,
 ) -> Dataset:
-    """Read items and the columns beside them from a table without looking for targets.
+    """Read examples and the columns beside them from a table, without looking for targets.
 
-    `files`: the folder of the files that it names; None: its own; `inputs`: name of each input of a network of several -> its columns;
-    `kind` is "parts" then; result: The data; the targets are zeros and mean nothing.
+    `files` is the folder of the named files; None: the table's folder. `inputs` maps each input of a network with several inputs to
+    its columns; `kind` is then "parts". The targets of the result are zeros without meaning.
     """
     path = Path(source) if isinstance(source, str | Path) else None
     if path is not None and not path.exists():
@@ -149,7 +143,7 @@ def _frame_table(frame: Any) -> _Table:
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
-    """Return objects that are numbers or missing as numbers, NaN where they are missing; others with None where they are."""
+    """Convert objects to numbers if all are numbers or missing (as NaN); otherwise replace missing values by None."""
     if values.dtype.kind != "O":
         return values
     cells = [None if is_missing(value) else value for value in values.tolist()]
@@ -206,7 +200,7 @@ Classes = dict[str | None, tuple[str, ...]]
 
 
 def _target_columns(table: _Table, options: ReadOptions) -> tuple[Any, Classes]:
-    """Return the labels, of one task or by task, and the class names of those tasks whose labels are several columns."""
+    """Return the labels, of one task or by task, and the class names of tasks whose labels span several columns."""
     if not isinstance(options.target, Mapping):
         values, names = _task_columns(table, _default_target(table) if options.target is None else options.target)
         return values, {} if names is None else {None: names}
@@ -238,7 +232,7 @@ def _default_target(table: _Table) -> str:
 
 
 def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.ndarray, str, str, list[str]]:
-    """Return items from the table itself: texts, or rows of numbers; their kind, a note on the choice, and the columns they come from."""
+    """Return examples from the table itself (texts or rows of numbers), their kind, a note on the choice, and their columns."""
     free = table.free()
     rows = [name for name, values in free.items() if len(free) > 1 and _names_rows(name, values)]
     texts = {name: values for name, values in free.items() if _holds_texts(values) and name not in rows}
@@ -272,7 +266,7 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
 
 
 def _inputs(table: _Table, options: ReadOptions) -> tuple[Parts, str, str, list[str]]:
-    """Return the items of several inputs, each of a column or of columns of numbers; and a note that says so."""
+    """Return the examples for several inputs, each from one column or from number columns, with their kind, a note and the columns."""
     found: dict[str, Any] = {}
     named = {str(name): (wanted,) if isinstance(wanted, str) else tuple(wanted) for name, wanted in (options.inputs or {}).items()}
     for name, wanted in named.items():
@@ -287,7 +281,7 @@ def _inputs(table: _Table, options: ReadOptions) -> tuple[Parts, str, str, list[
 
 
 def _names_rows(name: str, values: np.ndarray) -> bool:
-    """Tell whether a column is the index that data frames and spreadsheets write in front, without a name."""
+    """Return whether a column is the unnamed index that data frames and spreadsheets write in front."""
     if _NAMELESS.fullmatch(name) is None:
         return False
     if values.dtype.kind == "f":
@@ -297,7 +291,7 @@ def _names_rows(name: str, values: np.ndarray) -> bool:
 
 
 def _counts_rows(values: np.ndarray) -> bool:
-    """Tell whether numbers are 0, 1, 2, … or 1, 2, 3, … in the order of the rows."""
+    """Return whether numbers are 0, 1, 2, … or 1, 2, 3, … in row order."""
     return len(values) > FEW_ROWS and values[0] in (0, 1) and bool((np.diff(values.astype(np.float64)) == 1).all())
 
 
@@ -307,7 +301,7 @@ def _note_on_others(others: list[str], rows: list[str]) -> str:
 
 
 def _are_labels(values: np.ndarray, numbers: int) -> bool:
-    """Tell whether texts beside so many columns of numbers are names, codes or dates, not items: short, or a few that come again."""
+    """Return whether texts beside this many number columns are names, codes or dates, not examples: short, or few and repeated."""
     found = {str(value) for value in values.tolist()}
     length = float(np.mean([len(name) for name in found]))
     single_words = not any(" " in name.strip() for name in found)
@@ -361,7 +355,7 @@ def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Bes
 
 
 def _taken(target: Any, rows: np.ndarray) -> Any:
-    """Return the labels of some rows, of one task or by task."""
+    """Return the labels of the chosen rows, of one task or by task."""
     if isinstance(target, Mapping):
         return {task: take(values, rows) for task, values in target.items()}
     return take(target, rows)
@@ -380,10 +374,10 @@ def _file_notes(missing: list[str], several: list[str], *, unused: list[str], ot
 
 
 def _file_column(table: _Table, found: FilesBelow) -> str:
-    """Return the column of which most values name files."""
+    """Return the column in which the most values name files."""
     free = {name: [str(value) for value in table.names(name).tolist()] for name in table.free()}
     counts = {name: sum(found.find(value) is not None or found.leads_out(value) for value in values) for name, values in free.items()}
-    if not any(counts.values()):  # names that fit several files are told as such, unless few values are any
+    if not any(counts.values()):  # report names that match several files, unless only a few values match at all
         counts = {name: sum(bool(found.fitting(value)) for value in values) for name, values in free.items()}
         counts = {name: count if 2 * count > len(table) else 0 for name, count in counts.items()}
     best = max(counts, key=lambda name: counts[name], default=None)
@@ -398,7 +392,7 @@ def _file_column(table: _Table, found: FilesBelow) -> str:
 
 
 def _names_files(table: _Table, folder: Path) -> bool:
-    """Return whether the first value of a column names a file, seen from beside the table; nothing is opened."""
+    """Return whether the first value of a column names a file relative to the table's folder. No file is opened."""
     firsts = [values[0] for values in table.columns.values() if len(values) and values.dtype.kind in "OUT"]
-    named = [value.strip().replace("\\", "/") for value in firsts if isinstance(value, str)]  # as Windows writes it
+    named = [value.strip().replace("\\", "/") for value in firsts if isinstance(value, str)]  # Windows path separators
     return any(kind_of(Path(value)) and os.path.isfile(folder / value) for value in named)

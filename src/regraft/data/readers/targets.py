@@ -1,4 +1,4 @@
-"""From labels as users have them to targets: class indices, numbers, or a table of 0 and 1."""
+"""Conversion of user labels to targets: class indices, numbers, or a table of 0 and 1."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["FEW_VALUES", "ReadOptions", "label_array", "make_targets", "missing_
 
 MOST_LABEL_BYTES = 2**31
 FEW_VALUES = 20
-"""Up to so many distinct whole numbers, float targets are probably classes, and a note says so."""
+"""Up to this many distinct whole numbers, float targets are probably classes, and a note says so."""
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What the user asked of `read`, handed to the reader of the kind of source."""
+    """Options of `read`, passed to the reader of the source."""
 
     target: Any = None
     files: Any = None
@@ -40,19 +40,19 @@ class ReadOptions:
     inputs: Mapping[str, str | Sequence[str]] | None = None
 
     def classes_of(self, task: str, *, first: bool) -> tuple[str, ...] | None:
-        """Return the class names asked for of a task; those given without a task (key None) are of the first one."""
+        """Return the class names requested for a task. Names given without a task (key None) belong to the first task."""
         given = self.classes or {}
         return given.get(task, given.get(None) if first else None)
 
     def task_of(self, task: str) -> str | None:
-        """Return what kind of task was asked for of a task."""
+        """Return the task type requested for a task."""
         return self.task.get(task) if isinstance(self.task, Mapping) else self.task
 
 
 def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
-    """Return one label for each item as strings.
+    """Return one label for each example as (N,) strings; None if `values` is None.
 
-    `values`: anything array-like of N labels, or None; result: (N,) str array, or None where none were given.
+    `values`: any array-like of N labels.
     """
     if values is None:
         return None
@@ -68,7 +68,7 @@ def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
 
 
 def _texts(values: list[Any], *, what: str) -> np.ndarray:
-    """Return labels as an array of texts, which takes as much room for each as for the longest."""
+    """Return labels as an array of texts. Its memory is the number of labels times the longest label, so long texts are refused."""
     texts = [label_text(value) for value in values]
     longest = max(map(len, texts), default=0)
     if longest * len(texts) * 4 > MOST_LABEL_BYTES:
@@ -82,10 +82,10 @@ def _texts(values: list[Any], *, what: str) -> np.ndarray:
 
 
 def make_targets(values: Any, classes: Sequence[str] | None = None, *, task: str | None = None) -> Targets:
-    """Decide what labels mean and return them as targets.
+    """Infer the task type of labels and return them as targets.
 
-    Strings, bytes and integers are classes; floating-point numbers are regression (or class indices, where `classes` is given);
-    rows of 0 and 1 are one-hot where every row has exactly one 1, else multi-label, and so are lists of labels.
+    Strings, bytes and integers are classes. Floating-point numbers are regression, or class indices if `classes` is given. Rows of 0 and 1
+    are one-hot if every row has exactly one 1, else multi-label. Lists of labels are multi-label.
 
     `values`: (N,) or (N, C), anything array-like, or N lists of labels.
     """
@@ -120,7 +120,7 @@ def make_targets(values: Any, classes: Sequence[str] | None = None, *, task: str
 
 
 def _told(found: Targets, task: str | None) -> Targets:
-    """Return targets as those of the kind of task that was asked for."""
+    """Return targets converted to the requested task type."""
     return found if task is None else replace(found.as_task(task), also=())
 
 
@@ -189,7 +189,7 @@ def _classification(array: np.ndarray, classes: Sequence[str] | None) -> Targets
 
 
 def _number_notes(distinct: np.ndarray, counts: np.ndarray) -> Iterator[str]:
-    """Yield what is worth knowing of whole numbers that are read as classes."""
+    """Yield notes on whole numbers that are read as classes."""
     if len(distinct) > FEW_VALUES:
         yield f"the {len(distinct)} distinct whole numbers are read as classes; for numbers give task='regression'"
     if distinct[0] == -1 and len(distinct) > 1 and distinct[1] in (0, 1):
@@ -197,7 +197,7 @@ def _number_notes(distinct: np.ndarray, counts: np.ndarray) -> Iterator[str]:
 
 
 def _known_rows(distinct: np.ndarray, labels: list[str], *, classes: Sequence[str]) -> np.ndarray:
-    """Return the row of each distinct label: by name, or by index where they are integers and none of them is a name."""
+    """Return the class index of each distinct label: by name, or as an index if the labels are integers and none is a name."""
     rows = rows_of(labels, classes)
     unknown = [label for label in labels if label not in rows]
     if not unknown:
@@ -222,9 +222,9 @@ def _check_distinct(labels: list[str], counts: np.ndarray) -> None:
 
 
 def missing_rows(array: np.ndarray) -> np.ndarray:
-    """Return the rows of labels that are missing or not finite.
+    """Return the rows, (n,) int64 in order, of labels that are missing or not finite.
 
-    `array`: (N,) labels of any type; result: (n,) int64 rows, in order.
+    `array`: (N,) labels of any type.
     """
     if array.dtype.kind == "f":
         return np.flatnonzero(~np.isfinite(array))
@@ -234,9 +234,9 @@ def missing_rows(array: np.ndarray) -> np.ndarray:
 
 
 def typed(array: np.ndarray) -> np.ndarray:
-    """Return an object array of numbers as numbers, anything else as strings.
+    """Return an object array of numbers as numbers (int64 or float64), anything else as strings.
 
-    `array`: (N,) objects, none of them missing; result: (N,) int64, float64 or str.
+    `array`: (N,) objects, none missing.
     """
     values = array.tolist()
     if values and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
