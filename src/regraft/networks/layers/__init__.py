@@ -1,1 +1,1 @@
-"""One table of layers that both families have: a Keras graph as a PyTorch module, and a PyTorch program as a Keras graph."""
+"""Conversion between the families: Keras graphs as PyTorch modules, and PyTorch programs as Keras graphs."""

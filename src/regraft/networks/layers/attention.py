@@ -1,4 +1,4 @@
-"""Layers as single operators that PyTorch's exporter keeps whole, for a private copy that is read and thrown away."""
+"""Replace layers by single operators that PyTorch's exporter keeps whole. This changes a private copy that is discarded after reading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PARTS = ("query", "key", "value")
 
 
 def whole_layers_(module: nn.Module) -> None:
-    """Let all attention within a `module`, and recurrent layers that read a mask, run as one operator each."""
+    """Make all attention layers, and recurrent layers with a mask, run as one operator each."""
     for part in module.modules():
         if isinstance(part, Attention):
             object.__setattr__(part, "forward", functools.partial(_own, part))
@@ -96,7 +96,7 @@ def _attention() -> Callable[..., Tensor]:
 
 
 def _operator(name: str, given: str, *, run: Callable[..., Tensor], shapes: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a new operator of PyTorch that `run` computes; `shapes` says of which shape its result is."""
+    """Register a PyTorch operator that `run` computes. `shapes` returns an empty result of the right shape."""
     made: Any = torch.library.custom_op(f"regraft::{name}", run, mutates_args=(), schema=f"{given} -> Tensor")
     made.register_fake(shapes)
     operator: Callable[..., Tensor] = made

@@ -1,4 +1,4 @@
-"""A network of one family as one of the other: the same function, with its heads, class names and preprocessing."""
+"""Convert a network to the other family: the same function, with its heads, class names and preprocessing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TOLERANCE = 1e-4
 
 
 def as_torch(network: Network) -> Network:
-    """Return a Keras network as layers of PyTorch. Pictures become channels first, as PyTorch's convolutions have them."""
+    """Convert a Keras network to PyTorch layers. Images become channels first, as PyTorch's convolutions need."""
     _check(network)
     turned = _turns(network)
     sample = network.sample.cpu().movedim(-1, 1) if turned else network.sample.cpu()  # type: ignore[union-attr]  # checked to be one
@@ -56,7 +56,7 @@ def as_torch(network: Network) -> Network:
 
 
 def as_keras(network: Network) -> Network:
-    """Return a PyTorch network as a functional Keras model. Pictures become channels last, as Keras has them."""
+    """Convert a PyTorch network to a functional Keras model. Images become channels last, the default of Keras."""
     refuse_program(network.origin, "made of Keras layers")
     _check(network)
     turned, twin = _turns(network), network.for_export()
@@ -82,9 +82,9 @@ def as_keras(network: Network) -> Network:
 
 
 def as_application(network: Network, plain: Network, *, architecture: Any) -> Network:
-    """Return a network in the architecture of a Keras model, which gets its weights, layer by layer, if it then is the same function.
+    """Copy a network's weights into a Keras model layer by layer, and return it if it computes the same function.
 
-    `architecture`: has weights of the same shapes in the same order.
+    `architecture` must have weights of the same shapes in the same order.
     """
     own, other = ([layer for layer in _leaves(one) if layer.weights] for one in (plain.module, architecture))
     for layer, aim in zip_longest(own, other):
@@ -101,12 +101,12 @@ def as_application(network: Network, plain: Network, *, architecture: Any) -> Ne
 
 
 def _leaves(model: Any) -> list[Any]:
-    """Return the layers of a model in order, of those that are models their own."""
+    """Return the layers of a model in order, with nested models expanded."""
     return [part for layer in model.layers for part in (_leaves(layer) if isinstance(layer, keras.Model) else [layer])]
 
 
 def _check(network: Network) -> None:
-    """Raise where a network takes more than one tensor."""
+    """Raise if a network takes more than one tensor or the codes of conditions."""
     if network.coding is not None:
         raise NetworkError(f"This network takes the codes of {len(network.coding.conditions)} conditions. Fold one in first: regraft.fold.")
     if isinstance(network.sample, dict):
@@ -117,7 +117,7 @@ def _check(network: Network) -> None:
 
 
 def _turns(network: Network) -> bool:
-    """Tell whether the items are pictures that the two families hold in different orders; Keras can have them as PyTorch does."""
+    """Return whether the examples are images whose axis order differs between the families. A Keras model may be channels first itself."""
     plain, module = network.preprocessing.to_dict(), network.module
     spatial = [layer for layer in _leaves(module) if not isinstance(layer, keras.layers.Flatten)] if network.family == "keras" else []
     if next((layer.data_format for layer in spatial if hasattr(layer, "data_format")), None) == "channels_first":
@@ -127,7 +127,7 @@ def _turns(network: Network) -> bool:
 
 
 def _told(source: Network, made: Network, *, turned: bool) -> Network:
-    """Return a network that was made of another one, with all that this one says beside its weights; proven on random inputs."""
+    """Transfer everything but the weights to a converted network. Raise if the two differ on random inputs."""
     for task, head in source.heads.items():
         if head.groups is not None:
             made.heads[task] = head
@@ -152,7 +152,7 @@ def _turned_preprocessing(source: Network, made: Network) -> Any:
 
 
 def _difference(source: Network, made: Network, *, turned: bool) -> float:
-    """Return by how much two networks differ, relative to the largest score."""
+    """Return the largest difference between the outputs of two networks, relative to the largest logit. Raise above the tolerance."""
     source, made = source.copy(), made.copy()
     largest = 0.0
     for network in (source, made):
@@ -179,12 +179,12 @@ def _difference(source: Network, made: Network, *, turned: bool) -> float:
 
 
 def _batches(sample: Tensor) -> Iterator[Tensor]:
-    """Yield the sample, three random items, and one. Of tokens some are 0, which masks leave out, but never the first."""
+    """Yield the sample, three random examples, and one. Some tokens become 0, which masks skip, but never the first of an example."""
     draws = torch.Generator().manual_seed(0)
     yield sample
     for count in (3, 1):
         shape = (count, *sample.shape[1:])
-        whole = bool((sample == sample.round()).all())  # tokens: those of the sample, in another order
+        whole = bool((sample == sample.round()).all())  # tokens: shuffle those of the sample
         known = sample.flatten()[torch.randint(0, sample.numel(), shape, generator=draws)]
         if whole and sample.ndim == 2:
             known[:, 1:] *= (torch.rand((count, sample.shape[1] - 1), generator=draws) < 0.7).to(known.dtype)

@@ -1,4 +1,4 @@
-"""What each kind of Keras layer becomes in PyTorch: one row each; all others are refused by name before any work."""
+"""Table of Keras layers and their PyTorch counterparts. A network with any other layer is refused by name before conversion."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _dense(reader: KerasReader, call: Call) -> Value:
 
 
 def _edges(layer: Any, tensor: Tensor, *, sizes: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    """Return what is put before and behind each axis, as TensorFlow pads."""
+    """Return the padding (before, after) of each axis, as TensorFlow pads."""
     if layer.padding == "valid":
         return [(0, 0)] * len(sizes)
     if layer.padding == "causal":
@@ -40,7 +40,7 @@ def _edges(layer: Any, tensor: Tensor, *, sizes: Sequence[int], strides: Sequenc
 
 
 def _check_free(layer: Any, value: Value, *, strides: Sequence[int]) -> None:
-    """Raise where the edges depend on a length that the network leaves open."""
+    """Raise if the padding depends on a length that the network leaves open."""
     open_ = any(side is None for side in (layer.input.shape[1:-1] if len(layer._inbound_nodes) == 1 else ()))
     if open_ and layer.padding == "same" and any(stride > 1 for stride in strides):
         raise refusal(
@@ -51,7 +51,7 @@ def _check_free(layer: Any, value: Value, *, strides: Sequence[int]) -> None:
 def _padded(
     reader: KerasReader, layer: Any, *, value: Value, sizes: Sequence[int], strides: Sequence[int], fill: Any = 0.0
 ) -> tuple[Value, list[int]]:
-    """Return a value with uneven edges already put around it, and the even ones that the layer puts itself."""
+    """Return a value, padded explicitly if the padding is uneven, and the even padding that the layer itself applies."""
     _check_free(layer, value, strides=strides)
     edges = _edges(layer, value.tensor, sizes=sizes, strides=strides)
     if all(before == behind for before, behind in edges):
@@ -70,7 +70,7 @@ def _depthwise(reader: KerasReader, call: Call) -> Value:
 
 
 def _by_channel(variable: Any) -> np.ndarray:
-    """Return the kernel of a depthwise layer (…, channels, multiplier) as that of one in as many groups, (…, 1, channels · multiplier)."""
+    """Return the kernel of a depthwise layer (…, channels, multiplier) as that of a grouped convolution (…, 1, channels · multiplier)."""
     kernel = array_of(variable)
     return kernel.reshape(*kernel.shape[:-2], 1, -1)
 
@@ -209,7 +209,7 @@ def _both_ways(reader: KerasReader, call: Call) -> Value:
 
 
 _GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
-"""The order of the gates in PyTorch, by their position in Keras."""
+"""Gate order in PyTorch, as positions in Keras."""
 
 
 def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> Value:
@@ -302,7 +302,7 @@ def _flatten(reader: KerasReader, call: Call) -> Value:
 
 
 def _reshape(reader: KerasReader, call: Call) -> Value:
-    """Read a layer, whose shape is that of an item, or the function of Keras, whose shape begins with the number of examples."""
+    """Convert a Reshape layer (shape of one example) or `keras.ops.reshape` (shape with the batch axis)."""
     value, items = reader.as_keras(call.value), getattr(call.layer, "target_shape", None)
     first, *rest = (-1, *items) if items is not None else call.layer.newshape
     if first != -1 or (items is None and (-1 in rest or math.prod(rest) != value.tensor[0].numel())):
@@ -316,7 +316,7 @@ def _reshape(reader: KerasReader, call: Call) -> Value:
 
 
 def _permute(reader: KerasReader, call: Call) -> Value:
-    """Read the layer, or the functions of Keras that move axes."""
+    """Convert a Permute layer, or the Keras functions that move axes."""
     value, layer, kind = reader.as_keras(call.value), call.layer, type(call.layer).__name__
     marked = np.empty(range(1, value.tensor.ndim + 1))
     if kind == "Permute":
@@ -359,12 +359,12 @@ def _reduced(reader: KerasReader, call: Call) -> Value:
 
 
 def _own_axis(value: Value, axis: int) -> int:
-    """Return where the axis of Keras stands in a value."""
+    """Return the position of a Keras axis in a value."""
     return axis if not value.first else 1 if axis == value.tensor.ndim - 1 else axis + 1
 
 
 def _selected(reader: KerasReader, call: Call) -> Value:
-    """Read one position along an axis, by its index."""
+    """Convert indexing with one integer along one axis."""
     value, *given = call.values
     taken = dict(enumerate(given)) if type(call.layer).__name__ == "GetItem" else {call.layer.axis: given[0]}
     axes = [axis for axis, one in taken.items() if one != slice(None)]
@@ -380,7 +380,7 @@ def _function(reader: KerasReader, call: Call) -> Value:
 
 
 def _product(reader: KerasReader, call: Call) -> Value:
-    """Read a product with the shares of adaptive pooling, which is what pooled rows and columns of a map are made of."""
+    """Convert a product with the pooling weights of adaptive average pooling."""
     shares, value = call.values
     if isinstance(shares, Value) or not isinstance(value, Value) or value.tensor.ndim != 3:
         raise refusal(call.layer, "a product that is no pooling of (N, L, C) to fewer positions")
@@ -427,7 +427,7 @@ _ORDERED = ("Subtract", "TrueDivide", "Divide")
 
 
 def _with_number(reader: KerasReader, call: Call) -> Value:
-    """Return a value plus, minus, times or divided by a number."""
+    """Convert a value plus, minus, times or divided by a number."""
     kind, numbers = type(call.layer).__name__, [one for one in call.values if isinstance(one, int | float)]
     if len(call.values) != 2 or len(numbers) != 1 or kind not in _BY_NUMBER or (kind in _ORDERED and numbers[0] is call.values[0]):
         raise refusal(call.layer, "an array in place of a value, or a number in the first place")
@@ -495,7 +495,7 @@ def _masking(reader: KerasReader, call: Call) -> Value:
 
 
 def _each_step(reader: KerasReader, call: Call) -> Value:
-    """Read a layer that is called for each step, if it works on the last axis alone."""
+    """Convert a layer that is applied to each step, if it works on the last axis only."""
     inner = call.layer.layer
     if type(inner).__name__ not in ("Dense", "Activation", "Dropout", "ReLU", "LeakyReLU", "Rescaling"):
         raise refusal(call.layer, f"a {type(inner).__name__} for each step")
@@ -563,4 +563,4 @@ ROWS: dict[str, Row] = {
     },
     **{"Take": _selected, "GetItem": _selected, "Moveaxis": _permute, "Transpose": _permute, "ExpandDims": _with_axis},
 }
-"""How each kind of call.layer is read, by the name of its class; layers that only training runs are left out."""
+"""Converter for each layer or function of Keras, by class name. Layers that only add noise or a penalty in training are skipped."""

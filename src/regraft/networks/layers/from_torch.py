@@ -1,4 +1,4 @@
-"""What each operator of PyTorch becomes in Keras: one row each; all others are refused by the name of the layer that calls them."""
+"""Table of PyTorch operators and their Keras counterparts. A program with any other operator is refused by operator and layer name."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _transposed(reader: TorchReader, call: Operation) -> Turned:
     kind = getattr(keras.layers, f"Conv{rank}DTranspose")
     settings = {"filters": weight.shape[1], "kernel_size": sizes, "strides": strides, "use_bias": bias is not None}
     made = reader.layer(call, kind, reader.last(call, call.value), weights=[weight.movedim((0, 1), (-1, -2)), bias], **settings)
-    further = [max(stride - size, 0) for size, stride in zip(sizes, strides, strict=True)]  # which Keras adds behind
+    further = [max(stride - size, 0) for size, stride in zip(sizes, strides, strict=True)]  # Keras adds these at the end
     ends = zip(each(call["padding"], rank), each(call["output_padding"], rank), further, strict=True)
     return last_of(edged(reader, call, tensor=made, sides=[(-side, more - side - own) for side, more, own in ends]))
 
@@ -105,7 +105,7 @@ def _prelu(reader: TorchReader, call: Operation) -> Turned:
 
 
 _CELLS = {"lstm": ("LSTM", (0, 1, 2, 3)), "gru": ("GRU", (1, 0, 2)), "rnn_tanh": ("SimpleRNN", (0,))}
-"""The layer of Keras, and the order of its gates by their position in PyTorch."""
+"""Keras layer of each operator, and its gate order as positions in PyTorch."""
 
 
 def _recurrent(reader: TorchReader, call: Operation) -> list[Any]:
@@ -148,7 +148,7 @@ def _cell_weights(part: Sequence[Tensor], kind: str, *, order: Sequence[int]) ->
 
 
 def _masked_cells(reader: TorchReader, call: Operation) -> Turned:
-    """Read a layer of `graph.Recurrent` and its mask."""
+    """Convert a masked `graph.Recurrent` layer."""
     parts, steps, both = call["weights"], call["steps"], len(call["weights"]) > 4
     kind, order = _CELLS[{"RNN": "rnn_tanh"}.get(call["kind"], call["kind"].lower())]
     settings = {"return_sequences": steps, "go_backwards": call["backwards"], "name": reader.name(call, "cells")}
@@ -267,7 +267,7 @@ def _squared_difference(reader: TorchReader, call: Operation) -> Turned:
 
 
 def _with_number(reader: TorchReader, call: Operation, *, one: Any, two: Any) -> Turned:
-    """Return a value plus, minus, times or divided by numbers: one, or one for each channel, that are no trained weights."""
+    """Convert a value plus, minus, times or divided by constants: one number, or one per channel. Trained weights are refused."""
     value, other = (one, two) if isinstance(one, Turned) else (two, one)
     first = value is one
     trained = isinstance(other, Tensor) and other.requires_grad
@@ -312,7 +312,7 @@ ROWS: dict[str, Row] = {
         "prelu": _prelu,
         "cat": _concatenate,
         "zeros": lambda _reader, _call: None,
-    },  # first states
+    },  # initial states
     **{name: _activation(name) for name in ("relu", "relu6", "sigmoid", "tanh", "silu", "selu", "celu", "mish", "log_sigmoid")},
     **{"hardswish": _activation("hard_silu"), "hardsigmoid": _activation("hard_sigmoid"), "softplus": _softplus},
     **dict.fromkeys(("gelu", "leaky_relu", "elu", "hardtanh", "clamp", "clamp_max", "clamp_min"), _with_settings),
@@ -323,4 +323,4 @@ ROWS: dict[str, Row] = {
     **dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum"), _join),
     **SHAPES,
 }
-"""How each operator is read, by its short name."""
+"""Converter for each operator, by short name."""

@@ -1,4 +1,4 @@
-"""PyTorch modules made of plain data: a list of layers, each with its settings and what it reads. Nothing here needs Keras."""
+"""PyTorch modules built from plain data: a list of layers with their settings and inputs. Nothing here needs Keras."""
 
 from __future__ import annotations
 
@@ -38,37 +38,37 @@ __all__ = [
 ]
 
 SOURCE = "layers"
-"""The origin of a network that is made of such a list."""
+"""Origin of a network that is built from such a list."""
 _INPUT = "input"
 _NUMBERS = (bool, int, float, str, type(None))
 
 
 class Permute(nn.Module):
-    """Axes in another order: `axes` of the value read, the batch first."""
+    """Permutation of all axes, the batch axis first."""
 
     def __init__(self, axes: Sequence[int]) -> None:
         super().__init__()
         self.axes = tuple(axes)
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the value with its axes in that order."""
+        """Return the permuted value."""
         return value.permute(self.axes)
 
 
 class Reshape(nn.Module):
-    """Each item in another shape."""
+    """Reshaping of each example."""
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         self.shape = tuple(shape)
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the value with items of that shape."""
+        """Return the value with each example in the new shape."""
         return value.reshape(value.shape[0], *self.shape)
 
 
 class Select(nn.Module):
-    """One position along an axis, at an index."""
+    """One position along an axis, by index."""
 
     def __init__(self, axis: int, index: int) -> None:
         super().__init__()
@@ -80,7 +80,8 @@ class Select(nn.Module):
 
 
 class Pad(nn.Module):
-    """A `value`, or the edge "repeated", around the last axes, cut where negative: `sizes` as `torch.nn.functional.pad` has them."""
+    """Padding of the last axes. `sizes` follow `torch.nn.functional.pad`, and negative ones crop. `value="repeated"` replicates the
+    edge."""
 
     def __init__(self, sizes: Sequence[int], value: float | str = 0.0) -> None:
         super().__init__()
@@ -88,12 +89,12 @@ class Pad(nn.Module):
         self.value = None if value == "repeated" else float(value)
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the value with its edges."""
+        """Return the padded value."""
         return functional.pad(value, self.sizes, self.mode, self.value)
 
 
 class Over(nn.Module):
-    """The mean, variance, sum or largest value (`kind`), or whether "any" is true, over `axes`, which stay as one where `keep` says so."""
+    """Reduction over `axes`: mean, variance, sum, maximum or any. `keep` keeps the axes with size one."""
 
     def __init__(self, kind: str, axes: Sequence[int], *, keep: bool = False) -> None:
         super().__init__()
@@ -108,17 +109,17 @@ class Over(nn.Module):
         self.axes, self.keep = tuple(axes), keep
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the value without these axes."""
+        """Return the reduced value."""
         return self.reduce(value, dim=self.axes, keepdim=self.keep)
 
 
 def _variance(value: Tensor, dim: tuple[int, ...], *, keepdim: bool) -> Tensor:
-    """Return the mean squared deviation from the mean: torch.var takes ten times as long."""
+    """Return the population variance. torch.var takes ten times as long."""
     return (value - value.mean(dim, keepdim=True)).square().mean(dim, keepdim=keepdim)
 
 
 class Join(nn.Module):
-    """Several values as one, element by element: `kind` says how, such as "add" or "maximum"."""
+    """Element-wise combination of several values. `kind` names the operation, such as "add" or "maximum"."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -126,7 +127,7 @@ class Join(nn.Module):
         self.join = _PAIRS[kind]
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Return them joined from the first to the last."""
+        """Return the values combined from first to last."""
         made = values[0]
         for value in values[1:]:
             made = self.join(made, value)
@@ -140,44 +141,44 @@ _PAIRS: dict[str, Callable[..., Tensor]] = {
 
 
 class Concatenate(nn.Module):
-    """Several values side by side along an axis."""
+    """Concatenation of several values along an axis."""
 
     def __init__(self, axis: int) -> None:
         super().__init__()
         self.axis = axis
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Return them as one."""
+        """Return the concatenated value."""
         return torch.cat(values, self.axis)
 
 
 class Unequal(nn.Module):
-    """A mask: whether a value is another `number`."""
+    """Mask of the elements that differ from `number`."""
 
     def __init__(self, number: float) -> None:
         super().__init__()
         self.number = number
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the mask, of the shape of the `value`."""
+        """Return the mask, in the shape of `value`."""
         return value != self.number
 
 
 class MeanOfKept(nn.Module):
-    """The mean (N, d) of the steps (N, T, d) that a mask (N, T) keeps; `keep` leaves one step, (N, 1, d)."""
+    """Masked mean (N, d) over the steps (N, T, d) that a mask (N, T) keeps. With `keep` the result is (N, 1, d)."""
 
     def __init__(self, *, keep: bool) -> None:
         super().__init__()
         self.keep = keep
 
     def forward(self, value: Tensor, mask: Tensor) -> Tensor:
-        """Return the mean of the `value` where the `mask` is true."""
+        """Return the mean of `value` where `mask` is true."""
         share = mask.unsqueeze(-1).to(value.dtype)
         return (value * share).sum(1, keepdim=self.keep) / share.sum(1, keepdim=self.keep)
 
 
 class Affine(nn.Module):
-    """A value times `scale` plus `offset`, numbers that training leaves as they are; `size` of them along the last axis, or one."""
+    """Affine map with fixed numbers: value * `scale` + `offset`. There are `size` of each along the last axis, or one."""
 
     scale: Tensor
     offset: Tensor
@@ -188,45 +189,45 @@ class Affine(nn.Module):
         self.register_buffer("offset", torch.zeros(size))
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the `value`, scaled and shifted."""
+        """Return the scaled and shifted value."""
         return value * self.scale + self.offset
 
 
 class Lookup(nn.Embedding):
-    """An embedding of whole numbers that are given as real ones."""
+    """Embedding of integers that arrive as floats."""
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the vectors of the numbers, `value`."""
+        """Return the vectors of the integers in `value`."""
         return super().forward(value.long())
 
 
 class Repeat(nn.Module):
-    """A vector (N, d) for each of `count` steps, (N, count, d)."""
+    """Repetition of a vector (N, d) for `count` steps, (N, count, d)."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.count = count
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the `value`, repeated."""
+        """Return the repeated value."""
         return value[:, None].expand(-1, self.count, -1)
 
 
 class Rectifier(nn.Module):
-    """Keras' ReLU: a slope below the threshold, and a largest value."""
+    """ReLU as Keras defines it, with a slope below a threshold and a maximum."""
 
     def __init__(self, *, slope: float, threshold: float, largest: float | None) -> None:
         super().__init__()
         self.slope, self.threshold, self.largest = slope, threshold, largest
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the value, rectified."""
+        """Return the rectified value."""
         made = torch.where(value >= self.threshold, value, self.slope * (value - self.threshold))
         return made if self.largest is None else made.clamp_max(self.largest)
 
 
 class Function(nn.Module):
-    """A function without weights of which PyTorch has no module; `kind` is its name."""
+    """Function without weights for which PyTorch has no module, by name."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -246,7 +247,7 @@ class Function(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer over steps (N, T, d): its outputs (N, T, u), or the last ones (N, u)."""
+    """Recurrent layer over steps (N, T, d). It returns all outputs (N, T, u) or the last ones (N, u)."""
 
     def __init__(
         self,
@@ -264,9 +265,9 @@ class Recurrent(nn.Module):
         self.kind, self.steps, self.backwards, self.joined = kind, steps, backwards, joined
 
     def forward(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return what the cells give for the steps, `value`; those whose `mask` (N, T) is false change no state.
+        """Return the outputs for the steps in `value`. Steps whose `mask` (N, T) is false do not change the state.
 
-        They give the output before them, or, in both directions, zeros, as in Keras.
+        As in Keras, a masked step repeats the output before it, or gives zeros if the layer is bidirectional.
         """
         if self.backwards:
             value, mask = value.flip(1), None if mask is None else mask.flip(1)
@@ -285,11 +286,11 @@ class Recurrent(nn.Module):
         return joined / 2 if self.joined == "ave" else joined
 
     def _masked(self, value: Tensor, mask: Tensor) -> list[Tensor]:
-        """Return the outputs (N, T, u) of each direction: kept steps are moved together, and their outputs back to where they came from."""
+        """Return the outputs (N, T, u) of each direction. Kept steps are moved together first, and their outputs are moved back after."""
         length, size = value.shape[1], self.cells.hidden_size
-        upto = mask.long().cumsum(1)  # how many are kept up to each step
+        upto = mask.long().cumsum(1)  # number of kept steps up to each step
         kept, steps = upto[:, -1:], torch.arange(length, device=value.device)
-        first = torch.where(mask, upto - 1, kept + steps - upto)  # kept ones first, the others behind them
+        first = torch.where(mask, upto - 1, kept + steps - upto)  # kept steps first, then the others
 
         def run(place: Tensor, back: Tensor, *, there: Tensor, part: slice) -> Tensor:
             moved = torch.zeros_like(value).scatter(1, place.unsqueeze(-1).expand_as(value), value)
@@ -297,14 +298,14 @@ class Recurrent(nn.Module):
             return outputs.gather(1, back.clamp(0, length - 1).unsqueeze(-1).expand(-1, -1, size)) * there.unsqueeze(-1)
 
         made = [run(first, upto - 1, there=upto > 0, part=slice(0, size))]
-        if self.cells.bidirectional:  # from the last step, kept ones last
+        if self.cells.bidirectional:  # runs from the last step, with the kept steps at the end
             before, start = upto - mask.long(), length - kept
             made.append(run((first + start) % length, start + before, there=before < kept, part=slice(size, 2 * size)))
         return made
 
 
 class Attention(nn.Module):
-    """Attention of several heads; the weights of a head stand together, as Keras has them."""
+    """Multi-head attention. The weights of a head are contiguous, as in Keras."""
 
     def __init__(self, *, inputs: Sequence[int], heads: int, sizes: Sequence[int], outputs: int, bias: bool, causal: bool) -> None:
         super().__init__()
@@ -314,7 +315,7 @@ class Attention(nn.Module):
         self.value, self.output = nn.Linear(value, heads * value_size, bias), nn.Linear(heads * value_size, outputs, bias)
 
     def forward(self, query: Tensor, *read: Tensor) -> Tensor:
-        """Return the values (N, T, outputs), first of what is `read`, that each `query` attends to by the keys, then a mask (N, T, S)."""
+        """Return the attended values (N, T, outputs). `read` holds the values, then optionally the keys and a mask (N, T, S)."""
         value, key, mask = (*read, None, None)[:3]
         parts = (self.query(query), self.key(value if key is None else key), self.value(value))
         queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
@@ -325,7 +326,8 @@ class Attention(nn.Module):
 def attended(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool
 ) -> Tensor:  # over the limit: attention has four
-    """Return the values of all heads (N, heads, T, d) that the queries attend to where a mask (N, T, S) is true, or to all."""
+    """Return the attended values of all heads (N, heads, T, d). Queries attend where the mask (N, T, S) is true, or everywhere without
+    one."""
     bias = None
     if mask is not None:
         if causal:
@@ -335,10 +337,10 @@ def attended(
 
 
 class DotAttention(nn.Module):
-    """Attention without weights of its own: queries and keys are multiplied as they are."""
+    """Dot-product attention without weights and without scaling."""
 
     def forward(self, query: Tensor, *read: Tensor) -> Tensor:
-        """Return the values, the first that is `read`, that each `query` attends to by the keys, the last one."""
+        """Return the attended values. `read` holds the values first and the keys last."""
         return functional.scaled_dot_product_attention(query, read[-1], read[0], scale=1.0)
 
 
@@ -387,19 +389,19 @@ LAYERS: dict[str, type[nn.Module]] = {
         *(Attention, DotAttention, MeanOfKept),
     )
 }
-"""Every kind of layer by its name; the settings of one are the arguments of its class."""
+"""Layer classes by name. A step's settings are the arguments of its class."""
 
 
 def layer_of(kind: str, settings: Mapping[str, Any]) -> nn.Module:
-    """Return a layer of a `kind`, drawn anew, with `settings` as JSON has them."""
+    """Return a layer of a `kind` with random weights. `settings` are values from JSON."""
     return LAYERS[kind](**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
 
 class LayerGraph(nn.Module):
-    """Layers that read one another's values.
+    """Graph of layers.
 
-    Each step is plain data: "name", "kind" (one of `LAYERS`), "of" (the names of what it reads; "input" is what the network takes),
-    and "settings". The names are those of its modules.
+    Each step is plain data: "name", "kind" (a key of `LAYERS`), "of" (names of its inputs, where "input" is the network's input), and
+    "settings". The step names are also the module names.
     """
 
     def __init__(self, steps: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> None:
@@ -418,7 +420,7 @@ class LayerGraph(nn.Module):
         self.outputs = tuple(outputs)
 
     def forward(self, x: Tensor) -> Any:
-        """Return the outputs for a batch `x`: one tensor, or several."""
+        """Return the output for a batch `x`, or a tuple of several outputs."""
         values = {_INPUT: x}
         for name, read in self.steps:
             values[name] = self.get_submodule(name)(*(values[each] for each in read))
@@ -433,7 +435,7 @@ def _is_plain(settings: Any) -> bool:
 
 
 def graph_module(origin: Mapping[str, Any]) -> LayerGraph:
-    """Return the module, its weights drawn anew, of a network that is made of layers."""
+    """Return the module of a network that is built from layers, with random weights."""
     steps, outputs = origin.get("layers"), origin.get("outputs")
     if not isinstance(steps, list) or not isinstance(outputs, list):
         raise NetworkError(f"The origin {origin.get('source')!r} holds no list of layers; it holds {', '.join(map(str, origin))}.")

@@ -1,4 +1,4 @@
-"""Reads a Keras graph, call by call, into layers of PyTorch: what each kind of layer becomes, `from_keras` says."""
+"""Reader that turns a Keras graph into PyTorch layers, call by call. `from_keras` defines the converters."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["ACTIVATIONS", "Call", "KerasReader", "Row", "Value", "array_of", "re
 
 _ODD = re.compile(r"\W")
 _MASKED = ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "GlobalAveragePooling1D", "BatchNormalization", "TimeDistributed")
-"""Kinds of layers that read a mask; what batch normalization computes with one, training alone uses."""
+"""Layers that accept a mask. Batch normalization uses its mask in training only."""
 _READ = ("query", "value", "key")
 _TAKEN = {"input", "outputs", "steps"}
 _Settings = dict[str, Any]
 _Weights = Mapping[str, Any]
 Row = Callable[["KerasReader", "Call"], "Value"]
-"""How one kind of layer is read: its call within the graph -> what it gives."""
+"""Converter of one kind of layer: its call in the graph -> the resulting value."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value within the network.
+    """Value within the network.
 
     Attributes:
-        tensor: what that layer gives for the sample.
-        first: whether its channels stand behind the batch, as PyTorch's convolutions have them, and last in Keras.
+        tensor: the value for the sample.
+        first: whether its channels stand behind the batch, as in PyTorch's convolutions, although they stand last in Keras.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a layer.
+    """Call of a layer.
 
     Attributes:
-        values: what it reads: values, and numbers in place of them.
+        values: positional inputs: values, or numbers in their place.
     """
 
     layer: Any
@@ -56,22 +56,22 @@ class Call:
 
     @property
     def value(self) -> Value:
-        """The first of them."""
+        """The first input."""
         first: Value = self.values[0]
         return first
 
 
 @dataclass
 class KerasReader:
-    """Reads a Keras model.
+    """Reader of a Keras model.
 
     Attributes:
-        sample: a batch, as the PyTorch network takes it.
-        first: whether the channels of the sample stand behind the batch, and last in Keras.
-        rows: how each kind of layer is read, by the name of its class.
+        sample: a batch in the axis order of the PyTorch network.
+        first: whether the channels of the sample stand behind the batch, although they stand last in Keras.
+        rows: converter for each kind of layer, by class name.
         steps: the layers, as `LayerGraph` takes them.
         modules: the same layers with their weights, by name.
-        names: of the step that holds the weights of a Keras layer, by the layer's path.
+        names: step that holds the weights of a Keras layer, by layer path.
     """
 
     sample: Tensor
@@ -81,10 +81,10 @@ class KerasReader:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     _turned: dict[tuple[str, bool], Value] = field(default_factory=dict)
-    _unmasked: set[int] = field(default_factory=set)  # tensors whose mask is gone as Keras runs: attention takes it off what it reads
+    _unmasked: set[int] = field(default_factory=set)  # tensors that lost their mask: Keras attention removes the mask of what it reads
 
     def read(self, model: Any) -> list[str]:
-        """Read a whole model and return the names of its outputs."""
+        """Convert a model and return the names of its outputs."""
         self._check(model)
         with torch.no_grad():
             outputs = self._run(model, [Value("input", self.sample, self.first)])
@@ -117,7 +117,7 @@ class KerasReader:
             made = self._run(layer, values)
         else:
             asked = {name: one for name, one in named.items() if name != "training"}
-            if kind == "MultiHeadAttention":  # its masks are no arguments in the graph: they come with what it reads
+            if kind == "MultiHeadAttention":  # its masks are not arguments in the graph: they come with the inputs
                 asked |= {f"{name}_mask": self._mask(read, known) for name, read in zip(_READ, node.input_tensors, strict=False)}
                 read = [id(tensor) for tensor in node.input_tensors]
                 self._unmasked |= {*read, *(id(tensor) for tensor in node.outputs if read[0] in self._unmasked)}
@@ -129,7 +129,7 @@ class KerasReader:
         known |= {id(tensor): value for tensor, value in zip(node.outputs, made, strict=True)}
 
     def _mask(self, tensor: Any, known: dict[int, Value]) -> Value | None:
-        """Return the mask that comes with a tensor of the graph; None without one."""
+        """Return the mask of a tensor in the graph, or None."""
         mask = None if id(tensor) in self._unmasked else getattr(tensor, "_keras_mask", None)
         waiting = [] if mask is None else [mask]
         while waiting:
@@ -153,7 +153,7 @@ class KerasReader:
     ) -> Value:
         """Add a step and return its value.
 
-        `first`: where the channels of the result stand; None: where they stand in the first value.
+        `first` says whether the result is channels first. None copies this from the first value.
         """
         module = layer_of(kind, settings).eval()
         state = module.state_dict()
@@ -175,15 +175,15 @@ class KerasReader:
         return plain
 
     def as_keras(self, value: Value) -> Value:
-        """Return a value with its axes as Keras has them."""
+        """Return a value in the axis order of Keras."""
         return self.turned(value, first=False)
 
     def channels_first(self, value: Value) -> Value:
-        """Return a value whose channels stand behind the batch."""
+        """Return a value with its channels behind the batch."""
         return self.turned(value, first=True)
 
     def turned(self, value: Value, *, first: bool) -> Value:
-        """Return a value whose channels stand behind the batch (`first`), or last."""
+        """Return a value with its channels behind the batch (`first`) or last."""
         rank = value.tensor.ndim
         if value.first == first or rank < 3:
             return Value(value.name, value.tensor, first)
@@ -197,17 +197,17 @@ class KerasReader:
         return self._turned[value.name, first]
 
     def spatial(self, layer: Any, value: Value) -> Value:
-        """Return the `value` that a `layer` over positions reads, its channels first."""
+        """Return the input of a layer over positions, channels first."""
         if getattr(layer, "data_format", "channels_last") == "channels_first":
             return Value(self.as_keras(value).name, self.as_keras(value).tensor, first=True)
         return self.channels_first(value)
 
     def placed(self, layer: Any, value: Value) -> Value:
-        """Return the `value` that such a `layer` gives as the next one reads it."""
+        """Return the output of a layer over positions with its axis order marked."""
         return Value(value.name, value.tensor, first=getattr(layer, "data_format", "channels_last") != "channels_first")
 
     def activated(self, layer: Any, value: Value) -> Value:
-        """Return a `value` after the activation of a `layer`."""
+        """Return a value after the activation of a layer."""
         function = layer.activation
         name = getattr(function, "__name__", type(function).__name__)
         if name == "linear":
@@ -220,7 +220,7 @@ class KerasReader:
 
 
 def refusal(layer: Any, what: str) -> NetworkError:
-    """Return the error of a `layer` that has `what` PyTorch does not have."""
+    """Return the error for a layer that has no PyTorch counterpart because of `what`."""
     return NetworkError(
         f"The layer {layer.name!r} ({type(layer).__name__}) has {what}, which has no counterpart in PyTorch here. Export the network as "
         ".onnx."
@@ -240,7 +240,7 @@ def _tensor(array: Any) -> Tensor:
 
 
 def array_of(variable: Any) -> np.ndarray:
-    """Return the numbers of a Keras `variable`."""
+    """Return the numbers of a Keras variable as float32."""
     return np.asarray(variable.value.detach().cpu().float().numpy())
 
 

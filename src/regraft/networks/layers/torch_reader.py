@@ -1,7 +1,7 @@
-"""Reads an exported program of PyTorch, operator by operator, into a Keras graph: what each operator becomes, `from_torch` says.
+"""Reader that turns an exported PyTorch program into a Keras graph, operator by operator. `from_torch` defines the converters.
 
-A value of Keras may hold its axes in another order than that of PyTorch: transpositions are noted, and carried out only where a layer
-needs another order. So convolutions read channels last, whatever stands between them.
+A Keras value may hold its axes in another order than PyTorch. Transpositions are only recorded, and carried out where a layer needs another
+order. Convolutions therefore read channels last, whatever stands between them.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ __all__ = [
 
 _ODD = re.compile(r"\W")
 BATCH = -1
-"""The number of examples, where a shape names it."""
+"""Stands for the batch size in shapes."""
 LEAST = -3e38
-"""In place of minus infinity, which configurations in JSON do not hold."""
+"""Stands for minus infinity, which JSON configurations cannot hold."""
 Row = Callable[["TorchReader", "Operation"], Any]
-"""How one operator is read: its call -> a value, or a list of values."""
+"""Converter of one operator: its call -> a value, or a list of values."""
 
 
 @dataclass(frozen=True)
 class Turned:
-    """A value within the network.
+    """Value within the network.
 
     Attributes:
-        axes: at which axis of it each axis of PyTorch's value stands.
+        axes: position in `tensor` of each axis of the PyTorch value.
     """
 
     tensor: Any
@@ -56,23 +56,23 @@ class Turned:
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """The shape as PyTorch has it; None for the number of examples."""
+        """The shape in PyTorch's axis order; None for the batch size."""
         return tuple(self.tensor.shape[axis] for axis in self.axes)
 
 
 def channels_last(rank: int) -> tuple[int, ...]:
-    """Return at which axis of a value with its channels last each axis of PyTorch's stands; `rank` is their number."""
+    """Return the `Turned.axes` of a channels-last value with `rank` axes."""
     return (0, rank - 1, *range(1, rank - 1)) if rank > 2 else tuple(range(rank))
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One call of an operator.
+    """Call of an operator.
 
     Attributes:
-        kind: its short name, such as "conv2d".
-        given: its arguments by name: values, weights, numbers.
-        names: of those that are weights, as the module calls them.
+        kind: short name, such as "conv2d".
+        given: arguments by name: values, weights, numbers.
+        names: names of the arguments that are weights, as the module calls them.
     """
 
     node: Node
@@ -85,7 +85,7 @@ class Operation:
 
     @property
     def value(self) -> Turned:
-        """What it reads first."""
+        """The first input."""
         first = next(iter(self.given.values()))
         if not isinstance(first, Turned):
             raise self.refusal("no value of the network in the first place")
@@ -93,31 +93,31 @@ class Operation:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of what it gives, with `BATCH` for the number of examples."""
+        """The shape of the output, with `BATCH` for the batch size."""
         return tuple(side if isinstance(side, int) else BATCH for side in self.node.meta["val"].shape)
 
     @property
     def layer(self) -> str:
-        """The name of the module that calls it."""
+        """The name of the calling module."""
         weights = next(iter(self.names.values()), "")
         stack = [path for path, _ in (self.node.meta.get("nn_module_stack") or {}).values()]
         return weights.rpartition(".")[0] if weights else (stack[-1] if stack else "")
 
     def refusal(self, what: str) -> NetworkError:
-        """Return the error of an operator that has `what` Keras does not have."""
+        """Return the error for an operator that has no Keras counterpart because of `what`."""
         where = f"The layer {self.layer!r}" if self.layer else "The network"
         return NetworkError(f"{where} calls {self.kind} with {what}, which has no counterpart in Keras here. Export the network as .onnx.")
 
 
 @dataclass
 class TorchReader:
-    """Reads a program.
+    """Reader of an exported program.
 
     Attributes:
-        rows: how each operator is read, by its short name.
-        held: tells whether the module of a name stays frozen.
-        called: the names of modules, by their paths within the program.
-        names: of the Keras layer that holds the weights of a module, by the module's name.
+        rows: converter for each operator, by short name.
+        held: whether a module stays frozen, by name.
+        called: module names, by path within the program.
+        names: Keras layer that holds the weights of a module, by module name.
     """
 
     rows: Mapping[str, Row]
@@ -129,7 +129,7 @@ class TorchReader:
     _weights: dict[Node, str] = field(default_factory=dict)
 
     def read(self, program: Any, entry: Turned) -> list[Turned]:
-        """Return the outputs of a `program` for its input, `entry`."""
+        """Return the outputs of a program for its input `entry`."""
         graph, signature = program.graph, program.graph_signature
         calls = [node for node in graph.nodes if node.op == "call_function"]
         wrong = [node for node in calls if _kind(node) not in self.rows and not _is_size(node)]
@@ -157,7 +157,7 @@ class TorchReader:
         return outputs
 
     def _name_functions_(self, outputs: Sequence[Turned]) -> None:
-        """Name the functions of Keras: the numbered names that they get by themselves may be those of layers."""
+        """Give the Keras functions free names, because their default numbered names may collide with layer names."""
         waiting, seen = [value.tensor for value in outputs], set[int]()
         while waiting:
             operation = waiting.pop()._keras_history.operation
@@ -179,14 +179,14 @@ class TorchReader:
         given = {one.name: self._value(raw[one.name]) if one.name in raw else one.default_value for one in asked}
         names = {name: self._weights[value] for name, value in raw.items() if isinstance(value, Node) and value in self._weights}
         call = Operation(node, _kind(node), given, names)
-        if names and not any(isinstance(value, Turned) for value in _flat(given.values())):  # weights alone are computed
-            with torch.enable_grad():  # so that it is known whether training would change them
+        if names and not any(isinstance(value, Turned) for value in _flat(given.values())):  # computed from weights alone
+            with torch.enable_grad():  # records whether training would change the result
                 self._values[node] = target(*(self._value(one) for one in node.args), **{k: self._value(v) for k, v in node.kwargs.items()})
             self._weights[node] = next(iter(names.values()))
             return
         self._values[node] = self.rows[call.kind](self, call)
         if str(target).split(".")[1].endswith("_") and isinstance(node.args[0], Node):
-            self._values[node.args[0]] = self._values[node]  # it changes what it reads
+            self._values[node.args[0]] = self._values[node]  # an in-place operator changes its input
 
     def _value(self, given: Any) -> Any:
         if isinstance(given, Node):
@@ -194,7 +194,7 @@ class TorchReader:
         return [self._value(one) for one in given] if isinstance(given, list | tuple) else given
 
     def layer(self, call: Operation, kind: Any, /, *values: Any, weights: Sequence[Tensor | None] = (), **settings: Any) -> Any:
-        """Return what a new layer of Keras makes of a tensor; a module that is called again is one layer."""
+        """Return the output of a new Keras layer. A module that is called again reuses its layer."""
         own = call.names and call.layer
         if own and call.layer in self._layers and weights:
             return self._layers[call.layer](*values)
@@ -220,7 +220,7 @@ class TorchReader:
     _taken: list[str] = field(default_factory=lambda: ["input"])
 
     def turned(self, call: Operation, value: Turned, *, axes: Sequence[int] | None = None) -> Any:
-        """Return the tensor of a value with its axes in another order: that of PyTorch where nothing is said."""
+        """Return the tensor of a value in another axis order, by default PyTorch's."""
         wanted = tuple(axes) if axes is not None else tuple(range(len(value.axes)))
         if value.axes == wanted:
             return value.tensor
@@ -232,11 +232,11 @@ class TorchReader:
         return keras.layers.Permute(order[1:], name=self._free(f"{call.node.name}_axes"))(value.tensor)
 
     def last(self, call: Operation, value: Turned) -> Any:
-        """Return the tensor of a `value` with its channels last; `call` needs it."""
+        """Return the tensor of a value with channels last."""
         return self.turned(call, value, axes=channels_last(len(value.axes)))
 
     def name(self, call: Operation, part: str) -> str:
-        """Return a free name for a further layer of a `call`; `part` says what it does."""
+        """Return a free name for an additional layer of a call. `part` says what the layer does."""
         return self._free(f"{call.node.name}_{part}")
 
 
@@ -250,7 +250,7 @@ def _is_getitem(node: Node) -> bool:
 
 
 def _is_size(node: Node) -> bool:
-    """Tell whether a node takes one of several values, or computes a number."""
+    """Return whether a node is an indexing of several values, a size, or an assertion."""
     return (
         _is_getitem(node)
         or _kind(node) in ("sym_size", "_assert_scalar", "_assert_tensor_metadata")
@@ -263,36 +263,36 @@ def _flat(values: Any) -> list[Any]:
 
 
 class States:
-    """The last states of a recurrent layer, (directions, N, u) in PyTorch."""
+    """Final states of a recurrent layer, (directions, N, u) in PyTorch."""
 
     def __init__(self, whole: Any, each: Sequence[Any]) -> None:
         self.whole, self.each = whole, each
 
 
 def each(given: Any, rank: int) -> list[int]:
-    """Return a number for each of `rank` axes: those `given`, or the one."""
+    """Return one number per axis: `given` itself, or a single number repeated `rank` times."""
     sides = [int(one) for one in given] if isinstance(given, list | tuple) else [int(given)]
     return sides * rank if len(sides) == 1 else sides
 
 
 def plain(tensor: Any) -> Turned:
-    """Return the value of a `tensor` whose axes stand as in PyTorch."""
+    """Return a tensor as a value in PyTorch's axis order."""
     return Turned(tensor, tuple(range(len(tensor.shape))))
 
 
 def last_of(tensor: Any) -> Turned:
-    """Return the value of a `tensor` whose channels stand last."""
+    """Return a tensor as a value with channels last."""
     return Turned(tensor, channels_last(len(tensor.shape)))
 
 
 def axes_of(call: Operation, dims: Any) -> list[int]:
-    """Return the axes of Keras at which some dimensions of PyTorch (`dims`) of what a `call` reads stand."""
+    """Return the Keras axes of some PyTorch dimensions of a call's input."""
     rank = len(call.value.axes)
     return [call.value.axes[dim % rank] for dim in (dims if isinstance(dims, list | tuple) else [dims])]
 
 
 def edged(reader: TorchReader, call: Operation, *, tensor: Any, sides: Sequence[tuple[int, int]], fill: float = 0.0) -> Any:
-    """Return a tensor, channels last, with values put around its positions."""
+    """Return a channels-last tensor with its positions padded, or cropped where negative."""
     if not any(map(any, sides)):
         return tensor
     rank, layers = len(sides), keras.layers

@@ -1,4 +1,4 @@
-"""What operators of PyTorch without weights become in Keras: pooling, shapes, parts, products."""
+"""Keras counterparts of PyTorch operators without weights: pooling, shapes, slicing, products."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _pooling(reader: TorchReader, call: Operation) -> Turned:
         dict[str, Any](pool_size=sizes, strides=strides),
     )
     padded, counted = any(map(any, sides)), largest or (call["count_include_pad"] and not any(beyond))
-    even = all(before == behind for before, behind in sides)  # Keras on PyTorch repeats uneven edges where it takes averages
+    even = all(before == behind for before, behind in sides)  # Keras on PyTorch replicates uneven edges in average pooling
     if padded and (largest or (not counted and even)) and _as_keras_pads(call, sizes, strides=strides, sides=sides):
         return last_of(reader.layer(call, kind, value, padding="same", **settings))
     if padded and not counted:
@@ -48,7 +48,7 @@ def _pooling(reader: TorchReader, call: Operation) -> Turned:
 
 
 def _as_keras_pads(call: Operation, sizes: Sequence[int], *, strides: Sequence[int], sides: Sequence[tuple[int, int]]) -> bool:
-    """Tell whether the edges of a pooling are those of padding="same"."""
+    """Return whether the padding of a pooling equals padding="same"."""
     for side, size, stride, edges in zip(call.value.shape[2:], sizes, strides, sides, strict=True):
         if side is None and stride > 1:
             return False
@@ -61,7 +61,7 @@ def _as_keras_pads(call: Operation, sizes: Sequence[int], *, strides: Sequence[i
 def _average(  # over the limit: a pooling as it is called
     reader: TorchReader, call: Operation, *, value: Any, sides: Sequence[tuple[int, int]], settings: dict[str, Any]
 ) -> Turned:
-    """Return averages in which edges do not count, or only those that are not beyond the padding: with edges of zeros, and made larger."""
+    """Return average pooling in which some padded positions do not count: pool with zero padding, then rescale by the counted share."""
     inner, outer, rank = call.value.shape[2:], call.shape[2:], len(sides)
     if any(side is None for side in inner):
         raise call.refusal("edges that do not count in averages over an open length")
@@ -77,7 +77,7 @@ def _average(  # over the limit: a pooling as it is called
 
 
 def _is_positive(call: Operation) -> bool:
-    """Tell whether what an operator reads is never negative: edges of zeros are no larger than any of it."""
+    """Return whether the operator's input is never negative, so that zero padding cannot exceed any of it."""
     return str(getattr(call.node.args[0], "target", "")).startswith(("aten.relu", "aten.sigmoid"))
 
 
@@ -119,7 +119,7 @@ def _reduced(reader: TorchReader, call: Operation) -> Turned:
 
 
 def _without(call: Operation, tensor: Any, *, dims: Sequence[int]) -> Turned:
-    """Return a value that has lost some dimensions."""
+    """Return a value after some dimensions have been removed."""
     kept = [axis for dim, axis in enumerate(call.value.axes) if dim not in dims]
     return Turned(tensor, tuple(sorted(kept).index(axis) for axis in kept))
 
@@ -136,8 +136,8 @@ def _reshaped(reader: TorchReader, call: Operation) -> Turned:
     if old == shape[1:]:
         return call.value
     if len(old) > 2 and len(shape) == 3 and old[0] == shape[1] and call.value.axes == channels_last(len(old) + 1):
-        return last_of(reader.layer(call, keras.layers.Reshape, call.value.tensor, target_shape=shape[:0:-1]))  # positions alone
-    thin = sum(side != 1 for side in old) < 2  # one long axis: its order is the same, however the others stand
+        return last_of(reader.layer(call, keras.layers.Reshape, call.value.tensor, target_shape=shape[:0:-1]))  # merges positions only
+    thin = sum(side != 1 for side in old) < 2  # with one long axis the order of the others does not matter
     value = call.value.tensor if thin else reader.turned(call, call.value)
     if len(shape) == 2:
         return plain(reader.layer(call, keras.layers.Flatten, value) if len(value.shape) > 2 else value)
@@ -165,7 +165,7 @@ def _turned(_reader: TorchReader, call: Operation) -> Any:
 
 
 def _picked(call: Operation, *, dim: int, index: Any) -> Any:
-    """Return a tensor of Keras at an index, or a slice, of one dimension of PyTorch."""
+    """Return a Keras tensor indexed or sliced along one PyTorch dimension."""
     (axis,) = axes_of(call, dim)
     if axis == 0:
         raise call.refusal("single examples")
@@ -219,7 +219,7 @@ def _expand(reader: TorchReader, call: Operation) -> Turned:
 
 
 def _only_compared(node: Node) -> bool:
-    """Tell whether mse_loss alone reads a repeated value: it repeats values itself, in Keras as well."""
+    """Return whether only mse_loss reads a repeated value. It broadcasts by itself, in Keras as well."""
     for user in node.users:
         name = getattr(user.target, "__name__", "").partition(".")[0]
         given: Any = user.args[0]
@@ -231,7 +231,7 @@ def _only_compared(node: Node) -> bool:
 
 
 def _alone(node: Node, at: int) -> bool:
-    """Tell the same of one of the values that broadcast_tensors gives."""
+    """Return whether only mse_loss reads the output `at` of broadcast_tensors."""
     return all(_only_compared(user) for user in node.users if user.args[1] == at)
 
 
@@ -303,7 +303,7 @@ def _scaled_attention(reader: TorchReader, call: Operation) -> Turned:
 
 
 def _compared(reader: TorchReader, call: Operation) -> Turned:
-    """Read what makes masks of values: comparisons, and masks joined."""
+    """Convert comparisons and logical operations on masks."""
     other = call["other"]
     other = reader.turned(call, other, axes=call.value.axes) if isinstance(other, Turned) else other
     return Turned(_COMPARED[call.kind](call.value.tensor, other), call.value.axes)
@@ -345,4 +345,4 @@ SHAPES: dict[str, Row] = {
     **{"matmul": _matmul, "bmm": _matmul, "scaled_dot_product_attention": _scaled_attention},
     **{**dict.fromkeys(_COMPARED, _compared), "logical_not": _not, "bitwise_not": _not, "where": _where, "flip": _flipped},
 }
-"""How each of them is read, by its short name."""
+"""Converter for each operator, by short name."""

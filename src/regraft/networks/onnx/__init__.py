@@ -1,1 +1,1 @@
-"""ONNX files as networks. Nothing here needs PyTorch unless it says so."""
+"""ONNX files as networks. Modules here need no PyTorch unless they say so."""

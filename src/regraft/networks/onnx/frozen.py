@@ -1,4 +1,4 @@
-"""ONNX files that cannot be trained: ONNX Runtime runs them in parts, and a linear layer at their end is one of PyTorch."""
+"""ONNX files that cannot be trained: ONNX Runtime runs them in parts, and the final linear layer becomes a PyTorch head."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .session import run_session, session_of
 __all__ = ["FROZEN", "frozen_graph", "frozen_module"]
 
 FROZEN = "regraft_frozen"
-"""The key of the metadata under which a graph in a saved folder says how it is run."""
+"""Metadata key under which a graph in a saved folder records how to run it."""
 _MOST_PARTS = 12
 _LENGTHS = (16, 128, 512, 1024)
 _RATE = 16000
@@ -30,9 +30,9 @@ _BATCH = -1
 
 
 class _OnnxPart(nn.Module):
-    """A part of a network that ONNX Runtime runs: from one value, examples along its first axis, to another one.
+    """Part of a network that ONNX Runtime runs, from one value to another, with examples along the first axis.
 
-    `fills`: what all its other inputs are filled with: type, shape and number by name.
+    `fills` holds the type, shape and number that fill each other input, by name.
     """
 
     def __init__(self, content: bytes, *, entry: str, fills: Mapping[str, Sequence[Any]], single: bool) -> None:
@@ -40,10 +40,10 @@ class _OnnxPart(nn.Module):
         asked = {one.name for one in _session(content).get_inputs()}
         self.content, self.entry, self.single = content, entry, single
         self.fills = {name: fill for name, fill in fills.items() if name in asked}
-        self.weights = nn.Parameter(torch.zeros(1), requires_grad=False)  # stands for those in the content: a block has some
+        self.weights = nn.Parameter(torch.zeros(1), requires_grad=False)  # placeholder: a block must have weights
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return what the part makes of a `value`."""
+        """Return the part's output for `value`."""
         if torch.compiler.is_exporting():
             raise NetworkError(f"{self.entry!r} and what follows run in ONNX Runtime, which no exporter of PyTorch reads. Save the network")
         if torch.is_grad_enabled() and value.requires_grad:
@@ -63,13 +63,13 @@ class _OnnxPart(nn.Module):
         return made.reshape(-1, 1) if made.ndim == 1 else made
 
     def __deepcopy__(self, _memo: Any) -> Self:
-        """Return the part itself: nothing in it ever changes."""
+        """Return the part itself, because it never changes."""
         return self
 
 
 @functools.lru_cache(maxsize=256)
 def _session(content: bytes) -> Any:
-    """Return the session that runs a part; a module does not hold it, since it has no content that could be compared."""
+    """Return the session of a part. The module itself does not hold it, because sessions cannot be compared."""
     return session_of(content, threads=torch.get_num_threads())
 
 
@@ -79,7 +79,7 @@ def _filled(fill: Sequence[Any], count: int) -> np.ndarray:
 
 
 def frozen_graph(model: Any) -> tuple[Any, Tensor]:
-    """Return a model that notes how it is run in parts, and two made-up examples."""
+    """Return a model whose metadata record how to run it in parts, and two random examples."""
     session = session_of(model.SerializeToString(), threads=torch.get_num_threads())
     entry, fills, single = _inputs(session)
     sample, kind = None, session.get_inputs()[[one.name for one in session.get_inputs()].index(entry.name)]
@@ -104,7 +104,7 @@ def frozen_graph(model: Any) -> tuple[Any, Tensor]:
 
 
 def _inputs(session: Any) -> tuple[Any, dict[str, list[Any]], bool]:
-    """Return the input that holds examples, what the others (states, rates) are filled with, and whether examples go one by one."""
+    """Return the input for examples, the fill values of the other inputs (states, rates), and whether examples run one by one."""
     asked = session.get_inputs()
     real = [one for one in asked if one.type == "tensor(float)" and len(one.shape) > 1]
     free = [one for one in real if not isinstance(one.shape[0], int)]
@@ -127,7 +127,7 @@ def _inputs(session: Any) -> tuple[Any, dict[str, list[Any]], bool]:
 
 
 def _whole_cuts(model: Any, entry: str, *, fills: Mapping[str, Sequence[Any]], sample: np.ndarray) -> list[str]:
-    """Return some values, in order, through which all must go that depends on the input, examples along their first axis."""
+    """Return the names of cut values, in order. Everything that depends on the input passes through each, examples along the first axis."""
     nodes, end = list(model.graph.node), model.graph.output[0].name
     reads = [read_by(node) for node in nodes]
     last = {name: at for at, names in enumerate(reads) for name in names}
@@ -157,7 +157,7 @@ def _whole_cuts(model: Any, entry: str, *, fills: Mapping[str, Sequence[Any]], s
 
 
 def _head(model: Any) -> tuple[str, np.ndarray, np.ndarray, str | None] | None:
-    """Return what the linear layer at the end of a graph reads, its weights and bias, and the operator behind it; None without one."""
+    """Return the input name, weights, bias and following activation of the final linear layer; None if there is none."""
     to_array = importlib.import_module("onnx.numpy_helper").to_array
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -188,7 +188,7 @@ def _head(model: Any) -> tuple[str, np.ndarray, np.ndarray, str | None] | None:
 
 
 def frozen_module(model: Any, how: str) -> nn.Module:
-    """Return a network of parts that ONNX Runtime runs, and of its linear head."""
+    """Return a network of parts that ONNX Runtime runs, followed by its linear head if it has one."""
     try:
         told = json.loads(how)
         entry, fills, single, cuts = told["entry"], dict(told["fills"]), bool(told["single"]), list(map(str, told["cuts"]))
@@ -211,7 +211,7 @@ def frozen_module(model: Any, how: str) -> nn.Module:
 
 
 def _part(model: Any, start: str, *, stop: str) -> bytes:
-    """Return the part of a model from one value to another."""
+    """Return the serialized part of a model between two values."""
     onnx, helper = importlib.import_module("onnx"), importlib.import_module("onnx.helper")
     needed, kept = {stop}, []
     for node in reversed(model.graph.node):

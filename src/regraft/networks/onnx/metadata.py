@@ -1,4 +1,4 @@
-"""What the metadata of an ONNX file that regraft wrote say of its network, checked before anything is made of it."""
+"""Schema of the metadata that regraft writes into ONNX files, checked before anything is built from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["OwnFacts", "TaskFacts", "own_facts"]
 
 
 class TaskFacts(Plain):
-    """One task."""
+    """Facts of one task."""
 
     kind: Kind
     classes: list[str] | None = None
@@ -24,7 +24,7 @@ class TaskFacts(Plain):
 
 
 class OwnFacts(Plain):
-    """All of them; the preprocessing is checked where it is used."""
+    """Facts of the whole network. The preprocessing is checked where it is used."""
 
     tasks: dict[str, TaskFacts]
     preprocessing: dict[str, Any]
@@ -33,7 +33,7 @@ class OwnFacts(Plain):
 
 
 def own_facts(texts: Mapping[str, str], *, what: str) -> OwnFacts | None:
-    """Return what the metadata of a file say; None where it was not written by regraft."""
+    """Return the checked metadata of a file; None if regraft did not write it."""
     if not {"tasks", "preprocessing"} <= texts.keys():
         return None
     try:

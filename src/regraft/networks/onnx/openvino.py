@@ -1,4 +1,4 @@
-"""The door to OpenVINO: a model in ONNX form, compiled for the CPU. It needs no PyTorch."""
+"""Adapter for OpenVINO: an ONNX model compiled for the CPU. It needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TYPES = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def openvino_program(content: bytes, *, threads: int, precision: str = "float32") -> Callable[[Mapping[str, Any]], list[Any]]:
-    """Return a function that computes all outputs of a model, in order, from arrays by the name of the input.
+    """Return a function that maps input arrays by name to all outputs of a model, in order.
 
-    Left to itself, OpenVINO computes in 16 bits where the CPU can; here it computes in the precision that is asked for.
+    OpenVINO computes in 16 bits by default if the CPU can. This function uses the requested precision instead.
     """
     library = optional_import("openvino", "engines", purpose="engine='openvino'")
     how = {"INFERENCE_PRECISION_HINT": _TYPES[precision], "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
@@ -24,7 +24,7 @@ def openvino_program(content: bytes, *, threads: int, precision: str = "float32"
         core = library.Core()
         compiled = core.compile_model(core.read_model(content), "CPU", how)
         known = {name for port in compiled.inputs for name in port.names}
-    except Exception as error:  # the library has RuntimeError and classes of its own
+    except Exception as error:  # the library raises RuntimeError and its own classes
         raise NetworkError(f"OpenVINO does not take the network: {reason_of(error)}.") from error
 
     def run(feeds: Mapping[str, Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""ONNX files of any tool as one checked graph with one output: the scores of a task, and what the file says of its classes."""
+"""ONNX files of any tool as one checked graph with one output, the scores of a task, and the class names in the file."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["ForeignOnnx", "check_operators", "read_by", "read_foreign"]
 
 _PLAIN = ("", "ai.onnx")
 _NAMES = ("classes", "class_names", "labels", "names")
-"""Under which tools write class names into the metadata."""
+"""Metadata keys under which tools store class names."""
 _ODD = re.compile(r"[^0-9A-Za-z_]")
 _SHOWN = 6
 
 
 @dataclass(frozen=True)
 class ForeignOnnx:
-    """A network out of an ONNX file.
+    """Network from an ONNX file.
 
     Attributes:
-        model: an `onnx.ModelProto` that has been checked, with one output; values within it have names that attributes may have.
-        facts: what regraft wrote into the metadata; None for files of other tools.
-        classes: names in the order of the scores, where the file has them.
+        model: a checked `onnx.ModelProto` with one output. Its value names are valid attribute names.
+        facts: metadata that regraft wrote; None for files of other tools.
+        classes: names in output order, if the file has them.
     """
 
     model: Any
@@ -43,9 +43,9 @@ class ForeignOnnx:
 
 
 def read_foreign(path: Path) -> ForeignOnnx:
-    """Read and check an ONNX file, cut at the scores of its first task: a label that is looked up behind them goes.
+    """Read and check an ONNX file, cut at the scores of its first task. Label lookups behind them are dropped.
 
-    These are the logits where regraft wrote the file, else the first output of real numbers.
+    The scores are the logits if regraft wrote the file, else the first floating-point output.
     """
     onnx, shown = optional_import("onnx", "onnx", purpose="A network in ONNX form"), repr(printable(path))
     with opening(path, "onnx"):
@@ -63,7 +63,7 @@ def read_foreign(path: Path) -> ForeignOnnx:
 
 
 def _outputs(graph: Any, facts: OwnFacts | None) -> tuple[str, list[str]]:
-    """Return the value that holds the scores of the first task, and the names of the outputs that say something else."""
+    """Return the value that holds the scores of the first task, and the names of the outputs that are left out."""
     names = [one.name for one in graph.output]
     task = None if facts is None else next(iter(facts.tasks), None)
     if task is not None:
@@ -91,7 +91,7 @@ def _makers(graph: Any) -> dict[str, Any]:
 
 
 def _before_both(graph: Any, name: str) -> str:
-    """Return the name of what holds p alone, where that of (1 - p, p) is given, as scikit-learn writes two classes; else the name given."""
+    """Return the name of p for an output (1 - p, p), as scikit-learn writes two classes; otherwise return the given name."""
     makers = _makers(graph)
     both = makers.get(name)
     if both is None or both.op_type != "Concat" or len(both.input) != 2:
@@ -101,7 +101,7 @@ def _before_both(graph: Any, name: str) -> str:
 
 
 def _before_shape(graph: Any, name: str) -> str:
-    """Return the name of the sums that a value is, where they are only shaped as one column (scikit-learn): a wider head could not be."""
+    """Return the value before a reshape to one column (scikit-learn), because a wider head would not fit it; otherwise the given name."""
     makers, held = _makers(graph), {tensor.name: tensor for tensor in graph.initializer}
     shaped = makers.get(name)
     if shaped is None or shaped.op_type != "Reshape" or shaped.input[1] not in held:
@@ -112,7 +112,7 @@ def _before_shape(graph: Any, name: str) -> str:
 
 
 def _classes(graph: Any, texts: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the class names that another tool wrote into the metadata, `texts`, or those of a label that is looked up within the graph."""
+    """Return the class names from the metadata of another tool, or from a label lookup in the graph."""
     for key in _NAMES:
         found = _listed(_parsed(texts[key])) if key in texts else None
         if found:
@@ -129,7 +129,7 @@ def _classes(graph: Any, texts: Mapping[str, str]) -> tuple[str, ...] | None:
 
 
 def _parsed(text: str) -> Any:
-    """Return a list or mapping that stands in a text, as JSON or as Python writes it; neither is ever run."""
+    """Parse a list or mapping from text in JSON or Python syntax, without running it. Fall back to splitting at commas."""
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)
@@ -151,7 +151,7 @@ def _listed(found: Any) -> tuple[str, ...] | None:
 
 
 def _cut_(model: Any, wanted: str) -> None:
-    """Let a graph end at a value: what only other outputs need goes, and so do the domains of operators that only they called."""
+    """Cut a graph at a value. Remove what only other outputs need, and operator domains that are no longer used."""
     graph, helper = model.graph, importlib.import_module("onnx.helper")
     held, needed, kept = {tensor.name for tensor in graph.initializer}, {wanted}, []
     for node in reversed(graph.node):
@@ -181,12 +181,12 @@ def _keep_(field_: Any, kept: list[Any]) -> None:
 
 
 def _inner(node: Any) -> list[Any]:
-    """Return the graphs within a node."""
+    """Return the graphs nested in a node."""
     return [graph for one in node.attribute for graph in (*((one.g,) if one.HasField("g") else ()), *one.graphs)]
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
-    """Yield the nodes of a graph and of those within them."""
+    """Yield the nodes of a graph and of all nested graphs."""
     for node in graph.node:
         yield node
         for inner in _inner(node):
@@ -194,7 +194,7 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 def read_by(node: Any) -> set[str]:
-    """Return the names of the values that a node, and graphs within it, read."""
+    """Return the names of the values that a node and its nested graphs read."""
     within = _inner(node)
     readers = [node, *(other for graph in within for other in _nodes(graph))]
     outputs = {value.name for reader in readers for graph in _inner(reader) for value in graph.output}
@@ -206,7 +206,7 @@ def _names(values: Any) -> str:
 
 
 def check_operators(graph: Any, *, shown: str) -> None:
-    """Raise where a graph calls for what is no operator of ONNX; a converter might look for it elsewhere."""
+    """Raise if a graph calls an operator that is not part of ONNX, because a converter might look it up elsewhere."""
     known = importlib.import_module("onnx.defs").has
     wrong = {f"{node.domain or 'ONNX'}: {node.op_type}" for node in _nodes(graph) if node.domain not in _PLAIN or not known(node.op_type)}
     if wrong:
@@ -218,7 +218,7 @@ def check_operators(graph: Any, *, shown: str) -> None:
 
 
 def _rename_(graph: Any) -> None:
-    """Give values names that attributes of a module may have, each its own."""
+    """Give each value a unique name that is valid as a module attribute."""
     taken: dict[str, str] = {"": ""}
     used: set[str] = set()
 

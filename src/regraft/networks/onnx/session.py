@@ -1,4 +1,4 @@
-"""The door to ONNX Runtime: a session on the CPU, limited in memory and, where asked, in time. It needs no PyTorch."""
+"""Adapter for ONNX Runtime: a CPU session with limited memory and, optionally, limited time. It needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ...files.formats import reason_of
 __all__ = ["run_session", "session_of"]
 
 _SHARE_OF_MEMORY = 0.5
-"""Of the memory of the machine; the rest is for what else is there."""
+"""Share of the machine's memory; the rest is for other data."""
 
 
 def session_of(content: bytes, *, threads: int = 0) -> Any:
-    """Return a session that runs a checked model on the CPU; making it runs nothing of the model."""
+    """Return a session that runs a checked model on the CPU. Creating it runs nothing of the model."""
     runtime = _onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 4
@@ -29,15 +29,15 @@ def session_of(content: bytes, *, threads: int = 0) -> Any:
         options.add_session_config_entry("session.use_env_allocators", "1")
     how = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": ["ConstantFolding"]}
     try:
-        return runtime.InferenceSession(content, options, enable_fallback=0, **how)  # falling back prints the file's text
-    except Exception as error:  # the runtime has a class for each of its codes
+        return runtime.InferenceSession(content, options, enable_fallback=0, **how)  # the fallback would print text of the file
+    except Exception as error:  # the runtime has a class for each of its error codes
         raise NetworkError(f"ONNX Runtime does not take the network: {reason_of(error)}.") from error
 
 
 def run_session(session: Any, feeds: Mapping[str, Any], *, seconds: float | None = None) -> list[Any]:
     """Return all outputs of a session, in order.
 
-    `seconds`: after which the run is stopped; None: never.
+    The run stops after `seconds`; None sets no limit.
     """
     options = _onnxruntime().RunOptions()
     limit = None if seconds is None else threading.Timer(seconds, setattr, (options, "terminate", True))
@@ -45,7 +45,7 @@ def run_session(session: Any, feeds: Mapping[str, Any], *, seconds: float | None
         if limit is not None:
             limit.start()
         return list(session.run(None, feeds, options))
-    except Exception as error:  # the runtime has a class for each of its codes
+    except Exception as error:  # the runtime has a class for each of its error codes
         if options.terminate:
             raise NetworkError(f"The network in ONNX form ran for {seconds:.0f} s on two examples and was stopped.") from error
         shapes = ", ".join(str(list(values.shape)) for values in feeds.values())
@@ -61,7 +61,7 @@ def _onnxruntime() -> Any:
 
 @functools.cache
 def _limit_memory() -> bool:
-    """Let all sessions of this process share one pool of memory with an upper limit; return whether that was possible."""
+    """Let all sessions of this process share one memory pool with an upper limit. Return whether that was possible."""
     runtime, most = _onnxruntime(), _memory()
     if most is None:
         return False
@@ -69,16 +69,16 @@ def _limit_memory() -> bool:
         place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
         limits = runtime.OrtArenaCfg({"max_mem": int(_SHARE_OF_MEMORY * most), "arena_extend_strategy": 1})
         runtime.create_and_register_allocator(place, limits)
-    except Exception:  # the user's own code has registered one, or the version of the runtime has none
+    except Exception:  # the user's code has registered one, or this version of the runtime has none
         return False
     return True
 
 
 def _memory() -> int | None:
-    """Return the bytes of memory of this machine, or of the control group that the process runs in; None where it is not known."""
+    """Return the memory of this machine or of the process's control group in bytes; None if unknown."""
     found = []
-    with suppress(ValueError, OSError, AttributeError):  # not on every system
+    with suppress(ValueError, OSError, AttributeError):  # not available on every system
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with suppress(ValueError, OSError):  # "max" where there is no limit
+    with suppress(ValueError, OSError):  # "max" if there is no limit
         found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
     return min(found, default=None)

@@ -1,4 +1,4 @@
-"""ONNX files as PyTorch modules that can be trained: folded, converted by onnx2pytorch, and proven against ONNX Runtime."""
+"""ONNX files as trainable PyTorch modules: constants folded, converted by onnx2pytorch, and verified against ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from .session import run_session, session_of
 __all__ = ["SOURCE", "onnx_module", "open_onnx", "read_onnx_module"]
 
 SOURCE = "onnx"
-"""The origin of a network that came as an ONNX file."""
+"""Origin of a network that came as an ONNX file."""
 _LARGEST = 2**26
-"""Numbers that a constant may have which is computed when a file is opened."""
+"""Largest number of elements of a constant that is computed on opening."""
 _PURPOSE = "Training a network that came as an ONNX file"
 _SECONDS = 60.0
 _TOLERANCE = 1e-4
 _OPEN = (16, 128, 512)
-"""Lengths of axes that a graph leaves open, tried in this order for the sample."""
+"""Lengths for open axes of the sample, tried in this order."""
 _KINDS = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(int32)": torch.int32}
 _GROWING = ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot", "MatMul", "Gemm", "Gather", "GatherND")
 
 
 def open_onnx(path: Path) -> Opened:
-    """Open an ONNX file as a PyTorch module that can be trained.
+    """Open an ONNX file as a trainable PyTorch module, or with a trainable head only if it cannot be converted.
 
-    Result: The module with its weights, class names and preprocessing where the file has them, and notes.
+    The result carries weights, notes, and the file's class names and preprocessing if it has them.
     """
     found, shown = read_foreign(path), repr(printable(path))
     if found.facts is not None and found.facts.preprocessing_inside:
@@ -68,7 +68,7 @@ def open_onnx(path: Path) -> Opened:
 
 
 def _converted(found: ForeignOnnx, *, shown: str) -> tuple[Module, dict[str, Tensor], float]:
-    """Return the converted module, a sample by the names of the inputs, and by how much it differs from ONNX Runtime."""
+    """Return the converted module, a sample by input name, and the difference from ONNX Runtime."""
     session = session_of(found.model.SerializeToString(), threads=torch.get_num_threads())
     sample, expected = _sample(session, shown=shown)
     module = onnx_module(_folded(found.model).SerializeToString(), what=shown)
@@ -89,7 +89,7 @@ def _frozen(found: ForeignOnnx, problem: NetworkError) -> tuple[Module, Tensor]:
 
 
 def read_onnx_module(path: Path, *, what: str) -> Module:
-    """Return the module of a graph in a saved folder; its weights are those of the file that it came from."""
+    """Return the module of a graph in a saved folder, with the weights of the original file."""
     if not path.is_file():
         raise NetworkError(f"{what} holds no {path.name}, the graph that its weights belong to. Put it back from a copy.")
     model, facts = read_onnx_with_facts(path)
@@ -103,19 +103,19 @@ def read_onnx_module(path: Path, *, what: str) -> Module:
 
 
 def onnx_module(content: bytes, *, what: str) -> Module:
-    """Return a module of PyTorch's own layers that computes what a graph does."""
+    """Return a module of PyTorch layers that computes the graph."""
     library = optional_import("onnx2pytorch", "onnx", purpose=_PURPOSE)
     onnx = importlib.import_module("onnx")
     model = onnx.ModelProto.FromString(content)
     with building(what, Limits.of_memory(), remedy=_remedy(model)), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", message="No explicit conversion")  # it would take any function of torch by that name
+        warnings.filterwarnings("error", message="No explicit conversion")  # otherwise it would call any torch function of that name
         module: Module = library.ConvertModel(model, experimental=True)
     kind: Any = type(module)
     module.__class__ = _warned_once(kind)
     setattr(module, GRAPH, content)  # the library changes its own copy
     _drop_doubles_(module, model)
-    for layer in module.modules():  # a bias that the graph adds as a row, as scikit-learn's does
+    for layer in module.modules():  # a bias that the graph adds as a row, as scikit-learn writes it
         if isinstance(layer, torch.nn.Linear) and layer.bias is not None and layer.bias.shape == (1, layer.out_features):
             layer.bias = torch.nn.Parameter(layer.bias.detach()[0])
     return module.eval()
@@ -123,7 +123,7 @@ def onnx_module(content: bytes, *, what: str) -> Module:
 
 @functools.cache
 def _warned_once(kind: type[Module]) -> type[Module]:
-    """Return a kind of converted module that does not repeat PyTorch's warning of how the library writes slices."""
+    """Return a class of converted module that suppresses PyTorch's warning about the slices of onnx2pytorch."""
 
     class Converted(kind):  # type: ignore[misc,valid-type]  # the library is not there for mypy
         def forward(self, *tensors: Any, **named: Any) -> Any:
@@ -140,7 +140,7 @@ def _remedy(model: Any) -> str:
 
 
 def _drop_doubles_(module: Any, model: Any) -> None:
-    """Drop the copies of weights that layers hold themselves."""
+    """Delete weight copies that the layers hold themselves."""
     layers = importlib.import_module("onnx2pytorch.constants").STANDARD_LAYERS
     read: set[str] = set()
     for node in model.graph.node:
@@ -149,14 +149,14 @@ def _drop_doubles_(module: Any, model: Any) -> None:
         own = any(isinstance(part, layers) for part in parts)
         read.update(() if own else node.input)
         if any(one.HasField("g") or len(one.graphs) for one in node.attribute):
-            return  # graphs within it read them, too
+            return  # nested graphs read them too
     for tensor in model.graph.initializer:
         if tensor.name not in read:
             del module._buffers[f"_initializer_{tensor.name}"]
 
 
 def _folded(model: Any) -> Any:
-    """Return a model whose constants are computed, as far as they stay small."""
+    """Return a model with its constants folded, except large ones."""
     ir = optional_import("onnx_ir", "onnx", purpose=_PURPOSE)
     optimizer = optional_import("onnxscript.optimizer", "onnx", purpose=_PURPOSE)
     made = ir.serde.deserialize_model(model)
@@ -173,7 +173,7 @@ def _folded(model: Any) -> Any:
 
 
 def _left_as_numbers_(graph: Any) -> None:
-    """Let constants that stand left in a product be no weights: the library takes each for that of a linear layer, which stands right."""
+    """Turn constant left operands of products into Constant nodes. onnx2pytorch would take them for weights of a linear layer."""
     held, helper = {tensor.name: tensor for tensor in graph.initializer}, importlib.import_module("onnx.helper")
     pairs = [node.input for node in graph.node if node.op_type == "MatMul"]
     for name in {left for left, right in pairs if left in held and right not in held}:
@@ -183,7 +183,7 @@ def _left_as_numbers_(graph: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the library tells of nodes that it leaves to itself."""
+    """Suppress the library's messages about nodes that it does not fold."""
     logger = logging.getLogger("onnxscript")
     before, logger.disabled = logger.level, False
     logger.setLevel(logging.ERROR)
@@ -194,7 +194,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _split_(graph: Any, ir: Any) -> None:
-    """Compute what constants are split into: the weights of recurrent layers come so, and the library leaves them."""
+    """Fold Split nodes on constants, which the library leaves. Weights of recurrent layers have this form."""
     for node in list(graph):
         held = node.inputs[0].const_value if node.op_type == "Split" and node.inputs[0] is not None else None
         if (
@@ -213,7 +213,7 @@ def _split_(graph: Any, ir: Any) -> None:
 
 
 def _stays_small(node: Any) -> bool | None:
-    """Tell whether a node may be computed: None leaves it to the rules of the library."""
+    """Return False for a node whose result may grow large, else None, which leaves it to the rules of the library."""
     sizes = [value.const_value.size for value in node.inputs if value is not None and value.const_value is not None]
     shapes = [one.shape for one in node.outputs]
     known = [math.prod(shape) for shape in shapes if shape is not None and all(isinstance(side, int) for side in shape)]
@@ -225,7 +225,7 @@ def _stays_small(node: Any) -> bool | None:
 
 
 def _sample(session: Any, *, shown: str) -> tuple[dict[str, Tensor], np.ndarray]:
-    """Return two made-up items for each input of a graph, by name, and what it makes of them."""
+    """Return two random examples for each input by name, and the graph's output for them."""
     inputs = session.get_inputs()
     for one in inputs:
         sides = [side if isinstance(side, int) else _OPEN[-1] for side in one.shape]
@@ -256,7 +256,7 @@ def _run(session: Any, sample: Mapping[str, Tensor]) -> np.ndarray:
 
 
 def _batches(sample: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield the sample, three other items, and one."""
+    """Yield the sample, three other examples, and one."""
     yield dict(sample)
     draws = torch.Generator().manual_seed(1)
     for count in (3, 1):
@@ -267,7 +267,7 @@ def _batches(sample: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 
 def _proven(module: Module, session: Any, *, sample: Mapping[str, Tensor], expected: np.ndarray, what: str) -> float:
-    """Return by how much a module differs from ONNX Runtime, relative to the largest score."""
+    """Return the largest difference between a module and ONNX Runtime, relative to the largest logit. Raise above the tolerance."""
     largest = 0.0
     for batch in _batches(sample):
         with torch.no_grad(), building(what, Limits.of_memory()):
