@@ -1,4 +1,4 @@
-"""The one training loop, and what it needs."""
+"""The training loop and its parts."""
 
 from .checkpoints import Checkpoint, InMemory, Store, clear_
 from .feeds import CachedFeed, Feed, HeadFeed, WholeFeed

@@ -1,4 +1,4 @@
-"""Who is told of a training, besides its history: callbacks of the user, and trackers of experiments that accelerate knows."""
+"""User callbacks, and experiment trackers from accelerate."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ HOOKS = (
     *("on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end", "on_epoch_end", "on_train_end"),
     *("set_model", "set_params"),
 )
-"""Those that are called; an object has any of them."""
+"""Hooks that are called if a callback object has them."""
 
 
 def keras_logs(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry of the history under its own names and those of Keras: "loss", "val_loss", "val_accuracy"."""
+    """Return a history entry with its own names and those of Keras: "loss", "val_loss", "val_accuracy"."""
     named = {name.replace("validation_", "val_", 1): value for name, value in entry.items() if name.startswith("validation_")}
     return {**entry, **named, **({"loss": entry["train_loss"]} if "train_loss" in entry else {})}
 
 
 class Callbacks:
-    """The callbacks of one training. What one raises ends the training, which a folder can be continued from."""
+    """Callbacks of one training. An exception from a callback ends the training; a run with a folder can be resumed."""
 
     def __init__(self, given: Sequence[Any], module: Any, *, first: int = 0, advance: Callable[[float], None]) -> None:
-        """Take callbacks."""
+        """Store the callbacks. `first`: number of earlier epochs; `advance`: called with the share of an epoch that each step is."""
         self._given = tuple(given)
         self._module, self.first = module, first
         self._advance = advance
         self._flagged = hasattr(module, "stop_training")
 
     def begin(self, **params: Any) -> None:
-        """Tell them that a training begins, of so many `epochs` and `steps`."""
+        """Announce the start of training. `params`: "epochs" and "steps"."""
         if self._given:
             self._module.stop_training = False
         self._call("set_model", self._module)
@@ -45,23 +45,20 @@ class Callbacks:
         self._call("on_train_begin", {})
 
     def epoch_begins(self, epoch: int) -> None:
-        """Tell them that an `epoch` begins, the so many-th of this training, from 0."""
+        """Announce the start of an `epoch`, counted from 0 within this training."""
         self._call("on_epoch_begin", self.first + epoch, {})
 
     def step_begins(self, step: int) -> None:
-        """Tell them that a `step` begins."""
+        """Announce the start of a step."""
         self._call("on_train_batch_begin", step, {})
 
     def step_ended(self, step: int, loss: float, *, of: int) -> None:
-        """Tell them the `loss` of a `step`, one `of` so many in an epoch."""
+        """Report the loss of a step. `of`: steps per epoch."""
         self._advance(1 / of)
         self._call("on_train_batch_end", step, {"loss": loss})
 
     def epoch_ended(self, entry: Mapping[str, Any]) -> bool:
-        """Tell them of an epoch.
-
-        Result: Whether one of them wants the training to stop: it has set `stop_training` of the model, as those of Keras do.
-        """
+        """Report the history entry of an epoch. Return whether a callback set `stop_training` of the model, as Keras callbacks do."""
         logs = keras_logs(entry)
         for one in self._given:
             if callable(one) and not any(hasattr(one, hook) for hook in HOOKS):
@@ -70,7 +67,7 @@ class Callbacks:
         return bool(self._given) and getattr(self._module, "stop_training", False) is True
 
     def end(self, entry: Mapping[str, Any]) -> None:
-        """Tell them that the training is over, with the last `entry` of its history; a module of PyTorch keeps nothing of it."""
+        """Announce the end of training, with the last history entry. Remove `stop_training` from a module that did not have it."""
         self._call("on_train_end", keras_logs(entry))
         if self._given and not self._flagged:
             del self._module.stop_training
@@ -85,13 +82,10 @@ PROJECT = "regraft"
 
 
 class Tracker:
-    """Tells a tracker of every epoch, one after another over all trainings of a run, and of the final figures."""
+    """Experiment tracker of a run: logs every epoch of all its trainings, with consecutive steps, and the final scores."""
 
     def __init__(self, wanted: Any, folder: Path, *, settings: Mapping[str, Any]) -> None:
-        """Begin a run.
-
-        `wanted`: the name of a tracker, a tracker of accelerate that is there already, or None for none.
-        """
+        """Start a tracked run. `wanted`: name of a tracker, a tracker object of accelerate, or None for no tracking."""
         self._tracker = None if wanted is None else _opened(wanted, folder)
         self._step = 0
         if self._tracker is not None:
@@ -100,7 +94,7 @@ class Tracker:
             self._tracker.store_init_configuration({name: value for name, value in settings.items() if isinstance(value, kinds)})
 
     def see(self, entry: Mapping[str, Any]) -> None:
-        """Tell of an epoch, an `entry` of the history; its figures are called "STAGE/NAME"."""
+        """Log the history entry of an epoch, with names "STAGE/NAME"."""
         if self._tracker is None:
             return
         self._step += 1
@@ -108,7 +102,7 @@ class Tracker:
         self._tracker.log({f"{entry['stage']}/{name}": value for name, value in figures.items()}, step=self._step)
 
     def end(self, scores: Mapping[str, Any]) -> None:
-        """Tell of the final `scores`, by part, and end the run."""
+        """Log the final scores (part -> name -> value) and end the tracked run."""
         if self._tracker is None:
             return
         flat = {f"{part}/{name}": value for part, figures in scores.items() for name, value in figures.items()}

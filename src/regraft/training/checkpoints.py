@@ -1,4 +1,4 @@
-"""Where a training keeps its state: in memory, or in checkpoints that are atomic and only taken up by the run that wrote them."""
+"""Stores of a training's state: in memory, or in checkpoints, which are atomic and used only by the run that wrote them."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from ..files.writing import write_bytes
 __all__ = ["Checkpoint", "InMemory", "Store", "clear_"]
 
 _DIGEST = 16
-"""Bytes of the checksum at the end of the file."""
+"""Bytes of the checksum at the end of a checkpoint."""
 _REMEDY = "Start anew with resume=False."
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One file that holds where a training stands.
+    """File with the state of a training.
 
     Attributes:
-        run: digest of plan, data and starting weights; a checkpoint of another run is refused.
+        run: digest of plan, data and initial weights; a checkpoint of another run is refused.
     """
 
     path: Path
     run: str
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write content so that the file is either the old or the new one, never half of it."""
+        """Write content atomically: the file is always a complete old or new one."""
         buffer = io.BytesIO()
         torch.save({**content, "run": self.run}, buffer)
         plain = buffer.getvalue()
@@ -49,13 +49,13 @@ class Checkpoint:
             try:
                 write_bytes(self.path, plain + hashlib.blake2b(plain, digest_size=_DIGEST).digest())
             except OSError:
-                with suppress(OSError):  # it holds an earlier one
+                with suppress(OSError):  # the folder holds an earlier checkpoint
                     self.path.parent.rmdir()
                 raise
         send_now(self.path)
 
     def read(self) -> dict[str, Any] | None:
-        """Return what was written last, or None."""
+        """Return the content that was written last, or None. Raises `SettingError` for a checkpoint of another run."""
         if not self.path.is_file():
             return None
         content = _content(self.path)
@@ -68,14 +68,14 @@ class Checkpoint:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds."""
+    """Return the content of a checkpoint file."""
     with opening(path, "checkpoint", remedy=_REMEDY):
         stored = path.read_bytes()
         plain, digest = stored[:-_DIGEST], stored[-_DIGEST:]
         if hashlib.blake2b(plain, digest_size=_DIGEST).digest() != digest:
             raise SettingError(f"The checkpoint {printable(path)!r} is damaged. {_REMEDY}")
         with zipfile.ZipFile(io.BytesIO(plain)) as archive:
-            archived_names(archive)  # what they are is for PyTorch to judge; here they are measured
+            archived_names(archive)  # checks the sizes only; PyTorch checks the content
         content = torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or not isinstance(content.get("run"), str):
             raise SettingError(f"The checkpoint {printable(path)!r} was not written by regraft. {_REMEDY}")
@@ -83,43 +83,40 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def clear_(folder: Path, runs: Container[str]) -> None:
-    """Remove the checkpoints of finished runs, and the folder if nothing is left in it; those of other runs, or damaged ones, stay."""
+    """Delete the checkpoints of the given finished runs, and the folder if it is then empty. Keep other and damaged checkpoints."""
     for path in sorted(folder.glob("*.pt")):
-        with suppress(SettingError):  # nobody knows whose a damaged one is
+        with suppress(SettingError):  # the run of a damaged checkpoint is unknown
             if _content(path)["run"] in runs:
                 path.unlink()
                 path.with_name(path.name + ".partial").unlink(missing_ok=True)
-    with suppress(OSError):  # not there, or not empty
+    with suppress(OSError):  # missing or not empty
         folder.rmdir()
 
 
 class Store(Protocol):
-    """Keeps one state: `checkpoints.Checkpoint` in a file, `InMemory` for as long as the process lives."""
+    """Store of one state: `Checkpoint` in a file, `InMemory` for the life of the process."""
 
     def read(self) -> dict[str, Any] | None:
-        """Return what was written last, or None."""
+        """Return the content that was written last, or None."""
 
     def write(self, content: dict[str, Any]) -> None:
-        """Keep content in place of what was there."""
+        """Replace the stored content."""
 
 
 class InMemory:
-    """A state in memory. One that is larger than its room is not kept: the training starts again where it would have gone on."""
+    """Store in memory. A state larger than `room` is not kept, so that the training restarts instead of continuing."""
 
     def __init__(self, room: float = float("inf")) -> None:
-        """Make an empty store.
-
-        `room`: bytes.
-        """
+        """Make an empty store. `room`: maximum size in bytes."""
         self._room = room
         self._content: dict[str, Any] | None = None
 
     def read(self) -> dict[str, Any] | None:
-        """Return what was written last, or None."""
+        """Return the content that was written last, or None."""
         return self._content
 
     def write(self, content: dict[str, Any]) -> None:
-        """Keep content in place of what was there."""
+        """Replace the stored content."""
         self._content = content if sum(tensor.nbytes for tensor in _tensors(content)) <= self._room else None
 
 

@@ -1,4 +1,4 @@
-"""How long a training goes on, which epoch is the best, and what becomes of the learning rate on the way."""
+"""Length of a training, choice of the best epoch, and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ __all__ = [
 ]
 
 STEPS, FEWEST, MOST = 4000, 20, 200
-"""Steps after which a training ends at the latest where no number of epochs is given, and the bounds of that number of epochs."""
+"""Maximum number of steps of a training without `epochs`, and the bounds of the resulting number of epochs."""
 FEWEST_WAITED = 50
-"""Steps without progress before which no training ends whose number of epochs is not given."""
+"""Minimum patience in steps of a training without `epochs`."""
 FALLING = 0.25
-"""Length of the falling part of a training, in terms of the part before it."""
+"""Length of the falling part of a training, relative to the steady part."""
 
 
 def most_epochs(settings: Settings, examples: int, *, judged: bool = True) -> int:
-    """Return after how many epochs a training ends at the latest.
+    """Return the maximum number of epochs: `settings.epochs`, or a bound from the size of the training set.
 
-    `settings`: with the number of epochs, or None for as many as there is progress.
+    `judged`: whether there is a validation set.
     """
     if settings.epochs is not None:
         return settings.epochs
@@ -43,7 +43,7 @@ def most_epochs(settings: Settings, examples: int, *, judged: bool = True) -> in
 
 
 def patience_of(settings: Settings, examples: int) -> int | None:
-    """Return after how many epochs without progress a training ends; None for never. Epochs of a step or two count for less."""
+    """Return the number of epochs without progress after which a training stops; None: never. Small training sets get more patience."""
     if settings.patience is None:
         return None
     steps = max(1, round(examples / settings.batch_size))
@@ -52,14 +52,16 @@ def patience_of(settings: Settings, examples: int) -> int | None:
 
 @dataclass
 class Course:
-    """Where a training with the schedule "auto" stands: a steady learning rate, then one that falls to zero.
+    """State of the schedule "auto": a steady learning rate, then a linear fall to zero.
 
-    Source: warm-up, stable, decay (Hu et al., MiniCPM, COLM 2024, section 4). It needs no length in advance: the falling part begins when
-    the validation loss no longer falls, from the best weights so far.
+    The length need not be known in advance: the falling part starts when the validation loss stops falling, from the best weights so far.
+
+    Source: warm-up, stable, decay (Hu et al., MiniCPM, COLM 2024, section 4).
 
     Attributes:
-        start: epoch at which the rate begins to fall; None before.
-        turned: how many epochs the weights had been trained for from which the falling part went on.
+        start: epoch at which the falling part starts; None before.
+        epochs: length of the falling part.
+        turned: number of epochs behind the weights from which the falling part continues.
     """
 
     start: int | None = None
@@ -68,30 +70,33 @@ class Course:
 
     @property
     def falls(self) -> bool:
-        """Whether the falling part has begun."""
+        """Whether the falling part has started."""
         return self.start is not None
 
     def fall_(self, epoch: int, *, epochs: int) -> None:
-        """Begin the falling part at an epoch, to last so many epochs."""
+        """Start the falling part at an epoch. `epochs`: its length."""
         self.start, self.epochs, self.turned = epoch, epochs, epoch
 
     def is_over(self, epoch: int) -> bool:
-        """Tell whether both parts are over at an epoch."""
+        """Return whether both parts are over at an epoch."""
         return self.start is not None and epoch >= self.start + self.epochs
 
     @staticmethod
     def falling(steady: int) -> int:
-        """Return the length of the falling part after so many steady epochs."""
+        """Return the length of the falling part after `steady` epochs."""
         return max(1, round(FALLING * steady))
 
     @staticmethod
     def steady(limit: int) -> int:
-        """Return after how many epochs the rate begins to fall at the latest, where a training may have `limit` of them."""
+        """Return the maximum number of steady epochs in a training of at most `limit` epochs."""
         return limit - round(limit * FALLING / (1 + FALLING))
 
 
 def steady_factor(step: int, each: int, *, warmup: float, course: Course) -> float:
-    """Return the factor of the learning rate under the schedule "auto": a rise within the first epoch, steady, then a straight fall."""
+    """Return the learning-rate factor of the schedule "auto": a rise within the first epoch, constant, then a linear fall.
+
+    `each`: steps per epoch.
+    """
     if course.start is not None:
         return max(1 - (step - course.start * each) / (course.epochs * each), 1e-3)
     rising = min(int(warmup * 10 * each), each)
@@ -99,7 +104,7 @@ def steady_factor(step: int, each: int, *, warmup: float, course: Course) -> flo
 
 
 def cosine_factor(step: int, steps: int, *, warmup: float) -> float:
-    """Return the factor of the learning rate: a linear rise, then half a cosine down to 0.
+    """Return the learning-rate factor of the schedule "cosine": a linear rise, then half a cosine down to 0.
 
     Source: Loshchilov & Hutter, ICLR 2017, equation 5, without restarts.
     """
@@ -111,17 +116,14 @@ def cosine_factor(step: int, steps: int, *, warmup: float) -> float:
 
 @dataclass
 class PlateauFactor:
-    """Reduce on plateau: the learning rate is multiplied by a factor after some epochs without progress."""
+    """State of the schedule "plateau", which multiplies the learning rate by a factor after some epochs without progress."""
 
     factor: float = 1.0
     best: float = math.inf
     waited: int = 0
 
     def see_(self, loss: float, *, factor: float = 0.1, patience: int = 2) -> None:
-        """Take note of the loss of an epoch.
-
-        `factor`: what the learning rate is multiplied with, in (0, 1).
-        """
+        """Record the loss of an epoch. `factor`: multiplier of the learning rate, in (0, 1)."""
         if loss < self.best:
             self.best, self.waited = loss, 0
             return
@@ -131,13 +133,13 @@ class PlateauFactor:
 
 
 _FALLING = ("loss", "error", "rmse", "mae", "mse")
-"""How names of figures end that are better the lower they are, where nobody says."""
+"""Endings of the names of figures that are minimised under mode="auto"."""
 
 
 def monitored_by(monitor: str | None, mode: str) -> tuple[str | None, float]:
-    """Return the name in the history of what chooses the epoch, and 1.0 or -1.0, which makes the lowest the best.
+    """Return the history name of the monitored figure, and its sign: 1.0 to minimise it, -1.0 to maximise it.
 
-    `monitor`: a name as in the history or in Keras ("val_accuracy", "loss"), or of a metric alone; None for the usual loss.
+    `monitor`: name of a figure in the history or in Keras ("val_accuracy", "loss"), or of a metric; None: the default loss.
     """
     if monitor is None:
         return None, 1.0
@@ -148,13 +150,13 @@ def monitored_by(monitor: str | None, mode: str) -> tuple[str | None, float]:
 
 
 def monitor_problem(monitor: str | None, *, known: Iterable[str]) -> str:
-    """Return what is wrong with a `monitor` where the history has the figures `known`, or ""."""
+    """Return an error message if the history figures `known` do not contain the `monitor`, else ""."""
     name, _ = monitored_by(monitor, "auto")
     figures = list(known)
     return "" if name is None or name in figures else f"monitor={monitor!r} is no figure of an epoch; here these are: {', '.join(figures)}"
 
 
 def value_of(entry: Mapping[str, Any], *names: str) -> float:
-    """Return the first of these figures that an `entry` has; infinite where it has none, or no finite one."""
+    """Return the value of the first of `names` in a history `entry`; infinite if there is none or it is not finite."""
     value = next((entry[name] for name in names if name in entry), math.inf)
     return float(value) if math.isfinite(value) else math.inf

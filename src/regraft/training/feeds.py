@@ -1,4 +1,4 @@
-"""Where a training gets its batches and scores from: the feature cache, or the whole network."""
+"""Feeds: sources of a training's batches and logits, from the feature cache or the whole network."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from ..networks.samples import placed
 __all__ = ["CachedFeed", "Feed", "HeadFeed", "WholeFeed"]
 
 RELEASED = 8
-"""Batches after which the memory of mapped files is let go of."""
+"""Number of batches after which the memory of mapped files is released."""
 
 Payload = Inputs | list[Tensor]
 
 
 class Feed(abc.ABC):
-    """Batches of N items by index and view, and the raw scores of a batch.
+    """Source of batches of N examples by index and view, and of the logits of a batch.
 
     Attributes:
-        views: how many views there are; view 0 is the plain item.
+        views: number of views; view 0 is the plain example.
     """
 
     views: int
 
     @abc.abstractmethod
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Payload:
-        """Return the items of some indices, each in its own of the views; both arrays are (B,)."""
+        """Return a batch of examples, each in its own view; both arrays are (B,)."""
 
     @abc.abstractmethod
     def scores(self, payload: Payload) -> Scores:
-        """Return the raw scores (B, C) of a payload by task."""
+        """Return the logits of a batch: task -> (B, C)."""
 
     @abc.abstractmethod
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
-        """Yield the indices and the batch of each of the parts (indices, views)."""
+        """Yield the indices and the batch of each part (indices, views)."""
 
 
 @dataclass(frozen=True)
 class CachedFeed(Feed):
-    """The frozen part comes from the cache; only the trainable part is run.
+    """Feed from the feature cache: only the trainable part runs.
 
     Attributes:
-        plain: view 0 of all N items.
-        augmented: views 1, 2, … of the fitting items, or None.
-        position: (N,) row of each item within a view of `augmented`; -1 where it has none.
-        device: where the trainable part runs.
+        plain: view 0 of all N examples.
+        augmented: views 1, 2, … of the training set, or None.
+        position: (N,) row of each example within a view of `augmented`; -1 if it has none.
+        device: device of the trainable part.
     """
 
     cut: Cut
@@ -66,7 +66,7 @@ class CachedFeed(Feed):
     device: torch.device
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> list[Tensor]:
-        """Return the live outputs of some items, each in one view."""
+        """Return the live outputs of a batch of examples, each in its own view."""
         if self.augmented is None or not views.any():
             return [tensor.to(self.device) for tensor in self.plain.get(indices)]
         per_view = int((self.position >= 0).sum())
@@ -77,7 +77,7 @@ class CachedFeed(Feed):
         return [torch.cat(half)[back].to(self.device) for half in halves]
 
     def scores(self, payload: Payload) -> Scores:
-        """Return the raw scores of a batch of live outputs."""
+        """Return the logits of a batch of live outputs."""
         return self.cut.trainable_part(payload if isinstance(payload, list) else [])
 
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
@@ -87,11 +87,11 @@ class CachedFeed(Feed):
 
 @dataclass(frozen=True)
 class WholeFeed(Feed):
-    """The whole network runs on every item in every epoch.
+    """Feed that runs the whole network on every example in every epoch.
 
     Attributes:
-        device: where the network runs.
-        counter: told of every item, where the network has a frozen part that is computed again.
+        device: device of the network.
+        counter: counts the examples if a frozen part is computed again; None otherwise.
     """
 
     network: Network
@@ -101,7 +101,7 @@ class WholeFeed(Feed):
     counter: Counter | None = None
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Inputs:
-        """Return some items as the network takes them, each in one view."""
+        """Return a batch of network inputs, each example in its own view."""
         kinds = np.unique(views)
         if len(kinds) == 1:
             return self.items.batch(indices, int(kinds[0]))
@@ -110,13 +110,13 @@ class WholeFeed(Feed):
         return _joined(batches, torch.from_numpy(np.argsort(np.concatenate(parts))))
 
     def scores(self, payload: Payload) -> Scores:
-        """Return the raw scores of a batch of inputs."""
+        """Return the logits of a batch of inputs."""
         inputs = payload[0] if isinstance(payload, list) else payload
         order = self.network.training_order(self.device) if torch.is_grad_enabled() else self.network.memory_order
         return self.network.scores(placed(inputs, self.device, order=order))
 
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
-        """Yield the indices and the batch of each part; the next one is read while the present one is in use."""
+        """Yield the indices and the batch of each part. The next batch is prefetched unless the data must be read in order."""
         if not parts:
             return
         ready = ((part, self.batch(*part)) for part in parts) if self.items.in_turn else prefetched(lambda part: self.batch(*part), parts)
@@ -128,11 +128,11 @@ class WholeFeed(Feed):
 
 @dataclass(frozen=True)
 class HeadFeed(Feed):
-    """The head alone, on features in memory.
+    """Feed that runs the head alone, on features in memory.
 
     Attributes:
-        features: (N, d) what the head reads.
-        device: where the head runs.
+        features: (N, d) inputs of the head.
+        device: device of the head.
         views: always 1.
     """
 
@@ -142,11 +142,11 @@ class HeadFeed(Feed):
     views: int = 1
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
-        """Return the features of some items."""
+        """Return the features of a batch of examples."""
         return self.features[indices].to(self.device)
 
     def scores(self, payload: Payload) -> Scores:
-        """Return the raw scores of a batch of features."""
+        """Return the logits of a batch of features."""
         return self.network.scores_of_features(payload) if isinstance(payload, Tensor) else {}
 
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
@@ -155,7 +155,7 @@ class HeadFeed(Feed):
 
 
 def _released(feed: Feed, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
-    """Yield the indices and the batch of each of the parts of a `feed`, and let go of the memory that reading its files has filled."""
+    """Yield the indices and the batch of each part, and release the memory of mapped files at intervals."""
     for number, (indices, views) in enumerate(parts):
         yield indices, feed.batch(indices, views)
         if number % RELEASED == 0:

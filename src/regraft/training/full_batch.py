@@ -1,6 +1,6 @@
-"""Minimise functions of many small vectors at once: every row is a problem of its own, and all rows are evaluated together.
+"""Full-batch minimisation of many small vectors at once: each row is its own problem, and all rows are evaluated together.
 
-Shape letters: V rows, A of them at work, M numbers in each.
+Shape letters: V rows, A of them active, M numbers per row.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from ..errors import SettingError, near_names
 __all__ = ["FITS", "Evaluate", "Minimised", "adam", "lbfgs", "minimise", "normalised", "value_and_gradient"]
 
 Evaluate = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""From values (A, M) and which rows they are of (A,) to the loss of each row (A,) and its gradient (A, M)."""
+"""Function from values (A, M) and their row indices (A,) to the loss (A,) and the gradient (A, M) of each row."""
 
 FITS = ("lbfgs", "adam", "normalised")
 STEPS = {"lbfgs": 50, "adam": 200, "normalised": 200}
 SIZES = {"lbfgs": 1.0, "adam": 0.02, "normalised": 0.01}
 MEMORY = 10
 SHORTEST = 8
-"""Times that a step of L-BFGS is shortened before its row is taken to have arrived."""
+"""Maximum number of step lengths that the line search of L-BFGS tries."""
 FIRST = 1e-4
-"""Share of its loss by which the first step of a row would lower it, at the least, if it fell on as steeply: however small the gradient,
-such a step shows how the loss bends. A hundred times the usual tolerance."""
+"""Minimum relative decrease of a row's loss that the first step aims at by linear extrapolation. A step of this size shows the curvature
+however small the gradient is. A hundred times the default tolerance."""
 SMALL = 1e-5
 """Keeps the normalised step finite where the gradient vanishes."""
 TINY = 1e-30
-"""Keeps the first step of L-BFGS finite there; of a squared length."""
+"""Keeps the first step of L-BFGS finite where the gradient vanishes; added to a squared length."""
 
 
 @dataclass(frozen=True)
 class Minimised:
-    """Where the rows came to.
+    """Result of a minimisation.
 
     Attributes:
         values: (V, M) float64.
-        losses: (V,) at the values.
-        path: (S + 1, V) losses before the first step and after each; a row that has arrived keeps its last one.
-        evaluations: how many times a row was evaluated, over all rows.
+        losses: (V,) losses at the values.
+        path: (S + 1, V) losses before the first step and after each step; a converged row keeps its last loss.
+        evaluations: number of evaluations, summed over the rows.
     """
 
     values: np.ndarray
@@ -52,7 +52,7 @@ class Minimised:
 
 
 class _Counted:
-    """Counts the rows that are evaluated."""
+    """Wrapper of an evaluation function that counts the evaluated rows."""
 
     def __init__(self, evaluate: Evaluate) -> None:
         self.evaluate = evaluate
@@ -65,10 +65,10 @@ class _Counted:
 
 
 def minimise(fit: str, evaluate: Evaluate, *, start: np.ndarray, steps: int | None = None, step: float | None = None) -> Minimised:
-    """Minimise each row by the way of that name.
+    """Minimise each row with the method `fit`, one of `FITS`.
 
-    `start`: (V, M); `steps`: at most so many, 1 or more; None: 50 for L-BFGS, 200 for the others; `step`: size of a step, above 0; None:
-    0.02 for Adam, 0.01 for the normalised loop. L-BFGS finds its own.
+    `start`: (V, M). `steps`: maximum number of steps, 1 or more; None: 50 for L-BFGS, 200 for the others. `step`: step size, above 0;
+    None: 0.02 for Adam, 0.01 for normalised steps. L-BFGS ignores it.
     """
     if fit not in FITS:
         raise SettingError(f"fit={fit!r} is not known{near_names(str(fit), FITS)}")
@@ -83,10 +83,9 @@ def minimise(fit: str, evaluate: Evaluate, *, start: np.ndarray, steps: int | No
 
 
 def value_and_gradient(parts: Iterable[tuple[Tensor, np.ndarray]], parameter: Tensor, *, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return sums of losses by row, and the gradient of all of them together.
+    """Return the sum of losses of each row, (count,) float64, and the gradient of their total, in the shape of the parameter.
 
-    `parts`: batches of losses (B,) that depend on the parameter, with the row (B,) in 0 … count - 1 that each belongs to; result: (count,)
-    float64, and the gradient in the shape of the parameter.
+    `parts`: batches of losses (B,) that depend on the parameter, with the row of each, (B,) in 0 … count - 1.
     """
     totals, gradient = np.zeros(count), torch.zeros_like(parameter, requires_grad=False)
     for losses, rows in parts:
@@ -96,10 +95,7 @@ def value_and_gradient(parts: Iterable[tuple[Tensor, np.ndarray]], parameter: Te
 
 
 def normalised(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float) -> Minimised:
-    """Take steps of one length: z <- z - step * g / (rms(g) + 1e-5), the mean square over the numbers of one row.
-
-    `start`: (V, M).
-    """
+    """Minimise with steps of constant length: z <- z - step * g / (rms(g) + 1e-5), with the RMS over one row. `start`: (V, M)."""
 
     def move(values: np.ndarray, gradient: np.ndarray, _number: int) -> np.ndarray:
         scale = np.sqrt(np.square(gradient).mean(axis=1, keepdims=True)) + SMALL
@@ -109,9 +105,7 @@ def normalised(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float
 
 
 def adam(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float) -> Minimised:
-    """Minimise by Adam with the usual constants, 0.9 and 0.999.
-
-    `start`: (V, M).
+    """Minimise by Adam with beta 0.9 and 0.999. `start`: (V, M).
 
     Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.
     """
@@ -138,11 +132,11 @@ def _walked(evaluate: Evaluate, start: np.ndarray, *, steps: int, move: Callable
 
 
 class _Memory:
-    """The last steps of each row and the changes of its gradient; a pair without positive curvature is kept as nothing.
+    """L-BFGS memory: the last steps of each row and the changes of its gradient. Pairs without positive curvature have no effect.
 
     Attributes:
-        pairs: steps and changes, (V, M) each, with one over their product (V,), 0 for a pair that is kept as nothing.
-        scale: (V,) one over the last curvature of each row; NaN where none has been seen yet.
+        pairs: steps and gradient changes, (V, M) each, with the inverse of their inner product (V,), 0 for a pair without effect.
+        scale: (V,) initial inverse-Hessian scale from the last valid pair of each row; NaN before the first.
     """
 
     def __init__(self, count: int) -> None:
@@ -150,7 +144,7 @@ class _Memory:
         self.scale = np.full(count, np.nan)
 
     def add(self, step: np.ndarray, change: np.ndarray) -> None:
-        """Keep one pair for each row; both are (V, M), zero in rows that did not move."""
+        """Store one pair per row; both are (V, M), zero in rows that did not move."""
         curvature, square = (step * change).sum(1), np.square(change).sum(1)
         good = curvature > 1e-10 * np.sqrt(np.square(step).sum(1) * square)
         inverse = np.where(good, 1.0 / np.where(good, curvature, 1.0), 0.0)
@@ -158,7 +152,7 @@ class _Memory:
         self.pairs = [*self.pairs[1 - MEMORY :], (step, change, inverse)]
 
     def direction(self, gradient: np.ndarray, rows: np.ndarray, *, losses: np.ndarray) -> np.ndarray:
-        """Return the step that each of the rows would take, (A, M), from their gradient (A, M) and losses (A,), which are not 0."""
+        """Return the search direction of each row, (A, M), from its gradient (A, M) and its loss (A,), which must not be 0."""
         left, weights = gradient.copy(), []
         for step, change, inverse in reversed(self.pairs):
             weight = inverse[rows] * (step[rows] * left).sum(1)
@@ -173,14 +167,15 @@ class _Memory:
 
 
 def lbfgs(evaluate: Evaluate, start: np.ndarray, *, steps: int = 50, tolerance: float = 1e-6) -> Minimised:
-    """Minimise by L-BFGS, each row with a memory and a line search of its own: together or alone, a row goes the same way.
+    """Minimise by L-BFGS. Each row has its own memory and line search, so that its path does not depend on the other rows.
 
-    `start`: (V, M); result: The last values, which are also the best.
+    `start`: (V, M). The last values are also the best.
 
     Source: Liu & Nocedal 1989, Mathematical Programming 45; Nocedal & Wright, Numerical Optimization, algorithms 7.4 and 3.1.
 
-    Deviations: steps are shortened until the loss falls enough (Armijo); no second condition, pairs without curvature are left out. Until
-    a curvature is known, steps go along the gradient, as far as it is long but 1 at most; where that is little beside the loss, further.
+    Deviations: the line search checks the Armijo condition alone and no curvature condition; pairs without positive curvature are left
+    out. Before any curvature is known, the step follows the gradient with a length of at most 1, or more if the loss would change
+    little.
     """
     counted, values, memory = _Counted(evaluate), np.array(start, np.float64), _Memory(len(start))
     losses, gradient = counted(values, np.arange(len(values)))
@@ -203,7 +198,7 @@ def lbfgs(evaluate: Evaluate, start: np.ndarray, *, steps: int = 50, tolerance: 
 
 
 def _search_(state: tuple[np.ndarray, np.ndarray, np.ndarray], evaluate: Evaluate, *, rows: np.ndarray, direction: np.ndarray) -> None:
-    """Move rows along their directions, as far as lowers their losses enough; a row for which nothing does stays where it is."""
+    """Backtracking line search, in place. A row without a sufficient decrease stays where it is."""
     values, losses, gradient = state
     slope, length, waiting = (gradient[rows] * direction).sum(1), np.ones(len(rows)), np.arange(len(rows))
     for _ in range(SHORTEST):
@@ -216,6 +211,6 @@ def _search_(state: tuple[np.ndarray, np.ndarray, np.ndarray], evaluate: Evaluat
         waiting = waiting[~good]
         if not len(waiting):
             return
-        with np.errstate(all="ignore"):  # to the lowest point of the parabola through what is known of each
+        with np.errstate(all="ignore"):  # to the minimum of the parabola through the loss, its slope and the tried loss
             lowest = -length[waiting] * slope[waiting] / (2 * (found[~good] - losses[rows[waiting]] - length[waiting] * slope[waiting]))
         length[waiting] *= np.asarray(np.where(np.isfinite(lowest), lowest, 0.1).clip(0.1, 0.5))

@@ -1,6 +1,6 @@
-"""The one training loop.
+"""The training loop.
 
-Read it from `train` down: `train` -> `_epoch_` -> `_fit_step` -> `_loss` is the road to the loss.
+Read it from top to bottom: `train` -> `_epoch_` -> `_fit_step` -> `_loss`.
 """
 
 from __future__ import annotations
@@ -49,30 +49,30 @@ __all__ = [
 
 EVALUATION_BATCH = 256
 USUAL_RATE = 1e-3
-"""Learning rate of a training for which none was given or chosen."""
+"""Default learning rate, used if none is given or chosen."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """All that one training needs.
+    """Inputs of one training run.
 
     Attributes:
-        network: whose trainable part is trained, in place.
-        fit: (n,) indices of the items to learn from.
-        validation: (m,) indices of the items that choose the epoch, the rate and when to stop; may be empty.
-        seed: decides the order of the items, dropout and views.
-        frozen: layers that stay frozen from the first epoch to the last.
-        checkpoint: where to go on from, or None.
-        stage: a word for the history, such as "head".
-        on_epoch: told of every new epoch's entry in the history; what it raises ends the training.
-        rates: factors of the learning rate of single parameters, as of `make_optimizer`.
-        phase: a word for the history: "train", or "refit" for a training whose settings and length are known.
-        course: (steady, falling) epochs of a training whose length is known; None: it ends when the validation loss stops falling.
-        keep_start: whether the weights before this training are kept where no epoch has a lower validation loss.
-        until: an epoch after which it stops, to be continued from the checkpoint; None: trained to its end.
-        begun: a state of the same training to continue from, where the checkpoint holds none.
-        tried: first epochs, in which patience does not end the training: those of the comparison that chose it.
-        cluster: "auto" for one process on each machine of the Ray cluster that this one is a part of; None: this process alone.
+        network: network whose trainable part is trained in place.
+        fit: (n,) indices of the training set.
+        validation: (m,) indices of the validation set, which chooses the epoch, the learning rate and when to stop; may be empty.
+        seed: seed of the order of the examples, of dropout and of the views.
+        frozen: layers that stay frozen during the whole training.
+        checkpoint: store to write checkpoints to and to resume from, or None.
+        stage: name of the stage in the history, for example "head".
+        on_epoch: called with the history entry of every new epoch; an exception that it raises ends the training.
+        rates: learning-rate factors of single parameters, as in `make_optimizer`.
+        phase: name of the phase in the history: "train", or "refit" for a training with known settings and length.
+        course: number of (steady, falling) epochs of a training of known length; None: stop when the validation loss stops falling.
+        keep_start: whether to restore the initial weights if no epoch has a lower validation loss.
+        until: number of epochs after which to pause; the checkpoint continues the training later. None: train to the end.
+        begun: state of the same training to continue from if the checkpoint is empty.
+        tried: number of first epochs in which patience does not stop the training: the epochs of the comparison that chose it.
+        cluster: "auto" for one process on each machine of the Ray cluster of this machine; None: this process alone.
     """
 
     network: Network
@@ -98,24 +98,26 @@ class Training:
 
     @property
     def initial_epoch(self) -> int:
-        """The last epoch of the network's earlier trainings, of which compared ones and folds are no part: counting goes on from there."""
+        """Number of the last epoch of the network's earlier trainings; short trainings of comparisons and folds do not count."""
         kept = (entry for entry in self.network.history if not str(entry.get("phase", "")).startswith(("search", "fold")))
         return max((int(entry.get("epoch") or 0) for entry in kept if "train_loss" in entry), default=0)
 
 
 @dataclass
 class Trained:
-    """Where a training stands; what a checkpoint holds.
+    """State of a training; content of a checkpoint.
 
     Attributes:
-        start_loss: validation loss before the first epoch; infinite where there is no validation set.
-        best_loss: lowest loss of an epoch so far: on the validation set, after temperature scaling of classifications; without a
-            validation set, on the training set.
-        best_epoch: how many epochs had run when it was reached.
-        best: copy of the trained tensors at that epoch.
-        course: where the schedule "auto" stands.
+        start_loss: validation loss before the first epoch; infinite without a validation set or if the start is not kept.
+        best_loss: lowest loss of an epoch so far: on the validation set (after temperature scaling for classification), or on the
+            training set if there is no validation set.
+        best_epoch: number of epochs that had run when the best loss was reached.
+        best: copy of the trained tensors at the best epoch.
+        waited: number of epochs since the best epoch.
+        course: state of the schedule "auto".
         plateau: state of the schedule "plateau".
-        anchors: id of a parameter -> where it is pulled back to; none in a checkpoint, for a run goes on from the same start.
+        anchors: parameter id -> value that `stay_near` pulls the parameter back to. Checkpoints leave it out: a resumed run starts from
+            the same weights.
     """
 
     rate: float
@@ -132,20 +134,20 @@ class Trained:
 
     @property
     def kept_start(self) -> bool:
-        """Whether no epoch was better than the weights before the training."""
+        """Whether no epoch was better than the initial weights."""
         return self.start_loss < self.best_loss
 
 
 def train(training: Training) -> list[dict[str, Any]]:
-    """Train the part that is not frozen, and leave the best weights in the network.
+    """Train the part that is not frozen and leave the best weights in the network.
 
-    Result: The history: one dict an epoch, over all resumes.
+    Returns the history: one dict per epoch, including the epochs before a resume.
     """
     return trained(training).history
 
 
 def trained(training: Training) -> Trained:
-    """Train as `train` does, and return where the training stands at its end."""
+    """Train as `train` does and return the final state."""
     if training.cluster is None:
         return _trained(training, ALONE)
     kept = replace(training, checkpoint=training.checkpoint or InMemory())
@@ -158,7 +160,7 @@ def trained(training: Training) -> Trained:
         return list(training.feed.scores(training.feed.batch(rows, np.zeros(len(rows), np.int64))).values())
 
     def begun() -> Training:
-        restore_(trained_tensors(training), start)  # what was lost is trained again
+        restore_(trained_tensors(training), start)  # after the loss of a worker, epochs since the last checkpoint run again
         return kept
 
     most = len(training.fit) // _steps(training)
@@ -205,14 +207,14 @@ def _trained(training: Training, team: Team) -> Trained:
 
 
 def _limit(training: Training) -> int:
-    """Return after how many epochs a training ends at the latest."""
+    """Return the maximum number of epochs."""
     return (
         sum(training.course) if training.course else most_epochs(training.settings, len(training.fit), judged=len(training.validation) > 0)
     )
 
 
 def _finished(training: Training, state: Trained, *, limit: int) -> bool:
-    """Tell whether the training is at its end; move on to its falling part where that begins."""
+    """Return whether the training is over. Start the falling part of the schedule "auto" when it is due."""
     settings = training.settings
     if state.epoch >= limit or (training.until is not None and state.epoch >= training.until):
         return True
@@ -229,7 +231,7 @@ def _finished(training: Training, state: Trained, *, limit: int) -> bool:
     elif not course.falls and (waited or state.epoch >= Course.steady(limit)):
         judged = len(training.validation) > 0
         course.fall_(state.epoch, epochs=min(Course.falling(state.best_epoch if judged else state.epoch), limit - state.epoch))
-        if judged:  # the loss on what is learned from says nothing of where it turned
+        if judged:  # the training loss does not show which epoch generalises best
             course.turned = state.best_epoch
             restore_(trained_tensors(training), state.best)
     return course.is_over(state.epoch)
@@ -238,7 +240,7 @@ def _finished(training: Training, state: Trained, *, limit: int) -> bool:
 def _epoch_(  # over the limit: what an epoch is made of
     training: Training, state: Trained, *, optimizer: Optimizer, accelerator: Accelerator, seed: int, told: Callbacks
 ) -> None:
-    """Run one epoch: fit, evaluate, take note."""
+    """Run one epoch: train, evaluate, record."""
     began, settings, network = time.perf_counter(), training.settings, training.network
     network.reseed_(seed + training.team.rank)
     network.freeze_(_frozen_now(training, state.epoch))
@@ -273,7 +275,7 @@ def _epoch_(  # over the limit: what an epoch is made of
 
 
 def _fit_step(training: Training, optimizer: Optimizer, *, accelerator: Accelerator, indices: np.ndarray, payload: Payload) -> float:
-    """Learn from one batch and return its loss."""
+    """Take one optimizer step on a batch and return its loss."""
     try:
         loss = _loss(training, accelerator, indices=indices, payload=payload)
     except ValueError as error:
@@ -305,14 +307,14 @@ def _loss(training: Training, accelerator: Accelerator, *, indices: np.ndarray, 
 
 
 def _rate(training: Training, state: Trained, *, step: int, each: int) -> float:
-    """Return the learning rate of the head at a step, where an epoch has `each` of them."""
+    """Return the learning rate of the head at a step. `each`: steps per epoch."""
     settings = training.settings
     rate = state.rate * _factor(training, state, step=step, each=each) / (1 + settings.decay * step)
     return max(rate, min(settings.min_learning_rate, state.rate))
 
 
 def _factor(training: Training, state: Trained, *, step: int, each: int) -> float:
-    """Return the factor of the learning rate at a step, where an epoch has `each` of them."""
+    """Return the schedule's factor of the learning rate at a step. `each`: steps per epoch."""
     settings = training.settings
     if settings.schedule == "auto":
         return steady_factor(step, each, warmup=settings.warmup, course=state.course)
@@ -322,7 +324,7 @@ def _factor(training: Training, state: Trained, *, step: int, each: int) -> floa
 
 
 def _shuffled(training: Training, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the batches of one epoch: item indices in random order, and a view for each of them."""
+    """Return the batches of one epoch: example indices in random order, with a random view for each example."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(training.fit)
     views = generator.integers(0, training.feed.views, len(order)) if training.feed.views > 1 else np.zeros(len(order), np.int64)
@@ -331,12 +333,12 @@ def _shuffled(training: Training, seed: int) -> list[tuple[np.ndarray, np.ndarra
 
 
 def _steps(training: Training) -> int:
-    """Return how many steps an epoch has."""
+    """Return the number of steps per epoch."""
     return max(1, round(len(training.fit) / training.settings.batch_size))
 
 
 def _frozen_now(training: Training, epoch: int) -> frozenset[str]:
-    """Return the layers that are frozen in this epoch: staged unfreezing opens the heads first, then block by block from the top."""
+    """Return the layers that are frozen in this epoch. Staged unfreezing trains the heads first, then adds blocks from the top down."""
     every = training.settings.unfreeze_every
     if every is None:
         return training.frozen
@@ -347,15 +349,7 @@ def _frozen_now(training: Training, epoch: int) -> frozenset[str]:
 
 
 def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
-    """Judge some items in inference mode.
-
-    Args:
-        training: with network, feed and objective.
-        indices: (n,) which items.
-
-    Returns:
-        As `Objective.figures`; nothing where there are no items.
-    """
+    """Return the figures of `Objective.figures` on the examples `indices` (n,), in inference mode; empty if there are no examples."""
     if not len(indices):
         return {}
     team = training.team
@@ -364,7 +358,7 @@ def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
 
 
 def loss_of(entry: Mapping[str, Any], settings: Settings) -> float:
-    """Return the figure of an `entry` of the history by which epochs are compared, the lower the better."""
+    """Return the figure of a history `entry` that compares epochs; lower is better."""
     name, sign = monitored_by(settings.monitor, settings.mode)
     if name is None or name not in entry:
         return value_of(entry, "calibrated_loss", "validation_loss", "train_loss")
@@ -372,10 +366,7 @@ def loss_of(entry: Mapping[str, Any], settings: Settings) -> float:
 
 
 def all_logits(network: Network, feed: Feed, *, indices: np.ndarray, team: Team = ALONE) -> dict[str, np.ndarray]:
-    """Return the raw scores of every task of some items in inference mode, view 0, from one pass.
-
-    `indices`: (n,), one or more; result: Task -> (n, C) float32.
-    """
+    """Return the logits of the examples `indices` (n,), n >= 1: task -> (n, C) float32. One pass over view 0 in inference mode."""
     network.mode_(False)
     consecutive = [indices[start : start + EVALUATION_BATCH] for start in range(0, len(indices), EVALUATION_BATCH)]
     parts = team.dealt([(part, np.zeros(len(part), np.int64)) for part in consecutive])
@@ -386,7 +377,7 @@ def all_logits(network: Network, feed: Feed, *, indices: np.ndarray, team: Team 
 
 
 def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None:
-    """Add an epoch to the history; keep its weights if they are the best so far."""
+    """Add an epoch to the history and keep a copy of its weights if they are the best so far."""
     state.history.append(entry)
     state.epoch += 1
     settings = training.settings
@@ -397,7 +388,7 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
         state.best = copied(trained_tensors(training))
     else:
         state.waited += 1
-    if training.phase == "search":  # a line for each comparison is enough
+    if training.phase == "search":  # the comparison prints its own line
         return
     phase = "" if training.phase == "train" else f", {training.phase},"
     say(
@@ -407,10 +398,12 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
 
 
 def trained_tensors(training: Training) -> dict[str, Tensor]:
-    """Return the tensors that a training may change: all of the network's state but the frozen layers', the singly frozen ones, and the
-    moving averages beside the latter."""
+    """Return the tensors of the network's state that a training may change.
+
+    Left out are frozen layers, individually frozen tensors, and the moving averages in the layers of the latter.
+    """
     frozen, state = training.frozen, training.network.state()
-    still = {name.rpartition(".")[0] for name in frozen if name in state}  # layers of which a part is frozen run as in inference
+    still = {name.rpartition(".")[0] for name in frozen if name in state}  # partly frozen layers run in inference mode
     parameters = {name for names in training.network.layer_parameters().values() for name in names} if still else set()
     return {
         name: tensor
@@ -425,7 +418,7 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def restore_(tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Copy `saved` values into those of the `tensors` that have the same names."""
+    """Copy the `saved` values into the `tensors` of the same names, in place."""
     with torch.no_grad():
         for name, values in saved.items():
             tensors[name].copy_(values)
@@ -441,7 +434,7 @@ def _save(training: Training, state: Trained, *, optimizer: Optimizer) -> None:
 
 
 def _resumed(training: Training, optimizer: Optimizer) -> Trained | None:
-    """Put network and optimizer into the state of the checkpoint, else of the training that is continued, if there is one."""
+    """Restore network and optimizer from the checkpoint, or else from `training.begun`; return None if there is neither."""
     saved = training.team.first((training.checkpoint.read() if training.checkpoint is not None else None) or training.begun)
     if saved is None:
         return None

@@ -1,4 +1,4 @@
-"""What is minimised: the losses of one task or several, and what a method adds."""
+"""Training objective: the losses of one or more tasks, and the terms that a method adds."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["Objective", "TaskObjective"]
 
 @dataclass(frozen=True)
 class TaskObjective:
-    """What is minimised for one task.
+    """Training objective of one task.
 
     Attributes:
-        loss: from scores and targets to a scalar.
-        targets: (N, …) of all items of the feed; a missing one is -1, NaN, or a row of NaN, and counts for nothing.
+        loss: function from logits and targets to a scalar.
+        targets: (N, …) targets of all examples of the feed. A missing target is -1, NaN, or a row with NaN, and is ignored.
         class_weight: (C,) or None.
         label_smoothing: in [0, 1).
-        weight: of this task in the sum, above 0.
-        sample_weight: (N,) factors of the items' losses in training, or None.
-        metrics: further figures, as of `chosen_figures`.
-        calibrates: whether epochs are compared by the loss after temperature scaling; for classes alone.
+        weight: weight of this task in the sum, above 0.
+        sample_weight: (N,) factors of the examples' losses in training, or None.
+        metrics: additional metrics, as in `chosen_figures`.
+        calibrates: whether epochs are compared by the loss after temperature scaling; classification only.
     """
 
     task: str
@@ -44,12 +44,12 @@ class TaskObjective:
     calibrates: bool = True
 
     def known(self, indices: np.ndarray) -> Tensor:
-        """Return whether the target of each of the items `indices` (n,) is known, (n,) bool."""
+        """Return whether the target of each example in `indices` (n,) is known, (n,) bool."""
         targets = self.targets[indices]
         return ~targets.flatten(1).isnan().any(1) if targets.is_floating_point() else targets >= 0
 
     def __call__(self, scores: Tensor, indices: np.ndarray) -> Tensor:
-        """Return the mean loss of the known items of a batch, a scalar; 0, with a gradient of zeros, where there are none."""
+        """Return the mean loss of the examples with known targets; 0 with a zero gradient if there are none."""
         targets, known = self.targets[indices], self.known(indices)
         weight = None if self.sample_weight is None else self.sample_weight[indices]
         if not known.all():
@@ -62,12 +62,12 @@ class TaskObjective:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: the weighted sum over tasks.
+    """Training objective: the weighted sum over tasks, plus additional terms.
 
     Attributes:
-        parts: one for each task that is learned, one or more.
-        terms: further scalars of the scores (B, C) by task and the indices (B,) of a batch, which are added.
-        share: factor of the sum over tasks, where terms take the rest.
+        parts: one objective per trained task, one or more.
+        terms: additional scalar losses, as functions of the logits (task -> (B, C)) and the indices (B,) of a batch.
+        share: factor of the sum over tasks, below 1 if the terms take a share of the loss.
     """
 
     parts: tuple[TaskObjective, ...]
@@ -75,14 +75,14 @@ class Objective:
     share: float = 1.0
 
     def __call__(self, scores: Scores, indices: np.ndarray) -> Tensor:
-        """Return the loss of a batch, a scalar, from the scores (B, C) of every task."""
+        """Return the scalar loss of a batch from the logits, task -> (B, C)."""
         sums = torch.stack([part.weight * part(scores[part.task], indices) for part in self.parts]).sum()
         return torch.stack([self.share * sums, *(term(scores, indices).to(sums) for term in self.terms)]).sum() if self.terms else sums
 
     def figures(self, scores: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
-        """Return how good scores are, in the plain losses: no class weights, no smoothing.
+        """Return losses, accuracies and metrics of logits (task -> (n, C)) on the examples `indices` (n,).
 
-        `scores`: (n, C) raw scores by task; `indices`: (n,) of which items.
+        Losses are without class weights and label smoothing. With several tasks, figures by task come first.
         """
         losses, right, total, calibrated, scaled = {}, {}, 0.0, 0.0, False
         for part in self.parts:
@@ -105,7 +105,7 @@ class Objective:
         return {**losses, **right, **found} if len(self.parts) > 1 else found
 
     def _metrics(self, scores: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
-        """Return the further figures of the first task that has some."""
+        """Return the metrics of the first task that has metrics and known targets."""
         for part in self.parts:
             known = part.known(indices).numpy()
             if part.metrics and known.any():
@@ -114,7 +114,7 @@ class Objective:
 
 
 def _calibrated_loss(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Return the log-loss of a classification after temperature scaling, (n, C) and (n,); infinite for logits that are no numbers."""
+    """Return the log-loss of logits (n, C) for targets (n,) after temperature scaling; infinite for one class or non-finite logits."""
     if scores.shape[1] < 2 or not np.isfinite(scores).all():
         return float("inf")
     return log_loss(fit_temperature(scores, np.eye(scores.shape[1])[targets]) * scores, targets)

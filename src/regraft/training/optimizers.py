@@ -1,4 +1,4 @@
-"""Optimizers, learning rates by depth, and schedules."""
+"""Optimizers, and learning rates by depth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["depth_factors", "make_optimizer", "set_rate_", "trained_depth"]
 
 
 def depth_factors(trained_blocks: int, layer_decay: float | None) -> list[float]:
-    """Return the learning-rate factor of each trained block, lowest first; the topmost has 1.
+    """Return the learning-rate factor of each trained block, lowest first; the top block has 1.
 
     `layer_decay`: factor from one block to the block below, in (0, 1]; None: 1.
 
@@ -26,9 +26,10 @@ def depth_factors(trained_blocks: int, layer_decay: float | None) -> list[float]
 
 
 def make_optimizer(network: Network, settings: Settings, *, rates: Mapping[str, float] | None = None) -> Optimizer:
-    """Make the optimizer over all trainable parameters, in groups by depth and by whether they decay.
+    """Return the optimizer of all trainable parameters, in groups by depth and by weight decay.
 
-    `rates`: name as in `state()` -> factor of the learning rate of a parameter that has a group of its own, without weight decay.
+    Vectors (biases, normalisation) have no weight decay. `rates`: parameter name as in `state()` -> learning-rate factor; such a
+    parameter gets its own group without weight decay.
     """
     parameters = network.layer_parameters()
     apart = {id(one): factor for names in parameters.values() for name, one in names.items() if (factor := (rates or {}).get(name))}
@@ -51,7 +52,7 @@ def make_optimizer(network: Network, settings: Settings, *, rates: Mapping[str, 
             if chosen
         ]
         groups += [{"params": [one], "factor": apart[id(one)], "weight_decay": 0.0} for one in block if id(one) in apart]
-    if callable(settings.optimizer):  # it has its own weight decay
+    if callable(settings.optimizer):  # the user's function sets its own weight decay
         return optimizer_by(
             settings.optimizer, [{name: value for name, value in group.items() if name != "weight_decay"} for group in groups]
         )
@@ -59,20 +60,20 @@ def make_optimizer(network: Network, settings: Settings, *, rates: Mapping[str, 
 
 
 def trained_depth(network: Network) -> int:
-    """Return in how many blocks of a `network`, heads together being one, something is trained."""
+    """Return the number of blocks with trainable parameters; all heads count as one block."""
     parameters = network.layer_parameters()
     return sum(any(one.requires_grad for name in names for one in parameters.get(name, {}).values()) for names in _by_depth(network))
 
 
 def _by_depth(network: Network) -> list[tuple[str, ...]]:
-    """Return the layers of each block, lowest first; blocks with heads are one: all heads read the same features, none is deeper."""
+    """Return the layers of each block, lowest first. Blocks with heads are merged, because all heads read the same features."""
     heads = set(network.head_layers)
     below = [block.layers for block in network.blocks if heads.isdisjoint(block.layers)]
     return [*below, tuple(name for block in network.blocks if not heads.isdisjoint(block.layers) for name in block.layers)]
 
 
 def _apart(blocks: Iterable[Sequence[Parameter]]) -> list[list[Parameter]]:
-    """Return the blocks that hold parameters, each parameter once: tied ones belong to the lowest block."""
+    """Return the blocks that hold parameters, each parameter once. Tied parameters belong to the lowest block."""
     seen, found = set[int](), list[list[Parameter]]()
     for block in blocks:
         own = {id(parameter): parameter for parameter in block if id(parameter) not in seen}
@@ -82,6 +83,6 @@ def _apart(blocks: Iterable[Sequence[Parameter]]) -> list[list[Parameter]]:
 
 
 def set_rate_(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate of the head; every group gets its factor of it."""
+    """Set the learning rate of every group: the head's `rate` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]

@@ -1,4 +1,4 @@
-"""Optimizers of PyTorch by name, or by a function of the user."""
+"""PyTorch optimizers by name, or from a function of the user."""
 
 from __future__ import annotations
 
@@ -25,14 +25,11 @@ _KINDS: dict[str, Callable[..., Optimizer]] = {
 }
 OPTIMIZERS = tuple(_KINDS)
 _FUSED = ("adamw", "adam", "sgd")
-"""Those with a fused form, one call in place of one a parameter."""
+"""Optimizers with a fused implementation: one call for all parameters."""
 
 
 def named_optimizer(name: str, groups: Groups, *, momentum: float) -> Optimizer:
-    """Make an optimizer by name.
-
-    Result: The optimizer, in its fused form where there is one; its learning rate is still to be set.
-    """
+    """Return the optimizer of that name, fused where possible. The caller sets its learning rate."""
     options: dict[str, Any] = {"momentum": momentum} if name in ("sgd", "rmsprop") else {}
     options |= {"nesterov": momentum > 0} if name == "sgd" else {}
     if name in _FUSED and all(
@@ -43,7 +40,7 @@ def named_optimizer(name: str, groups: Groups, *, momentum: float) -> Optimizer:
 
 
 def optimizer_by(factory: Callable[..., Any], groups: Groups) -> Optimizer:
-    """Make an optimizer by a function of the user."""
+    """Return the optimizer that a function of the user makes from parameter groups."""
     try:
         made = factory(groups)
     except Exception as error:
@@ -57,5 +54,5 @@ def optimizer_by(factory: Callable[..., Any], groups: Groups) -> Optimizer:
 
 
 def factory_rate(factory: Callable[..., Any]) -> float:
-    """Return the learning rate that an optimizer has that a function of the user makes, `factory`, as of `optimizer_by`."""
+    """Return the default learning rate of the optimizer that `factory` makes."""
     return float(optimizer_by(factory, [{"params": [Parameter(torch.zeros(1))]}]).defaults.get("lr", 1e-3))

@@ -1,8 +1,8 @@
-"""How a training is set: rate, decay by depth, BatchNorm and start are chosen by short trainings, then everything is trained again.
+"""Choice of learning rate, layer decay, BatchNorm statistics and start by short trainings, and the trainings that use the choice.
 
-found_recipe     successive halving on the validation set, or on folds where that is small
-trained_by       a training with what was chosen, until its validation loss no longer falls
-refitted         the same once more, on all examples that do not judge
+found_recipe     choose by successive halving on the validation set, or on folds if the validation set is small
+trained_by       train with the choice until the validation loss stops falling
+refitted         train again on all examples except the holdout set
 """
 
 from __future__ import annotations
@@ -46,34 +46,34 @@ __all__ = [
 ]
 
 Starts = Mapping[str, Callable[[np.ndarray], Mapping[str, Tensor]]]
-"""Name -> what gives the weights, as in `state()`, with which a training on the examples (n,) may begin."""
+"""Name -> function from a training set, (n,) indices, to initial weights, named as in `state()`."""
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 DRAWN = "drawn"
-"""The start with all weights freshly drawn: no depth of it is nearer to what is wanted than another."""
+"""Name of the start with random weights. No layer is pretrained, so layer decay and frozen statistics are not compared."""
 MOVING_STATISTICS = (".running_mean", ".running_var", ".moving_mean", ".moving_variance")
-"""How the names of the moving statistics of BatchNorm layers end in `state()`, in torch and Keras."""
+"""Endings of the names of BatchNorm's moving statistics in `state()`, in PyTorch and Keras."""
 FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""Learning rates that are compared, in terms of the usual one: two and a half decades."""
+"""Learning rates to compare, relative to the usual one: two and a half decades."""
 LOWEST = (0.3, 0.1)
-"""Shares of the head's learning rate that the lowest trained block has, for the decays that are compared with 1."""
+"""Layer decays to compare with none, as the lowest trained block's share of the head's learning rate."""
 ROUND = 20
-"""Steps of the shortest training that says anything."""
+"""Minimum number of steps of a short training."""
 SHARE = 0.5
-"""Epochs that a comparison may take, in terms of the longest training."""
+"""Maximum number of epochs of a comparison, relative to the longest training."""
 LARGEST = 1000
-"""Examples that a short training learns from and is judged by at most."""
+"""Maximum size of the training set and of the validation set of a short training."""
 ROOM = 2**31
-"""Bytes that the states of all short trainings may take together; where they are larger, a training starts again in place of going on."""
+"""Bytes for the states of all short trainings together. A training whose state does not fit restarts instead of continuing."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a training is set.
+    """Settings of a training that short trainings can choose.
 
     Attributes:
-        lowest: share of it that the lowest trained block has; 1 for one rate at all depths.
-        batch_norm: "batch" or "frozen": the statistics that BatchNorm layers use while they are trained.
-        start: a name of one of the starts that were offered.
+        lowest: share of the learning rate that the lowest trained block has; 1: one learning rate at all depths.
+        batch_norm: statistics that trained BatchNorm layers use, "batch" or "frozen".
+        start: name of the initial weights, a key of `Starts`.
     """
 
     learning_rate: float
@@ -82,7 +82,7 @@ class Recipe:
     start: str = "as it is"
 
     def words(self) -> str:
-        """Return it in words, for messages and reports."""
+        """Return a description for messages and reports."""
         said = f"learning rate {self.learning_rate:.2g}"
         said += f", {self.lowest:g} of it at the lowest block" if self.lowest < 1 else ""
         said += ", frozen statistics of BatchNorm" if self.batch_norm == "frozen" else ""
@@ -91,30 +91,30 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a short training came to."""
+    """Result of a short training."""
 
     recipe: Recipe
     epochs: int
     loss: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the comparison as plain data."""
         return {**asdict(self.recipe), "epochs": self.epochs, "loss": self.loss}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Comparison:
-        """Return the comparison that `to_dict` gave as `plain` data."""
+        """Return the comparison from the `plain` data of `to_dict`."""
         recipe = {name: value for name, value in plain.items() if name not in ("epochs", "loss")}
         return cls(Recipe(**recipe), plain["epochs"], plain["loss"])
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What was chosen by comparisons.
+    """Outcome of the comparisons.
 
     Attributes:
-        tried: epochs that the best was trained for on all examples of its training; 0 where it was on a part of them.
-        begun: the states in which it stands then, one for each fold; None where one was not kept.
+        tried: number of epochs of the best short training if it used all examples; 0 if it used a part of them.
+        begun: state of the best short training in each fold; None if it was not kept.
     """
 
     recipe: Recipe
@@ -125,11 +125,12 @@ class Chosen:
 
 @dataclass
 class Short:
-    """A short training that may go on.
+    """Short training that can be continued.
 
     Attributes:
-        trainings: of each fold.
-        curves: the loss after each epoch, of each fold; they may be longer.
+        trainings: one training per fold.
+        epochs: number of epochs that are compared so far.
+        curves: loss after each epoch, per fold; may be longer than `epochs`.
     """
 
     recipe: Recipe
@@ -138,7 +139,7 @@ class Short:
     curves: list[list[float]] = field(default_factory=list)
 
     def go_on_(self, epochs: int, starts: Starts) -> None:
-        """Compare what further epochs come to; train for them, from the start of the recipe on, where that has not been done."""
+        """Add epochs to the comparison, and train for them if the curves are too short."""
         self.epochs += epochs
         if self.curves and len(self.curves[0]) >= self.epochs:
             return
@@ -149,11 +150,11 @@ class Short:
 
     @property
     def loss(self) -> float:
-        """The lowest loss so far, the mean over the folds."""
+        """Lowest loss so far of the mean curve over the folds."""
         return float(np.mean([curve[: self.epochs] for curve in self.curves], axis=0).min())
 
     def announced_(self, compared: int, training: int) -> None:
-        """Say after the second epoch how long everything will take."""
+        """Print the expected total time after the second epoch. `compared`, `training`: epochs of the comparison and of the training."""
 
         def told(entry: Mapping[str, Any]) -> None:
             if entry["epoch"] == self.trainings[0].initial_epoch + 2:
@@ -163,17 +164,17 @@ class Short:
         self.trainings = [replace(self.trainings[0], on_epoch=told), *self.trainings[1:]]
 
     def states(self) -> list[Mapping[str, Any] | None]:
-        """Return the states in which its trainings stand, where they were kept."""
+        """Return the state of each training; None if it was not kept."""
         return [None if one.checkpoint is None else one.checkpoint.read() for one in self.trainings]
 
 
 def put_start_(training: Training, recipe: Recipe, *, starts: Starts) -> None:
-    """Put the weights of the start that a `recipe` names, one of the `starts`, into the network of a training."""
+    """Load the initial weights that the `recipe` names into the network."""
     restore_(training.network.state(), starts[recipe.start](training.fit))
 
 
 def with_recipe(training: Training, recipe: Recipe) -> Training:
-    """Return a `training` that is set by a `recipe`."""
+    """Return the `training` with the settings of the `recipe`. A given `layer_decay` takes precedence."""
     network = training.network
     frozen = training.frozen | (moving_statistics(training) if recipe.batch_norm == "frozen" else frozenset())
     network.freeze_(frozen)
@@ -185,26 +186,27 @@ def with_recipe(training: Training, recipe: Recipe) -> Training:
 
 
 def moving_statistics(training: Training) -> frozenset[str]:
-    """Return the names in `state()` of the moving statistics of all BatchNorm layers that a `training` trains."""
+    """Return the names in `state()` of the moving statistics of all trained BatchNorm layers."""
     network = training.network
     layers = {layer.name for layer in network.layers} - training.frozen
     return frozenset(name for name in network.state() if name.endswith(MOVING_STATISTICS) and name.rpartition(".")[0] in layers)
 
 
 def first_short(training: Training, *, usual: float, starts: Starts) -> Short:
-    """Return the short training that a comparison without folds begins with, not begun: the usual rate, from the first start."""
+    """Return the first short training of a comparison without folds, not yet started: the usual learning rate, from the first start."""
     part = _smaller(training, training.fit, validation=training.validation)
     return _short([part], _usual_recipe(training.settings, usual, starts=starts), room=ROOM / 16)
 
 
 def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Folds = (), first: Short | None = None) -> Chosen:
-    """Choose how a training is set by short trainings that begin where it will.
+    """Choose the recipe of a training by short trainings from the same initial weights.
 
-    First learning rates are compared, then the best of them with decays by depth, with frozen statistics of BatchNorm and from other
-    starts; the best of all are continued. So is the usual rate in any case: what falls fast at first need not lead far.
+    The first round compares learning rates. The second combines the best one with layer decays, frozen BatchNorm statistics and other
+    starts. The best of both rounds are continued. The usual learning rate is always continued: a loss that falls fast at first need not
+    end low.
 
-    `folds`: (training set, validation set) pairs in place of those of the training; `first`: what `first_short` gave of this training, as
-    far as it has come; None: not begun.
+    `folds`: (training set, validation set) pairs that replace those of the training. `first`: the short training of `first_short`, which
+    may have run already; None: make a new one.
 
     Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviation: candidates of the second round depend on the first.
     """
@@ -246,9 +248,9 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
 
 
 def short_epochs(settings: Settings, examples: int, *, each: int | None = None) -> tuple[int, float]:
-    """Return how many epochs the shortest training of a comparison has, and how many all of them together may have.
+    """Return the number of epochs of the shortest training of a comparison, and the maximum number of epochs of all of them together.
 
-    `settings`: with the number of epochs, or None; `each`: how many of them a short training learns from; None: as many as it may.
+    `examples`: size of the training set. `each`: size of the training set of a short training; None: the maximum.
     """
     each = min(examples, LARGEST) if each is None else each
     allowed = SHARE * most_epochs(settings, examples) * examples / each
@@ -256,7 +258,7 @@ def short_epochs(settings: Settings, examples: int, *, each: int | None = None) 
 
 
 def _usual_recipe(settings: Settings, usual: float, *, starts: Starts) -> Recipe:
-    """Return the usual recipe, with what the settings give."""
+    """Return the usual recipe, adjusted to the given settings."""
     return Recipe(settings.learning_rate or usual, 1.0, _statistics(settings), next(iter(starts)))
 
 
@@ -265,7 +267,7 @@ def _loss(one: Short) -> float:
 
 
 def _run_(shorts: Sequence[Short], epochs: int, *, starts: Starts) -> None:
-    """Train each for further epochs."""
+    """Continue each short training for `epochs` epochs and print its loss."""
     for one in shorts:
         one.go_on_(epochs, starts)
         length = f"{one.epochs} epoch" + ("s" if one.epochs > 1 else "")
@@ -275,7 +277,7 @@ def _run_(shorts: Sequence[Short], epochs: int, *, starts: Starts) -> None:
 
 
 def _others(training: Training, best: Recipe, *, of: Container[str], starts: Starts) -> list[Recipe]:
-    """Return what is compared with the best learning rate: other starts, and what is named by `of`."""
+    """Return the second round's variants of the best recipe: other starts, and those named in `of` ("decay", "statistics")."""
     settings, found = training.settings, list[Recipe]()
     if "decay" in of and settings.layer_decay is None and trained_depth(training.network) > 2 and best.start != DRAWN:
         found += [replace(best, lowest=lowest) for lowest in LOWEST]
@@ -285,17 +287,17 @@ def _others(training: Training, best: Recipe, *, of: Container[str], starts: Sta
 
 
 def _is_whole(part: Training, rows: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Return whether a short training learns from all examples and is judged by all."""
+    """Return whether a short training uses the whole training set and the whole validation set."""
     return len(part.fit) == len(rows[0]) and len(part.validation) == len(rows[1])
 
 
 def _statistics(settings: Settings) -> str:
-    """Return which statistics BatchNorm layers usually use while they are trained: those of a batch of one example say nothing."""
+    """Return the default statistics of trained BatchNorm layers: "batch" unless a batch has one example, which has no statistics."""
     return "frozen" if settings.batch_norm == "frozen" or (settings.batch_norm == "auto" and settings.batch_size == 1) else "batch"
 
 
 def _smaller(training: Training, fit: np.ndarray, *, validation: np.ndarray) -> Training:
-    """Return a training on few examples, without checkpoint, patience and listeners."""
+    """Return a training on at most `LARGEST` examples, without checkpoint, patience and callback."""
     draw = np.random.default_rng(training.seed)
     fit, validation = (np.sort(draw.choice(part, LARGEST, replace=False)) if len(part) > LARGEST else part for part in (fit, validation))
     settings = replace(training.settings, patience=None, unfreeze_every=None)
@@ -303,34 +305,29 @@ def _smaller(training: Training, fit: np.ndarray, *, validation: np.ndarray) -> 
 
 
 def _short(parts: Sequence[Training], recipe: Recipe, *, room: float) -> Short:
-    """Return a short training by a recipe, with this room in bytes for the state of each part."""
+    """Return a short training with a recipe. `room`: bytes for the state of each part."""
     return Short(recipe, [replace(with_recipe(part, recipe), checkpoint=InMemory(room)) for part in parts])
 
 
 def trained_by(training: Training, chosen: Chosen, *, starts: Starts, part: int = 0) -> Trained:
-    """Train as was chosen until the validation loss no longer falls, and leave the best weights in the network.
+    """Train with the chosen recipe until the validation loss stops falling. Leave the best weights in the network; return the final state.
 
-    The short training that won the comparison goes on, where it learned from the same examples. A run that was killed in between
-    repeats it, with the same result.
-
-    Result: Where the training stands at its end.
+    If the winning short training used the same examples, it is continued. A run that was interrupted in between repeats it, with the
+    same result. `part`: number of the fold.
     """
     put_start_(training, chosen.recipe, starts=starts)
     return trained(replace(with_recipe(training, chosen.recipe), begun=chosen.begun[part], tried=chosen.tried))
 
 
 def course_of(state: Trained) -> tuple[int, int]:
-    """Return how many steady and how many falling epochs the `state` of a finished training was reached in."""
+    """Return the numbers of steady and of falling epochs that led to the best weights of a finished training."""
     if state.course.falls:
         return state.course.turned, state.course.epochs
     return state.best_epoch, 0
 
 
 def refitted(training: Training, recipe: Recipe, *, starts: Starts, course: tuple[int, int], rows: np.ndarray) -> Trained:
-    """Train by a recipe on more examples, for as many epochs as was best before.
-
-    `rows`: (n,) examples to learn from; none judge; result: Where the training stands at its end.
-    """
+    """Train with a recipe on the examples `rows` (n,), without a validation set, for a known number of epochs; return the final state."""
     settings = replace(training.settings, patience=None)
     again = replace(training, fit=rows, validation=rows[:0], settings=settings, course=course, phase="refit", keep_start=False)
     put_start_(again, recipe, starts=starts)
@@ -342,15 +339,15 @@ History = list[dict[str, Any]]
 
 @dataclass
 class Measured:
-    """A training whose settings were measured.
+    """Training whose settings were chosen by measurement.
 
     Attributes:
-        training: the training, as it was asked for.
-        starts: name -> weights before it.
-        history: one entry for each short training, then one for each epoch.
-        course: steady and falling epochs of the best.
-        kept_start: whether nothing was better than the weights before the training.
-        held_out: scores by task of examples that the training had not learned from, and which examples; None where there are none.
+        training: the training as requested.
+        starts: name -> initial weights.
+        history: one entry per short training, then one per epoch.
+        course: steady and falling epochs up to the best epoch.
+        kept_start: whether no epoch was better than the initial weights.
+        held_out: task -> logits of the validation examples, and their indices; None without a validation set.
     """
 
     training: Training
@@ -363,15 +360,12 @@ class Measured:
     held_out: tuple[Mapping[str, np.ndarray], np.ndarray] | None = None
 
     def chosen(self) -> dict[str, Any]:
-        """Return what was chosen, as settings."""
+        """Return the chosen settings."""
         settings = with_recipe(self.training, self.recipe).settings
         return {"learning_rate": settings.learning_rate, "layer_decay": settings.layer_decay, "batch_norm": self.recipe.batch_norm}
 
     def refit_(self, rows: np.ndarray, checkpoint: Store | None) -> History:
-        """Train again with what was chosen, for as long as was best.
-
-        `rows`: (n,) the examples; `checkpoint`: where to go on from, or None.
-        """
+        """Train again with the chosen recipe and length on the examples `rows` (n,); return the added history."""
         again = replace(self.training, checkpoint=checkpoint)
         history = refitted(again, self.recipe, starts=self.starts, course=self.course, rows=rows).history
         self.history += history
@@ -388,10 +382,11 @@ def measured_training(  # over the limit: what is measured, on what, and what is
     first: Short | None = None,
     during: Callable[[str], AbstractContextManager[None]] | None = None,
 ) -> Measured:
-    """Choose how a training is set, and carry it out.
+    """Choose the recipe of a training and run the training.
 
-    `starts`: name -> weights before it; the first is the usual one; `folds`: (training set, validation set) pairs that choose in place of
-    those of the training; then the network is left with the weights of the last fold, to be trained again on all examples.
+    `starts`: name -> initial weights; the first is the default. `folds`: (training set, validation set) pairs that replace those of the
+    training. With folds, the network is left with the weights of the last fold and must be refitted on all examples. `known`: store of
+    the choice, which a resumed run reads. `during`: context manager around the comparison.
     """
     kept = known.read() if known is not None else None
     if kept is None:
@@ -416,14 +411,14 @@ def measured_training(  # over the limit: what is measured, on what, and what is
 
 
 def _entry(training: Training, one: Comparison) -> dict[str, Any]:
-    """Return the entry of a short training in the history."""
+    """Return the history entry of a short training."""
     plain, (name, sign) = one.to_dict(), monitored_by(training.settings.monitor, training.settings.mode)
     figure = {name or "validation_loss": sign * plain.pop("loss")}
     return {"stage": training.stage, "phase": "search", "epoch": plain.pop("epochs"), **figure, **plain}
 
 
 def _train_folds_(found: Measured, folds: Folds, *, chosen: Chosen) -> None:
-    """Train on each fold, and take the longest; the scores of all folds together are held out."""
+    """Train on each fold. Keep the longest course and the held-out logits of all folds."""
     training, courses, scores, kept = found.training, [], [], []
     for number, (fit, validation) in enumerate(folds, start=1):
         one = replace(training, fit=fit, validation=validation, checkpoint=None, phase=f"fold {number}")
@@ -432,7 +427,7 @@ def _train_folds_(found: Measured, folds: Folds, *, chosen: Chosen) -> None:
         courses.append(course_of(state))
         kept.append(state.kept_start)
         scores.append(all_logits(training.network, training.feed, indices=validation))
-    found.course = max(courses)  # on few examples some fold is at its best early by chance, and too long costs less than too short
+    found.course = max(courses)  # on few examples a fold can peak early by chance, and training too long costs less than too short
     found.kept_start = sum(kept) > len(kept) / 2
     rows = np.concatenate([validation for _, validation in folds])
     found.held_out = {task: np.concatenate([part[task] for part in scores]) for task in scores[0]}, rows

@@ -1,4 +1,4 @@
-"""Dropout on what the heads read, and a penalty on the size of their rows: both for training steps alone."""
+"""Dropout on the heads' inputs, and an L1 penalty on their class weights; both in training steps only."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["dropped", "l1_norm"]
 
 @contextmanager
 def dropped(network: Network, share: float) -> Iterator[None]:
-    """Drop numbers that the heads read, and scale up the others, while the context lasts.
+    """Apply dropout to the heads' inputs while the context lasts. `share`: dropout rate.
 
-    All heads of a run lose the same numbers: a branch may read what the first head was given, and would lose some of it twice.
+    All heads of a forward pass share one mask: a branch may read the input of the first head, and dropout must not apply twice.
 
-    Source: Srivastava et al., JMLR 15 (2014), section 4, in the form with the scale in training.
+    Source: Srivastava et al., JMLR 15 (2014), section 4, with the scaling in training.
     """
     if not share:
         yield
@@ -37,10 +37,10 @@ def dropped(network: Network, share: float) -> Iterator[None]:
 
 
 class _Drop:
-    """The hooks of one training step: on the heads, and around the network, which need not be what calls the heads.
+    """Hooks of one training step: on the heads, and on the network, because heads can also be called without it.
 
     Attributes:
-        given: what the first head of this run was given, before and after.
+        given: input of the first head in this forward pass, before and after dropout.
     """
 
     def __init__(self, share: float) -> None:
@@ -49,20 +49,20 @@ class _Drop:
         self.given: tuple[Tensor, Tensor] | None = None
 
     def began(self, *_call: Any) -> None:
-        """Take note that the network starts."""
+        """Record that a forward pass starts."""
         self.inside, self.given = True, None
 
     def ended(self, *_call: Any) -> None:
-        """Take note that it has come to its end."""
+        """Record that a forward pass ends."""
         self.inside, self.given = False, None
 
     def read(self, _module: Module, *call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return what a head reads in place of what it was called with, `call`: arguments and keywords."""
+        """Return the arguments of a head after dropout. `call`: positional and keyword arguments."""
         args, kwargs = call
         named = [*zip(range(len(args)), args, strict=True), *kwargs.items()]
         place, values = named[0]
         if self.given is not None and values is not self.given[0] and self.inside:
-            return args, kwargs  # made of what was dropped for another head
+            return args, kwargs  # computed from the dropped input of another head
         if self.given is None or values is not self.given[0]:
             self.given = (values, functional.dropout(values, self.share))
         made = dict(named) | {place: self.given[1]}
@@ -70,10 +70,11 @@ class _Drop:
 
 
 def l1_norm(network: Network) -> Tensor:
-    """Return the sum of the absolute weights of the rows that are trained, biases left out, a scalar with its gradient.
+    """Return the L1 norm of the heads' trained weights, without biases, as a scalar with gradient.
 
-    Source: Tibshirani, JRSS B 58 (1996), equation 1. Of the heads alone: it leaves each class few features. Weights of a trained
-    backbone would be pulled away from what they have learned.
+    The penalty leaves each class few features. It applies to the heads only: it would pull a pretrained backbone away from its weights.
+
+    Source: Tibshirani, JRSS B 58 (1996), equation 1.
     """
     parameters = network.layer_parameters()
     rows = [one for layer in network.head_layers for one in parameters[layer].values() if one.ndim > 1 and one.requires_grad]

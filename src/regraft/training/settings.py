@@ -1,4 +1,4 @@
-"""Settings of a training: one meaning everywhere, checked before anything starts."""
+"""Training settings, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -20,71 +20,73 @@ __all__ = ["OPTIMIZERS", "SCHEDULES", "SettingKeywords", "Settings", "is_whole"]
 
 SCHEDULES = ("auto", "cosine", "plateau", "constant")
 _SEVERAL = ("metrics", "callbacks")
-"""Settings that hold several; one is taken for a list of one."""
+"""Settings that hold a list; a single value becomes a list of one."""
 BATCH_NORMS = ("auto", "batch", "frozen")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a training goes.
+    """Settings of a training.
 
     Attributes:
-        epochs: at most so many passes over the training set; 0 trains nothing; None: until the validation loss no longer falls.
+        epochs: maximum number of passes over the training set. 0 trains nothing. None: until the validation loss stops falling.
+        batch_size: number of examples per optimizer step.
         optimizer: "adamw", "adam", "sgd" (with Nesterov momentum), "rmsprop", "nadam", "adagrad" or "adamax"; or a function that makes
-            one of PyTorch's from groups of parameters, whose learning rate holds where `learning_rate` is left out.
-        loss: what is minimised for the first task, or a mapping from task to that: "cross_entropy", "focal" or "hinge" (classes,
-            labels), "mse", "mae", "huber", "msle" or "poisson" (numbers), or a function of logits (B, C) and targets that returns a
-            scalar or (B,);
-        None: cross-entropy or squared error. The validation loss is the same; heads are then trained, not solved.
-        learning_rate: of the head; None: chosen by short trainings, judged on the validation set.
-        weight_decay: decoupled for "adamw", else L2; of weights, not of biases and normalisation.
-        dropout: share of the numbers that the heads read that are dropped in training, in [0, 1).
-        l1: weight of the sum of the absolute weights of the heads' rows in what is minimised, 0 or more.
-        stay_near: pull of what is trained below the heads back to where it started, 0 or more; 0 for none.
-        distill: share of the loss in which what the old head says is the target, in [0, 1); 0 for none.
-        co_tuning: weight of the loss in which the old head learns what its classes say of the new ones, 0 or more; 0 for none.
-        momentum: of "sgd" and "rmsprop", in [0, 1).
-        schedule: "auto" (steady, then falling to 0 once the validation loss no longer falls), "cosine", "plateau" (`plateau_factor`
-            after `plateau_patience` epochs without progress) or "constant".
-        plateau_factor: of the learning rate under the schedule "plateau", in (0, 1).
-        plateau_patience: epochs without progress after which that happens.
-        min_learning_rate: below which no schedule lets the head's fall.
-        decay: the learning rate is divided by 1 + decay * (steps so far), beside the schedule.
-        warmup: share of all steps in which the rate rises from 0, in [0, 1); with "auto", of the first ten epochs.
-        layer_decay: factor of the learning rate from one block to the block below, in (0, 1]; None: chosen as the rate is, among 1 and
-            those that give the lowest trained block 0.3 and 0.1 of the head's rate.
-        batch_norm: statistics that BatchNorm layers use while they are trained: "batch", those of the batch; "frozen", those they have
-            learned before; "auto": chosen as the rate is.
-        unfreeze_every: epochs between the stages of staged unfreezing: the head first, then block by block from the top; None trains
-            all at once.
-        patience: epochs without progress of the validation loss after which the rate falls (schedule "auto") or training stops; None
-            never stops early.
-        refit: train again on training and validation set with what was chosen: "auto", where they have fewer than 5,000 examples; True;
-            False; "all": on the holdout set as well, once it has judged.
-        min_delta: smallest fall of the loss that counts as progress.
-        clip_norm: largest norm of the gradient; None clips nothing.
-        class_weight: "balanced", one weight a class, or None.
+            a PyTorch optimizer from parameter groups. Its learning rate is used if `learning_rate` is not given.
+        loss: training loss of the first task, or a mapping from task to loss: "cross_entropy", "focal" or "hinge" (classes, labels),
+            "mse", "mae", "huber", "msle" or "poisson" (numbers), or a function of logits (B, C) and targets that returns a scalar or
+            (B,). None: cross-entropy or squared error. The validation loss is the same. With a given loss, heads are trained, not
+            solved in closed form.
+        learning_rate: learning rate of the head. None: chosen by short trainings on the validation set.
+        weight_decay: decoupled for "adamw", L2 otherwise. It applies to weights, not to biases and normalisation parameters.
+        dropout: dropout rate of the input of the heads, in [0, 1).
+        l1: factor of the L1 norm of the heads' trained class weights in the loss, 0 or more.
+        stay_near: strength of the pull of trained weights below the heads to their initial values, 0 or more; 0 turns it off.
+        distill: share of the loss whose target is the output of the old head, in [0, 1); 0 turns it off.
+        co_tuning: factor of the loss that trains the old head on targets derived from the new classes, 0 or more; 0 turns it off.
+        momentum: momentum of "sgd" and "rmsprop", in [0, 1).
+        schedule: "auto" (constant, then a linear fall to 0 once the validation loss stops falling), "cosine", "plateau" (multiplied by
+            `plateau_factor` after `plateau_patience` epochs without progress) or "constant".
+        plateau_factor: factor of the learning rate under the schedule "plateau", in (0, 1).
+        plateau_patience: number of epochs without progress that "plateau" tolerates.
+        min_learning_rate: lower bound of the head's learning rate under every schedule.
+        decay: the learning rate is divided by 1 + decay * (steps so far), in addition to the schedule.
+        warmup: share of all steps in which the learning rate rises from 0, in [0, 1). With "auto": share of the first ten epochs, at
+            most one epoch.
+        layer_decay: factor of the learning rate from one block to the block below, in (0, 1]. None: chosen by short trainings from 1
+            and the values that give the lowest trained block 0.3 and 0.1 of the head's learning rate.
+        batch_norm: statistics that trained BatchNorm layers use: "batch" (of the batch), "frozen" (the stored ones) or "auto" (chosen
+            by short trainings).
+        unfreeze_every: number of epochs between the stages of staged unfreezing: the head first, then block by block from the top.
+            None trains everything from the start.
+        patience: number of epochs without a lower validation loss after which the learning rate falls (schedule "auto") or training
+            stops. None never stops early.
+        refit: train again on training and validation set with the chosen settings. "auto": if they have fewer than 5,000 examples;
+            True; False; "all": on the holdout set as well, after the evaluation.
+        min_delta: smallest decrease of the loss that counts as progress.
+        clip_norm: maximum norm of the gradient; None turns clipping off.
+        class_weight: "balanced", one weight per class, or None.
         label_smoothing: in [0, 1).
-        cache: folder of feature caches, "memory", or None ("none") to compute the frozen part every epoch; "auto": the user's cache
+        cache: folder of feature caches; "memory"; None ("none") to compute the frozen part in every epoch; "auto": the user's cache
             folder.
-        dtype: of cached activations, "float32" or "float16".
-        engine: what computes frozen parts on a CPU: "eager" (PyTorch as it is), "compile" (torch.compile), "onnxruntime" or "openvino";
-            "auto": of those installed, the fastest, where the pass is long enough to pay for building it, else "eager".
-        precision: of frozen parts: "float32"; "bfloat16", where a probe's leave-one-out accuracy on such features of 256 examples is
-            within one standard error of that in single precision; "auto": where bfloat16 is faster, too.
-        cluster: of Ray, whose workers compute frozen parts and the trials of a search, and train more than a head together with this
-        process: "ray://HOST:PORT", or "auto" for the one that this machine is a part of; None: this machine alone.
-        device: such as "cpu" or "cuda"; None: what the machine has.
-        metrics: further figures of the first task, in the history ("validation_NAME"), the scores and the report: names of scorers of
-            scikit-learn, or functions of the true and the predicted targets.
-        monitor: the figure of an epoch that chooses the best one, as in the history or by its name in Keras, such as "val_accuracy";
-            None: the validation loss, of classes after temperature scaling.
-        mode: "min", "max", or "auto": names that end in "loss" fall, all others rise.
-        callbacks: objects with some of the hooks of Keras, or functions of an epoch's number (from 0) and its figures.
-        log_with: "tensorboard", "mlflow", "wandb" or another tracker of accelerate, or one of its objects: told of every epoch and of
-            the final figures. Files go to the folder "logs" beside the result, or where the program runs.
-        task_weights: task -> weight (above 0) of its loss in the sum, where the data have several; 1 for those left out.
-        baselines: also train the same architecture from scratch, as a yardstick.
+        dtype: dtype of cached features, "float32" or "float16".
+        engine: engine that computes frozen parts on a CPU: "eager" (plain PyTorch), "compile" (torch.compile), "onnxruntime" or
+            "openvino". "auto": the fastest installed one if the pass is long enough to pay for building it, else "eager".
+        precision: precision of frozen parts. "float32"; "bfloat16": used if the leave-one-out accuracy of a probe on such features of
+            256 examples is within one standard error of the one in single precision; "auto": the same, if bfloat16 is also faster.
+        cluster: Ray cluster whose workers compute frozen parts and the trials of a search, and train together with this process if
+            more than a head is trained: "ray://HOST:PORT", or "auto" for the cluster of this machine. None: this machine alone.
+        device: device such as "cpu" or "cuda"; None: the best one of the machine.
+        metrics: additional metrics of the first task in the history ("validation_NAME"), the scores and the report: names of
+            scikit-learn scorers, or functions of the true and the predicted targets.
+        monitor: figure that chooses the best epoch, by its name in the history or in Keras, such as "val_accuracy". None: the
+            validation loss, after temperature scaling for classes.
+        mode: "min", "max", or "auto": names that end in "loss", "error", "rmse", "mae" or "mse" are minimised, all others maximised.
+        callbacks: objects with hooks as in Keras, or functions of the epoch number (from 0) and its figures.
+        log_with: "tensorboard", "mlflow", "wandb" or another tracker of accelerate, or a tracker object. It receives the figures of
+            every epoch and the final scores. Files go to the folder "logs" beside the result, or to the working directory.
+        task_weights: task -> weight (above 0) of its loss in the sum, for data with several tasks; 1 for tasks that are left out.
+        baselines: also train the same architecture from scratch, as a baseline.
     """
 
     epochs: int | None = None
@@ -130,9 +132,9 @@ class Settings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any], *, also: Sequence[str] = ()) -> Settings:
-        """Make settings from keywords.
+        """Return the settings from keywords, after checking every value; omitted names keep their defaults.
 
-        `given`: name -> value; names left out keep their defaults; result: The settings, every value in its range.
+        `also`: further valid names, for suggestions in error messages.
         """
         known = [field.name for field in fields(cls)]
         problems = [unknown_setting(name, [*known, *also]) for name in given if name not in known]
@@ -155,7 +157,7 @@ class Settings:
 
     @property
     def functions(self) -> dict[str, Any]:
-        """Setting -> what it holds that plain data cannot hold, or what plain data have in its place: its name."""
+        """Setting -> its value that plain data cannot hold: a callable or object, or the name that plain data store instead."""
         losses = self.loss.values() if isinstance(self.loss, Mapping) else [self.loss]
         held = {
             "optimizer": [self.optimizer],
@@ -236,7 +238,7 @@ def _is_callback(value: Any) -> bool:
 
 
 def _together(values: Mapping[str, Any]) -> list[str]:
-    """Return what does not go together in values that are in their ranges."""
+    """Return the conflicts between values that are each valid."""
     plateau = [name for name in ("plateau_factor", "plateau_patience") if values.get(name, _USUAL[name]) != _USUAL[name]]
     found = [
         f"{name}={values[name]!r} goes with schedule='plateau'; received {values.get('schedule', 'auto')!r}"
@@ -262,7 +264,7 @@ def _is_loss(value: Any) -> bool:
 
 
 def is_whole(value: Any) -> bool:
-    """Tell whether a value is a whole number, and not True or False."""
+    """Return whether a value is an int and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -1,9 +1,9 @@
-"""One training by several processes: each computes a part of every batch, and all take the same step.
+"""Distributed training: each process computes a part of every batch, and all processes take the same step.
 
-The scores of the whole batch go to every process, and the loss is computed on them: so it is that of one process whatever the loss is,
-and the sum of the gradients is its gradient. (DistributedDataParallel takes the mean of losses of parts, which is another number for
-class weights, unknown targets and parts of unequal size.) BatchNorm takes the statistics of the whole batch; each process has its own
-random numbers for dropout.
+The logits of the whole batch are gathered in every process, and the loss is computed on them. So the loss equals the one of a single
+process for every loss function, and the sum of the gradients is its gradient. (DistributedDataParallel averages the losses of the parts,
+which differs with class weights, unknown targets and parts of unequal size.) BatchNorm uses the statistics of the whole batch. Each
+process has its own random numbers for dropout.
 """
 
 from __future__ import annotations
@@ -34,30 +34,31 @@ __all__ = ["ALONE", "Team", "in_team"]
 T = TypeVar("T")
 S = TypeVar("S")
 _PATIENCE = timedelta(minutes=10)
-"""How long a process waits for the others at a step."""
+"""Maximum time that a process waits for the others at a step."""
 _RETRIES = 5
-"""Times that a training goes on with the machines that are left after one was lost."""
+"""Maximum number of attempts of a training; each lost machine ends one."""
 
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that train one network together.
+    """Group of processes that train one network together.
 
     Attributes:
-        rank: of this one, from 0; the first one decides and keeps checkpoints.
+        rank: rank of this process, from 0; rank 0 makes decisions and keeps checkpoints.
+        size: number of processes.
     """
 
     rank: int = 0
     size: int = 1
 
     def part(self, rows: np.ndarray) -> np.ndarray:
-        """Return what this process computes of a batch, `rows` (B,)."""
+        """Return the part of a batch, `rows` (B,), that this process computes."""
         return np.array_split(rows, self.size)[self.rank]
 
     def whole(self, scores: Scores, rows: int) -> Scores:
-        """Return the scores of a whole batch in every process, from those of its parts; the gradient goes to this one's part.
+        """Return the logits of the whole batch, task -> (B, …), from this process's part, task -> (b, …).
 
-        `scores`: task -> (b, …) of this process; result: Task -> (B, …).
+        Only the part of this process has a gradient. `rows`: size of the whole batch.
         """
         if self.size == 1:
             return scores
@@ -72,7 +73,7 @@ class Team:
 
     @contextmanager
     def statistics(self, network: Network) -> Iterator[None]:
-        """Let the BatchNorm layers of a `network`, of either family, take the statistics of the whole batch."""
+        """Make BatchNorm layers (PyTorch and Keras) use the statistics of the whole batch while the context lasts."""
         if self.size == 1:
             yield
             return
@@ -87,7 +88,7 @@ class Team:
                 del vars(one)["_moments"]
 
     def moments(self, values: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, int]:
-        """Return mean and variance of the `values` of all processes over some axes, which are kept with length 1, and of how many."""
+        """Return mean and variance of the `values` of all processes over `axes` (kept with length 1), and the number of values."""
         counted = torch.tensor([float(np.prod([values.shape[axis] for axis in axes]))], dtype=torch.float64, device=values.device)
         self._reached(dist.all_reduce, counted)
         count = float(counted)
@@ -95,7 +96,7 @@ class Team:
         return mean, _Summed.apply(self, (values - mean).square().sum(axes, keepdim=True)) / count, int(count)
 
     def sum_gradients_(self, parameters: Sequence[Tensor]) -> None:
-        """Add up the gradients of all processes in each of them; a parameter that none has used keeps None."""
+        """Sum the gradients of all processes, in place. A parameter that no process used keeps None."""
         if self.size == 1:
             return
         used = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32, device=parameters[0].device)
@@ -109,7 +110,7 @@ class Team:
             parameter.grad = gradient
 
     def level_(self, weights: Sequence[Tensor], averages: Sequence[Tensor]) -> None:
-        """Give every process the first one's `weights`, should kinds of processors have rounded otherwise, and the mean of `averages`."""
+        """Copy the `weights` of rank 0 to every process, since processors may round differently, and average the `averages`."""
         for tensor in [] if self.size == 1 else weights:
             self._reached(dist.broadcast, tensor.detach(), src=0)
         for tensor in [] if self.size == 1 else averages:
@@ -117,18 +118,18 @@ class Team:
             tensor.detach().div_(self.size)
 
     def first(self, value: T) -> T:
-        """Return the `value` that the first process gives."""
+        """Return the `value` of rank 0 in every process."""
         held = [value]
         if self.size > 1:
             self._reached(dist.broadcast_object_list, held, src=0)
         return held[0]
 
     def dealt(self, pieces: Sequence[T]) -> Sequence[T]:
-        """Return every process's share of some `pieces` of work, taken in turn."""
+        """Return this process's share of the `pieces` of work, dealt in turn."""
         return pieces[self.rank :: self.size]
 
     def collected(self, done: list[T]) -> list[T]:
-        """Return in every process, in their order, what has come of all pieces that were `dealt`."""
+        """Return the results of all pieces that were `dealt`, in order, in every process."""
         if self.size == 1:
             return done
         every: list[Any] = [None] * self.size
@@ -139,7 +140,7 @@ class Team:
     def _reached(call: Callable[..., Any], *given: Any, **named: Any) -> None:
         try:
             call(*given, **named)
-        except RuntimeError as problem:  # whatever the backends raise
+        except RuntimeError as problem:  # the backends raise various subclasses
             raise WorkerLostError(str(problem).splitlines()[0]) from problem
 
 
@@ -147,7 +148,7 @@ ALONE = Team()
 
 
 class _Summed(torch.autograd.Function):
-    """The sum of what all processes have; so is its gradient, as each has that of its part of the batch."""
+    """Sum over all processes. Its gradient is summed too, because each process has the gradient of its part of the batch."""
 
     @staticmethod
     def forward(ctx: Any, team: Team, values: Tensor) -> Tensor:  # over the limit: PyTorch calls it so
@@ -165,14 +166,14 @@ class _Summed(torch.autograd.Function):
 
 
 class _WholeBatchNorm(TorchFunctionMode):
-    """While it lasts, `batch_norm` of PyTorch takes the statistics of all processes where it takes those of the batch."""
+    """Mode in which PyTorch's `batch_norm` uses the statistics of all processes in training."""
 
     def __init__(self, team: Team) -> None:
         super().__init__()
         self.team = team
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Return what the function gives."""
+        """Call the function, or the distributed version of `batch_norm` in training."""
         named = kwargs or {}
         if func is batch_norm and (named.get("training") or (len(args) > 5 and args[5])):
             return self._normed(*args, **named)
@@ -203,7 +204,7 @@ class _WholeBatchNorm(TorchFunctionMode):
 
 
 def _moments_of_keras(team: Team, layer: Any, inputs: Tensor, mask: Any) -> Any:  # over the limit: Keras calls it so
-    """Return mean and variance by channel for a BatchNormalization layer of Keras; under a `mask`, those of this process's part."""
+    """Return mean and variance per channel for a Keras BatchNormalization layer; with a `mask`, those of this process's part."""
     if mask is not None:
         return vars(type(layer))["_moments"](layer, inputs, mask)
     mean, variance, _count = team.moments(inputs, vars(layer)["_reduction_axes"])
@@ -211,11 +212,10 @@ def _moments_of_keras(team: Team, layer: Any, inputs: Tensor, mask: Any) -> Any:
 
 
 def in_team(work: Callable[[T, Team], S], begun: Callable[[], T], *, sent: Callable[[], bytes], most: int, cluster: str) -> S:
-    """Do a piece of work together with one process of every other machine of a cluster.
+    """Run `work` together with one process on every other machine of a cluster; return the result of this process.
 
-    Where a machine is lost, it is done once more with those that are left: `work` goes on from where it has kept itself.
-
-    Result: What the work of this process gives.
+    If a machine is lost, run it again with the remaining machines; `work` resumes from its checkpoint. `begun`: returns the argument of
+    `work`; `sent`: returns the argument for other machines, pickled; `most`: maximum number of processes.
     """
     threads, content = torch.get_num_threads(), b""
     for _ in range(_RETRIES):
@@ -238,7 +238,7 @@ def in_team(work: Callable[[T, Team], S], begun: Callable[[], T], *, sent: Calla
 
 
 def _other(shared: Any, piece: tuple[Callable[[Any, Team], Any], int, int, str, int, int]) -> None:
-    """Do the work of one of the other processes, in a worker."""
+    """Run the work of another process, in a worker."""
     work, rank, size, host, port, threads = piece
     torch.set_num_threads(threads)
     store = TCPStore(host, port, is_master=False, timeout=_PATIENCE)
@@ -249,7 +249,7 @@ def _other(shared: Any, piece: tuple[Callable[[Any, Team], Any], int, int, str, 
 
 @contextmanager
 def _group(store: Any, rank: int, *, size: int) -> Iterator[Team]:
-    """Give this process's place in the team that meets at `store`."""
+    """Join the process group that meets at `store`, and yield its `Team`."""
     try:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
