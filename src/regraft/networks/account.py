@@ -1,4 +1,4 @@
-"""The account: the readable record of what a change kept, and by which rule."""
+"""Account: a readable record of what a change of weights kept, and by which rule."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _MEANING = {
 
 @dataclass(frozen=True)
 class Account:
-    """Which weights or rows were kept, renamed, new or dropped, and by which rule.
+    """Record of the weights and class weights that were kept, renamed, new or dropped, and by which rule.
 
     Attributes:
-        entries: by heading ("kept", "renamed", "new", "dropped", "matched", "reshaped", "missing", "unexpected", "frozen"), the names;
-            a heading that does not apply is absent.
+        entries: heading -> names. The headings are "matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped" and
+            "frozen"; headings without names may be absent.
         rules: name -> the rule by which it was matched.
-        figures: name -> what was measured, such as "max_score_change".
+        figures: name -> a measured value, for example "max_score_change".
     """
 
     entries: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Account:
     figures: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data: the headings that apply, then "rules", "notes" and "figures" where there are any."""
+        """Return plain data: the headings present, then "rules", "notes" and "figures" if not empty."""
         plain: dict[str, Any] = {key: list(self.entries[key]) for key in _ORDER if key in self.entries}
         if self.rules:
             plain["rules"] = dict(self.rules)
@@ -58,13 +58,13 @@ class Account:
         return cls(entries, dict(plain.get("rules", {})), tuple(plain.get("notes", ())), dict(plain.get("figures", {})))
 
     def of_weights(self) -> Account:
-        """Return what it says of weights files, without the rows of an earlier change of the head and its notes."""
+        """Return the entries about weights files, without those of an earlier change of the head and without its notes."""
         rows = {"kept", "renamed", "new", "dropped"}
         weights = {key: names for key, names in self.entries.items() if key not in (*rows, "frozen")}
         return Account(weights, dict(self.rules), () if rows & set(self.entries) else self.notes)
 
     def with_frozen(self, names: Iterable[str]) -> Account:
-        """Return the account with these `names` under "frozen", in place of those of an earlier change."""
+        """Return the account with "frozen" replaced by these `names`."""
         entries = {key: list(listed) for key, listed in self.entries.items() if key != "frozen"}
         frozen = list(names)
         return replace(self, entries=entries | ({"frozen": frozen} if frozen else {}))
@@ -94,7 +94,7 @@ class Account:
 
 
 def unused_outputs(head: object, others: Sequence[str]) -> tuple[str, ...]:
-    """Return what to say where a `head` was chosen and a network has `others`, each with an output of its own."""
+    """Return the note that lists the unused outputs `others` if a `head` was chosen explicitly; else nothing."""
     if head is None or not others:
         return ()
     names = ", ".join(map(repr, others))

@@ -1,7 +1,7 @@
-"""What every network offers, whatever its family.
+"""The contract of a network, the same for every family.
 
-Shape letters, used in the whole project: N items, d features, C classes.
-What a framework does is in `family.py`, once for each: nothing above this folder asks which one a network is of.
+Shape letters, used in the whole project: N examples, d features, C classes.
+`family.py` defines what each framework implements. No code above this folder asks which family a network belongs to.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ __all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Pr
 
 
 _NAMED = 5
-"""Classes that the short form of a network names."""
+"""Number of classes that `repr` of a network names."""
 
 
 @final
 class Network(Editable):
-    """A trained network behind one contract. Methods whose name ends in `_` change it; all others leave it as it is.
+    """A trained network behind one contract. Methods whose name ends in `_` change it in place; all others leave it unchanged.
 
-    All heads read the same features. The first one is `head`; the others are its branches, by task name.
-    `history` is that of all trainings so far; `statistics` are sums of the features by class, where a training kept them.
-    `coding` says how the network takes the codes of conditions; None where it knows none. `draws` tells whether two passes over the same
-    examples differ, in inference too. `edits` are the changes since the network was opened from its source, in order.
+    `heads` holds the heads by task name. The first one is `head`; the others are branches.
+    `history` covers all training runs so far. `statistics` holds per-class sums of the features, if a training run kept them.
+    `coding` describes how the network takes the codes of conditions, or is None. `draws` is True if two passes over the same examples
+    differ even in inference. `edits` lists the changes since the network was opened from its source, in order.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -71,29 +71,29 @@ class Network(Editable):
 
     @property
     def takes_integers(self) -> bool:
-        """Whether an item is a sequence of token ids."""
+        """Whether all inputs are integers, such as token ids."""
         named = self.sample if isinstance(self.sample, dict) else {"": self.sample}
         return not any(tensor.is_floating_point() for tensor in named.values())
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Class names of the first head, in row order; None where nobody has given them."""
+        """Class names of the first head, in row order, or None if they are unknown."""
         return self.head.classes
 
     def scores_apart(self, features: Tensor) -> Scores:
-        """Return scores (N, C) of NaN for the tasks whose heads do not read these `features` (N, d)."""
+        """Return NaN logits (N, C) for the tasks whose heads do not read these `features` (N, d)."""
         heads = {task: head for task, head in self.heads.items() if head.apart}
         return {task: features.new_full((len(features), len(head.in_layer().weight)), torch.nan) for task, head in heads.items()}
 
     def name_classes_(self, classes: Sequence[str], task: str | None = None) -> None:
-        """Give the rows of a head their class names.
+        """Set the class names of a head.
 
         Args:
             classes: in row order.
             task: which head; None for the first.
 
         Raises:
-            NetworkError: if there is no head, or another number of rows.
+            NetworkError: if there is no head, or the number of names differs from the number of rows.
         """
         names = checked_classes(classes)
         if not self.heads:
@@ -113,13 +113,13 @@ class Network(Editable):
     # over the limit: items and batch size go together, as everywhere
     @own_state()
     def logits(self, items: Any, batch_size: int = 64, task: str | None = None, *, run: Run = concatenated) -> np.ndarray:
-        """Return scores (N, C) before the activation, of items of any kind that the preprocessing reads.
+        """Return the logits of one task.
 
         Args:
-            items: files, texts, arrays, or a Dataset.
-            batch_size: items at a time.
+            items: files, texts, arrays, or a Dataset; any kind of example that the preprocessing reads.
+            batch_size: number of examples per batch.
             task: which head; None for the first.
-            run: what runs the batches; `regraft.evaluate` and `regraft.predict` have engines and clusters for it.
+            run: the function that runs the batches; `regraft.evaluate` and `regraft.predict` pass other engines and clusters here.
 
         Returns:
             (N, C) float32.
@@ -135,10 +135,10 @@ class Network(Editable):
         return run(lambda network, batch: network.scores(batch)[wanted], self, items=items, batch_size=batch_size)
 
     def answering(self) -> dict[str, Head]:
-        """Return the heads; of a network without one, what stands for its result.
+        """Return the heads, or, for a network without one, a head that stands for its output.
 
         Raises:
-            NetworkError: if that is no score a class for each example.
+            NetworkError: if that output is not one score per class for each example.
         """
         if self.heads:
             return self.heads
@@ -148,7 +148,7 @@ class Network(Editable):
 
     @own_state()
     def features(self, items: Any, batch_size: int = 64) -> np.ndarray:
-        """Return what the head reads of items of any kind that the preprocessing reads, (N, d), `batch_size` at a time.
+        """Return the features (N, d) of `items`, `batch_size` at a time: what the head reads, or the pooled output without a head.
 
         Example:
             >>> net.features(examples).shape
@@ -158,21 +158,20 @@ class Network(Editable):
 
     @own_state()
     def predict(self, items: Any, condition: str | None = None, *, unknown: bool = False, run: Run = concatenated) -> Predictions:
-        """Return labels and probabilities of items; of every task, the first one foremost. Without a head, the network's result is read.
+        """Return labels and probabilities for every task. A network without a head is read at its output.
 
         Args:
             items: files, texts, arrays, or a Dataset.
-            condition: of all items: a name that the network knows, or "mean" for the mean code; None: that of each item, where the items
-                are a Dataset with conditions, else the mean code.
-            unknown: also tell which items belong to no class of the first task.
-            run: what runs the batches; `regraft.predict` has engines and clusters for it.
+            condition: the condition of all examples: a name that the network knows, or "mean" for the mean code. None: each example's own
+                condition if `items` is a Dataset with conditions, else the mean code.
+            unknown: also mark the examples that belong to no class of the first task (out-of-distribution).
+            run: the function that runs the batches; `regraft.predict` passes other engines and clusters here.
 
         Returns:
-            The predictions.
+            The predictions of the first task; `tasks` holds those of all tasks.
 
         Raises:
-            NetworkError: if `condition` is given to a network that knows no conditions, or `unknown` is asked of one that no training
-                has given a rule for it.
+            NetworkError: if `condition` is given to a network without conditions, or `unknown` to a network for which no rule was learned.
 
         Example:
             >>> net.predict(examples).probabilities.shape
@@ -216,7 +215,7 @@ class Network(Editable):
         return together(found)
 
     def summary(self) -> str:
-        """Return a table of the blocks and the head, for people.
+        """Return a readable table of the blocks and the heads.
 
         Example:
             >>> print(net.summary().splitlines()[0])
@@ -240,12 +239,12 @@ class Network(Editable):
         return "\n".join(map(printable, lines))
 
     def reinitialised(self, seed: int) -> Self:
-        """Return a copy with freshly drawn weights, as the framework draws them after `seed`: training from scratch starts here.
+        """Return a copy with newly initialised weights, for training from scratch. Held layers and parameters keep theirs.
 
-        What is held stays.
+        The framework draws the weights from its random generator, seeded with `seed`.
 
         Raises:
-            NetworkError: if the family cannot draw weights.
+            NetworkError: if the family cannot initialise weights.
         """
         twin = self.copy()
         twin.body.redraw_(seed)
@@ -258,27 +257,27 @@ class Network(Editable):
         return twin
 
     def scores_of_features(self, features: Tensor) -> Scores:
-        """Return the raw scores (N, C) by task that the heads make of their input, features (N, d); NaN of those that read others."""
+        """Return the logits (N, C) by task for the heads' input `features` (N, d); NaN for heads that read other features."""
         near = {task: self.body.layers_of(task)[0] for task, head in self.heads.items() if head.groups is None and not head.apart}
         own = {task: self.scores_of_layer(layer, features) for task, layer in near.items()}
         return self.body.with_derived(self.scores_apart(features) | own)
 
     def sample_features(self) -> Tensor:
-        """Return `feature_batch`, in inference, of the two made-up items that the network was inspected with, (2, d)."""
+        """Return the features (2, d), in inference mode, of the two synthetic examples that the network was inspected with."""
         self.mode_(False)
         with torch.no_grad():
             return self.feature_batch(self.sample)
 
     def set_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
-        """Put rows into a linear layer of that size; both rows of a binary head into its one.
+        """Set the weights of a linear layer. The two rows of a binary head are converted to the single row of its layer.
 
         Args:
-            layer: its name.
+            layer: name of the layer.
             weight: (C, d).
             bias: (C,).
 
         Returns:
-            False, and nothing is changed, where it has no place for them.
+            False if the layer cannot hold them; nothing is changed then.
         """
         one = self.body.is_binary(layer) and len(weight) == 2
         weight, bias = one_row(weight, bias) if one else (weight, bias)
@@ -289,8 +288,8 @@ class Network(Editable):
         """Save the network with its class names and preprocessing; `regraft.load(folder)` opens it again.
 
         Args:
-            folder: made where it is not there. A network that was saved there before is replaced as a whole: whatever happens meanwhile,
-                the folder holds the old one or the new one. What regraft had written for the old one goes; all other files stay.
+            folder: created if it does not exist. A network saved there before is replaced atomically: the folder holds the old or the
+                new one even after a crash. Files that regraft wrote for the old one are removed; all other files stay.
 
         Returns:
             The folder.
@@ -313,26 +312,26 @@ class Network(Editable):
         target: str | None = None,
         what: str | None = None,
     ) -> Path:
-        """Write one file for use without regraft.
+        """Write one file that works without regraft.
 
         Args:
-            path: `.onnx`: logits and probabilities of every head, with class names and preprocessing beside them, run by ONNX Runtime
-                and others; `.pmml`: dense layers over columns of numbers, read by Weka, KNIME and others; `.keras` for a Keras network,
-                or `.h5` in the form of Keras 2; `.pt2`, an exported program of PyTorch.
-            preprocessing: of `.onnx`: make it part of the graph, which then takes pictures (N, H, W, C) in bytes of any size, or rows of
-                numbers as they were measured. It is always part of `.pmml`.
-            pmml_version: "3.2", "4.1" or "4.4", which is meant where nothing is said.
-            columns: of `.pmml`: the names of the inputs, by which readers find them; without it x1, x2, …, or feature1, feature2, ….
-            target: of `.pmml`: the name of the column that is predicted; without it "class", or "value" of a regression.
-            what: of `.pmml`: "head" for the head alone, on its features; without it the whole network.
+            path: the ending sets the format. `.onnx`: logits and probabilities of every head, with class names and preprocessing as
+                metadata, for ONNX Runtime and others. `.pmml`: dense layers over numeric columns, for Weka, KNIME and others. `.keras` for
+                a Keras network, or `.h5` in the format of Keras 2. `.pt2`: an exported program of PyTorch.
+            preprocessing: for `.onnx`: make it part of the graph, which then takes images (N, H, W, C) as uint8 of any size, or raw rows
+                of numbers. It is always part of `.pmml`.
+            pmml_version: "3.2", "4.1" or "4.4" (default).
+            columns: for `.pmml`: the names of the inputs. Default: x1, x2, …, or feature1, feature2, … for the head alone.
+            target: for `.pmml`: the name of the predicted column. Default: "class", or "value" for a regression.
+            what: for `.pmml`: "head" for the head alone, on its features, or "network" (default).
 
         Returns:
             The path.
 
         Raises:
-            NetworkError: if the path has another ending, or the network cannot be written in that form; nothing is written then.
-            MissingExtraError: if `.onnx` is asked for and its libraries are not installed.
-            SettingError: if an option goes with another ending, or has no such value.
+            NetworkError: if the path has another ending, or the network cannot be written in that format; nothing is written then.
+            MissingExtraError: if the libraries for `.onnx` are not installed.
+            SettingError: if an option belongs to another ending, or its value is unknown.
 
         Example:
             >>> net.export("net.pt2").name
@@ -363,17 +362,17 @@ class Network(Editable):
             return self.kind.export_own(self.body, aim)
 
     def to(self, family: str) -> Network:
-        """Return the same function as a network of a family, made of its layers, with heads, class names and preprocessing.
+        """Convert the network to another family, with heads, class names and preprocessing.
 
         Args:
-            family: "torch" or "keras"; "keras:NAME" for the network of that name in keras.applications, if its function is the same.
+            family: "torch" or "keras"; "keras:NAME" for the network of that name in keras.applications, if it computes the same function.
 
         Returns:
-            The network, whose account says by how much the two differ on random inputs; a copy where it is of that family.
+            The converted network; its account gives the difference of the outputs on random inputs. A copy if the family is the same.
 
         Raises:
-            NetworkError: if the family is unknown, or a layer has no counterpart there, which is named.
-            MissingExtraError: if Keras is asked for and not installed.
+            NetworkError: if the family is unknown, or a layer has no counterpart in it; the message names the layer.
+            MissingExtraError: if Keras is requested and not installed.
 
         Example:
             >>> net.to("torch").family
@@ -389,7 +388,7 @@ class Network(Editable):
 
 
 def _rows_told(head: Head) -> str:
-    """Return of what kind a `head` is, and what its rows are called, in a few words."""
+    """Return a short description of a `head`: kind, number of rows, class names."""
     names = head.classes or ()
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     called = f"({', '.join(map(printable, names[:_NAMED]))}{more})" if names else "without names"

@@ -1,4 +1,4 @@
-"""A network of dense layers as one PMML file, for tools of data mining. What it computes is measured, whatever its layers are called."""
+"""Export of a network of dense layers as one PMML file for data-mining tools. The layers are measured on a basis, not read by name."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _NONLINEAR = {
     **{"relu": ("rectifier", 1.0), "tanh": ("tanh", 1.0), "sigmoid": ("logistic", 1.0), "atan": ("arctan", np.pi / 2)},
     **{"exp": ("exponential", 1.0), "sin": ("sine", 1.0), "cos": ("cosine", 1.0)},
 }
-"""Operators of PyTorch -> the activation of the standard, and what its value is multiplied by."""
+"""PyTorch operator -> the activation in PMML, and the factor of its value."""
 _SPATIAL = ("conv", "lstm", "gru", "rnn", "pool", "attention", "embedding")
 _LARGEST = 4096
-"""Inputs, or units of a layer, of which a table of weights is made."""
+"""Largest number of inputs, or of units of a layer."""
 _RANDOM = 8
 _STRAIGHT = 1e-6
-"""By how much what lies between two activations may differ from W x + b, as a share of the largest value."""
+"""Largest deviation of the computation between two activations from W x + b, relative to the largest value."""
 _INSTEAD = "Export it as .onnx, or its head alone with what='head'."
 WHATS = ("network", "head")
 
 
 class _Whole(WholeNetwork):
-    """The raw scores of the first head."""
+    """Module that returns the logits of the first head."""
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Return (N, C)."""
@@ -61,7 +61,7 @@ def write_pmml(
 ) -> Path:
     """Write a network of dense layers as a PMML file.
 
-    `columns`: names of the inputs; None: x1, x2, …, of a head feature1, feature2, …; `target`: the name of what is predicted; None:
+    `columns` names the inputs; default x1, x2, …, or feature1, feature2, … for a head alone. `target` names the prediction; default
     "class", or "value" for a regression.
     """
     refuse_program(network.origin, "exported as PMML")
@@ -73,7 +73,7 @@ def write_pmml(
 
 
 def dense_network(network: Record, *, what: str, columns: Sequence[str] | None, target: str | None) -> DenseNetwork:
-    """Return what a network computes as dense layers, in double precision."""
+    """Return a network, or its head alone, as dense layers in double precision."""
     if what not in WHATS:
         raise SettingError(f"what={what!r} is unknown; expected one of {', '.join(map(repr, WHATS))}.")
     head = next(iter(network.heads.values()), None)
@@ -98,7 +98,7 @@ def dense_network(network: Record, *, what: str, columns: Sequence[str] | None, 
 
 
 def _scaling(network: Record, width: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return mean and deviation of each of `width` inputs; None where they are taken as they are."""
+    """Return the mean and standard deviation, (width,) each, of the preprocessing; None if it does not normalise."""
     plain = network.preprocessing.to_dict()
     if plain["kind"] != "array" or items_of(plain) is not plain:
         raise NetworkError(f"PMML takes columns of numbers; this network takes {network.preprocessing.describe()}. {_INSTEAD}")
@@ -111,7 +111,7 @@ def _scaling(network: Record, width: int) -> tuple[np.ndarray | None, np.ndarray
 
 
 def _layers(network: Record) -> Iterator[DenseLayer]:
-    """Yield the layers of a network: what lies between two activations, measured on a basis, is W x + b."""
+    """Yield the dense layers of a network: the part between two activations, measured on a basis, is W x + b."""
     twin = network.for_export()
     if input_names(twin.sample):
         raise NetworkError(f"PMML takes one row of numbers; this network takes {', '.join(input_names(twin.sample))}. {_INSTEAD}")
@@ -133,18 +133,18 @@ def _layers(network: Record) -> Iterator[DenseLayer]:
 
 
 class _Walk(Interpreter):
-    """Runs a program in double precision, and puts a basis in place of each activation's values: what follows is read off it."""
+    """Interpreter in double precision that replaces the output of each activation by a basis, to read off the next affine map."""
 
     def __init__(self, program: Any) -> None:
         super().__init__(program, garbage_collect_values=False)
         self.layers: list[DenseLayer] = []
         self.suspect, self.scale = "", 1.0
         self.live: set[Node] = set()
-        """What depends on the values that are probed now; what depends on earlier ones alone is in `past`."""
+        """Nodes that depend on the current basis; `past` holds those that depend only on earlier ones."""
         self.past: set[Node] = set()
 
     def measure_(self, sample: Tensor) -> None:
-        """Walk through the program; afterwards `layers` are there. `sample` is one batch."""
+        """Run the program and fill `layers`. `sample` is one batch."""
         nodes = list(self.graph.nodes)
         given = [node.meta.get("val") for node in nodes if node.op in ("placeholder", "call_function")]
         width = max(math.prod(map(int, value.shape[1:])) for value in (*given, sample) if isinstance(value, Tensor))
@@ -155,7 +155,7 @@ class _Walk(Interpreter):
         self.layers.append(self.affine(scores, "identity"))
 
     def check(self, nodes: Sequence[Node], *, width: int) -> None:
-        """Raise where operators of the program, `nodes`, are none of dense layers, or the largest `width` of its values is too large."""
+        """Raise if the program has operators of other layers than dense ones, or if its largest `width` exceeds the limit."""
         spatial = next((name for node in nodes for name in _SPATIAL if name in _operator(node)), None)
         if spatial is not None:
             raise NetworkError(f"PMML has dense layers alone; this network has others ({spatial}). {_INSTEAD}")
@@ -163,12 +163,12 @@ class _Walk(Interpreter):
             raise NetworkError(f"PMML is written for up to {_LARGEST:,} inputs and units a layer; this network has {width:,}. {_INSTEAD}")
 
     def run_node(self, n: Node) -> Any:
-        """Return the value of a node; after an activation, a basis in place of its value."""
+        """Return the value of a node, or a new basis if the node is an activation."""
         if n.op == "get_attr":
             value = super().run_node(n)
             return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
         if n.op == "call_module" or (n.op == "call_function" and "guard" in str(n.target)):
-            return None  # checks of shapes
+            return None  # shape checks
         if n.op == "placeholder":
             self.live.add(n)
             return super().run_node(n)
@@ -194,7 +194,7 @@ class _Walk(Interpreter):
 
     # over the limit: the signature of PyTorch's interpreter
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Return what a function gives, in double precision where single is asked for."""
+        """Return the result of a function, with requests for float32 replaced by float64."""
         double = {torch.float32: torch.float64}
         return super().call_function(
             target,
@@ -203,7 +203,7 @@ class _Walk(Interpreter):
         )
 
     def affine(self, values: Tensor, activation: str) -> DenseLayer:
-        """Return the layer whose sums, before the activation, are `values` of the probe; checked on random rows."""
+        """Return the layer whose pre-activations on the basis are `values`; it is verified on the random rows."""
         rows, found = self.probe.reshape(self.count, -1), values.reshape(self.count, -1).double()
         width = rows.shape[1]
         bias = found[0]
@@ -228,7 +228,7 @@ def _operator(node: Node) -> str:
 
 
 def _probe(shape: Sequence[int], count: int) -> Tensor:
-    """Return `count` rows of a shape: zeros, the unit vectors, and random ones."""
+    """Return a basis of `count` rows of a shape: a zero row, the unit vectors, and random rows for verification."""
     width = int(np.prod(shape))
     rows = torch.zeros(count, width, dtype=torch.float64)
     rows[1 : width + 1] = torch.eye(width, dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""What is changed in a network, whatever its family: every edit is checked, carried out and noted here.
+"""Edits of a network, the same for every family: this module checks, applies and records them.
 
-A family says how one edit changes a body of its own (`Family.edit`) and how what it added is folded into the weights (`Family.unedit`).
+A family applies an edit to its body (`Family.edit`) and folds the added layers into the weights (`Family.unedit`).
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ __all__ = ["Editable"]
 
 
 class Editable(Record):
-    """A network as far as edits are concerned. Each operation returns a new network and leaves this one as it is."""
+    """The edits of a network. Each operation returns a new network and leaves this one unchanged."""
 
     def with_body(self, body: Body) -> Self:
-        """Return a network around a changed `body`, with all else that this one has."""
+        """Return a copy of this network around a changed `body`, with the body's account added."""
         twin = copy.copy(self)
         twin.body, twin.origin = body, dict(self.origin)
         twin.account = self.account.joined(body.account)
         return twin
 
     def unedited(self, edit: Edit, *, code: Tensor | None = None) -> tuple[Self, tuple[str, ...]]:
-        """Return a copy in which what an edit has added is folded into the weights, and the names of layers that got a bias for it.
+        """Return a copy with the layers that `edit` added folded into the weights, and the names of layers that gained a bias.
 
-        `code`: (size,), which is to stand for that of every item, of a `Codes`.
+        For `Codes`, `code` (size,) replaces the code of every example.
         """
         body, biased = self.kind.unedit(self.body, edit, code=code)
         return self.with_body(body), biased
@@ -62,10 +62,10 @@ class Editable(Record):
         return twin
 
     def with_head(self, head: Head) -> Self:
-        """Return a copy whose head of that task has these rows, multiplied in the head's parts.
+        """Return a copy with `head` in place of the head of the same task; its class weights are multiplied in the groups `head.parts`.
 
-        A network without a head gets one on its pooled output; a task that is not there yet becomes a branch on the same features. A
-        derived head is only noted.
+        A network without a head gets one on its pooled output. A new task becomes a branch on the same features. A derived head adds no
+        layer.
         """
         refuse_program(self.origin, Rows.done)
         if head.parts and sum(head.parts) != len(head.weight):
@@ -82,19 +82,16 @@ class Editable(Record):
         return self.edited(Rows.of(head, branch=bool(self.heads) and head.task != self.head.task), head=head)
 
     def with_stack(self, head: Head, activation: str, *, dropout: float = 0.0) -> Self:
-        """Return a copy with a new head on top of the first head's raw scores, which become features.
-
-        `head`: rows (M, C): the new head reads C activated scores.
-        """
+        """Return a copy with a new head, class weights (M, C), that reads the C activated logits of the first head as its features."""
         return self.edited(Stack.of(head, between=activation, dropout=dropout or None), head=head)._without_learned()
 
     def _without_learned(self) -> Self:
-        """Return this network, which is new, without what was learned from other features than it has."""
+        """Drop the statistics and the rule for unknown examples, which belong to other features; return this (new) network."""
         self.statistics = self.unknown = None
         return self
 
     def ended(self, block: str) -> Self:
-        """Return a copy that ends at the output of the block of that name, without what comes after, and mostly without a head."""
+        """Return a copy that ends at the output of the named block; later layers are removed, usually including the head."""
         refuse_program(self.origin, Cut.done)
         names = [known.name for known in self.blocks]
         if block not in names:
@@ -102,18 +99,19 @@ class Editable(Record):
         return self.edited(Cut(block))._without_learned()
 
     def tapped(self, points: Sequence[Tap]) -> Self:
-        """Return a copy without a head whose output is one vector (N, D): the pooled outputs of several blocks side by side.
+        """Return a copy without a head whose output (N, D) concatenates the pooled outputs of several blocks.
 
-        What gives no real numbers for each item (token ids) is left out; `tap_slices` tells what is there. What runs only after the
-        last of the blocks is left out as well.
+        Outputs that are not real numbers per example (token ids) are skipped; `tap_slices` lists the ones that are present. Layers that
+        run only after the last of the blocks are removed.
         """
         refuse_program(self.origin, Taps.done)
         return self.edited(Taps(checked_points(points, [block.name for block in self.blocks])))._without_learned()
 
     def with_channels(self, count: int) -> Self:
-        """Return a copy that takes pictures (or signals) of `count` channels: its first convolution's weights summed or repeated.
+        """Return a copy that takes images (or signals) with `count` channels, by adapting the weights of the first convolution.
 
-        One channel takes the sum over the old ones; more or fewer take them in turn, scaled by old / new count. The account says so.
+        A single channel gets the sum over the old ones. Other counts repeat the old ones cyclically, scaled by old / new count. The
+        account records this.
         """
         refuse_program(self.origin, Channels.done)
         if count < 1:
@@ -122,9 +120,9 @@ class Editable(Record):
         return self.edited(Channels(count))
 
     def with_columns(self, count: int) -> Self:
-        """Return a copy whose head also reads `count` numbers beside each item: new weights are zero, so scores are as before.
+        """Return a copy whose head also reads `count` extra numbers per example. Their weights start at zero, so the logits do not change.
 
-        Its batches are named tensors: "columns" (N, count) beside what the network takes ("inputs" where that is one tensor).
+        Its batches are named tensors: "columns" (N, count) and the network's own inputs ("inputs" if it takes one unnamed tensor).
         """
         refuse_program(self.origin, Columns.done)
         if len(self.heads) != 1 or count < 1:
@@ -135,7 +133,7 @@ class Editable(Record):
         return self.edited(Columns(count))._without_learned()
 
     def adjusted(self, points: Sequence[Point], *, form: str) -> Self:
-        """Return a copy to be trained: the values at these points are scaled and shifted by channel; at first nothing changes."""
+        """Return a copy in training form with a per-channel scale and shift at these hook points, starting as the identity."""
         refuse_program(self.origin, ScaleShift.done)
         self.refuse_training_form()
         if form not in FORMS:
@@ -145,7 +143,7 @@ class Editable(Record):
         return self.edited(ScaleShift(form, tuple(point.name for point in points)))
 
     def low_rank(self, rank: int, *, alpha: float, layers: Collection[str], seed: int = 0) -> Self:
-        """Return a copy to be trained: W + (alpha / rank) B A in place of W in these layers, B zero; `settled` adds it to W."""
+        """Return a copy in training form with W + (alpha / rank) B A in place of W in these layers, B = 0; `settled` adds it to W."""
         refuse_program(self.origin, LowRank.done)
         self.refuse_training_form()
         if rank < 1 or not alpha > 0:
@@ -155,12 +153,12 @@ class Editable(Record):
         return self.edited(LowRank(rank, float(alpha), tuple(layers)), seed=seed)
 
     def refuse_training_form(self) -> None:
-        """Raise if the network holds what `adjusted` or `low_rank` added."""
+        """Raise if the network is in the training form that `adjusted` and `low_rank` return."""
         if any(isinstance(edit, TRAINING) for edit in self.edits):
             raise NetworkError("The network is in its training form; expected a plain one. Change or save what settled() returns.")
 
     def settled(self) -> Self:
-        """Return a copy with whatever `adjusted` or `low_rank` added folded into the weights: the architecture is as it was before."""
+        """Return a copy with the additions of `adjusted` and `low_rank` folded into the weights, which restores the architecture."""
         training = [edit for edit in self.edits if isinstance(edit, TRAINING)]
         twin = self if training else self.copy()
         for edit in training:
@@ -169,13 +167,13 @@ class Editable(Record):
         return twin
 
     def with_entrance(self) -> Self:
-        """Return a copy with a linear layer over the features (channels) before the input, the identity at first; it stays there."""
+        """Return a copy with a permanent linear layer over the input features (channels), which starts as the identity."""
         return self.edited(InputLayer())
 
     def coded(self, coding: Coding, *, seed: int = 0) -> Self:
-        """Return a copy that takes a condition beside each item: named inputs with "condition", (N,) row numbers of its table of codes.
+        """Return a copy that takes a condition for each example: named inputs with "condition", (N,) row numbers of its table of codes.
 
-        The scores are those of the network as it is, to the bit: codes are small and random, what reads them is zero (or adds zero).
+        The logits are bit-identical to those of this network: codes start small and random, and the weights that read them at zero.
         """
         refuse_program(self.origin, Codes.done)
         if self.coding is not None:
@@ -184,7 +182,7 @@ class Editable(Record):
         return self.edited(Codes(coding), seed=seed)
 
     def recoded(self, conditions: Sequence[str], table: np.ndarray) -> Self:
-        """Return a copy that knows these K conditions, with another table of codes, (1 + K, size); all else is as it was, to the bit."""
+        """Return a copy with these K conditions and this table of codes, (1 + K, size); everything else stays bit-identical."""
         values, expected = np.asarray(table, np.float32), (1 + len(conditions), self.code_table().shape[1])
         wrong, names = int((~np.isfinite(values)).sum()), set(conditions)
         if values.shape != expected or len(names) != len(conditions) or wrong:
@@ -199,7 +197,7 @@ class Editable(Record):
         return twin
 
     def folded(self, condition: str) -> Self:
-        """Return a plain network: the code of a known condition (or "mean") folded into the biases, the input "condition" gone."""
+        """Return a copy without the input "condition": the code of a known condition (or "mean") is folded into the biases."""
         table, coding = self.code_table().detach(), cast(Coding, self.coding)
         twin, biased = self.unedited(Codes(coding), code=table[coding.row(condition)].clone())
         twin.edits = (*self.edits, Folded(biased))

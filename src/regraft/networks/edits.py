@@ -1,7 +1,7 @@
-"""What can be changed in a network, as plain data: one frozen value for each kind of edit, the same in every family.
+"""Edits of a network as plain data: one frozen dataclass per kind of edit, the same in every family.
 
-An edit says what is built, not which numbers it holds: a network and the edits that it lists give a network of the same shape, whose
-weights are then put in. `Network.edited` carries one out; `regraft.json` of a saved folder holds them as dictionaries.
+An edit describes the structure, not the weights: opening a saved network replays its edits and then loads the weights. `Network.edited`
+applies an edit; `regraft.json` of a saved folder stores edits as dictionaries.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 
 FORMS = ("lhuc", "film")
 MOST = 2**28
-"""Numbers of one tensor that is made from a saved shape: 1 GiB of float32."""
+"""Largest number of elements of a tensor that is built from a saved shape: 1 GiB of float32."""
 Size = Annotated[int, Field(ge=1, le=MOST, strict=True)]
 Count = Annotated[int, Field(ge=1, le=2**16, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -51,7 +51,7 @@ _CONFIG = ConfigDict(allow_inf_nan=False)
 
 
 def fits(*sides: int | None) -> bool:
-    """Tell whether a tensor with these sides has no more than `MOST` numbers; a side that is not known counts as 1."""
+    """Return whether a tensor with these sides has at most `MOST` elements; an unknown side counts as 1."""
     total = 1
     for side in sides:
         total *= side or 1
@@ -59,7 +59,7 @@ def fits(*sides: int | None) -> bool:
 
 
 def checked_coding(coding: Coding | Mapping[str, Any]) -> Coding:
-    """Return a coding; plain data are checked."""
+    """Return a valid coding; plain data are validated and converted."""
     if isinstance(coding, Coding):
         return coding
     made = _CODING.validate_python(coding)
@@ -89,13 +89,13 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Edit:
-    """One change of a network. `kind` is its name in a saved folder, `done` what a network that cannot be changed is said not to be."""
+    """One change of a network. `kind` is its name in a saved folder; `done` completes the error "… cannot be …"."""
 
     kind: ClassVar[str] = ""
     done: ClassVar[str] = "changed"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, without what is as always."""
+        """Return plain data without the fields that equal their default."""
         values = {one.name: (getattr(self, one.name), one.default) for one in fields(self)}
         return {"edit": self.kind, **{name: _plain(value) for name, (value, default) in values.items() if value != default}}
 
@@ -121,19 +121,19 @@ class _OfHead(Edit):
 
     @classmethod
     def of(cls, head: Head, **more: Any) -> Self:
-        """Return the edit that gives a network a head of the size of `head`, with what `more` there is to say of it."""
+        """Return the edit that adds a head of the size of `head`; `more` sets the fields of the subclass."""
         more |= {"activation": head.activation, "bias": bool(head.bias.any()), "parts": head.parts}
         return cls(task=head.task, rows=len(head.in_layer().weight), features=head.features, **more)
 
     def empty(self, task: str) -> Head:
-        """Return a head of a `task` of that size, its class weights zero; a bias other than zero makes sure that there is one."""
+        """Return a head of this size for a `task`, with zero class weights; the bias is 1 if the layer has one, so that it is created."""
         weight, bias = np.zeros((self.rows, self.features), np.float32), np.full(self.rows, self.bias, np.float32)
         return Head(task, None, "classification", self.activation, "", weight, bias, self.parts)
 
 
 @dataclass(frozen=True, config=_CONFIG)
 class Rows(_OfHead):
-    """The head of a task gets other rows; a network without a head gets one. A `branch` is any head but the first."""
+    """New class weights for the head of a task, or a first head. `branch` is True for every head but the first."""
 
     kind: ClassVar[str] = "head"
     done: ClassVar[str] = "given another head"
@@ -142,7 +142,7 @@ class Rows(_OfHead):
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Stack(_OfHead):
-    """A new head, the only one, reads the logits of the first head, which go through the activation `between` and dropout."""
+    """A new only head on the logits of the first head, which pass through the activation `between` and dropout."""
 
     kind: ClassVar[str] = "stack"
     done: ClassVar[str] = "given another head"
@@ -167,7 +167,7 @@ class Cut(Edit):
 
 @dataclass(frozen=True, config=_CONFIG)
 class Taps(Edit):
-    """The output are the pooled outputs of several blocks side by side."""
+    """The output is the concatenation of the pooled outputs of several blocks."""
 
     kind: ClassVar[str] = "taps"
     done: ClassVar[str] = "tapped"
@@ -185,7 +185,7 @@ class Channels(Edit):
 
 @dataclass(frozen=True, config=_CONFIG)
 class Columns(Edit):
-    """The head also reads `count` numbers beside each example."""
+    """The head also reads `count` extra numbers per example."""
 
     kind: ClassVar[str] = "columns"
     done: ClassVar[str] = "given further inputs"
@@ -194,7 +194,7 @@ class Columns(Edit):
 
 @dataclass(frozen=True, config=_CONFIG)
 class InputLayer(Edit):
-    """A linear layer over the features (channels) of the input."""
+    """A linear layer over the features (channels) of the input, before the network."""
 
     kind: ClassVar[str] = "entrance"
     done: ClassVar[str] = "given another input"
@@ -202,7 +202,7 @@ class InputLayer(Edit):
 
 @dataclass(frozen=True, config=_CONFIG)
 class Codes(Edit):
-    """The network takes a condition beside each example."""
+    """The network takes a condition for each example and reads its code."""
 
     kind: ClassVar[str] = "codes"
     done: ClassVar[str] = "given codes"
@@ -211,7 +211,7 @@ class Codes(Edit):
 
 @dataclass(frozen=True, config=_CONFIG)
 class Folded(Edit):
-    """One code stands for all examples, and the condition is no input any more; the layers `biased` have got a bias for it."""
+    """The code of one condition folded into the biases; the input "condition" is removed. The layers `biased` gained a bias for it."""
 
     kind: ClassVar[str] = "folded"
     biased: tuple[str, ...] = ()
@@ -219,7 +219,7 @@ class Folded(Edit):
 
 @dataclass(frozen=True, config=_CONFIG)
 class Biased(Edit):
-    """These `layers` have a bias, which they had not."""
+    """A bias added to `layers` that had none."""
 
     kind: ClassVar[str] = "biased"
     layers: tuple[str, ...] = ()
@@ -227,7 +227,7 @@ class Biased(Edit):
 
 @dataclass(frozen=True, config=_CONFIG)
 class ScaleShift(Edit):
-    """The values at some `points` are scaled and shifted by channel, until `Network.settled` folds that into the weights."""
+    """A per-channel scale and shift at the hook `points`; `Network.settled` folds them into the weights."""
 
     kind: ClassVar[str] = "scale_shift"
     done: ClassVar[str] = "scaled or shifted"
@@ -237,7 +237,7 @@ class ScaleShift(Edit):
 
 @dataclass(frozen=True, config=_CONFIG)
 class LowRank(Edit):
-    """W + (alpha / rank) B A in place of W in these `layers`, until `Network.settled` adds it to W."""
+    """W + (alpha / rank) B A in place of W in these `layers`; `Network.settled` adds the product to W."""
 
     kind: ClassVar[str] = "low_rank"
     done: ClassVar[str] = "changed by low-rank matrices"
@@ -252,11 +252,11 @@ _KINDS: Mapping[str, type[Edit]] = {
 
 
 TRAINING = (ScaleShift, LowRank)
-"""Edits of a network that is to be trained; nothing else reads such a network before they are settled."""
+"""Edits that put a network into its training form; it must be settled before other edits, saving or export."""
 
 
 def edit_from_dict(plain: Mapping[str, Any] | Edit) -> Edit:
-    """Return the edit that `to_dict` wrote as plain data."""
+    """Return the edit of the plain data that `to_dict` wrote."""
     if isinstance(plain, Edit):
         return plain
     name = plain.get("edit") if isinstance(plain, Mapping) else plain
@@ -264,7 +264,7 @@ def edit_from_dict(plain: Mapping[str, Any] | Edit) -> Edit:
     if kind is None:
         raise NetworkError(f"The edit {name!r} is unknown{near_names(str(name), _KINDS)}")
     given = {key: value for key, value in plain.items() if key != "edit"}
-    if kind is Stack and "between" not in given:  # as folders were written until there was one record of edits
+    if kind is Stack and "between" not in given:  # older folders
         given["between"] = given.pop("activation", None)
     try:
         return TypeAdapter(kind).validate_python(given)

@@ -1,7 +1,7 @@
-"""What a framework gives: a raw module as a `Body`, and the edits and files of its `Family`. Neither of them knows a `Network`.
+"""The primitives of a framework: a raw module as a `Body`, and the edits and file formats of its `Family`.
 
-A family is a folder with these two: a `Body` that runs, freezes and lists its module, and a `Family`, which has no state of its own. What
-a family cannot do it leaves as it is here, where it is refused in words.
+Each family is a package that subclasses both: a `Body` runs, freezes and lists its module; a `Family` is stateless. A method that a
+family does not override raises a `NetworkError` or does nothing. Neither class knows `Network`.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from .tracing import capture
 __all__ = ["B", "Body", "Family", "Places", "edit_table"]
 
 Places = Mapping[str, tuple[Head, FoundHead | None]]
-"""Heads by task, each with where it is found; nowhere for a derived one."""
+"""Heads by task, each with its location in the module, or None for a derived head."""
 
 
 @dataclass(eq=False)
 class Body(abc.ABC):
-    """A raw module with what one run of a sample told about it: all of a network that an edit changes.
+    """A raw module with the facts found by running it once on a sample: the part of a network that edits change.
 
     Attributes:
         module: the framework's own object.
-        input_shape: that of one example; () where there are several inputs.
+        input_shape: shape of one example; () for several inputs.
         blocks: the units in which depth is counted.
-        found: where each head that has rows of its own was found, by task.
-        coding: how it takes the codes of conditions; None where it takes none.
-        account: what the edit that made it did to weights.
-        frozen: the names of layers and single parameters that are frozen.
-        training: whether the part that is not frozen is in training.
-        draws: whether two passes over the same examples differ, in inference too.
-        given: the names of the layers and single parameters that the owner of the module has frozen.
-        planned: those that are held in their place; None for the owner's.
-        untrained: layers that were built here and that nothing has trained yet, where the family notes them here.
+        found: the location of each head that has its own class weights, by task.
+        coding: how the module takes the codes of conditions, or None.
+        account: what the edit that made this body did to the weights.
+        frozen: names of the frozen layers and parameters.
+        training: whether the part that is not frozen is in training mode.
+        draws: whether two passes over the same examples differ, even in inference.
+        given: names of the layers and parameters that the owner of the module has frozen.
+        planned: names that are held instead of `given`; None to hold `given`.
+        untrained: layers that were built here and have not been trained, if the family records them here.
     """
 
     module: Any
@@ -85,35 +85,38 @@ class Body(abc.ABC):
 
     @property
     def head_layers(self) -> tuple[str, ...]:
-        """The names of the linear layers of all heads that have rows of their own."""
+        """Names of the linear layers of all heads that have their own class weights."""
         return tuple(layer for task, head in self.heads.items() if head.groups is None for layer in self.layers_of(task))
 
     def layers_of(self, task: str) -> tuple[str, ...]:
-        """Return the names of the linear layers that make the logits of a `task`, `head.layer` first: several where they are added up."""
+        """Return the names of the linear layers whose outputs sum to the logits of a `task`; `head.layer` is the first."""
         return self.found[task].layers if task in self.found else (self.heads[task].layer,)
 
     def placed(self) -> Places:
-        """Return the heads with where they are found."""
+        """Return the heads with their locations."""
         return {task: (head, self.found.get(task)) for task, head in self.heads.items()}
 
     # ── running ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @abc.abstractmethod
     def modules(self) -> dict[str, Module]:
-        """Return every module by name, containers too; a part of a container is called "container.part"."""
+        """Return all modules by dotted name ("container.part"), including containers."""
 
     def own_scores(self, inputs: Inputs) -> Scores:
-        """Return the raw scores of the heads with rows of their own, a column a row of the layer, by task; "main" where there is none."""
+        """Return the logits by task of the heads with their own class weights, one column per row of the layer.
+
+        A network without such a head returns its pooled output as "main".
+        """
         features = self.feature_batch(inputs)
         made = {task: self.scores_of_layer(head.layer, features) for task, head in self.heads.items() if not head.groups}
         return made or {"main": features}
 
     def scores(self, inputs: Inputs) -> Scores:
-        """Return raw scores (N, C) of a batch of inputs by task, with gradients where they are on, in the present mode."""
+        """Return the logits (N, C) of one batch by task, in the current mode and with gradients if they are enabled."""
         return self.with_derived(self.own_scores(inputs))
 
     def with_derived(self, scores: Scores) -> Scores:
-        """Return the scores of the heads with rows of their own, and beside them those of the derived heads, in the order of `heads`."""
+        """Return the given logits with those of the derived heads added, in the order of `heads`; binary heads get two columns."""
         for task, head in self.heads.items():
             if head.binary and scores[task].shape[1] == 1:
                 scores = {**scores, task: torch.cat([torch.zeros_like(scores[task]), scores[task]], 1)}
@@ -122,41 +125,41 @@ class Body(abc.ABC):
 
     @abc.abstractmethod
     def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return what the first head reads of a batch of inputs, (N, d); without a head, the pooled output."""
+        """Return the features (N, d) of one batch that the first head reads; without a head, the pooled output."""
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
-        """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d), or of what the first head's layer reads."""
+        """Return the logits (N, C) that a head's `layer` computes from `features` (N, d)."""
         return cast(Tensor, self.modules()[layer](features))
 
     def split(self, layers: Collection[str]) -> tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]] | None:
-        """Return the family's own cut behind these layers (frozen part, trainable part); None where it is to be found by running."""
+        """Return the network split behind these layers (frozen part, trainable part); None if the boundary must be found by running."""
         return None
 
     def mode_(self, training: bool) -> None:
-        """Switch the part that is not frozen to training or to inference."""
+        """Switch the part that is not frozen to training or inference mode."""
         self.training = training
 
     def move_(self, device: torch.device) -> None:
-        """Move the weights to a device, and the sample that the module is run with."""
+        """Move the weights and the sample to a device."""
         for module in [self.module] if isinstance(self.module, Module) else self.modules().values():
             module.to(device)
         self.sample = on_device(self.sample, device)
 
     @property
     def memory_order(self) -> torch.memory_format:
-        """The order in memory in which pictures are given to the network, where that is open."""
+        """Preferred memory format of image batches."""
         return torch.contiguous_format
 
     def training_order(self, device: torch.device) -> torch.memory_format:
-        """Return the same where gradients are computed on `device`."""
+        """Return the preferred memory format of image batches for training on `device`."""
         return self.memory_order
 
     def sites(self) -> Mapping[str, Any]:
-        """Return what stands where values can be scaled and shifted by channel, by name, in the order of execution; none behind a head."""
+        """Return the hook points where values can be scaled and shifted per channel, by name in execution order; none after a head."""
         return {}
 
     def chosen_sites(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the sites with these `names`, or all, in the order of execution; an error lists names near one that is missing."""
+        """Return the hook points with these `names`, or all if empty, in execution order; the error for an unknown name lists near ones."""
         sites = self.sites()
         if not sites:
             kind = type(self.module).__name__
@@ -168,7 +171,7 @@ class Body(abc.ABC):
 
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
-        """Which features come from which tap, in order; empty where the features are not those of taps."""
+        """The tap that each range of features comes from, in order; empty if the network is not tapped."""
         return ()
 
     def code_table(self) -> Parameter:
@@ -176,12 +179,12 @@ class Body(abc.ABC):
         raise NetworkError(f"{type(self.module).__name__} takes no codes; expected a network trained with strategy='codes'.")
 
     def put_codes_(self, table: np.ndarray) -> None:
-        """Put another `table` of codes, (1 + K, size), in the place of the one that is there."""
+        """Overwrite the table of codes with `table`, (1 + K, size)."""
         with torch.no_grad():
             self.code_table().copy_(torch.from_numpy(table))
 
     def note_apart_(self) -> None:
-        """Take note of the heads that read other features than the first one, as one run of the sample shows."""
+        """Mark the heads that read other features than the first one (`Head.apart`), found by one run of the sample."""
         if len(self.found) < 2:
             return
         modules = self.modules()
@@ -210,16 +213,16 @@ class Body(abc.ABC):
         """Return all parameters and buffers by name, sharing storage with the module."""
 
     def former_name(self, name: str) -> str:
-        """Return what folders of format 1 call the parameter or buffer of this `name`."""
+        """Return the name of a parameter or buffer in folders of format 1."""
         return name
 
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
-        """Return each layer's own parameters: layer name -> name in `state()` -> parameter."""
+        """Return the parameters of each layer: layer name -> name in `state()` -> parameter."""
         known: Mapping[str, Any] = {layer.name: self.modules().get(layer.name) for layer in self.layers}
         return {layer: {f"{layer}.{name}": one for name, one in part.named_parameters()} if part else {} for layer, part in known.items()}
 
     def recount_(self, changed: Collection[str]) -> None:
-        """Count the parameters of those layers anew that an edit has `changed`, and those of their blocks."""
+        """Recount the parameters of the layers that an edit has `changed`, and of their blocks."""
         own = self.layer_parameters()
         sizes = {layer.name: layer.parameters for layer in self.layers}
         sizes |= {name: sum(one.numel() for one in own[name].values()) for name in changed}
@@ -228,100 +231,100 @@ class Body(abc.ABC):
 
     @abc.abstractmethod
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
-        """Return what changes whenever the computation of these layers changes, their weights left aside."""
+        """Return a fingerprint of the computation of these layers, without their weights and without the values at `ignored`."""
 
     def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of the weight (C, d) and the bias (C,) that a linear `layer` has."""
+        """Return copies of the weight (C, d) and bias (C,) of a linear `layer`."""
         own = self.modules()[layer].state_dict()
         return own["weight"].cpu().numpy().copy(), own["bias"].cpu().numpy().copy()
 
     def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
-        """Put rows, weight (C, d) and bias (C,), into a linear `layer` of that size; return False where it has no place for them."""
+        """Set weight (C, d) and bias (C,) of a linear `layer`; return False if it cannot hold them."""
         rows = {"weight": torch.tensor(weight, dtype=torch.float32), "bias": torch.tensor(bias, dtype=torch.float32)}
         self.modules()[layer].load_state_dict(rows)
         return True
 
     def is_binary(self, layer: str) -> bool:
-        """Tell whether a `layer` is that of a binary head, which has one row for two classes."""
+        """Return whether a `layer` belongs to a binary head, which has one row for two classes."""
         return any(head.binary and head.layer == layer for head in self.heads.values())
 
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of a linear layer's weight (C, d) and bias (C,); those of a binary head are as `Head` has them."""
+        """Return copies of a linear layer's weight (C, d) and bias (C,), with two rows for a binary head."""
         weight, bias = self.layer_rows(layer)
         return two_rows(weight, bias) if self.is_binary(layer) and len(weight) == 1 else (weight, bias)
 
     def refresh_heads_(self) -> None:
-        """Take the heads' copies of their rows anew, after the weights have changed."""
+        """Update the heads' copies of their class weights after the layers have changed."""
         for task, head in self.heads.items():
             if head.groups is None:
                 weight, bias = self.rows(head.layer)
                 self.heads[task] = replaced(head, weight=weight, bias=bias)
 
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw rows as the framework initialises its linear layers; here as `torch.nn.Linear` does, uniform within 1 / sqrt(d).
+        """Return a weight (count, d) and bias (count,), initialised as the framework's linear layers are.
 
-        Result: Weight (count, d) and bias (count,).
+        Default: as `torch.nn.Linear`, uniform within 1 / sqrt(d).
         """
         with seeded(seed):
             layer = torch.nn.Linear(features, count)
         return layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
 
     def redraw_(self, seed: int) -> None:
-        """Draw all weights anew, as the framework draws them after `seed`."""
+        """Reinitialise all weights with the framework's initialisers, seeded with `seed`."""
         raise NetworkError(f"{type(self.module).__name__} has no weights that are drawn from seed={seed}. Use another strategy.")
 
     def reseed_(self, seed: int) -> None:  # noqa: B027  # nothing to do in most families
-        """Set the module's own random generators to `seed`; layers of PyTorch draw from those of the process, which training seeds."""
+        """Seed the module's own random generators. PyTorch layers use the generators of the process, which training seeds."""
 
     # ── freezing ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @abc.abstractmethod
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers and those that are `held`: no gradients, BatchNorm statistics unmoved, dropout off, in every mode."""
+        """Freeze exactly these layers and the `held` ones: no gradients, BatchNorm statistics fixed, dropout off, in every mode."""
 
     def counted(self) -> tuple[str, ...]:
-        """Return the names of the layers as people count them in this family, inputs, pools and dropout included."""
+        """Return the layer names that users of this family count, including inputs, pooling and dropout."""
         return tuple(layer.name for layer in self.layers)
 
     @property
     def held(self) -> frozenset[str]:
-        """Layers, and single parameters, that no training changes: those that the owner has frozen, unless `hold_` says otherwise.
+        """Names of layers and parameters that training never changes: those that the owner froze, unless `hold_` replaced them.
 
-        A layer without weights is never among them. A family that does not train holds all layers below its heads.
+        They never include a layer without weights. A family that cannot train holds all layers below its heads.
         """
         return self.given if self.planned is None else self.planned
 
     def hold_(self, layers: Collection[str] | None) -> None:
-        """Hold exactly these layers or parameters in place of those that the owner has frozen; None: the owner's again."""
+        """Hold exactly these layers or parameters instead of those that the owner froze; None restores the owner's."""
         self.planned = None if layers is None else frozenset(layers)
 
     def release_(self, layer: str) -> None:
-        """Hold a layer, with its parameters, no longer, whoever froze it: it is new."""
+        """Stop holding a layer and its parameters, whoever froze them, because the layer is new."""
         self.given = frozenset(name for name in self.given if layer not in prefixes(name))
         if self.planned is not None:
             self.planned = frozenset(name for name in self.planned if layer not in prefixes(name))
 
     @property
     def fresh(self) -> tuple[str, ...]:
-        """The layers below the heads that were built here and that nothing has trained yet, in the order of execution."""
+        """Names of the layers below the heads that were built here and have not been trained, in execution order."""
         return tuple(layer.name for layer in self.layers if layer.name in self.untrained)
 
     def fresh_(self, layers: Collection[str]) -> None:
-        """Take note that exactly these `layers` were never trained."""
+        """Record that exactly these `layers` have not been trained."""
         self.untrained = frozenset(layers)
 
     # ── other processes and exporters ─────────────────────────────────────────────────────────────────────────────────────────
 
     def reduced(self, part: Any) -> Any:
-        """Return how pickle makes a `part` of the module again in another process; NotImplemented for pickle's own way."""
+        """Return the pickle reduction of a `part` of the module; NotImplemented for pickle's default."""
         return NotImplemented
 
     def ready_for_export_(self) -> None:
-        """Make a private copy one on the CPU, in inference mode, that exporters can read."""
+        """Prepare this private copy for exporters: on the CPU and in inference mode."""
         raise NetworkError(f"{type(self.module).__name__} cannot be exported; expected a network of PyTorch or Keras.")
 
     def name_for_export_(self) -> None:  # noqa: B027  # nothing to do in most families
-        """Let the modules of a private copy have the names that an exporter follows; once all that goes by its names is done."""
+        """Rename the modules of a private copy for an exporter. Call this last: lookups by the old names fail afterwards."""
 
 
 B = TypeVar("B", bound=Body)
@@ -337,9 +340,9 @@ def edit_table(
     columns: Callable[..., Any],
     others: Any,
 ) -> Mapping[type[Edit], Callable[..., Any]]:
-    """Return what carries out each kind of edit from a private copy of a body, edit, head and seed.
+    """Return the functions that apply each kind of edit; each takes a private copy of a body, the edit, a head and a seed.
 
-    `others` holds, by these names, what carries out the edits that add something inside or before the network.
+    `others` is the module with the functions for edits that add layers inside or before the network.
     """
     return {
         Rows: lambda twin, _edit, head, _seed: rows(twin, head),
@@ -357,19 +360,19 @@ def edit_table(
 
 
 class Family(Generic[B]):
-    """What a framework can do with a `Body` of its own; one object for each framework, without state.
+    """The operations of a framework on its `Body`; one stateless object per framework.
 
-    `name` is what users call it, `layout` where the channels of a picture stand, "channels_first" or "channels_last", and `own_endings`
-    are the endings of the files that `export_own` writes, the framework's own first.
+    `name` is the name that users see. `layout` is "channels_first" or "channels_last". `own_endings` lists the file endings that
+    `export_own` writes, the framework's main format first.
     """
 
     name: ClassVar[str]
     layout: ClassVar[str] = "channels_first"
     own_endings: ClassVar[tuple[str, ...]] = ()
     edits: ClassVar[Mapping[type[Edit], Callable[..., Any]]] = {}
-    """What carries out each kind of edit that the family knows, from a private copy of the body, edit, head and seed."""
+    """The functions that apply the supported kinds of edits; each takes a private copy of the body, the edit, a head and a seed."""
     becomes: ClassVar[dict[str, Callable[[Any, str], Any]]] = {}
-    """How a network becomes one of a family, by its name; the opening of networks, which knows all of them, fills it in."""
+    """Converters to each family, by its name. `sources.opening`, which knows all families, registers them."""
 
     def _refuse(self, what: str) -> NoReturn:
         raise NetworkError(f"A network of the family {self.name!r} {what}")
@@ -383,20 +386,20 @@ class Family(Generic[B]):
             return cast(B, work(body.copy(), edit, head, seed))
 
     def unedit(self, body: B, edit: Edit, *, code: Tensor | None) -> tuple[B, tuple[str, ...]]:
-        """Return a copy in which what an edit has added is folded into the weights, and the names of layers that got a bias for it.
+        """Return a copy with the layers that `edit` added folded into the weights, and the names of layers that gained a bias.
 
-        `code`: (size,), which is to stand for that of every example, of a `Codes`.
+        For `Codes`, `code` (size,) replaces the code of every example.
         """
         self._refuse(f"cannot undo {edit!r}.")
 
     def write(self, body: B, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
-        """Write the weights of a `body` into `folder`, and return what opening them needs, as plain data."""
+        """Write the weights of a `body` into `folder`; return the facts needed to open them, as plain data."""
         self._refuse(f"cannot be saved in {printable(folder)!r}; save its weights yourself.")
 
     def export_own(self, body: B, path: Path) -> Path:
-        """Write a file that the framework itself opens, and return its path, which ends in one of `own_endings`."""
+        """Write a file in the framework's own format, ending in one of `own_endings`; return its path."""
         self._refuse(f"has no file of its own; received {path.name!r}.")
 
     def put_file_(self, body: B, path: Path) -> Account:
-        """Put the weights of a file into a `body` of a similar architecture; return the account of the match."""
+        """Load the weights of a file into a `body` of a similar architecture; return the account of the match."""
         self._refuse(f"takes no weights of a file; received {printable(path.name)!r}.")

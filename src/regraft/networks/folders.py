@@ -1,6 +1,6 @@
-"""The saved folder: weights, what they were learned from, and `regraft.json`, which says what opening them needs.
+"""The saved folder of a network: weights, training history, statistics, and `regraft.json` with all facts needed to open it.
 
-It is replaced as a whole (`files/replacing.py`); `regraft.json` holds a checksum of each file that belongs to the network.
+A folder is replaced atomically (`files/replacing.py`). `regraft.json` holds a checksum of each file that belongs to the network.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FACTS_FILE = "regraft.json"
 HISTORY_FILE = "history.jsonl"
 STATISTICS_FILE = "statistics.safetensors"
 UNKNOWN_FILE = "unknown.safetensors"
-"""What the rule for unknown items needs besides: statistics of the features that it looks at, and features of known items."""
+"""Arrays of the rule for unknown examples: statistics of the features that it reads, and features of known examples."""
 _WEIGHTS = ("network.safetensors", "network.keras", "network.onnx", "network.pt2")
 _RESULT = ("plan.json", "scores.json", "report.json", "report.html")
 _OF_NETWORK = (*_WEIGHTS, HISTORY_FILE, STATISTICS_FILE, UNKNOWN_FILE)
@@ -61,11 +61,11 @@ _FOLDER = Kind(FACTS_FILE, frozenset({FACTS_FILE, CODES_FOLDER, *_OF_NETWORK, *_
 _WITHOUT = "Put it back from a copy, or remove it: the network can be opened without it."
 _REMEDY = "Put back the folder as it was saved, from a copy, or save the network again."
 _PATIENCE = 20.0
-"""Seconds that opening a folder waits for a process that is moving new content into it."""
+"""Seconds to wait, when opening a folder, for a process that is replacing its content."""
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of regraft and of the libraries that a saved network depends on, as far as installed."""
+    """Return the versions of regraft and of the installed libraries that a saved network may depend on."""
     found = {}
     for name in ("regraft", "torch", "keras", "timm", "torchvision", "transformers", "numpy"):
         try:
@@ -78,21 +78,18 @@ def versions() -> dict[str, str]:
 def replacing(
     folder: str | Path, *, finish: Callable[[Path], None] | None = None, error: type[InputError] = NetworkError
 ) -> AbstractContextManager[Path]:
-    """Give a saved folder new content, all at once, as `replaced_folder` does.
-
-    Result: A context that gives an empty folder to write into.
-    """
+    """Return a context that yields an empty folder to write into and then replaces the saved folder atomically by it."""
     return replaced_folder(folder, _FOLDER, finish=finish, error=error)
 
 
 def save_network(network: Editable, folder: Path) -> None:
-    """Save a network into a folder: killed at any moment, the folder holds the old network or the new one."""
+    """Save a network into a folder atomically: after a crash, the folder holds the old network or the new one."""
     with replacing(folder) as staged:
         write_network(network, staged)
 
 
 def write_network(network: Editable, folder: Path) -> None:
-    """Write weights, what they were learned from, and `regraft.json` with a checksum of each."""
+    """Write the weights, codes, statistics and history, and `regraft.json` with a checksum of each file."""
     refuse_program(network.origin, "saved")
     network.refuse_training_form()
     own = None if network.unknown is None else network.unknown.own_arrays()
@@ -102,7 +99,7 @@ def write_network(network: Editable, folder: Path) -> None:
         for file, arrays in ((STATISTICS_FILE, network.statistics), (UNKNOWN_FILE, own)):
             if arrays is not None:
                 save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / file)
-    except SafetensorError as error:  # a full disk, told as one where the folder has the name that the user knows
+    except SafetensorError as error:  # a full disk; the caller reports it with the folder name that the user knows
         raise OSError(errno.EIO, reason_of(error)) from error
     if network.history:
         write_lines(folder / HISTORY_FILE, network.history)
@@ -130,7 +127,7 @@ def _checksum(path: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Compare each file of a saved network that is there with its checksum; folders of earlier versions have none."""
+    """Check each present file of a saved network against its checksum; folders of earlier versions have no checksums."""
     for name, known in (facts.get("files") or {}).items():
         path = folder / name
         with suppress(FileNotFoundError):  # gone since
@@ -141,7 +138,7 @@ def check_files(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _head_facts(head: Head) -> dict[str, Any]:
-    """Return all of a head but its rows as plain data."""
+    """Return a head without its class weights as plain data."""
     plain = {name: getattr(head, name) for name in ("task", "kind", "activation", "layer", "features")}
     plain |= {"rows": len(head.weight), "classes": list(head.classes) if head.classes else None}
     lists = {"parts": head.parts, "thresholds": head.thresholds, "groups": head.groups}
@@ -153,7 +150,7 @@ def _head_facts(head: Head) -> dict[str, Any]:
 
 
 def read_heads_(network: Editable, facts: Mapping[str, Any]) -> None:
-    """Give an opened network's heads what their rows do not tell: class names, kinds, thresholds; and its derived heads."""
+    """Set the saved facts of an opened network's heads (class names, kinds, thresholds), add its derived heads, and set `fresh`."""
     found: dict[str, Head] = {}
     called = {head.layer: task for task, head in network.heads.items() if head.layer}
     for plain in facts["heads"]:
@@ -190,7 +187,7 @@ def _known_head(network: Editable, plain: Mapping[str, Any]) -> Head:
 
 
 def read_learned_(network: Editable, folder: Path, *, facts: Mapping[str, Any]) -> None:
-    """Give an opened network the history and the class statistics that were saved with it; what was removed since is said."""
+    """Load the saved history and class statistics into an opened network; warn if one has been deleted since."""
     if _belongs(folder, HISTORY_FILE, facts=facts):
         entries = read_lines(folder / HISTORY_FILE, "history", remedy=_WITHOUT)
         for number, entry in enumerate(entries, start=1):
@@ -201,7 +198,7 @@ def read_learned_(network: Editable, folder: Path, *, facts: Mapping[str, Any]) 
 
 
 def _belongs(folder: Path, name: str, *, facts: Mapping[str, Any]) -> bool:
-    """Tell whether a file is part of the saved network, and there; in folders of earlier versions, all that lies there is."""
+    """Return whether a file is part of the saved network and present; in folders of earlier versions, any present file counts."""
     known, there = facts.get("files"), (folder / name).is_file()
     if known is None or (name in known and there):
         return there
@@ -213,7 +210,7 @@ def _belongs(folder: Path, name: str, *, facts: Mapping[str, Any]) -> bool:
 
 
 def read_statistics(folder: Path, file: str = STATISTICS_FILE) -> dict[str, np.ndarray]:
-    """Return the class statistics that lie in a `file` of a saved folder."""
+    """Return the class statistics in a `file` of a saved folder."""
     path = folder / file
     if not path.is_file():
         raise NetworkError(f"{str(folder)!r} holds no class statistics ({file}): expected a folder that regraft saved with them.")
@@ -222,7 +219,7 @@ def read_statistics(folder: Path, file: str = STATISTICS_FILE) -> dict[str, np.n
 
 
 def settled(folder: Path) -> None:
-    """Finish what a process that was killed while it replaced this folder had begun, and remove what it left beside the folder."""
+    """Complete a replacement of this folder that was interrupted by a crash, and remove leftovers beside the folder."""
     if os.path.lexists(folder / COMMITTED):
         with held_folder(folder, error=NetworkError, wait=_PATIENCE) as target:
             try:
@@ -233,12 +230,12 @@ def settled(folder: Path) -> None:
                     "Make the folder writable, and open it again."
                 ) from error
     elif os.path.lexists(left := left_beside(folder.resolve())) or os.path.lexists(folder / LOCK_FILE):
-        with suppress(NetworkError), held_folder(folder, error=NetworkError):  # else it is no leftover, or nothing can be changed here
-            clear_left(left)  # the lock goes at the end
+        with suppress(NetworkError), held_folder(folder, error=NetworkError):  # on failure it is in use, or the folder is read-only
+            clear_left(left)  # the lock is removed last
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Read `regraft.json` of a saved folder."""
+    """Return the validated content of `regraft.json` of a saved folder."""
     settled(folder)
     for name in (CODES_FOLDER, *_OF_NETWORK, *_RESULT):
         member(folder, name)

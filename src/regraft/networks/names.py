@@ -1,4 +1,4 @@
-"""Class names: how they compare, and finding one."""
+"""Class names: comparison and lookup."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["checked_classes", "exact_name", "index_of", "normal_name", "rows_of"
 
 
 def exact_name(name: object) -> str:
-    """Return the form of a name in which class names are the same or different: Unicode NFC, trimmed."""
+    """Return the form by which class names are compared: Unicode NFC, trimmed."""
     return unicodedata.normalize("NFC", str(name)).strip()
 
 
 def normal_name(name: object) -> str:
-    """Return the form of a name in which one spelling may stand for another: as `exact_name`, case-folded."""
+    """Return the form for case-insensitive lookup: `exact_name`, case-folded."""
     return exact_name(name).casefold()
 
 
 def rows_of(names: Iterable[str], known: Sequence[str]) -> dict[str, int]:
-    """Return the row of each name that is among class names: exactly, else but for its case where only one fits.
+    """Return the row in `known` of each name that is found: exactly, or else case-insensitively.
 
-    Result: Name -> row, without those that are not found. A name is found but for its case only where one of `names` and one of `known`
-    have that spelling, so that no two names find one row.
+    The case-insensitive match requires that exactly one of `names` and one of `known` have that spelling, so that no two names share a
+    row.
     """
     names = tuple(names)
     exact = {exact_name(name): row for row, name in enumerate(known)}
@@ -42,7 +42,7 @@ def rows_of(names: Iterable[str], known: Sequence[str]) -> dict[str, int]:
 
 
 def checked_classes(classes: Iterable[object]) -> tuple[str, ...]:
-    """Return class names as strings in their order."""
+    """Return the class names as strings; an empty name or a duplicate is an error."""
     names = tuple(str(name) for name in classes)
     if not names:
         raise NetworkError("The list of classes is empty; expected at least one class name.")
@@ -58,7 +58,7 @@ def checked_classes(classes: Iterable[object]) -> tuple[str, ...]:
 
 
 def index_of(name: str, classes: Sequence[str]) -> int:
-    """Return the row of the class called `name`, exactly or, where only one fits, but for its case."""
+    """Return the row of the class called `name`; case is ignored if the match is unique."""
     found = rows_of([name], classes)
     if found:
         return found[name]

@@ -1,4 +1,4 @@
-"""How well what arrives at a network's first normalising layers fits the statistics that these have kept from its training."""
+"""Distribution check: how well the inputs of a network's first normalisation layers match the statistics from its training."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from .tracing import flat_tensors
 __all__ = ["Norm", "misfit", "norms_of"]
 
 FIRST = 3
-"""How many layers, in the order in which they are called, are asked: the further ones read what the first ones have normalised."""
+"""Number of layers to check, in execution order: later layers read what the first ones have normalised."""
 _KEPT = (("running_mean", "running_var"), ("moving_mean", "moving_variance"), ("mean", "variance"))
-"""What mean and variance are called: in torch, in Keras, in Keras' Normalization."""
+"""Attribute names of mean and variance: in torch, in Keras, in Keras' Normalization."""
 _LEAST = 1e-3
-"""Added to variances, as these layers do (1e-5 to 1e-2): a channel that never varied says little."""
+"""Added to variances, as these layers do (1e-5 to 1e-2), so that constant channels do not dominate."""
 _LARGE = 32
-"""Positions along an axis from which on every second one is counted."""
+"""Axis length from which only every second position is counted."""
 
 
 class _Enough(Exception):
-    """Ends a pass once all layers that are asked have been reached."""
+    """Raised to end a forward pass after the last layer to check."""
 
 
 @dataclass
 class Norm:
-    """A layer with the statistics of what it read in its training, and sums of what it reads now.
+    """A normalisation layer with its stored statistics and running sums of its current inputs.
 
     Attributes:
-        mean: (C,) that it has kept.
-        variance: (C,) likewise.
-        axis: of the channels in what it reads.
+        mean: stored mean, (C,).
+        variance: stored variance, (C,).
+        axis: channel axis of its inputs.
     """
 
     module: Module
@@ -46,7 +46,7 @@ class Norm:
     _sums: list[Tensor] = field(default_factory=list)
 
     def add_(self, values: Tensor) -> None:
-        """Count a batch of `values` (N, …) that the layer reads."""
+        """Add a batch of inputs `values` (N, …) of the layer to the sums."""
         channels, others = self.axis % values.ndim, [axis for axis in range(values.ndim) if axis != self.axis % values.ndim]
         every = [slice(None, None, 2 if axis in others[1:] and side >= _LARGE else 1) for axis, side in enumerate(values.shape)]
         read = values.detach()[tuple(every)].float()
@@ -54,8 +54,7 @@ class Norm:
         self._sums.append(torch.stack([count, read.sum(others).cpu(), read.square().sum(others).cpu()]).double())
 
     def misfit(self) -> float:
-        """Return how far what was read is from what was kept: the Kullback-Leibler divergence of two Gaussians, as `log1p`, the mean of
-        all channels."""
+        """Return log(1 + KL divergence) of the read from the stored Gaussian, averaged over channels."""
         count, total, squares = torch.stack(self._sums).sum(0)
         mean = total / count
         read, kept = (squares / count - mean.square()).clamp_min(0) + _LEAST, self.variance.cpu().double() + _LEAST
@@ -64,14 +63,14 @@ class Norm:
         return float(divergence.clamp_min(0).log1p().mean())
 
     def shift(self) -> float:
-        """Return how far the means of what was read are from the kept ones, in kept standard deviations, averaged over channels."""
+        """Return the distance of the read means from the stored ones, in stored standard deviations, averaged over channels."""
         count, total, _ = torch.stack(self._sums).sum(0)
         off = (total / count - self.mean.cpu().double()).abs()
         return float((off / (self.variance.cpu().double() + _LEAST).sqrt()).mean())
 
 
 def norms_of(modules: Mapping[str, Module]) -> list[Norm]:
-    """Return the normalising layers that have learned statistics: of no use are those that are as a layer begins, 0 and 1."""
+    """Return the normalisation layers with learned statistics; layers that still have the initial mean 0 and variance 1 are skipped."""
     return [norm for module in modules.values() if (norm := _norm_of(module)) is not None]
 
 
@@ -89,7 +88,7 @@ def _norm_of(module: Module) -> Norm | None:
 
 
 def _numbers(value: Any) -> Tensor | None:
-    """Return the statistics of a layer as (C,), of a tensor or a variable of Keras."""
+    """Return a tensor or Keras variable as (C,); None for anything else."""
     value = getattr(value, "value", value)
     return value.detach().flatten() if isinstance(value, Tensor) else None
 
@@ -102,9 +101,9 @@ def misfit(
     first: int = FIRST,
     measure: Callable[[Norm], float] = Norm.misfit,
 ) -> tuple[float, int] | None:
-    """Return how far a network's inputs are from those that it was trained with, as its first normalising layers tell.
+    """Return how far a network's inputs are from its training data, measured at its first normalisation layers.
 
-    Result: A number that is 0 where all fits, and how many layers tell it; None where no layer can.
+    The result is the mean of `measure` (0 for a perfect fit) and the number of layers it was computed from; None without such layers.
     """
     reached: list[Norm] = []
 

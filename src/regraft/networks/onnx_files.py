@@ -1,4 +1,4 @@
-"""A network of either family as one ONNX file, for use without regraft, PyTorch and Keras."""
+"""Export of a network of either family as one ONNX file, for use without regraft, PyTorch and Keras."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .torch.programs import OnnxProgram, refuse_program
 __all__ = ["write_onnx"]
 
 _ROUNDING = 0.05
-"""By how much results may differ, relative to the largest one, where pixels are rounded at another step."""
+"""Largest difference of results, relative to the largest one, if pixels are rounded at another step."""
 
 
 class _Whole(WholeNetwork):
-    """Logits and probabilities of each head, or values."""
+    """Module that returns the logits and probabilities of each head, or the values of a regression."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs in the order of `_outputs`, all in single precision."""
+        """Return the outputs in the order of `_outputs`, as float32."""
         network, inputs = self.__dict__["network"], self.inputs(tensors)
         found: list[Tensor] = []
         for task, values in network.scores(inputs).items():
@@ -45,15 +45,15 @@ class _Whole(WholeNetwork):
 
 
 def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> Path:
-    """Write a network as an ONNX file, once ONNX Runtime has given PyTorch's results for batches of one and three examples.
+    """Write a network as an ONNX file, after checking that ONNX Runtime matches PyTorch on batches of one and three examples.
 
-    Inputs have the names that the network gives them, or "input". For each head the file has the outputs "logits" and "probabilities", for
-    a regression "value"; where there are several heads the name of the task stands before them ("main.logits"). The batch is free, and
-    so are lengths that the network leaves open. The metadata hold, as JSON, the class names ("classes", of the first head; "tasks", of
-    all), the preprocessing and the versions of the libraries.
+    Inputs keep the network's names, or are called "input". Each head has the outputs "logits" and "probabilities", or "value" for a
+    regression; with several heads they are prefixed with the task ("main.logits"). The batch axis is dynamic, and so are the lengths that
+    the network leaves open. The metadata hold, as JSON, the class names ("classes" of the first head, "tasks" of all), the preprocessing
+    and the library versions.
 
-    With the preprocessing in the graph, pictures are (N, H, W, C) in bytes, of any size and of as many channels as the network takes;
-    rows of numbers are given as they were measured.
+    With the preprocessing in the graph, images are uint8 (N, H, W, C) of any size, with the network's number of channels; rows of numbers
+    are raw.
     """
     refuse_program(network.origin, "exported")
     twin = network.for_export()
@@ -77,7 +77,7 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
 
 
 def _model(network: Record, twin: Record) -> Any:
-    """Return the `onnx.ModelProto` of the file; what is exported is `twin`, and compared with what `network` computes."""
+    """Return the `onnx.ModelProto` exported from `twin`, after comparing it with `network`."""
     whole, sample = _Whole(twin).eval(), sample_tensors(twin.sample)
     names = input_names(twin.sample)
     inputs, outputs = names or ["input"], _outputs(whole, sample)
@@ -114,9 +114,9 @@ def _add_facts_(model: Any, facts: Mapping[str, Any]) -> None:
 
 
 def _put_preprocessing_(model: Any, network: Record) -> None:
-    """Put the preprocessing in front of the graph, and note by how much results differ from those with the preprocessing itself.
+    """Prepend the preprocessing to the graph, and record how much the results differ from those of the Python preprocessing.
 
-    Differences are shares of the largest value of an output over all pictures: single pictures may give logits near zero.
+    Differences are relative to the largest value of an output over all images, because the logits of a single image may be near zero.
     """
     plain, called = network.preprocessing.to_dict(), [value.name for value in model.graph.input]
     own = next(at for at, name in enumerate(called) if name not in ("columns", "condition"))
@@ -125,7 +125,7 @@ def _put_preprocessing_(model: Any, network: Record) -> None:
     ready, reader = [tensor[:1] for tensor in sample_tensors(network.sample)], network.preprocessing
     raw, off, scales = list(ready), [], []
     while hasattr(reader, "inner"):
-        if "mean" in (outer := reader.to_dict()):  # columns: their mean becomes zero
+        if "mean" in (outer := reader.to_dict()):  # columns: normalisation maps the mean to zero
             at = called.index("columns")
             raw[at], ready[at] = torch.tensor([outer["mean"]]), torch.zeros_like(ready[at])
         reader = reader.inner
@@ -155,7 +155,7 @@ def _kind(head: Head | None) -> str:
 
 
 def _outputs(whole: _Whole, sample: Sequence[Tensor]) -> list[str]:
-    """Return the name of each output, in the order in which `whole` gives them."""
+    """Return the names of the outputs of `whole`, in order."""
     network = whole.__dict__["network"]
     with torch.no_grad():
         tasks = list(network.scores(whole.inputs(sample)))
@@ -168,7 +168,7 @@ def _shapes(sample: Sequence[Tensor]) -> str:
 
 
 def _lengths(network: Record, sample: Sequence[Tensor]) -> list[dict[int, torch.export.Dim]]:
-    """Return, for each input, the axes whose length the network leaves open: tokens of texts, and what its input shape does not say."""
+    """Return the dynamic axes of each input: the tokens of texts, and the open axes of the input shape."""
     if isinstance(network.sample, dict) or not sample[0].is_floating_point():
         tokens = torch.export.Dim("tokens", min=2)
         free = [{1: tokens} if tensor.ndim == 2 and not tensor.is_floating_point() else {} for tensor in sample]
@@ -177,18 +177,18 @@ def _lengths(network: Record, sample: Sequence[Tensor]) -> list[dict[int, torch.
 
 
 def _takes(network: Record, free: Sequence[Mapping[int, Any]]) -> bool:
-    """Tell whether a network takes longer texts than its sample."""
+    """Return whether a network takes longer texts than its sample."""
     names, (_, longer) = input_names(network.sample), batches_of(network, longer=free)
     try:
         with torch.no_grad():
             network.scores(dict(zip(names, longer, strict=True)) if names else longer[0])
-    except Exception:  # a forward, or Keras, may fail in any way where its length is fixed
+    except Exception:  # a model with a fixed length may fail in any way
         return False
     return True
 
 
 def _name_axes_(model: Any, axes: Sequence[Mapping[int, Any]]) -> None:
-    """Call the free axes of inputs and outputs by their names, not by those of the exporter's symbols."""
+    """Rename the dynamic axes of inputs and outputs from the exporter's symbols to readable names."""
     names = {
         value.type.tensor_type.shape.dim[axis].dim_param: getattr(free, "__name__", str(free))
         for value, each in zip(model.graph.input, axes, strict=True)

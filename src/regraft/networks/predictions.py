@@ -1,4 +1,4 @@
-"""From raw scores to labels and probabilities."""
+"""Predictions: from logits to labels and probabilities."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ __all__ = ["Predictions", "Run", "concatenated", "grouped_scores", "of_batch", "
 
 T = TypeVar("T")
 Run = Callable[..., np.ndarray]
-"""What runs a function of a network over items, as `concatenated` does."""
+"""A function that runs another one over batches of examples, with the signature of `concatenated`."""
 
 
 class _Predictor(Protocol):
-    """What items are run through: a network, or what serves one without PyTorch."""
+    """A network, or an engine that serves one without PyTorch."""
 
     preprocessing: Preprocessing
     sample: Inputs
 
     def mode_(self, training: bool) -> None:
-        """Switch to `training` or to inference."""
+        """Switch to training or inference mode."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says of N items.
+    """Predictions of a network for N examples.
 
     Attributes:
-        labels: one class name an item; for multi-label, the names joined by "|"; for regression, the number as text.
+        labels: one class name per example; for multi-label, the names joined by "|"; for regression, the numbers as text.
         probabilities: (N, C); for regression, the values.
-        unknown: (N,) whether an item belongs to none of the classes, where that was asked.
-        tasks: what it says for every task, by name; the fields above are those of the first.
-        values: whether they are the values of a regression, and no probabilities.
-        notes: what was said while they were computed, such as which engine ran.
+        unknown: (N,) whether an example belongs to none of the classes; None if that was not requested.
+        tasks: the predictions of every task, by name; the fields above are those of the first.
+        values: whether `probabilities` holds the values of a regression.
+        notes: messages from the computation, for example which engine ran.
     """
 
     labels: list[str]
@@ -58,10 +58,10 @@ class Predictions:
         return len(self.labels)
 
     def to_frame(self) -> Any:
-        """Return a table of pandas, one row an example: its label, whether it is of no known class, and one column a class.
+        """Return a pandas DataFrame with one row per example: "label", "unknown" (if requested), and one column per class.
 
-        The columns of further tasks have the task's name in front: "colour.label", "colour.p(red)". The column of a class holds its
-        probability, "p(NAME)"; that of a regression the value, "NAME".
+        A class column "p(NAME)" holds the probability; a regression column "NAME" holds the value. Columns of further tasks are prefixed
+        with the task's name: "colour.label", "colour.p(red)".
         """
         first = next(iter(self.tasks), None)
         columns = {f"{task}.{name}": values for task, one in self.tasks.items() if task != first for name, values in one._columns().items()}
@@ -74,16 +74,16 @@ class Predictions:
 
 
 def concatenated(function: Callable[[Any, Inputs], Tensor], network: _Predictor, *, items: Any, batch_size: int) -> np.ndarray:
-    """Run a function of a network over the batches of `items` in inference mode and return its results as one array.
+    """Run a function of a network over batches of `items` in inference mode; return the concatenated results, (N, …) float32.
 
-    Result: (N, …) float32.
+    Results of examples that are split into windows are averaged.
     """
     network.mode_(False)
     with torch.no_grad():
         preprocessing = network.preprocessing
         windows = preprocessing.windows(preprocessing.dataset(items))
         batches = preprocessing.batches(windows, batch_size)
-        sample = next(iter(network.sample.values())) if isinstance(network.sample, dict) else network.sample  # it is where the network is
+        sample = next(iter(network.sample.values())) if isinstance(network.sample, dict) else network.sample  # on the network's device
         made_of = partial(of_batch, partial(function, network), network)
         parts = [made_of(batch=on_device(batch, sample.device)).float().cpu().numpy() for batch in batches]
     made = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
@@ -91,7 +91,7 @@ def concatenated(function: Callable[[Any, Inputs], Tensor], network: _Predictor,
 
 
 def of_batch(function: Callable[[Inputs], T], network: _Predictor, *, batch: Inputs) -> T:
-    """Return what a function makes of one batch."""
+    """Return the result of a function for one batch; errors of unsuitable inputs are explained as `NetworkError`."""
     try:
         return function(batch)
     except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -127,10 +127,10 @@ def _shapes(batch: Inputs) -> str:
 
 
 def predictions(raw: np.ndarray, head: Head) -> Predictions:
-    """Turn raw scores into labels and probabilities.
+    """Return the labels and probabilities of logits `raw` (N, C).
 
-    `raw`: (N, C) scores before the activation; `head`: its kind: "classification" (softmax, one label), "multi-label" (sigmoid, those at
-    their threshold or above it) or "regression"; its class names, or "0", "1", ….
+    The kind of the `head` decides: "classification" (softmax, one label), "multi-label" (sigmoid, every label at or above its threshold)
+    or "regression". A head without class names gets "0", "1", ….
     """
     names = head.classes if head.classes is not None else tuple(str(index) for index in range(raw.shape[1]))
     values = np.asarray(raw, np.float64)
@@ -145,7 +145,7 @@ def predictions(raw: np.ndarray, head: Head) -> Predictions:
 
 
 def result_head(made: Tensor) -> Head:
-    """Return what stands for the head of a network without one: its result, (N, C), probabilities where those of an item add up to 1."""
+    """Return a head that stands for the output `made` (N, C) of a network without one: probabilities if each row sums to 1, else logits."""
     if made.ndim != 2:
         raise NetworkError(
             f"Received a network without a head, whose result has the shape {tuple(made.shape)} for {len(made)} examples; expected one "
@@ -157,14 +157,11 @@ def result_head(made: Tensor) -> Head:
 
 
 def together(tasks: Mapping[str, Predictions]) -> Predictions:
-    """Return the predictions of the first task, holding those of all `tasks`."""
+    """Return the predictions of the first task, with those of all `tasks` attached."""
     return replace(next(iter(tasks.values())), tasks=tasks)
 
 
 def grouped_scores(raw: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
-    """Return log probabilities of groups of classes: `softmax` of them is the sum of the members' probabilities.
-
-    `raw`: (N, C) scores before a softmax; result: (N, G).
-    """
+    """Return the log probabilities (N, G) of groups of classes: the log of the summed softmax of `raw` (N, C) over each group."""
     chances = raw.log_softmax(1)
     return torch.stack([chances[:, list(members)].logsumexp(1) for members in groups], 1)

@@ -1,4 +1,4 @@
-"""Make a small batch that a network accepts, where nobody has said what it takes."""
+"""Sample batches: a small synthetic batch that a network accepts, guessed if the input shape is unknown."""
 
 from __future__ import annotations
 
@@ -36,38 +36,38 @@ __all__ = [
 _SIDES = (224, 32, 28, 64, 96, 128, 16, 8, 299)
 _LENGTHS = (16, 32, 64, 128, 100, 1000, 16000)
 _MOST_TOKENS = 1000
-"""Of a text that a network is tried with: longer ones take minutes, and few networks take them only."""
+"""Largest number of tokens to try: longer texts take minutes, and few networks need them."""
 DRAWN = 1e-3
-"""Share of the largest score by which two passes over the same examples may differ, as sums in another order do."""
+"""Allowed difference of two passes over the same examples, relative to the largest score: sums in another order differ slightly."""
 
 
 def placed(inputs: Inputs, device: torch.device, *, order: torch.memory_format) -> Inputs:
-    """Return a batch on a device; pictures in an order in memory."""
+    """Return a batch on a device; images in the memory format `order`."""
     if order == torch.channels_last and is_pictures(inputs) and not isinstance(inputs, dict):
         return inputs.to(device, memory_format=order)
     return on_device(inputs, device)
 
 
 def sample_facts(sample: Inputs) -> dict[str, Any]:
-    """Return by name, "" where there is none, the shape of one item of a `sample` and its type, as plain data."""
+    """Return the shape of one example and the dtype of each input of a `sample`, by name ("" for an unnamed input), as plain data."""
     named = sample if isinstance(sample, dict) else {"": sample}
     return {name: [list(tensor.shape[1:]), str(tensor.dtype)] for name, tensor in named.items()}
 
 
 def is_pictures(inputs: Inputs) -> bool:
-    """Tell whether `inputs`, one batch, are a tensor (N, C, H, W) of real numbers."""
+    """Return whether a batch is one floating-point tensor (N, C, H, W)."""
     return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.is_floating_point()
 
 
 def to_inputs(sample: Inputs) -> Inputs:
-    """Return the sample without gradients."""
+    """Return a detached sample."""
     return {name: tensor.detach() for name, tensor in sample.items()} if isinstance(sample, dict) else sample.detach()
 
 
 def sample_of(shape: Sequence[int | None], *, integers: bool = False, batch: int = 2) -> Tensor:
-    """Return a repeatable random batch, (batch, *shape): standard normal, or token ids 0 and 1; single whole numbers are 1, as a length.
+    """Return a random batch (batch, *shape) with a fixed seed: standard normal, or token ids 0 and 1 if `integers`.
 
-    `shape`: shape of one item; a free axis (None) gets length 32; `integers`: token ids in place of real numbers.
+    `shape` is that of one example; a free axis (None) gets length 32. Scalar integers are 1, because they are usually lengths.
     """
     generator = torch.Generator().manual_seed(0)
     sizes = (batch, *(32 if size is None else int(size) for size in shape))
@@ -77,7 +77,7 @@ def sample_of(shape: Sequence[int | None], *, integers: bool = False, batch: int
 
 
 def _candidates(module: Module) -> Iterator[Tensor]:
-    """Guess from the first layers that fix an input: their width, at several common sizes."""
+    """Yield sample batches for the first layer that determines the input: its width, at several common sizes."""
     for layer in module.modules():
         if isinstance(layer, torch.nn.Conv2d):
             yield from (sample_of((layer.in_channels, side, side)) for side in _SIDES)
@@ -96,13 +96,13 @@ def _candidates(module: Module) -> Iterator[Tensor]:
 
 
 _MOST_NAMED = 6
-"""Inputs by name up to which all choices of those that are whole numbers are tried."""
+"""Largest number of named float inputs for which all combinations of integer inputs are tried."""
 _RUNNING = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
-"""What a forward raises that an input does not suit."""
+"""Exceptions that a forward pass raises on an unsuitable input."""
 
 
 def check_sample(run: Callable[[Inputs], Any], module: Module, *, sample: Inputs) -> None:
-    """Raise if a network does not run on a sample."""
+    """Raise if a module does not run on a sample."""
     try:
         with torch.no_grad():
             run(sample)
@@ -111,10 +111,7 @@ def check_sample(run: Callable[[Inputs], Any], module: Module, *, sample: Inputs
 
 
 def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape: Sequence[int] | None) -> Tensor:
-    """Return a batch of two that the network accepts.
-
-    `shape`: the shape of one item, where it is known.
-    """
+    """Return a batch of two examples that the network accepts; `shape` is that of one example, or None to guess it."""
     integers = any(isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)) for layer in module.modules())
     if shape is None:
         options = list(_candidates(module))
@@ -138,9 +135,9 @@ def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape:
 
 
 def named_sample(module: Module, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Return two examples by the names of their tensors: what is called ids is whole numbers, a mask is all ones, a length is 1.
+    """Return two examples as named tensors: integers for names that end in "ids", ones for masks, 1 for lengths.
 
-    Where a module with embeddings does not run on that, others of its inputs are whole numbers too: the fewest with which it runs.
+    If a module with embeddings does not run on them, the fewest further inputs that make it run are integers too.
     """
     taken = inspect.signature(module.forward).parameters
     unknown, whole = [name for name in shapes if name not in taken], in_one_mapping(module, shapes)
@@ -172,27 +169,30 @@ def named_sample(module: Module, shapes: Mapping[str, Sequence[int]]) -> dict[st
 
 
 def in_one_mapping(module: Module, names: Iterable[str]) -> bool:
-    """Tell whether a module takes tensors of these names as one argument, a mapping: it knows none of them, and needs a single one."""
+    """Return whether a module takes its tensors as one mapping: its forward has none of these names and one required argument."""
     taken = inspect.signature(module.forward).parameters
     needed = [one for one in taken.values() if one.default is one.empty]
     return taken.keys().isdisjoint(names) and len(needed) == 1 and needed[0].kind is needed[0].POSITIONAL_OR_KEYWORD
 
 
 def three_items(sample: Inputs) -> Inputs:
-    """Return a `sample` of two items with the first one once more."""
+    """Return a `sample` of two examples with the first one appended."""
     if isinstance(sample, dict):
         return {name: torch.cat([tensor, tensor[:1]]) for name, tensor in sample.items()}
     return torch.cat([sample, sample[:1]])
 
 
 def differing_passes(network: Record) -> tuple[float, float]:
-    """Return by how much two passes over a network's sample differ, in inference, as a share of the largest score."""
+    """Return how much two passes over the sample differ in inference, relative to the largest score: by random draws, and by batch size.
+
+    At most one of the two is above 0. The difference by batch size compares batches of 2 and 3 examples.
+    """
 
     def scored(seed: int, batch: Inputs) -> Tensor:
-        with seeded(seed), torch.no_grad(), redirect_stderr(io.StringIO()):  # a module of torch.fx prints what fails
+        with seeded(seed), torch.no_grad(), redirect_stderr(io.StringIO()):  # torch.fx prints the failing node
             made = list(network.scores(batch).values()) if network.heads else [network.feature_batch(batch)]
         values = torch.cat([scores[:2].flatten().double() for scores in made])
-        return values.nan_to_num(0.0, 0.0, 0.0)  # weights that are no numbers are told elsewhere
+        return values.nan_to_num(0.0, 0.0, 0.0)  # NaN weights are reported elsewhere
 
     network.mode_(False)
     first = scored(1, network.sample)

@@ -1,6 +1,6 @@
-"""Run a network once and see which modules were called, in which order, with what.
+"""Tracing of a forward pass: which modules are called, in which order, with which inputs and outputs.
 
-Both families are torch modules (Keras 3 layers on its torch backend too), so forward hooks serve both.
+Forward hooks serve both families, because Keras 3 layers are torch modules on the torch backend.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ __all__ = [
 
 @dataclass
 class Trace:
-    """What one run did.
+    """Record of one run.
 
     Attributes:
-        order: names in the order in which their first call began.
+        order: module names, ordered by the start of their first call.
         inputs: name -> first positional argument of its last call.
         outputs: name -> output of its last call.
     """
@@ -49,9 +49,9 @@ class Trace:
 
 
 def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
-    """Call `run` and record the calls of `modules` (inputs and outputs are kept: use a small batch).
+    """Call `run` and return a record of the calls of `modules` (by name); modules that are not called are absent.
 
-    `modules`: name -> module; result: The record; modules that were not called are absent.
+    The record keeps all inputs and outputs, so the batch should be small.
     """
     seen = Trace()
 
@@ -79,9 +79,9 @@ def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
 
 @contextmanager
 def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[dict[str, Tensor]]:
-    """Record input and output of one module while the context lasts.
+    """Record the input and output of one module within the context, in the yielded dict with the keys "input" and "output".
 
-    `replace_by_input`: hand on the module's input in place of its output; yields: A dict that receives "input" and "output".
+    With `replace_by_input` the module returns its input instead of its output.
     """
     found: dict[str, Tensor] = {}
 
@@ -99,9 +99,9 @@ def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[dict[
 
 @contextmanager
 def watching(heads: Sequence[Module], *, channels_last: bool) -> Iterator[Callable[[], Tensor]]:
-    """Watch what the layers of one head read while the context lasts.
+    """Record the inputs of the layers of one head within the context.
 
-    Yields: What returns that of the last batch, (N, d), averaged over positions.
+    The yielded function returns the features (N, d) of the last batch, averaged over positions.
     """
     with ExitStack() as stack:
         seen = [stack.enter_context(capture(head)) for head in heads]
@@ -116,10 +116,10 @@ def watching(heads: Sequence[Module], *, channels_last: bool) -> Iterator[Callab
 
 
 def flat_tensors(value: Any) -> list[Tensor]:
-    """Return the tensors inside a value of nested tuples, lists, mappings and data classes, in order; packed sequences are none."""
+    """Return the tensors in nested tuples, lists, mappings and dataclasses, in order; packed sequences are skipped."""
     if isinstance(value, Tensor):
         return [value]
-    if isinstance(value, PackedSequence):  # steps of all examples one after the other
+    if isinstance(value, PackedSequence):  # has no batch axis
         return []
     if isinstance(value, Mapping):
         return [tensor for part in value.values() for tensor in flat_tensors(part)]
@@ -129,29 +129,29 @@ def flat_tensors(value: Any) -> list[Tensor]:
 
 
 def named_logits(result: Any) -> Tensor | None:
-    """Return what the result of a forward pass, a mapping, a named tuple or a data class, calls "logits"; None where it names none."""
+    """Return the tensor named "logits" in the result of a forward pass (mapping, named tuple or dataclass), or None."""
     found = result.get("logits") if isinstance(result, Mapping) else getattr(result, "logits", None)
     return found if isinstance(found, Tensor) else None
 
 
 def as_tensor(result: Any) -> Tensor | None:
-    """Return the scores in the result of a forward pass: the tensor itself, the entry "logits", or the first tensor there is."""
+    """Return the main tensor of a forward pass's result: the entry "logits", else the first tensor, or None."""
     tensors = [named_logits(result), *flat_tensors(result)]
     return next((tensor for tensor in tensors if tensor is not None), None)
 
 
 def pooled(values: Tensor, channels_last: bool) -> Tensor:
-    """Return (N, d): the mean over all positions of values (N, d, …), or (N, …, d) where `channels_last`."""
+    """Return the mean (N, d) over all positions of values (N, d, …), or (N, …, d) if `channels_last`."""
     if values.ndim <= 2:
         return values
     return values.flatten(1, -2).mean(1) if channels_last else values.flatten(2).mean(2)
 
 
 def read_by(layer: Any, values: Tensor, *, channels_last: bool) -> Tensor:
-    """Return (N, d): of what the scores of a row layer, averaged over positions, are a linear function, given the `values` it reads.
+    """Return the features (N, d) of which the position-averaged logits of a head's `layer` are a linear function, given its input `values`.
 
-    That is the mean of the values; for a convolution of a larger kernel the mean of those that each of its places meets, d = channels
-    times places.
+    For a linear layer or a 1x1 convolution they are the mean of the values over positions. For a larger kernel they are, for each kernel
+    position, the mean of the values that it covers: d = channels x kernel positions.
     """
     kernel = getattr(layer, "kernel_size", ())
     if set(kernel) <= {1} or values.ndim != len(kernel) + 2:
@@ -173,7 +173,7 @@ def read_by(layer: Any, values: Tensor, *, channels_last: bool) -> Tensor:
 
 @contextmanager
 def without_padding(layer: Any) -> Iterator[None]:
-    """Let a convolution read exactly the places of its kernel while the context lasts."""
+    """Turn off the padding of a convolution within the context."""
     before = layer.padding
     layer.padding = 0 if isinstance(layer, _ConvNd) else "valid"
     try:
@@ -191,11 +191,10 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def head_reading(head_output: Tensor, result: Tensor, *, channels_last: bool) -> str | None:
-    """Tell how a network's result follows from the output of a linear layer.
+    """Return how a network's `result` (N, C) follows from a linear layer's `head_output`, (N, C), (N, C, …) or (N, …, C).
 
-    `head_output`: the layer's output, (N, C), (N, C, …) or (N, …, C); `result`: the network's own result, (N, C); result: "linear",
-    "softmax", "log_softmax" or "sigmoid" of the (averaged) output; "tail" for a further step without weights (ReLU before the average, the
-    choice of one token); None if the result does not follow from it.
+    "linear", "softmax", "log_softmax" or "sigmoid": the activation of the output, averaged over positions. "tail": a further step without
+    weights (ReLU before the average, selection of one token). None: the result does not follow from the output.
     """
     if result.ndim != 2 or head_output.ndim < 2:
         return None
