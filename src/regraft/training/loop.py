@@ -349,7 +349,15 @@ def _frozen_now(training: Training, epoch: int) -> frozenset[str]:
 
 
 def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
-    """Return the figures of `Objective.figures` on the examples `indices` (n,), in inference mode; empty if there are no examples."""
+    """Evaluate the network on some examples in inference mode.
+
+    Args:
+        training: training with network, feed and objective.
+        indices: (n,) indices of the examples.
+
+    Returns:
+        The figures of `Objective.figures`; empty if there are no examples.
+    """
     if not len(indices):
         return {}
     team = training.team
