@@ -1,1 +1,1 @@
-"""The Keras family: bodies, edits and files; imported only where a Keras network is at hand."""
+"""The Keras family: bodies, edits and files. Import it only for Keras networks."""

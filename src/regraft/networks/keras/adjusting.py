@@ -1,4 +1,4 @@
-"""What is added to a Keras network and folds into its weights: scales, shifts, low-rank changes, codes; a layer before its input."""
+"""Edits inside a Keras network or before its input, and their folding: scales, shifts, low-rank changes, codes, a linear layer."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ ENTRANCE_NAME = "entrance"
 
 
 class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes through a door without types
-    """A scale, and a shift, by channel; at first it changes nothing."""
+    """A channel-wise scale, with "film" also a shift. Initially it changes nothing."""
 
     def __init__(self, form: str, axis: int, *, name: str, dtype: Any) -> None:
         super().__init__(name=name, dtype=dtype)
         self.form, self.axis, self.supports_masking = form, axis, True
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        """Make the parameters, (C,) each."""
+        """Create the parameters, (C,) each."""
         shape = (input_shape[self.axis],)
         if self.form == "lhuc":
             self.a = self.add_weight(shape=shape, initializer="zeros", name="a")
@@ -61,22 +61,22 @@ class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes thro
             self.b = self.add_weight(shape=shape, initializer="zeros", name="b")
 
     def call(self, inputs: Any) -> Any:
-        """Return values of the same shape."""
+        """Return the scaled and shifted values, in the same shape."""
         shape = [-1 if axis == self.axis else 1 for axis in range(len(inputs.shape))]
         scale, shift = self.by_channel()
         return film(inputs, scale.reshape(shape), shift=None if shift is None else shift.reshape(shape))
 
     def by_channel(self) -> tuple[Tensor, Tensor | None]:
-        """Return the scale (C,) and the shift (C,)."""
+        """Return the scale (C,) and the shift (C,); None for no shift."""
         return (lhuc(self.a.value), None) if self.form == "lhuc" else (self.g.value, self.b.value)
 
     def get_config(self) -> dict[str, Any]:
-        """Return what another one of the kind is made of."""
+        """Return the constructor's arguments."""
         return {"form": self.form, "axis": self.axis, "name": self.name, "dtype": self.dtype_policy.name}
 
 
 def adjusted(twin: KerasBody, edit: ScaleShift) -> KerasBody:
-    """Scale and shift the values at the points of an `edit` by channel; `settled` folds it."""
+    """Scale and shift the values at the hook points of an `edit` by channel. `settled` folds the result."""
     plain, pass_, added = twin.copy(), Rewiring(), {}
     for name, site in twin.chosen_sites(edit.points).items():
         pass_.behind[id(site.layer)] = _adjusting(site, edit.form)
@@ -87,7 +87,7 @@ def adjusted(twin: KerasBody, edit: ScaleShift) -> KerasBody:
 
 
 def _adjusting(site: Site, form: str) -> Step:
-    """Return the step that scales and shifts a layer's values; the layer's own activation comes after it."""
+    """Return the step that scales and shifts a layer's values before the layer's own activation."""
     name, policy = site.layer.name, site.layer.dtype_policy
     activation = taken_activation_(site.linear, name=f"{ADJUSTED}then_{name}") if site.layer is site.linear else None
     made: list[Any] = []
@@ -101,7 +101,7 @@ def _adjusting(site: Site, form: str) -> Step:
 
 
 def fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = None) -> bool:
-    """Let a `layer` of a point give its output times `scale` (C,) plus `shift` (C,), before its activation; tell whether it got a bias."""
+    """Fold a channel-wise scale (C,) and shift (C,) of a layer's pre-activation into its weights. Return whether it gained a bias."""
     normal = isinstance(layer, keras.layers.BatchNormalization)
     created = shift is not None and not (layer.center if normal else layer.bias is not None)
     factor, offset = _with_places_(layer, scale=scale is not None, shift=shift is not None)
@@ -116,7 +116,7 @@ def fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = Non
 
 
 def biased(twin: KerasBody, layers: Sequence[str]) -> KerasBody:
-    """Give these `layers` of points a bias, zero at first."""
+    """Give these `layers`, which have hook points, a bias of zeros."""
     for name in layers:
         _with_places_(twin.by_name[name], scale=False, shift=True)
     retrack_(twin.module)
@@ -125,7 +125,7 @@ def biased(twin: KerasBody, layers: Sequence[str]) -> KerasBody:
 
 
 def _with_places_(layer: Any, *, scale: bool, shift: bool) -> tuple[Any, Any]:
-    """Return the variables that hold a layer's scale and its shift; those that are wanted are made where they are missing."""
+    """Return the variables that hold a layer's scale and shift. Create the requested ones if they are missing."""
     if isinstance(layer, keras.layers.BatchNormalization):
         missing = {"scale": scale and not layer.scale, "center": shift and not layer.center}
         reset_(layer, {key: True for key, wanted in missing.items() if wanted})
@@ -136,9 +136,9 @@ def _with_places_(layer: Any, *, scale: bool, shift: bool) -> tuple[Any, Any]:
 
 
 def _by_output(layer: Any, kernel: Tensor, *, scale: Tensor) -> Tensor:
-    """Return a linear layer's kernel with its outputs scaled by channel, (C,)."""
+    """Return a linear layer's kernel with its output channels scaled by (C,)."""
     kind = type(layer).__name__
-    if kind.startswith("Depthwise"):  # (…, channels read, outputs for each of these)
+    if kind.startswith("Depthwise"):  # (…, input channels, outputs per input channel)
         return kernel * scale.reshape(kernel.shape[-2:])
     return kernel * (scale[:, None] if kind.endswith("Transpose") else scale)
 
@@ -147,7 +147,7 @@ def _by_output(layer: Any, kernel: Tensor, *, scale: Tensor) -> Tensor:
 
 
 def low_rank(twin: KerasBody, edit: LowRank, *, seed: int) -> KerasBody:
-    """Put W + (alpha / rank) A B in the place of W in the layers of an `edit`, by Keras' own `enable_lora`; A is drawn from a `seed`.
+    """Replace W with W + (alpha / rank) A B in the layers of an `edit`, by Keras' own `enable_lora`; `seed` draws A.
 
     Source: LoRA (Hu et al. 2022). Deviation: Keras draws A with "he_uniform".
     """
@@ -173,13 +173,13 @@ def low_rank(twin: KerasBody, edit: LowRank, *, seed: int) -> KerasBody:
 
 
 def _enable_(layer: Any, rank: int, *, alpha: float) -> None:
-    """Give a layer a low-rank change that is zero at first."""
+    """Give a layer a low-rank change that is initially zero."""
     scaled = "lora_alpha" in inspect.signature(layer.enable_lora).parameters
     try:
         layer.enable_lora(rank, b_initializer="zeros", **({"lora_alpha": alpha} if scaled else {}))
     except (ValueError, NotImplementedError) as error:
         raise NetworkError(f"Keras cannot give the layer {layer.name!r} a low-rank change: {error}") from error
-    if not scaled:  # releases before Keras 3.9 know no alpha: the larger A gives the same product at first
+    if not scaled:  # Keras before 3.9 has no alpha: a larger A gives the same initial scaling
         with torch.no_grad():
             factor = next(variable for variable in layer.variables if variable.name.endswith("_a") and "lora" in variable.name)
             factor.value.mul_(alpha / rank)
@@ -189,7 +189,7 @@ def _enable_(layer: Any, rank: int, *, alpha: float) -> None:
 
 
 def settled(body: KerasBody) -> tuple[KerasBody, tuple[str, ...]]:
-    """Return a copy of a `body`, its training form folded into the weights, and the names of layers that got a bias for it."""
+    """Return a copy of a `body` with its training form folded into the weights, and the names of layers that gained a bias."""
     form = body.form
     if form is None:
         return body.copy(), ()
@@ -209,7 +209,7 @@ def settled(body: KerasBody) -> tuple[KerasBody, tuple[str, ...]]:
 
 
 def _take_(variable: Any, name: str, *, trained: Mapping[str, Any], body: KerasBody) -> None:
-    """Copy a trained variable; a kernel with a low-rank change is taken as its layer uses it."""
+    """Copy a trained variable. A kernel with a low-rank change is copied as its layer uses it."""
     layer, _, own = name.rpartition(".")
     given = trained.get(name)
     value = None if given is None else given.value
@@ -229,7 +229,7 @@ def _take_(variable: Any, name: str, *, trained: Mapping[str, Any], body: KerasB
 
 
 def entry_of(body: KerasBody) -> tuple[Any, int]:
-    """Return the only input of a body's graph, and the axis of its features or channels, which its first convolution tells."""
+    """Return the only input of a body's graph and its feature (channel) axis, which follows the layout of the first convolution."""
     graph = graph_of(body.module)
     if graph is None:
         raise no_graph(body.module)
@@ -250,9 +250,9 @@ def entry_of(body: KerasBody) -> tuple[Any, int]:
 
 # over the limit: a layer and its settings
 def over_channels(tensor: Any, count: int, *, axis: int, name: str, zero: bool = False) -> tuple[Any, Any]:
-    """Return a linear layer over the channels, at an `axis`, of a symbolic tensor, and its output with `count` channels.
+    """Return a linear layer over the channels (`axis`) of a symbolic tensor, and its output with `count` channels.
 
-    With `zero` its weights begin at zero.
+    With `zero` its weights start at zero.
     """
     rank, start = len(tensor.shape), {"kernel_initializer": "zeros"} if zero else {}
     if axis == rank - 1:
@@ -264,7 +264,7 @@ def over_channels(tensor: Any, count: int, *, axis: int, name: str, zero: bool =
 
 
 def with_entrance(twin: KerasBody) -> KerasBody:
-    """Put a linear layer over the features (channels) before the input, the identity at first."""
+    """Put a linear layer over the features (channels) before the input, initialised to the identity."""
     tensor, axis = entry_of(twin)
     width = tensor.shape[axis]
     layer, entered = over_channels(tensor, width, axis=axis, name=ENTRANCE_NAME)
@@ -275,18 +275,18 @@ def with_entrance(twin: KerasBody) -> KerasBody:
 
 
 _WIDEST_HIDDEN = 256
-"""Most hidden units of an adaptation network before the input, unless the codes are larger."""
+"""Largest number of hidden units of an adaptation network before the input, unless the codes are larger."""
 
 
 @dataclass
 class _Entry:
-    """How the codes come in.
+    """How the codes enter the network.
 
     Attributes:
-        inputs: the inputs of the new model, by name, but for the condition.
+        inputs: inputs of the new model by name, without the condition.
         code: the symbolic code (N, size).
-        known: what replaces a symbolic tensor, by its id.
-        pass_: puts the codes where they are read.
+        known: replacements of symbolic tensors, by id.
+        pass_: the rewiring that inserts the codes where they are read.
     """
 
     inputs: dict[str, Any]
@@ -298,7 +298,7 @@ class _Entry:
 
 @seeded(0)
 def coded(twin: KerasBody, coding: Coding, *, seed: int) -> KerasBody:
-    """Let the network take a condition beside each item, as its `coding` says; `seed` draws the first codes."""
+    """Let the network take a condition with each example, as `coding` says; `seed` draws the first codes."""
     taken = [name for name, layer in twin.by_name.items() if layer.name == CODES or is_code(layer)]
     if taken:
         raise NetworkError(f"The network has a layer named {taken[0]!r} already; expected no name that begins with 'codes'. Rename it.")
@@ -338,7 +338,7 @@ def _looked_up(condition: Any, coding: Coding, *, dtype: str) -> Any:
 
 
 def _shifted_by_code(site: Site) -> Step:
-    """Return the step that adds a linear map of the code, zero at first; the layer's own activation comes after it."""
+    """Return the step that adds a linear map of the code, initially zero, before the layer's own activation."""
     name, policy = site.layer.name, site.layer.dtype_policy
     activation = taken_activation_(site.linear, name=f"{CODES}_then_{name}") if site.layer is site.linear else None
     to = keras.layers.Dense(site.channels, use_bias=False, kernel_initializer="zeros", name=f"{CODES}_to_{name}", dtype=policy)
@@ -357,9 +357,9 @@ def _shifted_by_code(site: Site) -> Step:
 
 
 def _enter_entrance_(entry: _Entry, body: KerasBody, *, coding: Coding) -> None:
-    """Let a network of two layers before the input, the second linear, read the code in both; it adds what it makes to the input.
+    """Put an adaptation network of two layers before the input; both read the code, and the output is added to the input.
 
-    Source: Abdel-Hamid & Jiang (ICASSP 2013), the adaptation network. Deviation: its output is added to the input and begins at zero.
+    Source: Abdel-Hamid & Jiang (ICASSP 2013), the adaptation network. Deviation: its output is added to the input and starts at zero.
     """
     tensor, axis = entry_of(body)
     width = tensor.shape[axis]
@@ -374,7 +374,7 @@ def _enter_entrance_(entry: _Entry, body: KerasBody, *, coding: Coding) -> None:
 
 
 def _enter_input_(entry: _Entry, coding: Coding) -> None:
-    """Let the code take the place of an input."""
+    """Replace an input with the code."""
     name = coding.into.removeprefix(INPUT)
     tensor = entry.inputs.pop(name)
     if None in tensor.shape[1:]:
@@ -389,9 +389,9 @@ def _enter_input_(entry: _Entry, coding: Coding) -> None:
 
 
 def folded(twin: KerasBody, code: Tensor) -> tuple[KerasBody, tuple[str, ...]]:
-    """Take the codes out of a private copy, one `code` of (size,) for all items; return it with the names of layers that got a bias.
+    """Fold one `code` (size,), used for all examples, into a private copy. Also return the names of layers that gained a bias.
 
-    The code goes into the biases; where it is an input, that becomes a constant.
+    The code goes into the biases. If it replaces an input, that input becomes a constant.
     """
     graph, layers = opened(twin.module), twin.by_name
     inputs = dict(graph.inputs)
@@ -415,14 +415,14 @@ def folded(twin: KerasBody, code: Tensor) -> tuple[KerasBody, tuple[str, ...]]:
 
 
 def _zeros_like(tensor: Any) -> Any:
-    """Return a symbolic zero for each item of a tensor, (N,) int32, whatever the tensor holds."""
+    """Return symbolic zeros, (N,) int32, one per example of a tensor of any type."""
     zeros = named(f"{CODES}_zeros", keras.ops.zeros_like(tensor, dtype="int32"))
     axes = tuple(range(1, len(tensor.shape)))
     return named(f"{CODES}_row", keras.ops.max(zeros, axis=axes)) if axes else zeros
 
 
 def _without_codes_(layers: Mapping[str, Any], code: Tensor, *, created: list[str]) -> dict[int, int | None]:
-    """Fold the code (size,) into the layers that read it, and return which layers are to be skipped, as `Rewiring` takes them."""
+    """Fold the code (size,) into the layers that read it. Return the layers to skip, in the form that `Rewiring` takes."""
     skipped: dict[int, int | None] = {}
     for name, layer in layers.items():
         if not is_code(layer):

@@ -1,4 +1,4 @@
-"""A Keras model with what one run of a sample told about it."""
+"""Body of a Keras network: the model and what one run of a sample shows about it."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ __all__ = ["KerasBody", "TrainingForm", "inspected"]
 
 @dataclass(frozen=True)
 class TrainingForm:
-    """What a network in its training form goes back to.
+    """The plain form of a network whose training form has extra layers.
 
     Attributes:
-        plain: a private copy of the network as it was; its weights are stale.
-        adjusting: name of a point -> name of the layer that scales and shifts there.
+        plain: a private copy of the unchanged network; its weights are stale.
+        adjusting: hook point -> name of the layer that scales and shifts there.
     """
 
     plain: KerasBody
@@ -71,10 +71,10 @@ class KerasBody(Body):
     """A Keras model with its heads.
 
     Attributes:
-        given_trainable: the flag that each layer, and the model itself (""), came with.
-        form: what it settles to, in its training form.
-        hooks: what lets frozen layers run as in inference, and heads multiply their parts apart.
-        by_name: every layer by name, containers and the parts of wrappers too.
+        given_trainable: the original `trainable` flag of each layer and of the model itself ("").
+        form: the plain form, if the network is in its training form.
+        hooks: handles of the hooks for frozen layers, parted heads and strided convolutions.
+        by_name: every layer by name, including containers and the layers inside wrappers.
     """
 
     by_name: dict[str, Any] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class KerasBody(Body):
     hooks: list[Any] = field(default_factory=list)
 
     def take_(self, module: Any, sample: Inputs) -> None:
-        """Become the body of another module; what is known of its layers and heads is still to be found."""
+        """Become the body of another module. The caller must find its layers and heads afterwards."""
         self.module, self.sample = module, sample
         self.input_shape = () if isinstance(sample, dict) else tuple(shapes_of(module).get("inputs") or sample.shape[1:])
         self.training = False
@@ -95,23 +95,23 @@ class KerasBody(Body):
         module.trainable = True
 
     def named_with_root(self) -> list[tuple[str, Any]]:
-        """Return the model itself, called "", and every layer by name."""
+        """Return every layer by name, with the model itself as ""."""
         return [("", self.module), *self.by_name.items()]
 
     def sample_run(self) -> Any:
-        """Return what the model makes of the sample, in inference mode; the same each time, also where it draws at random."""
+        """Return the model's result for the sample in inference mode. A fixed seed makes random models repeatable."""
         with seeded(0):
             return called(self.module, self.sample, training=False)
 
     def inspect_(self) -> Trace:
-        """Take over the layers and blocks that one run of the sample shows, and return its trace."""
+        """Find the layers and blocks by one run of the sample and return the trace."""
         seen = trace(self.by_name, self.sample_run)
         self.layers = layers_of(self.by_name, seen.order)
         self.blocks = blocks_of_model(self.module, self.by_name, layers=self.layers)
         return seen
 
     def modules(self) -> dict[str, Module]:
-        """Return every layer by name, containers and the parts of wrappers too."""
+        """Return every layer by name, including containers and the layers inside wrappers."""
         return dict(self.by_name)
 
     def copied_module(self) -> Any:
@@ -126,9 +126,9 @@ class KerasBody(Body):
         return twin
 
     def redraw_(self, seed: int) -> None:
-        """Let the layers draw their weights anew with their own initialisers.
+        """Redraw the weights of all layers with their own initialisers.
 
-        What a Normalization layer learnt about the raw data stays, and so does a fixed seed in an initialiser.
+        The statistics of Normalization layers and fixed initialiser seeds stay.
         """
         with seeded(seed):
             for layer in self.layers:
@@ -148,11 +148,11 @@ class KerasBody(Body):
         return next(iter(self.found.values()))
 
     def own_scores(self, inputs: Inputs) -> Scores:
-        """Return the raw scores of the heads with rows of their own, in the present mode."""
+        """Return the logits of the heads with their own class weights, in the current mode."""
         return self.scores_of_run(lambda: called(self.module, inputs, training=self.training))
 
     def scores_of_run(self, run: Callable[[], Any]) -> Scores:
-        """Return the scores by task that a `run` makes in the heads with rows of their own."""
+        """Return, by task, the logits that a `run` produces in the heads with their own class weights."""
         if not self.found:
             return {"main": cast(Tensor, as_tensor(run()))}
         with ExitStack() as stack:
@@ -164,7 +164,7 @@ class KerasBody(Body):
         }
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return what the heads read, (N, d), averaged over positions; without a head, the pooled output."""
+        """Return the features (N, d) that the heads read, averaged over positions. Without a head, return the pooled output."""
         if not self.found:
             return pooled(cast(Tensor, as_tensor(called(self.module, inputs, training=self.training))), channels_last=True)
         with self._watched(self.first) as seen:
@@ -173,13 +173,13 @@ class KerasBody(Body):
         return read_by(head, seen["input"], channels_last=channels_last(head))
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
-        """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d), or of what the first head's layer reads."""
+        """Return the logits (N, C) that a head's `layer` computes from features (N, d), or from the raw input of the first head's layer."""
         first = self.by_name[self.first.layer]
         own = layer == self.first.layer
         return scores_from(self.by_name[layer], features if own else read_by(first, features, channels_last=channels_last(first)))
 
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers or single variables, and those that are held; all else becomes trainable.
+        """Freeze exactly these layers or single variables, plus those that are held. All others become trainable.
 
         A container stands for its layers.
         """
@@ -195,14 +195,14 @@ class KerasBody(Body):
         return tuple(names.get(id(layer), layer.name) for layer in self.module.layers)
 
     def _hook_(self) -> None:
-        """Let frozen layers run as in inference, and heads with parts multiply these apart."""
+        """Renew the hooks: frozen layers run in inference mode, heads with row groups multiply them separately."""
         for hook in self.hooks:
             hook.remove()
         parted = [(self.heads[task].parts, self.by_name[found.layer]) for task, found in self.found.items() if self.heads[task].parts]
         self.hooks = [
             module.register_forward_pre_hook(inference, with_kwargs=True)
             for module in still_modules(self.by_name, self.frozen)
-            if module.weights or not self.draws  # else what draws in inference would not do so while it is trained
+            if module.weights or not self.draws  # weightless layers that draw even in inference must keep drawing
         ]
         self.hooks += hook_strided_(self.by_name.values())
         self.hooks += [layer.register_forward_hook(parts_hook(parts), with_kwargs=True) for parts, layer in parted]
@@ -212,20 +212,20 @@ class KerasBody(Body):
         return {key: variable for name, layer in self.named_with_root() for key, variable in own_variables(name, layer).items()}
 
     def state(self) -> dict[str, Tensor]:
-        """Return all variables by name (seeds and moving statistics too), sharing storage with the network."""
+        """Return all variables by name, including seeds and moving statistics, sharing storage with the network."""
         return {name: variable.value.detach() for name, variable in self.variables().items()}
 
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
-        """Return each layer's own trainable parameters: no moving statistics, no seeds."""
+        """Return each layer's own trainable parameters, without moving statistics and seeds."""
         return {
             layer.name: {name: variable.value for name, variable in variables_below(layer.name, self.by_name, trainable_only=True).items()}
             for layer in self.layers
         }
 
     def reseed_(self, seed: int) -> None:
-        """Set the state of every seed generator: `seed` plus its index.
+        """Set the state of every seed generator to `seed` plus its index.
 
-        On its torch backend Keras uses it only in dropout layers made with `seed=`; the others draw from torch's own generator.
+        On the torch backend, Keras uses these only in dropout layers created with `seed=`. Others draw from torch's own generator.
         """
         generators = [generator for _, layer in self.named_with_root() for generator in layer._seed_generators]
         for index, generator in enumerate(generators):
@@ -233,25 +233,25 @@ class KerasBody(Body):
 
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
-        """Which features come from which tap; the graph tells it."""
+        """Slice of the features that comes from each tap, as found in the graph."""
         return tap_slices(self.module, self.by_name[self.first.layer] if self.found else None)
 
     def recount_(self, changed: Collection[str]) -> None:
-        """Count the parameters of layers that have been `changed` anew, and freeze what was frozen."""
+        """Recount the parameters of the `changed` layers and reapply the freezing."""
         super().recount_(changed)
         self._freeze_again_(self.frozen)
 
     def _freeze_again_(self, names: Collection[str]) -> None:
-        """Freeze those of these layers and variables that are there."""
+        """Freeze those of these layers and variables that still exist."""
         here = self.by_name.keys() | self.variables().keys()
         self.freeze_([name for name in names if name in here])
 
     def anew(  # over the limit: what a body is made of, each part optional
         self, module: Any, heads: Places | None = None, *, sample: Inputs | None = None, renewed: Mapping[int, Any] | None = None
     ) -> Self:
-        """Become, a private copy, the body of a `module` built out of its layers, with other `heads` and another `sample` where given.
+        """Become the body of a `module` built from its layers, with other `heads` and another `sample` where given. Private copies only.
 
-        `renewed` are the nested models that were made anew, by the id of the old one. A head whose layer was not here has a new layer.
+        `renewed` maps the id of each replaced nested model to its replacement. A head may be in a new layer.
         """
         before, places = copy.copy(self), self.placed() if heads is None else heads
         for hook in self.hooks:
@@ -271,15 +271,15 @@ class KerasBody(Body):
         return self
 
     def split(self, frozen_layers: Collection[str]) -> Split | None:
-        """Cut a functional or Sequential model at the border of its frozen layers.
+        """Split a functional or Sequential model at the freeze boundary into two functions that share its layers.
 
-        Result: Two functions that share the network's layers: from inputs to the live tensors (no gradients, inference), and from these to
-        raw scores in the present mode. None where the model is not made of such layers or carries masks.
+        The first maps inputs to the boundary tensors, without gradients and in inference mode. The second maps these to logits in the
+        current mode. None if the model has no such graph or carries masks.
         """
         return split_graph(self, frozen_layers, scores=lambda run: self.with_derived(self.scores_of_run(run)))
 
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
-        """Return what the layers, and those around and in them, compute: configs, attributes and code, and the graph of the whole."""
+        """Return a digest of what the layers, and those around and in them, compute: configs, attributes, code and the whole graph."""
         return layer_structure(self.module, self.by_name, layers, beside=self.tap_slices, ignored=ignored)
 
     def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
@@ -287,7 +287,7 @@ class KerasBody(Body):
         return rows_of(self.by_name[layer])
 
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw rows with the initialisers of the present head; without one, with those of a Dense layer."""
+        """Draw class weights with the initialisers of the first head's layer, or of a Dense layer without a head."""
         like = self.by_name[self.first.layer] if self.found else keras.layers.Dense(1)
         kernel, bias = (
             drawn(one, shape, seed=seed) for one, shape in ((like.kernel_initializer, (features, count)), (like.bias_initializer, (count,)))
@@ -295,7 +295,7 @@ class KerasBody(Body):
         return np.ascontiguousarray(kernel.T), bias
 
     def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
-        """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias."""
+        """Write class weights (C, d) and bias (C,) into a linear layer. False: it has no bias."""
         target = self.by_name[layer]
         if not target.use_bias:
             return False
@@ -304,13 +304,13 @@ class KerasBody(Body):
         return True
 
     def code_table(self) -> Parameter:
-        """Return the model's own table of codes, (1 + K, size)."""
+        """Return the model's table of codes, (1 + K, size)."""
         if self.coding is None:
             raise NetworkError("The network knows no conditions; expected one that takes codes. Train codes with strategy='codes'.")
         return cast(Parameter, self.by_name[CODES].embeddings.value)
 
     def put_codes_(self, table: np.ndarray) -> None:
-        """Put another `table` of codes, (1 + K, size), in the place of the one that is there."""
+        """Replace the table of codes, (1 + K, size)."""
         if len(table) != self.by_name[CODES].input_dim:
             reset_(self.by_name[CODES], {"input_dim": len(table)})
             retrack_(self.module)
@@ -318,24 +318,24 @@ class KerasBody(Body):
         super().put_codes_(table)
 
     def sites(self) -> dict[str, Site]:
-        """Return what stands where values can be scaled and shifted by channel, by name; an error where the model has no graph."""
+        """Return the hook points by name. Raise if the model has no graph."""
         return sites_of(self)
 
     def reduced(self, part: Any) -> Any:
-        """Return how pickle makes a `part` again: the layers out of the model, which pickle makes as a whole."""
+        """Return how to pickle a `part`: layers are looked up by name in the model, which is pickled as a whole."""
         name = next((name for name, layer in self.by_name.items() if layer is part), None)
         return NotImplemented if name is None else (named_module, (self.module, name))
 
     def ready_for_export_(self) -> None:
-        """Make a private copy one in inference mode whose recurrent layers are single operators."""
+        """Put a private copy into inference mode and make its recurrent layers single operators."""
         self.mode_(False)
         as_operators_(self.modules().values())
 
 
 def inspected(module: Any, sample: Inputs, *, head: HeadChoice = None, heads: Sequence[Mapping[str, Any]] | None = None) -> KerasBody:
-    """Return the body of a built model, which becomes its own, with the heads that are found.
+    """Return the body of a built model, which it takes over, with its heads.
 
-    `heads`: what a saved folder says of its heads; None to find one.
+    `heads`: facts of a saved folder about its heads; None to find the heads by running the model.
     """
     body = KerasBody(module, sample)
     body.take_(module, sample)

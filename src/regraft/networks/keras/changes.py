@@ -1,7 +1,7 @@
-"""Other networks out of a Keras network: with a head, a branch, a layer on top, other inputs, read at several depths, or cut short.
+"""Edits that make another Keras network: new heads, branches, stacked layers, other inputs, taps at several depths, or an earlier end.
 
-Each function is given a private copy, and returns what has become of it: a model built out of its layers. What holds in every family is
-checked before, in `editing`.
+Each function takes a private copy and returns the changed body, a model built from the copy's layers. `editing` has already made the
+checks that all families share.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ __all__ = ["EDITS", "with_groups", "with_joined_heads", "with_one_output"]
 
 
 def _pool(rank: int, name: str, *, like: Any = None) -> list[Any]:
-    """Return the layer that averages a tensor of that many axes over its positions, in a list; none where there are no positions."""
+    """Return a list with the layer that averages a tensor of `rank` axes over its positions; empty without positions."""
     pools = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D, 5: keras.layers.GlobalAveragePooling3D}
     layout = "channels_last" if like is None or channels_last(like) else "channels_first"
     return [pools[rank](name=f"{name}_pool", data_format=layout)] if rank in pools else []
 
 
 def _run(steps: Sequence[Any], tensor: Any, *, head: Head, layer: Any = None) -> Any:
-    """Return what some layers make of a symbolic tensor; one `layer` of them, or the last one, gets the rows of `head`."""
+    """Apply layers to a symbolic tensor. The given `layer`, or else the last one, gets the class weights of `head`."""
     for step in steps:
         tensor = step(tensor)
     put_rows_(layer or steps[-1], head)
@@ -61,13 +61,13 @@ def _dense(name: str, head: Head) -> Any:
 
 
 def _fitting(head: Head, features: int, *, what: str) -> None:
-    """Raise if a head's rows have another number of features than what they are to read."""
+    """Raise if a head's class weights do not match the number of features that it reads."""
     if features != head.features:
         raise NetworkError(f"The rows have {head.features} features; {what} has {features}. Give rows of that length.")
 
 
 def _with_head(twin: KerasBody, head: Head) -> KerasBody:
-    """Give the head of that task these rows; a network without a head gets one on its pooled output, a further task a branch."""
+    """Give the head of its task these class weights. Without a head, attach one to the pooled output; add a further task as a branch."""
     if not twin.found:
         return _with_first_head(twin, head)
     if head.task in twin.found:
@@ -89,7 +89,7 @@ def _with_head(twin: KerasBody, head: Head) -> KerasBody:
 
 
 def _with_rows(twin: KerasBody, head: Head) -> KerasBody:
-    """Give a head other rows, whatever their number; an error where the copy does not give one score a row."""
+    """Replace the class weights of a head; their number may change. Raise if the copy does not then give one logit per class."""
     found, count = twin.found[head.task], len(twin.head.weight)
     first = found is twin.first
     others = [twin.by_name[other.layer] for other in twin.found.values() if other is not found]
@@ -100,7 +100,7 @@ def _with_rows(twin: KerasBody, head: Head) -> KerasBody:
         twin.heads = {task: known for task, known in twin.heads.items() if known.groups is None}
     twin.recount_([found.layer])
     if graph_of(twin.module) is not None and not found.whole:
-        return twin  # the symbolic shapes behind the head were computed anew, which is a check
+        return twin  # recomputing the symbolic shapes behind the head was the check
     width = twin.scores_of_run(twin.sample_run)[head.task].shape[-1]
     if width != len(head.in_layer().weight):
         raise NetworkError(
@@ -111,7 +111,7 @@ def _with_rows(twin: KerasBody, head: Head) -> KerasBody:
 
 
 def _entry(body: KerasBody) -> Any:
-    """Return a symbolic input like the sample, for a model without a graph; an error where that is named tensors."""
+    """Return a symbolic input like the sample, for a model without a graph. Raise if the sample is named tensors."""
     if isinstance(body.sample, dict):
         raise no_graph(body.module)
     return keras.Input(tuple(body.input_shape), dtype=str(body.sample.dtype).split(".")[-1])
@@ -124,7 +124,7 @@ def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
     _fitting(head, result.shape[-1], what="the network's output")
     taken = {layer.name for layer in model._flatten_layers()}
     names = ("head", *(f"head_{count}" for count in range(1, 1000)))
-    name = next(name for name in names if not {name, f"{name}_pool"} & taken)  # fixed names: the identity of a cache has them
+    name = next(name for name in names if not {name, f"{name}_pool"} & taken)  # fixed names, because they are part of a cache's identity
     steps = [*_pool(result.ndim, name), _dense(name, head)]
     if isinstance(model, keras.Sequential):
         for step in steps:
@@ -139,7 +139,7 @@ def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
 
 
 def _with_stack(twin: KerasBody, edit: Stack, *, head: Head) -> KerasBody:
-    """Let a new head, the only output, read the first head's activated scores."""
+    """Let a new head, the only output, read the activated logits of the first head."""
     task, first = twin.head.task, twin.found[twin.head.task]
     model, layer, output = twin.module, twin.by_name[first.layer], first.output if first.whole else None
     if graph_of(model) is None:
@@ -168,7 +168,7 @@ def _with_stack(twin: KerasBody, edit: Stack, *, head: Head) -> KerasBody:
 
 
 def _with_columns(twin: KerasBody, count: int) -> KerasBody:
-    """Let the only head, a Dense layer, also read a further input "columns" of `count` numbers, with weights of zero."""
+    """Let the only head, a Dense layer, also read a further input "columns" of `count` numbers, with zero weights."""
     layer = cast(Any, twin.by_name[twin.first.layer])
     if not isinstance(layer, keras.layers.Dense):
         raise NetworkError(f"The head '{twin.first.layer}' is a {type(layer).__name__}, which reads maps; columns need a Dense head.")
@@ -198,7 +198,7 @@ def _with_columns(twin: KerasBody, count: int) -> KerasBody:
 
 
 def _ended(twin: KerasBody, block: str) -> KerasBody:
-    """Let the network end with a block; it has a head only where the block ends with one."""
+    """End the network at a block. It keeps a head only if the block ends with one."""
     found = next(one for one in twin.blocks if one.name == block)
     if found is twin.blocks[-1] and set(twin.head_layers) & set(found.layers):
         return twin
@@ -227,13 +227,13 @@ def _tapped(twin: KerasBody, taps: Sequence[Tap]) -> KerasBody:
 
 
 def _without_codes(twin: KerasBody) -> KerasBody:
-    """Return what a network was cut down to, which knows no conditions but those of codes that are still there."""
+    """Return a shortened network. It keeps its conditions only if the table of codes remains."""
     twin.coding = twin.coding if CODES in twin.by_name else None
     return twin
 
 
 def _ends(body: KerasBody, blocks: Sequence[Block]) -> dict[str, str]:
-    """Return the last layer of each of some blocks of a model without a graph, by block; those that are never called are left out."""
+    """Return the last layer of each of some blocks of a model without a graph. Blocks that are never called are left out."""
     order = trace(body.modules(), body.sample_run).order
     found = {block.name: block_end(block, body.layers, order=order) for block in blocks}
     return {block: end for block, end in found.items() if end is not None}
@@ -243,9 +243,9 @@ def _ends(body: KerasBody, blocks: Sequence[Block]) -> dict[str, str]:
 
 
 def _with_channels(twin: KerasBody, count: int) -> KerasBody:
-    """Let the network take items of another number of channels.
+    """Let the network take examples with another number of channels.
 
-    What stands before the first convolution and has numbers by channel (Normalization, Rescaling) has their mean, or repeats them.
+    Per-channel numbers before the first convolution (Normalization, Rescaling) are averaged or repeated.
     """
     weighted = [layer.name for layer in twin.layers if layer.parameters and not layer.kind.endswith("Normalization")]
     before = twin.sample
@@ -268,7 +268,7 @@ def _with_channels(twin: KerasBody, count: int) -> KerasBody:
 
 
 def with_one_output(body: KerasBody) -> KerasBody:
-    """Return a body, given up by the caller, with only the output that the head belongs to; a model without a graph stays whole."""
+    """Return the body with only the output of its head. The caller gives the body up. A model without a graph stays whole."""
     graph = graph_of(body.module)
     if graph is None or len(graph.outputs) == 1:
         return body
@@ -277,9 +277,9 @@ def with_one_output(body: KerasBody) -> KerasBody:
 
 
 def with_joined_heads(body: KerasBody) -> KerasBody:
-    """Return a body, given up by the caller, whose result, if a sum of Dense layers that read vectors, comes from one layer of all of them.
+    """Replace a sum of Dense layers that read vectors with one layer over their concatenated inputs. The caller gives the body up.
 
-    What it computes is the same but for rounding: sum of s_i (W_i x_i + b_i) = [s_1 W_1, s_2 W_2, …] [x_1, x_2, …] + sum of s_i b_i.
+    The result is equal up to rounding: sum of s_i (W_i x_i + b_i) = [s_1 W_1, s_2 W_2, …] [x_1, x_2, …] + sum of s_i b_i.
     """
     if body.found or graph_of(body.module) is None or isinstance(body.sample, dict):
         return body
@@ -312,7 +312,7 @@ def with_joined_heads(body: KerasBody) -> KerasBody:
 
 
 def with_groups(body: KerasBody) -> Any:
-    """Return the module of a body; where there are derived heads, a copy with their sums of probabilities as further outputs."""
+    """Return the module of a body. With derived heads, return a copy with their summed probabilities as further outputs."""
     derived, graph = [head for head in body.heads.values() if head.groups is not None], graph_of(body.module)
     if not derived or graph is None:
         return body.module

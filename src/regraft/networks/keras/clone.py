@@ -1,8 +1,8 @@
 """Copy a Keras model as it stands: every layer, graph node and variable once, whether or not the model can be serialised.
 
 Keras copies a model by saving and loading it, which takes seconds for deep networks and fails for models without a
-config. Here each layer, variable, node and symbolic tensor is made as an empty shell first and filled second; functions,
-classes and data types are shared. One object is pickled at a time, so the depth of the network does not matter.
+config. Here every layer, variable, node and symbolic tensor is created as an empty shell first and filled second. Functions,
+classes and data types are shared. Objects are pickled one at a time, so the depth of the network does not matter.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _SHARED = (
     torch.device,
     keras.initializers.Initializer,
     keras.dtype_policies.DTypePolicy,
-    keras.src.utils.backend_utils.DynamicBackend,  # of the preprocessing layers that many applications begin with
+    keras.src.utils.backend_utils.DynamicBackend,  # held by the preprocessing layers at the start of many applications
 )
-_CONTAINERS = ("TrackedList", "TrackedDict", "TrackedOrderedDict", "TrackedSet")  # the third came later
+_CONTAINERS = ("TrackedList", "TrackedDict", "TrackedOrderedDict", "TrackedSet")  # TrackedOrderedDict is newer
 _TRACKED = tuple(getattr(_tracking, name) for name in _CONTAINERS if hasattr(_tracking, name))
-_OWN_FUNCTIONS = ("build", "quantize")  # closures over the instance that Keras makes in `__new__`
+_OWN_FUNCTIONS = ("build", "quantize")  # closures over the instance, made by Keras in `__new__`
 _COMPILED = (
     "optimizer",
     "loss",
@@ -64,7 +64,7 @@ _COMPILED = (
 
 
 class _Parts:
-    """The objects met so far, each with its copy."""
+    """The objects found so far, each with its copy."""
 
     def __init__(self) -> None:
         self.old: list[Any] = []
@@ -72,7 +72,7 @@ class _Parts:
         self.index: dict[int, int] = {}
 
     def number(self, value: Any) -> int:
-        """Return the number of an object, making its copy (or its empty shell) at the first meeting."""
+        """Return the number of an object. The first call creates its copy or its empty shell."""
         number = self.index.get(id(value))
         if number is None:
             number = self.index[id(value)] = len(self.old)
@@ -94,7 +94,7 @@ def _twin(value: Any) -> Any:
 
 @cache
 def _is_part(kind: type) -> bool:
-    """Tell whether objects of a class are named by number; asked a hundred thousand times for one network."""
+    """Tell whether objects of a class are referenced by number. Cached: it is called a hundred thousand times per network."""
     return issubclass(kind, (Tensor, *_SHELLS, *_SHARED))
 
 
@@ -104,12 +104,12 @@ class _Pickler(pickle.Pickler):
         self.parts = parts
 
     def persistent_id(self, obj: Any) -> int | None:
-        """Name parts by number; everything else goes into the stream."""
+        """Reference parts by number; everything else goes into the stream."""
         kind: Any = type(obj)
         return self.parts.number(obj) if _is_part(kind) else None
 
     def reducer_override(self, obj: Any) -> Any:
-        """Make tracked containers empty and without a tracker, as filling one that has a tracker would track twice."""
+        """Create tracked containers empty and without a tracker: filling one that has a tracker would track twice."""
         if not isinstance(obj, _TRACKED):
             return NotImplemented
         state = dict(vars(obj))
@@ -156,14 +156,14 @@ def _fill_(twin: Any, state: dict[str, Any]) -> None:
 
 
 def _number_nodes_(model: Any) -> None:
-    """Name the nodes of a functional model anew: Keras names them by the address of their layer."""
+    """Recompute the node keys of a functional model: Keras derives them from the address of their layer."""
     nodes = [node for level in model._nodes_by_depth.values() for node in level]
     positions = ((node.operation, next(at for at, other in enumerate(node.operation._inbound_nodes) if other is node)) for node in nodes)
     vars(model)["_nodes"] = {_graphs.make_node_key(operation, at) for operation, at in positions}
 
 
 def cloned(model: Any) -> Any:
-    """Return an independent copy of a Keras model: same class, same weights, no shared storage, not compiled."""
+    """Return an independent, uncompiled copy of a Keras model: same class, same weights, no shared storage."""
     parts = _Parts()
     parts.number(model)
     try:
@@ -179,7 +179,7 @@ def cloned(model: Any) -> Any:
 
 
 def _streams(parts: _Parts, root: Any) -> dict[int, bytes]:
-    """Return each shell's attributes as bytes; parts met on the way are added to the list while it is walked."""
+    """Return each shell's attributes as bytes. Parts found on the way are appended to the list during the walk."""
     streams = {}
     number = 0
     while number < len(parts.old):

@@ -1,4 +1,4 @@
-"""Keras networks: functional, Sequential and subclassed Keras 3 models behind the contract."""
+"""The Keras family: functional, Sequential and subclassed Keras 3 models behind the contract."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FILE, _LEGACY, _PROGRAM = "network.keras", ".h5", ".pt2"
 
 
 class KerasFamily(Family[KerasBody]):
-    """Keras 3, on its torch backend."""
+    """Keras 3 on its torch backend."""
 
     name: ClassVar[str] = "keras"
     layout: ClassVar[str] = "channels_last"
@@ -39,7 +39,7 @@ class KerasFamily(Family[KerasBody]):
     edits: ClassVar[Mapping[type[Edit], Callable[..., Any]]] = changes.EDITS
 
     def unedit(self, body: KerasBody, edit: Edit, *, code: Tensor | None) -> tuple[KerasBody, tuple[str, ...]]:
-        """Return a copy with what an `edit` added folded into the weights, one `code` for all items; and layers that got a bias."""
+        """Return a copy with an `edit` folded into the weights, with one `code` for all examples, and the layers that gained a bias."""
         return adjusting.settled(body) if code is None else adjusting.folded(body.copy(), code)
 
     def write(self, body: KerasBody, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
@@ -49,10 +49,9 @@ class KerasFamily(Family[KerasBody]):
         return {**facts, "edits": [edit.to_dict() for edit in edits], "layers": layer_names(body.module)}
 
     def export_own(self, body: KerasBody, path: Path) -> Path:
-        """Write a `.keras` file with the activation as it was and the layers' own `trainable` flags; derived heads are further outputs.
+        """Write a `.keras` file, an `.h5` file in Keras 2 form, or a `.pt2` file, an exported PyTorch program that needs no Keras.
 
-        A model without a graph is written without its derived heads. An `.h5` file is in the form of Keras 2. A `.pt2` file is an
-        exported program of PyTorch, which needs no Keras.
+        A `.keras` file keeps the original activation and `trainable` flags. Derived heads become further outputs if the model has a graph.
         """
         with as_given(body):
             whole = changes.with_groups(body)
@@ -72,7 +71,7 @@ class KerasFamily(Family[KerasBody]):
         return path
 
     def put_file_(self, body: KerasBody, path: Path) -> Account:
-        """Put the weights or arrays of a file into a `body` of a similar architecture."""
+        """Load the weights or arrays of a file into a `body` of a similar architecture."""
         if path.suffix.lower() in ARRAY_ENDINGS:
             return put_arrays_(read_weight_arrays(path), target_weights(body), heads=body.head_layers)
         if path.suffix.lower() in KERAS_ENDINGS:
@@ -93,10 +92,9 @@ def open_keras(
     head: HeadChoice = None,
     heads: Sequence[Mapping[str, Any]] | None = None,
 ) -> Network:
-    """Open a live Keras 3 model.
+    """Open a live Keras 3 model as a network. The given model is not modified unless `take`.
 
-    `inputs`: shape of one item without the batch axis, where the model does not know it; result: The network; the model given is not
-    modified unless `take`.
+    `inputs`: shape of one example without the batch axis, needed if the model does not state it.
     """
     if not isinstance(model, keras.Model):
         raise NetworkError(

@@ -1,4 +1,4 @@
-"""The heads of a Keras model: find them, read them, multiply their rows in parts."""
+"""The heads of a Keras model: find them, read them, multiply their rows in groups."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def _is_linear(layer: Any) -> bool:
-    """Tell whether a layer is a Dense layer or a convolution that may end a network."""
+    """Tell whether a layer is a Dense layer or a convolution that can be a head."""
     if isinstance(layer, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)):
         plain = not is_wide(layer) or (set(layer.strides) == {1} and layer.padding in ("valid", "same"))
         return plain and layer.groups == 1 and type(layer).__name__.startswith("Conv")
@@ -52,7 +52,7 @@ def channels_last(layer: Any) -> bool:
 
 @contextmanager
 def linear_activation(layer: Any) -> Iterator[None]:
-    """Take a layer's activation away while the context lasts."""
+    """Remove a layer's activation while the context lasts."""
     before = layer.activation
     layer.activation = keras.activations.linear
     try:
@@ -62,15 +62,15 @@ def linear_activation(layer: Any) -> Iterator[None]:
 
 
 def outputs_of(result: Any) -> list[Tensor]:
-    """Return the tensors in the result of a model, in the order of the outputs of its graph (Keras sorts named ones by name)."""
+    """Return the tensors in a model's result in the order of its graph's outputs (Keras sorts named outputs by name)."""
     return [tensor for tensor in keras.tree.flatten(result) if isinstance(tensor, Tensor)]
 
 
 def find_heads(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Trace, run: Callable[[], Any]) -> dict[str, FoundHead]:
-    """Find the linear layers from which the model's outputs follow.
+    """Find the linear layers that produce the model's outputs.
 
-    `modules`: name -> layer; result: The candidates by layer name, in the order of the outputs; none where the results are embeddings or
-    feature maps, or follow from no linear layer.
+    `modules`: name -> layer. Return the candidates by layer name, in the order of the outputs. The result is empty if the outputs are
+    embeddings or feature maps, or come from no linear layer.
     """
     wanted = sum(result.ndim == 2 for result in outputs_of(seen.result))
     found: dict[str, FoundHead] = {}
@@ -82,10 +82,7 @@ def find_heads(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Tra
 
 
 def chosen_head(candidates: Mapping[str, FoundHead], head: str | None) -> FoundHead | None:
-    """Return the only candidate, or the one asked for; None where there is none.
-
-    `head`: the name of one; None for the only one.
-    """
+    """Return the candidate called `head`, or the only one if `head` is None; None if there is no candidate."""
     if head is not None:
         if head not in candidates:
             known = near_names(head, candidates) or "; no output of the network follows from a linear layer: leave head= out"
@@ -102,7 +99,7 @@ def chosen_head(candidates: Mapping[str, FoundHead], head: str | None) -> FoundH
 def given_heads(
     facts: Sequence[Mapping[str, Any]], modules: Mapping[str, Any], *, seen: Trace, run: Callable[[], Any]
 ) -> dict[str, tuple[FoundHead, Head]]:
-    """Return the heads that a saved folder speaks of, those with rows of their own, by task.
+    """Return, by task, the heads with their own class weights that a saved folder describes.
 
     `modules`: name -> layer.
     """
@@ -132,7 +129,7 @@ def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) ->
         run()
     for at, output in outputs:
         reading = head_reading(seen["output"], output, channels_last=channels_last(layer))
-        embedding = reading == "tail" and (seen["output"].ndim == 2 or is_wide(layer))  # ReLU makes the result
+        embedding = reading == "tail" and (seen["output"].ndim == 2 or is_wide(layer))  # the result is the output of a ReLU
         if reading is not None and not embedding:
             return FoundHead(name, {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading), reading == "tail", at)
     return None
@@ -140,19 +137,19 @@ def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) ->
 
 def rows_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return copies of a linear layer's weight (C, d) and bias (C,)."""
-    kernel = np.moveaxis(layer.kernel.value.detach().cpu().float().numpy(), (-1, -2), (0, 1))  # as PyTorch has it
+    kernel = np.moveaxis(layer.kernel.value.detach().cpu().float().numpy(), (-1, -2), (0, 1))  # PyTorch's axis order
     weight = np.ascontiguousarray(kernel.reshape(len(kernel), -1))
     return weight, layer.bias.value.detach().cpu().float().numpy().copy() if layer.use_bias else np.zeros(len(weight), np.float32)
 
 
 def kernel_of(layer: Any, weight: np.ndarray) -> np.ndarray:
-    """Return rows (C, d) as the kernel of a linear layer."""
+    """Return class weights (C, d) in the kernel shape of a linear layer."""
     places = getattr(layer, "kernel_size", ())
     return np.moveaxis(np.asarray(weight, np.float32).reshape(len(weight), -1, *places), (0, 1), (-1, -2))
 
 
 def scores_from(layer: Any, features: Tensor) -> Tensor:
-    """Return the raw scores (N, C) that a linear layer makes of features (N, d), or of what it reads itself."""
+    """Return the logits (N, C) that a linear layer computes from features (N, d) or from its raw input."""
     places, last = getattr(layer, "kernel_size", ()), channels_last(layer)
     if features.ndim == 2 and places:
         maps = features.reshape(len(features), -1, *places)
@@ -163,7 +160,7 @@ def scores_from(layer: Any, features: Tensor) -> Tensor:
 
 
 def parts_hook(parts: Sequence[int]) -> Callable[..., Tensor | None]:
-    """Return a forward hook that makes a linear layer's output as if each group of rows were a layer of its own."""
+    """Return a forward hook that computes a linear layer's output as if each group of rows were a separate layer."""
 
     def hook(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor | None:
         if not isinstance(output, Tensor):  # a symbolic call
@@ -178,9 +175,9 @@ def parts_hook(parts: Sequence[int]) -> Callable[..., Tensor | None]:
 
 
 def _product(layer: Any, inputs: Tensor, *, rows: slice) -> Tensor:
-    """Return what the layer's own call would give, before the activation, had it these rows only."""
+    """Return the layer's output before the activation, restricted to these rows."""
     ops = keras.ops
-    kernel = layer.kernel[..., rows].contiguous()  # laid out as in a layer of its own: products round by layout
+    kernel = layer.kernel[..., rows].contiguous()  # the memory layout of a separate layer: rounding depends on it
     scores = ops.matmul(inputs, kernel) if isinstance(layer, keras.layers.Dense) else layer.convolution_op(inputs, kernel)
     if not layer.use_bias:
         return cast(Tensor, scores)

@@ -1,4 +1,4 @@
-"""The one door to Keras: every other file here takes it from this one."""
+"""The only import of Keras; every other file of this package imports `keras` from here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph of a Keras model, opened: its steps are called again with other inputs, others are put in or taken out."""
+"""The opened graph of a Keras model: call its steps again with other inputs, insert steps or remove them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Opened", "Rewiring", "Step", "beside", "end_of", "last_called", "map
 
 @dataclass(frozen=True)
 class Opened:
-    """The graph of a model in which the nested models that hold a certain layer are opened.
+    """The graph of a model whose nested models are opened where they hold given layers.
 
     Attributes:
-        steps: the nodes, each after all that it reads.
+        steps: the nodes, in topological order.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Opened:
         return calls[-1]
 
     def model(self, outputs: Any, *, inputs: Any = None) -> Any:
-        """Return a model with these outputs, which holds nothing of what comes after them.
+        """Return a model with these outputs and without the layers after them.
 
-        `inputs`: others than those of the graph; None for the same.
+        `inputs`: other inputs; None for those of the graph.
         """
         model = keras.Model(self.inputs if inputs is None else inputs, outputs, name=self.name)
         for operation in model.operations:
@@ -46,12 +46,12 @@ class Opened:
         return model
 
     def with_outputs(self, further: Mapping[str, Any]) -> Any:
-        """Return a model with `further` outputs behind those that are there, by name where these have names."""
+        """Return a model with `further` outputs after the existing ones, named if these are named."""
         named_ones = isinstance(self.outputs, dict)
         return self.model({**self.outputs, **further} if named_ones else [*keras.tree.flatten(self.outputs), *further.values()])
 
     def free_name(self, wanted: str) -> str:
-        """Return a layer name made from `wanted` that no layer has, nor one that begins with it and "_"."""
+        """Return a layer name made from `wanted` that no layer has or starts with (followed by "_")."""
         plain = re.sub(r"[^A-Za-z0-9_-]+", "_", wanted).strip("_") or "head"
         taken = {part.name for node in self.steps for part in _with_parts(node.operation)}
         taken |= {tensor.name for tensor in keras.tree.flatten(self.inputs)}
@@ -79,7 +79,7 @@ def opened(model: Any, *layers: Any) -> Opened:
 
 
 def _rename_(graph: Any, steps: Sequence[Any]) -> None:
-    """Give layers that came out of a nested model a name of their own where the outer model has theirs."""
+    """Rename layers from nested models whose names clash with those of the outer model."""
     taken = {operation.name: operation for operation in graph.operations}
     for step in steps:
         operation, count = step.operation, 0
@@ -90,14 +90,14 @@ def _rename_(graph: Any, steps: Sequence[Any]) -> None:
 
 
 def mapped(structure: Any, known: Mapping[int, Any]) -> Any:
-    """Return a structure of symbolic tensors with those that `known` replaces, by their id, replaced."""
+    """Return a structure of symbolic tensors with the replacements in `known`, by id."""
     return keras.tree.map_structure(lambda value: known.get(id(value), value), structure)
 
 
 def replay_(nodes: Sequence[Any], known: dict[int, Any], *, layer: Any, steps: list[Any]) -> None:
-    """Append nodes to `steps`; those that read what `known` replaces are called again, and models that hold `layer` are opened.
+    """Append nodes to `steps`. Nodes that read a tensor replaced in `known` are called again.
 
-    `layer`: of which models that hold it are opened; None for none.
+    Nested models that hold `layer` are opened; None opens none.
     """
     for node in nodes:
         operation = node.operation
@@ -113,7 +113,7 @@ def replay_(nodes: Sequence[Any], known: dict[int, Any], *, layer: Any, steps: l
 
 
 def _open_(node: Any, known: dict[int, Any], *, layer: Any, steps: list[Any]) -> None:
-    """Call the layers of a nested model in its place."""
+    """Replace a nested model with calls of its layers."""
     container = node.operation
     inner = graph_of(container)
     if inner is None:
@@ -125,17 +125,17 @@ def _open_(node: Any, known: dict[int, Any], *, layer: Any, steps: list[Any]) ->
 
 
 def last_called(layers: Sequence[Any]) -> Any:
-    """Return the last of the layers that is called."""
+    """Return the last layer that is called."""
     return ([layer for layer in layers if layer._inbound_nodes] or list(layers))[-1]
 
 
 def end_of(graph: Opened, layers: Sequence[Any]) -> Any:
-    """Return the output of the last of these layers that is called, and of the steps without weights that belong to it."""
+    """Return the output of the last called layer of `layers`, after the weightless operations that belong to it."""
     node = graph.node(last_called(layers))
     at = next(index for index, step in enumerate(graph.steps) if step is node)
     made = {id(tensor) for step in graph.steps[: at + 1] for tensor in step.outputs}
-    for step in graph.steps[at + 1 :]:  # an addition written as `x + y` is no layer and belongs to the block before it
-        of_another = isinstance(step.operation, keras.Layer) or is_tap(step.operation)  # taps stand behind the blocks that they read
+    for step in graph.steps[at + 1 :]:  # an addition written as `x + y` is not a layer: it belongs to the block before it
+        of_another = isinstance(step.operation, keras.Layer) or is_tap(step.operation)  # taps come after the blocks that they read
         if of_another or not all(id(tensor) in made for tensor in step.input_tensors):
             break
         made |= {id(tensor) for tensor in step.outputs}
@@ -144,7 +144,7 @@ def end_of(graph: Opened, layers: Sequence[Any]) -> Any:
 
 
 def named_inputs(graph: Opened, further: str) -> dict[str, Any]:
-    """Return the inputs by name; a single one that is not given by name so far is called "inputs" from now on."""
+    """Return the inputs by name. A single unnamed input is renamed to "inputs"."""
     inputs = keras.tree.flatten(graph.inputs)
     unnamed = len(inputs) == 1 and not isinstance(graph.inputs, dict)
     wanted = {further, "inputs"} if unnamed else {further}
@@ -157,23 +157,23 @@ def named_inputs(graph: Opened, further: str) -> dict[str, Any]:
 
 
 def named(name: str, tensor: Any) -> Any:
-    """Return a symbolic tensor whose operation is called by that name: numbered names of two sessions may be the same."""
+    """Return a symbolic tensor after naming its operation: numbered default names may clash between sessions."""
     tensor._keras_history.operation.name = name
     return tensor
 
 
 def beside(models: Sequence[Any]) -> Any:
-    """Return one model of the `models`, private copies that take the same inputs, with their results side by side."""
+    """Return one model that concatenates the results of `models`, private copies with the same inputs."""
     entry = keras.tree.map_structure(
         lambda given: keras.Input(batch_shape=given.shape, dtype=given.dtype, name=given.name), models[0].input
     )
     for number, model in enumerate(models):
-        model.name = f"part_{number}"  # the names of a model's layers are unlike each other
+        model.name = f"part_{number}"  # the layer names in a model must be unique
     return keras.Model(entry, keras.layers.Concatenate(name="parts")([model(entry) for model in models]))
 
 
 Step = Callable[[Any, Any], Any]
-"""Symbolic output of a layer, and the symbolic code or None -> what others read in its place."""
+"""Maps a layer's symbolic output, and the symbolic code or None, to the tensor that others read instead."""
 
 
 @dataclass
@@ -181,12 +181,10 @@ class Rewiring:
     """A pass over a graph in which layers keep their names and places.
 
     Attributes:
-        behind: the steps to put behind the outputs of layers, by the layers' id.
-        skipped: layers that are left out, by their id, with the number of the input that is read in place of their output; None where
-            nothing is left that reads it.
-        coded: whether nested models that are made anew take the code as a further input; where layers are skipped, they lose that
-            input.
-        models: nested models that were made anew, by the id of the old one; filled in the course of the pass.
+        behind: steps to insert after the outputs of layers, by layer id.
+        skipped: layers to leave out, by id, with the index of the input that replaces their output; None if nothing reads it.
+        coded: whether rebuilt nested models take the code as a further input. When layers are skipped, they lose that input.
+        models: rebuilt nested models, by the id of the old one; filled during the pass.
     """
 
     behind: dict[int, Step] = field(default_factory=dict)
@@ -212,7 +210,7 @@ class Rewiring:
         return mapped(graph._outputs_struct, known)
 
     def _called(self, node: Any, known: Mapping[int, Any], *, code: Any) -> list[Any]:
-        """Return what a step gives now; it is called again where what it reads, or what it is, has changed."""
+        """Return the outputs of a step. It is called again if its inputs or its operation changed."""
         operation = self._renewed(node.operation, code)
         if operation is node.operation and not any(id(tensor) in known for tensor in node.input_tensors):
             return list(node.outputs)
@@ -223,7 +221,7 @@ class Rewiring:
         return list(keras.tree.flatten(operation(*args, **kwargs)))
 
     def _renewed(self, model: Any, code: Any) -> Any:
-        """Return a nested model made anew where the pass changes something in it, else the operation itself."""
+        """Return a rebuilt nested model if the pass changes something in it, else the operation itself."""
         graph = graph_of(model)
         if graph is None or not {id(part) for part in model._flatten_layers()} & {*self.behind, *self.skipped}:
             return model

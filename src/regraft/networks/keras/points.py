@@ -1,4 +1,4 @@
-"""The points of a Keras network: outputs of linear layers and convolutions, found in its graph."""
+"""Hook points of a Keras network: outputs of linear layers and convolutions, found in its graph."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _LINEAR = tuple(getattr(keras.layers, name) for name in (*_NAMES, *_TRANSPOSED) 
 
 @dataclass(frozen=True)
 class Site:
-    """What stands at a point.
+    """One hook point.
 
     Attributes:
-        layer: into whose weights a shift or scale by channel folds: the linear layer, or the BatchNormalization behind it.
-        linear: the linear layer; its own activation comes behind the point.
+        layer: the layer whose weights a channel-wise shift or scale folds into: the linear layer, or the BatchNormalization behind it.
+        linear: the linear layer; its own activation comes after the hook point.
     """
 
     layer: Any
@@ -34,16 +34,16 @@ class Site:
 
 
 def channel_axis(layer: Any, rank: int) -> int:
-    """Return the axis of the channels in a layer's output."""
+    """Return the channel axis of a layer's output."""
     if isinstance(layer, keras.layers.BatchNormalization):
         return int(layer.axis) % rank
     return rank - 1 if channels_last(layer) else 1
 
 
 def sites_of(body: Body) -> dict[str, Site]:
-    """Return what stands at each point of a `body`, by its name; an error where it has no graph.
+    """Return the hook points of a `body` by name. Raise if it has no graph.
 
-    A layer that several graphs call has no point, nor has one that is behind a head, or whose weights cannot be scaled by channel.
+    A layer has no hook point if several graphs call it, if it comes after a head, or if its weights cannot be scaled by channel.
     """
     graph = graph_of(body.module)
     if graph is None:
@@ -70,7 +70,7 @@ def _graphs(graph: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _note_late_(graph: Any, heads: Collection[int], *, reached: bool, late: set[int]) -> bool:
-    """Add the operations that are called behind a head to `late`; tell whether the graph holds a head."""
+    """Add the operations called after a head to `late`. Return whether the graph holds a head."""
     behind = {id(tensor) for tensor in graph.inputs} if reached else set()
     found = False
     for node in steps_of(graph):
@@ -103,14 +103,14 @@ def _sites(graph: Any, excluded: Collection[int]) -> Iterator[Site]:
 
 
 def _with_norm(linear: Any, output: Any, *, normalised: Mapping[int, Any]) -> Any:
-    """Return the BatchNormalization that reads a linear layer's output over the same channels; the layer itself where there is none."""
+    """Return the BatchNormalization that reads a linear layer's output over the same channels, else the layer itself."""
     norm, rank = normalised.get(id(output)), len(output.shape)
     plain = linear.activation is keras.activations.linear
     return norm if plain and norm is not None and channel_axis(norm, rank) == channel_axis(linear, rank) else linear
 
 
 def _foldable(layer: Any) -> bool:
-    """Tell whether a layer is linear and its output channels can be scaled in its weights. Subclasses may do anything with these."""
+    """Tell whether a layer is linear and its weights can scale its output channels. Subclasses are excluded: their code may differ."""
     if type(layer) not in _LINEAR or is_code(layer):
         return False
     changed = getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None)
@@ -118,7 +118,7 @@ def _foldable(layer: Any) -> bool:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Tell whether the last axis of an EinsumDense's output is its only one that comes from the kernel, as for a Dense layer."""
+    """Tell whether the kernel of an EinsumDense contributes only the last output axis, as in a Dense layer."""
     read, _, rest = layer.equation.partition(",")
     kernel, _, made = rest.partition("->")
     fresh = [label for label in kernel if label not in read]

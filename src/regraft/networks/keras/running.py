@@ -1,4 +1,4 @@
-"""A small batch for a Keras model; calling it with a batch, whole, in two parts, or with recurrent layers as single operators."""
+"""Run Keras models: a sample batch, calls of whole or split models, and recurrent layers as single operators."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FREE_SIZES = (32, 224, 64, 96, 128, 16, 299)
 
 
 def called(model: Any, inputs: Inputs, *, training: bool) -> Any:
-    """Call a model with one batch; named tensors go to the inputs of that name."""
+    """Call a model with one batch; named tensors go to the inputs of the same name."""
     graph = graph_of(model)
     if isinstance(inputs, dict) and graph is not None and not isinstance(graph.input, dict):
         return model([inputs[tensor.name] for tensor in graph.inputs], training=training)
@@ -33,7 +33,7 @@ def called(model: Any, inputs: Inputs, *, training: bool) -> Any:
 
 
 def shapes_of(model: Any) -> dict[str, Any]:
-    """Return the shapes of one item that a functional model states: "inputs" for the only one, "named_inputs" for several."""
+    """Return the example shapes that a functional model states: "inputs" for a single input, "named_inputs" for several."""
     graph = graph_of(model)
     if graph is None:
         return {}
@@ -42,9 +42,9 @@ def shapes_of(model: Any) -> dict[str, Any]:
 
 
 def sample_for(model: Any, inputs: Sequence[int] | None) -> Inputs:
-    """Return a batch of two that a model accepts.
+    """Return a batch of two examples that a model accepts.
 
-    `inputs`: the shape of one item, where it is known.
+    `inputs`: the shape of one example, if known.
     """
     problem: Exception | None = None
     for size in _FREE_SIZES:
@@ -53,7 +53,7 @@ def sample_for(model: Any, inputs: Sequence[int] | None) -> Inputs:
             with torch.no_grad():
                 called(model, sample, training=False)
             return sample
-        except Exception as error:  # Keras and the user's own layers raise errors of any class
+        except Exception as error:  # Keras and user-defined layers may raise anything
             problem = error
     received = f"examples of shape {tuple(inputs)}" if inputs is not None else "no shape of its examples"
     raise NetworkError(
@@ -83,7 +83,7 @@ def _sized(shape: Sequence[int | None], size: int) -> tuple[int, ...]:
 
 
 def _built_shape(model: Any) -> tuple[int | None, ...]:
-    """Return the shape of one item with which a subclassed model was built."""
+    """Return the shape of one example with which a subclassed model was built."""
     shapes = [shape for shape in (getattr(model, "_build_shapes_dict", None) or {}).values() if isinstance(shape, (tuple, list))]
     if len(shapes) != 1 or any(isinstance(part, (tuple, list, dict)) for part in shapes[0]):
         raise NetworkError(
@@ -97,7 +97,7 @@ Split = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Sco
 
 
 def split_graph(body: Body, frozen: Collection[str], *, scores: Callable[[Callable[[], Any]], Scores]) -> Split | None:
-    """Return the frozen and the live part of a body as functions, None where its graph cannot be cut so."""
+    """Return the frozen and the trainable part of a body as two functions; None if the graph cannot be split there."""
     graph = graph_of(body.module)
     if graph is None or len(graph.inputs) != 1:
         return None
@@ -128,7 +128,7 @@ def split_graph(body: Body, frozen: Collection[str], *, scores: Callable[[Callab
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One of the two functions; in another process the graph is cut once more, for its tensors are known by where they are."""
+    """One of the two functions. After pickling it splits the graph again, because tensors are identified by their ids."""
 
     body: Body
     frozen: Collection[str]
@@ -152,7 +152,7 @@ def _ids(tensors: Sequence[Any]) -> set[int]:
 
 
 def _parted(body: Body, graph: Any, *, frozen: set[str]) -> tuple[list[Any], list[Any]]:
-    """Divide the steps: a layer's step is frozen with all its layers; a step without weights if all that it reads is."""
+    """Divide the steps. A layer's step is frozen if all its layers are; a step without layers if all its inputs are."""
     names = {id(module): name for name, module in body.modules().items()}
     known = [layer.name for layer in body.layers]
     made = _ids(graph.inputs)
@@ -168,13 +168,13 @@ def _parted(body: Body, graph: Any, *, frozen: set[str]) -> tuple[list[Any], lis
 
 
 def _border(graph: Any, live_steps: Sequence[Any], *, made: set[int]) -> list[Any]:
-    """Return the tensors that live steps read, or the model returns, and the frozen part makes."""
+    """Return the frozen part's tensors that trainable steps read or the model returns."""
     read = [tensor for node in live_steps for tensor in node.input_tensors] + list(graph.outputs)
     return list({id(tensor): tensor for tensor in read if id(tensor) in made}.values())
 
 
 def _run_(steps: Sequence[Any], known: dict[int, Any], *, training: bool) -> None:
-    """Run nodes of a graph in order and put what they make into `known`, by the symbolic tensor's id."""
+    """Run graph nodes in order and store their outputs in `known`, by the symbolic tensor's id."""
     for node in steps:
         args, kwargs = node.arguments.fill_in(known)
         if "training" in getattr(node.operation, "_call_context_args", ()):
@@ -184,7 +184,7 @@ def _run_(steps: Sequence[Any], known: dict[int, Any], *, training: bool) -> Non
 
 
 def as_operators_(layers: Iterable[Any]) -> None:
-    """Let LSTM and GRU layers run as one operator each, where no mask is given; those with other activations stay as they are."""
+    """Run LSTM and GRU layers as one operator each if no mask is given. Layers with other activations stay unchanged."""
     for layer in layers:
         if type(layer).__name__ in GATES and type(layer).__module__.startswith("keras.") and _is_usual(layer):
             object.__setattr__(layer, "inner_loop", partial(_run, layer, layer.inner_loop))
@@ -210,10 +210,10 @@ def _run(layer: Any, stepwise: Any, *, sequences: Tensor, initial_state: Any, ma
 
 
 def hook_strided_(layers: Iterable[Any]) -> list[Any]:
-    """Let strided 1x1 convolutions pick their positions first; return the handles of the hooks.
+    """Let strided 1x1 convolutions subsample their input first, and return the hook handles.
 
-    Keras 3.15 computes convolutions channels-last on PyTorch, and torch 2.14.1 writes the gradients of these outside of their memory on a
-    CPU (8 → 16 channels, 62 x 62, batch 32, stride 2): the process ends, in Keras's own `fit` too.
+    Keras 3.15 computes convolutions channels-last on PyTorch. On a CPU, torch 2.14.1 then writes the gradients of strided 1x1 convolutions
+    outside their memory (8 → 16 channels, 62 x 62, batch 32, stride 2). The process crashes, in Keras's own `fit` too.
     """
     hooks = []
     for layer in layers:
@@ -235,7 +235,7 @@ def _thinned(layer: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 
 class _Restored:
-    """Gives a layer its `strides` again."""
+    """Hook that restores the `strides` of a layer."""
 
     def __init__(self, strides: tuple[int, ...]) -> None:
         self.strides = strides

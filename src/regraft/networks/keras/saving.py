@@ -1,4 +1,4 @@
-"""Files of a Keras model: as its owner gave it, with the layers' own `trainable` flags, and in the form of Keras 2."""
+"""Files of a Keras model: with the original `trainable` flags of its layers, or in the form of Keras 2."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _NUMBER = re.compile(r"_\d+$")
 
 
 def save(body: KerasBody, module: Any, *, target: Path) -> None:
-    """Write a model that is a body's own or shares its layers, whole or not at all."""
-    partial = target.with_name(f".{target.stem}.partial.keras")  # Keras takes no other ending
+    """Write a model that belongs to a body or shares its layers. The write is atomic."""
+    partial = target.with_name(f".{target.stem}.partial.keras")  # Keras accepts no other ending
     with as_given(body), ExitStack() as stack:
         stack.callback(partial.unlink, missing_ok=True)
         try:
@@ -45,7 +45,7 @@ def save(body: KerasBody, module: Any, *, target: Path) -> None:
 
 @contextmanager
 def as_given(body: KerasBody) -> Iterator[None]:
-    """Give the layers their own `trainable` flags while the context lasts."""
+    """Restore the original `trainable` flags of the layers while the context lasts."""
     gradients = [(variable.value, variable.value.requires_grad) for variable in body.variables().values()]
     with ExitStack() as stack:
         for name, layer in body.named_with_root():
@@ -57,17 +57,17 @@ def as_given(body: KerasBody) -> Iterator[None]:
 
 
 def is_without_graph(model: Any) -> bool:
-    """Tell whether a model, or one that stands in it, has no graph of layers."""
+    """Tell whether a model, or a model nested in it, has no graph of layers."""
     return any(isinstance(part, keras.Model) and graph_of(part) is None for part in (model, *sublayers(model)))
 
 
 def layer_names(model: Any) -> list[str]:
-    """Return the names of a model and of all layers in it, as the layers call themselves."""
+    """Return the own names of a model and all layers in it."""
     return [layer.name for layer in (model, *named_modules(model).values())]
 
 
 def rename_layers_(model: Any, names: Sequence[str]) -> None:
-    """Give the layers of a model the names that those of one of its class had: Keras numbers the names that it makes in each process."""
+    """Give the layers of a model the names from another instance of its class: Keras numbers default names per process."""
     layers = [model, *named_modules(model).values()]
     own, known = ([_NUMBER.sub("", name) for name in every] for every in (layer_names(model), names))
     for block in SequenceMatcher(None, own, known, autojunk=False).get_matching_blocks():
@@ -102,7 +102,7 @@ _INSTEAD = "Export it as .keras or .onnx."
 
 
 def write_keras2(module: Any, sample: Any, *, kinds: Sequence[str], target: Path) -> None:
-    """Write a model, once Keras has opened the file and computed the same from it."""
+    """Write a model in Keras 2 form, after checking that Keras opens the file and computes the same result."""
     if type(module).__name__ not in _MODELS:
         raise NetworkError(f"A model of the class {type(module).__name__} has no architecture in Keras 2's form. {_INSTEAD}")
     config = _old_model({"class_name": type(module).__name__, "config": module.get_config()})
@@ -122,12 +122,12 @@ def write_keras2(module: Any, sample: Any, *, kinds: Sequence[str], target: Path
 
 
 def _prove(module: Any, path: Path, *, sample: Any) -> None:
-    """Raise unless Keras opens the file and computes the same from it."""
+    """Raise unless Keras opens the file and computes the same result."""
     try:
-        known = {name: getattr(keras.layers, name) for name in _LAYERS}  # layers within others are not looked up by Keras
+        known = {name: getattr(keras.layers, name) for name in _LAYERS}  # Keras does not look up layers inside other layers
         again = keras.saving.load_model(path, compile=False, safe_mode=True, custom_objects=known)
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of inputs as a list
+            warnings.simplefilter("ignore")  # warnings about inputs as a list
             outputs = [keras.tree.flatten(one(sample, training=False)) for one in (module, again)]
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise NetworkError(f"Keras does not open the model in Keras 2's form: {str(error).splitlines()[0]}. {_INSTEAD}") from error
@@ -144,7 +144,7 @@ def _training(kinds: Sequence[str]) -> dict[str, Any]:
 
 
 def _write_weights(group: h5py.Group, layers: Sequence[Any]) -> None:
-    """Write the weights of each layer in the order in which Keras 2 reads them: those that are trained first."""
+    """Write the weights of each layer in the order that Keras 2 reads: trainable ones first."""
     group.attrs["layer_names"] = np.array([layer.name.encode() for layer in layers])
     for layer in layers:
         place, names = group.create_group(layer.name), list[str]()
@@ -156,7 +156,7 @@ def _write_weights(group: h5py.Group, layers: Sequence[Any]) -> None:
 
 
 def _old_model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the description of a model, or of a layer, in Keras 2's form."""
+    """Return the description of a model or layer in Keras 2 form."""
     kind, config = model["class_name"], dict(model["config"])
     if kind == "Sequential":
         layers = [_old_model(layer) for layer in config["layers"]]
@@ -187,7 +187,7 @@ def _old_settings(kind: str, config: Mapping[str, Any]) -> Iterator[tuple[str, A
 
 
 def _old_value(value: Any) -> Any:
-    """Return a setting without what Keras 3 adds: the module of a class, the name that it is registered by, policies of numbers."""
+    """Return a setting without the additions of Keras 3: class modules, registered names, dtype policies."""
     if isinstance(value, list | tuple):
         return [_old_value(part) for part in value]
     if isinstance(value, dict) and "class_name" in value:
@@ -199,12 +199,12 @@ def _old_value(value: Any) -> Any:
 
 
 def _ends(found: Any) -> list[Any]:
-    """Return the places of inputs or outputs as a list, also where there is one."""
+    """Return the references to inputs or outputs as a list, even for a single one."""
     return [found] if found and isinstance(found[0], str) else list(found)
 
 
 def _old_node(node: Mapping[str, Any], name: str) -> list[list[Any]]:
-    """Return where a layer's inputs come from: name, which call, which output, and what else that call is given."""
+    """Return one reference per input of a layer: layer name, call index, output index, and further call arguments."""
     tensors = _tensors(node["args"])
     given = {key: value for key, value in node["kwargs"].items() if value is not None}
     if len(node["args"]) != 1 or any(_tensors(value) for value in given.values()):
@@ -213,7 +213,7 @@ def _old_node(node: Mapping[str, Any], name: str) -> list[list[Any]]:
 
 
 def _tensors(value: Any) -> list[list[Any]]:
-    """Return the places that the tensors in a part of a node come from, in order."""
+    """Return, in order, the references to tensors in a part of a node."""
     if isinstance(value, dict):
         return [list(value["config"]["keras_history"])] if value.get("class_name") == "__keras_tensor__" else []
     return [place for part in value for place in _tensors(part)] if isinstance(value, list | tuple) else []

@@ -1,4 +1,4 @@
-"""Change the sizes of layers in a private copy of a Keras model: rows of a head, features that it reads, channels of the input."""
+"""Resize layers in a private copy of a Keras model: classes of a head, features that it reads, channels of the input."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ _NORMALISERS = (keras.layers.Normalization, keras.layers.BatchNormalization)
 
 
 def resize_(model: Any, layer: Any, *, head: Head, activation: str, others: Collection[Any] | None = None) -> None:
-    """Give a layer of a private copy the rows of `head`, whatever their number, and mend what depends on their number.
+    """Give a layer of a private copy the class weights of `head` and update what depends on their number.
 
-    `head`: the rows (C, d); `others`: the layers of the other heads, which keep their activations; None where the activation is the layer's
-    own.
+    `others` are the layers of the other heads, which keep their activations. None: the layer itself holds the activation.
     """
     old, head = layer.kernel.shape[-1], head.in_layer()
     features = int(np.prod(layer.kernel.shape[:-1]))
@@ -43,7 +42,7 @@ def resize_(model: Any, layer: Any, *, head: Head, activation: str, others: Coll
 
 
 def retrack_(model: Any) -> None:
-    """Let all containers of a model list the variables that its layers have now."""
+    """Refresh the variable lists of a model and all its containers."""
     containers: list[Any] = [model, *model._flatten_layers(include_self=False)]
     for container in containers:
         if "_torch_params" in container._modules:
@@ -52,10 +51,7 @@ def retrack_(model: Any) -> None:
 
 
 def put_rows_(layer: Any, head: Head) -> None:
-    """Give a linear layer, which keeps its place in the graph, the size and the rows of `head`.
-
-    `head`: the rows (C, d).
-    """
+    """Give a linear layer the size and the class weights (C, d) of `head`. The layer keeps its place in the graph."""
     config, head = layer.get_config(), head.in_layer()
     config["units" if "units" in config else "filters"] = len(head.weight)
     config["use_bias"] = bool(config.get("use_bias", True)) or bool(np.any(head.bias))
@@ -70,7 +66,7 @@ def put_rows_(layer: Any, head: Head) -> None:
 
 
 def reset_(layer: Any, settings: Mapping[str, Any]) -> None:
-    """Build a layer, which keeps its place in the graph, again with other settings; its variables keep their values."""
+    """Rebuild a layer with other settings. It keeps its place in the graph and the values of its variables."""
     if not settings:
         return
     old = {variable.name: variable.value for variable in layer.variables}
@@ -83,7 +79,7 @@ def reset_(layer: Any, settings: Mapping[str, Any]) -> None:
 
 
 def taken_activation_(layer: Any, *, name: str) -> Any | None:
-    """Take a layer's own activation away and return it as a layer of that name; None where it has none."""
+    """Remove a layer's activation and return it as a layer called `name`; None if it has none."""
     activation = layer.activation
     if activation is keras.activations.linear:
         return None
@@ -93,20 +89,20 @@ def taken_activation_(layer: Any, *, name: str) -> Any | None:
 
 
 def put_activation_(layer: Any, activation: Any) -> None:
-    """Give a layer an activation."""
-    if isinstance(activation, keras.Layer) or isinstance(layer.activation, keras.Layer):  # one that is a layer is among its parts
+    """Set a layer's activation."""
+    if isinstance(activation, keras.Layer) or isinstance(layer.activation, keras.Layer):  # an activation that is a layer is a sublayer
         reset_(layer, {"activation": keras.activations.serialize(activation)})
         if isinstance(activation, keras.Layer):
-            vars(layer).pop("activation", None)  # the old function would hide the layer, which is kept among the parts
+            vars(layer).pop("activation", None)  # the old function would shadow the sublayer
     else:
         layer.activation = activation
 
 
 @seeded()
 def _rebuild_(layer: Any, config: Mapping[str, Any], *, shape: Sequence[int | None], resized: bool) -> None:
-    """Put the inner life of a freshly built layer into `layer`, which keeps its place in the graph.
+    """Replace the contents of `layer` with those of a freshly built one. It keeps its place in the graph.
 
-    `resized`: whether that is another shape than before.
+    `resized`: whether the input shape differs from the previous one.
     """
     fresh = type(layer).from_config(dict(config))
     fresh.build(tuple(shape))
@@ -129,13 +125,13 @@ def _set_activation_(model: Any, layer: Any, *, wanted: str, others: Collection[
 
 
 def _after(model: Any, layer: Any) -> list[Any]:
-    """Return `layer` and the layers that come after it by order of definition."""
+    """Return `layer` and the layers defined after it."""
     parts = [part for part in model._flatten_layers(include_self=False) if not isinstance(part, keras.Model)]
     return parts[next(at for at, part in enumerate(parts) if part is layer) :]
 
 
 def _refresh_shapes_(container: Any, layer: Any, *, sizes: Mapping[int, int]) -> bool:
-    """Recompute the shapes of the symbolic tensors that depend on `layer`; tell whether the result of `container` does."""
+    """Recompute the shapes of the symbolic tensors that depend on `layer`. Return whether the output of `container` does."""
     graph = graph_of(container)
     if graph is None:
         return any(part is layer for part in container._flatten_layers())
@@ -164,7 +160,7 @@ def holds(container: Any, layer: Any) -> bool:
 
 
 def _note_input_shape_(operation: Any, node: Any) -> None:
-    """Keep the shape with which a layer is built again after loading."""
+    """Update the shape with which a layer is rebuilt after loading."""
     shapes = getattr(operation, "_build_shapes_dict", None)
     if shapes and len(shapes) == 1 and len(node.input_tensors) == 1 and not isinstance(operation, keras.Model):
         operation._build_shapes_dict = {next(iter(shapes)): node.input_tensors[0].shape}
@@ -174,9 +170,9 @@ def _note_input_shape_(operation: Any, node: Any) -> None:
 
 
 def rechannel_(model: Any, count: int, *, first: Any) -> tuple[list[Any], int]:
-    """Let a model with a graph take items of `count` channels: its first convolutions are summed or repeated over channels.
+    """Let a model with a graph take examples of `count` channels by summing or repeating the channels of its first convolutions.
 
-    Result: The layers whose weights have another size now, and the old number of channels.
+    Return the layers with resized weights and the old number of channels.
     """
     graph = graph_of(model)
     if graph is None or len(graph.inputs) != 1:
@@ -203,7 +199,7 @@ def rechannel_(model: Any, count: int, *, first: Any) -> tuple[list[Any], int]:
 
 
 def _refuse_other(first: Any) -> None:
-    """Raise if the first layer with weights is no convolution over all channels."""
+    """Raise if the first layer with weights is not a convolution over all channels."""
     plain = isinstance(first, _CONVOLUTIONS) and type(first).__name__.startswith("Conv") and first.groups == 1
     if not plain:
         received = "no layer with weights" if first is None else f"{type(first).__name__} '{first.name}'"
@@ -211,7 +207,7 @@ def _refuse_other(first: Any) -> None:
 
 
 def _rechannel_graph_(container: Any, shapes: Sequence[Sequence[int | None]], *, axis: int, changed: dict[int, Any]) -> bool:
-    """Carry new input shapes through a graph up to its convolutions; tell whether they reach its output."""
+    """Propagate new input shapes through a graph up to its convolutions. Return whether they reach its output."""
     graph = graph_of(container)
     live = set()
     for tensor, shape in zip(graph.inputs, shapes, strict=True):  # type: ignore[union-attr]
@@ -235,7 +231,7 @@ def _rechannel_graph_(container: Any, shapes: Sequence[Sequence[int | None]], *,
 
 
 def _rechannel_step_(node: Any, *, axis: int, changed: dict[int, Any]) -> bool:
-    """Fit one layer to what it reads now; tell whether its output has other channels too."""
+    """Adapt one layer to its new input. Return whether its output has other channels too."""
     layer, shape = node.operation, node.input_tensors[0].shape
     if not isinstance(layer, keras.Layer):
         return True
@@ -258,7 +254,7 @@ def _rechannel_step_(node: Any, *, axis: int, changed: dict[int, Any]) -> bool:
 
 
 def _over_channels(values: np.ndarray, count: int, *, scaled: bool, at: int) -> np.ndarray:
-    """Return numbers for `count` channels: the old ones summed (scaled) or averaged into one, or in turn."""
+    """Return numbers for `count` channels: the old ones summed (`scaled`) or averaged into one, or repeated in turn."""
     old = values.shape[at]
     taken = values.take(np.arange(count) % old, at) * (old / count if scaled else 1)
     if count == 1:
@@ -267,7 +263,7 @@ def _over_channels(values: np.ndarray, count: int, *, scaled: bool, at: int) -> 
 
 
 def _in_channels(values: Any, count: int) -> Any:
-    """Return numbers by channel for another number of channels; a single number stays as it is."""
+    """Return per-channel numbers for another number of channels; a single number stays as it is."""
     array = np.asarray(values, np.float64)
     if array.ndim == 0:
         return values
@@ -275,7 +271,7 @@ def _in_channels(values: Any, count: int) -> Any:
 
 
 def _refit_(layer: Any, shape: Sequence[int | None], *, change: Callable[[np.ndarray], Any]) -> None:
-    """Build a layer for another shape and give it its old weights, changed where their size is another one now."""
+    """Rebuild a layer for another shape and copy its old weights, changed where their size differs."""
     config = layer.get_config()
     config.update({key: change(config[key]) for key in ("mean", "variance") if isinstance(config.get(key), (list, tuple, np.ndarray))})
     old = {variable.name: variable.value.detach().cpu().numpy() for variable in layer.variables}

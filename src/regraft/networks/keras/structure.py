@@ -43,37 +43,37 @@ __all__ = [
 _MOST_BLOCKS = 40
 _UNDER_LORA = ("kernel", "embeddings")
 TAPS = "taps"
-"""The operation that puts the pooled outputs of several blocks side by side; the names of those that pool begin with it."""
+"""Name of the operation that concatenates the pooled outputs of blocks, and name prefix of the pooling operations."""
 READ = "_regraft_read"
-"""An attribute of the class of a model without a graph that returns pooled outputs of its layers: of each, the block and how."""
+"""Class attribute of a model without a graph that returns pooled outputs of its layers: the hook points that it reads."""
 CONDITION = "condition"
-"""The input with row numbers of the table of codes."""
+"""Name of the input with row indices into the table of codes."""
 CODES = "codes"
-"""The Embedding that holds the codes of conditions; the names of the layers that bring them to their points begin with it."""
+"""Name of the Embedding that holds the codes of conditions, and name prefix of the layers that bring them to their hook points."""
 CODE_INPUT = "codes_input"
-"""The input through which a nested model takes the codes."""
+"""Name of the input through which a nested model takes the codes."""
 ADJUSTED = "adjusted_"
-"""What the names of layers that scale and shift by channel begin with; they are there in training only."""
+"""Name prefix of the layers that scale and shift by channel; they exist only in training."""
 _CODE_PARTS = tuple(f"{CODES}_{part}_" for part in ("to", "at", "plus", "then"))
 
 
 def sublayers(layer: Any) -> list[Any]:
-    """Return the layers directly below a layer, without input layers."""
+    """Return the direct sublayers of a layer, without input layers."""
     found = layer.layers if isinstance(layer, keras.Model) else layer._flatten_layers(include_self=False, recursive=False)
     return [part for part in found if not isinstance(part, keras.layers.InputLayer)]
 
 
 def is_leaf(layer: Any) -> bool:
-    """Tell whether a layer counts as one: everything but models and the user's own layers that hold layers."""
+    """Tell whether a layer counts as a single layer: all but models and user-defined layers with sublayers."""
     if isinstance(layer, keras.Model):
         return False
     return type(layer).__module__.split(".")[0] == "keras" or not sublayers(layer)
 
 
 def named_modules(model: Any) -> dict[str, Any]:
-    """Return every layer of a model by name, with containers; a part of a container is called "container.part".
+    """Return every layer of a model by name, with containers. A part of a container is called "container.part".
 
-    A layer used in several places has the name of the first; equal names in one container get "_1", "_2", ….
+    A layer used in several places has its first name. Equal names in one container get "_1", "_2", ….
     """
     found: dict[str, Any] = {}
     seen: set[int] = {id(model)}
@@ -92,7 +92,7 @@ def named_modules(model: Any) -> dict[str, Any]:
 
 
 def named_module(model: Any, name: str) -> Any:
-    """Return the layer of a `model` that `named_modules` has under a `name`."""
+    """Return the layer of a `model` that `named_modules` calls `name`."""
     return named_modules(model)[name]
 
 
@@ -105,10 +105,10 @@ def _unused(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def own_variables(name: str, layer: Any, *, trainable_only: bool = False) -> dict[str, Any]:
-    """Return the variables that a layer itself holds, by state name; those of its parts are not among them."""
+    """Return a layer's own variables by state name, without those of its sublayers."""
     prefix = f"{name}." if name else ""
     variables = list(layer._trainable_variables)
-    if trainable_only and getattr(layer, "lora_enabled", False):  # the weights that a low-rank change is added to stay as they are
+    if trainable_only and getattr(layer, "lora_enabled", False):  # the weights under a low-rank change are not trained
         variables = [variable for variable in variables if variable.name not in _UNDER_LORA]
     if not trainable_only:
         variables += [*layer._non_trainable_variables, *(generator.state for generator in layer._seed_generators)]
@@ -119,14 +119,14 @@ def own_variables(name: str, layer: Any, *, trainable_only: bool = False) -> dic
 
 
 def variables_below(name: str, modules: Mapping[str, Any], *, trainable_only: bool = False) -> dict[str, Any]:
-    """Return the variables that belong to the layer called `name`: a leaf's with those of its parts, a container's own only."""
+    """Return the variables of the layer `name`: a leaf's include those of its sublayers, a container's are only its own."""
     layer = modules[name]
     inside = [part for part in modules if below(part, name)] if is_leaf(layer) and sublayers(layer) else [name]
     return {key: value for part in inside for key, value in own_variables(part, modules[part], trainable_only=trainable_only).items()}
 
 
 def layers_of(modules: Mapping[str, Any], order: Sequence[str]) -> tuple[Layer, ...]:
-    """Return the layers in the order of execution; those that hold parameters and were not called come last."""
+    """Return the layers in the order of execution. Layers with parameters that were not called come last."""
     leaves, called = {name for name, module in modules.items() if is_leaf(module)}, set(order)
     inner = {name for name in modules if not leaves.isdisjoint(prefixes(name)[1:])}
     found = []
@@ -138,14 +138,14 @@ def layers_of(modules: Mapping[str, Any], order: Sequence[str]) -> tuple[Layer, 
 
 
 def graph_of(model: Any) -> Any | None:
-    """Return the functional graph of a functional or Sequential model, None for others."""
+    """Return the functional graph of a functional or Sequential model; None for other models."""
     if isinstance(model, keras.Sequential):
         return model._functional
     return model if isinstance(model, keras.Model) and hasattr(model, "_nodes_by_depth") else None
 
 
 def no_graph(model: Any) -> NetworkError:
-    """Return the error that says that a model has no graph, and what to do."""
+    """Return the error for a model without a graph, with what to do."""
     return NetworkError(
         f"{type(model).__name__} '{model.name}' has no graph of layers; expected a functional or Sequential model. "
         "Make the change in the class's own code and load its weights with weights=, or build the model with the functional API."
@@ -153,7 +153,7 @@ def no_graph(model: Any) -> NetworkError:
 
 
 def steps_of(graph: Any) -> list[Any]:
-    """Return the nodes of a functional graph, inputs left out, such that each comes after all that it reads."""
+    """Return the nodes of a functional graph in topological order, without inputs."""
     return [node for depth in sorted(graph._nodes_by_depth, reverse=True) for node in graph._nodes_by_depth[depth] if not node.is_input]
 
 
@@ -163,12 +163,12 @@ def is_tap(operation: Any) -> bool:
 
 
 def is_code(operation: Any) -> bool:
-    """Tell whether an operation is the table of codes, or brings them to their points."""
+    """Tell whether an operation is the table of codes or brings codes to their hook points."""
     return (operation.name == CODES and isinstance(operation, keras.layers.Embedding)) or operation.name.startswith(_CODE_PARTS)
 
 
 def _code_tensors(graph: Any, steps: Sequence[Any]) -> set[int]:
-    """Return the ids of the tensors that depend on the condition alone and are made by the layers of its codes."""
+    """Return the ids of the tensors that the code layers compute from the condition alone."""
     found = {id(tensor) for tensor in graph.inputs if tensor.name in {CONDITION, CODE_INPUT}}
     for node in steps:
         if is_code(node.operation) and node.input_tensors and all(id(tensor) in found for tensor in node.input_tensors):
@@ -177,9 +177,9 @@ def _code_tensors(graph: Any, steps: Sequence[Any]) -> set[int]:
 
 
 def tap_slices(model: Any, head: Any) -> tuple[TapSlice, ...]:
-    """Return which features come from which tap; none where the features are not those of taps.
+    """Return the slice of the features that comes from each tap; empty if the features are not those of taps.
 
-    `head`: the layer that reads the features; None where they are the model's result.
+    `head`: the layer that reads the features; None if they are the model's result.
     """
     graph = graph_of(model)
     if graph is None and head is None:
@@ -199,12 +199,12 @@ def tap_slices(model: Any, head: Any) -> tuple[TapSlice, ...]:
 
 
 def _read_slices(model: Any) -> tuple[TapSlice, ...]:
-    """Return the slices of a model without a graph that is read by hooks; none of any other operation."""
+    """Return the slices of a model without a graph that is read by hooks; empty for any other operation."""
     return slices_of([(point.block, pool, width) for point in getattr(model, READ, ()) for pool, width in point.widths()])
 
 
 def _bottlenecks(graph: Any, steps: Sequence[Any]) -> list[bool]:
-    """Tell of each step whether all data flow through it: no tensor made before it is read after it, but for taps and codes."""
+    """Tell for each step whether all data flow through it: no earlier tensor is read later, apart from taps and codes."""
     codes = _code_tensors(graph, steps)
     last_use: dict[int, int] = {id(tensor): len(steps) for tensor in graph.outputs}
     for at, node in enumerate(steps):
@@ -222,7 +222,7 @@ def _bottlenecks(graph: Any, steps: Sequence[Any]) -> list[bool]:
 
 
 def _stretches(layer: Any, names: Mapping[int, str]) -> list[list[str]]:
-    """Return module names in groups between the points through which all data flow; nested models are opened."""
+    """Return module names in groups between the bottlenecks of the graph; nested models are opened."""
     graph = graph_of(layer)
     if graph is None:
         return _opened_children(layer, names)
@@ -249,9 +249,9 @@ def _opened_children(layer: Any, names: Mapping[int, str]) -> list[list[str]]:
 
 
 def blocks_of_model(model: Any, modules: Mapping[str, Any], *, layers: Sequence[Layer]) -> tuple[Block, ...]:
-    """Return the blocks of a model: stretches between the layers through which all data flow, at most 40.
+    """Return at most 40 blocks of a model: stretches between the layers through which all data flow.
 
-    A normalisation on its own joins the block before it. A model without a graph has its children as blocks.
+    A normalisation alone joins the block before it. In a model without a graph, the children are the blocks.
     """
     names = {id(module): name for name, module in modules.items()}
     groups = _stretches(model, names)
@@ -271,7 +271,7 @@ def _name_of(group: Sequence[Layer]) -> str:
 
 
 def _is_side(layer: Layer) -> bool:
-    """Tell by its name whether a layer holds codes, brings them to their points, or scales and shifts what a layer gives."""
+    """Tell by its name whether a layer holds codes, brings them to a hook point, or scales and shifts an output."""
     name = layer.name.rpartition(".")[2]
     return (name == CODES and layer.kind == "Embedding") or name.startswith((*_CODE_PARTS, ADJUSTED))
 
@@ -293,7 +293,7 @@ def _joined(groups: Sequence[list[Layer]]) -> list[list[Layer]]:
     return joined
 
 
-# ── what the layers compute, their weights left aside ───────────────────────────────────────────────────────────────────
+# ── what the layers compute, apart from their weights ───────────────────────────────────────────────────────────────────
 
 _OF_EVERY_MODEL = frozenset(
     {
@@ -302,7 +302,7 @@ _OF_EVERY_MODEL = frozenset(
         *("_operations_by_depth", "input_names", "output_names", "_input_names", "_output_names", "_torch_params"),
     }
 )
-"""Attributes that models get when they are built, compiled and run."""
+"""Attributes that models get when built, compiled or run."""
 _OF_EVERY_OBJECT = frozenset({"tracker", "_tracker", "_lock", "_auto_config"})
 _CALLABLE = (FunctionType, MethodType, partial)
 
@@ -310,7 +310,7 @@ _CALLABLE = (FunctionType, MethodType, partial)
 def layer_structure(  # over the limit: what a structure is of, and what does not count
     model: Any, modules: Mapping[str, Any], layers: Collection[str], *, beside: Sequence[Any] = (), ignored: Collection[str] = ()
 ) -> Structure:
-    """Return the structure of some layers: of all in them, of the containers whose own code calls them, and the graph of the whole.
+    """Return the structure of some layers: the layers in them, the containers whose code calls them, and the whole graph.
 
     `modules`: name -> layer, all of them.
     """
@@ -329,10 +329,10 @@ def layer_structure(  # over the limit: what a structure is of, and what does no
 
 
 def _described(layer: Any, name: str, *, prints: Fingerprint, listed: bool) -> str:
-    """Return the digest of a layer's class, its config, and the attributes that its own class gave it.
+    """Return the digest of a layer's class, config and own attributes.
 
-    Attributes of every layer (its path in the model, whether it is built) are left out: they differ between equal layers. A layer of
-    Keras is known by its config and by the functions that it holds.
+    Attributes that every layer has (its path in the model, whether it is built) are left out: they differ between equal layers. A Keras
+    layer is identified by its config and the functions it holds.
     """
     kind, of_all = type(layer), {*vars(keras.layers.Layer()), *vars(keras.Model()), *_OF_EVERY_MODEL}
     own = {key: value for key, value in vars(layer).items() if key not in of_all}
@@ -345,23 +345,23 @@ def _described(layer: Any, name: str, *, prints: Fingerprint, listed: bool) -> s
 
 
 def _config_of(value: Any) -> Any:
-    """Return the config by which Keras would make an object of its own again; None for what is none, or has no config."""
+    """Return the config from which Keras would recreate an object; None if there is none."""
     if isinstance(value, keras.random.SeedGenerator):
-        return "seeds"  # only dropout and noise read them, which are off
+        return "seeds"  # only dropout and noise read seeds, and both are off in inference
     if not hasattr(value, "get_config") or isinstance(value, type):
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that a lambda cannot be loaded again: it is not written here
+            warnings.simplefilter("ignore", UserWarning)  # warns that a lambda cannot be loaded again; nothing is saved here
             config = value.get_config()
-    except Exception:  # a class without one, or made with what Keras cannot write down
+    except Exception:  # the class has no config, or one that Keras cannot serialise
         return None
     unnamed = {key: part for key, part in config.items() if key not in {"trainable", "layers"}} if isinstance(config, dict) else config
     return _without_code(unnamed)
 
 
 def _without_code(config: Any) -> Any:
-    """Return a config without the code of functions: it is not the same in every process, and functions have digests of their own."""
+    """Return a config without the code of functions: it differs between processes, and functions have their own digests."""
     if isinstance(config, dict):
         if config.get("class_name") in {"__lambda__", "function"}:
             return config["class_name"]
@@ -370,9 +370,9 @@ def _without_code(config: Any) -> Any:
 
 
 def _wiring(named: Mapping[str, Any], prints: Fingerprint) -> list[str]:
-    """Return one line for each step of the functional graphs: what it reads, with which arguments it is called, and what it is.
+    """Return one line per step of the functional graphs: its inputs, its call arguments and its operation.
 
-    `named`: name -> model and layers, for the nested graphs and the names.
+    `named`: name -> model and layers, used for nested graphs and names.
     """
     names = {id(module): name for name, module in named.items() if name}
     lines = []
@@ -396,5 +396,5 @@ def _is_symbolic(value: Any) -> bool:
 
 
 def _own_parts(operation: Any) -> list[Any]:
-    """Return the attributes of an operation that is no layer, in the order of their names, but for those of every operation."""
+    """Return the attributes of a non-layer operation in the order of their names, without those of every operation."""
     return [value for key, value in sorted(vars(operation).items()) if key not in vars(keras.Operation())]

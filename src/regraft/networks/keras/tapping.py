@@ -1,4 +1,4 @@
-"""Give a Keras model the pooled outputs of several of its blocks as its only output: in its graph, or by hooks where it has none."""
+"""Make the pooled outputs of several blocks the only output of a Keras model: in its graph, or by hooks without one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["ended_at", "read_at", "tapped"]
 
 
 def tapped(model: Any, points: Sequence[Tap], *, layers: Mapping[str, Sequence[Any]]) -> Any:
-    """Return a model whose only output are the pooled outputs of several blocks side by side, (N, D).
+    """Return a model whose only output is the concatenated pooled outputs of several blocks, (N, D).
 
-    The pooling is made of operations, not layers: it stands on the side of the cut on which the block stands.
+    The pooling consists of operations, not layers, so that it is on the same side of the freeze boundary as its block.
     """
     graph = opened(model, *map(last_called, layers.values()))
-    for step in graph.steps:  # those of taps that the head reads already: names are free for the new ones
+    for step in graph.steps:  # rename existing taps, so that the names are free for the new ones
         if is_tap(step.operation):
             step.operation.name = f"{TAPS}_before.{step.operation.name}"
     entry = next((tensor for tensor in keras.tree.flatten(graph.inputs) if "float" in tensor.dtype), None)
@@ -41,7 +41,7 @@ def tapped(model: Any, points: Sequence[Tap], *, layers: Mapping[str, Sequence[A
 
 
 def _pools(values: Any, tap: Tap, *, channels_first: bool) -> list[Any]:
-    """Return the pools of a symbolic tensor; none where it is None or holds no real numbers. Each is called after pool and block."""
+    """Return the pools of a symbolic tensor, each named after pool and block; empty if it is None or not floating-point."""
     if values is None or "float" not in values.dtype or len(values.shape) < 2:
         return []
     mask = getattr(values, "_keras_mask", None) if len(values.shape) == 3 else None
@@ -90,16 +90,16 @@ def _masked_variance(values: Any, mask: Any) -> Any:
 
 
 def _on_grid(line: Any) -> Any:
-    """Return the means of a line (N, L, C) over at most `GRID` cells of it, as adaptive average pooling makes them."""
+    """Return the means of a line (N, L, C) over at most `GRID` cells, as in adaptive average pooling."""
     size = line.shape[1]
     if size is None:
         return keras.ops.adaptive_average_pool(line, GRID, data_format="channels_last")
     cells = min(GRID, size)
-    return line if cells == size else keras.ops.matmul(grid_shares(size, cells), line)  # before Keras 3.13 there is no adaptive pooling
+    return line if cells == size else keras.ops.matmul(grid_shares(size, cells), line)  # Keras before 3.13 has no adaptive pooling
 
 
 def _name_steps_(tensor: Any, name: str) -> None:
-    """Name the operation that made a tensor, and, numbered, those before it up to the last one with a name of the taps."""
+    """Name the operation that made a tensor. Number those before it, back to the last one with a tap name."""
     waiting, count = [tensor], 0
     while waiting:
         operation, node, _ = waiting.pop()._keras_history
@@ -110,10 +110,9 @@ def _name_steps_(tensor: Any, name: str) -> None:
 
 
 def read_at(body: KerasBody, points: Sequence[Tap], *, ends: Mapping[str, str]) -> None:
-    """Let a model return the pooled outputs of some of its layers side by side, (N, D), in place of its own result.
+    """Let a model return the concatenated pooled outputs of some of its layers, (N, D), instead of its own result.
 
-    Its class becomes one of its own, made of the old one: the names of layers and weights stay. `ends` are the names of the last layers
-    of the blocks that are called.
+    The model gets a subclass of its class, so that layer and weight names stay. `ends` maps the called blocks to their last layers.
     """
     modules, model = body.modules(), body.module
 
@@ -135,7 +134,7 @@ def _mask_of(values: Any) -> Any:
 
 
 def ended_at(model: Any, name: str) -> None:
-    """Let a model, a private copy, return what its layer of that `name` gives, in place of its own result."""
+    """Let a model, a private copy, return the output of its layer `name` instead of its own result."""
     _become_(model, [name], found=(), result=lambda seen: seen[name])
 
 

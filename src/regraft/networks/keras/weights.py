@@ -1,4 +1,4 @@
-"""The weights of Keras layers: which are frozen, wholly or in part, and how they are drawn anew."""
+"""The weights of Keras layers: freezing, in whole or in part, and redrawing."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["draw_", "drawn", "frozen_names", "held_names", "inference", "renamed
 def frozen_names(
     wanted: Collection[str], layers: Collection[str], *, modules: Mapping[str, Any], variables: Collection[str]
 ) -> frozenset[str]:
-    """Return the names of layers and variables that the given names stand for: a container for all layers in it.
+    """Return the layers and variables that the given names stand for. A container stands for all layers in it.
 
-    `modules`: name -> layer, containers too.
+    `modules`: name -> layer, containers included.
     """
     unknown = [name for name in wanted if name not in modules and name not in variables]
     if unknown:
@@ -35,10 +35,10 @@ def frozen_names(
 def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> frozenset[str]:
     """Return the layers, and single variables, that the owner of a model has frozen.
 
-    A layer without weights is none of them: as in Keras, its flag says nothing (dropout goes on). That of the model itself does not
-    count either: setting it sets those of all layers, so that a layer which differs was meant to.
+    Layers without weights do not count: as in Keras, their flag has no effect (dropout stays active). The flag of the model itself does not
+    count either: setting it sets those of all layers, so a layer with another flag was set on purpose.
 
-    `modules`: name -> layer, containers too; `trainable`: name -> the flag that it came with.
+    `modules`: name -> layer, containers included; `trainable`: name -> original flag.
     """
     frozen = {name for name in modules if not all(trainable.get(outer, True) for outer in prefixes(name)[:-1])}
     holding = {
@@ -55,9 +55,9 @@ def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> fro
 
 
 def renamed(names: Iterable[str], now: Mapping[str, str]) -> frozenset[str]:
-    """Return what layers and variables are called in a model made of the same layers; those that are gone are left out.
+    """Return the names of layers and variables in a model rebuilt from the same layers, without those that are gone.
 
-    `now`: old name of a layer -> its new one.
+    `now`: old name of a layer -> new name.
     """
     found = set[str]()
     for name in names:
@@ -68,7 +68,7 @@ def renamed(names: Iterable[str], now: Mapping[str, str]) -> frozenset[str]:
 
 
 def set_gradients_(layers: Iterable[str], modules: Mapping[str, Any], *, frozen: Collection[str]) -> set[str]:
-    """Let all variables but the frozen ones have gradients, and return the layers that are frozen wholly.
+    """Enable gradients for all trainable variables that are not frozen. Return the layers that are frozen entirely.
 
     `modules`: name -> layer.
     """
@@ -83,7 +83,7 @@ def set_gradients_(layers: Iterable[str], modules: Mapping[str, Any], *, frozen:
 
 
 def still_modules(modules: Mapping[str, Any], frozen: Collection[str]) -> list[Any]:
-    """Return the layers that run as in inference: the frozen ones, those with a frozen variable, and what is inside them.
+    """Return the layers that run in inference mode: frozen ones, those with a frozen variable, and their sublayers.
 
     `modules`: name -> layer.
     """
@@ -93,18 +93,18 @@ def still_modules(modules: Mapping[str, Any], frozen: Collection[str]) -> list[A
 
 
 def inference(_module: Module, *call: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Return the arguments of a `call` of a layer as in inference; a forward pre-hook of the `_module`."""
+    """Forward pre-hook that makes a layer's `call` run in inference mode."""
     args, kwargs = call
     return (args, {**kwargs, "training": False}) if "training" in kwargs else None
 
 
 _global_state: Any = keras.src.backend.common.global_state
 _KERAS_GENERATOR = ("global_random_seed", "global_seed_generator")
-"""The seed of Keras' own generator, and the generator, which is made of that seed where there is none."""
+"""The seed of Keras' global generator, and the generator itself, which Keras creates from the seed when missing."""
 
 
 def drawn(initializer: Any, shape: tuple[int, ...], *, seed: int) -> np.ndarray:
-    """Return what an initialiser draws with this seed in place of its own."""
+    """Return what an initialiser draws with this seed instead of its own."""
     config = initializer.get_config()
     own = type(initializer).from_config({**config, "seed": seed} if "seed" in config else config)
     return np.asarray(keras.ops.convert_to_numpy(own(shape)), np.float32)
@@ -112,7 +112,7 @@ def drawn(initializer: Any, shape: tuple[int, ...], *, seed: int) -> np.ndarray:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the generators that a process shares, and the one of Keras, while the context lasts; their states come back after it."""
+    """Seed the process-wide generators and that of Keras while the context lasts, then restore their states."""
     with randomness.seeded(seed):
         before = {name: _global_state.get_global_attribute(name) for name in _KERAS_GENERATOR}
         try:
