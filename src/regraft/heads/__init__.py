@@ -1,4 +1,4 @@
-"""Changing a network's heads, rows matched by class name."""
+"""Operations that change a network's heads. Class weights are matched by class name."""
 
 from .branch import branch
 from .combine import combine

@@ -1,4 +1,4 @@
-"""Branch: further outputs on one network."""
+"""Branch: additional heads on one network."""
 
 from __future__ import annotations
 
@@ -33,27 +33,29 @@ def branch(  # noqa: PLR0913  # over the limit: the public contract
     data: Any = None,
     seed: int = 0,
 ) -> Network:
-    """Give a network a further output, which reads what its head reads.
+    """Add a second output (a head for another task) to a network. It reads the same features as the existing head.
 
-    With `groups` and nothing else the output is derived: the probability of a group is the sum of the old probabilities of its
-    members, exactly and without training. With `groups` and a `start` it has rows of its own, which can be trained.
+    With `groups` alone the output is derived: the probability of a group is the exact sum of the old probabilities of its members, without
+    training. With `groups` and a `start`, the output has its own class weights, which can be trained.
 
     Args:
-        net: the network; it is not changed.
-        task: the name of the new output; `net.heads[task]`, and the name of its target in the data.
-        classes: names of its rows; of the labels, for "multi-label"; of the numbers, for "regression".
+        net: the network. It is not changed.
+        task: name of the new output: the key in `net.heads` and the name of its target in the data.
+        classes: class names; for "multi-label" the label names, for "regression" the names of the numbers.
         kind: "classification", "multi-label" or "regression".
-        groups: new name -> old classes; every old class stands in one group. None in place of a list means all the others.
-        start: how rows start: "zeros" (the default without groups), "random", "mean" (of the group's old rows), "imprint" or "probe".
-        data: items for "imprint" and "probe"; with groups, their labels may be those of the old classes.
-        seed: of "random".
+        groups: new name -> list of old classes. Every old class belongs to exactly one group. None instead of a list means all other
+            classes.
+        start: initialisation of the class weights: "zeros" (default without groups), "random", "mean" (of the group's old class weights),
+            "imprint" or "probe".
+        data: labelled examples for "imprint" and "probe". With groups, they may carry the old class names.
+        seed: seed for "random".
 
     Returns:
-        A network with one head more. `predict` returns every task, and `adapt` trains those that the data have targets for.
+        A network with one more head. `predict` returns every task, and `adapt` trains the tasks for which the data have targets.
 
     Raises:
-        NetworkError: if the task exists, or groups do not divide the old classes.
-        SettingError: if arguments do not go together.
+        NetworkError: if the task exists already, or the groups do not partition the old classes.
+        SettingError: if the arguments do not go together.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -103,7 +105,7 @@ def _with_rows(net: Network, head: Head, *, rows: Mapping[str, Sequence[int]] | 
 
 
 def _group_rows(head: Head, groups: Groups) -> dict[str, list[int]]:
-    """Return the old rows of each group, once it is known that every row stands in one of them."""
+    """Return the old class indices of each group. Raise unless every old class belongs to exactly one group."""
     if head.classes is None or head.kind != "classification":
         raise NetworkError(f"groups= needs a classification with class names; the task {head.task!r} is {head.kind} with {head.classes}.")
     names = checked_classes(groups)
@@ -137,7 +139,7 @@ def _complete(found: dict[str, list[int]], classes: Sequence[str], *, rest: Sequ
 
 
 def _grouped_data(data: Any, groups: Groups, *, net: Network) -> Any:
-    """Return the data with the labels of old classes replaced by their groups'; data with other labels as they are."""
+    """Replace labels that are old classes by their groups. Data with other labels are returned unchanged."""
     if data is None or not groups:
         return data
     items = as_data(data)

@@ -1,4 +1,4 @@
-"""Combine: several networks that know one class each as one network of all these classes."""
+"""Combine: join several one-class detectors into one network for all their classes."""
 
 from __future__ import annotations
 
@@ -24,28 +24,29 @@ _KINDS = ("classification", "multi-label")
 
 @own_state()
 def combine(networks: Mapping[str, Network], data: Any = None, *, kind: str = "classification") -> Network:
-    """Make one network of several that tell one class from everything else: their scores side by side, one for each class.
+    """Combine several one-class detectors into one network that has one score per class.
 
-    Use it where each class has a detector of its own. Every network stays as it is and runs on every example; the head on top of their
-    scores is new, so `adapt(strategy="head")` learns from them what each says of the other classes, and "full" trains all of them.
+    Use it if each class has its own detector. Every network stays unchanged and runs on every example. The head on top of their scores is
+    new: `adapt(strategy="head")` trains it on the scores of all detectors, and "full" also trains the detectors.
 
-    The score of a class is the logit of its probability: the difference of the two logits of a network with two classes, the logit
-    itself where the network has one output or is of the kind multi-label.
+    The score of a class is the logit of its probability: the difference of the two logits of a network with two classes, or the logit
+    itself for a network with one output or a multi-label network.
 
     Args:
-        networks: class name -> the network that knows it, two or more. A network with class names has one of that name, and at most one
-            other unless it is multi-label. All are of one family, and read their inputs alike. They are not changed.
-        data: labelled examples of these classes. Each score gets the factor (above 0) and the shift at which the log-loss is lowest
-            (vector scaling); without data the scores stay as they are, and may be on different scales.
-        kind: "classification" (one of the classes holds, softmax) or "multi-label" (each by itself, sigmoid).
+        networks: class name -> network that detects it, two or more. A network with class names must contain that name, and at most one
+            other unless it is multi-label. All networks must belong to one family and read their inputs in the same way. They are not
+            changed.
+        data: labelled examples of these classes for calibration. Each score gets the positive factor and the shift that minimise the
+            log-loss (vector scaling). Without data the scores stay unchanged and may have different scales.
+        kind: "classification" (exactly one class, softmax) or "multi-label" (independent labels, sigmoid).
 
     Returns:
-        The network, whose head reads the K scores of K networks.
+        The network. Its head reads the K scores of the K networks.
 
     Raises:
-        NetworkError: if there are fewer than two networks, one does not know its class or knows several, or they do not go together.
+        NetworkError: if there are fewer than two networks, a network lacks its class or has several others, or the networks do not match.
         SettingError: if the kind is unknown.
-        DataError: if the data lack a class, or have a label that is none of them.
+        DataError: if a class has no examples in the data, or a label is not among the classes.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -74,7 +75,7 @@ def combine(networks: Mapping[str, Network], data: Any = None, *, kind: str = "c
 
 
 def _row(name: str, net: Network) -> np.ndarray:
-    """Return what the logits (C,) of a network's first head, two of a binary one, are multiplied with to score the class `name`."""
+    """Return the vector (C,) whose product with the logits of the first head scores the class `name`; a binary head has two logits."""
     net.refuse_training_form()
     head = net.head
     if net.coding is not None:
@@ -97,7 +98,7 @@ def _row(name: str, net: Network) -> np.ndarray:
 
 
 def _check_alike(networks: Mapping[str, Network]) -> None:
-    """Raise where two networks do not read the same inputs in the same way."""
+    """Raise if two networks differ in input shape or preprocessing."""
     (first, known), *others = networks.items()
     for name, net in others:
         here, there = ({"shape": list(one.input_shape), **one.preprocessing.to_dict()} for one in (known, net))
@@ -111,7 +112,7 @@ def _check_alike(networks: Mapping[str, Network]) -> None:
 
 
 def _scoring(net: Network, row: np.ndarray) -> Network:
-    """Return a network with one output: `row` times the logits of a network."""
+    """Return a network with a single output: the product of `row` and the logits."""
     net = net.with_head(net.head.as_softmax()) if net.head.binary else net
     scoring = net.with_stack(empty_head(net.head.task, ["score"], kind="regression", features=len(row)), "linear")
     scoring.set_rows_(scoring.head.layer, row[None], bias=np.zeros(1, np.float32))
@@ -119,7 +120,7 @@ def _scoring(net: Network, row: np.ndarray) -> Network:
 
 
 def _calibrated(net: Network, given: Any) -> Network:
-    """Return the network with its scores on one scale, fitted to the data."""
+    """Return the network with its scores calibrated on the data (vector scaling)."""
     net, items = ready_for(net, given)
     data = items.with_classes(net.classes or ())
     counts = data.class_counts()

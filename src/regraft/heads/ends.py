@@ -1,4 +1,4 @@
-"""Taking apart and putting together: a shorter network, and numbers beside each item."""
+"""Cut a network at a block, and join numeric columns to the features of its head."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["cut", "join"]
 
 @own_state()
 def cut(net: Network, block: str) -> Network:
-    """Return a shorter network that ends at a block; it has no head, and the blocks behind are gone.
+    """Return a network that ends after a block. The later blocks and the head are removed.
 
     Args:
-        net: the network; it is not changed.
-        block: the name of the last block to keep, one of `net.blocks`.
+        net: the network. It is not changed.
+        block: name of the last block to keep, one of `net.blocks`.
 
     Returns:
-        A network whose `features` are that block's output, averaged over positions. `regraft.retarget` gives it a head.
+        A network whose `features` are the output of that block, averaged over positions. `regraft.retarget` gives it a head.
 
     Raises:
-        NetworkError: if there is no such block; the nearest names are listed.
+        NetworkError: if the block does not exist. The message lists similar names.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -46,21 +46,21 @@ def cut(net: Network, block: str) -> Network:
 
 @own_state()
 def join(net: Network, columns: Sequence[str]) -> Network:
-    """Let a network's head read numbers beside each item: a price beside the picture, an hour beside the headline.
+    """Let a network's head also read numeric columns, for example a price with each image or an hour with each headline.
 
-    The columns are standardised by the data that the network is adapted to, and joined to the features before the head. Their weights
-    start at zero, so that scores are as before until they are trained.
+    `adapt` standardises the columns with the statistics of its data. The columns are concatenated to the features before the head. Their
+    weights start at zero, so the logits do not change until they are trained.
 
     Args:
-        net: the network, with one head; it is not changed.
-        columns: names of the columns; data are read with `regraft.read(..., columns=[...])`.
+        net: the network, with one head. It is not changed.
+        columns: names of the columns. Read the data with `regraft.read(..., columns=[...])`.
 
     Returns:
         The network.
 
     Raises:
-        SettingError: if no column is named, or one twice.
-        NetworkError: if the network cannot be changed so.
+        SettingError: if no column is named, or a column is named twice.
+        NetworkError: if the network does not support additional columns.
 
     Example:
         >>> import numpy as np, torch, regraft

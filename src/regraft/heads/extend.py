@@ -1,4 +1,4 @@
-"""Extend: further classes from new data alone, while the class weights and the logits of the old ones stay bit-identical."""
+"""Extend: add classes from new data alone. The class weights and the logits of the old classes stay bit-identical."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
     test: Any = None,
     seed: int = 0,
 ) -> Network:
-    """Add classes to a network; everything before the head stays as it is.
+    """Add classes to a network. Everything before the head stays unchanged.
 
-    The class weights and the logits of the old classes stay bit-identical, which is measured on the examples given and stands in the
-    account as `max_score_change`. Only `statistics=` solves all class weights anew.
+    The class weights and the logits of the old classes stay bit-identical. The change is measured on the given examples, and the account
+    records it as `max_score_change`. Only `statistics=` solves all class weights again.
 
     Args:
-        net: the network, with class names; it is not changed.
-        classes: the names to add; none may be there already.
-        data: examples of the new classes, as `regraft.read` reads them.
-        start: how the new class weights start: "imprint" (the default where `data` are given), "probe", "random", "mean" or "zeros" (the
-            default without data).
-        old_data: some examples of the old classes, which the new class weights are then fitted to as well.
-        statistics: class statistics of the old classes: a folder saved by regraft, its arrays, or True for those of `net`.
-        test: examples of old or new classes that only judge: the account then has the accuracy on old and on new classes, among all
-            classes, and their harmonic mean.
-        seed: of "random".
+        net: the network, with class names. It is not changed.
+        classes: names of the classes to add, none of which the network has.
+        data: examples of the new classes, in any form that `regraft.read` reads.
+        start: initialisation of the new class weights: "imprint" (default with `data`), "probe", "random", "mean" or "zeros" (default
+            without data).
+        old_data: some examples of the old classes. The new class weights are then fitted to old and new examples.
+        statistics: class statistics of the old classes: a folder saved by regraft, its arrays, or True for those stored in `net`.
+        test: examples of old or new classes for evaluation only. The account then records the accuracy on old and on new classes (with
+            all classes as possible answers) and their harmonic mean.
+        seed: seed for "random".
 
     Returns:
-        A new network; new classes come after the old ones.
+        A new network with the new classes after the old ones.
 
     Raises:
-        NetworkError: if the network has no class names, a name exists already, or the head is not one of classes.
-        SettingError: if settings do not go together.
-        DataError: if the data lack a new class, or have a label that is not among `classes`.
+        NetworkError: if the network has no class names, a name exists already, or the head is a regression.
+        SettingError: if the settings do not go together.
+        DataError: if a new class has no examples in the data, or a label is not among `classes`.
     """
     names, old = _checked(net, classes), net.head
     _check_settings(start, data=data, old_data=old_data, statistics=statistics)
@@ -133,7 +133,7 @@ def _rows(head: Head) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _appended(old: Head, names: Sequence[str]) -> Head:
-    """Return the head with zero rows for new classes behind its own; they are multiplied apart."""
+    """Return the head with zero class weights appended for new classes, as a separate part (a matrix product of its own)."""
     count, old = len(names), old.as_softmax() if old.binary else old
     weight = np.concatenate([old.weight, np.zeros((count, old.features), np.float32)])
     bias = np.concatenate([old.bias, np.zeros(count, np.float32)])
@@ -151,7 +151,7 @@ def _with_new_rows(
     old_data: Any,
     known: ClassStatistics | None,
 ) -> Head:
-    """Return the head with the rows of its last part computed from features and targets of the new classes."""
+    """Return the head with the class weights of its last part computed from features and targets of the new classes."""
     features, targets = shown
     count, first = head.parts[-1], len(head.weight) - head.parts[-1]
     before = (head.weight[:first], head.bias[:first])
@@ -160,7 +160,7 @@ def _with_new_rows(
         return started(net, head, new=np.arange(first, first + count), old=before, start=Start(start))
     kept = None if old_data is None else as_data(old_data).with_classes((head.classes or ())[:first])
     stored = None if kept is None else (net.features(kept), kept.targets)
-    if head.kind == "multi-label":  # labels do not compete: each is told from the items without it
+    if head.kind == "multi-label":  # labels are independent: examples without a label are its negatives
         present = targets if targets.ndim == 2 else np.eye(count)[targets]
         both = features if stored is None else np.concatenate([stored[0], features])
         probe = fit_ridge(both, np.concatenate([np.zeros((len(both) - len(features), count)), present]), kind="multi-label")
@@ -185,10 +185,10 @@ def _with_new_rows(
 
 
 def _fitted(shown: Rows, *, head: Head, known: ClassStatistics | None, stored: Rows | None) -> Rows:
-    """Return new rows that are fitted to examples of the new classes, with those of old classes or what statistics say of them.
+    """Fit new class weights to examples of the new classes, together with examples or statistics of the old classes.
 
-    Statistics of very wide features are of every so many of them and of the scores of the original classes: as these are linear in the
-    features, so is what is read from them.
+    For very wide features, the statistics hold a subset (every `known.every`-th feature) and the logits of the original classes. Logits are
+    linear in the features, so the result is still a linear head.
     """
     (features, targets), count, first = shown, head.parts[-1], len(head.weight) - head.parts[-1]
     if known is None or known.every == 1:
@@ -205,7 +205,7 @@ def _fitted(shown: Rows, *, head: Head, known: ClassStatistics | None, stored: R
 
 
 def _on_all(rows: Rows, *, old: Rows, every: int) -> Rows:
-    """Return rows on every so many of the features and on the scores of `old` rows as the same functions of all features."""
+    """Convert weights on every `every`-th feature and on the logits of `old` to the equivalent weights on all features."""
     (weight, bias), first = rows, rows[0].shape[1] - len(old[0])
     whole = weight[:, first:] @ old[0]
     whole[:, ::every] += weight[:, :first]
@@ -213,7 +213,7 @@ def _on_all(rows: Rows, *, old: Rows, every: int) -> Rows:
 
 
 def _added(features: np.ndarray, items: Dataset, *, known: ClassStatistics | None, old: Rows) -> ClassStatistics:
-    """Return the statistics of the new classes, of what the known ones are of."""
+    """Return the statistics of the new classes, on the same inputs as the known statistics."""
     every = 1 if known is None else known.every
     first = 0 if known is None or every == 1 else known.means.shape[1] - len(range(0, features.shape[1], every))
     seen = _seen(features, old=(old[0][:first], old[1][:first]), every=every)
@@ -221,12 +221,12 @@ def _added(features: np.ndarray, items: Dataset, *, known: ClassStatistics | Non
 
 
 def _seen(features: np.ndarray, *, old: Rows, every: int) -> np.ndarray:
-    """Return what statistics of every so many of the features are of: these, and the scores of the old classes."""
+    """Return every `every`-th feature with the logits of the old classes appended; all features if `every` is 1."""
     return features if every == 1 else np.concatenate([features[:, ::every], features @ old[0].T + old[1]], axis=1)
 
 
 def _in_order(known: ClassStatistics, head: Head) -> ClassStatistics:
-    """Return the statistics with the head's classes of before this extension first, in its order."""
+    """Return the statistics with the head's old classes first, in the order of the head."""
     before = (head.classes or ())[: len(head.weight) - head.parts[-1]]
     place = rows_of(before, known.classes)
     own = [place[name] for name in before]
@@ -235,7 +235,7 @@ def _in_order(known: ClassStatistics, head: Head) -> ClassStatistics:
 
 
 def _statistics(net: Network, given: Any) -> ClassStatistics | None:
-    """Return the class statistics of the network's own classes, in its order of classes, or None where there are none."""
+    """Return the given class statistics, or those stored in the network; None without any. Raise if they do not fit the network."""
     arrays = net.statistics if given is None or given is True else given
     if isinstance(arrays, str | Path):
         arrays = read_statistics(Path(arrays))
@@ -259,10 +259,10 @@ def _statistics(net: Network, given: Any) -> ClassStatistics | None:
 
 
 def _joint(head: Head, statistics: ClassStatistics, *, old: Rows) -> tuple[Head, ClassStatistics]:
-    """Return the head with the closed-form rows of all its classes, and the statistics as that head has them.
+    """Solve the class weights of all classes in closed form. Return the head and the statistics that belong to it.
 
-    Of statistics of every so many features and of the scores of `old` rows, the discriminant is solved in these, which is one of all
-    features as well; afterwards they are of the scores of the solved rows, which stand in the place of the old ones.
+    If the statistics hold a subset of the features and the logits of `old`, the discriminant is solved on these and converted to all
+    features. The statistics are then transformed: the logits of the solved class weights replace those of the old ones.
     """
     order = rows_of(head.classes or (), statistics.classes)
     rows = [order[name] for name in head.classes or ()]
@@ -295,7 +295,7 @@ def _account(net: Network, changed: Network, *, names: Sequence[str], items: Dat
 
 
 def extension_figures(net: Network, data: Dataset, *, old: int) -> dict[str, Any]:
-    """Return how well an extended network tells its old and its new classes, all of them being possible answers."""
+    """Return the accuracy on old and on new classes and their harmonic mean. All classes are possible answers."""
     if data.task != "classification":
         raise DataError(f"Accuracy on old and new classes needs one class an example; the data are of the kind {data.task!r}.")
     data = data.with_classes(net.classes or ())

@@ -1,4 +1,4 @@
-"""Further layers below a new head, made of the two head operations that every network has."""
+"""Hidden layers below a new head, built from the two head operations that every network has (`with_head`, `with_stack`)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .starting import Start, empty_head
 __all__ = ["Hidden", "check_deepened", "deepened", "hidden_layers"]
 
 Hidden = Sequence[tuple[int, str]]
-"""Layers below a head, lowest first: how many units, and what follows them."""
+"""Hidden layers below a head, lowest first: (number of units, activation)."""
 
 
 def hidden_layers(hidden: Any, dropout: float) -> Hidden:
-    """Return layers as they are, once it is known that they are some."""
+    """Return `hidden` unchanged if it is a valid list of layers. Raise otherwise, also for a dropout that does not fit."""
     if not isinstance(hidden, Sequence) or isinstance(hidden, str) or not all(map(_is_layer, hidden)):
         raise SettingError(f"hidden={hidden!r}: expected units and what follows them for each layer, such as [(1000, 'relu')].")
     layers: Hidden = hidden
@@ -44,7 +44,7 @@ def _is_layer(given: object) -> bool:
 
 
 def check_deepened(net: Network, *, start: str, rename: Mapping[str, str] | None, task: str | None) -> None:
-    """Raise if a network cannot have layers below a new head, or the new head cannot start so."""
+    """Raise if a network cannot have hidden layers below a new head, or `start` or `rename` is not possible with them."""
     if start not in ("zeros", "random"):
         raise SettingError(
             f"start={start!r} computes class weights from features; those of hidden= are random until adapt has trained them."
@@ -59,7 +59,7 @@ def check_deepened(net: Network, *, start: str, rename: Mapping[str, str] | None
 
 
 def deepened(net: Network, classes: Sequence[str], *, layers: Hidden, dropout: float, kind: str, asked: Start) -> Network:
-    """Return a network whose new head reads what further layers of random weights give."""
+    """Return a network with randomly initialised hidden layers below a new head."""
     old, task = (net.head.classes or () if net.heads else ()), net.head.task if net.heads else "main"
     width = net.head.features if net.heads else net.sample_features().shape[1]
     ends = net.head.as_softmax() if net.heads and net.head.binary else net.head if net.heads else None
@@ -83,6 +83,6 @@ def deepened(net: Network, classes: Sequence[str], *, layers: Hidden, dropout: f
 
 
 def _drawn(net: Network, units: int, *, features: int, task: str, seed: int) -> Head:
-    """Return a head without class names whose rows, of so many `features`, the framework draws after `seed`."""
+    """Return a head without class names, with weights (units, features) that the framework initialises with `seed`."""
     weight, bias = net.fresh_rows(units, features, seed=seed)
     return Head(task, None, "classification", "linear", "", weight, bias)

@@ -1,4 +1,4 @@
-"""Retarget: from N named classes to M named classes, rows carried over by name."""
+"""Retarget: change the N classes of a head to M classes. Class weights are carried over by name."""
 
 from __future__ import annotations
 
@@ -35,32 +35,33 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
     hidden: Hidden = (),
     dropout: float = 0.0,
 ) -> Network:
-    """Give a network other classes: fewer, more, re-ordered, renamed, or wholly other ones.
+    """Change the classes of a network: fewer, more, reordered, renamed or entirely different classes.
 
-    Rows of shared names are carried over bit-equal, whatever their position. Same count but other names: nothing is reused.
+    Class weights of shared names are carried over bit-identical, whatever their position. Only names count: nothing is reused because the
+    number of classes is the same.
 
     Args:
-        net: the network; it is not changed.
-        classes: M class names in the order of the new rows.
-        start: how the rows of new classes start: "zeros"; "random", as the framework draws them; "mean" of the old rows; "imprint",
-            the mean directions of the features of `data`; "probe", the closed-form solution on them.
+        net: the network. It is not changed.
+        classes: M class names, in the order of the new outputs.
+        start: initialisation of the class weights of new classes. "zeros"; "random": the framework's initialisation; "mean": mean of the
+            old class weights; "imprint": mean feature direction of each class in `data`; "probe": closed-form solution on `data`.
         rename: old name -> new name.
-        data: items of the new classes (for "probe" better of all), as `regraft.read` reads them.
-        kind: "classification", "multi-label" or "regression"; None keeps the head's.
-        seed: of "random".
-        task: which head, where there are several; None for the first. Heads that derive their classes from it go with its old classes.
-        hidden: further layers below the new head, lowest first: [(1000, "relu"), (150, "sigmoid")] are 1,000 and 150 units with what
-            follows them. They take the place of the old head, of which no row is kept, and start as the framework draws them; `adapt`
-            trains them and the head first, on cached features.
-        dropout: share of what each of these layers gives that training drops, from 0 to below 1.
+        data: examples of the new classes, in any form that `regraft.read` reads. For "probe", examples of all classes are better.
+        kind: "classification", "multi-label" or "regression". None keeps the kind of the head.
+        seed: seed for "random".
+        task: which head to change, if there are several. None for the first. Heads derived from it are removed.
+        hidden: hidden layers below the new head, lowest first: [(1000, "relu"), (150, "sigmoid")] adds layers of 1,000 and 150 units with
+            these activations. They replace the old head, so no class weights are kept. They start from the framework's initialisation.
+            `adapt` trains them with the head first, on cached features.
+        dropout: dropout rate after each hidden layer, from 0 to below 1.
 
     Returns:
-        A new network whose account says which rows were kept, renamed, new and dropped.
+        A new network. Its account lists which classes were kept, renamed, new and dropped.
 
     Raises:
-        NetworkError: if names are empty or become one, or `rename` has a name that is not there.
-        SettingError: if `start` is unknown, or needs data that are not given, or `hidden` is no list of layers.
-        DataError: if the data lack a new class, or have a label that is not among `classes`.
+        NetworkError: if a class name is empty or not unique, or `rename` contains an unknown name.
+        SettingError: if `start` is unknown or needs data that are missing, or `hidden` is not a list of layers.
+        DataError: if a new class has no examples in the data, or a label is not among `classes`.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -80,7 +81,7 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
     old = net.head_of(task) if net.heads else _no_head(net)
     if old.groups is not None:
         raise NetworkError(f"The task {old.task!r} is derived from the classes of {net.head.task!r}; retarget that one, or branch anew.")
-    if old.binary and kind not in (None, "classification"):  # labels that do not exclude each other: the first is told by the opposite
+    if old.binary and kind not in (None, "classification"):  # independent labels: the first logit is the negative of the second
         old = replace(old, weight=np.stack([-old.weight[1], old.weight[1]]), bias=np.stack([-old.bias[1], old.bias[1]]), binary=False)
     head, account = retargeted_rows(old, names, rename=rename)
     new = np.array([index for index, name in enumerate(names) if name in account.entries["new"]], np.int64)
@@ -97,13 +98,13 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
 
 
 def _no_head(net: Network) -> Head:
-    """Return a head without rows for a network that has none."""
+    """Return a head without classes, for a network that has no head."""
     features = net.sample_features().shape[1]
     return replace(empty_head("main", (), kind="classification", features=features), classes=None)
 
 
 def _of_kind(head: Head, kind: str | None) -> Head:
-    """Return the head for another kind of task; an activation of its own follows the kind."""
+    """Return the head for another kind of task. An activation other than "linear" is replaced by that of the kind."""
     if kind is None or kind == head.kind:
         return head
     own = {"classification": "softmax", "multi-label": "sigmoid"}.get(kind, "linear")
@@ -111,14 +112,11 @@ def _of_kind(head: Head, kind: str | None) -> Head:
 
 
 def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, str] | None = None) -> tuple[Head, Account]:
-    """Return the head with its rows re-ordered for other classes, and the account.
+    """Return the head with weights (M, d) for other classes, zero where a class is new, and the account (kept, renamed, new, dropped).
 
-    Rows are matched by class name and never by count or position: names compare after Unicode NFC and trimming. A new name that no old
-    class has is found but for its case where one class alone fits. Where an old class is called by several names ("tabby, tabby cat"),
-    each of them finds it, unless another new class is called so in full.
-
-    `rename`: old name -> new name; result: The new head, (M, d) rows, zeros where a class is new; and the account: kept, renamed, new,
-    dropped.
+    Class weights are matched by name and never by count or position. Names are compared after Unicode NFC normalisation and trimming. If no
+    old class has the exact name, a match that ignores case is used if it is unique. If an old class has several names ("tabby, tabby cat"),
+    each of them matches, unless it is the full name of another new class. `rename` maps old names to new names.
     """
     renamed = _checked_renaming(old.classes or (), classes, rename=rename or {})
     old_names = [renamed.get(row, name) for row, name in enumerate(old.classes or ())]
@@ -149,7 +147,7 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
 
 
 def _rule(before: str, name: str) -> dict[str, str]:
-    """Return by which rule an old class was found under a new name; nothing where it has that name."""
+    """Return {name: rule} if an old class was matched by a rule other than its exact name, else an empty mapping."""
     if exact_name(before) == exact_name(name):
         return {}
     same = normal_name(before) == normal_name(name)
@@ -157,7 +155,7 @@ def _rule(before: str, name: str) -> dict[str, str]:
 
 
 def _rows_by_name(old: Sequence[str], new: Sequence[str]) -> dict[str, int]:
-    """Return the row of each new name that has one: by its full name first, then as a synonym; no row goes to two names."""
+    """Return the old class index of each new name that has a match: by full name first, then by synonym. No index is used twice."""
     found, synonyms = rows_of(new, old), aliases(old)
     forms = Counter(map(normal_name, new))
     for name in new:
@@ -168,7 +166,7 @@ def _rows_by_name(old: Sequence[str], new: Sequence[str]) -> dict[str, int]:
 
 
 def _checked_renaming(old: Sequence[str], new: Sequence[str], *, rename: Mapping[str, str]) -> dict[int, str]:
-    """Return the new name of each row that is renamed, as it stands among the new classes."""
+    """Return old class index -> new name, spelled as in the new classes, for each renamed class."""
     olds, news = rows_of(rename, old), rows_of(rename.values(), new)
     for before, after in rename.items():
         if before not in olds:

@@ -1,4 +1,4 @@
-"""Stack: a new head on top of the old scores."""
+"""Stack: put a new head on top of the old logits."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from .starting import Start, empty_head, ready_for, started
 __all__ = ["stack"]
 
 
-# over the limit: the public contract, and how new rows start, as everywhere
+# over the limit: the public contract, and the same start options as elsewhere
 @own_state()
 def stack(
     net: Network, classes: Sequence[str], *, activation: str = "relu", start: str = "zeros", data: Any = None, seed: int = 0
 ) -> Network:
-    """Put a new head on top of the old scores, which become features.
+    """Put a new head on top of the old logits, which become its features.
 
-    Use it where the old classes describe the new ones: phonemes below words, objects below scenes. The old head stays where it is and
-    becomes part of the backbone: `adapt(strategy="head")` leaves it as it is, "full" trains it too.
+    Use it if the old classes describe the new ones, for example phonemes for words or objects for scenes. The old head becomes part of the
+    backbone: `adapt(strategy="head")` keeps it unchanged, "full" also trains it.
 
     Args:
-        net: the network; it is not changed.
-        classes: M names of the new head's rows.
-        activation: what the old raw scores go through: "relu", "linear", "softmax", "sigmoid", "tanh", "gelu", "elu", "selu", "silu" or
+        net: the network. It is not changed.
+        classes: M class names of the new head.
+        activation: activation applied to the old logits: "relu", "linear", "softmax", "sigmoid", "tanh", "gelu", "elu", "selu", "silu" or
             "softplus".
-        start: how the new rows start: "zeros", "random", "imprint" or "probe".
-        data: items of the new classes, for "imprint" and "probe".
-        seed: of "random".
+        start: initialisation of the new class weights: "zeros", "random", "imprint" or "probe".
+        data: examples of the new classes, for "imprint" and "probe".
+        seed: seed for "random".
 
     Returns:
-        A network whose only head reads the C old scores.
+        A network whose only head reads the C old logits after the activation.
 
     Raises:
         SettingError: if the activation is unknown.

@@ -1,4 +1,4 @@
-"""Filling in the rows of new classes, from nothing, from the old rows, or from data."""
+"""Initialise the class weights of new classes: zero or random, from the old class weights, or from data."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ STARTS = ("zeros", "random", "mean", "imprint", "probe")
 
 @dataclass(frozen=True)
 class Start:
-    """How the rows of new classes start.
+    """Initialisation of the class weights of new classes.
 
     Attributes:
         how: "zeros", "random", "mean", "imprint" or "probe".
-        data: what "imprint" and "probe" compute them from; its class names (and, for a further task, its task) choose the targets.
-        seed: of "random".
+        data: examples for "imprint" and "probe". Its class names (and, for an additional task, its task) select the targets.
+        seed: seed for "random".
     """
 
     how: str
@@ -41,39 +41,34 @@ class Start:
 
 
 def as_data(given: Any) -> Dataset:
-    """Return what was given, a data set or whatever `read` reads, as a data set."""
+    """Return the argument as a `Dataset`; read it unless it is one."""
     return given if isinstance(given, Dataset) else read(given)
 
 
 def ready_for(net: Network, data: Any) -> tuple[Network, Any]:
-    """Return the network with its preprocessing fixed by the data, and the data read; both as they are where there is nothing to fix.
+    """Return the network with its preprocessing fitted to the data, and the data as a `Dataset` (None if `data` is None).
 
-    A preprocessing that was only inferred learns the value range of pictures from the data. Everything that one operation computes must
-    see the same range, and so must what the new network predicts later.
-
-    `data`: what was given, or None; result: The network, and None or a data set.
+    An inferred preprocessing learns the value range of images from the data. All computations of one operation, and later predictions of
+    the new network, must use the same range. A preprocessing that is fitted already is left unchanged.
     """
     if data is None:
         return net, None
     items, own = as_data(data), preprocessing_from_dict(net.preprocessing.to_dict())
     if own.fitted:
         return net, items
-    ready = copy(net)  # the module is shared: operations work on a copy of their own
+    ready = copy(net)  # shares the module; operations copy it before they change it
     ready.preprocessing = own.fit(items)
     return ready, items
 
 
 def empty_head(task: str, classes: Sequence[str], *, kind: str, features: int) -> Head:
-    """Return a head of zero rows."""
+    """Return a head with zero weights and biases."""
     rows = np.zeros((len(classes), features), np.float32)
     return Head(task, tuple(classes), kind, "linear", "", rows, np.zeros(len(classes), np.float32))
 
 
 def started(net: Network, head: Head, *, new: np.ndarray, old: Rows, start: Start) -> Head:
-    """Return a head with the rows of its new classes filled in.
-
-    `head`: (C, d) rows, those of new classes zero; `new`: (n,) rows of the new classes.
-    """
+    """Return the head with the class weights of its new classes filled in. `new` (n,) are their indices in the head."""
     if start.how == "zeros" or not len(new):
         return head
     kept = np.setdiff1d(np.arange(len(head.weight)), new)
@@ -115,7 +110,7 @@ def _from_data(net: Network, head: Head, *, new: np.ndarray, kept: Rows, start: 
 
 
 def _targets_for(head: Head, data: Dataset) -> Dataset:
-    """Return the items whose target of the head's task is known, their classes in the head's order."""
+    """Return the examples with a known target for the head's task, with classes in the order of the head."""
     own = data.of_task(head.task) if head.task in data.tasks else data.of_task(data.name)
     known = own if own.known.all() else own.subset(np.flatnonzero(own.known))
     return known.with_classes(head.classes or ()) if known.task != "regression" else known

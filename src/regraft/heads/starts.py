@@ -1,4 +1,4 @@
-"""How the rows of new classes start: pure functions of features and of the rows that are kept.
+"""Class weights for new classes, as pure functions of features and of the kept class weights.
 
 Every function returns weight (n, d) and bias (n,) of n new classes.
 """
@@ -22,32 +22,28 @@ __all__ = [
 ]
 
 _LOST = 0.15
-"""Share of a new class's items that its row may leave to the old classes, where no old item is there to weigh them against."""
+"""Share of a new class's examples that may score below an old class, if there are no old examples to balance against."""
 _DRAWN = 4_000
-"""Old examples that are drawn from their statistics, over all classes: 4 to 100 of each."""
-_SCALE = 10.0  # of cosine scores, where no kept row tells another (Qi et al. let it be learned; it starts at 10)
+"""Total number of features drawn from the statistics of the old classes; 4 to 100 per class."""
+_SCALE = 10.0  # scale of cosine logits without kept class weights (learned in Qi et al., where it starts at 10)
 
 Rows = tuple[np.ndarray, np.ndarray]
 
 
 def mean_rows(weight: np.ndarray, bias: np.ndarray, *, count: int) -> Rows:
-    """Return `count` copies of the mean old row: every new class starts as an average one.
-
-    `weight`: (C, d) old rows; `bias`: (C,); result: Weight (n, d) and bias (n,).
-    """
+    """Return `count` copies of the mean of the old class weights (C, d) and biases (C,)."""
     if not len(weight):
         raise DataError(f"start='mean' needs old rows to average; the network has {len(weight)}. Choose 'random', 'imprint' or 'probe'.")
     return np.repeat(weight.mean(0, keepdims=True), count, 0), np.repeat(bias.mean(keepdims=True), count)
 
 
 def imprinted_rows(features: np.ndarray, targets: np.ndarray, *, count: int, kept: Rows) -> Rows:
-    """Return the normalised mean direction of each class, as long as the kept rows are on average, with their mean bias.
+    """Return the normalised mean feature direction of each class, scaled to the mean norm of the kept class weights, with their mean bias.
 
-    `features`: (N, d) of items of the new classes; `targets`: (N,) which new class, 0 to n - 1; `kept`: weight (C, d) and bias (C,) of the
-    kept rows; may be empty; result: Weight (n, d) and bias (n,).
+    `features`: (N, d) of the new classes; `targets`: (N,) new class, 0 to n - 1; `kept`: weight (C, d) and bias (C,), may be empty.
 
-    Source: Qi, Brown & Lowe, CVPR 2018, equations 5 and 6. Deviation: the head need not be a cosine classifier, so the rows take
-    the kept rows' mean norm and bias; where none is kept, the norm is such that a feature of mean length scores 10 at most.
+    Source: Qi, Brown & Lowe, CVPR 2018, equations 5 and 6. Deviation: the head need not be a cosine classifier, so the new weights take the
+    mean norm and bias of the kept ones. Without kept weights, the norm is chosen so that a feature of mean length has a logit of at most 10.
     """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     directions = features / np.maximum(lengths, 1e-12)
@@ -62,27 +58,26 @@ def imprinted_rows(features: np.ndarray, targets: np.ndarray, *, count: int, kep
 def probed_rows(
     features: np.ndarray, targets: np.ndarray, *, count: int, kept: Rows, wanted: np.ndarray, kind: str = "classification"
 ) -> Rows:
-    """Return rows of the closed-form ridge solution, aligned to the kept rows.
+    """Return class weights of the closed-form ridge solution, aligned to the kept class weights.
 
-    `features`: (N, d) of items of all classes that there are data for; `targets`: (N,) class, 0 to `count` - 1; `kept`: weight (C, d) and
-    bias (C,) of the kept rows; may be empty; `wanted`: (n,) which classes are new; `kind`: of the targets: "classification", or else (N, C)
-    of 0 and 1 ("multi-label") or numbers ("regression"); result: Weight (n, d) and bias (n,).
+    `features`: (N, d) of all classes with data; `targets`: (N,) class, 0 to `count` - 1, or for other kinds (N, C) of 0 and 1
+    ("multi-label") or numbers ("regression"); `kept`: weight (C, d) and bias (C,), may be empty; `wanted`: (n,) indices of the new classes.
     """
     probe = fit_ridge(features, targets, kind=kind, classes=count)
     return aligned_rows(probe.weight[wanted], probe.bias[wanted], kept=kept)
 
 
 def separated_rows(features: np.ndarray, targets: np.ndarray, *, count: int, old: Rows) -> Rows:
-    """Return imprinted rows that leave the items of the old classes alone, although none of those is there.
+    """Return imprinted class weights that take few old examples away from their classes, although no old examples are available.
 
-    The old rows stand for the items that they were trained on: a row (its positive part, where features are never negative) points
-    to where its class lies. New directions lead from the mean of these to the mean of the new class; they are as long as the old
-    rows on average. The bias is the lowest at which 85 % of the new items still score above every old class: with the old rows' mean
-    bias, as weight alignment alone has it, the mean direction of features that are all positive swallows nearly every old item.
-    Each new row depends on its own items and on the old rows only, so that extending one class at a time is extending at once.
+    The old class weights stand in for the old examples: the weight vector of a class (its positive part, if no feature is negative) points
+    to the features of that class. A new direction leads from the mean of these vectors to the mean of the new class. Its norm is the mean
+    norm of the old class weights. The bias is the lowest at which 85 % of the new examples still score above every old class. The mean bias
+    of the old classes, as in weight alignment, would assign nearly every old example to the new class if all features are positive. Each
+    new class depends only on its own examples and on the old class weights, so adding classes one by one equals adding them together.
 
-    `features`: (N, d) of items of the new classes; `targets`: (N,) which new class, 0 to n - 1; every class has an item; `old`: weight (C,
-    d) and bias (C,) of the rows before any extension; result: Weight (n, d) and bias (n,).
+    `features`: (N, d) of the new classes; `targets`: (N,) new class, 0 to n - 1, each with an example; `old`: weight (C, d) and bias (C,)
+    before any extension.
 
     Source: Qi, Brown & Lowe, CVPR 2018 (imprinting); Zhao et al., CVPR 2020, equation 5 (norms). Deviations: the direction and the bias.
     """
@@ -100,20 +95,19 @@ def separated_rows(features: np.ndarray, targets: np.ndarray, *, count: int, old
 def fitted_rows(
     features: np.ndarray, targets: np.ndarray, *, count: int, old: Rows, known: ClassStatistics | None, stored: Rows | None = None
 ) -> Rows:
-    """Return new rows with the lowest log-loss on new and old examples, each class weighing the same and the old rows as they are.
+    """Return new class weights that minimise the class-balanced log-loss on new and old examples. The old class weights stay fixed.
 
-    Old examples are those `stored`, and others that are drawn from statistics: normal deviations from the class means, with the covariance
-    within classes. The old scores of these are made to be as those of unseen examples, as `held_out` of the statistics says it. What is
-    drawn counts as much as the examples that the statistics are of.
-    It is a logistic regression in which the scores of the old classes are given; its penalty is chosen on examples left out.
+    Old examples are the `stored` ones and features drawn from the statistics: Gaussian noise around the class means, with the within-class
+    covariance. The old logits of drawn features are adjusted to those of unseen examples, as `held_out` of the statistics describes them.
+    Drawn features have the same total weight as the examples behind the statistics. The fit is a logistic regression with the logits of the
+    old classes as fixed offsets. Its penalty is chosen on held-out examples.
 
-    `features`: (N, d) of examples of the new classes; `targets`: (N,) which new class, 0 to n - 1; every class has an example; `old`:
-    weight (C, d) and bias (C,) of the old rows; `known`: statistics of the same features, the C old classes first, in their order; None:
-    there are none; `stored`: features (M, d) and class indices (M,) of examples of old classes; None: there are none; result: Weight (n, d)
-    and bias (n,).
+    `features`: (N, d) of the new classes; `targets`: (N,) new class, 0 to n - 1, each with an example; `old`: weight (C, d) and bias (C,);
+    `known`: statistics of the same features, the C old classes first, in their order, or None; `stored`: features (M, d) and class indices
+    (M,) of old examples, or None.
 
-    Source: classifier alignment on drawn features, Zhang et al. (SLCA), ICCV 2023, section 3.3. Deviations: only new rows are fitted, and
-    drawn scores are those of unseen examples.
+    Source: classifier alignment on drawn features, Zhang et al. (SLCA), ICCV 2023, section 3.3. Deviations: only new class weights are
+    fitted, and the logits of drawn features are those of unseen examples.
     """
     first = len(old[0])
     given = [*([] if stored is None else [stored]), (features, targets + first)]
@@ -125,12 +119,12 @@ def fitted_rows(
     offset = np.concatenate([scores, np.zeros((len(scores), count))], axis=1)
     loss = LogisticLoss(item_weight=share, offset=offset, fixed=first)
     probe = fit_logistic(table.astype(np.float64), truth, classes=first + count, loss=loss)
-    zero = int(truth.min())  # a class without weights: the probe takes the mean of all classes from each
+    zero = int(truth.min())  # a class with zero weights as reference: the probe subtracts the mean over all classes
     return (probe.weight[first:] - probe.weight[zero]) / probe.temperature, (probe.bias[first:] - probe.bias[zero]) / probe.temperature
 
 
 def _drawn(known: ClassStatistics, old: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return features (m, d) drawn from the statistics of the old classes, their classes, unseen scores (m, C) and weights (m,)."""
+    """Draw features (m, d) from the statistics of the old classes. Also return their classes, adjusted logits (m, C) and weights (m,)."""
     rows = np.flatnonzero(known.counts[: len(old[0])])
     each = int(np.clip(_DRAWN // max(len(rows), 1), 4, 100))
     covariance, targets = known.covariance, np.repeat(rows, each)
@@ -142,23 +136,21 @@ def _drawn(known: ClassStatistics, old: Rows) -> tuple[np.ndarray, np.ndarray, n
 
 
 def lowest_biases(features: np.ndarray, targets: np.ndarray, *, rows: np.ndarray, old: Rows) -> np.ndarray:
-    """Return the lowest bias of each new row at which 85 % of its class's items score above every old class.
+    """Return for each new class the lowest bias (n,) at which 85 % of its examples score above every old class.
 
-    `features`: (N, d) of items of the new classes; `targets`: (N,) which new class, 0 to n - 1; every class has an item; `rows`: (n, d) new
-    rows; `old`: weight (C, d) and bias (C,) of the old rows; result: (n,).
+    `features`: (N, d) of the new classes; `targets`: (N,) new class, 0 to n - 1, each with an example; `rows`: (n, d) new class weights;
+    `old`: weight (C, d) and bias (C,).
     """
     highest = (features @ old[0].T + old[1]).max(1)
     gaps = highest - np.einsum("nd,nd->n", features, rows[targets])
-    gaps += 1e-3 * np.abs(highest)  # at the gap itself a new item would only draw level
+    gaps += 1e-3 * np.abs(highest)  # at the gap itself the scores would only tie
     return np.array([np.quantile(gaps[targets == index], 1 - _LOST, method="higher") for index in range(len(rows))])
 
 
 def aligned_rows(weight: np.ndarray, bias: np.ndarray, *, kept: Rows) -> Rows:
-    """Scale new rows so that their mean norm and mean bias equal those of the kept rows; without kept rows, leave them.
+    """Scale new class weights (n, d) and biases (n,) to the mean norm and mean bias of the kept ones (C, d) and (C,), if there are any.
 
-    `weight`: (n, d) new rows; `bias`: (n,); `kept`: weight (C, d) and bias (C,) of the kept rows; result: Weight (n, d) and bias (n,).
-
-    Source: weight alignment, Zhao et al., CVPR 2020, equation 5; the bias is treated alike.
+    Source: weight alignment, Zhao et al., CVPR 2020, equation 5. The same factor scales the bias, which is then shifted to the kept mean.
     """
     if not len(kept[0]) or not len(weight):
         return weight, bias

@@ -1,4 +1,4 @@
-"""Class lists whose names are lists of synonyms ("tabby, tabby cat"): which other names mean which row."""
+"""Synonyms in class names ("tabby, tabby cat"): find the class that an alternative name means."""
 
 from __future__ import annotations
 
@@ -11,28 +11,25 @@ from ..networks.names import normal_name
 __all__ = ["alias_form", "aliases"]
 
 _HABIT = 0.25
-"""Share of names with a comma from which commas separate synonyms: about half of ImageNet's have one."""
+"""Minimum share of names with a comma for commas to mean synonyms. About half of ImageNet's names have one."""
 _IMAGENET = 1000
 _SAME = 0.95
-"""Share of names that make a list ImageNet's: libraries have renamed a few (two cranes, two maillots)."""
+"""Minimum share of matching names for a list to count as ImageNet's. Libraries have renamed a few (two cranes, two maillots)."""
 
 
 def alias_form(name: str) -> str:
-    """Return the form of a name in which aliases compare: as `normal_name`, underscores as spaces, and one space for many."""
+    """Return the form of a name for comparing aliases: `normal_name` with underscores as spaces and runs of spaces collapsed."""
     return " ".join(normal_name(name).replace("_", " ").split())
 
 
 def aliases(classes: Sequence[str]) -> dict[str, int]:
-    """Return the names by which rows of a class list can be found where no row has exactly the name that is looked for.
+    """Return alias -> class index (0 … C-1), for names without an exact match. Look up a name as `aliases(classes).get(alias_form(name))`.
 
-    A full name in `alias_form` finds its own row. Where at least a quarter of the names contain ", ", the parts between are aliases
-    too; in a list without that habit they are not, and "Smith, John" stays one name. Where the list is ImageNet-1k's and timm is
-    installed, all WordNet lemmas of a class are aliases, so that torchvision's "tabby", Keras' "golden_retriever" and timm's
-    "tabby, tabby cat" find the same rows. A list is ImageNet-1k's if it has 1,000 names of which at least 95 % are, or contain, a
-    lemma of the class at their position; the others get no lemmas. A full name is never an alias of another row, and an alias
-    that could mean two rows is left out.
-
-    Result: alias -> row, 0 … C-1; a name is looked up as `aliases(classes).get(alias_form(name))`.
+    Every full name in `alias_form` is an alias of its own class. If at least a quarter of the names contain ", ", the parts between the
+    commas are aliases too; in other lists they are not, so "Smith, John" stays one name. If the list is ImageNet-1k's and timm is
+    installed, all WordNet lemmas of a class are aliases: torchvision's "tabby", Keras' "golden_retriever" and timm's "tabby, tabby cat"
+    are all found. A list is ImageNet-1k's if it has 1,000 names and at least 95 % of them are, or contain, a lemma of the class at their
+    position; the remaining names get no lemmas. A full name is never an alias of another class. An ambiguous alias is left out.
     """
     full = [alias_form(name) for name in classes]
     parts = [frozenset(map(alias_form, name.split(", "))) - {""} for name in classes]
@@ -55,7 +52,7 @@ def _with_one_row(rows: Iterable[Iterable[str]]) -> dict[str, int]:
 
 @cache
 def _imagenet_lemmas() -> list[frozenset[str]]:
-    """Return the lemmas of each ImageNet-1k class, alone and as the whole list that timm shows; empty without timm."""
+    """Return the lemmas of each ImageNet-1k class, each alone and as timm's full name; empty sets without timm."""
     try:
         timm_data = optional_import("timm.data", "vision", purpose="ImageNet's synonyms")
     except MissingExtraError:
