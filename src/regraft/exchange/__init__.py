@@ -1,1 +1,1 @@
-"""Networks in the forms of other tools, run as they are."""
+"""Networks in the formats of other tools, run directly."""

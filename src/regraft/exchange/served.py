@@ -1,4 +1,4 @@
-"""An ONNX file that regraft wrote, run by ONNX Runtime: labels, probabilities and figures, without PyTorch."""
+"""ONNX files written by regraft, run by ONNX Runtime without PyTorch: labels, probabilities and evaluation."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class ServedNetwork:
-    """A network in an ONNX file: it predicts, and nothing else.
+    """Network in an ONNX file, for prediction only.
 
     Attributes:
         heads: by task, with class names, kinds and thresholds; without weights.
-        preprocessing: from raw items to what the network takes.
-        coding: the conditions whose codes are in the file; None where there are none.
+        preprocessing: from raw examples to network inputs.
+        coding: the conditions whose codes are in the file; None if there are none.
         inside: whether the preprocessing is part of the graph.
     """
 
@@ -53,25 +53,23 @@ class ServedNetwork:
 
     @property
     def sample(self) -> dict[str, np.ndarray]:
-        """One made-up item for each input of the graph, by name: zeros; sides that are free are 1."""
+        """One example of zeros for each input of the graph, by name. Free axes have size 1."""
         sides = {one.name: [side if isinstance(side, int) else 1 for side in one.shape] for one in self.session.get_inputs()}
         return {one.name: np.zeros(sides[one.name], _DTYPES[one.type]) for one in self.session.get_inputs()}
 
     def head_of(self, task: str | None) -> Head:
-        """Return the head of one task; the first one for None."""
+        """Return the head of a task; the first one for None."""
         return self.head if task is None else head_called(self.heads, task)
 
     def logits(self, items: Any, *, task: str | None = None) -> np.ndarray:
-        """Return the scores before the activation of one task.
-
-        `task`: None for the first; result: (N, C) float32.
-        """
+        """Return the logits (N, C) float32 of a task, by default the first."""
         return self._scores(items)[self.head_of(task).task]
 
     def predict(self, items: Any, condition: str | None = None, *, unknown: bool = False) -> Predictions:
-        """Return labels and probabilities of items; of every task, the first one foremost.
+        """Return labels and probabilities for every task; those of the first task are the main result.
 
-        `condition`: of all items, a name that the file knows or "mean"; None: that of each item, else the mean code.
+        `condition` applies to all examples: a condition name in the file, or "mean". With None each example uses its own condition, or else
+        the mean code.
         """
         if unknown:
             raise NetworkError("unknown=True: an ONNX file holds no rule for unknown examples. Give the saved folder instead of the file.")
@@ -92,7 +90,7 @@ class ServedNetwork:
         return {task: self.preprocessing.averaged(np.concatenate(found), windows.items) for task, found in parts.items()}
 
     def _feeds(self, items: Any, *, row: int | None) -> Iterator[dict[str, np.ndarray]]:
-        """Yield the inputs of the graph by name, of one batch after the other."""
+        """Yield the inputs of the graph by name, batch by batch."""
         inputs = {one.name: _DTYPES[one.type] for one in self.session.get_inputs()}
         for made in self.preprocessing.array_batches(items, _BATCH, raw=self.inside):
             named = dict(made) if isinstance(made, dict) else {"": made}
@@ -108,9 +106,9 @@ class ServedNetwork:
 
 
 def serve(path: Path) -> ServedNetwork:
-    """Open an ONNX file that regraft wrote, to be run by ONNX Runtime.
+    """Open an ONNX file that regraft wrote, to run it with ONNX Runtime.
 
-    Result: The network, with class names, kinds, thresholds and preprocessing from the file's metadata.
+    Class names, kinds, thresholds and preprocessing come from the file's metadata.
     """
     model, texts = read_onnx_with_facts(path)
     shown = repr(printable(path))

@@ -1,10 +1,10 @@
-"""What regraft opens, and how. Every reader of a file goes through `opening`; nothing else decides what is safe.
+"""File formats that regraft opens. Every reader of a file goes through `opening`, and nothing else decides what is safe.
 
-Threat model: the user runs regraft on files that somebody else made: networks, weights, data sets, saved folders, plans, caches,
-studies. Whoever made them may want to run code on the user's machine, to read other files of the user, to delete files, to stop the
-program, or to have a wrong result taken for a right one. The user's own code (`architecture=`, a live module) is trusted; so is what
-a library of the user's environment does on import. A format whose reader executes what it reads is not opened, however well it was
-looked through first; `regraft.load(path, trust=True)` is the one exception, and says so.
+Threat model: the user runs regraft on files from others: networks, weights, data sets, saved folders, plans, caches, studies. Their author
+may want to run code on the user's machine, read or delete other files, stop the program, or pass a wrong result for a right one. The user's
+own code (`architecture=`, a live module) is trusted. So is the code that a library of the user's environment runs on import. A format whose
+reader executes the content is never opened, however well the file was checked first. The one exception is `regraft.load(path, trust=True)`,
+and it says so.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ __all__ = ["FORMATS", "Format", "member", "named_in_utf8", "opening", "reading",
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
+    """Kind of file.
 
     Attributes:
-        title: what it is called in messages and in `docs/security.md`.
-        danger: what a hostile file could make that call do.
-        error: raised where such a file cannot be read.
-        largest: bytes above which it is not read; None: no limit but the memory.
+        title: its name in messages and in `docs/security.md`.
+        danger: what the reader does with a hostile file.
+        defence: how regraft prevents that.
+        error: raised if such a file cannot be read.
+        largest: maximum size in bytes; None sets no limit but the memory.
     """
 
     title: str
@@ -344,12 +345,12 @@ FORMATS: dict[str, Format] = {
         NetworkError,
     ),
 }
-"""Filled by reader: each entry is a row of the table in `docs/security.md`."""
+"""Formats by reader. Each entry is a row of the table in `docs/security.md`."""
 
 
 @contextmanager
 def opening(path: str | Path, kind: str, *, remedy: str = "") -> Iterator[Path]:
-    """Check a file before its reader sees it, and turn what the reader raises into one error of regraft."""
+    """Check a file before its reader sees it, and convert any error of the reader into one error of regraft."""
     file = Path(path)
     _check(file, FORMATS[kind])
     with reading(_shown(file), kind, remedy=remedy):
@@ -358,7 +359,7 @@ def opening(path: str | Path, kind: str, *, remedy: str = "") -> Iterator[Path]:
 
 @contextmanager
 def reading(shown: str, kind: str, *, remedy: str = "") -> Iterator[None]:
-    """Turn what a reader raises while the context lasts into one error of regraft."""
+    """Convert any error of a reader inside the context into one error of regraft."""
     form = FORMATS[kind]
     try:
         yield
@@ -366,7 +367,7 @@ def reading(shown: str, kind: str, *, remedy: str = "") -> Iterator[None]:
         raise
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # readers fail in any way: native panics are no Exception, and huge declared sizes are MemoryError
+    except BaseException as error:  # native panics are no Exception, and huge declared sizes are MemoryError
         end = f" {remedy}" if remedy else ""
         raise form.error(f"{shown} cannot be read as a {form.title}: {reason_of(error)}.{end}") from error
 
@@ -392,9 +393,9 @@ def _check(file: Path, form: Format) -> None:
 
 @contextmanager
 def named_in_utf8(path: Path) -> Iterator[Path]:
-    """Give a file to a library that takes names in UTF-8 alone.
+    """Yield a path for a library that takes only names in UTF-8.
 
-    Yields: The path, or where it is not UTF-8, as old archives give names, a link to it of another name.
+    This is the path itself or, if its name is not UTF-8 (as in old archives), a temporary symlink to it.
     """
     if os.fsencode(path).decode(errors="replace") == str(path):
         yield path
@@ -406,7 +407,7 @@ def named_in_utf8(path: Path) -> Iterator[Path]:
 
 
 def member(folder: Path, name: str) -> Path:
-    """Return the path of a file of a folder by a name that somebody else wrote; it may not exist."""
+    """Return the path of a file in a folder by an untrusted name. The file need not exist."""
     parts = name.replace("\\", "/").split("/")
     if not name.isprintable() or ":" in name or any(part in ("", ".", "..") for part in parts):
         raise UnsafeFileError(f"{printable(folder)!r} names the file {printable(name)!r}; expected a file inside the folder.")
@@ -414,7 +415,7 @@ def member(folder: Path, name: str) -> Path:
 
 
 def within(folder: Path, path: Path) -> Path:
-    """Return a path below a folder that somebody else gave; it may not exist."""
+    """Return an untrusted path after checking that it resolves to a place below `folder`. It need not exist."""
     try:
         root, target = folder.resolve(), path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
@@ -426,7 +427,7 @@ def within(folder: Path, path: Path) -> Path:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first line of what an error says, safe to print; the name of its class where it says nothing."""
+    """Return the first line of an error message, safe to print; the class name if the message is empty."""
     if isinstance(error, MemoryError):
         return "it declares more data than fits into memory"
     if isinstance(error, RecursionError):
@@ -438,7 +439,7 @@ def reason_of(error: BaseException) -> str:
 
 @contextmanager
 def writable(folder: str | Path, *, error: type[InputError]) -> Iterator[None]:
-    """Turn what the system has against writing into a folder into one error that names it."""
+    """Convert a system error of writing into a folder into one error that names the folder."""
     try:
         yield
     except OSError as problem:

@@ -1,4 +1,4 @@
-"""Whether what a user names is there: asked before anything heavy is imported or read."""
+"""Checks that named sources exist, made before anything heavy is imported or read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .text import printable
 __all__ = ["LIBRARIES", "matching", "missing_data", "missing_network"]
 
 LIBRARIES = ("timm", "torchvision", "keras", "hf")
-"""What stands before the colon in a network's name, such as "timm:resnet18"."""
+"""Prefixes before the colon of a network's name, such as "timm:resnet18"."""
 
 
 def missing_network(source: str) -> str:
-    """Return what is wrong with a network that is no name and lies nowhere; "" where nothing is."""
+    """Return the error message for a network source that is neither a name, an address nor an existing path; "" if it is valid."""
     kind, _, name = source.partition(":")
     if (name and kind in LIBRARIES) or is_url(source) or Path(source).exists():
         return ""
@@ -25,7 +25,7 @@ def missing_network(source: str) -> str:
 
 
 def missing_data(source: str | Path) -> str:
-    """Return what is wrong with data that lie nowhere; "" where nothing is."""
+    """Return the error message for data that do not exist; "" if they do."""
     if is_url(source) or Path(source).exists() or matching(source):
         return ""
     if glob.has_magic(str(source)):
@@ -36,7 +36,7 @@ def missing_data(source: str | Path) -> str:
 
 
 def matching(source: str | Path) -> list[Path]:
-    """Return the files that a pattern with *, ? or [...] fits, in the order of their names; none for the path of a file or folder."""
+    """Return the files that match a glob pattern, sorted by name; an empty list if the path itself exists."""
     text = str(source)
     if Path(source).exists() or not glob.has_magic(text):
         return []

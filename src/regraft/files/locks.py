@@ -23,16 +23,16 @@ if sys.platform == "win32":
 else:
     try:
         import fcntl
-    except ModuleNotFoundError:  # a system without it: see `_is_locked_now`
+    except ModuleNotFoundError:  # not on every system: see `_is_locked_now`
         fcntl = None  # type: ignore[assignment]
 
 __all__ = ["LOCK_FILE", "held_folder", "locked_file"]
 
 LOCK_FILE = ".regraft.lock"
-"""In a folder that is being written; removed when that ends. One that a killed process leaves behind locks nobody out."""
+"""Lock file in a folder that is being written, removed at the end. One left by a killed process blocks nobody."""
 _POLL = 0.05
 _ADDRESS = re.compile(r"(s3a?|gs|gcs|abfss?|az|oss|hf|https?|memory):/")
-"""How the path begins that somebody made of an address."""
+"""Start of a path that was built from an address."""
 _TRIES = 100
 _BUSY = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
 _HELD: ContextVar[frozenset[Path]] = ContextVar("regraft_held", default=frozenset())
@@ -40,9 +40,9 @@ _HELD: ContextVar[frozenset[Path]] = ContextVar("regraft_held", default=frozense
 
 @contextmanager
 def held_folder(folder: str | Path, *, error: type[InputError] = SettingError, wait: float = 0.0) -> Iterator[Path]:
-    """Hold a folder: nobody else who asks for it gets it meanwhile. Within a hold, the same thread may hold it again.
+    """Hold a folder exclusively. The same thread may hold it again inside.
 
-    `wait`: seconds to wait where another process holds it.
+    `wait` is the number of seconds to wait for another process. An address is held as a local copy; see `at_hand`.
     """
     if is_url(folder):
         with at_hand(folder) as copy, held_folder(copy, error=error) as held:
@@ -63,7 +63,7 @@ def held_folder(folder: str | Path, *, error: type[InputError] = SettingError, w
                 _HELD.reset(token)
     finally:
         for part in missing:
-            with suppress(OSError):  # it is not empty
+            with suppress(OSError):  # not empty
                 part.rmdir()
 
 
@@ -79,7 +79,7 @@ def _lock_in(target: Path, *, error: type[InputError], wait: float) -> Iterator[
         try:
             yield
         finally:
-            if sys.platform == "win32":  # a file that is open cannot be removed
+            if sys.platform == "win32":  # an open file cannot be removed
                 stack.close()
             with suppress(OSError):
                 (target / LOCK_FILE).unlink()
@@ -99,17 +99,16 @@ def _taken(folder: Path, wait: float) -> int | None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             return locked_file(folder / LOCK_FILE, wait=wait)
-        except FileNotFoundError:  # another process had made the folder, and has removed it since
+        except FileNotFoundError:  # another process created the folder and has removed it since
             if last:
                 raise
     return None
 
 
 def locked_file(path: Path, *, wait: float) -> int | None:
-    """Open a file, made where it is not there, and lock it.
+    """Open a file, creating it if needed, and lock it.
 
-    `wait`: seconds to wait where another process has locked it; result: The handle, to be closed; None where another process keeps the
-    lock.
+    Return the handle, which the caller closes, or None if another process still holds the lock after `wait` seconds.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -138,14 +137,14 @@ def _is_locked_now(handle: int) -> bool:
     except OSError as problem:
         if problem.errno in _BUSY:
             return False
-        warnings.warn(  # a network drive may have none
+        warnings.warn(  # network drives may have no locks
             f"This file system has no locks ({problem.strerror}): do not let two processes write into one folder.", stacklevel=2
         )
     return True
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Tell whether an open file is still what stands at its path: whoever held the lock before may have removed or replaced it."""
+    """Return whether an open file is still the one at its path. The previous holder of the lock may have removed or replaced it."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Pictures and sounds: opened so that whatever is wrong with a file, also while it is decoded, becomes one error."""
+"""Readers for pictures and sounds. Any fault of a file, also during decoding, becomes one error."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from .sizes import check_size
 __all__ = ["is_cut_short", "picture_of", "recording_of"]
 
 DECODED = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO", "QOI", "SGI", "PCX", "TGA")
-"""What PIL calls the formats that may be opened; the last one has no mark of its own, so it is tried when no other fits."""
+"""PIL names of the formats that may be opened. The last one has no signature, so it is tried last."""
 LARGE_PIXELS = 2**24
 SAMPLE_BYTES = 4
 _DEFLATED = 1032
-"""Bytes that one byte in a PNG file can stand for at most."""
+"""Maximum number of bytes that one byte in a PNG file can decompress to."""
 _STREAMED = 2**31 - 2**20
 _REPAIR = "Repair or remove it."
 _ONE_LARGE = threading.Lock()
-"""Held while a picture of more than `LARGE_PIXELS` is decoded: in eight threads, eight of them would fill the memory."""
+"""Held while a picture above `LARGE_PIXELS` is decoded, because eight at once in eight threads would fill the memory."""
 
 
 @contextmanager
 def picture_of(source: Any) -> Iterator[Any]:
-    """Open a picture.
+    """Open a picture from a path, the bytes of a file, or a PIL image.
 
-    `source`: a path, of a format that PIL decodes by itself (it starts another program for PostScript), or the bytes of such a file; or a
-    PIL image; yields: The PIL image, of which no more than the head has been read.
+    Only formats that PIL decodes itself are accepted (for PostScript it starts another program). The yielded PIL image has only its header
+    read.
     """
     image = optional_import("PIL.Image", "vision", purpose="reading images")
     if not isinstance(source, str | Path | bytes):
@@ -62,7 +62,7 @@ def _picture_in(stream: Any, size: int) -> Iterator[Any]:
         picture = image.open(stream, formats=[name for name in DECODED if name in image.OPEN])
     except image.UnidentifiedImageError:
         raise ValueError("it has none of the formats that are read, or its head is damaged") from None
-    # what a PNG file cannot hold, however well it is packed, would be decoded as black, for seconds
+    # a PNG that declares more than its bytes can hold would be decoded as black, for seconds
     bits = 8 * len(picture.getbands()) if picture.mode in ("RGB", "RGBA", "LA") else 1
     if picture.format == "PNG" and picture.width * picture.height * bits > 8 * _DEFLATED * size:
         raise ValueError(f"it declares {picture.width} x {picture.height} pixels, more than {size} bytes can hold")
@@ -71,7 +71,7 @@ def _picture_in(stream: Any, size: int) -> Iterator[Any]:
 
 
 def is_cut_short(path: str | Path) -> bool:
-    """Return whether a WAV file that was opened before ends ahead of the length that its head declares: its reader does not say so."""
+    """Return whether an opened WAV file is shorter than its header declares. Its reader does not report this."""
     with Path(path).open("rb") as stream:
         head, size = stream.read(12), os.fstat(stream.fileno()).st_size
     declared = int.from_bytes(head[4:8], "little") + 8
@@ -80,10 +80,9 @@ def is_cut_short(path: str | Path) -> bool:
 
 @contextmanager
 def recording_of(path: str | Path, *, rate: int | None = None) -> Iterator[Any]:
-    """Open a sound file.
+    """Open a sound file. The yielded `soundfile.SoundFile` has only its header read.
 
-    `rate`: in Hz, to which it will be resampled; None: it will not be; yields: The `soundfile.SoundFile`, of which no more than the head
-    has been read.
+    `rate` is the rate in Hz that the caller will resample to, or None. It counts in the size check.
     """
     soundfile = optional_import("soundfile", "audio", purpose="reading audio files")
     with opening(path, "recording", remedy=_REPAIR) as checked:

@@ -1,7 +1,7 @@
-"""ONNX files: parsed as data, looked at node by node, and written anew before an engine sees them.
+"""ONNX files: parsed as data, checked node by node, and serialized again before an engine sees them.
 
-An engine does what a model says: it reads external data out of other files, calls operators of other domains, and takes formats of its
-own for a model. So it is never given a file, nor the bytes of one, but what has been checked here, and nothing beside it.
+An engine does what a model says: it reads external data from other files, calls operators of other domains, and accepts model formats of
+its own. It therefore never gets a file or its original bytes, but only content that was checked here.
 """
 
 from __future__ import annotations
@@ -20,29 +20,26 @@ __all__ = ["check_onnx_", "read_onnx", "read_onnx_with_facts"]
 
 _DOMAINS = ("", "ai.onnx")
 _LOOPS = ("Loop", "Scan", "SequenceMap")
-"""May run for ever; what PyTorch's exporter writes for a network has none."""
+"""Operators that may run forever. PyTorch's exporter writes none for a network."""
 _FOREIGN = {"FunctionProto": "a function of its own", "TrainingInfoProto": "a training", "SparseTensorProto": "a sparse tensor"}
-"""Messages that regraft never writes, by the name of their kind."""
+"""Protobuf messages that regraft never writes, by type name."""
 _SIZES = {
     **{"FLOAT": 4, "DOUBLE": 8, "FLOAT16": 2, "BFLOAT16": 2, "BOOL": 1},
     **{"INT8": 1, "INT16": 2, "INT32": 4, "INT64": 8, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8},
 }
-"""Bytes of one number, by the name of its type; tensors of other types (text, pairs of 4 bits) are refused."""
+"""Bytes of one number, by type name. Tensors of other types (text, pairs of 4 bits) are refused."""
 _STORES = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data")
 
 
 def read_onnx(path: Path, *, remedy: str = "") -> Any:
-    """Read and check an ONNX file; no other file is read, whatever it says.
-
-    Result: The `onnx.ModelProto`, as `check_onnx_` leaves it.
-    """
+    """Read and check an ONNX file. No other file is read. Return the `onnx.ModelProto` as `check_onnx_` leaves it."""
     return read_onnx_with_facts(path, remedy=remedy)[0]
 
 
 def read_onnx_with_facts(path: Path, *, remedy: str = "") -> tuple[Any, dict[str, str]]:
-    """Read and check an ONNX file as `read_onnx` does, with what it says of itself.
+    """Read and check an ONNX file as `read_onnx` does, and return its metadata too.
 
-    Result: The `onnx.ModelProto`, and its metadata: texts of whoever wrote the file, not checked.
+    The metadata are texts of the file's author and are not checked.
     """
     onnx = optional_import("onnx", "onnx", purpose="A network in ONNX form, or of your own class without architecture=,")
     with opening(path, "onnx", remedy=remedy):
@@ -53,7 +50,7 @@ def read_onnx_with_facts(path: Path, *, remedy: str = "") -> tuple[Any, dict[str
 
 
 def check_onnx_(model: Any, *, what: str, remedy: str = "") -> None:
-    """Check a model, and drop what an engine does not need: unknown fields, metadata, and claims about sizes within the network."""
+    """Check a model, and drop what an engine does not need: unknown fields, metadata, and declared shapes of inner values."""
     end = f" {remedy}" if remedy else ""
     if not model.HasField("graph") or not model.graph.output:
         raise NetworkError(f"{what} holds no network; expected a graph with outputs.{end}")
@@ -75,7 +72,7 @@ def check_onnx_(model: Any, *, what: str, remedy: str = "") -> None:
 
 
 def _messages(message: Any, kind: type) -> Iterator[Any]:
-    """Yield a protobuf message and those that it holds, at any depth; of a tensor nothing but itself."""
+    """Yield a protobuf message and all nested messages, but nothing inside a tensor."""
     yield message
     if message.DESCRIPTOR.name == "TensorProto":
         return
@@ -87,7 +84,7 @@ def _messages(message: Any, kind: type) -> Iterator[Any]:
 
 # over the limit: what it is called and what to do stand in every message
 def _check_tensor(tensor: Any, what: str, *, end: str) -> None:
-    """Raise unless a tensor lies in the file itself and is as large as it says."""
+    """Raise unless a tensor lies in the file itself and has the declared size."""
     name = printable(repr(tensor.name), width=60)
     if tensor.data_location or len(tensor.external_data):
         places = [entry.value for entry in tensor.external_data if entry.key == "location"]

@@ -1,7 +1,7 @@
-"""The pickles inside files of PyTorch, read as a list of steps and never run.
+"""Parser for the pickles inside PyTorch files. It reads them as a list of steps and never runs them.
 
-`torch.load(weights_only=True)` runs no code, but what it builds it also looks up: a key that is a tuple within tuples takes a number of
-steps that grows with every level as a power, and a very deep one overflows the stack of the process.
+`torch.load(weights_only=True)` runs no code, but it hashes what it builds. The cost of a key of nested tuples grows exponentially with the
+depth, and a very deep one overflows the process stack.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _OTHERS = {
     *("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1"),
     *("BINPERSID", "PROTO", "STOP", "GLOBAL", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT"),
 }
-"""All other steps that `torch.save` writes, and that `torch.load` knows without running code."""
+"""All other opcodes that `torch.save` writes, and that `torch.load` handles without running code."""
 
 
 def archived_names(archive: zipfile.ZipFile) -> list[str]:
-    """Return "module name" of every object that the pickle in an archive of PyTorch names."""
+    """Return "module name" of every object that the pickle in a PyTorch archive names."""
     folders = {name.partition("/")[0] for name in archive.namelist()}
     if len(folders) != 1:
         raise ValueError(f"it has {len(folders)} folders, expected one")
@@ -36,7 +36,7 @@ def archived_names(archive: zipfile.ZipFile) -> list[str]:
 
 
 def names_in(file: IO[bytes]) -> Iterator[str]:
-    """Yield "module name" of every object that a pickle names, up to its end; steps that `torch.save` does not write by their own names."""
+    """Yield "module name" of every object that a pickle names. Also yield the name of each opcode that `torch.save` does not write."""
     stack: list[tuple[int, int]] = []
     known: dict[int, tuple[int, int]] = {}
     for opcode, argument, _ in pickletools.genops(file):
@@ -53,7 +53,7 @@ def names_in(file: IO[bytes]) -> Iterator[str]:
 
 
 def _step_(stack: list[tuple[int, int]], known: dict[int, tuple[int, int]], *, opcode: pickletools.OpcodeInfo, argument: object) -> None:
-    """Change the stack as a step of a pickle does; of each object only the size and the depth are kept, as if nothing were shared."""
+    """Update the stack as one pickle step does. Of each object only size and depth are kept, as if nothing were shared."""
     if opcode.name in ("BINGET", "LONG_BINGET"):
         stack.append(known[int(str(argument))])
     elif opcode.name in ("BINPUT", "LONG_BINPUT"):
@@ -69,7 +69,7 @@ def _step_(stack: list[tuple[int, int]], known: dict[int, tuple[int, int]], *, o
 
 
 def _taken_(stack: list[tuple[int, int]], opcode: pickletools.OpcodeInfo) -> list[tuple[int, int]]:
-    """Take from the stack what a step takes, and return it."""
+    """Pop and return the operands of a step."""
     parts, count = [], len(opcode.stack_before)
     if pickletools.markobject in opcode.stack_before:
         count = opcode.stack_before.index(pickletools.markobject)

@@ -1,4 +1,4 @@
-"""Dense networks as PMML, the exchange format of data mining tools, written from plain arrays."""
+"""Writer for dense networks as PMML, the exchange format of data mining tools, from plain arrays."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ ACTIVATIONS = {
     **{"identity": "none", "rectifier": "relu", "logistic": "sigmoid", "tanh": "tanh", "arctan": "2/π · atan"},
     **{"exponential": "exp", "sine": "sin", "cosine": "cos"},
 }
-"""Activations of the standard that networks are written with -> what they compute."""
+"""Activations of the PMML standard that networks are written with -> the function."""
 _SLOPE, _STEEP = 1e-8, 1e12
-"""Of the two arcus tangents that stand for a ReLU: one is straight there, and carries the value; one is a step, and carries the sign."""
+"""Scales of the two arctangents that replace a ReLU. The flat one is linear and carries the value, the steep one is a step for the sign."""
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """One layer: activation(W x + b).
+    """Dense layer: activation(W x + b).
 
     Attributes:
         weight: (units, inputs) float64.
@@ -42,15 +42,15 @@ class DenseLayer:
 
 @dataclass(frozen=True)
 class DenseNetwork:
-    """A network of dense layers over columns of numbers.
+    """Network of dense layers over numeric columns.
 
     Attributes:
         columns: names of the d inputs, in order.
-        layers: the last one makes raw scores, of which a softmax makes probabilities; or the value.
-        target: the name of the column that is predicted.
-        classes: of a classification, in the order of the last layer's units; None for a value.
-        mean: (d,) subtracted from the inputs; None where they are taken as they are.
-        std: (d,) divided by after that.
+        layers: the last one gives the logits of a softmax, or the predicted value.
+        target: name of the predicted column.
+        classes: class names in the order of the last layer's units; None for regression.
+        mean: (d,) subtracted from the inputs; None if inputs are not standardized.
+        std: (d,) divisor after that.
     """
 
     columns: tuple[str, ...]
@@ -64,8 +64,8 @@ class DenseNetwork:
 def pmml_of(network: DenseNetwork, version: str, *, application: str) -> bytes:
     """Return a network as a PMML document.
 
-    Versions before 4.2 have no rectifier; a ReLU is then written exactly with two activations that they have: an arcus tangent so flat
-    that it carries the value, one so steep that it carries the sign, and the squares of their sum and difference.
+    Versions before 4.2 have no rectifier. A ReLU is then written with the activations that they have: an arctangent so flat that it carries
+    the value, an arctangent so steep that it carries the sign, and the squares of their sum and difference.
     """
     if version not in PMML_VERSIONS:
         raise SettingError(f"pmml_version={version!r} is unknown; expected one of {', '.join(PMML_VERSIONS)}.")
@@ -89,7 +89,7 @@ def pmml_of(network: DenseNetwork, version: str, *, application: str) -> bytes:
     schema = _below(model, "MiningSchema")
     for name in network.columns:
         _below(schema, "MiningField", name=name)
-    _below(schema, "MiningField", name=network.target, usageType="predicted")  # "target" since 4.2 alone
+    _below(schema, "MiningField", name=network.target, usageType="predicted")  # "target" exists only since 4.2
     _inputs(model, network)
     for at, layer in enumerate(layers, start=1):
         facts = {"numberOfNeurons": str(len(layer.bias)), "activationFunction": layer.activation}
@@ -130,7 +130,7 @@ def _dictionary(root: ElementTree.Element, network: DenseNetwork) -> None:
 
 
 def _inputs(model: ElementTree.Element, network: DenseNetwork) -> None:
-    """Add the inputs, each minus its mean and divided by its deviation: a straight line through two points."""
+    """Add the inputs. Standardization is a straight line through two points."""
     element = _below(model, "NeuralInputs", numberOfInputs=str(len(network.columns)))
     for at, name in enumerate(network.columns):
         derived = _below(_below(element, "NeuralInput", id=f"0,{at}"), "DerivedField", optype="continuous", dataType="double")
@@ -155,10 +155,10 @@ def _outputs(model: ElementTree.Element, network: DenseNetwork, *, at: int) -> N
 
 
 def _without_rectifier(layers: Sequence[DenseLayer]) -> Iterator[DenseLayer]:
-    """Yield layers that compute the same without a rectifier.
+    """Yield equivalent layers without a rectifier.
 
-    With t = 2/π · atan(εz) ≈ 2εz/π and s = 2/π · atan(Kz) ≈ sign z, H = (1 + s) / 2 is the step, and (z + H)² - (z - H)² = 4zH is four
-    times the ReLU of z. z = t · π / 2ε is exact to ε²z² / 3 of itself.
+    With t = 2/π · atan(εz) ≈ 2εz/π and s = 2/π · atan(Kz) ≈ sign z, H = (1 + s) / 2 is the step function, and (z + H)² - (z - H)² = 4zH is
+    four times the ReLU of z. z = t · π / 2ε has a relative error of ε²z² / 3.
     """
     pending: np.ndarray | None = None
     for layer in layers:
@@ -178,13 +178,13 @@ def _without_rectifier(layers: Sequence[DenseLayer]) -> Iterator[DenseLayer]:
 
 
 def _squares(size: int) -> DenseLayer:
-    """Return the layer that gives (z + H)² and (z - H)² of the two arcus tangents of `size` units."""
+    """Return the layer that computes (z + H)² and (z - H)² from the two arctangents of `size` units."""
     value, step, half = np.eye(size) * np.pi / (2 * _SLOPE), np.eye(size) * 0.5, np.full(size, 0.5)
     return DenseLayer(np.block([[value, step], [value, -step]]), np.concatenate([half, -half]), "square")
 
 
 def with_rectifier(layers: Sequence[DenseLayer]) -> list[DenseLayer]:
-    """Return layers with a rectifier where two of them stand for one, as `pmml_of` writes it; all others as they are."""
+    """Return layers in which each replacement of a rectifier by `pmml_of` is a rectifier again."""
     found, left = [], list(layers)
     while left:
         first, size = left[0], len(left[0].bias) // 2

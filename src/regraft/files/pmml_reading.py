@@ -1,4 +1,4 @@
-"""Dense networks of PMML files, whichever tool wrote them: XML parsed without entities, neurons put in order as plain arrays."""
+"""Reader for dense networks in PMML files of any tool: XML parsed without entities, neurons ordered into plain arrays."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .text import printable
 __all__ = ["READABLE", "read_pmml"]
 
 READABLE = {"identity": "linear", "rectifier": "relu", "logistic": "sigmoid", "tanh": "tanh", "Elliott": "softsign"}
-"""Activations that become layers which can be trained -> what frameworks call them."""
+"""PMML activations that become trainable layers -> their names in the frameworks."""
 _DEEPEST = 100
 _FREE, _SPARSE = 10**6, 16
-"""Weights that a file may leave out (they are zero): so many, or so many times those that it holds."""
+"""Zero weights that a file may omit: an absolute number, or a multiple of the weights that it holds."""
 _NOT_DATA = ("Header", "MiningBuildTask", "DataDictionary", "TransformationDictionary", "Extension")
 
 
 @dataclass(frozen=True)
 class _Line:
-    """factor · x + offset of a column x."""
+    """Linear function factor · x + offset of a column x."""
 
     field: str
     factor: float = 1.0
@@ -35,17 +35,14 @@ class _Line:
 
 
 def read_pmml(path: Path) -> tuple[DenseNetwork, tuple[str, ...]]:
-    """Read the neural network of a PMML file.
-
-    Result: The network, and what had to be taken otherwise than the file says.
-    """
+    """Read the neural network of a PMML file. Return it with notes on deviations from the file."""
     with opening(path, "pmml", remedy="Export it again."):
         root = _tree(path.read_bytes(), shown=f"'{printable(path.name)}'")
         return _network(root, shown=f"'{printable(path.name)}'")
 
 
 def _tree(content: bytes, *, shown: str) -> Element:
-    """Return the elements of an XML document by their names without a namespace."""
+    """Parse an XML document into elements without namespaces. Document types and entities are refused."""
     builder, parser = TreeBuilder(), expat.ParserCreate(namespace_separator="}")
     depth = 0
 
@@ -93,7 +90,7 @@ def _network(root: Element, *, shown: str) -> tuple[DenseNetwork, tuple[str, ...
 
 
 def _line(element: Element | None, derived: Mapping[str, Element], *, shown: str, depth: int = 0) -> _Line:
-    """Return what a derived field is of a column, following names of others."""
+    """Return a derived field as a linear function of a column. References to other derived fields are followed."""
     inner = next(iter(element), None) if element is not None else None
     if inner is None or inner.tag not in ("FieldRef", "NormContinuous") or depth > _DEEPEST:
         said = "nothing" if inner is None else printable(inner.tag, width=60)
@@ -107,7 +104,7 @@ def _line(element: Element | None, derived: Mapping[str, Element], *, shown: str
 
 
 def _norm(element: Element, *, shown: str) -> tuple[float, float]:
-    """Return factor and offset of a straight line that is given by two points."""
+    """Return factor and offset of a straight line through two points."""
     points = [(_number(each, "orig", shown=shown), _number(each, "norm", shown=shown)) for each in element.iterfind("LinearNorm")]
     if len(points) != 2 or points[0][0] == points[1][0] or points[0][1] == points[1][1]:
         raise NetworkError(f"{shown} gives a normalisation by {len(points)} points; expected two that differ, of a straight line.")
@@ -128,7 +125,7 @@ def _number(element: Element, name: str, *, shown: str, default: str | None = No
 
 
 def _layers(model: Element, ids: list[str], *, shown: str) -> tuple[list[DenseLayer], list[str], str]:
-    """Return the layers, the names of the last one's neurons, and how its values become probabilities."""
+    """Return the layers, the neuron ids of the last one, and its normalization method."""
     layers: list[DenseLayer] = []
     method = model.get("normalizationMethod", "none")
     for element in model.iterfind("NeuralLayer"):
@@ -166,7 +163,7 @@ def _layers(model: Element, ids: list[str], *, shown: str) -> tuple[list[DenseLa
 def _with_outputs(
     network: DenseNetwork, model: Element, *, ids: Sequence[str], method: str, shown: str
 ) -> tuple[DenseNetwork, tuple[str, ...]]:
-    """Return a network with its target, and its last units in the order of the classes."""
+    """Return a network with its target, and with the last layer's units in the order of the classes."""
     outputs = list(model.iterfind("NeuralOutputs/NeuralOutput"))
     inner = [next(iter(each.find("DerivedField") or ()), None) for each in outputs]
     rows = [ids.index(each.get("outputNeuron", "")) if each.get("outputNeuron", "") in ids else -1 for each in outputs]

@@ -1,7 +1,7 @@
-"""What lies elsewhere: the one door to fsspec, for `s3://`, `gs://`, `hf://`, `https://`, `memory://` and the like.
+"""Remote files. This module alone uses fsspec, for `s3://`, `gs://`, `hf://`, `https://`, `memory://` and others.
 
-Files are opened as streams, of which the parts are fetched that are read. What only a path serves for is fetched for as long as it is used;
-a folder that is written is a copy here, from which each file goes to its address: the one that makes a folder whole goes last.
+Files open as streams, and only the parts that are read are downloaded. Libraries that need a path get a temporary download. A folder that
+is written is a local copy whose files are uploaded. The file that marks a folder as complete is uploaded last.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ __all__ = ["at_hand", "brought", "fetched", "files_at", "is_url", "names_in", "s
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _SIGNS = frozenset({"regraft.json", "manifest.json"})
-"""Files without which a folder counts as nothing: a saved network, a feature cache."""
+"""Files without which a folder counts as empty: those of a saved network and of a feature cache."""
 _PROBE = ".regraft.probe"
 _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory", "hf"})
-"""Protocols of which a file needs no folder."""
+"""Protocols whose files need no folder."""
 
 
 def is_url(source: Any) -> bool:
-    """Tell whether a source is the address of something that fsspec reaches, such as "s3://bucket/photos"."""
+    """Return whether a source is an address that fsspec handles, such as "s3://bucket/photos"."""
     return isinstance(source, str) and _URL.match(source) is not None
 
 
 def suffix_of(source: str | Path) -> str:
-    """Return the ending of a path or an address, such as ".csv", in small letters; "" where it has none."""
+    """Return the suffix of a path or address in lower case, such as ".csv"; "" if there is none."""
     return Path(str(source).partition("?")[0]).suffix.lower()
 
 
 @contextmanager
 def _reached(url: str, done: str = "read") -> Iterator[tuple[Any, str]]:
-    """Give the file system of an address, and the path in it; what it raises while the context lasts becomes one error."""
+    """Yield the file system of an address and the path in it. Errors inside the context become one error of regraft."""
     library = optional_import("fsspec", "remote", purpose=f"{printable(url, width=60)!r}")
     protocol, known = url.partition("://")[0].lower(), library.available_protocols()
     if "::" in url:
@@ -57,12 +57,12 @@ def _reached(url: str, done: str = "read") -> Iterator[tuple[Any, str]]:
         raise MissingExtraError(f"{printable(url)!r} needs a further library. {reason_of(problem)}.") from problem
     except FileNotFoundError as problem:
         raise DataError(f"There is nothing at {printable(url)!r}. Check the address.") from problem
-    except Exception as problem:  # of botocore, aiohttp and others: no access, no such bucket; and of what reads the stream
+    except Exception as problem:  # from botocore, aiohttp and others (access, missing bucket), or from the reader of the stream
         raise DataError(f"{printable(url)!r} cannot be {done}: {reason_of(problem)}. Check address, access and file.") from problem
 
 
 def files_at(url: str) -> dict[str, str]:
-    """Return all files below a folder, by their paths within it in order, with their addresses; of a file nothing."""
+    """Return the addresses of all files below a folder, by relative path in order. Return an empty dict for a single file."""
     with _reached(url) as (system, root):
         if system.isfile(root):
             return {}
@@ -73,13 +73,13 @@ def files_at(url: str) -> dict[str, str]:
 
 
 def _below(system: Any, root: str) -> dict[str, str]:
-    """Return the files below a folder by their paths within it, in order; none where it is not there."""
+    """Return the files below a folder by relative path, in order; an empty dict if the folder does not exist."""
     start = root.rstrip("/")
     return {name[len(start) + 1 :]: name for name in sorted(system.find(start)) if name.startswith(f"{start}/")}
 
 
 def names_in(place: str | Path) -> list[str]:
-    """Return the names of the files in a folder, here or at an address; none where it is not there."""
+    """Return the names of the files in a local or remote folder; an empty list if the folder does not exist."""
     if not is_url(place):
         return sorted(path.name for path in Path(place).glob("*") if path.is_file())
     with _reached(str(place)) as (system, root):
@@ -88,7 +88,7 @@ def names_in(place: str | Path) -> list[str]:
 
 @contextmanager
 def stream_of(source: str | Path, kind: str) -> Iterator[BinaryIO]:
-    """Open a file here or elsewhere: the bytes that are asked for are read, or fetched."""
+    """Open a local or remote file. Of a remote file only the parts that are read are downloaded."""
     if is_url(source):
         with _reached(str(source)) as (system, path), system.open(path, "rb") as stream:
             yield stream
@@ -99,7 +99,7 @@ def stream_of(source: str | Path, kind: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def fetched(url: str) -> Iterator[Path]:
-    """Give a copy of a file, or of a folder with all that is in it, while the context lasts, under its own name."""
+    """Yield a temporary download of a file or a whole folder, under its own name."""
     with tempfile.TemporaryDirectory(prefix="regraft-", ignore_cleanup_errors=True) as folder:
         with _reached(url) as (system, path):
             here = Path(folder) / _name_of(path)
@@ -117,7 +117,7 @@ def _name_of(path: str) -> str:
 
 
 def _fetch(system: Any, files: dict[str, str], *, folder: Path) -> None:
-    """Fetch files by their paths within a folder."""
+    """Download files by their relative paths into a folder."""
     for name, path in files.items():
         if ".." in PurePosixPath(name).parts or name.startswith("/") or "\\" in name or "\0" in name:
             raise UnsafeFileError(f"{printable(path)!r} would be fetched to a place outside of its folder.")
@@ -137,21 +137,21 @@ def _put(system: Any, path: str, *, file: Path) -> None:
 
 @dataclass(frozen=True)
 class _Copy:
-    """A folder of this machine that stands for one at an address; `sent` has size and time of what is the same at both."""
+    """Local copy of a remote folder. `sent` holds size and time of each file that is equal on both sides."""
 
     url: str
     folder: Path
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def files(self) -> dict[str, tuple[int, int]]:
-        """Return size and time of each file that is to lie at the address, by its path within the folder."""
+        """Return size and time of each file that belongs at the address, by relative path."""
         found = [path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink()]
         kept = [path for path in found if not any(part.startswith(".regraft") or part.endswith(".partial") for part in path.parts)]
         facts = {path.as_posix(): (self.folder / path).stat() for path in kept}
         return {name: (one.st_size, one.st_mtime_ns) for name, one in facts.items()}
 
     def fetch(self) -> None:
-        """Fetch what is there; see, before any work, that something can be written."""
+        """Download the folder. First check, before any work, that the address can be written."""
         with _reached(self.url, "written") as (system, root):
             system.invalidate_cache()
             files = _below(system, root)
@@ -163,7 +163,7 @@ class _Copy:
         self.sent.update(self.files())
 
     def send(self, names: Iterable[str] | None = None) -> None:
-        """Bring what is there up to date, or some files of it. A file that makes its folder whole goes first, and comes last."""
+        """Upload the changes, or those of some files. The file that marks a folder as complete is removed first and uploaded last."""
         now = self.files()
         changed = {name for name, facts in now.items() if self.sent.get(name) != facts}
         gone = set() if names is not None else self.sent.keys() - now.keys()
@@ -183,9 +183,10 @@ _COPIES: ContextVar[tuple[_Copy, ...]] = ContextVar("regraft_copies", default=()
 
 @contextmanager
 def at_hand(place: str | Path) -> Iterator[Path]:
-    """Give a folder to work in: the one at a path, or a copy of the one at an address, which is brought up to date at the end.
+    """Yield a folder to work in: the path itself, or a local copy of an address. The copy's changes are uploaded at the end.
 
-    Killed at any moment, no half of a saved network at the address counts as one. Two processes must not write to one address at a time.
+    If the process is killed, a partial saved network at the address never counts as complete. Two processes must not write to one address
+    at a time.
     """
     if not is_url(place):
         yield Path(place)
@@ -220,7 +221,8 @@ def _sent(copy: _Copy) -> None:
 
 
 def send_now(path: Path) -> None:
-    """Send a file, such as a checkpoint, to its address at once, where its folder is a copy; else it goes at the end."""
+    """Upload a file, such as a checkpoint, at once if its folder is a local copy. Errors are ignored, because the final upload repeats
+    it."""
     for copy in _COPIES.get():
         if path.is_relative_to(copy.folder):
             with suppress(RegraftError):
@@ -228,7 +230,7 @@ def send_now(path: Path) -> None:
 
 
 def taken(url: str, folder: Path) -> None:
-    """Fetch a folder that is whole at an address to a place that is to hold it; nothing where it is not, or cannot be reached."""
+    """Download a complete folder from an address. Do nothing if it is incomplete or unreachable."""
     with suppress(DataError), _reached(url) as (system, root):
         system.invalidate_cache()
         files = _below(system, root)
@@ -237,7 +239,7 @@ def taken(url: str, folder: Path) -> None:
 
 
 def brought(folder: Path, url: str) -> None:
-    """Put a folder that is whole to an address, where none is."""
+    """Upload a complete folder to an address, unless a complete one is there already."""
     with _reached(url, "written") as (system, root):
         system.invalidate_cache()
         if any(name in _SIGNS for name in _below(system, root)):

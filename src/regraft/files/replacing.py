@@ -1,10 +1,10 @@
-"""Folders that are replaced as a whole: killed at any moment, a folder is the old one or the new one, never some of each.
+"""Atomic replacement of folders: if the process is killed, a folder is the old one or the new one, never a mixture.
 
-The new content is written into a folder of its own and flushed. On Linux and macOS that stands beside the old folder, and the two
-names are exchanged in one step. Where that cannot be done (a mount point, another file system, a folder that somebody works in,
-Windows), it stands inside the old folder and is renamed once it is whole, which is the moment that counts; its files are then moved
-to their places, and where a process is killed meanwhile, `settle_` moves the rest: `held_folder` calls it before anyone else writes,
-and so does who opens the folder.
+The new content is written into a staging folder and flushed. On Linux and macOS that folder lies beside the old one, and the two names are
+exchanged in one step. Elsewhere that is not possible (a mount point, another file system, the working folder of a process, Windows). The
+staging folder then lies inside the old folder. Renaming it once it is complete is the commit. Its files are then moved to their places. If
+the process is killed meanwhile, `settle_` moves the rest. `replaced_folder` calls it before it writes, and readers call it before they open
+the folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .writing import PARTIAL, flush_file, flush_folder, write_json
 __all__ = ["COMMITTED", "Kind", "clear_left", "left_beside", "replaced_folder", "settle_"]
 
 COMMITTED = ".regraft.committed"
-"""Within a folder: new content that is whole, and not yet at its place."""
+"""Name of the complete new content within a folder until its files are at their places."""
 _STAGED = ".regraft.staged"
 _GONE = ".gone.json"
 _ENDING = ".regraft.partial"
@@ -39,18 +39,18 @@ _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2 on Linux, RENAME_SWAP of renamex_n
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of folder.
+    """Kind of folder.
 
     Attributes:
-        sign: the file that makes a folder one of this kind.
-        own: the names at its top level that are written by regraft; all else in it is the user's, and stays.
+        sign: the file that marks a folder as one of this kind.
+        own: top-level names that regraft writes. Everything else belongs to the user and stays.
     """
 
     sign: str
     own: Container[str]
 
     def leaves(self, name: str) -> bool:
-        """Tell whether the entry of that name in an old folder of this kind has no place in a new one."""
+        """Return whether the entry `name` of an old folder of this kind is dropped from the new one."""
         return name in self.own or name.removeprefix(".").removesuffix(PARTIAL) in self.own or name in (_STAGED, COMMITTED)
 
 
@@ -58,9 +58,9 @@ class Kind:
 def replaced_folder(
     folder: str | Path, kind: Kind, *, finish: Callable[[Path], None] | None = None, error: type[InputError] = NetworkError
 ) -> Iterator[Path]:
-    """Give a folder new content, all at once. What the user has put into it stays; what regraft wrote there before goes.
+    """Replace the content of a folder atomically. Files of the user stay, and earlier files of regraft are removed.
 
-    Yields: An empty folder to write into.
+    Yield an empty folder to write into.
     """
     with held_folder(folder, error=error) as target, writable(target, error=error):
         staged = None
@@ -77,13 +77,14 @@ def replaced_folder(
 
 
 def _staging(target: Path) -> Path:
-    """Make an empty folder beside the target where the two can be exchanged, else within it; those of killed processes go."""
+    """Create an empty staging folder: beside the target if the two can be exchanged, else within it. Leftovers of killed processes are
+    removed."""
     beside, inside = left_beside(target), target / _STAGED
     for left in (beside, inside):
         clear_left(left)
     if hasattr(_LIBRARY, _CALL):
         with suppress(OSError):  # the parent cannot be written, or the working folder is gone
-            if target not in (Path.cwd(), *Path.cwd().parents):  # or it would no longer be the folder that this process works in
+            if target not in (Path.cwd(), *Path.cwd().parents):  # otherwise this process would keep working in the old folder
                 beside.mkdir()
                 made, old = beside.stat(), target.stat()
                 if (made.st_dev, made.st_uid, made.st_gid) == (old.st_dev, old.st_uid, old.st_gid):
@@ -94,12 +95,12 @@ def _staging(target: Path) -> Path:
 
 
 def left_beside(target: Path) -> Path:
-    """Return the folder beside `target` that holds its new content, or its old one, while it is replaced."""
+    """Return the folder beside `target` that holds its new or old content during replacement."""
     return target.with_name(f".{target.name}{_ENDING}")
 
 
 def clear_left(folder: Path) -> None:
-    """Remove a folder that a killed process left; nothing where something else has its name: `rmtree` would wait for a pipe for ever."""
+    """Remove the leftover folder of a killed process. Anything but a folder is left alone: `rmtree` would wait for a pipe forever."""
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -111,11 +112,11 @@ def _flush(folder: Path) -> None:
         flush_folder(Path(place))
 
 
-# ── exchanged with the old folder ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── exchange with the old folder ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _exchanged(staged: Path, target: Path, *, kind: Kind, finish: Callable[[Path], None] | None) -> bool:
-    """Link what stays into the new folder and exchange it with the old one; tell whether that could be done."""
+    """Link the files that stay into the new folder and exchange it with the old one. Return whether that was possible."""
     fresh = set(os.listdir(staged))
     old = kind.leaves if (target / kind.sign).exists() else fresh.__contains__
     linked: dict[Path, int] = {}
@@ -128,7 +129,7 @@ def _exchanged(staged: Path, target: Path, *, kind: Kind, finish: Callable[[Path
         shutil.copymode(target, staged)
         _flush_folders(staged, but=fresh)
         _exchange(staged, target)
-    except OSError:  # no hard links there, or no exchange: a mount point, a network drive
+    except OSError:  # no hard links or no exchange: a mount point, a network drive
         for name in set(os.listdir(staged)) - fresh:
             _remove(staged / name)
         return False
@@ -146,7 +147,7 @@ def _flush_folders(folder: Path, *, but: Container[str]) -> None:
 
 
 def _link(source: Path, place: Path, *, linked: dict[Path, int]) -> None:
-    """Give a file, or all files below a folder, a second name; note the inode of each."""
+    """Hard-link a file, or all files below a folder, and record the inode of each."""
     if source.is_dir() and not source.is_symlink():
         place.mkdir()
         for entry in sorted(source.iterdir()):
@@ -158,7 +159,7 @@ def _link(source: Path, place: Path, *, linked: dict[Path, int]) -> None:
 
 
 def _save_late_(old: Path, new: Path, *, leaves: Callable[[str], bool], linked: dict[Path, int]) -> None:
-    """Move what came into the old folder, or was replaced there, after its files were linked."""
+    """Move files that were added to or replaced in the old folder after linking."""
     for place, _folders, files in os.walk(old):
         for name in files:
             source = Path(place) / name
@@ -169,7 +170,7 @@ def _save_late_(old: Path, new: Path, *, leaves: Callable[[str], bool], linked: 
 
 
 def _exchange(first: Path, second: Path) -> None:
-    """Exchange the names of two folders, in one step."""
+    """Exchange the names of two folders in one step."""
     names = os.fsencode(first), os.fsencode(second)
     call = getattr(_LIBRARY, _CALL)
     given = (_HERE, names[0], _HERE, names[1], _EXCHANGE) if sys.platform == "linux" else (*names, _EXCHANGE)
@@ -178,11 +179,11 @@ def _exchange(first: Path, second: Path) -> None:
         raise OSError(code, os.strerror(code), str(second))
 
 
-# ── moved in, where the folder cannot be exchanged ──────────────────────────────────────────────────────────────────────────────
+# ── move into the old folder, where an exchange is impossible ───────────────────────────────────────────────────────────────────
 
 
 def _moved_in(staged: Path, target: Path, *, kind: Kind, finish: Callable[[Path], None] | None) -> None:
-    """Put whole new content into a folder by one rename, then each file at its place."""
+    """Commit the complete new content by one rename within the folder, then move each file to its place."""
     fresh = set(os.listdir(staged))
     old = kind.leaves if (target / kind.sign).exists() else fresh.__contains__
     write_json(staged / _GONE, sorted(name for name in os.listdir(target) if old(name) and name not in {*fresh, _STAGED, COMMITTED}))
@@ -201,12 +202,12 @@ def _moved_in(staged: Path, target: Path, *, kind: Kind, finish: Callable[[Path]
 
 
 def settle_(folder: Path, kind: Kind) -> None:
-    """Finish what a killed process had begun: move new content that is whole to its place. Nothing is done where there is none."""
+    """Finish an interrupted replacement: move complete new content to its place. Do nothing if there is none."""
     committed = folder / COMMITTED
     if committed.is_symlink() or not committed.is_dir():
         return
     if (committed / kind.sign).exists():
-        (folder / kind.sign).unlink(missing_ok=True)  # until all else is there, for who opens the folder without looking here
+        (folder / kind.sign).unlink(missing_ok=True)  # missing until everything else is in place, for readers that do not look here
     for name in _listed(committed / _GONE):
         if kind.leaves(name) and Path(name).name == name:
             _remove(folder / name)
@@ -222,7 +223,7 @@ def settle_(folder: Path, kind: Kind) -> None:
 def _listed(path: Path) -> list[str]:
     try:
         found = read_json(within(path.parent, path), "gone")
-    except InputError:  # it goes last: all the rest has been done
+    except InputError:  # this file is deleted last, so the rest is done
         return []
     return [str(name) for name in found] if isinstance(found, list) else []
 

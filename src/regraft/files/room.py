@@ -1,5 +1,7 @@
-"""Room on the disk that is really there, and arrays that lie in files: a file that is only declared large ends the process when the disk is
-full (SIGBUS)."""
+"""Disk space that is really allocated, and arrays in files.
+
+A sparse file, which only declares its size, ends the process with SIGBUS when the disk is full.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from .text import printable
 __all__ = ["in_file", "large_array", "release_pages", "reserve", "taken", "write_at"]
 
 IN_MEMORY = 2**26
-"""Bytes above which an array is kept in a temporary file."""
+"""Size in bytes above which an array is kept in a temporary file."""
 ROWS_AT_ONCE = 1024
 _ZEROS = bytes(2**20)
 _MAPPINGS = weakref.WeakSet[mmap.mmap]()
@@ -27,10 +29,7 @@ _NO_SUCH_CALL = frozenset({errno.EINVAL, errno.ENOSYS, getattr(errno, "EOPNOTSUP
 
 
 def reserve(handle: int, size: int) -> None:
-    """Make a file at least so large, each of its blocks on the disk; what is in it stays.
-
-    `size`: bytes.
-    """
+    """Grow a file to at least `size` bytes, with every block allocated on the disk. Its content stays."""
     if hasattr(os, "posix_fallocate") and size:
         try:
             os.posix_fallocate(handle, 0, size)
@@ -39,12 +38,12 @@ def reserve(handle: int, size: int) -> None:
             if problem.errno not in _NO_SUCH_CALL:
                 raise
     end = os.lseek(handle, 0, os.SEEK_END)
-    while end < size:  # zeros that are written take up room too
+    while end < size:  # written zeros take up space too
         end += os.write(handle, _ZEROS[: size - end])
 
 
 def write_at(handle: int, offset: int, *, content: memoryview | bytes) -> None:
-    """Write bytes at an offset of a file, all of them."""
+    """Write all bytes at an offset of a file."""
     left = memoryview(content).cast("B")
     os.lseek(handle, offset, os.SEEK_SET)
     while left:
@@ -52,9 +51,9 @@ def write_at(handle: int, offset: int, *, content: memoryview | bytes) -> None:
 
 
 def large_array(shape: Sequence[int], dtype: np.dtype, *, folder: Path | None = None) -> np.ndarray:
-    """Return an array without content, in a file that goes with the process where it is large.
+    """Return an uninitialized array. Large ones lie in a temporary file that disappears with the process.
 
-    `folder`: where the file lies; None for the folder of temporary files.
+    `folder` is the place of that file, by default the folder of temporary files.
     """
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if size <= IN_MEMORY:
@@ -72,7 +71,7 @@ def large_array(shape: Sequence[int], dtype: np.dtype, *, folder: Path | None = 
 
 
 def taken(values: np.ndarray, rows: np.ndarray, *, columns: np.ndarray | slice = slice(None), dtype: np.dtype | None = None) -> np.ndarray:
-    """Return a copy of some rows and columns of an array (N, D) that may be mapped, read in blocks, in a type of its own or another."""
+    """Return a copy of some rows and columns of an array (N, D), in `dtype` or its own. A mapped array is read in blocks."""
     made = large_array((len(rows), values[:0, columns].shape[1]), dtype or values.dtype)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         made[start : start + ROWS_AT_ONCE] = values[rows[start : start + ROWS_AT_ONCE]][:, columns]
@@ -81,7 +80,7 @@ def taken(values: np.ndarray, rows: np.ndarray, *, columns: np.ndarray | slice =
 
 
 def in_file(array: np.memmap) -> np.ndarray:
-    """Return a mapped `array` as a plain one, whose pages `release_pages` lets go of."""
+    """Return a mapped array as a plain one whose pages `release_pages` can release."""
     mapping = getattr(array, "_mmap", None)
     if isinstance(mapping, mmap.mmap):
         _MAPPINGS.add(mapping)
@@ -89,9 +88,9 @@ def in_file(array: np.memmap) -> np.ndarray:
 
 
 def release_pages() -> None:
-    """Let go of the memory that mapped arrays have filled so far; what is read again comes from the file.
+    """Release the memory that mapped arrays occupy. Pages are read from the file again when needed.
 
-    The system does so by itself when memory is short; then the pages of other programs go as well.
+    The system does this itself only when memory is short, and then evicts pages of other programs as well.
     """
     if hasattr(mmap, "MADV_DONTNEED"):
         for mapping in list(_MAPPINGS):

@@ -1,4 +1,4 @@
-"""Schemas of the JSON files that regraft reads back, a function that checks a file against one, and the words of some records."""
+"""Schemas of the JSON files that regraft reads back, a check of files against them, and texts for some of their records."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ __all__ = [
 
 HEADINGS = ("candidate", "time expected", "time taken", "estimate (95 % interval)", "outcome")
 NOT_TRIED = "not tried"
-"""First words of what came of a candidate that was not tried; the reason follows after a colon."""
+"""Prefix of the outcome of a candidate that was not tried. The reason follows after a colon."""
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Plain(BaseModel):
-    """Base of all schemas: types are not converted, numbers are finite, unknown keys are kept (newer versions may add some)."""
+    """Base class of all schemas. Types are not converted, numbers are finite, and unknown keys are kept (newer versions may add some)."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow", frozen=True)
 
 
 class HistoryEntry(Plain):
-    """One epoch of a history. Figures of a training that diverged may be no finite numbers."""
+    """One epoch of a history. Figures of a diverged training may be non-finite."""
 
     model_config = ConfigDict(allow_inf_nan=True)
 
@@ -58,7 +58,7 @@ class HistoryEntry(Plain):
 
 
 class Candidate(Plain):
-    """What was compared, as a plan keeps it and the report shows it."""
+    """One compared candidate, as a plan stores it and the report shows it."""
 
     model_config = ConfigDict(allow_inf_nan=True)
 
@@ -98,13 +98,13 @@ def _shown(value: Any) -> str:
 
 
 def read_json(path: Path, kind: str, *, remedy: str = "") -> Any:
-    """Return the content of a JSON file of a known kind, unchecked."""
+    """Return the unchecked content of a JSON file of a known kind."""
     with opening(path, kind, remedy=remedy):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_lines(path: Path, kind: str, *, remedy: str = "") -> list[dict[str, Any]]:
-    """Return the entries of a file of JSON lines of a known kind, each of them a mapping."""
+    """Return the entries of a JSON Lines file of a known kind. Each must be a mapping."""
     with opening(path, kind, remedy=remedy):
         entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     for number, entry in enumerate(entries, start=1):
@@ -115,11 +115,10 @@ def read_lines(path: Path, kind: str, *, remedy: str = "") -> list[dict[str, Any
 
 
 def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
-    """Return a row of words for each candidate, in the order of `HEADINGS`; empty where something is not known.
+    """Return the cells of each candidate as text, in the order of `HEADINGS`, with "" for unknown values.
 
-    Of what was not tried no estimate is shown.
-
-    `candidates`: with "name", "predicted" and "seconds", "estimate" with its "interval" and "figure" ("accuracy" or "loss"), "why".
+    A candidate that was not tried shows no estimate. The keys are "name", "predicted", "seconds", "estimate" with "interval" and "figure"
+    ("accuracy" or "loss"), and "why".
     """
     return [
         (
@@ -134,12 +133,12 @@ def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, s
 
 
 def was_tried(candidate: Mapping[str, Any]) -> bool:
-    """Tell whether a `candidate`, as plain data, was tried, so that its estimate is measured."""
+    """Return whether a candidate was tried, so that its estimate is measured."""
     return not str(candidate.get("why", "")).startswith(NOT_TRIED)
 
 
 def outcomes(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return (names of candidates, the outcome that they came to), each outcome once."""
+    """Return pairs (candidate names, shared outcome), each outcome once."""
     found: dict[str, list[str]] = {}
     for one in candidates:
         if one.get("why"):
@@ -148,7 +147,7 @@ def outcomes(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def estimate_words(one: Mapping[str, Any]) -> str:
-    """Return the estimate of `one` candidate with its interval; nothing where it was not tried."""
+    """Return a candidate's estimate with its interval as text; "" if it was not tried."""
     if one.get("estimate") is None or not was_tried(one):
         return ""
     share = one.get("figure", "accuracy") == "accuracy"

@@ -1,4 +1,4 @@
-"""What a file or an archive declares, compared with what it holds, before memory is taken for it."""
+"""Declared sizes of files and archives, checked against the stored bytes before memory is allocated."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .text import printable
 __all__ = ["check_size", "memory", "open_archive", "refuse_expansion"]
 
 _ALWAYS = 64 * 2**20
-"""Bytes that any file may declare: enough for every test, too few to hurt."""
+"""Bytes that any file may declare: enough for every test, too few to do harm."""
 _FACTOR = 100
-"""Weights that were set to zero compress this far; a bomb goes to a thousand."""
+"""Weights that were set to zero compress this far; a bomb reaches a thousand."""
 FREE = 2**30
-"""Up to so many bytes of content, no file of data is refused for being small."""
+"""Content up to this many bytes is never refused for the small size of its file."""
 UNPACKED = 1000
-"""Above that, content of so many times the file's own size is not unpacked: real data hardly ever compress so well."""
+"""Maximum ratio of content to file size above `FREE`. Real data hardly ever compress this well."""
 
 
 @cache
 def memory() -> int | None:
-    """Return the bytes of memory of this machine, None where the system does not tell."""
+    """Return the memory of this machine in bytes; None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -34,9 +34,9 @@ def memory() -> int | None:
 
 
 def refuse_expansion(declared: int, *, stored: int, what: str, error: type[InputError]) -> None:
-    """Raise where a file declares far more than it holds, or more than the machine has.
+    """Raise if a file declares far more than it holds, or more than the machine's memory.
 
-    `declared`: bytes that reading it would take; `stored`: bytes that it has.
+    `declared` is the size in memory and `stored` the size in the file, both in bytes.
     """
     room = memory()
     if declared > max(_ALWAYS, _FACTOR * stored):
@@ -49,9 +49,9 @@ def refuse_expansion(declared: int, *, stored: int, what: str, error: type[Input
 
 
 def check_size(content: int, path: str | Path, *, kind: str, size: int | None = None) -> None:
-    """Raise before memory is taken for what a file declares, if it cannot hold it or only was made to fill the memory.
+    """Raise if a data file declares more content than its size allows or the machine's memory can hold.
 
-    `content`: the declared size in memory, in bytes.
+    `content` is the declared size in memory, in bytes. `size` is the size of the file, by default read from the path.
     """
     size, form, whole = Path(path).stat().st_size if size is None else size, FORMATS[kind], memory()
     declared = f"'{printable(path)}' is a {form.title} of {_shown(size)} that declares {_shown(content)} of content"
@@ -69,10 +69,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def open_archive(path: Path, *, error: type[InputError]) -> zipfile.ZipFile:
-    """Open a zip archive whose parts have plain names and sizes that the file can hold.
-
-    Result: The archive; the caller closes it.
-    """
+    """Open a zip archive after checking that its parts have plain names and plausible sizes. The caller closes it."""
     archive = zipfile.ZipFile(path)
     try:
         shown = repr(printable(path))
@@ -91,7 +88,7 @@ def _check(parts: list[zipfile.ZipInfo], *, size: int, shown: str, error: type[I
         name = repr(printable(part.filename, width=80))
         if _leads_outside(part.filename) or stat.S_ISLNK(part.external_attr >> 16):
             raise UnsafeFileError(f"{shown} holds a part {name} that stands for a place outside the archive; expected plain names.")
-        if part.filename.casefold() in names:  # some readers take "A" for "a"
+        if part.filename.casefold() in names:  # some readers treat "A" and "a" as one name
             raise error(f"{shown} holds two parts called {name}; expected one of each name.")
         if part.flag_bits & 1 or part.compress_type not in _METHODS:
             raise error(f"{shown} holds a part {name} that is encrypted or compressed in an unusual way; expected deflate or none.")

@@ -1,4 +1,4 @@
-"""Text of unknown origin (class names, file names, columns), made safe for the place where it is shown."""
+"""Text of unknown origin (class names, file names, columns), made safe for where it is shown."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 __all__ = ["csv_cell", "notebook_html", "printable", "printable_json", "printable_lines"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""Wide forms count too in some languages."""
+"""Some language versions of spreadsheets also accept the full-width forms."""
 
 
 def printable(text: object, *, width: int | None = None) -> str:
-    """Return text as one line without anything that a terminal, a log or a reader could take for more than text.
+    """Return text as one line that a terminal, a log or a reader cannot mistake for anything but text.
 
-    Control characters, lone surrogates, line separators and characters that change the direction of text become escapes such as
-    `\\x1b`. All other characters, of any script, stay.
+    Control characters, lone surrogates, line separators and characters that change the direction of text become escapes such as `\\x1b`.
+    All other characters, of any script, stay.
 
-    `width`: the greatest length; longer text ends in "…". None: no limit.
+    `width` is the maximum length. Longer text ends in "…". None sets no limit.
     """
     line = _safe(str(text))
     return line if width is None or len(line) <= width else line[: width - 1] + "…"
 
 
 def printable_lines(text: object) -> str:
-    """Return text of several lines with each of them as `printable` gives it: for text of our own that has names of others in it."""
+    """Return multi-line text with each line made safe as in `printable`. It serves texts of regraft that contain names of others."""
     return "\n".join(_safe(line) for line in str(text).split("\n"))
 
 
 def printable_json(text: str) -> str:
-    """Return JSON text in which nothing is left that a terminal could take for more than text; it reads back as the same data."""
+    """Return JSON text with all characters escaped that a terminal may interpret. It still parses to the same data."""
     return "\n".join(line if line.isprintable() else "".join(map(_json_escaped, line)) for line in text.split("\n"))
 
 
@@ -55,9 +55,9 @@ def _escaped(character: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """Return a cell for a CSV file that no spreadsheet runs as a formula: text that begins with `= + - @` gets an apostrophe in front.
+    """Return a CSV cell that no spreadsheet runs as a formula: text that starts with `= + - @` is prefixed with an apostrophe.
 
-    Numbers, and text that reads as a number, stay as they are.
+    Numbers, and text that reads as a number, stay unchanged.
     """
     if not isinstance(value, str) or not value.startswith(_FORMULA):
         return value
@@ -69,6 +69,6 @@ def csv_cell(value: Any) -> Any:
 
 
 def notebook_html(text: object, *, title: str = "") -> str:
-    """Return text as a notebook shows it: a title, and lines as they are, in letters of one width."""
+    """Return HTML for a notebook: a title, and the lines of the text in a monospaced font."""
     above = f"<p><b>{html.escape(printable(title))}</b></p>" if title else ""
     return f'<div>{above}<pre style="line-height:1.3">{html.escape(printable_lines(text))}</pre></div>'

@@ -1,4 +1,4 @@
-"""Writing of files that is whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["flush_file", "flush_folder", "json_text", "replaced_file", "write_by
 
 PARTIAL = ".partial"
 _PATIENCE = 60.0
-"""Seconds that a process waits for another that writes the same file."""
+"""Seconds to wait for another process that writes the same file."""
 _READABLE = 2**18
-"""Characters of JSON up to which it is indented."""
+"""Maximum number of characters of indented JSON."""
 _LONGEST = 200
-"""Bytes of a name to which more can be added on every file system."""
+"""Maximum bytes of a name to which a suffix can be added on every file system."""
 
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Write a file so that it is either the old or the new one, never half of it, whatever happens.
+    """Write a file atomically: it is the old or the new one, never a part.
 
-    Yields: The path of an empty file beside it, to be written. It takes the place of the old one at the end; where there is an exception,
-    it is removed. One that a killed process leaves behind is written over by the next call.
+    Yield the path of an empty file beside it. That file replaces the old one at the end, or is removed if there is an exception. The next
+    call overwrites one left by a killed process.
     """
     partial = _beside(path)
     handle = locked_file(partial, wait=_PATIENCE)
@@ -42,7 +42,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
             os.ftruncate(handle, 0)
             yield partial
             flush_file(partial)
-            if sys.platform == "win32":  # a file that is open cannot be renamed
+            if sys.platform == "win32":  # an open file cannot be renamed
                 stack.close()
             os.replace(partial, path)
         except BaseException:
@@ -60,7 +60,7 @@ def _beside(path: Path) -> Path:
 
 
 def flush_file(path: Path) -> None:
-    """Wait until what was written into a file at `path` is on the disk."""
+    """Wait until the content of a file is on the disk."""
     handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
@@ -69,8 +69,8 @@ def flush_file(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until the names in a `folder` are on the disk, where the system can do that."""
-    with suppress(OSError):  # Windows opens no folders, and some file systems flush none
+    """Wait until the names in a folder are on the disk, if the system supports that."""
+    with suppress(OSError):  # Windows opens no folders, and some file systems cannot flush them
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -85,12 +85,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text to the path as UTF-8, whole or not at all; lone surrogates become escapes of the form `\\udc80`."""
+    """Write text as UTF-8, atomically. Lone surrogates become escapes of the form `\\udc80`."""
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, content: Any, *, default: Callable[[Any], Any] | None = None) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     text = json_text(content, default=default)
     if len(text) <= _READABLE:
         text = json_text(content, indent=1, default=default)
@@ -100,14 +100,14 @@ def write_json(path: Path, content: Any, *, default: Callable[[Any], Any] | None
 
 
 def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Write entries to the path as JSON lines, one an entry, whole or not at all."""
+    """Write entries as JSON Lines, one per line, atomically."""
     write_bytes(path, "".join(json_text(entry) + "\n" for entry in entries).encode("utf-8"))
 
 
 def json_text(content: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
-    """Return plain data as JSON text that can be encoded as UTF-8: readable, and with lone surrogates as escapes.
+    """Return plain data as readable JSON text that can be encoded as UTF-8. Lone surrogates become escapes.
 
-    `indent`: spaces a level; None: one line.
+    `indent` is the number of spaces per level. None gives one line.
     """
     text = json.dumps(content, ensure_ascii=False, indent=indent, default=default)
     try:

@@ -1,4 +1,4 @@
-"""Work on many machines, by Ray."""
+"""Distributed work on many machines, with Ray."""
 
 from .ray import WorkerLostError, alongside, check_cluster, on_cluster, other_machines, packed, unpacked
 

@@ -1,7 +1,7 @@
-"""The door to Ray: pieces of work as tasks of a cluster, their results in order.
+"""Adapter for Ray: pieces of work as tasks of a cluster, with their results in order.
 
-What all tasks need is put into Ray's object store once; a worker opens it once. A task whose worker or machine is lost is run again.
-Ray sends Python objects with pickle: all machines of a cluster trust each other.
+Data that all tasks share are put into Ray's object store once, and each worker opens them once. A task whose worker or machine is lost runs
+again. Ray sends Python objects with pickle, so all machines of a cluster trust each other.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ __all__ = ["WorkerLostError", "alongside", "check_cluster", "on_cluster", "other
 
 T = TypeVar("T")
 _RETRIES = 5
-"""Times that a task is run again after its worker or machine was lost."""
+"""Number of retries of a task after its worker or machine is lost."""
 _AHEAD = 2
-"""Tasks that wait or run for each processor, so that results do not pile up before they are taken."""
+"""Tasks in flight per processor. The limit keeps results from piling up before they are consumed."""
 _opened: dict[str, Any] = {}
-"""In a worker: what the tasks of the present run need, by the name that Ray has for it."""
+"""Shared data of the current run in a worker, by their Ray id."""
 
 
 def check_cluster(cluster: str) -> None:
-    """Connect with a cluster, where that is not done yet."""
+    """Connect to a cluster, unless already connected."""
     ray = _ray()
     if ray.is_initialized():
         return
     try:
         ray.init(address=cluster, log_to_driver=False, logging_level="ERROR")
-    except Exception as problem:  # ConnectionError, ValueError, and classes of its own
+    except Exception as problem:  # ConnectionError, ValueError, and classes of Ray
         raise SettingError(
             f"cluster={cluster!r} cannot be reached: {str(problem).strip().splitlines()[0]} Start one with `ray start --head`, or leave "
             "cluster= out to compute on this machine."
@@ -44,7 +44,7 @@ def check_cluster(cluster: str) -> None:
 def on_cluster(  # over the limit: what a task is made of
     work: Callable[[Any, Any], T], shared: bytes, *, pieces: Iterable[Any], cluster: str, threads: int, in_order: bool = True
 ) -> Iterator[T]:
-    """Yield what a function gives for each piece; each piece is a task of Ray."""
+    """Yield the result of a function for each piece, in order or as they finish. Each piece is a Ray task."""
     check_cluster(cluster)
     ray = _ray()
     kept = ray.put(shared)
@@ -74,11 +74,11 @@ def on_cluster(  # over the limit: what a task is made of
 
 
 class WorkerLostError(RegraftError):
-    """A process that others wait for is gone."""
+    """Raised if a worker process that others wait for is gone."""
 
 
 def other_machines(cluster: str) -> tuple[str, list[str]]:
-    """Return the address of this machine within a cluster, and the names of its other machines that have a processor."""
+    """Return the address of this machine in a cluster, and the ids of its other machines with at least one processor."""
     check_cluster(cluster)
     ray = _ray()
     here = ray.get_runtime_context().get_node_id()
@@ -90,10 +90,9 @@ def other_machines(cluster: str) -> tuple[str, list[str]]:
 def alongside(
     work: Callable[[Any, Any], Any], shared: bytes, *, pieces: Sequence[Any], machines: Sequence[str], threads: int
 ) -> Iterator[Callable[[], None]]:
-    """Run a function once on each of some machines, at the same time, beside what is done while the context lasts.
+    """Run a function once on each of several machines, in parallel with the body of the context.
 
-    Yields: What is to be called while this process waits for the others to begin: it takes a moment, and raises where one of them has
-    ended.
+    Yield a function to call while this process waits for the others to start. It takes a moment, and raises if one of them has ended.
     """
     ray = _ray()
     kept, processors = ray.put(shared), {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes()}
@@ -117,13 +116,13 @@ def alongside(
                 cause = problem.cause
                 if not isinstance(cause, WorkerLostError):
                     raise (cause if isinstance(cause, RegraftError) else RegraftError(f"A worker failed: {cause}")) from problem
-            except ray.exceptions.RayError:  # it is gone
+            except ray.exceptions.RayError:  # the worker is gone
                 continue
         raise
 
 
 def _done(work: Callable[[Any, Any], T], shared: list[Any], *, piece: Any) -> T:
-    """Do one piece in a worker, which opens what is shared once; it comes in a list, so that Ray does not open it for every task."""
+    """Run one piece in a worker, which opens the shared data once. The list keeps Ray from opening them for every task."""
     name = shared[0].hex()
     if name not in _opened:
         _opened.clear()
@@ -132,7 +131,7 @@ def _done(work: Callable[[Any, Any], T], shared: list[Any], *, piece: Any) -> T:
 
 
 def packed(shared: Any, reduced: Callable[[Any], Any]) -> bytes:
-    """Return what all tasks share, as bytes."""
+    """Return the data that all tasks share, as bytes."""
     library = optional_import("ray.cloudpickle", "ray", purpose="cluster=")
 
     class Packer(library.CloudPickler):  # type: ignore[misc, name-defined]  # the library has no types
@@ -143,13 +142,13 @@ def packed(shared: Any, reduced: Callable[[Any], Any]) -> bytes:
     content = io.BytesIO()
     try:
         Packer(content, protocol=5).dump(shared)
-    except Exception as problem:  # whatever the objects of other libraries raise
+    except Exception as problem:  # objects of other libraries may raise anything
         raise SettingError(f"cluster=: the network cannot be sent to other processes ({problem}). Leave cluster= out.") from problem
     return content.getvalue()
 
 
 def unpacked(content: bytes) -> Any:
-    """Return what `packed` was given: only for what this run has packed itself."""
+    """Return the data that `packed` serialized. The bytes must come from this run, because unpickling runs code."""
     return pickle.loads(content)
 
 
