@@ -40,7 +40,7 @@ GRAPH = "graph_of_file"
 """Module attribute that holds the bytes of the ONNX graph that the module was made from."""
 PROGRAM_FILE = "network.onnx"
 UNOPENED_PROGRAM_FILE = "network.pt2"
-"""File that earlier versions saved instead: an exported program, which only code can open."""
+"""Exported program that earlier versions saved instead. Opening the folder does not read it; opening the file needs `trust=True`."""
 
 
 class LogitsAndFeatures(WholeNetwork):

@@ -1,4 +1,4 @@
-"""Find which module reads the parameters of modules that are never called, by running with NaN in their place."""
+"""Find the module that reads the parameters of modules that are never called, by running with NaN in place of these parameters."""
 
 from __future__ import annotations
 
