@@ -1,6 +1,6 @@
-"""Data: reading them, splitting them, and bringing them to the form that a network takes.
+"""Data: reading, splitting, and preprocessing for a network.
 
-What makes tensors is imported when it is first asked for: reading data, and looking at them, does without torch.
+Modules that make tensors are imported on first use, so that reading and inspecting data works without torch.
 """
 
 from __future__ import annotations

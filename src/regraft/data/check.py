@@ -1,4 +1,4 @@
-"""Finding items that cannot be used: corrupt files, numbers that are not finite, texts that are none."""
+"""Detection of unusable examples: corrupt files, numbers that are not finite, values that are not texts."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ LEFT_OUT_SHOWN = 100
 
 
 def checked(data: Dataset, skip_bad: bool) -> Dataset:
-    """Return data of which every item can be decoded."""
+    """Return the data, with unusable examples left out if `skip_bad`; otherwise raise if there are any."""
     bad = bad_items(data)
     data = _left_out(data, bad, what="cannot be used", skip_bad=skip_bad) if bad else data
     return data if data.kind != "audio" else _cut_told(data)
 
 
 def _cut_told(data: Dataset) -> Dataset:
-    """Return data with a note on recordings that are cut short, of which what is there is read."""
+    """Return the data with a note on truncated recordings, whose existing samples are used."""
     cut = [data.name_of(at) for at, item in enumerate(data.items) if isinstance(item, str | Path) and is_cut_short(item)]
     note = f"{len(cut)} of {len(data)} recordings end before the length that their files declare; what is there is read: {listed(cut)}"
     return data if not cut or note in data.notes else dataclasses.replace(data, notes=(*data.notes, note))
 
 
 def labelled(data: Dataset, skip_bad: bool) -> Dataset:
-    """Return data of which every item has a target of some task."""
+    """Return the data, with examples without any target left out if `skip_bad`; otherwise raise if there are any."""
     known = np.any([data.targets_of(name).known for name in data.tasks], axis=0)
     bad = {int(index): "" for index in np.flatnonzero(~known)}
     tasks = ", ".join(map(repr, data.tasks))
@@ -61,10 +61,7 @@ def _left_out(data: Dataset, bad: Mapping[int, str], *, what: str, skip_bad: boo
 
 
 def bad_items(data: Dataset) -> dict[int, str]:
-    """Decode every file, look at every number and text, and return what is wrong.
-
-    Result: Index of the item -> reason, in order; empty where all is well.
-    """
+    """Decode every file, check every number and text, and return index -> reason for each unusable example, in order."""
     if data.part_names:
         wrong = {name: bad_items(data.part(name)) for name in data.part_names}
         rows = sorted({row for found in wrong.values() for row in found})
@@ -78,9 +75,9 @@ def bad_items(data: Dataset) -> dict[int, str]:
 
 
 def rows_not_finite(items: Any) -> np.ndarray:
-    """Return the rows that hold NaN or infinity, reading the array in chunks.
+    """Return the rows, (n,) int64 in order, that contain NaN or infinity. The array is read in chunks.
 
-    `items`: (N, ...) array, memory map or view of one; result: (n,) int64 rows, in order.
+    `items`: (N, ...) array, memory map or view of one.
     """
     if items.dtype.kind not in "fc" or not len(items):
         return np.zeros(0, dtype=np.int64)

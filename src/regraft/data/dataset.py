@@ -26,8 +26,7 @@ class Dataset:
     """Examples and their targets, for one task or several, with optional numeric columns beside each example.
 
     The targets of the first task are in `targets`, `classes` and `task`; those of the other tasks are in `further`. With several
-    tasks, an example may lack the target of some. A missing class index is -1, a missing number is NaN, a missing multi-label row is all
-    NaN.
+    tasks, an example may lack some targets. A missing class index is -1, a missing number is NaN, a missing multi-label row is all NaN.
 
     Attributes:
         items: N raw examples: an array or memory map (N, ...), file paths, or texts; or `Parts`, which holds several of these by name.
@@ -361,7 +360,7 @@ class Dataset:
     def summary(self) -> Summary:
         """Return what was read and how: labels, sizes, ranges, duplicates, and what was left out.
 
-        Only the headers of files are read. No example is decoded.
+        Examples in files are not decoded. Headers are read, and files of equal size are compared byte by byte.
 
         Returns:
             The summary; `print` shows it as text.

@@ -1,4 +1,4 @@
-"""Examples that are equal byte by byte: found in one pass, and without reading files that no other one can be equal to."""
+"""Detection of examples that are equal byte by byte, in one pass and without reading files that cannot have an equal."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ FILES_AT_ONCE = 256
 
 
 def first_equal(items: Sequence[Any] | np.ndarray, kind: str, *, digest: Callable[[int], bytes]) -> np.ndarray:
-    """Return for each example the first one that is equal to it.
+    """Return for each example the index of the first example equal to it, (N,) int64; its own index if no earlier one is equal.
 
-    Rows of an array are compared by a sum of their words with random factors, files by their length; only those that agree in it are
-    read for their digest.
-
-    Result: (N,) int64 indices; that of the example itself where none before it is equal. A file that cannot be read is equal to none.
+    Rows of an array are first compared by a sum of their words with random weights, files by their length. Only candidates with
+    equal values are read for their digest. A file that cannot be read equals no other.
     """
     first = np.arange(len(items))
     keys = _keys(items, kind)
@@ -48,10 +46,7 @@ def equal_in(
     digest: Callable[[int], bytes],
     other_digest: Callable[[int], bytes],
 ) -> np.ndarray:
-    """Return for each example the first one of others that is equal to it.
-
-    Result: (N,) int64 indices among the others, -1 where none is equal.
-    """
+    """Return for each example the index of the first equal example in `others`, (N,) int64; -1 if none is equal."""
     found = np.full(len(items), -1)
     mine, theirs = _keys(items, kind), _keys(others, kind)
     known: dict[bytes, int] = {}
@@ -63,7 +58,7 @@ def equal_in(
 
 
 def _among(keys: np.ndarray | list[Hashable], others: np.ndarray | list[Hashable]) -> np.ndarray:
-    """Return the indices of the keys that are among others."""
+    """Return the indices of the keys that occur in `others`."""
     if isinstance(keys, np.ndarray) and isinstance(others, np.ndarray):
         return np.flatnonzero(np.isin(keys, others))
     known = set(others)
@@ -71,7 +66,7 @@ def _among(keys: np.ndarray | list[Hashable], others: np.ndarray | list[Hashable
 
 
 def _digests(indices: np.ndarray, digest: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield indices with the digests of what they stand for; files that cannot be read are left out."""
+    """Yield indices with digests; files that cannot be read are left out."""
     for start in range(0, len(indices), FILES_AT_ONCE):
         part = indices[start : start + FILES_AT_ONCE].tolist()
         for index, found in zip(part, in_threads(lambda at: _digest(digest, at), part), strict=True):
@@ -87,7 +82,7 @@ def _digest(digest: Callable[[int], bytes], index: int) -> bytes | None:
 
 
 def _keys(items: Sequence[Any] | np.ndarray, kind: str) -> np.ndarray | list[Hashable]:
-    """Return what equal items have in common, and is had without reading a file: an array (N,) for rows of an array."""
+    """Return keys that are equal for equal examples and need no file content: an array (N,) for rows of an array."""
     if isinstance(items, np.ndarray | ArrayView) and items.dtype.kind in "biuf":
         return _row_sums(items)
     return [_sketch(item, kind) for item in items]

@@ -1,4 +1,4 @@
-"""A data set as the network takes it: batches by index and view, and the identity of what they are made from."""
+"""A data set prepared for a network: batches by index and view, and the identity of their content."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ HASHED_AT_ONCE = 256
 
 
 class Prepared:
-    """A data set with the preprocessing of a network; items are read when a batch is asked for, and then forgotten.
+    """Data set with a network's preprocessing. Examples are read for each batch and not kept.
 
     Attributes:
         preprocessing: fitted to the data if it was not fitted before.
-        augment: how they are made: "light", "photo" or a callable.
+        augment: augmentation of the views: "light", "photo" or a callable.
     """
 
     # over the limit: items, and how their views are made
@@ -44,21 +44,20 @@ class Prepared:
 
     @property
     def in_turn(self) -> bool:
-        """Whether batches have to be made by the thread that uses them: a callable draws from the generators of the whole process."""
+        """Whether the consuming thread must make the batches, because a callable draws from the global random generators."""
         return callable(self.augment)
 
     def of(self, data: Dataset, preprocessing: Preprocessing | None = None) -> Prepared:
-        """Return other data, or another preprocessing, with the same views."""
+        """Return other data, or another preprocessing, with the same view settings."""
         return Prepared(data, preprocessing or self.preprocessing, view_seed=self.view_seed, augment=self.augment)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def batch(self, indices: Sequence[int] | np.ndarray, view: int = 0) -> Inputs:
-        """Return some items as one batch.
+        """Return some examples as one batch: a tensor (n, ...), or named tensors (n, length).
 
-        `indices`: (n,) which items; `view`: 0 for the plain items, k > 0 for their k-th augmented version; result: Tensor (n, ...), or
-        named tensors (n, length).
+        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
         """
         seeds = [self._seed(int(index)) for index in indices] if view else None
         return (self._viewing if view else self.preprocessing).batch_of(self.data, indices, view=view, seeds=seeds)
@@ -67,10 +66,9 @@ class Prepared:
     def batches(
         self, batch_size: int, indices: Sequence[int] | np.ndarray | None = None, view: int = 0
     ) -> Iterator[tuple[np.ndarray, Inputs]]:
-        """Yield consecutive batches; where items are files, the next batch is read while the present one is in use.
+        """Yield consecutive batches, each with its indices (b,) int64. For files, the next batch is read while the current one is in use.
 
-        `indices`: (n,) which items, in this order; None for all; `view`: 0 for the plain items, k > 0 for their k-th augmented version;
-        yields: Indices (b,) int64 and the batch of these items.
+        `indices`: (n,) examples in this order; None: all. `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
         """
         if batch_size < 1:
             raise SettingError(f"batch_size={batch_size} is out of range; expected 1 or more.")
@@ -83,7 +81,7 @@ class Prepared:
             yield part, self.batch(part, view)
 
     def identity(self, views: int) -> str:
-        """Return a digest of all that decides the batches."""
+        """Return a digest of everything that determines the batches."""
         hasher = hashlib.blake2b(digest_size=16)
         hasher.update(json.dumps([self.preprocessing.to_dict(), self.data.kind, len(self)], sort_keys=True).encode())
         if views > 1:
@@ -103,5 +101,5 @@ class Prepared:
         return [self.data.digest(index) for index in indices]
 
     def _seed(self, index: int) -> int:
-        """Return an item's own seed, mixed so that neighbouring items and seeds have nothing in common."""
+        """Return the seed of an example, mixed so that neighbouring examples and seeds are independent."""
         return int(np.random.SeedSequence([self.view_seed, index]).generate_state(1, np.uint64)[0])

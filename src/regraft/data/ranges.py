@@ -1,4 +1,4 @@
-"""The values that arrays hold: learned once, and compared with at every later call."""
+"""Value ranges of arrays: recorded in training and checked at every later call."""
 
 from __future__ import annotations
 
@@ -18,20 +18,17 @@ Range = tuple[float, float]
 BYTES: Range = (0.0, 255.0)
 SHARES: Range = (0.0, 1.0)
 STEPS: tuple[Range, ...] = (BYTES, (0.0, 4095.0), (0.0, 65535.0))
-"""Of whole numbers of 8, 12 and 16 bits."""
+"""Ranges of integers of 8, 12 and 16 bits."""
 BEYOND = 0.25
-"""Share of a range of pixels by which values may lie outside it: resizing by cubic curves goes beyond the ends."""
+"""Share of a pixel range by which values may exceed it, because bicubic resizing overshoots."""
 MEASURED = 20.0
-"""So many times as large as what was measured in data of no agreed range is taken for another unit."""
+"""For data without a standard range, values this many times as large as the measured ones are taken for another unit."""
 SMALL = 0.02
-"""Up to this share of the range, values are taken for those of another unit; five levels of 255 are all but black."""
+"""Values up to this share of the range are taken for another unit; five levels of 255 are almost black."""
 
 
 def limits_of(items: Sequence[Any] | np.ndarray) -> Range | None:
-    """Return the least and the most value of array items.
-
-    Result: Both; None where the items are no arrays of numbers, or there are none.
-    """
+    """Return the minimum and maximum of arrays; None if there are no examples, or they are not arrays of numbers."""
     if not len(items) or isinstance(items[0], str | Path) or not isinstance(items[0], np.ndarray) or not items[0].size:
         return None
     step = max(1, CHUNK_BYTES // max(1, items[0].nbytes))
@@ -41,9 +38,9 @@ def limits_of(items: Sequence[Any] | np.ndarray) -> Range | None:
 
 
 def check_range(given: Range | None, learned: Range | None, *, what: str = "arrays", small: bool = True) -> None:
-    """Compare the values of arrays with those that were learned from.
+    """Compare the values of arrays with those of the training data: raise if they lie far outside, warn if they are very small.
 
-    `given`: least and most value of what is to be predicted or judged; None: nothing to compare.
+    `given`: minimum and maximum of the new data; None: nothing to compare.
     """
     if given is None or learned is None:
         return

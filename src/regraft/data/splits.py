@@ -18,7 +18,7 @@ def stratified_split(strata: np.ndarray, share: float, *, seed: int) -> np.ndarr
     """Choose the second part so that every stratum contributes its share. Return (N,) bool, true for the second part.
 
     `strata`: (N,) int64, the class or quantile of each example; `share`: share of the second part, in (0, 1). A stratum of n examples
-    contributes n * share, rounded by at most one: at least one if n >= 2, and never all.
+    contributes n * share of them, off by at most one: at least one if n >= 2, and never all.
     """
     generator = np.random.default_rng(seed)
     counts = np.bincount(strata)

@@ -1,4 +1,4 @@
-"""What makes tensors of data: `regraft.data` gives these names when they are first asked for, as reading does without torch."""
+"""Names of `regraft.data` that need torch. They are imported on first use, because reading works without torch."""
 
 from .prepared import Prepared
 from .preprocessings.array_preprocessing import ArrayPreprocessing

@@ -1,1 +1,1 @@
-"""Below the items: files and their kinds, pixels, and the threads that decode them."""
+"""Decoding of examples: files and their kinds, pixels, and decoder threads."""

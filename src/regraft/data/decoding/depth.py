@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits and transparent ones: which values stand for black and white, and what shows through."""
+"""Pictures with more than 8 bits or transparency: their value range and their background."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .threads import in_threads
 __all__ = ["BACKGROUNDS", "PLAIN", "Reading", "deep_limits", "float_range_of", "in_mode", "integer_range_of"]
 
 BACKGROUNDS = {"white": 255, "black": 0, "ignored": None}
-"""What shows through transparent pixels -> its level; "ignored": their own hidden colour."""
+"""Background of transparent pixels -> its level; "ignored": the colour stored under them."""
 LOOKED_AT = 256
 TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How pictures become bytes.
+    """Settings for the conversion of pictures to bytes.
 
     Attributes:
-        integers: (least, most) value of pictures of whole numbers of more than 8 bits, which become 0 and 255.
-        floats: (least, most) value of floating-point pictures, likewise.
-        background: what shows through transparent pixels, one of `BACKGROUNDS`.
+        integers: (minimum, maximum) of integer pictures with more than 8 bits, mapped to 0 and 255.
+        floats: (minimum, maximum) of floating-point pictures, mapped to 0 and 255.
+        background: background of transparent pixels, one of `BACKGROUNDS`.
     """
 
     integers: Range = STEPS[-1]
@@ -39,17 +39,17 @@ class Reading:
 
 
 PLAIN = Reading()
-"""The full range of 16 bits, 0 to 1, and white."""
+"""Default: the full range of 16 bits, 0 to 1 for floats, and a white background."""
 
 
 def in_mode(picture: Any, reading: Reading, *, mode: str) -> Any:
-    """Return a picture of any mode in one of bytes."""
+    """Convert a picture of any mode to a mode of bytes."""
     if _is_deep(picture):
         return _in_bytes(picture, reading).convert(mode)
     if picture.mode not in TRANSPARENT and "transparency" not in picture.info:
         return picture if picture.mode == mode else picture.convert(mode)
     key = picture.info.get("transparency")
-    if isinstance(key, tuple) and max(key) > 255:  # of 16 bits, of which PIL kept the higher 8
+    if isinstance(key, tuple) and max(key) > 255:  # a 16-bit colour; PIL kept the upper 8 bits of the pixels
         picture.info["transparency"] = tuple(value >> 8 for value in key)
     whole = picture.convert({"La": "LA", "RGBa": "RGBA"}.get(picture.mode, picture.mode)).convert("RGBA")
     level = BACKGROUNDS[reading.background]
@@ -74,9 +74,9 @@ def _in_bytes(picture: Any, reading: Reading) -> Any:
 
 
 def deep_limits(items: Sequence[Any] | np.ndarray) -> tuple[Range | None, Range | None]:
-    """Return the least and the most value of pictures of more than 8 bits; up to 256 pictures, spread evenly, are looked at.
+    """Return the (minimum, maximum) of integer and of floating-point pictures with more than 8 bits; None if there are none.
 
-    Result: Of pictures of whole numbers, and of floating-point ones; None where there are none.
+    Up to 256 pictures, evenly spread, are examined.
     """
     if not len(items) or isinstance(items[0], np.ndarray):
         return None, None
@@ -88,17 +88,17 @@ def deep_limits(items: Sequence[Any] | np.ndarray) -> tuple[Range | None, Range 
 
 
 def _limits(item: Any) -> tuple[str, Range] | None:
-    """Return mode and limits of a deep picture, those that its format declares where it does; None of another or a damaged one."""
+    """Return mode and limits of a deep picture, declared by its format if possible; None for any other or a damaged picture."""
     try:
         with picture_of(Path(item) if isinstance(item, str) else item) as picture:
             if not _is_deep(picture):
                 return None
-            if picture.format == "PPM":  # PIL brings them to 16 bits, by the largest value that the file declares
+            if picture.format == "PPM":  # PIL scales them to 16 bits by the declared maximum
                 return picture.mode, STEPS[-1]
             values = np.asarray(picture)
             finite = values[np.isfinite(values)]
             return (picture.mode, (float(finite.min()), float(finite.max()))) if finite.size else None
-    except InputError:  # said where it is read
+    except InputError:  # reported when the picture is read
         return None
 
 
@@ -107,10 +107,10 @@ def _is_deep(picture: Any) -> bool:
 
 
 def integer_range_of(limits: Range | None) -> Range | None:
-    """Return what stands for black and white in pictures of whole numbers.
+    """Return the values of black and white in integer pictures.
 
-    Result: 0 to the smallest of 255, 4095, 65535 and the largest values of more bits that holds them; the limits where some are negative;
-    None where nothing is known.
+    The range is 0 to the smallest of 255, 4095, 65535 and higher powers of two minus 1 that holds all values; with negative values, it is
+    the limits. None if nothing is known.
     """
     if limits is None or limits == (0, 0):
         return None
@@ -120,9 +120,9 @@ def integer_range_of(limits: Range | None) -> Range | None:
 
 
 def float_range_of(limits: Range | None) -> Range | None:
-    """Return what stands for black and white in floating-point pictures.
+    """Return the values of black and white in floating-point pictures.
 
-    Result: (0, 1) for values within it, (0, 255) for others that use that range, else the limits; None where nothing is known.
+    The range is (0, 1) if it holds all values, (0, 255) for values that use that range, else the limits. None if nothing is known.
     """
     if limits is None or (limits[0] >= 0 and limits[1] <= 1):
         return None if limits is None else SHARES

@@ -1,4 +1,4 @@
-"""Files of data sets: their kinds by extension, their natural order, and finding them below a folder."""
+"""Files of data sets: kinds by extension, natural order, and search below a folder."""
 
 from __future__ import annotations
 
@@ -20,25 +20,22 @@ EXTENSIONS = {
     "array": (".npy",),
 }
 MOST_VISITS = 16
-"""A folder is entered so often through links that lead to it; without a limit, a few links make a tree without end."""
+"""Maximum number of visits to a folder through links; without it a few links could form an endless tree."""
 _KIND_OF = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Return a sort key by which "img2" comes before "img10"."""
+    """Return a sort key that puts "img2" before "img10"."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def kind_of(path: Path) -> str | None:
-    """Return what a file holds, by its extension.
-
-    Result: "image", "audio", "array" (of which each file is an item), or None where it is none of them.
-    """
+    """Return the kind of a file by its extension: "image", "audio", "array" (one example per file), or None."""
     return _KIND_OF.get(path.suffix.lower())
 
 
 def existing_folder(path: Path, what: str) -> Path:
-    """Return a folder after checking that it is one."""
+    """Return the folder; raise if it does not exist or is a file."""
     if not path.exists():
         raise DataError(f"{what} does not exist: {printable(path)}. Check the path; relative paths start at {Path.cwd()}.")
     if not path.is_dir():
@@ -47,19 +44,19 @@ def existing_folder(path: Path, what: str) -> Path:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all files below a folder."""
+    """Return all files below a folder, in natural order."""
     return sorted(_walk(folder), key=lambda path: natural_key(path.relative_to(folder).as_posix()))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder; a link that leads back to a folder above it is not followed."""
+    """Yield the files below a folder. A link back to a parent folder is not followed."""
     visits: Counter[tuple[int, int]] = Counter()
     waiting = [(folder, frozenset(_place(parent) for parent in Path(os.path.realpath(folder)).parents))]
     while waiting:
         parent, above = waiting.pop()
         try:
             place, entries = _place(parent), [entry for entry in os.scandir(parent) if not is_hidden(entry.name)]
-        except OSError:  # a folder of another user, such as lost+found
+        except OSError:  # a folder without read permission, such as lost+found
             continue
         if place in above or visits[place] == MOST_VISITS:
             continue
@@ -77,20 +74,17 @@ def _place(folder: Path) -> tuple[int, int]:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder belongs to the operating system rather than to the user."""
+    """Return whether a file or folder belongs to the operating system, not to the user."""
     return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def kind_of_files(paths: Iterable[Path], where: Path, *, kind: str | None) -> str:
-    """Return the one kind of the files.
-
-    `kind`: what the user said, or None.
-    """
+    """Return the single kind of the files. `kind`: the user's choice, or None."""
     files = list(paths)
     kinds = [kind_of(path) for path in files]
     found = {known: kinds.count(known) for known in EXTENSIONS if known in kinds}
     if len(found) > 1 and kind is None:
-        found.pop("array", None)  # computed from the others
+        found.pop("array", None)  # arrays beside other files are taken for derived data
     if kind in found:
         return str(kind)
     if len(found) == 1 and kind is None:

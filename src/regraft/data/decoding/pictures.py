@@ -1,4 +1,4 @@
-"""Pixels: decoding files, the geometry of resizing, and arrays of any channel order and value range as 0..255."""
+"""Pixels: decoding of files, geometry of resizing, and conversion of arrays of any channel order and value range to 0..255."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from .depth import BACKGROUNDS, PLAIN, Reading, in_mode, integer_range_of
 __all__ = ["MODES", "decode", "decoded", "geometry", "pixel_batch", "value_range_of"]
 
 MODES = {"bilinear": 2, "bicubic": 3}
-"""Interpolation -> its number in PIL; the names are torch's."""
+"""Interpolation -> its number in PIL; the names are those of torch."""
 MOST_PIXELS = 2**27
-"""To which a picture may be resized before its centre is cut out."""
+"""Maximum number of pixels of a resized picture before the centre crop."""
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 LUMA = (0.299, 0.587, 0.114)
 
 
 def geometry(size: tuple[int, int], wanted: tuple[int, int], *, fraction: float, crop: bool) -> tuple[int, int, int, int]:
-    """Return how a picture is resized and where it is cut.
+    """Return the size (height, width) to resize a picture to, then the crop offset (top, left), in pixels.
 
-    `size`: (height, width) of the picture; `wanted`: (height, width) of the result; result: (height, width) to resize to, then (top, left)
-    of the cut, all in pixels.
+    `size`: (height, width) of the picture; `wanted`: (height, width) of the result.
     """
     target = [int(side / fraction) for side in wanted]
     if crop:
@@ -46,15 +45,15 @@ def geometry(size: tuple[int, int], wanted: tuple[int, int], *, fraction: float,
 
 
 def decode(source: Any, channels: int, *, resized: Callable[[Any], Any], reading: Reading = PLAIN) -> Tensor:
-    """Return what `decoded` makes of `source`, `channels`, `resized` and `reading` as (1, channels, h, w) float32 in 0..255."""
+    """Return the picture from `decoded` as (1, channels, h, w) float32 in 0..255."""
     pixels = decoded(source, channels, resized=resized, reading=reading).astype(np.float32)
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
 def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any], reading: Reading = PLAIN) -> np.ndarray:
-    """Return one picture as pixels.
+    """Decode one picture to (h, w, channels) uint8.
 
-    `reading`: what its values mean where they are no bytes, and what shows through transparent pixels; result: (h, w, channels) uint8.
+    `reading`: value range of pictures with more than 8 bits, and background of transparent pixels.
     """
     if channels not in PIL_MODES:
         raise DataError(f"Pictures in files have 1, 3 or 4 channels and the network takes {channels}; give arrays of {channels} channels.")
@@ -69,13 +68,13 @@ def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any], readin
 
 
 def pixel_batch(arrays: np.ndarray, channels: int, *, value_range: tuple[float, float] | None, background: str = "white") -> Tensor:
-    """Return arrays of pictures as pixels; grey ones keep one channel, which the normalisation repeats.
+    """Return arrays of pictures as pixels, (n, 1 or channels, H, W) float32 in 0..255. Grey pictures keep one channel.
 
-    `arrays`: (n, H, W), (n, H, W, C), or (n, C, H, W) where the last axis cannot be channels and the first can; `value_range`: (least,
-    most) value, which become 0 and 255; None: found from these arrays; result: (n, 1 or channels, H, W) float32 in 0..255.
+    `arrays`: (n, H, W), (n, H, W, C), or (n, C, H, W) if only the first axis can be channels. `value_range`: (minimum, maximum), mapped to
+    0 and 255; None: inferred from these arrays.
     """
     if arrays.dtype == np.uint8 and value_range in (None, SHARES, *STEPS):
-        value_range = BYTES  # bytes leave no doubt, whatever the arrays of the training were
+        value_range = BYTES  # bytes are unambiguous, whatever arrays the network was trained on
     least, most = value_range or value_range_of(arrays) or BYTES
     pixels = torch.from_numpy(np.array(_channels_first(arrays, channels), dtype=np.float32, order="C"))
     if (least, most) != (0.0, 255.0):
@@ -108,10 +107,10 @@ def _channels_first(arrays: np.ndarray, channels: int) -> np.ndarray:
 
 
 def value_range_of(items: Sequence[Any] | np.ndarray) -> tuple[float, float] | None:
-    """Return the values that stand for black and white in array items.
+    """Return the values of black and white in arrays; None if the examples are files or PIL images.
 
-    Result: (0, 255) for bytes and for other numbers that use that range, (0, 1) for numbers within it; of whole numbers above 255 what
-    files of 12 or 16 bits have, as of `integer_range_of`; else the least and most value. None where the items are files or PIL images.
+    The range is (0, 255) for bytes and for other numbers that use that range, (0, 1) for numbers within it, the range of
+    `integer_range_of` for integers above 255, and the measured limits otherwise.
     """
     if len(items) and isinstance(items[0], np.ndarray) and items[0].dtype == np.uint8:
         return BYTES

@@ -1,4 +1,4 @@
-"""Threads for decoding: one small pool for the whole program, and one batch of prefetch."""
+"""Decoder threads: one small pool for the process, and prefetch of one batch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def in_threads(function: Callable[[Given], Made], values: list[Given]) -> list[Made]:
-    """Apply a function to each value in the shared pool; a single value is done here.
+    """Apply a function to each value in the shared pool; a single value is processed in the calling thread.
 
-    `function`: releases the interpreter lock for most of its time (decoding, hashing, reading); never calls this again.
+    `function` should release the interpreter lock most of the time (decoding, hashing, reading), and must not call `in_threads`.
     """
     if len(values) < 2:
         return [function(value) for value in values]
@@ -33,10 +33,10 @@ def in_threads(function: Callable[[Given], Made], values: list[Given]) -> list[M
 
 
 def prefetched(function: Callable[[Given], Made], values: Iterable[Given]) -> Iterator[tuple[Given, Made]]:
-    """Yield each value with its result; the next result is made while the present one is in use."""
+    """Yield each value with its result; the next result is computed while the current one is in use."""
     given = iter(values)
     first = list(itertools.islice(given, 2))
-    if len(first) < 2:  # nothing to make ahead
+    if len(first) < 2:  # nothing to prefetch
         yield from ((value, function(value)) for value in first)
         return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="regraft-prefetch") as ahead:

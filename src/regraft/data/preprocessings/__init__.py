@@ -1,1 +1,1 @@
-"""From raw items to what a network takes: one file for each kind."""
+"""Preprocessing from raw examples to network inputs: one file for each kind."""

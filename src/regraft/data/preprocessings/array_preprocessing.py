@@ -1,4 +1,4 @@
-"""From arrays to a network's input: type and shape, and nothing else unless asked."""
+"""Preprocessing of arrays for a network's input: type and shape only, unless scaling is requested."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ NOISE = 0.05
 SHIFT = 0.05
 SAMPLE = 2000
 MOST_POSITIONS = 4096
-"""For larger items one number stands for the spread of all positions, so that the saved description stays small."""
+"""Maximum number of positions with a spread of their own. Larger examples get one number, to keep the saved description small."""
 
 
 @dataclass(frozen=True)
 class ArrayPreprocessing(Preprocessing):
-    """Arrays as they are, float32, brought to the network's shape where only axes of length 1 differ.
+    """Pass arrays unchanged as float32, reshaped to the network's shape if only axes of length 1 differ.
 
     Attributes:
-        shape: of one item as the network takes it (None: any length); None leaves shapes unchecked.
-        mean: subtracted: one number, or as many as the last axis or the whole item has.
+        shape: shape of one example as the network takes it (None: any length); None leaves shapes unchecked.
+        mean: number to subtract, or one for each element of the last axis or of the whole example.
         integers: the network takes integers (token ids); they stay int64.
-        spread: standard deviation by position over the data, or one number; the measure of a view's noise. None before `fit`.
-        value_range: (least, most) value of items of two axes or more, or of pixels, which later arrays are compared with.
-        inferred: made from the network's shape alone, because it carries no preprocessing of its own. Views add Gaussian noise of 5 %
-            of the spread (not to integers) and shift items of two axes or more by up to 5 % along the longest.
+        spread: standard deviation of each position over the data, or one number; it scales the noise of views. None before `fit`.
+        value_range: (minimum, maximum) of pixels or of examples with two or more axes; later arrays are compared with it.
+        inferred: made from the network's input shape alone, because the network has no preprocessing of its own. Views add Gaussian noise
+            of 5 % of the spread (not to integers) and shift examples with two or more axes by up to 5 % along the longest axis.
     """
 
     kind: ClassVar[str] = "array"
@@ -53,7 +53,7 @@ class ArrayPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Return arrays as they are, checked against the network's shape; the layout is part of the shape."""
+        """Return a preprocessing that only checks arrays against the network's shape; the layout is part of the shape."""
         return cls(shape=input_shape or None)
 
     @property
@@ -63,12 +63,12 @@ class ArrayPreprocessing(Preprocessing):
 
     @property
     def item_shape(self) -> tuple[int, ...] | None:
-        """The shape of an item as the network takes it; None where it is open."""
+        """Shape of an example as the network takes it; None if any side is open."""
         sides = () if self.shape is None else tuple(side for side in self.shape if side is not None)
         return sides if self.shape is not None and len(sides) == len(self.shape) else None
 
     def fit(self, data: Dataset) -> ArrayPreprocessing:
-        """Check the first item's shape and measure the spread of up to 2,000 items."""
+        """Check the first example's shape and measure the spread of up to 2,000 examples."""
         if not isinstance(data[0], np.ndarray | np.generic | int | float):
             kind = f"{data.kind} examples" if data.kind != self.kind else f"of the type {type(data[0]).__name__}"
             raise DataError(
@@ -83,20 +83,19 @@ class ArrayPreprocessing(Preprocessing):
         return dataclasses.replace(self, spread=kept, value_range=None if self.integers else _range_of(shown))
 
     def check_values(self, data: Dataset) -> None:
-        """Compare the values of items with those of the training; rows of measurements have no common range."""
+        """Compare the values of the examples with those of the training data. Rows of measurements have no common range."""
         if self.value_range is not None:
             check_range(limits_of(data.items), self.value_range)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
-        """Return n arrays as the network takes them.
+        """Return n arrays as the network takes them, (n, *shape) float32, or int64 if `integers`.
 
-        `items`: (n, ...) array or n arrays of one shape; `view`: 0 for the plain arrays, k > 0 for their k-th augmented version; result:
-        (n, *shape) float32, or int64 where `integers`.
+        `items`: (n, ...) array or n arrays of one shape; `view`: 0 for the plain arrays, k > 0 for their k-th augmented copy.
         """
         return torch.from_numpy(self._arrays(items, view, seeds=seeds))
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> np.ndarray:
-        """Return some items as one batch of arrays, `raw` without mean and std; see `Preprocessing.arrays_of`."""
+        """Return some examples as one batch of arrays; `raw` skips mean and std. See `Preprocessing.arrays_of`."""
         plain = dataclasses.replace(self, mean=None, std=None) if raw else self
         return plain._arrays(take(data.items, indices))
 
@@ -115,7 +114,7 @@ class ArrayPreprocessing(Preprocessing):
         return np.ascontiguousarray(arrays.reshape(len(arrays), *shape))
 
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return a one-line description."""
         kept = "integers" if self.integers else "float32"
         shape = "any shape" if self.shape is None else f"the shape {tuple('any' if side is None else side for side in self.shape)}"
         scaled = "" if self.mean is None and self.std is None else ", minus mean, divided by std"
@@ -123,7 +122,7 @@ class ArrayPreprocessing(Preprocessing):
         return line + ("; values pass as they are, without scaling" if self.inferred and not self.fitted and not self.integers else "")
 
     def _of_pictures(self) -> str:
-        """Return plain data of pictures, as an example for messages, by the shape where it can be one of pictures."""
+        """Return an example of image settings for messages, with the network's shape if it can be that of a picture."""
         sides = self.item_shape or ()
         last = len(sides) == 3 and sides[0] not in (1, 3, 4) and sides[2] in (1, 3, 4)
         height, width, channels = (sides if last else (*sides[1:], sides[0])) if len(sides) == 3 else (224, 224, 3)
@@ -131,7 +130,7 @@ class ArrayPreprocessing(Preprocessing):
         return f"{{'kind': 'image', 'height': {height}, 'width': {width}, 'channels': {channels}{layout}}}"
 
     def _as_numbers(self, arrays: np.ndarray) -> np.ndarray:
-        """Return arrays in the type that the network takes, where nothing is lost by that but digits."""
+        """Convert arrays to the network's type; raise if that would lose more than precision."""
         if arrays.dtype.kind not in "biuf":
             raise DataError(f"Examples of the type {arrays.dtype} and the shape {arrays.shape[1:]} were received; expected numbers.")
         if self.integers and arrays.dtype.kind == "f" and (arrays != np.round(arrays)).any():
@@ -156,7 +155,7 @@ class ArrayPreprocessing(Preprocessing):
         return NOISE * self._constant(self.spread, array.shape)
 
     def _constant(self, value: float | tuple[float, ...], shape: tuple[int, ...]) -> np.ndarray:
-        """Return a constant so that it broadcasts over an item: a number, one by last axis, or one by position."""
+        """Return a constant that broadcasts over an example: one number, one per element of the last axis, or one per position."""
         constant = np.asarray(value, dtype=np.float32)
         if constant.size in (1, shape[-1] if shape else 1):
             return constant
@@ -168,7 +167,7 @@ class ArrayPreprocessing(Preprocessing):
 
 
 def _range_of(shown: np.ndarray) -> Range | None:
-    """Return the range that arrays share: that of pixels, or the measured one where an item has two axes or more."""
+    """Return the common value range of arrays: that of pixels, or the measured one if examples have two or more axes."""
     limits = limits_of(shown)
     if limits is None or limits[0] == limits[1]:
         return None
@@ -186,9 +185,9 @@ def _fits(received: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
 
 
 def augmented_array(array: np.ndarray, generator: np.random.Generator, *, noise: np.ndarray | float = 0.0) -> np.ndarray:
-    """Return an item with noise, and shifted along its longest axis where it has two axes or more.
+    """Return an example with noise, shifted along its longest axis if it has two or more axes.
 
-    Result: An array of the same shape and type; what a shift leaves open is filled with the edge.
+    Shape and type are unchanged. A shift repeats the edge value.
     """
     if np.any(noise):
         array = (array + generator.standard_normal(array.shape) * noise).astype(array.dtype)

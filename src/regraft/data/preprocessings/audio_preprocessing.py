@@ -209,8 +209,7 @@ class AudioPreprocessing(Preprocessing):
         Each recording is read and transformed in a thread. Waveforms have samples in place of bands and frames.
 
         `items`: n paths, or n waveforms (samples,) or (channels, samples); `view`: 0 for the plain recordings, k > 0 for their k-th
-        augmented
-        copy.
+        augmented copy.
         """
         return torch.from_numpy(self._arrays(items, view, seeds=seeds))
 

@@ -1,4 +1,4 @@
-"""Other ways to make the views of an item: as photographs are augmented, or by the user's own function."""
+"""Alternative augmentations: for photographs, or by a user function."""
 
 from __future__ import annotations
 
@@ -17,46 +17,45 @@ from ...tensors import Tensor, torch
 __all__ = ["AUGMENTS", "CALLABLE", "augment_key", "by_function", "given_by_key", "like_photographs", "photographs", "plain_name"]
 
 AUGMENTS = ("auto", "none", "light", "photo")
-"""Settings of `augment=`, beside a callable."""
+"""Settings of `augment=` other than a callable."""
 CALLABLE = "callable "
-"""What the name of a callable begins with, in plans that are plain data."""
+"""Prefix of the name of a callable in plans, which are plain data."""
 LEAST_AREA, RATIO = 0.5, 4 / 3
-"""Of a random crop: the share of the picture at least, and how far its sides may be stretched against each other."""
+"""Limits of a random crop: the minimum share of the picture's area, and the maximum stretch of its aspect ratio."""
 LIGHT, HUE = 0.2, 0.02
-"""Of colour: how far brightness, contrast and saturation are from 1, and how far the hue is turned, of a whole turn."""
+"""Maximum changes of colour: deviation of brightness, contrast and saturation from 1, and hue shift as a share of a full turn."""
 _COLOURFUL, _FLAT, _LEVELS = 6.0, 0.4, 24
-"""Of a photograph: the mean distance of its channels at least, in 0..255; the most pixels of one level, as a share; and the levels."""
+"""Criteria for photographs: minimum mean channel difference in 0..255, maximum share of pixels at one level, number of levels."""
 
 _GIVEN: dict[int, Callable[..., Any]] = {}
 _PROCESS = uuid.uuid4().hex
 
 
 def plain_name(value: str | Callable[..., Any]) -> str:
-    """Return the `value` of a setting that may be a callable as a plan in JSON has it: then by name."""
+    """Return the name of a callable, or a string setting unchanged, as a plan in JSON stores it."""
     if isinstance(value, str):
         return value
     return CALLABLE + printable(str(getattr(value, "__qualname__", None) or type(value).__qualname__))
 
 
 def augment_key(augment: str | Callable[..., Any]) -> str:
-    """Return what tells the setting `augment` from all others; what a callable does is not known beyond this process."""
+    """Return a unique key of an `augment` setting. The key of a callable is valid only in this process."""
     if isinstance(augment, str):
         return augment
-    _GIVEN.setdefault(id(augment), augment)  # as long as it is kept, no other one has its number
+    _GIVEN.setdefault(id(augment), augment)  # the reference keeps its id unique
     return f"{_PROCESS} {id(augment)}"
 
 
 def given_by_key(key: str) -> Callable[..., Any] | None:
-    """Return the callable that `augment_key` has called `key` in this process; None where there is none."""
+    """Return the callable to which `augment_key` gave `key` in this process; None if there is none."""
     process, _, number = key.partition(" ")
     return _GIVEN.get(int(number)) if process == _PROCESS and number.isdecimal() else None
 
 
 def by_function(function: Callable[[Tensor], Any], items: Tensor, *, view: int, seeds: Sequence[int]) -> Tensor:
-    """Return items as the user's function augments them, each with the shared generators seeded by its own seed and view.
+    """Return examples augmented by a user function, (n, ...) float32. The global generators are seeded by each example's seed and view.
 
-    `function`: of one item, (c, h, w) of a picture in 0..255; returns the same shape; `items`: (n, ...); `view`: k > 0; result: (n, ...)
-    float32.
+    `function`: of one example, such as a picture (c, h, w) in 0..255; returns the same shape. `items`: (n, ...); `view`: k > 0.
     """
     made = []
     for item, seed in zip(items, seeds, strict=True):
@@ -74,14 +73,14 @@ def by_function(function: Callable[[Tensor], Any], items: Tensor, *, view: int, 
 
 
 def photographs(pictures: Tensor, view: int, *, seeds: Sequence[int], limits: tuple[float, float] | None) -> Tensor:
-    """Return pictures cropped and resized at random, half of them mirrored, and lit and coloured otherwise, each by its own seed.
+    """Return pictures with random crop, mirroring of half of them, lighting and colour, each by its own seed; (n, c, h, w).
 
-    `pictures`: (n, c, h, w); `view`: k > 0; `seeds`: n numbers; picture i uses `np.random.default_rng([seeds[i], view])`; `limits`: least
-    and most value; with None light and colour are left alone; result: (n, c, h, w).
+    `pictures`: (n, c, h, w); `view`: k > 0; `seeds`: n numbers. Picture i uses `np.random.default_rng([seeds[i], view])`. `limits`: minimum
+    and maximum value; None leaves light and colour unchanged.
 
     Source: torchvision's references/classification (RandomResizedCrop, RandomHorizontalFlip) and ColorJitter, by its functions v2.
 
-    Deviations: a crop keeps half of the picture at least, not 8 %, which fits few epochs of fine-tuning; the order of the colour steps
+    Deviations: a crop keeps at least half of the picture, not 8 %, which suits few epochs of fine-tuning; the order of the colour steps
     is fixed.
     """
     steps = optional_import("torchvision.transforms.v2.functional", "vision", purpose="augment='photo'")
@@ -90,7 +89,7 @@ def photographs(pictures: Tensor, view: int, *, seeds: Sequence[int], limits: tu
 
 
 def _photograph(steps: ModuleType, picture: Tensor, draw: np.ndarray, limits: tuple[float, float] | None, /) -> Tensor:
-    """Return one picture (c, h, w), changed by nine numbers in -1..1."""
+    """Return one picture (c, h, w), changed by nine random numbers in -1..1."""
     height, width = picture.shape[1:]
     area, stretch = LEAST_AREA + (1 - LEAST_AREA) * (draw[0] + 1) / 2, RATIO ** (draw[1] / 2)
     rows, columns = (max(1, round(min(side * np.sqrt(area) * by, side))) for side, by in ((height, stretch), (width, 1 / stretch)))
@@ -111,7 +110,7 @@ def _photograph(steps: ModuleType, picture: Tensor, draw: np.ndarray, limits: tu
 
 
 def like_photographs(pixels: Tensor) -> bool:
-    """Return whether most pictures, `pixels` (n, 3, h, w) in 0..255, are colourful and without one level that fills them, as paper does."""
+    """Return whether most pictures (n, 3, h, w) in 0..255 are colourful and not dominated by a single level, unlike paper."""
     if pixels.ndim != 4 or pixels.shape[1] != 3:
         return False
     colour = (pixels.amax(1) - pixels.amin(1)).mean((1, 2)) > _COLOURFUL

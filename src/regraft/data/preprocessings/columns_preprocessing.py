@@ -1,4 +1,4 @@
-"""From items with numbers beside them to a network's named inputs: the item as another preprocessing makes it, and the numbers."""
+"""Preprocessing of examples with number columns: the named inputs of another preprocessing, and the scaled columns."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["ColumnsPreprocessing"]
 
 @dataclass(frozen=True)
 class ColumnsPreprocessing(Preprocessing):
-    """Items as `inner` makes them, and beside them columns of numbers, each minus its mean and divided by its deviation, float32.
+    """Preprocess examples with `inner` and add number columns, each minus its mean and divided by its standard deviation, float32.
 
     Attributes:
         names: the k columns, in the order in which the network takes them.
-        mean: of each column over the data; None before `fit`.
-        std: standard deviation of each column over the data, 1 where a column is constant; None before `fit`.
-        inferred: made from the network's shape alone; `inner` says so for the items. Views are those of `inner`; the columns are the
-            same in each of them.
+        mean: mean of each column over the data; None before `fit`.
+        std: standard deviation of each column over the data, 1 for a constant column; None before `fit`.
+        inferred: made from the network's input shape alone; `inner` says so for the examples. Views are those of `inner`; all views
+            share the columns.
     """
 
     kind: ClassVar[str] = "columns"
@@ -51,7 +51,7 @@ class ColumnsPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Refuse: a shape does not say which columns stand beside the items."""
+        """Raise: a shape does not tell which columns there are."""
         raise DataError(
             f"The input shape {input_shape} does not say which columns stand beside the examples; expected "
             f"ColumnsPreprocessing(inner, names)."
@@ -59,16 +59,16 @@ class ColumnsPreprocessing(Preprocessing):
 
     @property
     def item_kind(self) -> str:
-        """The kind of the items that `inner` takes."""
+        """Kind of the examples that `inner` takes."""
         return self.inner.item_kind
 
     @property
     def fitted(self) -> bool:
-        """Whether mean and deviation of the columns, and what `inner` needs, are known."""
+        """Whether `inner` is fitted and the columns' means and standard deviations are known."""
         return self.inner.fitted and self.mean is not None and self.std is not None
 
     def fit(self, data: Dataset) -> ColumnsPreprocessing:
-        """Measure mean and standard deviation of each column that are not known, and fit `inner` where it is not fitted."""
+        """Measure the unknown means and standard deviations of the columns, and fit `inner` if it is not fitted."""
         inner = self.inner if self.inner.fitted else self.inner.fit(data)
         rows = self._rows(data).astype(np.float64)
         mean = self.mean or tuple(rows.mean(axis=0).tolist())
@@ -76,51 +76,50 @@ class ColumnsPreprocessing(Preprocessing):
         return dataclasses.replace(self, inner=inner, mean=mean, std=std)
 
     def widened(self, data: Dataset) -> ColumnsPreprocessing:
-        """Let `inner` make room for longer items."""
+        """Widen `inner` for longer examples."""
         return dataclasses.replace(self, inner=self.inner.widened(data))
 
     def windows(self, data: Dataset) -> Dataset:
-        """Let `inner` make windows over recordings that are too long for it."""
+        """Split recordings that are too long into windows, with `inner`."""
         return self.inner.windows(data)
 
     def check_values(self, data: Dataset) -> None:
-        """Let `inner` compare the values of its items with those of the training."""
+        """Compare the values of the examples with those of the training data, with `inner`."""
         self.inner.check_values(data)
 
     def viewing(self, augment: str | Callable[..., Any]) -> ColumnsPreprocessing:
-        """Return this preprocessing with another way to make views of the items themselves."""
+        """Return this preprocessing with another augmentation of the examples."""
         return dataclasses.replace(self, inner=self.inner.viewing(augment))
 
     def of_photographs(self, data: Dataset) -> bool:
-        """Return whether the items themselves look like photographs."""
+        """Return whether the examples look like photographs."""
         return self.inner.of_photographs(data)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
-        """Refuse: raw items have no columns beside them; `batch_of` takes them from a data set."""
+        """Raise: raw examples have no columns. `batch_of` takes them from a data set."""
         raise DataError(f"{len(items)} raw examples were received. {self._wanted()}")
 
     def batch_of(
         self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
-        """Return some items of a data set as one batch, with their columns.
+        """Return some examples of a data set as one batch, with their columns.
 
-        `indices`: (n,) which items; `view`: 0 for the plain items, k > 0 for their k-th augmented version.
+        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
         """
         rows = self._rows(data)[np.asarray(indices, dtype=np.int64)]
         return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), rows)
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
-        """Return some items as one batch of arrays, with their columns, `raw` as they were measured; see `Preprocessing.arrays_of`."""
+        """Return some examples as one batch of arrays, with their columns, unscaled if `raw`; see `Preprocessing.arrays_of`."""
         rows = self._rows(data)[np.asarray(indices, dtype=np.int64)]
         made = self.inner.arrays_of(data, indices, raw=raw)
         named = made if isinstance(made, dict) else {"inputs": made}
         return {**named, "columns": rows.astype(np.float32) if raw else self._scaled(rows)}
 
     def joined(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Tensor]:
-        """Return a batch of `inner` together with its columns.
+        """Return the named tensors of a batch of `inner`, and "columns": (n, k) float32, scaled. An unnamed tensor is named "inputs".
 
-        `rows`: (n, k) numbers as the data have them, in the order of `names`; result: The named tensors of `inner`, or its only one as
-        "inputs", and "columns": (n, k) float32, minus mean, divided by std.
+        `rows`: (n, k) unscaled numbers, in the order of `names`.
         """
         columns = torch.from_numpy(self._scaled(rows))
         named = inputs if isinstance(inputs, dict) else {"inputs": inputs}
@@ -131,7 +130,7 @@ class ColumnsPreprocessing(Preprocessing):
         return np.asarray((rows - mean) / std, np.float32)
 
     def dataset(self, items: Any) -> Dataset:
-        """Return items without labels as a data set with the columns."""
+        """Return examples without labels as a data set with the columns."""
         table = isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS
         if is_frame(items) or table:
             return read_unlabelled(items, self.item_kind, columns=self.names)
@@ -141,7 +140,7 @@ class ColumnsPreprocessing(Preprocessing):
         return items
 
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return a one-line description."""
         return f"{self.inner.describe()}; beside each example {len(self.names)} columns: {', '.join(self.names)}"
 
     def _rows(self, data: Dataset) -> np.ndarray:
@@ -149,7 +148,7 @@ class ColumnsPreprocessing(Preprocessing):
         return np.asarray(data.columns)[:, order]
 
     def _order(self, data: Dataset) -> list[int]:
-        """Return where the data have each of the columns."""
+        """Return the index of each wanted column in the data."""
         if data.columns is None:
             raise DataError(f"The {len(data)} examples have no columns beside them. {self._wanted()}")
         missing = [name for name in self.names if name not in data.column_names]

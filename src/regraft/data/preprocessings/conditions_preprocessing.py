@@ -1,4 +1,4 @@
-"""From items and their conditions to a network's named inputs: the item as another preprocessing makes it, and a row of codes."""
+"""Preprocessing of examples with conditions: the named inputs of another preprocessing, and row indices of condition codes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .preprocessing import Preprocessing
 __all__ = ["ConditionsPreprocessing", "known_conditions", "with_conditions", "without_conditions"]
 
 ANYWHERE = "inputs"
-"""What the only tensor of an item is called beside a condition, where the network has no name of its own for it."""
+"""Name of an unnamed input tensor beside the condition, if the network has no name for it."""
 
 
 @dataclass(frozen=True)
 class ConditionsPreprocessing(Preprocessing):
-    """Items as `inner` makes them, and beside them the rows of their conditions in the network's table of codes, int64.
+    """Preprocess examples with `inner` and add the row indices of their conditions in the network's code table, int64.
 
     Attributes:
-        names: the K conditions that the network knows, in the order of their rows; row 0 is the mean code.
-        lenient: a condition that is not known takes row 0, instead of being an error.
-        inputs: the name of the only tensor of `inner`, where that makes one without a name.
-        inferred: made from the network's shape alone; `inner` says so for the items. Items without conditions take row 0. Views are
-            those of `inner`; the conditions are the same in each of them.
+        names: the K conditions that the network knows, in row order; row 0 is the mean code.
+        lenient: an unknown condition takes row 0 instead of raising an error.
+        inputs: name of the tensor of `inner` if it makes a single unnamed one.
+        inferred: made from the network's input shape alone; `inner` says so for the examples. Examples without conditions take row 0.
+            Views are those of `inner`; all views share the condition.
     """
 
     kind: ClassVar[str] = "conditions"
@@ -48,63 +48,63 @@ class ConditionsPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Refuse: a shape does not say which conditions there are."""
+        """Raise: a shape does not tell which conditions there are."""
         raise DataError(
             f"The input shape {input_shape} does not say which conditions there are; expected ConditionsPreprocessing(inner, names)."
         )
 
     @property
     def item_kind(self) -> str:
-        """The kind of the items that `inner` takes."""
+        """Kind of the examples that `inner` takes."""
         return self.inner.item_kind
 
     @property
     def fitted(self) -> bool:
-        """Whether what `inner` needs is known."""
+        """Whether `inner` is fitted."""
         return self.inner.fitted
 
     def fit(self, data: Dataset) -> ConditionsPreprocessing:
-        """Fit `inner` to the data where it is not fitted."""
+        """Fit `inner` to the data if it is not fitted."""
         return self if self.inner.fitted else dataclasses.replace(self, inner=self.inner.fit(data))
 
     def widened(self, data: Dataset) -> ConditionsPreprocessing:
-        """Let `inner` make room for longer items."""
+        """Widen `inner` for longer examples."""
         return dataclasses.replace(self, inner=self.inner.widened(data))
 
     def windows(self, data: Dataset) -> Dataset:
-        """Let `inner` make windows over recordings that are too long for it."""
+        """Split recordings that are too long into windows, with `inner`."""
         return self.inner.windows(data)
 
     def check_values(self, data: Dataset) -> None:
-        """Let `inner` compare the values of its items with those of the training."""
+        """Compare the values of the examples with those of the training data, with `inner`."""
         self.inner.check_values(data)
 
     def viewing(self, augment: str | Callable[..., Any]) -> ConditionsPreprocessing:
-        """Return this preprocessing with another way to make views of the items themselves."""
+        """Return this preprocessing with another augmentation of the examples."""
         return dataclasses.replace(self, inner=self.inner.viewing(augment))
 
     def of_photographs(self, data: Dataset) -> bool:
-        """Return whether the items themselves look like photographs."""
+        """Return whether the examples look like photographs."""
         return self.inner.of_photographs(data)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
-        """Return n raw items as one batch, all of them with the mean code.
+        """Return n raw examples as one batch, all with the mean code.
 
-        `view`: 0 for the plain items, k > 0 for their k-th augmented version.
+        `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
         """
         return self.joined(self.inner.batch(items, view, seeds=seeds), np.zeros(len(items), np.int64))
 
     def batch_of(
         self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
-        """Return some items of a data set as one batch, with the rows of their conditions.
+        """Return some examples of a data set as one batch, with the rows of their conditions.
 
-        `indices`: (n,) which items; `view`: 0 for the plain items, k > 0 for their k-th augmented version.
+        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
         """
         return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), self._rows_of(data, indices))
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
-        """Return some items as one batch of arrays, with the rows of their conditions; see `Preprocessing.arrays_of`."""
+        """Return some examples as one batch of arrays, with the rows of their conditions; see `Preprocessing.arrays_of`."""
         made = self.inner.arrays_of(data, indices, raw=raw)
         named = made if isinstance(made, dict) else {self.inputs: made}
         return {**named, "condition": self._rows_of(data, indices)}
@@ -115,16 +115,15 @@ class ConditionsPreprocessing(Preprocessing):
         return np.zeros(len(chosen), np.int64) if given is None else self.rows(given)
 
     def joined(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Tensor]:
-        """Return a batch of `inner` together with the rows of its conditions.
+        """Return the named tensors of a batch of `inner`, and "condition": (n,) int64. An unnamed tensor is named `inputs`.
 
-        `rows`: (n,) rows of the table of codes; result: The named tensors of `inner`, or its only one by the name `inputs`, and
-        "condition": (n,) int64.
+        `rows`: (n,) rows of the code table.
         """
         named = inputs if isinstance(inputs, dict) else {self.inputs: inputs}
         return {**named, "condition": torch.from_numpy(np.asarray(rows, np.int64))}
 
     def rows(self, conditions: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Return the rows of conditions (n,) in the table of codes, (n,) int64."""
+        """Return the rows of conditions (n,) in the code table, (n,) int64."""
         places = {"mean": 0} | {name: row for row, name in enumerate(self.names, start=1)}
         given = [str(name) for name in conditions]
         unknown = sorted({name for name in given if name not in places})
@@ -138,16 +137,16 @@ class ConditionsPreprocessing(Preprocessing):
         return np.array([places.get(name, 0) for name in given], np.int64)
 
     def dataset(self, items: Any) -> Dataset:
-        """Return items without labels as a data set, as `inner` does."""
+        """Return examples without labels as a data set, as `inner` does."""
         return self.inner.dataset(items)
 
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return a one-line description."""
         return f"{self.inner.describe()}; {len(self.names)} conditions: {listed(self.names, 12)}"
 
 
 def known_conditions(preprocessing: Preprocessing) -> tuple[str, ...] | None:
-    """Return the conditions that a preprocessing, or one within it, looks up; None where it looks up none."""
+    """Return the conditions that a preprocessing, or one nested in it, looks up; None if there are none."""
     if isinstance(preprocessing, ConditionsPreprocessing):
         return preprocessing.names
     inner = getattr(preprocessing, "inner", None)
@@ -155,7 +154,7 @@ def known_conditions(preprocessing: Preprocessing) -> tuple[str, ...] | None:
 
 
 def without_conditions(preprocessing: Preprocessing) -> Preprocessing:
-    """Return a preprocessing that looks up no conditions: what stands within the one that does takes its place."""
+    """Return the preprocessing without condition lookup: `inner` takes the place of the one with conditions."""
     if isinstance(preprocessing, ConditionsPreprocessing):
         return preprocessing.inner
     if known_conditions(preprocessing) is None:
@@ -164,7 +163,7 @@ def without_conditions(preprocessing: Preprocessing) -> Preprocessing:
 
 
 def _held_by(preprocessing: Preprocessing) -> Preprocessing:
-    inner: Preprocessing = getattr(preprocessing, "inner")  # noqa: B009  # only one that holds another comes here
+    inner: Preprocessing = getattr(preprocessing, "inner")  # noqa: B009  # called only for a preprocessing that holds another
     return inner
 
 
@@ -173,7 +172,7 @@ def _holding(preprocessing: Preprocessing, inner: Preprocessing) -> Preprocessin
 
 
 def with_conditions(preprocessing: Preprocessing, names: Sequence[str], *, lenient: bool = False, inputs: str = ANYWHERE) -> Preprocessing:
-    """Return a preprocessing that looks up these conditions, in place of those that it looked up before."""
+    """Return the preprocessing with these conditions, in place of any earlier ones."""
     if isinstance(preprocessing, ConditionsPreprocessing):
         return dataclasses.replace(preprocessing, names=tuple(names), lenient=lenient)
     if known_conditions(preprocessing) is None:

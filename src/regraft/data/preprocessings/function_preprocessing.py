@@ -1,4 +1,4 @@
-"""From pictures to a network's input by the user's own function: a transform, a processor, `preprocess_input`."""
+"""Preprocessing of pictures by a user function: a transform, a processor, or `preprocess_input`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _NAMES = ("pixel_values", "image")
 
 @dataclass(frozen=True)
 class FunctionPreprocessing(Preprocessing):
-    """Pictures through a function. A folder cannot hold it: there it is known by its name, and has to be given again.
+    """Preprocess pictures with a function. A saved folder stores only its name, so it must be given again on loading.
 
     Attributes:
-        form: "picture": it takes a PIL picture; "keyword": an array as `image=`, as albumentations has it; "batch": pixels in 0..255,
-            (n, height, width, 3), as Keras has it.
-        height: of the network's input, in pixels.
-        width: of the network's input, in pixels.
+        form: "picture": the function takes a PIL picture; "keyword": an array as `image=`, as in albumentations; "batch": pixels in
+            0..255, (n, height, width, 3), as in Keras.
+        height: height of the network's input in pixels.
+        width: width of the network's input in pixels.
         layout: "channels_first" (C, H, W) or "channels_last" (H, W, C).
     """
 
@@ -46,32 +46,32 @@ class FunctionPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Refuse: no function follows from a shape."""
+        """Raise: a function cannot be inferred from a shape."""
         raise DataError(f"No function follows from the shape {input_shape}; give it with preprocessing=.")
 
     @property
     def fitted(self) -> bool:
-        """Always: nothing depends on the data."""
+        """Always true, because nothing depends on the data."""
         return True
 
     @property
     def item_kind(self) -> str:
-        """Pictures."""
+        """Always "image"."""
         return "image"
 
     def fit(self, data: Dataset) -> FunctionPreprocessing:
-        """Return it as it is: nothing depends on the `data`."""
+        """Return this preprocessing unchanged, because nothing depends on the data."""
         return self
 
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return a one-line description."""
         known = "" if given_by_key(self.key) else ", which a folder cannot hold: give it again with preprocessing="
         return f"images through the function {self.name!r}{known}"
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
-        """Return n pictures as the function makes them; views are turned, zoomed and shifted afterwards.
+        """Return n pictures as the function makes them, (n, ...) float32. Views are rotated, zoomed and shifted afterwards.
 
-        `view`: 0 for the plain pictures, k > 0 for their k-th augmented version; result: (n, ...) float32.
+        `view`: 0 for the plain pictures, k > 0 for their k-th augmented copy.
         """
         function = given_by_key(self.key)
         if function is None:
@@ -115,7 +115,7 @@ class FunctionPreprocessing(Preprocessing):
 
 
 def preprocessing_of_function(function: Callable[..., Any], shape: Sequence[int | None], *, layout: str) -> Preprocessing:
-    """Return what a function does to pictures: as plain data where that is a scale and shift of each channel, else through the function.
+    """Return the preprocessing for a function: plain settings if it only scales and shifts channels, else the function itself.
 
     `function`: of one picture (torchvision, timm), of `image=` (albumentations), of pictures (Hugging Face), or of a batch (Keras).
     """
@@ -146,7 +146,7 @@ def preprocessing_of_function(function: Callable[..., Any], shape: Sequence[int 
 
 
 def _scaling(function: Callable[..., Any], height: int, *, width: int) -> ImagePreprocessing | None:
-    """Return what a function does where it scales and shifts each channel, and may turn their order; None where it does something else."""
+    """Return the settings of a function that scales and shifts each channel and may reverse their order; None for any other."""
 
     def answers(pixels: np.ndarray) -> np.ndarray:
         return np.asarray(_tensor(function(pixels.astype(np.float32).copy())), np.float64)
@@ -168,7 +168,7 @@ def _scaling(function: Callable[..., Any], height: int, *, width: int) -> ImageP
 
 
 def _tensor(made: Any) -> Tensor:
-    """Return what a function gives as float32: an array, a tensor of any framework, or one of them by name."""
+    """Convert a function's output to float32: an array, a tensor of any framework, or a mapping with one of them."""
     if isinstance(made, Mapping):
         made = next((made[name] for name in _NAMES if name in made), made)
     if isinstance(made, list | tuple):
@@ -178,7 +178,7 @@ def _tensor(made: Any) -> Tensor:
 
 
 def _picture(item: Any) -> Any:
-    """Return an item as a PIL picture in colour."""
+    """Return an example as a PIL picture in RGB."""
     library = optional_import("PIL.Image", "vision", purpose="reading images")
     if isinstance(item, np.ndarray):
         if item.dtype != np.uint8:

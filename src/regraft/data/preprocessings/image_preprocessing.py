@@ -56,8 +56,8 @@ class ImagePreprocessing(Preprocessing):
         measured: the comparison by which it was chosen, in words, if a network without preprocessing was measured.
         augment: how views are made; it is not saved. With augment="light", views rotate by up to 10 degrees, zoom by 0.9 to 1.1, shift by
             up to 8 %, and change brightness and contrast by up to 20 %. They are never mirrored, because mirrored digits and text change
-            their meaning. For "photo" see `photographs`. A callable receives each picture as (C, H, W) float32 in 0..255, at the
-            network's size.
+            their meaning. For "photo" see `photographs`. A callable receives each picture at the network's size, (C, H, W)
+            float32 in 0..255.
     """
 
     kind: ClassVar[str] = "image"

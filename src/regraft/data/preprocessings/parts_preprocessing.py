@@ -1,4 +1,4 @@
-"""From items of several parts to a network's named inputs: each part as a preprocessing of its own makes it."""
+"""Preprocessing of examples with several parts: each part has its own preprocessing and becomes a named input."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ __all__ = ["PartsPreprocessing"]
 
 @dataclass(frozen=True)
 class PartsPreprocessing(Preprocessing):
-    """Items of several parts, one for each input of the network, each made by a preprocessing of its own.
+    """Preprocess examples with several parts, one for each network input, each with its own preprocessing.
 
-    A part that becomes one tensor goes to the input of its name; one that becomes several (a text with its mask) to those of their names.
+    A part that becomes one tensor goes to the input of the part's name. A part that becomes several tensors (a text with its mask) goes to
+    the inputs of their names. Examples without parts belong to the first input; the network then runs without the others if it can.
 
     Attributes:
-        names: of the parts, in the order in which the network states its inputs.
-        parts: the preprocessing of each.
-        columns: of each the columns of the table that it was learned from; empty where that was none, or before `fit`.
-        inferred: made from the network's shapes alone.
-        Items that are no parts are those of the first input: the network runs without the others, where it can. Views are those of each
-            part.
+        names: names of the parts, in the order of the network's inputs.
+        parts: preprocessing of each part.
+        columns: table columns of each part in the training data; empty if there was no table, or before `fit`.
+        inferred: made from the network's input shapes alone. Views are those of each part.
     """
 
     kind: ClassVar[str] = "parts"
@@ -52,22 +51,22 @@ class PartsPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Refuse: one shape does not say which inputs there are."""
+        """Raise: a single shape does not tell which inputs there are."""
         raise DataError(f"The input shape {input_shape} does not say which inputs there are; expected PartsPreprocessing(names, parts).")
 
     @classmethod
     def from_plain(cls, fields: dict[str, Any]) -> Self:
-        """Make it from plain data, which hold those of each part."""
+        """Make it from plain data that hold the plain data of each part."""
         columns = tuple(map(tuple, fields.get("columns", ())))
         return cls(**{**fields, "parts": tuple(preprocessing_from_dict(part) for part in fields["parts"]), "columns": columns})
 
     @property
     def fitted(self) -> bool:
-        """Whether what each part needs is known."""
+        """Whether each part is fitted."""
         return all(part.fitted for part in self.parts)
 
     def fit(self, data: Dataset) -> PartsPreprocessing:
-        """Fit the preprocessing of each part that the data have, where it is not fitted."""
+        """Fit the unfitted preprocessing of each part that the data have."""
         given = dict(self._given(data))
         fitted = [part if part.fitted or name not in given else part.fit(given[name]) for name, part in self.by_name.items()]
         known = data.items.columns if isinstance(data.items, Parts) else {}
@@ -76,11 +75,11 @@ class PartsPreprocessing(Preprocessing):
 
     @property
     def by_name(self) -> dict[str, Preprocessing]:
-        """The preprocessing of each part."""
+        """Preprocessing of each part by name."""
         return dict(zip(self.names, self.parts, strict=True))
 
     def _given(self, data: Dataset) -> Iterator[tuple[str, Dataset]]:
-        """Yield the parts that a data set has, in the network's order."""
+        """Yield the parts of a data set in the order of the network's inputs."""
         if not data.part_names:
             yield self.names[0], data
             return
@@ -93,35 +92,34 @@ class PartsPreprocessing(Preprocessing):
         yield from ((name, data.part(name)) for name in self.names if name in data.part_names)
 
     def check_values(self, data: Dataset) -> None:
-        """Let each part compare its values with those of the training."""
+        """Compare the values of each part with those of the training data."""
         for name, part in self._given(data):
             self.by_name[name].check_values(part)
 
     def viewing(self, augment: str | Callable[..., Any]) -> PartsPreprocessing:
-        """Return this preprocessing with another way to make views of its pictures."""
+        """Return this preprocessing with another augmentation of its pictures."""
         pictures = [name for name, part in self.by_name.items() if part.item_kind == "image"]
         if plain_name(augment) != "light" and not pictures:
-            return dataclasses.replace(self, parts=(self.parts[0].viewing(augment), *self.parts[1:]))  # which says that it is none
+            return dataclasses.replace(self, parts=(self.parts[0].viewing(augment), *self.parts[1:]))  # raises: no part is a picture
         made = [part.viewing(augment if name in pictures else "light") for name, part in self.by_name.items()]
         return dataclasses.replace(self, parts=tuple(made))
 
     def of_photographs(self, data: Dataset) -> bool:
-        """Return whether a part looks like photographs."""
+        """Return whether any part looks like photographs."""
         return any(self.by_name[name].of_photographs(part) for name, part in self._given(data))
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
-        """Return n raw items as one batch.
+        """Return n raw examples as one batch.
 
-        `view`: 0 for the plain items, k > 0 for their k-th augmented version.
+        `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
         """
         data = self.dataset(items)
         return self.batch_of(data, np.arange(len(data)), view=view, seeds=seeds)
 
     def batch_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None) -> Inputs:
-        """Return some items of a data set as one batch.
+        """Return some examples of a data set as one batch: tensors (n, ...) by input name. Without parts, the first part's unnamed tensor.
 
-        `indices`: (n,) which items; `view`: 0 for the plain items, k > 0 for their k-th augmented version; result: Tensors (n, ...) by the
-        names of the inputs; the tensor of the first part alone, without a name, where there are no parts.
+        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
         """
         made: dict[str, Any] = {
             name: self.by_name[name].batch_of(part, indices, view=view, seeds=seeds) for name, part in self._given(data)
@@ -129,12 +127,12 @@ class PartsPreprocessing(Preprocessing):
         return _named(made) if data.part_names else cast(Inputs, made[self.names[0]])
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> Item:
-        """Return some items as one batch of arrays; see `Preprocessing.arrays_of`."""
+        """Return some examples as one batch of arrays; see `Preprocessing.arrays_of`."""
         made: dict[str, Any] = {name: self.by_name[name].arrays_of(part, indices, raw=raw) for name, part in self._given(data)}
         return _named(made) if data.part_names else cast(Item, made[self.names[0]])
 
     def dataset(self, items: Any) -> Dataset:
-        """Return items without labels as a data set."""
+        """Return examples without labels as a data set."""
         if isinstance(items, Dataset | Parts):
             return items if isinstance(items, Dataset) else _unlabelled(items)
         if is_frame(items) or (isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS):
@@ -155,19 +153,19 @@ class PartsPreprocessing(Preprocessing):
         return _unlabelled(Parts({name: part.items for name, part in found.items()}, {name: part.kind for name, part in found.items()}))
 
     def _columns(self) -> dict[str, Sequence[str]]:
-        """Return the columns of each input in a table: those that it was learned from, else those of their names."""
+        """Return the table columns of each input: those of the training data, else the column of the input's name."""
         return {name: own or (name,) for name, own in zip(self.names, self.columns or ((),) * len(self.names), strict=True)}
 
     def _kind(self, name: str) -> str:
         return self.by_name[name].item_kind if name in self.names else "array"
 
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return a one-line description."""
         return "; ".join(f"{name!r}: {part.describe()}" for name, part in self.by_name.items())
 
 
 def _named(made: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tensors of all parts by the names of the inputs: a part's only one by its name, several by their own."""
+    """Return the tensors of all parts by input name: a part's single tensor by the part's name, several by their own names."""
     named: dict[str, Any] = {}
     for name, one in made.items():
         named |= {name: one} if not isinstance(one, dict) else one if len(one) > 1 else dict.fromkeys((name,), *one.values())

@@ -1,6 +1,6 @@
-"""What the plain data of each kind of preprocessing must look like: ranges outside which items become no numbers, or fill the memory.
+"""Schemas of the plain data of each kind of preprocessing. Their limits prevent non-finite values and exhausted memory.
 
-`mean` and `std` stand here as they come: `check_scaling` knows what they may be, also where a preprocessing is not made of plain data.
+`mean` and `std` are not limited here, because `check_scaling` checks them also for preprocessings not made from plain data.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ...files.schema import Plain
 __all__ = ["LARGEST", "SCHEMAS", "SMALLEST"]
 
 LARGEST, SMALLEST = 1e30, 1e-30
-"""What may be taken off or multiplied with, and what divided by: float32 makes infinity of items with more, or less."""
+"""Limits of offsets, factors and divisors; beyond them float32 values become infinite."""
 MOST = 2**28
-"""Numbers of one item: 1 GiB of float32."""
+"""Maximum count of numbers in an example: 1 GiB of float32."""
 Side = Annotated[int, Field(ge=1, le=2**20)]
 Real = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Spread = Annotated[float, Field(ge=0.0, le=LARGEST)]
@@ -104,13 +104,13 @@ class _Audio(_Any):
     layout: Layout = "channels_first"
     channel: bool = True
     standardise: bool = True
-    extractor: list[_Pair] | None = None  # `sound_extractor` takes numbers in their range and the name of a class
+    extractor: list[_Pair] | None = None  # `sound_extractor` checks the numbers and the class name
     as_: Literal["array", "mel"] = "array"
     picture: Annotated[list[Side], Field(min_length=3, max_length=3)] | None = None
 
 
 class _Text(_Any):
-    tokenizer: Any  # its own class knows what it must be
+    tokenizer: Any  # checked by the preprocessing class
     max_length: Side | None = None
     maximum: Side = 512
     vocabulary: Side | None = None
@@ -150,4 +150,4 @@ SCHEMAS: dict[str, type[Plain]] = {
     "conditions": _Conditions,
     "parts": _Parts,
 }
-"""Kind of preprocessing -> the form of its plain data; a kind that is not here is checked by its own class alone."""
+"""Kind of preprocessing -> schema of its plain data. Other kinds are checked by their own class only."""

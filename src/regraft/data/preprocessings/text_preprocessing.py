@@ -107,8 +107,9 @@ class TextPreprocessing(Preprocessing):
         return dataclasses.replace(self, padded=self._rounded(int(self.counts(data.items).max(initial=1))))
 
     def widened(self, data: Dataset) -> TextPreprocessing:
-        """Return this preprocessing with room for the longest of these texts; unchanged if the network takes no mask and so a single
-        length.
+        """Return this preprocessing with room for the longest of these texts.
+
+        It is unchanged if the network takes no attention mask, and so a single length only.
         """
         if self.max_length is not None or self.padded is None or "attention_mask" not in self.inputs:
             return self
@@ -154,8 +155,9 @@ class TextPreprocessing(Preprocessing):
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Return n texts as token ids: names in `inputs` -> (n, max_length or padded) int64.
 
-        Before `fit` the length is that of the longest text in the batch. `view`: 0 for the plain texts, k > 0 for their k-th augmented
-        copy.
+        Before `fit` the length is that of the longest text in the batch.
+
+        `view`: 0 for the plain texts, k > 0 for their k-th augmented copy.
         """
         return {name: torch.from_numpy(values) for name, values in self._arrays(items, view, seeds=seeds).items()}
 

@@ -1,1 +1,1 @@
-"""One reader for each form of source: pairs of arrays, tables, folders; and labels to targets."""
+"""Readers for each form of source (pairs of arrays, tables, folders), and conversion of labels to targets."""

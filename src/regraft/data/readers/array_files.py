@@ -1,4 +1,4 @@
-"""Arrays of numbers in .npy, .npz and HDF5 files."""
+"""Reader for arrays of numbers in .npy, .npz and HDF5 files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["ARRAY_EXTENSIONS", "array_file", "array_items", "read_array"]
 
 ARRAY_EXTENSIONS = (".npy", ".npz", ".h5", ".hdf5")
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-"""Of the header, by the version of the format; a third one differs only for structured types, which are no numbers."""
+"""Header readers by format version. Version 3 differs only for structured types, which are not numbers."""
 _ITEMS = ("x", "data", "features", "inputs", "images", "samples", "arr_0")
 _LABELS = ("y", "labels", "label", "targets", "target", "classes", "arr_1")
 _ADVICE = "Write it again with numpy.save."
@@ -30,10 +30,7 @@ Header = tuple[tuple[int, ...], np.dtype[Any]]
 
 
 def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
-    """Read a .npy file of numbers; nothing is allocated before its header has been compared with its length.
-
-    Result: The array, of one axis or more.
-    """
+    """Read a .npy file of numbers with one axis or more. Its header is checked against the file size before any allocation."""
     with opening(path, "array", remedy=_ADVICE) as checked, checked.open("rb") as stream:
         _, dtype = _header(stream, size=checked.stat().st_size, shown=f"'{printable(checked)}'")
         stream.seek(0)
@@ -43,7 +40,7 @@ def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
 
 
 def array_items(paths: Sequence[Path]) -> LazyItems:
-    """Return files of which each holds one item as items that are read when they are asked for."""
+    """Return files with one example each as examples that are read when needed."""
     shapes: dict[tuple[int, ...], Path] = {}
     for path in paths:
         with opening(path, "array", remedy=_ADVICE) as checked, checked.open("rb") as stream:
@@ -56,10 +53,9 @@ def array_items(paths: Sequence[Path]) -> LazyItems:
 
 
 def array_file(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
-    """Return the items and labels of a .npy, .npz or HDF5 file.
+    """Return the examples (N, ...) and labels (N) of a .npy, .npz or HDF5 file, and a note on the arrays used.
 
-    `target`: the name of the array of labels in it, or of a .npy file of labels beside it or elsewhere; N labels; None: found out; result:
-    Items (N, ...), N labels, and a note on which arrays they are.
+    `target`: name of the label array in the file, or of a .npy file of labels beside it or elsewhere; or N labels; None: inferred.
     """
     if path.suffix.lower() == ".npz":
         return _from_archive(path, target)
@@ -136,7 +132,7 @@ def _note_of(names: list[str], item: str, *, label: str) -> str:
 
 
 def _names_in(names: list[str], target: Any, *, shown: str) -> tuple[str, str]:
-    """Return the names of the arrays of items and of labels; "" for labels that are given."""
+    """Return the names of the arrays of examples and labels; "" if the labels are given."""
     if isinstance(target, str) and target not in names:
         raise DataError(f"{shown} has no array {target!r} for target{near_names(target, names)}")
     label = target if isinstance(target, str) else "" if target is not None else _found(names, _LABELS)
@@ -151,7 +147,7 @@ def _names_in(names: list[str], target: Any, *, shown: str) -> tuple[str, str]:
 
 
 def _found(names: list[str], wanted: tuple[str, ...]) -> str | None:
-    """Return the array that is called as one of these, alone or as the part that is learned from (x_train)."""
+    """Return the array with one of these names, alone or as the training part (x_train)."""
     for one in wanted:
         for form in (one, f"{one}_train", f"train_{one}"):
             for name in names:
@@ -161,7 +157,7 @@ def _found(names: list[str], wanted: tuple[str, ...]) -> str | None:
 
 
 def _header(stream: IO[bytes], *, size: int, shown: str, kinds: str = "biuf") -> Header:
-    """Return the shape and type that a .npy file of `size` bytes declares; `kinds` are those of numpy that it may hold."""
+    """Return the shape and type that a .npy file of `size` bytes declares; `kinds` are the allowed NumPy kinds."""
     mark = stream.read(2)
     stream.seek(0)
     if mark == b"PK":

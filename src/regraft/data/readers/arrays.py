@@ -1,4 +1,4 @@
-"""Reading (X, y)."""
+"""Reader for pairs (X, y)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["parts_of", "read_arrays", "read_examples"]
 
 
 def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
-    """Read a pair of items and labels.
+    """Read a pair of examples and labels. An array or memory map X is kept, not copied.
 
-    `source`: (X, y): X an array or tensor (N, ...), a data frame of numbers, a list of N texts, paths, PIL images or arrays, or a mapping
-    from the name of each input of a network to one of these; y as `make_targets` takes it, or a mapping from task to such labels, of which
-    some may be missing; result: The data; an array or memory map X is kept as it is, not copied.
+    `source`: (X, y). X is an array or tensor (N, ...), a data frame of numbers, a list of N texts, paths, PIL images or arrays, or a
+    mapping from the name of each network input to one of these. y is as `make_targets` takes it, or a mapping from task to such labels, of
+    which some may be missing.
     """
     if len(source) != 2:
         raise DataError(f"A tuple of {len(source)} was received; expected a pair (X, y) of examples and their labels.")
@@ -55,9 +55,9 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
 
 
 def read_examples(source: Any, options: ReadOptions) -> Dataset:
-    """Read a data set of PyTorch, Hugging Face or TensorFlow, or anything else that gives examples.
+    """Read a data set of PyTorch, Hugging Face or TensorFlow, or anything else that yields examples.
 
-    Result: The data; what has an index and a length is asked for each item when it is needed.
+    A source with index and length is read example by example when needed.
     """
     found = examples_of(source, options.target)
     options = dataclasses.replace(options, target=None)
@@ -74,9 +74,9 @@ def read_examples(source: Any, options: ReadOptions) -> Dataset:
 
 
 def parts_of(values: Mapping[str, Any], kind: str | Mapping[str, str] | None = None) -> tuple[Parts, str]:
-    """Return what a mapping from the inputs of a network to N items each is as a data set keeps it, and its kind, "parts".
+    """Return a mapping from network inputs to N examples each as `Parts`, and its kind, "parts".
 
-    `values`: name of the input -> N items, as X of a pair (X, y).
+    `values`: name of the input -> N examples, as X of a pair (X, y).
     """
     kinds = kind if isinstance(kind, Mapping) else {}
     unknown = [name for name in kinds if name not in values]
@@ -109,7 +109,7 @@ def _is_paths(items: Any) -> bool:
 
 
 def _items(values: Any, kind: str | None) -> tuple[list[Any] | LazyItems | np.ndarray, str]:
-    """Return X as a data set keeps it, and its kind."""
+    """Return X as a data set stores it, and its kind."""
     if isinstance(values, LazyItems):
         return _lazy_items(values, kind)
     if isinstance(values, list | tuple) and values and not isinstance(values[0], int | float | list | tuple):
@@ -129,7 +129,7 @@ def _items(values: Any, kind: str | None) -> tuple[list[Any] | LazyItems | np.nd
 
 
 def _cells(array: np.ndarray) -> np.ndarray:
-    """Return objects that are numbers or missing as numbers, NaN where they are missing."""
+    """Convert objects that are numbers or missing to numbers, with NaN for missing."""
     cells = [np.nan if is_missing(cell) else cell for cell in array.ravel().tolist()]
     odd = next((cell for cell in cells if not isinstance(cell, int | float | np.number | np.bool_)), None)
     if odd is not None:
@@ -160,7 +160,7 @@ def _listed_items(values: list[Any], kind: str | None) -> tuple[list[Any] | np.n
 
 
 def _name_files(values: list[Any]) -> bool:
-    """Tell whether texts are paths of pictures or sounds: each ends like one, and the first is there."""
+    """Return whether texts are paths of pictures or sounds: each has such an extension, and the first file exists."""
     return all(isinstance(value, str) and kind_of(Path(value)) for value in values) and os.path.isfile(values[0])
 
 

@@ -1,4 +1,4 @@
-"""Columns of numbers that stand beside each item."""
+"""Number columns beside the examples."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from .label_lists import is_missing
 __all__ = ["column_array", "column_facts", "column_numbers", "weight_numbers"]
 
 _TYPES = {"b": "true or false", "i": "whole numbers", "u": "whole numbers", "f": "numbers", "M": "dates", "m": "times"}
-"""By numpy's letter; whatever else is texts."""
+"""By NumPy kind; any other kind is "texts"."""
 
 
 def column_facts(name: str, values: np.ndarray, *, use: str) -> dict[str, Any]:
-    """Return what a column of a table was read as.
-
-    `values`: (N,) its values.
-    """
+    """Return how a table column was read. `values`: (N,)."""
     kind = values.dtype.kind
     facts: dict[str, Any] = {"column": name, "type": _TYPES.get(kind, "texts"), "use": use}
     if kind in "iuf":
@@ -34,10 +31,9 @@ def column_facts(name: str, values: np.ndarray, *, use: str) -> dict[str, Any]:
 
 
 def column_array(columns: Any, count: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Return the columns given to a source that has none of its own.
+    """Return the columns for a source without columns of its own: (N, k) float32 and k names, or None and no names.
 
-    `columns`: (N, k) or (N,) array, a mapping from name to (N,) array, a data frame, or None; result: (N, k) float32 and k names ("column
-    0", … for an array), or None and no names.
+    `columns`: (N, k) or (N,) array, a mapping from name to (N,) array, a data frame, or None. Columns of an array are named "column 0", ….
     """
     if columns is None:
         return None, ()
@@ -58,10 +54,7 @@ def column_array(columns: Any, count: int) -> tuple[np.ndarray | None, tuple[str
 
 
 def column_numbers(named: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return named columns as one array of numbers; a missing number becomes NaN.
-
-    `named`: k columns, (N,) each; result: (N, k) float32, and the k names.
-    """
+    """Return named columns, (N,) each, as one array (N, k) float32 and the k names. A missing number becomes NaN."""
     if not named:
         raise DataError(f"columns={list(named)} names nothing; expected one column or more, or leave it out.")
     for name, values in named.items():
@@ -73,9 +66,9 @@ def column_numbers(named: Mapping[str, np.ndarray], count: int) -> tuple[np.ndar
 
 
 def weight_numbers(weight: Any, count: int) -> np.ndarray | None:
-    """Return how much each item counts.
+    """Return the weight of each example, (N,) float32; None if `weight` is None.
 
-    `weight`: N numbers, 0 or more, not all of them 0; or None; result: (N,) float32, or None.
+    `weight`: N numbers, 0 or more, not all 0.
     """
     if weight is None:
         return None

@@ -223,8 +223,9 @@ def _with_csv(path: Path, form: _Form) -> dict[str, np.ndarray]:
 
 
 def _typed(texts: np.ndarray) -> np.ndarray:
-    """Return texts as booleans, else integers, else floats (empty: NaN), else unchanged. Object arrays let one long text cost no extra
-    space.
+    """Return texts as booleans, else integers, else floats (empty: NaN), else unchanged.
+
+    The intermediate array holds objects, so that one long text does not widen every row.
     """
     if len(texts) and all(text in _TRUTH for text in texts):
         return np.array([_TRUTH[text] for text in texts])

@@ -1,4 +1,4 @@
-"""In which encoding a text file is written."""
+"""Detection of the encoding of a text file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CHUNK_BYTES = 2**22
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _FOREIGN = re.compile(r"[^\s,;|]*[^\x00-\x7f][^\s,;|]*")
 _SHOWN = {"utf-8-sig": "UTF-8", "cp1252": "cp1252 (Windows)"}
-"""Whatever else is UTF-16."""
+"""Any other encoding here is UTF-16."""
 
 
 def encoding_of(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Return the encoding of a text file: UTF-8, UTF-16 with or without a mark, or else cp1252 (Windows), if all of it can be that."""
+    """Return the encoding of a text file: UTF-8, UTF-16 with or without a byte order mark, else cp1252 (Windows) if the file decodes."""
     with path.open("rb") as stream:
         start = stream.read(1024)
     marked = _MARKS.get(start[:2])
@@ -41,7 +41,7 @@ def encoding_of(path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def _unmarked(start: bytes) -> str | None:
-    """Return which UTF-16 a text without a mark is in: every other byte of plain letters is then zero."""
+    """Return the UTF-16 variant of a text without byte order mark, recognised by zeros in every other byte; None if it is not UTF-16."""
     zeros = [start[first::2].count(0) / max(1, len(start) // 2) for first in (0, 1)]
     if max(zeros) < 0.4 or min(zeros) > 0.1:
         return None
@@ -49,7 +49,7 @@ def _unmarked(start: bytes) -> str | None:
 
 
 def _words(path: Path, encoding: str) -> tuple[list[str], UnicodeDecodeError | None]:
-    """Decode a whole file; return the first words that are not plain ASCII, and the error where there is one."""
+    """Decode a whole file; return the first words that are not plain ASCII, and the error if there is one."""
     decoder, words = codecs.getincrementaldecoder(encoding)(), list[str]()
     with path.open("rb") as stream:
         last = False

@@ -1,4 +1,4 @@
-"""Reading data sets of other libraries: PyTorch's and Hugging Face's by index, DataLoaders and what else gives examples once through."""
+"""Readers for data sets of other libraries: by index (PyTorch, Hugging Face), or in one pass (DataLoaders and other iterables)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ..items import LazyItems, as_numpy, listed
 __all__ = ["TARGET_NAMES", "Examples", "are_examples", "examples_of", "unlabelled"]
 
 TARGET_NAMES = ("label", "target", "class", "category", "y")
-"""Names of what an example is to be known for, by which it is found where nobody says it."""
+"""Names by which the target of an example is found if it is not specified."""
 _LABELS = ("targets", "labels")
-"""Where the data sets of torchvision keep the labels of all examples: nothing has to be decoded for them."""
+"""Attributes in which torchvision data sets store all labels, so that nothing needs decoding."""
 MOST_SHOWN = 5
 _ADVICE = "expected (example, label), or a mapping in which target= names the label"
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Items and labels of another library's data set.
+    """Examples and labels of another library's data set.
 
     Attributes:
-        items: N items: an array, a list, or such that are made when they are asked for.
-        classes: class names by the number of the label, where the data set has them.
+        items: N examples: an array, a list, or examples made when they are needed.
+        classes: class names by label number, if the data set has them.
     """
 
     items: Any
@@ -38,9 +38,9 @@ class Examples:
 
 
 def are_examples(source: Any) -> bool:
-    """Tell whether a value gives examples, by index and length or one after the other; a list does where its parts are pairs.
+    """Return whether a value yields examples, by index or by iteration. A list does if its elements are pairs.
 
-    Result: False for arrays, tables, texts, mappings and pairs (X, y).
+    The result is False for arrays, tables, texts, mappings and pairs (X, y).
     """
     if isinstance(source, str | bytes | Mapping | np.ndarray) or any(hasattr(source, one) for one in ("to_numpy", "detach", "toarray")):
         return False
@@ -50,11 +50,12 @@ def are_examples(source: Any) -> bool:
 
 
 def examples_of(source: Any, target: Any) -> Examples:
-    """Return the items and labels of a data set of another library.
+    """Return the examples and labels of a data set of another library.
 
-    `source`: a `torch.utils.data.Dataset` or `DataLoader`, a Hugging Face `datasets.Dataset`, a `tf.data.Dataset`, or anything else that
-    gives (item, label) or mappings, by index or one after the other, singly or in batches; `target`: the name of the label in a mapping;
-    None: found out.
+    `source`: a `torch.utils.data.Dataset` or `DataLoader`, a Hugging Face `datasets.Dataset`, a `tf.data.Dataset`, or anything that
+    yields (example, label) or mappings, by index or by iteration, singly or in batches.
+
+    `target`: key of the label in a mapping; None: inferred.
     """
     inner = getattr(source, "dataset", None)
     loader = inner is not None and hasattr(source, "collate_fn")
@@ -68,7 +69,7 @@ def examples_of(source: Any, target: Any) -> Examples:
 
 
 def unlabelled(source: Any) -> Iterator[Any]:
-    """Yield the items of a data set of another library, without labels where it gives them."""
+    """Yield the examples of a data set of another library, dropping any labels."""
     batched, mapped = hasattr(source, "collate_fn"), _is_mapped(source) and not hasattr(source, "collate_fn")
     for example in _given(source[index] for index in range(len(source))) if mapped else _given(source):
         pair = isinstance(example, tuple | list) and len(example) == 2
@@ -96,7 +97,7 @@ def _mapped(source: Any, target: str | None) -> Examples:
     first = _example(source, 0, target=target)
     label, item = first.names
     columns = getattr(source, "column_names", None)
-    if isinstance(columns, list) and label in columns:  # Hugging Face: a column alone decodes nothing of the others
+    if isinstance(columns, list) and label in columns:  # Hugging Face: reading one column decodes no other
         labels: Any = list(source[label])
         feature = (getattr(source, "features", None) or {}).get(label)
         classes = getattr(feature, "names", None)
@@ -111,7 +112,7 @@ def _mapped(source: Any, target: str | None) -> Examples:
 
 
 def _count(labels: Any) -> bool:
-    """Tell whether labels count the classes, so that names can stand for them."""
+    """Return whether labels are integers, so that they can index class names."""
     return as_numpy(labels).dtype.kind in "iu"
 
 
@@ -135,7 +136,7 @@ class _Example:
 def _example(source: Any, index: int, *, target: str | None) -> _Example:
     try:
         example = source[index]
-    except Exception as error:  # whatever the user's data set raises
+    except Exception as error:  # the user's data set may raise anything
         raise DataError(f"The data set failed for example {index}: {type(error).__name__}: {error}. Repair it, or leave it out.") from error
     return _parted(example, target, index=index)
 
@@ -187,7 +188,7 @@ def _once(source: Any, target: str | None, *, batched: bool) -> Examples:
 
 
 def _is_batch(example: _Example) -> bool:
-    """Tell a batch from one example: as many labels as items, along the first axis."""
+    """Return whether this is a batch: labels and examples have equal length along the first axis."""
     if isinstance(example.label, str | bytes | int | float) or example.label is None or isinstance(example.item, str | bytes):
         return False
     labels, items = np.shape(example.label), len(example.item) if isinstance(example.item, list | tuple) else np.shape(example.item)[:1]
@@ -203,5 +204,5 @@ def _given(source: Iterable[Any]) -> Iterator[Any]:
             return
         except DataError:
             raise
-        except Exception as error:  # whatever the user's iterable raises
+        except Exception as error:  # the user's iterable may raise anything
             raise DataError(f"The data set failed at example {index}: {type(error).__name__}: {error}. Repair it.") from error

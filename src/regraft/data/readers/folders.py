@@ -1,4 +1,4 @@
-"""Reading a folder of class folders."""
+"""Reader for a folder of class folders."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SPLIT_NAMES = {"train", "training", "valid", "val", "validation", "dev", "test",
 
 
 def read_folder(folder: Path, options: ReadOptions) -> Dataset:
-    """Read images, audio files or arrays (.npy), one folder for each class; with labels as `target`, all files below the folder.
+    """Read images, audio files or arrays (.npy), one folder for each class; with `target` labels, all files below the folder.
 
-    Result: The data; no file has been opened.
+    No file is opened.
     """
     existing_folder(folder, "The folder of the data")
     files = files_below(folder) if options.target is not None else _class_files(folder)
@@ -76,12 +76,12 @@ def _class_files(folder: Path) -> list[Path]:
 
 
 def _once(files: list[Path], folder: Path) -> tuple[list[Path], list[str]]:
-    """Return each file of a class once, however many links lead to it, and notes on the links."""
+    """Return each file of a class once, even if several links lead to it, and notes on the links."""
     places: dict[tuple[int, int], list[Path]] = {}
     for path in files:
         try:
             facts = path.stat()
-        except OSError:  # a broken link: an error, when it is opened
+        except OSError:  # a broken link raises when it is opened
             continue
         if stat.S_ISREG(facts.st_mode):
             places.setdefault((facts.st_dev, facts.st_ino), []).append(path)
@@ -105,7 +105,7 @@ def _once(files: list[Path], folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def _empty_classes(folder: Path, paths: list[Path], *, skip: bool) -> list[str]:
-    """Return a note on class folders without items, where leaving them out was asked for."""
+    """Return a note on empty class folders if `skip`; otherwise raise if there are any."""
     filled = {path.relative_to(folder).parts[0] for path in paths}
     empty = [path.name for path in _class_folders(folder) if path.name not in filled]
     if empty and not skip:

@@ -1,4 +1,4 @@
-"""Labels that are lists: an item may have several of them, or none."""
+"""Labels given as lists: an example may have several labels, or none."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Lists = list[list[Any] | None]
 
 
 def label_lists(values: Any, classes: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]] | None:
-    """Return lists of labels as rows of 0 and 1.
+    """Return lists of labels as rows of 0 and 1, (N, C) float32, and the C names; None if the values are not lists.
 
-    Result: (N, C) float32, a row of NaN where the list is missing, and the C names; None where these are no lists.
+    A missing list becomes a row of NaN.
     """
     rows = _lists(values)
     if rows is None:
@@ -47,7 +47,7 @@ def label_lists(values: Any, classes: Sequence[str] | None = None) -> tuple[np.n
 
 
 def _lists(values: Any) -> Lists | None:
-    """Return the labels of each item, None where they are missing; None where they are no lists of labels."""
+    """Return the labels of each example, None for a missing list; None if the values are not lists of labels."""
     held = values if isinstance(values, list | tuple) else as_numpy(values)
     if isinstance(held, np.ndarray):
         if held.dtype.kind not in "OUS" or held.shape[1:] == (1,) or (held.dtype.kind != "O" and held.ndim == 1):
@@ -70,10 +70,7 @@ def _is_list(value: Any) -> bool:
 
 
 def label_text(label: Any) -> str:
-    """Return one label as text.
-
-    `label`: a text, bytes in UTF-8, a number, or any other single value.
-    """
+    """Return one label as text. `label`: a text, bytes in UTF-8, a number, or any other single value."""
     if isinstance(label, bytes):
         try:
             return label.decode()
@@ -86,7 +83,7 @@ def label_text(label: Any) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value stands for a missing one: None, NaN, an empty or blank text, or the missing values of pandas."""
+    """Return whether a value is missing: None, NaN, an empty or blank text, or a missing value of pandas."""
     if isinstance(value, float):
         return value != value
     return value is None or (isinstance(value, str | bytes) and not value.strip()) or type(value).__name__ in ("NAType", "NaTType")

@@ -1,4 +1,4 @@
-"""The files that a table names: found below one folder, and not outside it unless the user allows it."""
+"""Lookup of the files that a table names, limited to one folder unless the user allows more."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["FilesBelow"]
 
 
 class FilesBelow:
-    """The images and audio files below a folder, found by path, or, where only one file fits, without extension or folder.
+    """Images and audio files below a folder. They are found by path, or without extension or folder if the match is unique.
 
     Attributes:
-        folder: where they lie.
-        outside: whether a name may lead out of the folder: as an absolute path, by "..", or through a link.
+        folder: the folder of the files.
+        outside: whether a name may leave the folder: as an absolute path, by "..", or through a link.
     """
 
     def __init__(self, folder: Path, *, outside: bool) -> None:
@@ -38,7 +38,7 @@ class FilesBelow:
         self._real_folder = functools.cache(os.path.realpath)
 
     def find(self, value: str) -> Path | None:
-        """Return the file that a value of the table names, None where there is none."""
+        """Return the file that a table value names; None if there is none."""
         text = self._inner(value)
         if self.outside and _leaves(text) and kind_of(Path(text)) and os.path.isfile(self.folder / text):
             return self.folder / text
@@ -46,7 +46,7 @@ class FilesBelow:
         return self._exact.get(text) or (found[0] if len(found) == 1 else None)
 
     def fitting(self, value: str) -> list[str]:
-        """Return the paths within the folder of the files that a value fits, where it fits more than one and names none exactly."""
+        """Return the paths, within the folder, of several files that match a value; empty if one matches exactly or uniquely."""
         text = self._inner(value)
         found = [] if text in self._exact else self._loosely(text)
         return [path.relative_to(self.folder).as_posix() for path in found] if len(found) > 1 else []
@@ -56,14 +56,14 @@ class FilesBelow:
         return whole if len(whole) == 1 else self._loose.get(text.rsplit("/", 1)[-1], whole)
 
     def leads_out(self, value: str) -> bool:
-        """Return whether a value is the name of an image or audio file outside the folder."""
+        """Return whether a value names an image or audio file outside the folder."""
         text = self._inner(value)
         return _leaves(text) and kind_of(Path(text)) is not None
 
     def check(self, values: Sequence[str], found: Sequence[Path | None], *, table: str) -> tuple[str, ...]:
-        """Check that nothing outside the folder is to be opened without having been allowed.
+        """Raise if a file outside the folder would be opened without permission.
 
-        Result: A note on names that lead out of the folder and were found in it all the same, by the name of the file alone.
+        The result is a note on names that lead outside but were found in the folder by file name alone.
         """
         if self.outside:
             return ()
@@ -78,11 +78,11 @@ class FilesBelow:
         return (f"{len(moved)} names lead outside the folder; the files of that name in it were taken: {listed(moved)}",) if moved else ()
 
     def name_of(self, path: Path) -> str:
-        """Return the path of a file within the folder; its whole path where it lies outside."""
+        """Return the path of a file within the folder; its absolute path if it lies outside."""
         return path.relative_to(self.folder).as_posix() if path in self._known else os.path.abspath(path)
 
     def unused(self, used: Sequence[Path]) -> list[str]:
-        """Return the files of the folder that are not among those `used`."""
+        """Return the files of the folder that are not in `used`."""
         taken = set(used)
         return [path.relative_to(self.folder).as_posix() for path in self.paths if path not in taken]
 
@@ -91,17 +91,17 @@ class FilesBelow:
         return frozenset(self.paths)
 
     def _inner(self, value: str) -> str:
-        """Return a name as a path with "/", without "." and "..", relative to the folder where it lies in it."""
+        """Return a name as a normalised path with "/", relative to the folder if it lies in it."""
         text = value.strip().replace("\\", "/")
         text = posixpath.normpath(text) if text else text
         return text.removeprefix(self._start)
 
     def _is_linked(self, path: Path) -> bool:
-        """Return whether a file below the folder is in truth a file elsewhere."""
+        """Return whether a file below the folder is a link to a place outside."""
         real = os.path.realpath(path) if path.is_symlink() else os.path.join(self._real_folder(path.parent), path.name)
         return os.path.commonpath([self._root, real]) != self._root
 
 
 def _leaves(text: str) -> bool:
-    """Return whether a path with "/" is absolute, also as Windows writes it, or leads upwards out of where it starts."""
+    """Return whether a path with "/" is absolute, also in Windows form, or leads above its start by ".."."""
     return text == ".." or text.startswith(("../", "/")) or re.match(r"[A-Za-z]:/", text) is not None

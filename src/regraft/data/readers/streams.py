@@ -1,4 +1,4 @@
-"""Pictures that are fetched one by one from where they lie: folders elsewhere, WebDataset tars, and Parquet files that hold pictures."""
+"""Pictures fetched one by one from their source: remote folders, WebDataset tars, and Parquet files with pictures."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from .examples import TARGET_NAMES
 __all__ = ["Pictures", "pictures_at", "pictures_in_parquet", "pictures_in_tar"]
 
 _LABELS = (".cls", ".label", ".txt")
-"""Endings of the files in which a WebDataset tar has the label of the picture of the same name."""
+"""Extensions of the label files of a WebDataset tar; label and picture share a name."""
 _LONGEST = 2**12
-"""Bytes of a label above which it is none."""
+"""Maximum size of a label in bytes."""
 _GROUPS = 2
-"""Row groups of a Parquet file whose pictures are held at once."""
+"""Row groups of a Parquet file whose pictures are held in memory at once."""
 _LARGEST = 2**28
-"""Bytes of one encoded picture above which it is not read."""
+"""Maximum number of bytes read of an encoded picture."""
 
 
 class Pictures(Sequence[Any]):
-    """Pictures and their labels; a picture is fetched and decoded when it is asked for.
+    """Pictures and their labels. A picture is fetched and decoded when it is needed.
 
     Attributes:
-        places: N things that say where each lies.
-        read: from a place to the bytes of the file.
-        classes: class names by the number of the label, where the source has them.
+        places: N locations, one for each picture.
+        read: function from a location to the bytes of the file.
+        classes: class names by label number, if the source has them.
     """
 
     def __init__(self, places: Sequence[Any], targets: Sequence[Any], *, read: Callable[[Any], bytes], classes: Any = None) -> None:
@@ -52,7 +52,7 @@ class Pictures(Sequence[Any]):
 
 
 def pictures_at(url: str, labels: Any = None) -> Pictures:
-    """Return the pictures of a folder elsewhere."""
+    """Return the pictures of a remote folder."""
     found = files_at(url)
     names = [name for name in found if kind_of(Path(name)) == "image" and not any(map(is_hidden, PurePosixPath(name).parts))]
     names.sort(key=natural_key)
@@ -71,7 +71,7 @@ def pictures_at(url: str, labels: Any = None) -> Pictures:
 
 
 def pictures_in_tar(source: str | Path) -> Pictures:
-    """Return the pictures of a WebDataset tar, here or elsewhere: the heads in the archive are read, then each picture where it lies."""
+    """Return the pictures of a local or remote WebDataset tar. The archive's headers are read first, each picture when needed."""
     labels: dict[str, str] = {}
     places: dict[str, tuple[int, int]] = {}
     with stream_of(source, "tar") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
@@ -98,15 +98,15 @@ def pictures_in_tar(source: str | Path) -> Pictures:
 
 
 def _key(name: str) -> str:
-    """Return what the files of one example are called: up to the first full stop in the name of the file."""
+    """Return the common name of the files of one example: up to the first full stop in the file name."""
     path = PurePosixPath(name)
     return str(path.with_name(path.name.partition(".")[0]))
 
 
 def pictures_in_parquet(source: str | Path, target: str | None) -> Pictures | None:
-    """Return the pictures that a column of a Parquet file holds, as Hugging Face writes them; None where none does.
+    """Return the pictures in a column of a Parquet file, as Hugging Face writes them; None if there is no such column.
 
-    `target`: the column of the labels; None: found by its name.
+    `target`: the label column; None: found by its name.
     """
     parquet = optional_import("pyarrow.parquet", "tables", purpose="reading a Parquet file")
     with stream_of(source, "parquet") as stream:
@@ -146,5 +146,5 @@ def pictures_in_parquet(source: str | Path, target: str | None) -> Pictures | No
 
 
 def _holds_pictures(kind: Any) -> bool:
-    """Tell whether a column is of encoded files, as Hugging Face keeps pictures: {"bytes": …, "path": …}."""
+    """Return whether a column holds encoded files, as Hugging Face stores pictures: {"bytes": …, "path": …}."""
     return str(kind).replace("large_", "").startswith("struct<bytes: binary")

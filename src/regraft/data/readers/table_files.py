@@ -1,4 +1,4 @@
-"""The columns of CSV, Parquet and JSON Lines files, and what to do about tables in other forms."""
+"""Columns of CSV, Parquet and JSON Lines files, and advice for tables in other formats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Columns = dict[str, np.ndarray]
 
 _REMEDY = "Save it again as CSV in UTF-8, with quotes around fields that hold a separator or a quote."
 BATCH_ROWS = 2**16
-"""Rows of a Parquet file that are unpacked at once."""
+"""Rows of a Parquet file that are decompressed at a time."""
 POINTER_BYTES = 8
 _LINES = (".jsonl", ".ndjson")
 _UNPACKED = 2**20
@@ -45,13 +45,13 @@ _OTHERS = {
     ".pkl .pickle .joblib": "Reading a pickle runs code: have the program that wrote it write Parquet or .npz",
     ".zip .bz2 .xz .zst .7z .rar": "Unpack it first; of packed files, .csv.gz and .tsv.gz are read",
 }
-"""Endings of other tables -> what to do."""
+"""File extensions of other table formats -> advice."""
 
 
 def columns_of_file(path: Path) -> tuple[Columns, tuple[str, ...]]:
-    """Return the columns of a CSV (comma, semicolon or tab; also packed by gzip), Parquet or JSON Lines file.
+    """Return the columns of a CSV (comma, semicolon or tab, also gzipped), Parquet or JSON Lines file.
 
-    Result: Name -> values, in the file's order; and notes on what was left out or had to be found out.
+    The result is name -> values in file order, and notes on what was left out or inferred.
     """
     if path.suffix.lower() == ".parquet":
         with opening(path, "parquet", remedy="Write it again, or give a CSV file."):
@@ -64,7 +64,7 @@ def columns_of_file(path: Path) -> tuple[Columns, tuple[str, ...]]:
 
 
 def names_of_file(path: Path) -> list[str]:
-    """Return the names of the columns of a file as `columns_of_file` reads it; of a CSV its first lines alone are read."""
+    """Return the column names of a file as `columns_of_file` reads it. Only the first lines of a CSV are read."""
     if path.suffix.lower() == ".parquet":
         parquet = optional_import("pyarrow.parquet", "tables", purpose="reading a Parquet file")
         with opening(path, "parquet", remedy="Write it again, or give a CSV file."), path.open("rb") as stream:
@@ -76,9 +76,9 @@ def names_of_file(path: Path) -> list[str]:
 
 
 def texts_of_file(path: Path, name: str) -> np.ndarray | None:
-    """Return a column as it is written, for labels such as 1.10, which as numbers would lose characters.
+    """Return a column as written, for labels such as 1.10, which would lose characters as numbers.
 
-    Result: (N,) texts, None where a field is empty; None for a file that keeps numbers and texts apart.
+    The result is (N,) texts with None for an empty field; or None for a file that stores types.
     """
     if keeps_types(path):
         return None
@@ -87,18 +87,18 @@ def texts_of_file(path: Path, name: str) -> np.ndarray | None:
 
 
 def keeps_types(path: Path) -> bool:
-    """Return whether a file keeps numbers and texts apart, as a CSV does not."""
+    """Return whether a file stores the types of its columns, unlike a CSV."""
     return path.suffix.lower() in (".parquet", *_LINES)
 
 
 def how_else(path: Path) -> str:
-    """Return what to do about a table in a form that is not read, as a sentence; "" where nothing is known of it."""
+    """Return advice for a table in an unsupported format, as a sentence; "" if there is none."""
     return next((f"{told}." for endings, told in _OTHERS.items() if path.suffix.lower() in endings.split()), "")
 
 
 @contextmanager
 def _csv_in(path: Path) -> Iterator[Path]:
-    """Yield a CSV, unpacked into a folder of temporary files where it is packed."""
+    """Yield a CSV path; a gzipped CSV is decompressed into a temporary folder."""
     with opening(path, "csv", remedy=_REMEDY):
         if path.suffix.lower() != ".gz":
             yield path
@@ -116,7 +116,7 @@ def _csv_in(path: Path) -> Iterator[Path]:
 
 
 def _from_lines(path: Path) -> tuple[Columns, tuple[str, ...]]:
-    """Read one JSON object a line; what a line lacks is missing."""
+    """Read one JSON object per line; absent keys are missing values."""
     pandas, rows = optional_import("pandas", "tables", purpose="reading a JSON Lines file"), []
     with path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, 1):
@@ -141,7 +141,7 @@ def _from_lines(path: Path) -> tuple[Columns, tuple[str, ...]]:
 
 
 def _from_parquet(path: Path) -> tuple[Columns, tuple[str, ...]]:
-    """Read the columns that are neither lists nor structures; a text that comes a million times stays one text in memory."""
+    """Read all columns except lists and structures. Repeated texts share one object in memory."""
     arrow, parquet = (optional_import(name, "tables", purpose="reading a Parquet file") for name in ("pyarrow", "pyarrow.parquet"))
     kinds = arrow.types
     with path.open("rb") as stream:
@@ -153,7 +153,7 @@ def _from_parquet(path: Path) -> tuple[Columns, tuple[str, ...]]:
         texts = [field.name for field in kept if kinds.is_string(field.type) or kinds.is_large_string(field.type)]
         stream.seek(0)
         reader, read, held = parquet.ParquetFile(stream, read_dictionary=texts), {}, 0
-        for field in kept:  # one after the other: a page of each may unpack to 2 GiB
+        for field in kept:  # column by column, because a page of each may decompress to 2 GiB
             parts = []
             for batch in reader.iter_batches(BATCH_ROWS, columns=[field.name]):
                 parts.append(batch.column(field.name))
@@ -167,7 +167,7 @@ def _from_parquet(path: Path) -> tuple[Columns, tuple[str, ...]]:
 
 
 def _index_columns(schema: Any) -> set[str]:
-    """Return the columns in which pandas keeps the index of a data frame: they are not among its columns."""
+    """Return the columns in which pandas stores the index of a data frame."""
     facts = schema.pandas_metadata or {}
     return {name for name in facts.get("index_columns", ()) if isinstance(name, str)}
 
@@ -176,21 +176,21 @@ def _check_declared(facts: Any, schema: Any, *, path: Path) -> None:
     if facts.num_columns > MOST_COLUMNS:
         raise DataError(f"'{printable(path)}' has {facts.num_columns:,} columns; expected {MOST_COLUMNS:,} at most.")
     groups = [facts.row_group(at) for at in range(facts.num_row_groups)]
-    unpacked = sum(group.total_byte_size for group in groups)  # that of each column is not asked for: pyarrow ends the program over damage
+    unpacked = sum(group.total_byte_size for group in groups)  # not per column: pyarrow crashes on damaged metadata
     rows = max(facts.num_rows, sum(group.num_rows for group in groups))
     check_size(max(unpacked, rows * sum(_width(field.type) for field in schema)), path, kind="parquet")
 
 
 def _width(kind: Any) -> int:
-    """Return how many bytes a value takes at least; a text takes a reference to it."""
+    """Return the minimum number of bytes of a value; a text takes a pointer."""
     try:
         return max(1, int(kind.bit_width) // 8)
-    except ValueError:  # not of a fixed width
+    except ValueError:  # no fixed width
         return POINTER_BYTES
 
 
 def _text_bytes(coded: Any) -> int:
-    """Return how long all texts of a column are together, as if each stood by itself."""
+    """Return the total length of all texts of a column, counting repeated ones each time."""
     compute = optional_import("pyarrow.compute", "tables", purpose="reading a Parquet file")
     lengths = compute.binary_length(coded.dictionary).cast("int64")
     return int(compute.sum(lengths.take(coded.indices)).as_py() or 0)
@@ -208,7 +208,7 @@ def _arrow_columns(table: Any, names: list[str]) -> Columns:
 
 
 def _coded(column: Any) -> np.ndarray:
-    """Return the values of a column that is kept as distinct values and their numbers; equal texts are one object."""
+    """Return the values of a dictionary-encoded column; equal texts are one object."""
     parts = []
     for chunk in column.chunks:
         values = chunk.dictionary.to_numpy(zero_copy_only=False)

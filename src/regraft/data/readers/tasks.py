@@ -1,4 +1,4 @@
-"""Labels of one task or of several, to a data set with what stands beside its items."""
+"""From labels of one or several tasks to a data set with groups, conditions, columns and weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAIN = "main"
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """What stands beside N items and is no target.
+    """Groups, conditions, columns and weights of N examples.
 
     Attributes:
         groups: (N,) str, or None.
@@ -42,19 +42,19 @@ class Beside:
 
     @classmethod
     def of(cls, options: ReadOptions, count: int) -> Beside:
-        """Return what was given as arrays."""
+        """Convert the given options to arrays for `count` examples."""
         groups = label_array(options.group, count, what="group")
         conditions = label_array(options.condition, count, what="condition")
         return cls(groups, conditions, *column_array(options.columns, count), weights=weight_numbers(options.weight, count))
 
     def taken(self, rows: np.ndarray) -> Beside:
-        """Return it for some items, (n,) `rows`, in that order."""
+        """Return the part for the examples at `rows`, (n,), in that order."""
         parts = (self.groups, self.conditions, self.columns, self.weights)
         groups, conditions, columns, weights = (None if part is None else part[rows] for part in parts)
         return Beside(groups, conditions, columns, self.column_names, weights)
 
     def given(self) -> dict[str, Any]:
-        """Return the fields of a data set that were given."""
+        """Return those fields of a data set that were given."""
         fields = {"groups": self.groups, "conditions": self.conditions, "weights": self.weights}
         found: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
         return found if self.columns is None else {**found, "columns": self.columns, "column_names": self.column_names}
@@ -70,14 +70,14 @@ def built(
     names: tuple[str, ...] | None = None,
     notes: Sequence[str] = (),
 ) -> Dataset:
-    """Return the data set of items, their targets by task, and what stands beside them."""
+    """Return the data set of the examples, their targets by task, and the values beside them."""
     first = next(iter(tasks.values()))
     plain = Dataset(items, first.values, first.classes, kind, first.task, names=names, notes=tuple(notes), partial=True, **beside.given())
     return with_tasks(plain, tasks, skip_bad=options.skip_bad)
 
 
 def with_tasks(data: Dataset, tasks: Mapping[str, Targets], *, skip_bad: bool) -> Dataset:
-    """Return the same items with other targets."""
+    """Return the same examples with other targets."""
     (name, first), *others = tasks.items()
     notes = [f"task {task!r}: {note}" if others else note for task, targets in tasks.items() for note in targets.notes]
     data = dataclasses.replace(
@@ -95,10 +95,7 @@ def with_tasks(data: Dataset, tasks: Mapping[str, Targets], *, skip_bad: bool) -
 
 
 def targets_by_task(labels: Any, options: ReadOptions, *, count: int) -> dict[str, Targets]:
-    """Return the targets of each task.
-
-    Result: Name of the task -> N targets; "main" where no mapping was given.
-    """
+    """Return the targets by task name, N for each; the name is "main" if `labels` is not a mapping."""
     if not isinstance(labels, Mapping):
         made = partial_targets if options.skip_bad else make_targets
         return {MAIN: made(labels, options.classes_of(MAIN, first=True), task=options.task_of(MAIN))}
@@ -121,12 +118,12 @@ def targets_by_task(labels: Any, options: ReadOptions, *, count: int) -> dict[st
 
 
 def partial_targets(values: Any, classes: Sequence[str] | None = None, *, task: str | None = None) -> Targets:
-    """Decide what labels mean, of which some may be missing: None, NaN, an empty text, or a row of those.
+    """Infer the task type of labels with missing entries: None, NaN, an empty text, or a row of these.
 
-    The labels that are there are read as by `make_targets`. Where labels are missing, whole floating-point numbers of few distinct
-    values are classes: tables keep a column of whole numbers with empty cells as floating-point numbers.
+    The known labels are read as by `make_targets`. If labels are missing, whole float numbers with few distinct values are classes,
+    because tables store integer columns with empty cells as floats.
 
-    `values`: (N,) or (N, C), anything array-like; result: The targets: -1, NaN or a row of NaN where a label is missing.
+    `values`: (N,) or (N, C), anything array-like. A missing target becomes -1, NaN or a row of NaN.
     """
     lists = label_lists(values, classes)
     array = _array_of(values) if lists is None else lists[0]
@@ -150,7 +147,7 @@ def partial_targets(values: Any, classes: Sequence[str] | None = None, *, task: 
 
 
 def _whole(present: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return whole numbers of few distinct values as integers, with a note on what was decided."""
+    """Return whole numbers with few distinct values as integers, with a note on the decision."""
     distinct = np.unique(present)
     if not (distinct == np.round(distinct)).all():
         return present, ()
@@ -161,7 +158,7 @@ def _whole(present: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _array_of(values: Any) -> np.ndarray:
-    """Return labels as an array; rows of cells become numbers, with NaN in the empty ones."""
+    """Return labels as an array. Rows of cells become numbers, with NaN for empty cells."""
     if isinstance(values, list | tuple):
         widths = {len(value) for value in values if isinstance(value, list | tuple | np.ndarray)}
         if len(widths) == 1:

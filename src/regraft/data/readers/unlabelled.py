@@ -1,4 +1,4 @@
-"""Items without labels in files of any form that labelled data have."""
+"""Reader for examples without labels, in all file formats of labelled data."""
 
 from __future__ import annotations
 
@@ -25,15 +25,12 @@ Named = tuple[Any, list[str]]
 
 
 def is_file_of_items(text: str) -> bool:
-    """Return whether a text is the path of a table, of arrays or of lines of text, and no text to be read itself."""
+    """Return whether a text is the path of a table, array file or text file, not an example itself."""
     return Path(text).suffix.lower() in (*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS, ".txt") and Path(text).is_file()
 
 
 def read_files(paths: Iterable[Path], kind: str) -> Dataset:
-    """Read items from files.
-
-    Result: The data; the targets are zeros and mean nothing.
-    """
+    """Read examples from files. The targets of the result are zeros without meaning."""
     paths = list(paths)
     by_pattern = {file for path in paths for file in matching(path)}
     found = [file for path in paths for file in (matching(path) or [path])]
@@ -58,7 +55,7 @@ def read_files(paths: Iterable[Path], kind: str) -> Dataset:
 
 
 def paths_of(path: Path, kind: str) -> list[Path]:
-    """Return the files of a kind below a folder, or the one file that a path names."""
+    """Return the files of a kind below a folder, or the single file that the path names."""
     if not path.is_dir():
         return [path]
     found = [file for file in files_below(path) if kind_of(file) == kind]
@@ -77,7 +74,7 @@ def _lines(path: Path) -> Named:
 
 
 def _rows(path: Path, *, whole: bool) -> Named:
-    """Return the items of a file of arrays, or of a folder of which each file is one, and what they are called."""
+    """Return the examples of an array file, or of a folder with one example per file, and their names."""
     if path.is_dir():
         found = paths_of(path, "array")
         return np.stack(list(array_items(found))), [str(file) for file in found]
