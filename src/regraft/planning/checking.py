@@ -1,4 +1,4 @@
-"""What can be told of a network and data before anything is trained: what fits, what would be kept, and what stands on both sides."""
+"""Checks of a network and a data set before training: classes kept and added, equal examples across parts, fit of the weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHOWN = 3
 
 
 def with_network(net: Network, data: Dataset, *, plan: Plan) -> Summary:
-    """Return the summary of data with what `adapt` would make of them with a network: nothing is trained or written."""
+    """Return the summary of the data with what `adapt` would do with them and the network. Nothing is trained or written."""
     data = as_heads_say(net, data)
     summary = data.summary()
     facts: dict[str, Any] = {"name": str(net.origin.get("source", net.family)), "takes": net.preprocessing.describe()}
@@ -56,7 +56,7 @@ def with_network(net: Network, data: Dataset, *, plan: Plan) -> Summary:
 
 
 def _classes(net: Network, data: Dataset) -> Mapping[str, Any]:
-    """Return which classes of the first head would be kept, added and dropped."""
+    """Return the classes of the first head that would be kept, added and dropped."""
     if not net.heads or data.task == "regression" or not net.head.classes or net.head.groups is not None:
         return {"head": f"{net.head.kind}, {len(net.head.weight)} rows without names"} if net.heads else {"head": "none"}
     rows = rows_of(data.classes, net.head.classes)
@@ -66,7 +66,7 @@ def _classes(net: Network, data: Dataset) -> Mapping[str, Any]:
 
 
 def equal_across(data: Dataset, parts: Parts, *, test: Dataset | None = None) -> list[str]:
-    """Return a warning where examples that are equal byte by byte are both learned from and judged on."""
+    """Return a warning for each judging set that contains examples byte-equal to examples that are learned from."""
     learned = data.subset(parts.learned_from)
     judging = {} if not len(parts.holdout) else {"holdout": (data.subset(parts.holdout), "Keep them on one side with group='byte-equal'.")}
     judging |= {} if test is None else {"test": (test, "Remove them from one of the two.")}
@@ -84,23 +84,23 @@ def equal_across(data: Dataset, parts: Parts, *, test: Dataset | None = None) ->
 
 
 EXAMPLES = 32
-"""Examples with which it is measured, at most."""
+"""Largest number of examples with which the fit of the weights is measured."""
 MATCHED = "weights were matched by order and shape"
-"""In what is said of it."""
+"""Part of the message about the fit of the weights."""
 FIRST = 10
-"""BatchNorm layers that are asked, in the order of execution."""
+"""Number of BatchNorm layers that are measured, in the order of execution."""
 POOR, BETTER = 0.3, 0.7
-"""Running standard deviations from which on a network is doubted, and the share of them below which a sibling is named instead."""
+"""Shift in running standard deviations from which a network is doubted, and the relative shift below which a sibling is named instead."""
 
 
 @dataclass(frozen=True)
 class WeightsFit:
-    """How what arrives at the first BatchNorm layers agrees with their running means.
+    """Agreement between the inputs of the first BatchNorm layers and their running means.
 
     Attributes:
-        shift: mean distance of the means, in running standard deviations.
-        examples: on which it was measured, in words.
-        sibling: the architecture of a similar name that fits best, and its own distance; None where none fits better.
+        shift: mean distance between batch means and running means, in running standard deviations.
+        examples: the examples of the measurement, in words.
+        sibling: architecture of a similar name that fits best, and its shift; None if none fits better.
     """
 
     shift: float
@@ -110,11 +110,11 @@ class WeightsFit:
 
     @property
     def is_poor(self) -> bool:
-        """Whether the weights seem to be those of another architecture."""
+        """Whether the weights seem to belong to another architecture."""
         return self.shift > POOR or self.sibling is not None
 
     def words(self) -> str:
-        """Return what was measured, as sentences; a warning where the weights seem to be those of another architecture."""
+        """Return the measurement as sentences; a warning if the weights seem to belong to another architecture."""
         said = (
             f"The {MATCHED}. On {self.examples}, the means that arrive at the first {self.layers} BatchNorm "
             f"layers differ from their running means by {self.shift:.2f} running standard deviations"
@@ -127,20 +127,20 @@ class WeightsFit:
 
 
 def fit_on(net: Network, items: Prepared, *, rows: np.ndarray) -> WeightsFit | None:
-    """Measure the same as `weights_fit` on up to 32 of a user's examples.
+    """Measure the fit of the weights on up to 32 of the user's examples; return None if there is nothing to measure.
 
-    `rows`: (n,) those that may be looked at; result: What was measured; None where there is nothing to measure.
+    `rows` (n,) holds the indices of the examples that may be looked at.
     """
-    if not by_shape(net.account):  # a batch may name conditions that the network is yet to learn
+    if not by_shape(net.account):  # checked before the batch, which may name conditions that the network has yet to learn
         return None
     shown = rows[:: max(1, len(rows) // EXAMPLES)][:EXAMPLES]
     return weights_fit(net, list(take(items.data.items, shown)), batch=items.batch(shown), examples=f"{len(shown)} of your examples")
 
 
 def weights_fit(net: Network, items: Sequence[Any], *, batch: Inputs, examples: str) -> WeightsFit | None:
-    """Measure whether the weights of a network are its own, where they were matched by order and shape alone.
+    """Measure whether weights that were matched only by order and shape fit the architecture of the network.
 
-    Result: What was measured; None where the weights were matched by names, or no BatchNorm layer can tell.
+    Returns None if the weights were matched by name, or if no BatchNorm layer can be measured.
     """
     if not by_shape(net.account):
         return None
@@ -168,7 +168,7 @@ def _call(module: Module, batch: Inputs) -> Any:
 
 
 def _filled_(module: Module, net: Network) -> bool:
-    """Put the weights of a network into a module in their order, those of its head left out; False where the shapes are others."""
+    """Copy the weights of a network, without its heads, into a module in their order; return False if the shapes differ."""
     own = [value for name, value in net.state().items() if name.rpartition(".")[0] not in net.head_layers]
     head = {id(value) for layer in net.head_layers for value in dict(module.named_modules()).get(layer, Module()).parameters()}
     other = [value for value in module.state_dict(keep_vars=True).values() if id(value) not in head]

@@ -1,4 +1,4 @@
-"""What follows training: believable probabilities, thresholds of labels, class statistics, and the whole history."""
+"""Work after training: calibration, label thresholds, class statistics and the merged history."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ from .setup import Log, Outcome, Setup
 __all__ = ["calibrate_", "fit_thresholds_", "keep_statistics_", "leave_ready_", "merged_history", "note_idle_heads_"]
 
 AT_ONCE = 2**16
-"""Items whose features are in memory at once."""
+"""Number of examples whose features are in memory at once."""
 FEWEST = 20
-"""Choosing items from which a temperature is fitted."""
+"""Smallest size of the validation set for fitting a temperature."""
 WIDEST = 2048
-"""Features up to which class statistics that take a pass of their own are of all of them; their scatter has the square of that many
-numbers."""
+"""Largest number of features of which all enter class statistics that need their own pass; their scatter matrix is of the squared size."""
 FEWEST_OF_CLASS = 10
-"""Items of each class, as far as there are so many, that class statistics are of at the least."""
+"""Smallest number of examples of each class in the class statistics, if the class has so many."""
 WIDEST_HIDDEN, THINNED = 1024, 512
-"""Features up to which all are looked at for unknown items, and to how many wider ones are thinned out evenly: classes are hidden in
-turn, and each time two matrices of that size are factorised. On pictures of digits 512 of 1,522 features told as much as all."""
+"""Features up to which all are used for out-of-distribution detection, and the number to which wider ones are thinned evenly.
+
+Detection is tuned by hiding classes in turn, and each time two matrices of that size are factorised. On pictures of digits, 512 of 1,522
+features did as well as all.
+"""
 MOST_HIDDEN = 2000
-"""Items with which classes are hidden in turn at most, and whose features are kept where the score compares with them."""
+"""Largest number of examples for hiding classes in turn; their features are stored if the score compares with them."""
 WIDEST_AT_HAND = 4096
-"""The same where the features are in memory: 128 MiB of scatter."""
+"""As `WIDEST`, if the features are in memory: 128 MiB of scatter."""
 MOST_COMPARED = 5000
-"""Items, at the least, whose scores are compared with held-out ones where there are more."""
+"""Smallest number of examples, if there are more, whose logits are compared with held-out ones."""
 SHARE = 0.34
-"""Of the training time that the pass for class statistics may take, where that is more than a second."""
+"""Share of the training time that the pass for class statistics may take, if that is more than a second."""
 
 
 def leave_ready_(network: Network) -> None:
-    """Leave a `network` as others expect it: nothing frozen, held or untrained, ready to predict, its heads as its layers have them."""
+    """Reset a `network` for the user: nothing frozen, held or marked as fresh, inference mode, heads read from its layers."""
     network.fresh_(())
     network.hold_(None)
     network.freeze_(frozenset())
@@ -54,10 +56,10 @@ def leave_ready_(network: Network) -> None:
 
 
 def calibrate_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
-    """Let the probabilities of trained heads be such as the choosing items say: scale their rows by one temperature each.
+    """Calibrate the probabilities of trained heads: divide the class weights of each head by one temperature, fitted on the validation set.
 
-    Which class is the most probable stays as it was. Heads in closed form have their temperature from the items that were left out;
-    heads that no training has changed are left alone, and so are those whose probabilities fit already.
+    The predicted class does not change. Closed-form heads are already calibrated on their leave-one-out logits. Heads that training did not
+    change and heads whose log loss does not improve are left alone.
 
     Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2.
     """
@@ -73,7 +75,7 @@ def calibrate_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
         if after >= before:
             continue
         done = _scaled_(outcome, task=setup.tasks[name], factor=factor, rows=validation[:64])
-        scores[setup.tasks[name]][:] *= factor if done else 1  # where they are kept, they stay those of the head
+        scores[setup.tasks[name]][:] *= factor if done else 1  # stored logits stay equal to those of the head
         gain = f"on the {len(known)} examples of the validation set, log loss {before:.3g} becomes {after:.3g}"
         log.notes.append(
             f"Probabilities of {name!r}: the class weights were divided by a temperature of {1 / factor:.3g}; {gain}."
@@ -83,17 +85,17 @@ def calibrate_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
 
 
 def _held_out_rows(setup: Setup, outcome: Outcome) -> np.ndarray:
-    """Return which examples the network, before a training on all, had not learned from."""
+    """Return the examples that the network had not learned from before any training on all examples."""
     return setup.parts.validation if outcome.held_out is None else outcome.held_out[1]
 
 
 def _held_out(outcome: Outcome, rows: np.ndarray) -> Mapping[str, np.ndarray]:
-    """Return the scores by task of these examples by a network that had not learned from them."""
+    """Return the logits by task of these examples, from a network that had not learned from them."""
     return all_logits(outcome.network, outcome.feed, indices=rows) if outcome.held_out is None else outcome.held_out[0]
 
 
 def _is_trained(setup: Setup, outcome: Outcome, *, task: str) -> bool:
-    """Tell whether training has changed the rows of a head, or, where it is a probe that was tuned, what they read."""
+    """Tell whether training changed the class weights of a head or, for a tuned probe, the features that it reads."""
     head, tuned = outcome.network.heads[task], "probe" in (setup.plan.base, outcome.chosen.get("base"))
     if not outcome.history or head.groups is not None:
         return False
@@ -102,7 +104,7 @@ def _is_trained(setup: Setup, outcome: Outcome, *, task: str) -> bool:
 
 
 def _scaled_(outcome: Outcome, *, task: str, factor: float, rows: np.ndarray) -> bool:
-    """Multiply the rows of a head; leave them, and say so, where they cannot be set or the scores do not follow (a cosine head)."""
+    """Multiply the class weights of a head; return False, without a change, if they cannot be set or the logits do not follow (cosine head)."""
     network, feed, layer = outcome.network, outcome.feed, outcome.network.heads[task].layer
     weight, bias = network.rows(layer)
     wanted = factor * all_logits(network, feed, indices=rows)[task]
@@ -116,7 +118,7 @@ def _scaled_(outcome: Outcome, *, task: str, factor: float, rows: np.ndarray) ->
 
 
 def fit_thresholds_(setup: Setup, outcome: Outcome) -> None:
-    """Give the multi-label heads their thresholds, fitted to the selection items, or else to the probe's leave-one-out scores."""
+    """Fit the thresholds of multi-label heads on the validation set, or on the probe's leave-one-out logits if there is none."""
     asked = {name: task for name, task in setup.tasks.items() if setup.data_of(name).task == "multi-label"}
     validation, made = _held_out_rows(setup, outcome), {}
     scores = _held_out(outcome, validation) if set(asked) - set(outcome.solved) and len(validation) else {}
@@ -133,14 +135,14 @@ def fit_thresholds_(setup: Setup, outcome: Outcome) -> None:
 
 
 def keep_statistics_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
-    """Keep the class statistics of the first head with the network: of the features of the fitting and selection items.
+    """Store the class statistics of the first head with the network, from the features of the training and validation set.
 
-    Where the backbone was trained, its features are computed by one pass of the feed, of fewer items where all would take too long.
-    `regraft.extend` needs them: without, it knows of the old classes their rows alone.
+    If the backbone was trained, one pass of the feed computes the features, of fewer examples if all would take too long. `regraft.extend`
+    needs the statistics: without them it knows only the class weights of the old classes.
     """
     data, network, same = setup.items.data, outcome.network, _same_features(setup, outcome)
     if setup.tasks[data.name] != network.head.task:
-        network.statistics = network.statistics if same else None  # of a head that was not trained
+        network.statistics = network.statistics if same else None  # they belong to a head that was not trained
         network.unknown = network.unknown if same else None
         return
     network.statistics = network.unknown = None
@@ -162,7 +164,7 @@ def keep_statistics_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """Rows `at` (n,) of `features` (N, d), which may lie in a file, and their `targets` (n,)."""
+    """Rows `at` (n,) of `features` (N, d), which may be in a file, and their `targets` (n,)."""
 
     features: Tensor
     at: np.ndarray
@@ -173,14 +175,14 @@ class _Table:
         return taken(self.features.numpy(), self.at[chosen])
 
     def statistics(self, read: Callable[[np.ndarray], np.ndarray]) -> ClassStatistics:
-        """Return the class statistics of what `read` makes of the features, a block at a time."""
+        """Return the class statistics of `read(features)`, computed block by block."""
         blocks = np.array_split(np.arange(len(self.at)), -(-len(self.at) // AT_ONCE) or 1)
         parts = (statistics_of(read(self.of(block)), self.targets[block], classes=self.classes) for block in blocks)
         return reduce(ClassStatistics.joined, parts)
 
 
 def _unknown_rule(setup: Setup, log: Log, *, table: _Table, rows: np.ndarray, every: int) -> UnknownJudge | None:
-    """Return how to tell items of no known class, chosen by hiding classes in turn; None, with a note, where that cannot be done."""
+    """Return a rule for out-of-distribution examples, tuned by hiding classes in turn; None, with a note, if that is impossible."""
     data, chosen = setup.items.data, np.arange(len(rows))
     statistics = table.statistics(lambda features: features[:, ::every])
     if (statistics.counts > 1).sum() < 3:
@@ -202,7 +204,7 @@ def _unknown_rule(setup: Setup, log: Log, *, table: _Table, rows: np.ndarray, ev
 
 
 def _same_features(setup: Setup, outcome: Outcome) -> bool:
-    """Tell whether nothing below the heads was changed by training, moving averages included."""
+    """Tell whether training left everything below the heads unchanged, including moving averages."""
     names = (name for name, tensor in outcome.network.state().items() if tensor.is_floating_point())
     trained = {name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0] for name in names}
     if outcome.head_features is not None:
@@ -211,7 +213,7 @@ def _same_features(setup: Setup, outcome: Outcome) -> bool:
 
 
 def _statistics(setup: Setup, outcome: Outcome, *, table: _Table, most: int) -> ClassStatistics:
-    """Return the class statistics of features (n, d); of more than `most`, those of every so many and of the scores."""
+    """Return the class statistics of features (n, d); of more than `most` features, those of an even selection and of the logits."""
     (weight, bias), width = outcome.network.rows(outcome.network.head.layer), table.features.shape[1]
     some = np.arange(0, len(table.at), max(len(table.at) // MOST_COMPARED, 1))
     seen = table.of(some) @ weight.T + bias, table.targets[some]
@@ -225,7 +227,7 @@ def _statistics(setup: Setup, outcome: Outcome, *, table: _Table, most: int) -> 
 
 
 def _unseen(setup: Setup, outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scores by the first head, (n, C), of examples that it was not fitted to, and their targets (n,); n may be 0."""
+    """Return the first head's logits (n, C) of examples that it was not fitted to, and their targets (n,); n may be 0."""
     data, solved = setup.items.data, outcome.solved.get(setup.items.data.name)
     if solved is not None:
         return solved.probe.loo_scores, data.targets[solved.rows]
@@ -235,7 +237,7 @@ def _unseen(setup: Setup, outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _features(setup: Setup, log: Log, *, outcome: Outcome, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
-    """Return the features of some items by a pass of the feed, and which items: fewer of each class, drawn, where all take too long."""
+    """Compute the features of some examples by a pass of the feed; return them and the examples, fewer per class if all take too long."""
     trained = log.clock.seconds["train"] + log.clock.seconds["compare"]
     allowed = max(1.0, SHARE * trained)
     began = time.perf_counter()
@@ -255,7 +257,7 @@ def _features(setup: Setup, log: Log, *, outcome: Outcome, rows: np.ndarray) -> 
 
 
 def note_idle_heads_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
-    """Take note of the heads that were left alone although what they read was trained."""
+    """Note the heads that were left unchanged although the features that they read were trained."""
     idle_layers = setup.on(outcome.network).idle_layers
     idle = [task for task, head in outcome.network.heads.items() if head.groups is None and head.layer in idle_layers]
     if idle and not _same_features(setup, outcome):

@@ -1,4 +1,4 @@
-"""Judge an adapted network on items that chose nothing, beside its baselines."""
+"""Evaluation of an adapted network and its baselines on examples that chose nothing."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ __all__ = ["Judged", "baselines", "blind_scores", "compared_with", "judged", "ju
 
 WORST = 12
 BINS = 10
-"""Of a reliability diagram."""
+"""Number of bins of a reliability diagram."""
 FEWEST_OF_TABLE, FEWEST_ROWS = 20, 100
-"""Examples of a table, and of an array, from which trees are grown as a baseline."""
+"""Smallest number of examples of a table, and of an array, for trees as a baseline."""
 MOST_COLUMNS = 1000
-"""Of them."""
+"""Largest number of columns for trees as a baseline."""
 LEAST_IN_BIN = 8
-"""Items: with fewer an interval says nothing."""
+"""Smallest average number of examples in a bin; with fewer, an interval says nothing."""
 
 
 class Judged:
-    """How one task was judged.
+    """Evaluation of one task.
 
     Attributes:
-        scores: (n, C) raw scores of the judging items whose target is known; of windows over recordings, the mean of each recording.
-        data: these items, or the recordings, with the targets of this task alone.
-        examples: m items, which may be windows over the recordings.
-        rows: (m,) which of all judging items these are.
-        thresholds: of labels, or None.
-        figures: what `judge` says, and "metrics" where some are wanted.
+        scores: (n, C) logits of the judging examples with a known target; for windows over recordings, the mean of each recording.
+        data: these examples, or the recordings, with the targets of this task only.
+        examples: the m examples before windows are joined to recordings.
+        rows: (m,) positions of these examples among all judging examples.
+        thresholds: thresholds of labels, or None.
+        figures: result of `judge`, with "metrics" if some are wanted.
     """
 
     def __init__(
@@ -62,26 +62,26 @@ class Judged:
 
     @property
     def right(self) -> np.ndarray:
-        """(n,) whether each item is classified rightly."""
+        """(n,) whether each example is classified correctly."""
         return np.asarray(self.scores.argmax(1) == self.data.targets)
 
     def beside(self, scores: np.ndarray, thresholds: np.ndarray | None = None) -> Judged:
-        """Return other `scores`, (n, C) or (m, C), of the same items, judged at `thresholds` (C,), where they are labels."""
+        """Return the evaluation of other logits, (n, C) or (m, C), of the same examples, for labels with `thresholds` (C,)."""
         limits = None if thresholds is None else thresholds.tolist()
         data = self.examples if len(scores) == len(self.examples) else self.data
         return Judged(np.array(scores), data, rows=self.rows, thresholds=limits, metrics=self.metrics)
 
 
 ByTask = dict[str, Judged]
-"""Task of the data -> how it was judged."""
+"""Task of the data -> its evaluation."""
 
 
 def judged(  # over the limit: a network on some examples of its data
     network: Network, feed: Feed, *, tasks: Mapping[str, str], data: Dataset, indices: np.ndarray, metrics: Sequence[Any] = ()
 ) -> ByTask:
-    """Judge a network on some examples, each task on those whose target is known.
+    """Evaluate a network on the examples `indices`, each task on those whose target is known; a task without known targets is left out.
 
-    `tasks`: task of the data -> task of the network; result: Task -> scores and figures; a task without a known target is left out.
+    `tasks` maps tasks of the data to tasks of the network.
     """
     scores, found = all_logits(network, feed, indices=indices), ByTask()
     for name, task in tasks.items():
@@ -94,9 +94,9 @@ def judged(  # over the limit: a network on some examples of its data
 
 
 def judged_parts(setup: Setup, log: Log, *, outcome: Outcome) -> dict[str, ByTask]:
-    """Judge the adapted network on the holdout set and on the test set, where there are examples in them; baselines meet the last of them.
+    """Evaluate the adapted network on the holdout set and on the test set; return them as "holdout" and "test", without empty sets.
 
-    Result: "holdout" and, where there is a test set, "test".
+    Baselines are evaluated on the last of the two.
     """
     network, tasks, holdout, found = outcome.network, setup.tasks, setup.parts.holdout, dict[str, ByTask]()
     wanted = setup.settings.metrics
@@ -109,9 +109,9 @@ def judged_parts(setup: Setup, log: Log, *, outcome: Outcome) -> dict[str, ByTas
 
 
 def scores_of(setup: Setup, source: Source, *, parts: Mapping[str, ByTask]) -> dict[str, Any]:
-    """Return the figures of each part as plain data: those of the first task, and with several tasks "tasks" with those of each.
+    """Return the figures of each part as plain data: those of the first task and, with several tasks, those of each under "tasks".
 
-    Result: Part -> figures. In the last part each further task has its "baselines" among its figures.
+    In the last part, each further task has "baselines" among its figures.
     """
     first, last = setup.items.data.name, list(parts)[-1]
     if len(setup.tasks) == 1:
@@ -127,9 +127,9 @@ def scores_of(setup: Setup, source: Source, *, parts: Mapping[str, ByTask]) -> d
 
 
 def blind_scores(data: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Return the raw scores (C,) of the best answer that looks at no item: the shares of the classes or labels, or the mean.
+    """Return the logits (C,) of the best constant prediction: the shares of the classes or labels, or the mean.
 
-    `rows`: the items (n,) that it is made from, one or more.
+    It is computed from the examples `rows` (n,), n >= 1.
     """
     if data.task == "classification":
         counts = np.bincount(data.targets[rows], minlength=len(data.classes))
@@ -139,10 +139,10 @@ def blind_scores(data: Dataset, rows: np.ndarray) -> np.ndarray:
 
 
 def baselines(setup: Setup, source: Source, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
-    """Return what needs no training of a network, judged on the same items: majority class, nearest class mean (or the
-    mean target), the closed-form probe, and, of tables, trees on the raw columns.
+    """Return the figures of the baselines on the same examples, with the paired difference to the adapted network.
 
-    Result: name -> figures, with the paired difference to the adapted network.
+    Baselines: majority class and nearest class mean, or the mean target; the closed-form probe; for tables, trees on the raw columns. None
+    of them trains a network.
     """
     data = setup.data_of(adapted.data.name)
     fit = setup.known(data.name, setup.parts.training)
@@ -161,17 +161,17 @@ def baselines(setup: Setup, source: Source, *, adapted: Judged) -> dict[str, Map
 
 
 def _probe_baseline(source: Source, data: Dataset, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
-    """Return the figures of the closed-form probe on the source network's features, where it was solved."""
+    """Return the figures of the closed-form probe on the source network's features, if it was solved."""
     solved = source.probes.get(data.name)
     if solved is None or source.judging is None:
         return {}
     scores = source.judging[adapted.rows].numpy() @ solved.probe.weight.T + solved.probe.bias
-    limits = None if adapted.thresholds is None else solved.thresholds(data.targets)  # or the labels it says would be others by the cut
+    limits = None if adapted.thresholds is None else solved.thresholds(data.targets)  # each head needs its own label thresholds
     return {"probe": compared_with(adapted.beside(scores, limits), adapted)}
 
 
 def _tree_baseline(setup: Setup, data: Dataset, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
-    """Return the figures of trees that learned from the raw columns of a table; nothing for other data, several labels, or few rows."""
+    """Return the figures of trees on the raw columns of a table; nothing for other data, several labels, or few examples."""
     fit = setup.known(data.name, setup.parts.learned_from)
     own = setup.items.preprocessing
     tokens = isinstance(own, ArrayPreprocessing) and own.integers
@@ -188,7 +188,7 @@ def _tree_baseline(setup: Setup, data: Dataset, *, adapted: Judged) -> dict[str,
 
 
 def _raw_rows(data: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Return the numbers of some examples as they were read, (n, k), with those of the columns beside them."""
+    """Return the raw numbers of some examples, (n, k), with their columns appended."""
     items = np.asarray(take(data.items, rows), np.float32)
     return items if data.columns is None else np.hstack([items, data.columns[rows]])
 
@@ -210,14 +210,14 @@ def _class_mean_scores(features: torch.Tensor, judging: torch.Tensor, *, data: D
 
 
 def compared_with(other: Judged, adapted: Judged) -> dict[str, Any]:
-    """Return the figures of another network on the same items."""
+    """Return the figures of another evaluation on the same examples; for classification with the paired difference."""
     if adapted.data.task != "classification":
         return other.figures
     return {**other.figures, "difference": paired_difference(adapted.right, other.right)}
 
 
 def worst_items(result: Judged) -> list[dict[str, Any]]:
-    """Return the wrongly classified items that the network was surest of, for the report."""
+    """Return the wrongly classified examples with the highest predicted probability, for the report."""
     if result.data.task != "classification":
         return []
     chances = torch.from_numpy(result.scores).double().softmax(1).numpy()
@@ -227,7 +227,7 @@ def worst_items(result: Judged) -> list[dict[str, Any]]:
 
 
 def reliability_of(result: Judged) -> list[dict[str, Any]]:
-    """Return the points of a reliability diagram of a judged classification, for the report; nothing for other tasks."""
+    """Return the points of a reliability diagram, for the report; nothing for tasks other than classification."""
     if result.data.task != "classification":
         return []
     chances = torch.from_numpy(result.scores).double().softmax(1).numpy()

@@ -1,4 +1,4 @@
-"""Which preprocessing of pictures a network was trained with, found by measuring where it carries none."""
+"""Preprocessing of pictures for a network that stores none, found by measuring."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ..probes import fit_ridge
 __all__ = ["LEAST", "SURE", "losses_of", "made_pictures", "measured_preprocessing", "surely"]
 
 ASKED = 128
-"""Examples, spread evenly over the data, with which candidates are compared."""
+"""Number of examples, spread evenly over the data, with which candidates are compared."""
 MADE = 48
-"""Made-up pictures that they are compared with beside these, so that a white or a dark data set does not speak for another scale."""
+"""Number of generated pictures for the comparison: they keep a white or a dark data set from suggesting another scale."""
 BATCH = 16
 LEAST = 20
-"""Examples with a label from which on held-out losses are compared."""
+"""Smallest number of labelled examples for comparing held-out losses."""
 OWN, OWN_ONLY = "mean and deviation of the data", 3.0
-"""Standardised data fit any standardised network: they are taken where they fit so many times as well as all that is in use."""
+"""Standardised data fit every standardised network, so they win only if their misfit is this many times smaller than all others."""
 NEAR, SURE, POOR = 1.5, 2.0, 0.3
-"""A near tie: a misfit below so many times that of the best, or a loss within so many standard errors; and from where on nothing fits."""
+"""A near tie is a misfit below `NEAR` times the best, or a loss within `SURE` standard errors; above `POOR`, no candidate fits."""
 HOPELESS = 4.0
-"""So many times the misfit of the best one by the first examples, a candidate is not asked further."""
+"""A candidate is dropped if its misfit on the first examples is this many times the best one."""
 
 _COLOUR = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 _ALONG = (0.2175, 0.0188, 0.0045)
@@ -39,12 +39,12 @@ _FALL, _WITHIN, _CONTRAST = 1.3, 0.6, 0.5
 
 
 class _NoneReached(Exception):
-    """A pass calls none of the normalising layers that there are."""
+    """No normalisation layer was reached by a pass."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """How the candidates compare, the lowest number first, by what, and how far apart the first two are, in words."""
+    """Comparison of the candidates: order with the best first, the measure, the distance of the first two in words, near tie, poor fit."""
 
     order: tuple[str, ...]
     by: str
@@ -53,19 +53,19 @@ class _Found:
     poor: bool = False
 
     def words(self) -> str:
-        """Return what was measured as a part of a sentence."""
+        """Return the measurement as a part of a sentence."""
         said = f"measured by {self.by}: {self.order[0]} fits best, then {self.order[1]} ({self.apart})"
         said += ", which is a near tie: give preprocessing= if you know it" if self.near else ""
         return said + (", and none fits well: give preprocessing= if you know it" if self.poor else "")
 
 
 def measured_preprocessing(net: Network, data: Dataset, *, own: ImagePreprocessing, rows: np.ndarray | None = None) -> ImagePreprocessing:
-    """Return the preprocessing, of those in use, with which pictures are to a network what it was trained with.
+    """Return the common preprocessing whose pictures are closest to those that the network was trained with.
 
-    Its first layers with learned means and variances (BatchNorm) are compared with what arrives at them, of the data and of made-up
-    pictures that are as varied as photographs. Where it has none, ridge regression on its features is: by losses on examples left out.
+    The inputs of its first BatchNorm layers are compared with their running statistics, on the data and on generated pictures that are as
+    varied as photographs. Without such layers, ridge regression on its features decides, by the loss on held-out examples.
 
-    `own`: inferred from the network's shape; `rows`: (n,) indices of the examples that may be looked at; None for all.
+    `own` is inferred from the network's shape; `rows` (n,) holds the indices of the examples that may be looked at, None for all.
     """
     if own.channels not in (1, 3) or net.origin.get("weights") == "random":
         return own
@@ -82,12 +82,12 @@ def measured_preprocessing(net: Network, data: Dataset, *, own: ImagePreprocessi
     found = _by_statistics(twin, pixels, tried=tried, run=run) or _by_losses(twin, data.subset(shown), pixels=pixels, tried=tried)
     if found is None:
         return own
-    kept = {name: getattr(own, name) for name in ("value_range", "integer_range", "float_range")}  # decided where it is fitted
+    kept = {name: getattr(own, name) for name in ("value_range", "integer_range", "float_range")}  # decided when it is fitted
     return replace(tried[found.order[0]], **kept, inferred=False, measured=found.words())
 
 
 def _candidates(pixels: Tensor, channels: int) -> dict[str, dict[str, Any]]:
-    """Return the fields of each candidate by its name, what is assumed without measuring first."""
+    """Return the fields of each candidate by name; the first is the default without measuring."""
     shares = (pixels / 255).movedim(1, -1).flatten(0, -2).double()
     own = {"mean": tuple(shares.mean(0).tolist()), "std": tuple(shares.std(0).clamp_min(1e-3).tolist())}
     made: dict[str, dict[str, Any]] = {"0..1": {}, "-1..1": {"mean": 0.5, "std": 0.5}}
@@ -98,7 +98,7 @@ def _candidates(pixels: Tensor, channels: int) -> dict[str, dict[str, Any]]:
 
 
 def _by_statistics(net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePreprocessing], run: Callable[[Inputs], Any]) -> _Found | None:
-    """Compare by the statistics that the first normalising layers have kept; None where there are none."""
+    """Compare by the running statistics of the first normalisation layers; None if there are none."""
     modules = net.modules()
     if not norms_of(modules):
         return None
@@ -125,7 +125,7 @@ def _by_statistics(net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePre
 
 
 def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[str, ImagePreprocessing]) -> _Found | None:
-    """Compare by the loss of ridge regression on examples left out; what is assumed otherwise stays unless another is surely better."""
+    """Compare by the loss of ridge regression on held-out examples; the default stays unless another is better beyond `SURE`."""
     known = np.flatnonzero(data.known)
     targets = data.targets[known]
     if len(known) < LEAST or not np.ptp(targets, axis=0).any():
@@ -154,10 +154,7 @@ def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[st
 
 
 def losses_of(scores: np.ndarray, targets: np.ndarray, *, kind: str) -> np.ndarray:
-    """Return the loss of each example, (n,).
-
-    `scores`: (n, C) logits, or (n, …) predictions; `targets`: (n,) classes, or (n, …).
-    """
+    """Return the loss of each example, (n,), from `scores`, (n, C) logits or (n, …) predictions, and `targets`, (n,) classes or (n, …)."""
     given = torch.as_tensor(scores.reshape(len(scores), -1), dtype=torch.float64)
     if kind == "classification":
         return torch.nn.functional.cross_entropy(given, torch.as_tensor(targets), reduction="none").numpy()
@@ -168,7 +165,7 @@ def losses_of(scores: np.ndarray, targets: np.ndarray, *, kind: str) -> np.ndarr
 
 
 def surely(differences: np.ndarray) -> float:
-    """Return the mean of `differences` (n,) in its standard errors."""
+    """Return the mean of `differences` (n,) in units of its standard error."""
     error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
     return float(differences.mean()) / error if error else 0.0
 
@@ -179,12 +176,10 @@ def _batches(own: ImagePreprocessing, pixels: Tensor) -> Iterator[Tensor]:
 
 
 def made_pictures(count: int, size: tuple[int, ...], *, channels: int) -> Tensor:
-    """Return noise that is to a network's first layers what photographs are: varied in light, contrast, colour and fineness alike.
+    """Return noise (n, channels, height, width) in 0..255 with the variation of photographs in brightness, contrast, colour and detail.
 
-    Result: (n, channels, height, width) in 0..255.
-
-    Source: amplitudes fall with the frequency as in natural scenes (Field, JOSA A 4, 1987; the exponent is that of pictures scaled down);
-    colours vary along the principal components of ImageNet's pixels (Krizhevsky, Sutskever & Hinton, NeurIPS 2012, section 4.1).
+    Source: amplitudes fall with the frequency as in natural scenes (Field, JOSA A 4, 1987; the exponent is that of downscaled pictures).
+    Colours vary along the principal components of ImageNet's pixels (Krizhevsky, Sutskever & Hinton, NeurIPS 2012, section 4.1).
     """
     drawn = np.random.default_rng(0)
     frequency = np.hypot(*np.meshgrid(*(np.fft.fftfreq(side) for side in size), indexing="ij"))

@@ -1,4 +1,4 @@
-"""Passes over the examples of a setup: where batches come from, what the heads read, and a stage of training."""
+"""Passes over the examples of a setup: feeds of batches, features of the heads, and a stage of training."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ __all__ = [
 ]
 
 UNCACHED = "The frozen part is computed every epoch"
-"""How a note begins where a network cannot be taken apart."""
+"""Start of the note on a network without a freeze boundary."""
 _OUTSIDE = (
     "Training ran on this machine, which is none of the cluster's: start the program on one of them, with cluster='auto', to train on all."
 )
 
 
 def feed_of(setup: Setup, log: Log, *, frozen: frozenset[str], items: Prepared | None = None) -> Feed:
-    """Return where batches come from when these layers are frozen: the feature cache if there is a freeze boundary."""
+    """Return the feed of batches for these frozen layers: from the feature cache if there is a freeze boundary, else the whole network."""
     network, settings, learned = setup.network, setup.settings, items is None
     items, views = items or setup.items, setup.plan.views if learned else 1
     network.freeze_(frozen | setup.idle_layers)
@@ -70,13 +70,13 @@ def feed_of(setup: Setup, log: Log, *, frozen: frozenset[str], items: Prepared |
 
 
 def whole_feeds(setup: Setup) -> tuple[Feed, Feed | None]:
-    """Return the plain examples of a `setup` for its whole network, and its test set, where there is one."""
+    """Return feeds of the plain examples, and of the test set if there is one, through the whole network of a `setup`."""
     network, device = setup.network, setup.device
     return WholeFeed(network, setup.items, 1, device), None if setup.test is None else WholeFeed(network, setup.test, 1, device)
 
 
 def too_large(needed: int, log: Log) -> bool:
-    """Tell whether a cache of `needed` bytes that nobody asked for would take over a quarter of the free disk; the `log` says so then."""
+    """Tell whether a cache of `needed` bytes would take over a quarter of the free disk; if so, add a note to the `log`."""
     folder = default_cache_folder()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     large = bool(needed > shutil.disk_usage(existing).free / 4)
@@ -86,13 +86,13 @@ def too_large(needed: int, log: Log) -> bool:
 
 
 def head_feed(setup: Setup, log: Log, *, feed: Feed) -> HeadFeed:
-    """Return what the heads of a `setup` read of all examples, computed by one pass of `feed`; the `log` gets the time."""
+    """Return a feed of the heads' inputs for all examples, computed by one pass of `feed`; the time is logged."""
     with log.clock.during("frozen"):
         return HeadFeed(setup.network, features_of(setup.network, feed, indices=np.arange(len(setup.items))), setup.device)
 
 
 def features_of(network: Network, feed: Feed, *, indices: np.ndarray) -> Tensor:
-    """Return what the heads read of the examples `indices` of a `network`'s feed, (n, d), view 0."""
+    """Return the heads' inputs (n, d) of the examples `indices`, view 0."""
     network.mode_(False)
     heads = [network.modules()[name] for name in network.layers_of(network.head.task)]
     parts = [indices[start : start + 64] for start in range(0, len(indices), 64)]
@@ -108,9 +108,9 @@ def features_of(network: Network, feed: Feed, *, indices: np.ndarray) -> Tensor:
 
 
 def judging_features(setup: Setup, log: Log, *, features: Tensor, frozen: frozenset[str]) -> Tensor:
-    """Return the source network's features of the examples that judge, (n, d), for the baselines; before anything is trained.
+    """Return the source network's features (n, d) of the judging examples, for the baselines; call it before training.
 
-    `features`: (N, d) of the examples learned from.
+    `features` (N, d) are those of the setup's examples.
     """
     if setup.test is None:
         return features[setup.parts.holdout]
@@ -121,13 +121,10 @@ def judging_features(setup: Setup, log: Log, *, features: Tensor, frozen: frozen
 def training_of(  # over the limit: what a training is made of
     setup: Setup, log: Log, *, stage: str, feed: Feed, frozen: frozenset[str], settings: Settings | None = None
 ) -> Training:
-    """Return a stage of training of what is not frozen.
-
-    `settings`: other than the plan's, or None.
-    """
+    """Return a stage of training of all layers that are not frozen; `settings` replaces the plan's settings if given."""
     cluster = setup.settings.cluster
     if setup.all_but_heads <= frozen:
-        cluster = None  # a head is trained in less time than it takes to send it
+        cluster = None  # training a head takes less time than sending it
     elif cluster not in (None, "auto"):
         cluster = None
         log.notes.extend({_OUTSIDE}.difference(log.notes))
@@ -151,10 +148,9 @@ def training_of(  # over the limit: what a training is made of
 def train_heads(
     setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str] | None = None, settings: Settings | None = None
 ) -> list[dict[str, Any]]:
-    """Train the heads.
+    """Train the heads of the setup's network in place; return the history, which is empty if the network holds everything.
 
-    `setup`: its network is changed in place; `frozen`: layers that stay frozen; None: all but the heads; `settings`: other than the plan's,
-    or None; result: The history; nothing where the network holds all that is left.
+    `frozen` holds the layers that stay frozen; None means all but the heads. `settings` replaces the plan's settings if given.
     """
     frozen = setup.all_but_heads if frozen is None else frozen
     training = training_of(setup, log, stage="head", feed=feed, frozen=frozen, settings=settings)
@@ -166,9 +162,6 @@ def train_heads(
 
 
 def train_heads_alone(setup: Setup, log: Log, *, features: Tensor) -> list[dict[str, Any]]:
-    """Return the history of training the heads of a `setup` on what they read, `features` (N, d), all layers of them from the start.
-
-    `setup`: its network is changed in place.
-    """
+    """Train the heads of a `setup` in place on their inputs `features` (N, d), without gradual unfreezing; return the history."""
     feed = HeadFeed(setup.network, features, setup.device)
     return train_heads(setup, log, feed=feed, settings=replace(setup.settings, unfreeze_every=None))

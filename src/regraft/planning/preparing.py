@@ -1,4 +1,4 @@
-"""How a data set goes with a network: which preprocessing, and what the outputs are called."""
+"""Fit of a data set to a network: preprocessing, windows over long recordings, and output names."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ __all__ = [
 ]
 
 USUAL_SHARE, USUAL_TIMES = 99, 2
-"""Where the longest text has so many times as many tokens as so many of 100, that is told."""
+"""The user is told if the longest text has more than `USUAL_TIMES` times the tokens of the `USUAL_SHARE`-th percentile."""
 LONGER = 7
-"""How many times as long waveforms are tried with a network that may take any length."""
+"""Factor by which waveforms are lengthened to test whether a network takes any length."""
 _TRIED = 64
-"""How many times as large as the sample an item may be that a network is tried with."""
+"""Largest size of an example with which a network is tried, as a multiple of the sample's size."""
 
 
 def output_names(data: Dataset) -> tuple[str, ...]:
-    """Return what the outputs of a network for these data are called."""
+    """Return the names of the outputs of a network for these data: its classes, or "output 0", "output 1", …"""
     return data.classes or tuple(f"output {index}" for index in range(int(np.prod(data.targets.shape[1:], dtype=int))))
 
 
 def preprocessing_for(net: Network, data: Dataset, *, rows: np.ndarray | None = None) -> Preprocessing:
-    """Return the network's own preprocessing, or one inferred from its input shape and the kind of the data; of pictures, measured.
+    """Return the network's preprocessing, suited to the data; infer it if it is unknown, for pictures by measuring.
 
-    `rows`: (n,) indices of the items that may be looked at, where others judge; None for all.
+    `rows` (n,) holds the indices of the examples that may be looked at if others judge; None means all.
     """
     found = _suited(net, preprocessing_from_dict(net.preprocessing.to_dict()), data=data, shape=net.input_shape)
     if isinstance(found, ImagePreprocessing) and found.inferred:
@@ -72,9 +72,9 @@ def preprocessing_for(net: Network, data: Dataset, *, rows: np.ndarray | None = 
 
 
 def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | None = None) -> Prepared:
-    """Return a data set as a network takes it, with views made as a plan says; "auto": pictures that look like photographs as such.
+    """Return a data set with its preprocessing for a network, and with the plan's views; "auto" gives photographs the views "photo".
 
-    `rows`: (n,) indices of the items that may be looked at, where others judge; None for all.
+    `rows` (n,) holds the indices of the examples that may be looked at if others judge; None means all.
     """
     augment = plan.augment
     if isinstance(augment, str) and augment.startswith(CALLABLE):
@@ -91,9 +91,9 @@ def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | 
 
 
 def windowed(net: Network, data: Dataset, *, as_of: Dataset | None = None) -> Dataset:
-    """Return data in which recordings that are longer than the network takes at once are windows over them.
+    """Return the data with every recording that is longer than the network's input replaced by windows over it.
 
-    `as_of`: the data that the length is decided by, where the network takes any; None: these.
+    If the network takes any length, the data `as_of` decide the length; None means these data.
     """
     if data.kind != "audio":
         return data
@@ -102,7 +102,7 @@ def windowed(net: Network, data: Dataset, *, as_of: Dataset | None = None) -> Da
 
 
 def notes_on_length(items: Prepared) -> list[str]:
-    """Return sentences on long items: windows over recordings, with a sample rate that the network does not say; texts that are cut."""
+    """Return notes on windows, short recordings, an assumed sample rate, cut or padded texts, and transparent pictures."""
     own, data = items.preprocessing, items.data
     notes = [] if data.recordings() is data else [f"{data.notes[-1][:1].upper()}{data.notes[-1][1:]}."]
     if isinstance(own, AudioPreprocessing) and data.kind == "audio" and (short := own.short(data)):
@@ -131,7 +131,7 @@ def notes_on_length(items: Prepared) -> list[str]:
 
 
 def _without_range(own: Preprocessing) -> Preprocessing:
-    """Return a preprocessing without what an earlier training found out of the values of arrays: each training decides on them anew."""
+    """Return a preprocessing without the value ranges that an earlier training found; each training decides on them anew."""
     if isinstance(own, ConditionsPreprocessing | ColumnsPreprocessing):
         return replace(own, inner=_without_range(own.inner))
     if isinstance(own, PartsPreprocessing):
@@ -142,7 +142,7 @@ def _without_range(own: Preprocessing) -> Preprocessing:
 
 
 def _ran(net: Network, batch: Inputs) -> Any:
-    """Return what a copy of a network in inference mode makes of a batch: scores, or features where it has no head."""
+    """Return the logits of a batch from a copy of the network in inference mode, or its features if it has no head."""
     twin = net.copy()
     twin.mode_(False)
     with torch.no_grad():
@@ -150,7 +150,7 @@ def _ran(net: Network, batch: Inputs) -> Any:
 
 
 def _try_out(net: Network, items: Prepared) -> None:
-    """Let `of_batch` raise if arrays do not go through a network that did not say what it takes, or one of numbers of tokens."""
+    """Run a batch through the network if its input was guessed, or if it takes integers or sound; `of_batch` raises if that fails."""
     own = items.preprocessing
     if isinstance(own, AudioPreprocessing) and isinstance(net.sample, torch.Tensor):
         of_batch(partial(_ran, net), net, batch=items.batch(np.zeros(2, np.int64)))
@@ -164,7 +164,7 @@ def _try_out(net: Network, items: Prepared) -> None:
 
 
 def inferred_preprocessing(net: Network, known: Mapping[str, Preprocessing] | None = None) -> Preprocessing:
-    """Return what suits the shapes that a network takes, where nothing else is known."""
+    """Return a preprocessing that suits the network's input shapes; `known` holds the known ones by input name."""
     known = known or {}
     named = net.sample if isinstance(net.sample, dict) and len(net.sample) > 1 else {}
     if not named:
@@ -179,7 +179,7 @@ def _inferred_array(net: Network, shape: tuple[int | None, ...] | None, *, integ
 
 
 def check_inputs(net: Network, own: Preprocessing) -> None:
-    """Let `of_batch` raise if a network cannot do without inputs that its items do not give."""
+    """Run the network with only the inputs that its examples give; `of_batch` raises if it needs further inputs."""
     named = net.sample if isinstance(net.sample, dict) else {}
     if len(named) < 2 or own.kind not in ("array", "image", "audio", "parts"):
         return
@@ -191,13 +191,13 @@ def check_inputs(net: Network, own: Preprocessing) -> None:
 
 
 def check_items(net: Network, own: Preprocessing) -> None:
-    """Let `of_batch` raise if a preprocessing makes tensors of other shapes or names than the sample's, and the network cannot take them.
+    """Run the network with tensors of the shapes that a preprocessing makes; `of_batch` raises if it cannot take them.
 
-    `net`: the network; nothing is run where the shapes are the same.
+    Nothing runs if shapes and names equal those of the sample.
     """
     named = net.sample if isinstance(net.sample, dict) else {"": net.sample}
     made = _tensors(own)
-    if ("" in named) != ("" in made) or set(made) < set(named):  # the items may give some tensors of several
+    if ("" in named) != ("" in made) or set(made) < set(named):  # the examples may give only some of several tensors
         return
     shapes = {name: named[name].shape[1:] if shape is None and name in named else shape for name, shape in made.items()}
     if shapes == {name: tensor.shape[1:] for name, tensor in named.items()} or None in shapes.values():
@@ -211,7 +211,7 @@ def check_items(net: Network, own: Preprocessing) -> None:
 
 
 def within_tokens(net: Network, own: Preprocessing) -> Preprocessing:
-    """Return a preprocessing of texts that gives the network no token, no position and no tensor that it does not know."""
+    """Return a text preprocessing limited to the tokens and positions that the network knows; limits are noted in the network's account."""
     if not isinstance(own, TextPreprocessing) or own.vocabulary is not None:
         return own
     vocabulary, positions = known_tokens(net), known_positions(net, own.maximum)
@@ -226,7 +226,7 @@ def within_tokens(net: Network, own: Preprocessing) -> Preprocessing:
 
 
 def _check_end(net: Network, own: TextPreprocessing) -> None:
-    """Raise if a network of Transformers looks in each text for a token at the end that its tokenizer does not add."""
+    """Raise if a Transformers network looks for an end token in each text and its tokenizer does not add one."""
     config = getattr(net.module, "config", None)
     end = getattr(config, "eos_token_id", None)
     if not getattr(config, "is_encoder_decoder", False) or not isinstance(end, int):
@@ -245,7 +245,7 @@ def _check_end(net: Network, own: TextPreprocessing) -> None:
 
 
 def _tensors(own: Preprocessing) -> dict[str, tuple[int, ...] | None]:
-    """Return the names of the tensors that a preprocessing makes ("": one without) and the shape of an item of each (None: it depends)."""
+    """Return the shape of an example for each tensor that a preprocessing makes; the name "" is an unnamed tensor, None an open shape."""
     if isinstance(own, ConditionsPreprocessing):
         return {name or own.inputs: shape for name, shape in _tensors(own.inner).items()} | {"condition": ()}
     if isinstance(own, ColumnsPreprocessing):
@@ -259,7 +259,7 @@ def _tensors(own: Preprocessing) -> dict[str, tuple[int, ...] | None]:
 
 
 def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int | None, ...], columns: bool = False) -> Preprocessing:
-    """Return the preprocessing with the innermost one, of the items alone, suited to the data; `columns` where one around it reads them."""
+    """Return the preprocessing with its innermost part suited to the data; `columns` tells whether an outer part reads the columns."""
     if isinstance(own, ConditionsPreprocessing | ColumnsPreprocessing):
         if isinstance(own, ColumnsPreprocessing):
             own.dataset(data)
@@ -275,7 +275,7 @@ def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int
         )
     if data.part_names:
         return _of_parts(net, own, data=data)
-    if isinstance(own, PartsPreprocessing) and own.inferred:  # items of the first input alone
+    if isinstance(own, PartsPreprocessing) and own.inferred:  # the examples fill the first input only
         return _for_items(net, _inferred_array(net, None, integers=False), data=data, shape=())
     if isinstance(own, PartsPreprocessing):
         raise DataError(
@@ -289,7 +289,7 @@ def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int
 
 
 def _of_parts(net: Network, own: Preprocessing, *, data: Dataset) -> PartsPreprocessing:
-    """Return the preprocessing of examples of several parts: of each part by its name or kind, else inferred from the input's shape."""
+    """Return the preprocessing of examples with several parts: known by name or kind, else inferred from the input's shape."""
     named = net.sample if isinstance(net.sample, dict) else {}
     if len(named) < 2 and set(named) != set(data.part_names):
         one = next(iter(named), "inputs")
@@ -312,7 +312,7 @@ def _of_parts(net: Network, own: Preprocessing, *, data: Dataset) -> PartsPrepro
 
 
 def _check_rows(own: ArrayPreprocessing, data: Dataset) -> None:
-    """Raise if rows of numbers are not what the network takes, and say how they were read: which columns they are is seldom meant so."""
+    """Raise if the network cannot take table rows as they were read; the error says how, since the column choice is often not intended."""
     try:
         replace(own, mean=None, std=None).batch(np.asarray(data[0])[None])
     except DataError as error:
@@ -325,7 +325,7 @@ def _check_rows(own: ArrayPreprocessing, data: Dataset) -> None:
 
 
 def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int | None, ...]) -> Preprocessing:
-    """Return the preprocessing of the items alone, of a network that takes items of some shape."""
+    """Return the preprocessing of examples without parts and columns, for a network whose input has the shape `shape`."""
     if isinstance(own, AudioPreprocessing) and own.as_ == "mel" and own.picture is None:
         return own.for_picture(shape, net.layout)
     if not own.inferred:
@@ -350,7 +350,7 @@ def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[
 
 
 def _shortened(own: Preprocessing, data: Dataset) -> Preprocessing:
-    """Return the preprocessing of texts with the length that the data are to be read to, where they say one."""
+    """Return a text preprocessing with the `max_length` of the data, if they set one; `DataError` above the network's maximum."""
     if data.max_length is None or not isinstance(own, TextPreprocessing):
         return own
     if data.max_length > own.maximum:
@@ -359,7 +359,7 @@ def _shortened(own: Preprocessing, data: Dataset) -> Preprocessing:
 
 
 def _open_length(net: Network, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    """Return the shape of waveforms that a network takes whose input nobody said: of any length, where it runs on longer ones too."""
+    """Return the waveform shape of a network with a guessed input, its length open; `DataError` if longer waveforms fail."""
     length = max(side or 1 for side in shape)
     wide = tuple(LONGER * length if side == length else side for side in shape)
     try:

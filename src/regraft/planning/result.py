@@ -1,4 +1,4 @@
-"""What an adaptation gives back, and the folder it is saved in."""
+"""Result of an adaptation, and the folder that it is saved in."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from .plan import Plan
 __all__ = ["History", "Result", "check_unfinished", "finished_run", "made_now", "reopened", "save_result"]
 
 _COLUMNS = {"loss": "train_loss", "val_loss": "validation_loss", "val_accuracy": "validation_accuracy", "learning_rate": "learning_rate"}
-"""What Keras calls a column -> its name in an entry."""
+"""Column name in Keras -> name in a history entry."""
 
 
 class History(list[dict[str, Any]]):
-    """One mapping an epoch, in order, over all trainings of the network ("run" counts them); by name, the columns that Keras has.
+    """List of one mapping per epoch, over all trainings of the network ("run" counts them); string keys give Keras columns.
 
-    `dict(history)` has the form of Keras: columns of the last training, as `fit` returns them, and of the one on all examples that
-    follows it, without the short trainings that were compared and the folds. `history.epoch` has the numbers of these epochs, which go on
-    from the training before. An entry that lacks a figure has NaN; a column without figures is left out.
+    `dict(history)` has the form of a Keras history: the columns of the last training and of the refit on all examples that follows it,
+    without folds and the short trainings that were compared. `history.epoch` numbers these epochs, continuing after the training before. A
+    missing figure is NaN; a column without figures is left out.
     """
 
     @property
     def epoch(self) -> list[int]:
-        """The numbers of the epochs of the columns, from 0 as those of Keras."""
+        """Epoch numbers of the columns, from 0 as in Keras."""
         return [int(entry["epoch"]) - 1 for entry in self._epochs()]
 
     def keys(self) -> list[str]:
         """Return the names of the columns: some of "loss", "val_loss", "val_accuracy" and "learning_rate"."""
         return [name for name in _COLUMNS if not all(map(math.isnan, self._column(name)))]
 
-    def __getitem__(self, key: Any) -> Any:  # an entry, some entries, or a column
+    def __getitem__(self, key: Any) -> Any:  # an entry, a slice of entries, or a column
         if not isinstance(key, str):
             return super().__getitem__(key)
         if key not in self.keys():
@@ -59,22 +59,22 @@ class History(list[dict[str, Any]]):
         return [entry for entry in last if not str(entry.get("phase", "")).startswith(("search", "fold"))]
 
     def to_frame(self) -> Any:
-        """Return all entries as a table of pandas, one row an epoch, those of compared trainings included."""
+        """Return all entries as a pandas table with one row per epoch, including those of compared trainings."""
         return optional_import("pandas", "tables", purpose="A table of the history").DataFrame(list(self))
 
 
 @dataclass(frozen=True)
 class Result:
-    """An adapted network and what is known of it.
+    """An adapted network with its plan, history, scores and baselines.
 
     Attributes:
         network: the adapted network.
-        plan: what was done, and why.
-        history: one dict an epoch; `dict(history)` has the columns of Keras, `history.to_frame()` is a table of pandas.
-        scores: {"holdout": figures, "test": figures where a test set was given}.
-        baselines: name -> figures on the same items.
-        cost: seconds for reading, the frozen part and training, and how many items went through the frozen part.
-        facts: what the report shows besides, as plain data.
+            plan: what was done, and why.
+            history: one mapping per epoch; `dict(history)` has Keras columns, `history.to_frame()` returns a pandas table.
+            scores: {"holdout": figures, "test": figures of a test set, if given}.
+            baselines: name -> figures on the same examples.
+            cost: seconds of reading, the frozen part and training, and the number of examples that passed through the frozen part.
+            facts: further contents of the report, as plain data.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -97,19 +97,19 @@ class Result:
 
     @property
     def account(self) -> Account:
-        """Which rows and weights were kept, renamed, new or dropped."""
+        """Account of the change: class weights and weights that were kept, renamed, new or dropped."""
         return self.network.account
 
     @property
     def verdict(self) -> str:
-        """How good it is, and whether it beats the baselines; before that, that it began with random weights, where it did.
+        """Quality of the network and whether it beats the baselines.
 
-        After it what was not as usual: a network that could not be taken apart, or that came without preprocessing, a training of which
-        nothing was kept.
+        Warnings that change the meaning stand before the figures: equal examples on both sides, random weights. Unusual facts stand after
+        them: no feature cache, assumed preprocessing, a training whose result was discarded.
         """
         said, stage = verdict(self.scores, self.baselines), self.facts.get("kept_start")
         for warning in self.facts.get("warnings", ()):
-            if "equal, byte by byte" in warning:  # before the figures, which they may have made better than they are
+            if "equal, byte by byte" in warning:  # stands before the figures, which it may have inflated
                 said = f"{warning.partition(' (')[0]}: the figures may be better than on new examples. {said}"
         if self.facts.get("random_weights"):
             said = f"Started from RANDOM weights, so that nothing was transferred. {said}"
@@ -130,7 +130,7 @@ class Result:
         return notebook_html(f"{self.plan}\n\n{self.account}", title=self.verdict)
 
     def report_facts(self) -> dict[str, Any]:
-        """Return all that the report shows, as plain data.
+        """Return all contents of the report, as plain data.
 
         Example:
             >>> result.report_facts()["data"]["classes"]
@@ -151,7 +151,7 @@ class Result:
         }
 
     def report(self, path: str | Path) -> Path:
-        """Write the report, one self-contained HTML file, and return its path.
+        """Write the report as one self-contained HTML file and return its path.
 
         Example:
             >>> result.report("report.html").name
@@ -160,11 +160,11 @@ class Result:
         return write_report(path, self.report_facts())
 
     def save(self, folder: str | Path) -> Path:
-        """Save network, plan, history, scores and report, all at once.
+        """Save network, plan, history, scores and report in one atomic step.
 
         Args:
-            folder: made where it is not there. A result that was saved there before is replaced as a whole: whatever happens meanwhile,
-                the folder holds the old one or the new one. Files of the user stay.
+            folder: created if missing. A saved result is replaced as a whole: after a failure the folder holds either the old or the new
+            result. Files of the user stay.
 
         Returns:
             The folder.
@@ -188,33 +188,33 @@ def save_result(
     cost: Callable[[], dict[str, float]] | None = None,
     error: type[InputError] = NetworkError,
 ) -> None:
-    """Save a result into a folder, all at once."""
+    """Save a result into a folder in one atomic step."""
     with replacing(folder, finish=finish, error=error) as staged:
         write_network(result.network, staged)
         write_text(staged / "plan.json", result.plan.to_json())
-        if not result.network.history:  # else it is part of the network
+        if not result.network.history:  # otherwise the network's folder contains it
             write_lines(staged / HISTORY_FILE, result.history)
         result.cost.update(cost() if cost else {})
         facts = result.report_facts()
         write_facts(staged, facts)
-        with suppress(MissingExtraError):  # `regraft report` makes the page once the extra is there
+        with suppress(MissingExtraError):  # `regraft report` writes the page after the extra is installed
             write_text(staged / "report.html", report_page(facts))
 
 
 def made_now(title: str, verdict: str) -> dict[str, Any]:
-    """Return how every report begins."""
+    """Return the fields that begin every report."""
     return {"title": title, "verdict": verdict, "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "versions": versions()}
 
 
 def check_unfinished(folder: Path, resume: bool = True, *, shown: object, remedy: str = "") -> None:
-    """Raise if a folder holds a finished network that is not to be replaced."""
+    """Raise if a folder holds a finished network that must not be replaced."""
     settled(folder)
     if resume and (folder / FACTS_FILE).is_file():
         raise SettingError(f"{str(shown)!r} already holds a finished network. Give another folder with out={remedy}.")
 
 
 def finished_run(folder: Path) -> str | None:
-    """Return the digest of the run that a folder holds the finished result of; None where it holds none, or does not say."""
+    """Return the digest of the run whose finished result a folder holds; None if it holds none or the digest is not stored."""
     settled(folder)
     if not (folder / FACTS_FILE).is_file() or not (folder / "plan.json").is_file():
         return None
@@ -223,7 +223,7 @@ def finished_run(folder: Path) -> str | None:
 
 
 def reopened(folder: Path, network: Network) -> Result:
-    """Return the result that a folder holds."""
+    """Return the result saved in a folder."""
     facts = read_facts(folder)
     made = {"title", "verdict", "created", "versions", "strategy", "history", "scores", "baselines", "account", "cost", "call"}
     own = {name: value for name, value in facts.items() if name not in made}

@@ -1,4 +1,4 @@
-"""How the rows of the heads start, solved in closed form on features, before anything is trained."""
+"""Start of the heads from a closed-form probe on features, before training."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from .setup import Log, Setup, Solved
 __all__ = ["solve_heads_", "solved_heads_of", "start_from_"]
 
 LARGEST_SOLVED = 5000
-"""Items or features, whichever are fewer, up to which the closed-form probe takes seconds."""
+"""Largest number of examples or features, whichever is smaller, for which the closed-form probe takes seconds."""
 MOST_SOLVED = 20_000
-"""Items that the closed-form probe is fitted to at most: more would cost memory and change little."""
+"""Largest number of examples for the closed-form probe: more would cost memory and change little."""
 
 
 def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored: Feed | None = None) -> dict[str, Solved]:
-    """Solve the closed-form probe of each task, and let the rows start as the plan says.
+    """Solve the closed-form probe of each task on the heads' inputs `features` (N, d), and start the heads in place as the plan says.
 
-    With start="auto" the probe's rows are taken where its leave-one-out loss is lower than the loss of the present rows (some may have
-    been carried over by name); neither has seen the examples that it is judged by. With "probe" and "imprint" the new rows are filled in.
-
-    `setup`: the heads of its network are changed in place; `features`: (N, d) what the heads read; result: Task of the data -> its probe.
+    With start="auto", a head takes the probe's class weights if its leave-one-out loss is lower than the loss of the present ones, some of
+    which may have been carried over by name. Neither has seen the examples that judge it. With "probe" and "imprint", only the class
+    weights of new classes are filled in. Returns task of the data -> probe.
     """
     asked = setup.plan.start
     if setup.settings.epochs == 0 and asked not in ("probe", "imprint"):
@@ -49,7 +48,7 @@ def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored
 
 
 def solved_heads_of(setup: Setup, features: Tensor) -> dict[str, Solved]:
-    """Return the closed-form probe of each task of a `setup` on what its heads read, `features` (N, d); the heads stay as they are."""
+    """Return the closed-form probe of each task of a `setup` on the heads' inputs `features` (N, d); the heads do not change."""
     fit, found = _drawn(setup), dict[str, Solved]()
     for name, part in zip(setup.tasks, setup.objective().parts, strict=True):
         rows = fit[part.known(fit).numpy()]
@@ -62,13 +61,13 @@ def solved_heads_of(setup: Setup, features: Tensor) -> dict[str, Solved]:
 
 
 def _drawn(setup: Setup) -> np.ndarray:
-    """Return the training set, or as much of it as a probe is fitted to."""
+    """Return the training set, or a random part of it with the largest size for a probe."""
     fit = setup.parts.training
     return fit if len(fit) <= MOST_SOLVED else np.sort(np.random.default_rng(setup.plan.seed).choice(fit, MOST_SOLVED, replace=False))
 
 
 def _start_of(setup: Setup, name: str, *, solved: Solved | None, features: Tensor) -> Solved | None:
-    """Return what a head starts from: the probe that the plan asks for, less sure as every start, or else the one that was solved."""
+    """Return the probe that the plan names, softened for a warm start, or `solved` if it names none."""
     if solved is None or setup.plan.probe in ("auto", "ridge"):
         return solved
     rows, data = solved.rows, setup.data_of(name)
@@ -84,11 +83,11 @@ def _is_better(probe: LinearProbe, part: TaskObjective, *, rows: np.ndarray, bef
 
 
 def start_from_(setup: Setup, task: str, *, solved: Solved, feed: Feed, features: Tensor) -> bool:
-    """Put the probe's rows into a head, if the network then gives the probe's scores; else leave the head as it was.
+    """Put the probe's class weights into a head in place; restore the head and return False if the network does not give the probe's logits.
 
-    Where a ReLU follows the head (SqueezeNet), a shift of all classes by the same amount keeps it open: a softmax does not see it.
+    If a ReLU follows the head (SqueezeNet), all logits are shifted by the same amount to keep it open. A softmax is not affected.
 
-    `setup`: its network is changed in place; `features`: (N, d) what the head reads; result: Whether the head has the probe's rows.
+    `features` (N, d) are the head's inputs.
     """
     network, head, probe, few = setup.network, setup.network.heads[task], solved.probe, solved.rows[:64]
     rows = network.rows(head.layer)
@@ -107,7 +106,7 @@ def start_from_(setup: Setup, task: str, *, solved: Solved, feed: Feed, features
 def _fill_(  # over the limit: what new rows are made of
     setup: Setup, log: Log, *, name: str, solved: Solved | None, rows: np.ndarray, features: Tensor
 ) -> None:
-    """Fill in the new rows of a head from the probe, or from the mean directions of their classes."""
+    """Fill in a head's class weights of new classes from the probe, or from the mean directions of their classes."""
     task = setup.tasks[name]
     head, new = setup.network.heads[task], setup.new_rows[task]
     kept = np.setdiff1d(np.arange(len(head.weight)), new)

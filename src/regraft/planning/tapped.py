@@ -1,4 +1,4 @@
-"""One pass over the data that reads a network at every depth: what the profile, the probes and the plan are made of."""
+"""One pass over the data that reads a network at every depth, for the profile, the probes and the plan."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 __all__ = ["Tapped", "default_points", "tapped_features"]
 
 MOST_FEATURES = 20_000
-"""Numbers of one item beyond which grids are left out, those of the widest blocks first; means and deviations always stay."""
+"""Features of one example above which grids are left out, those of the widest blocks first; means and deviations always stay."""
 MOST_NUMBERS = 2**29
-"""Numbers of all items beyond which grids are left out: 2 GiB in a cache."""
+"""Features of all examples above which grids are left out: 2 GiB in a cache."""
 _GRIDS = ("rows", "columns")
 
 
 @dataclass(frozen=True, eq=False)
 class Tapped:
-    """What one pass read of N items.
+    """Features of N examples at every depth, read in one pass.
 
     Attributes:
-        points: where, and how; each has at least one slice.
-        features: (N, D) float32, the pooled outputs side by side, as they lie in the cache: only read.
-        head_features: (N, d) what the first head reads of the same run; None for a network without a head.
-        seconds: of the pass; next to nothing where the cache held it.
+        points: hook points and their pools; each has at least one slice.
+        features: (N, D) float32, read-only, the pooled outputs side by side, as they are in the cache.
+        head_features: (N, d) input of the first head in the same pass; None for a network without a head.
+        seconds: duration of the pass; almost zero if the cache held the features.
     """
 
     points: tuple[Tap, ...]
@@ -54,26 +54,26 @@ class Tapped:
     notes: tuple[str, ...] = ()
 
     def taken(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Return a copy of some of the features, (n, d), in a temporary file where it is large."""
+        """Return a copy of some of the features, (n, d), in a temporary file if it is large."""
         return taken(self.features.numpy(), rows, columns=columns)
 
     def columns(self, block: str) -> slice:
-        """Return which columns are those of one block that was read, or of "input"."""
+        """Return the columns of one block, or of "input"."""
         own = [part for part in self.slices if part.block == block]
         return slice(own[0].start, own[-1].stop)
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """A network that gives the features, and where its head is, which reads the other ones."""
+    """A network that outputs the features, and the layers of its head, whose input is read as well."""
 
     network: Network
     slices: tuple[TapSlice, ...]
     heads: tuple[Module, ...]
-    last: bool  # whether the channels of what the head reads are the last axis
+    last: bool  # whether the channels of the head's input are the last axis
 
     def read(self, inputs: Inputs) -> list[Tensor]:
-        """Return the features (B, D) and, where there is a head, what it reads (B, d)."""
+        """Return the features (B, D) and, if there is a head, its input (B, d)."""
         self.network.mode_(False)
         with torch.no_grad():
             if not self.heads:
@@ -87,7 +87,7 @@ class _Reading:
 
 
 def default_points(network: Network) -> tuple[Tap, ...]:
-    """Return the input and every block that holds no head, each with all pools."""
+    """Return the input and every block without a head as hook points, each with all pools."""
     heads = set(network.head_layers)
     blocks = [block.name for block in network.blocks if heads.isdisjoint(block.layers)]
     return tuple(Tap(name, POOLS) for name in (INPUT, *blocks))
@@ -103,9 +103,10 @@ def tapped_features(  # over the limit: what a pass needs to know
     counter: Counter,
     clock: Clock,
 ) -> Tapped:
-    """Read a network at its input and all blocks before the head, with grids as far as there is room, in one pass over the items.
+    """Read a network at its input and at all blocks before the head, in one pass over the examples.
 
-    What a matching cache holds is not computed again; `compared` (n,) are the examples whose labels may compare precisions, None: all.
+    Grids are read as far as there is room. Features in a matching cache are not computed again. The labels of `compared` (n,) may be used
+    to compare precisions; None means all examples.
     """
     start = time.perf_counter()
     with clock.during("frozen"):
@@ -122,7 +123,7 @@ def tapped_features(  # over the limit: what a pass needs to know
 
 
 def _reading(network: Network, *, count: int) -> tuple[_Reading, tuple[Tap, ...], tuple[str, ...]]:
-    """Return the network tapped at the points and at its head, the points that give numbers, and what was left out."""
+    """Return the network tapped at its hook points and its head, the points that give features, and notes on what was left out."""
     points, notes = default_points(network), tuple[str, ...]()
     tapped, slices = _tapped(network, points)
     most = min(MOST_FEATURES, MOST_NUMBERS // max(count, 1))
@@ -136,7 +137,7 @@ def _reading(network: Network, *, count: int) -> tuple[_Reading, tuple[Tap, ...]
 
 
 def _tapped(network: Network, points: Sequence[Tap]) -> tuple[Network, tuple[TapSlice, ...]]:
-    """Return the network tapped at the points and, last, at the block of its head, so that the head runs; and the points' slices."""
+    """Return the network tapped at the points and at the block of its head, so that the head runs, and the slices of the points."""
     heads = set(network.layers_of(network.head.task)) if network.head_layers else set()
     known = {tap.block for tap in points}
     further = [Tap(block.name, ("mean",)) for block in network.blocks if heads & set(block.layers) and block.name not in known]
@@ -151,7 +152,7 @@ def _tapped(network: Network, points: Sequence[Tap]) -> tuple[Network, tuple[Tap
 
 
 def _too_wide(slices: Sequence[TapSlice], most: int) -> set[str]:
-    """Return the blocks whose grids are left out, the widest first, so that what remains fits where it can."""
+    """Return the blocks whose grids are left out, the widest first, so that at most `most` features remain if possible."""
     grids: dict[str, int] = {}
     for part in slices:
         if part.pool in _GRIDS:
@@ -166,7 +167,7 @@ def _too_wide(slices: Sequence[TapSlice], most: int) -> set[str]:
 
 
 def _with_slices(points: Sequence[Tap], slices: Sequence[TapSlice]) -> tuple[Tap, ...]:
-    """Return the points that are there, each with the pools that it was given."""
+    """Return the points that have slices, each with the pools that were read."""
     read: dict[str, list[str]] = {}
     for part in slices:
         read.setdefault(part.block, []).append(part.pool)
@@ -179,7 +180,7 @@ def _with_slices(points: Sequence[Tap], slices: Sequence[TapSlice]) -> tuple[Tap
 
 
 def _head_modules(network: Network, tapped: Network) -> tuple[Module, ...]:
-    """Return the head's layers within the tapped network, whose graph may give them other names."""
+    """Return the head's layers in the tapped network, whose graph may name them differently."""
     if not network.head_layers:
         return ()
     modules, names = tapped.modules(), network.layers_of(network.head.task)
@@ -188,7 +189,7 @@ def _head_modules(network: Network, tapped: Network) -> tuple[Module, ...]:
 
 
 def _as_cut(reading: _Reading, *, source: Network) -> Cut:
-    """Return the pass over a tapped `source` as a cut behind everything: its outputs are the features."""
+    """Return a cut behind the whole tapped network, whose outputs are the features."""
     reading.network.mode_(False)
     made = reading.read(reading.network.sample)
     digest = hashlib.blake2b(repr(reading.slices).encode(), digest_size=8).hexdigest()
@@ -203,7 +204,7 @@ def _as_cut(reading: _Reading, *, source: Network) -> Cut:
 
 
 def _whole(cache: ActivationCache) -> list[Tensor]:
-    """Return all rows of a cache, (N, width) for each output, as they lie there, or copied where they are no float32."""
+    """Return the outputs in a cache, (N, width) each, without a copy if they are float32."""
     made = []
     for column in cache.columns:
         values = column.values

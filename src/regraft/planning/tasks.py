@@ -1,4 +1,4 @@
-"""Which of the data's tasks goes to which head, and the network with heads for all of them."""
+"""Match of the data's tasks with the network's heads, and the network with heads for all tasks."""
 
 from __future__ import annotations
 
@@ -27,19 +27,16 @@ PROBE_KINDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("lda", "svm", "class_mean", "knn"), ("classification",)),
     "logistic": ("classification", "multi-label"),
 }
-"""Setting of `probe=` -> the kinds of task that it solves heads of, where those are not all."""
+"""Setting of `probe=` -> the kinds of task that it can solve, if not all."""
 NewRows = dict[str, np.ndarray]
-"""Task of the network -> rows of its new classes."""
+"""Task of the network -> row indices of its new classes."""
 
 
 def matched_tasks(net: Network, data: Dataset) -> dict[str, str]:
-    """Return the network's task for each of the data's.
+    """Return the task of the network for each task of the data, in the order of the data.
 
-    A task with the name of a head goes to it. The data's first task goes to the first head, where no other task has its name. Any
-    other gets a branch of its own name.
-
-    Result: Task of the data -> task of the network, in the order of the data. A first head without a name of its own ("main") is called as
-    the data's first task.
+    A task with the name of a head goes to that head. The first task of the data goes to the first head, unless another task has its name.
+    Every other task gets a branch of its own name. A first head with the default name "main" takes the name of the data's first task.
     """
     first = net.head.task if net.heads else "main"
     found = {name: name for name in data.tasks}
@@ -49,10 +46,10 @@ def matched_tasks(net: Network, data: Dataset) -> dict[str, str]:
 
 
 def as_heads_say(net: Network, data: Dataset) -> Dataset:
-    """Return the data with labels that could be of several kinds of task as those of the network's own head.
+    """Return the data with ambiguous labels read as the kind of the network's own head.
 
-    Whole numbers are classes, or numbers for a network of numbers; rows with one 1 each are one-hot, or labels that do not exclude each
-    other. Two whole numbers stay classes: a single output tells two classes as well.
+    Whole numbers can be classes or regression targets. Rows with a single 1 can be one-hot classes or multi-label. Two whole numbers stay
+    classes, since a network with a single output also separates two classes.
     """
     for name, task in matched_tasks(net, data).items():
         own, head = data.targets_of(name), net.heads.get(task, net.head if net.heads and name == data.name else None)
@@ -65,7 +62,7 @@ def as_heads_say(net: Network, data: Dataset) -> Dataset:
 
 
 def same_tasks(test: Dataset, data: Dataset) -> Dataset:
-    """Return a test set whose first task is called as that of the data, where that is the only difference."""
+    """Return the test set with the tasks, kinds and classes of the data; its first task is renamed if only the name differs."""
     name = data.name
     named = test if name in test.tasks or test.name in data.tasks else replace(test, name=name)
     if name not in named.tasks or not named.targets_of(name).known.any():
@@ -87,11 +84,10 @@ def _of_kind(test: Dataset, kind: str, *, name: str) -> Dataset:
 
 
 def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator[InputError]:
-    """Give all that does not go together in a plan and the data's tasks.
+    """Yield an error for each conflict between a plan and the data's tasks.
 
-    `holdout`: (n,) indices of the examples that judge; none where only others do; yields: SettingError: where a weight is of a task that
-    the data have not, or a start or a probe needs another kind of task. DataError: where no example that judges has a target of the first
-    task.
+    `holdout` (n,) holds the indices of the judging examples; it is empty if only a test set judges. `SettingError`: a weight for an unknown
+    task, or a start, probe, loss or metric that does not suit a task. `DataError`: no judging example has a target of the first task.
     """
     for name in plan.settings.task_weights or {}:
         if name not in data.tasks:
@@ -125,7 +121,7 @@ def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator
 
 
 def _loss_problems(data: Dataset, plan: Plan) -> Iterator[SettingError]:
-    """Give what keeps the loss and the optimizer that a plan names from being used for the data."""
+    """Yield an error for each reason why the plan's loss cannot be used for the data."""
     settings = plan.settings
     for name in settings.loss if isinstance(settings.loss, Mapping) else ():
         if name not in data.tasks:
@@ -154,7 +150,7 @@ def _loss_problems(data: Dataset, plan: Plan) -> Iterator[SettingError]:
 
 
 def _figure_problems(data: Dataset, plan: Plan) -> Iterator[SettingError]:
-    """Give what keeps the metrics that a plan names from being computed, and the figure that chooses the epoch from being one."""
+    """Yield an error for each metric that cannot be computed, and for a monitored figure that does not exist."""
     settings, own, outputs = plan.settings, data.targets_of(data.name), len(output_names(data.of_task(data.name)))
     if own.known.any() and not any(isinstance(held, str) for held in settings.functions.values()):
         for problem in metric_problems(settings.metrics, own.values[own.known], outputs=outputs, kind=own.task):
@@ -169,7 +165,7 @@ def _figure_problems(data: Dataset, plan: Plan) -> Iterator[SettingError]:
 
 
 def _tried_out(loss: Callable[..., Any], values: np.ndarray, *, outputs: int, kind: str) -> Iterator[SettingError]:
-    """Give what is wrong with a loss of the user, tried on two examples."""
+    """Try the user's loss on two examples and yield what is wrong with it."""
     targets = torch.from_numpy(values.reshape(len(values), -1) if kind == "regression" else np.array(values))
     try:
         found = chosen_loss(loss, kind)(torch.zeros(len(values), outputs, requires_grad=True), targets)
@@ -181,9 +177,9 @@ def _tried_out(loss: Callable[..., Any], values: np.ndarray, *, outputs: int, ki
 
 
 def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray) -> tuple[Network, NewRows]:
-    """Return a copy of the network with a head for each task of the data, and the fitted preprocessing.
+    """Return a copy of the network with the fitted preprocessing and a head for each task of the data, and the rows of new classes.
 
-    `fit`: (n,) indices of the items that are learned from.
+    `fit` (n,) holds the indices of the training set.
     """
     data, tasks = items.data, matched_tasks(net, items.data)
     changed, account, new = (
@@ -197,7 +193,7 @@ def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray)
     if net.heads and data.name not in net.heads and net.head.task == "main" and "main" not in data.tasks:
         changed.rename_task_("main", data.name)
     first = changed.head.task if net.heads else "main"
-    for name in sorted(tasks, key=lambda name: tasks[name] != first):  # a branch needs the first head
+    for name in sorted(tasks, key=lambda name: tasks[name] != first):  # the first head comes first: branches need it
         own, task = data.of_task(name), tasks[name]
         changed = _with_task(changed, own, task=task, plan=plan if name == data.name else replace(plan, rename={}))
         added = set(changed.account.entries.get("new", ()))
@@ -211,14 +207,14 @@ def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray)
     measured = items.preprocessing.measured
     account = account.joined(Account(notes=(f"preprocessing {measured}",))) if measured else account
     changed.account, changed.preprocessing = net.account.of_weights().joined(account), items.preprocessing
-    if net.heads and changed.head.classes == net.head.classes:  # only then do the heads that are derived from it still hold
+    if net.heads and changed.head.classes == net.head.classes:  # otherwise heads derived from it are no longer valid
         derived = {task: head for task, head in net.heads.items() if head.groups and task not in tasks.values()}
         changed.heads = {**changed.heads, **derived}
     return changed, new
 
 
 def _sample_like(net: Network, items: Prepared) -> Inputs:
-    """Return the sample of a network, of the length of the examples where it takes waveforms of any length."""
+    """Return the network's sample, with the length of the examples if the network takes waveforms of any length."""
     if (
         not isinstance(net.sample, Tensor)
         or net.sample.ndim != 2
@@ -232,7 +228,7 @@ def _sample_like(net: Network, items: Prepared) -> Inputs:
 
 
 def _with_task(net: Network, data: Dataset, *, task: str, plan: Plan) -> Network:
-    """Return the network with the classes of the data's only task: a head that is there keeps its rows by name, else it gets a branch."""
+    """Return the network with the classes of the data's only task: an existing head keeps class weights by name, a new one is a branch."""
     names, start = output_names(data), plan.start if plan.start in ("random", "mean") else "zeros"
     if not net.heads or task in net.heads:
         known = task if net.heads else None
@@ -258,7 +254,7 @@ def _check_shown(shown: Dataset, new: np.ndarray, *, start: str) -> None:
 
 
 def _at_the_means(net: Network, shown: Dataset, *, task: str) -> Network:
-    """Let the outputs of a regression start at the targets' means: a rate for the weights would take long to get there."""
+    """Start the outputs of a regression at the targets' means, which training would take long to reach."""
     means = np.asarray(shown.targets, np.float32).reshape(len(shown), -1).mean(0)
     changed = net.with_head(replace(net.heads[task], bias=means))
     changed.account = net.account

@@ -1,4 +1,4 @@
-"""What a plan trains, given what the owner of the network has frozen: told, and refused where nothing is left."""
+"""Layers that a plan trains, given what the owner of the network has frozen: notes, and an error if nothing is left to train."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .plan import ALL, AUTO_BLOCK, FRESH, Plan, check_plan
 __all__ = ["check_trained", "hold_", "looks_fresh", "with_fresh", "without_solving"]
 
 FEWEST = 256
-"""Weights of a layer from which their distribution says something."""
+"""Smallest number of weights of a layer whose distribution is tested."""
 DRAWS = (
     "The network draws at random, in inference too: nothing is cached, closed-form heads are solved on one draw, and its figures and "
     "predictions differ from call to call."
@@ -27,9 +27,9 @@ DRAWS = (
 
 
 def hold_(network: Network, plan: Plan, *, new_rows: Mapping[str, np.ndarray]) -> None:
-    """Let a network hold what the plan says, else what its owner has frozen; a head with new rows is trained in any case.
+    """Hold the layers that the plan excludes or, if it names none, those that the owner froze; heads with new classes are always trained.
 
-    `new_rows`: task of the network -> rows of its new classes.
+    `new_rows` maps tasks of the network to the rows of their new classes.
     """
     if plan.trainable == ALL:
         network.hold_(())
@@ -44,7 +44,7 @@ def hold_(network: Network, plan: Plan, *, new_rows: Mapping[str, np.ndarray]) -
 
 
 def with_fresh(network: Network, plan: Plan) -> Plan:
-    """Return a plan that trains first the layers of a network that nothing has trained yet."""
+    """Return a plan that first trains the layers of a network that were never trained; "auto" becomes "head"."""
     names = tuple(dict.fromkeys([*(plan.fresh or ()), *network.fresh]))
     if plan.strategy == "scratch" or not names:
         return plan
@@ -62,7 +62,7 @@ def with_fresh(network: Network, plan: Plan) -> Plan:
 
 
 def without_solving(network: Network, plan: Plan, *, tasks: Iterable[str]) -> Plan:
-    """Return a plan for a network of several outputs that read different features, of which none is solved in closed form."""
+    """Return a plan that solves no head in closed form, if a matched head reads other features than the first one; "auto" becomes "full"."""
     apart = [task for task in tasks if task in network.heads and network.heads[task].apart]
     if not apart or plan.strategy == "scratch":
         return plan
@@ -78,13 +78,13 @@ def without_solving(network: Network, plan: Plan, *, tasks: Iterable[str]) -> Pl
 
 
 def _held_names(network: Network) -> list[str]:
-    """Return what a `network` holds, in the order of execution."""
+    """Return the names of the layers that a `network` holds, in the order of execution."""
     place = {layer.name: at for at, layer in enumerate(network.layers)}
     return sorted(network.held, key=lambda name: (place.get(name, place.get(name.rpartition(".")[0], len(place))), name))
 
 
 def _last_frozen(network: Network, frozen: int | str) -> str:
-    """Return a sentence on where the frozen part of a plan ends."""
+    """Return a sentence on where the plan's frozen part ends."""
     chosen, count = frozen_up_to(network, frozen), counted_layers(frozen)
     names = [layer.name for layer in network.layers if layer.name in chosen]
     last = network.counted()[count - 1] if count else names[-1] if names else "none"
@@ -93,7 +93,7 @@ def _last_frozen(network: Network, frozen: int | str) -> str:
 
 
 def _fresh_words(network: Network, plan: Plan) -> list[str]:
-    """Return what is to be said of layers below the head that look as if nothing had trained them."""
+    """Return a warning if layers below the head look untrained; raise if `fresh=` names a head or a frozen layer."""
     if plan.fresh is not None:
         named = matching_layers(network, plan.fresh, setting="fresh")
         frozen = held_layers(network) | (frozen_up_to(network, plan.frozen) if plan.strategy == "partial" and plan.frozen else frozenset())
@@ -116,10 +116,10 @@ def _fresh_words(network: Network, plan: Plan) -> list[str]:
 
 
 def looks_fresh(network: Network) -> list[str]:
-    """Return the layers below the heads of a `network` whose weights look as the usual initialisers of their library draw them.
+    """Return the layers below the heads of a `network` whose weights look like a draw of their library's default initialiser.
 
-    That is: a uniform distribution up to just the bound that the sizes give, and biases that are zero (Glorot, Keras) or have the same
-    bound (PyTorch). Training moves some weights beyond, or biases from zero.
+    The test: weights uniform up to the bound that the layer's size gives, and biases that are zero (Glorot, Keras) or within the same bound
+    (PyTorch). Training moves some weights beyond the bound, or biases away from zero.
     """
     parameters, heads = network.layer_parameters(), set(network.head_layers)
     kinds = {layer.name: layer.kind for layer in network.layers if layer.name not in heads}
@@ -129,7 +129,7 @@ def looks_fresh(network: Network) -> list[str]:
 
 
 def _is_drawn(tensors: Sequence[Tensor]) -> bool:
-    """Tell whether weights, and the bias behind them, are as freshly drawn."""
+    """Tell whether a weight and its bias look freshly initialised."""
     if len(tensors) != 2 or tensors[0].ndim < 2 or tensors[0].numel() < FEWEST:
         return False
     weight, bias = (one.detach().float() for one in tensors)
@@ -143,7 +143,7 @@ def _is_drawn(tensors: Sequence[Tensor]) -> bool:
 
 
 def check_trained(network: Network, plan: Plan) -> list[str]:
-    """Raise if what a network holds leaves a plan nothing to train; else return what is to be said of it."""
+    """Raise if the held layers leave a plan nothing to train; else return notes for the user."""
     held, further = _held_names(network), [DRAWS] if network.draws else []
     further += [_last_frozen(network, plan.frozen)] if plan.strategy == "partial" and plan.frozen else []
     further += _fresh_words(network, plan)
