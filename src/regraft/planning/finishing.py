@@ -104,7 +104,7 @@ def _is_trained(setup: Setup, outcome: Outcome, *, task: str) -> bool:
 
 
 def _scaled_(outcome: Outcome, *, task: str, factor: float, rows: np.ndarray) -> bool:
-    """Multiply the class weights of a head; return False, without a change, if they cannot be set or the logits do not follow (cosine head)."""
+    """Multiply the class weights of a head; return False, without a change, if the logits do not follow (cosine head)."""
     network, feed, layer = outcome.network, outcome.feed, outcome.network.heads[task].layer
     weight, bias = network.rows(layer)
     wanted = factor * all_logits(network, feed, indices=rows)[task]

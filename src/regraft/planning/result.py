@@ -69,12 +69,12 @@ class Result:
 
     Attributes:
         network: the adapted network.
-            plan: what was done, and why.
-            history: one mapping per epoch; `dict(history)` has Keras columns, `history.to_frame()` returns a pandas table.
-            scores: {"holdout": figures, "test": figures of a test set, if given}.
-            baselines: name -> figures on the same examples.
-            cost: seconds of reading, the frozen part and training, and the number of examples that passed through the frozen part.
-            facts: further contents of the report, as plain data.
+        plan: what was done, and why.
+        history: one mapping per epoch; `dict(history)` has Keras columns, `history.to_frame()` returns a pandas table.
+        scores: {"holdout": figures, "test": figures of a test set, if given}.
+        baselines: name -> figures on the same examples.
+        cost: seconds of reading, the frozen part and training, and the number of examples that passed through the frozen part.
+        facts: further contents of the report, as plain data.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -164,7 +164,7 @@ class Result:
 
         Args:
             folder: created if missing. A saved result is replaced as a whole: after a failure the folder holds either the old or the new
-            result. Files of the user stay.
+                result. Files of the user stay.
 
         Returns:
             The folder.

@@ -83,7 +83,7 @@ def _is_better(probe: LinearProbe, part: TaskObjective, *, rows: np.ndarray, bef
 
 
 def start_from_(setup: Setup, task: str, *, solved: Solved, feed: Feed, features: Tensor) -> bool:
-    """Put the probe's class weights into a head in place; restore the head and return False if the network does not give the probe's logits.
+    """Put the probe's class weights into a head in place; return False, without a change, if the network's logits differ.
 
     If a ReLU follows the head (SqueezeNet), all logits are shifted by the same amount to keep it open. A softmax is not affected.
 

@@ -62,7 +62,7 @@ def with_fresh(network: Network, plan: Plan) -> Plan:
 
 
 def without_solving(network: Network, plan: Plan, *, tasks: Iterable[str]) -> Plan:
-    """Return a plan that solves no head in closed form, if a matched head reads other features than the first one; "auto" becomes "full"."""
+    """Return a plan without closed-form heads if a matched head reads other features than the first one; "auto" becomes "full"."""
     apart = [task for task in tasks if task in network.heads and network.heads[task].apart]
     if not apart or plan.strategy == "scratch":
         return plan
