@@ -1,1 +1,1 @@
-"""Choose by measuring: closed-form heads at several depths, short trials of what may be better, and the best of them."""
+"""Choice by measuring: closed-form heads at several depths, short trials of further candidates, and the best of them."""

@@ -1,4 +1,4 @@
-"""Where the new head of a network without one reads: its pooled output, or one of its last blocks; measured on the training set."""
+"""Place of a new head on a network without one: its pooled output or one of its last blocks, measured on the training set."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["ATTACHED", "attached"]
 
 ATTACHED = "The network had no head that could be recognised"
 _MOST, _BLOCKS, _BATCH = 256, 3, 32
-"""Examples that it is measured on; blocks that are tried, from the end; examples a pass."""
+"""Examples of the measurement; number of last blocks that are tried; examples per pass."""
 
 
 def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
-    """Return a network that ends where the new head reads: at its pooled output unless one of its last blocks is surely better.
+    """Return a network that ends where the new head reads: at its pooled output, unless one of its last blocks is significantly better.
 
-    The loss of ridge regression on examples left out each in turn decides: another place than the output is taken where it is lower by
-    two standard errors of the difference. The output may be probabilities, or a single number, from which no new class can be read.
+    The leave-one-out loss of ridge regression decides: a block replaces the output if its loss is lower by two standard errors of the
+    difference. The output may be probabilities or a single number, from which new classes cannot be predicted.
 
-    `rows`: (n,) indices of the training set.
+    `rows` (n,) holds the indices of the training set.
     """
     data = items.data
     known = rows[data.known[rows]]
@@ -35,7 +35,7 @@ def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
     blocks = [block.name for block in net.blocks[-_BLOCKS:]]
     try:
         tapped = net.tapped([Tap(name, ("mean",)) for name in blocks])
-    except NetworkError:  # none of them is called, or gives numbers for each example
+    except NetworkError:  # no block is called, or none gives numbers for each example
         return net
     places = {"": _features(net, items, rows=known)}
     table = _features(tapped, items, rows=known)
@@ -54,7 +54,7 @@ def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
 
 
 def _features(net: Network, items: Prepared, *, rows: np.ndarray) -> np.ndarray:
-    """Return what a new head would read, (n, d)."""
+    """Return the features that a new head would read, (n, d)."""
     twin = net.copy()
     twin.mode_(False)
     with torch.no_grad():

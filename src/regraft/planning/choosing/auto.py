@@ -1,4 +1,4 @@
-"""The strategy "auto": closed-form heads first, then trials of what may be better, until nothing that is left can be expected to be."""
+"""The strategy "auto": closed-form heads first, then trials of further candidates while their expected gain is large enough."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ from .trials import Trial, trial_epochs, trial_of
 __all__ = ["choose_and_carry_out"]
 
 FIRST = 3
-"""Candidates that are tried of those that train more than the head; a budget tries the others as well."""
+"""Number of candidates below the head that are tried without a budget; with a budget, all are."""
 
 FEW_TO_JUDGE = 200
-"""Validation examples below which a training that may be better or worse than the probe is judged on the training set as well."""
+"""Size of the validation set below which a doubtful training is also evaluated on folds of the training set."""
 
 PARTS = 2.5
-"""Length of a training whose settings are measured, comparison and second training included, in terms of the training alone."""
+"""Time of a training with measured settings, including comparison and refit, as a multiple of the plain training."""
 OLD_BETTER = "not as good as the rows of the old head"
 
 Final = tuple[Trial, list[dict[str, Any]], Feed]
-"""The trial that won, the history of its training, and a feed of its network."""
+"""The winning trial, the history of its training, and a feed of its network."""
 
 
 def choose_and_carry_out(setup: Setup, log: Log) -> Outcome:
-    """Try what may suit network and data, and carry out the best of it.
+    """Compare the candidates that suit network and data, and carry out the best one.
 
-    Probes and the trained head are known by their held-out errors: they are at their end. What trains layers below the head is compared
-    with its like, after an equal share of its course, on at most 1,000 examples, from the weights that its strategy begins with. The best
-    is trained as its strategy trains, and only then compared with what needs no training; where it is better, it is trained again on all
-    examples that do not judge.
+    Probes and the solved head need no training: their held-out errors are final. Candidates that train layers below the head are compared
+    with each other after an equal share of their course, on at most 1,000 examples, from the start weights of their strategy. The best one
+    is trained to its end and then compared with the best candidate without training. If it is better, it is refitted on training and
+    validation set.
 
-    Result: The adapted network, how to judge it, the history of the winner, and what was compared.
+    Returns the adapted network, what evaluates it, the history of the winner, and the compared candidates.
 
-    Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviations: no trial is run where none can be expected to bring
-    enough (`Choice.expected_gain`), and one that cannot be expected to beat the best probe is dropped.
+    Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviations: no trial runs if the expected gain is too small
+    (`Choice.expected_gain`), and a trial that cannot be expected to beat the best probe is dropped.
     """
     _check_budget(setup)
     tapped = read_depths(setup, log)
@@ -74,7 +74,7 @@ def choose_and_carry_out(setup: Setup, log: Log) -> Outcome:
 
 
 def _outcome_of_trial(choice: Choice, final: Final) -> Outcome:
-    """Return the network of the trial that is the best, and how to judge it."""
+    """Return the network of the winning trial and what evaluates it."""
     (trial, history, feed), setup = final, choice.setup
     judged = None if setup.test is None else read_depths(setup, choice.log, items=setup.test)
     judging = choice.features[setup.parts.holdout] if judged is None else judged.head_features
@@ -90,7 +90,7 @@ def _outcome_of_trial(choice: Choice, final: Final) -> Outcome:
 
 
 def _check_budget(setup: Setup) -> None:
-    """Raise if the budget is too small for one pass over the items."""
+    """Raise if the budget is too small for one pass over the examples."""
     budget = setup.plan.seconds
     if budget is None:
         return
@@ -105,13 +105,13 @@ def _check_budget(setup: Setup) -> None:
 
 
 def _enter_probes_(choice: Choice, found: Sequence[Probed]) -> None:
-    """Enter the best probe of one depth and the best of several, and note what the depths say."""
+    """Add the best single-depth and the best multi-depth probe to the entries, and warn if the input alone does as well as any depth."""
     setup, shares = choice.setup, choice.setup.items.data.task == "classification"
     for joint in (False, True):
         of_kind = [one for one in found if one.joint == joint]
         if not of_kind:
             continue
-        best = choice.probe if choice.probe in of_kind else best_of(of_kind)  # of all probes another may be the best
+        best = choice.probe if choice.probe in of_kind else best_of(of_kind)  # the best of all probes was chosen before
         entry = Candidate("probe", f"probe of {best.name}", None if joint else best.name)
         entry.predicted, entry.seconds = choice.costs.one_pass * len(setup.items), choice.tapped.seconds
         figures_(entry, best.errors, shares=shares)
@@ -134,7 +134,7 @@ def _enter_probes_(choice: Choice, found: Sequence[Probed]) -> None:
 
 
 def _is_dissimilar(found: Sequence[Probed]) -> bool:
-    """Tell whether no depth of the network says more than its input."""
+    """Tell whether no depth of the network predicts better than its input."""
     single = [one for one in found if not one.joint]
     of_input = [one for one in single if one.name == INPUT]
     deep = [one for one in single if one.name != INPUT]
@@ -142,14 +142,14 @@ def _is_dissimilar(found: Sequence[Probed]) -> bool:
 
 
 def _head_errors(choice: Choice) -> np.ndarray:
-    """Return the held-out errors of the closed-form head on what the source network's head reads."""
+    """Return the held-out errors of the closed-form head on the source network's features."""
     name = choice.setup.items.data.name
     solved = choice.probes.get(name)
     return np.ones(1) * np.inf if solved is None else item_errors(choice.setup, solved.probe.loo_scores, rows=solved.rows)
 
 
 def _without_trials(choice: Choice) -> Final | None:
-    """Choose between the probe and the plain head by their held-out errors, where no items were kept aside to choose."""
+    """Choose between the probe and the plain head by their held-out errors, if there is no validation set."""
     setup, errors = choice.setup, _head_errors(choice)
     entry = Candidate("head", "head")
     choice.entries.append(entry)
@@ -167,14 +167,14 @@ def _without_trials(choice: Choice) -> Final | None:
 
 
 def _final_head(choice: Choice, trial: Trial) -> Final:
-    """Return the trained head of the network as the winner."""
+    """Return the network with its trained head as the winner."""
     feed = WholeFeed(trial.setup.network, choice.setup.items, 1, choice.setup.device, choice.log.counter)
     _crown_(choice, trial)
     return trial, [], feed
 
 
 def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
-    """Return the winner among what is trained, or None where the best probe is better."""
+    """Return the winner among the trained candidates, or None if the best probe is better."""
     setup, head = choice.setup, float(_head_errors(choice).mean())
     base = "probe" if not choice.keeps_old and choice.start.error < head - choice.probe.standard_error else "head"
     candidates, choice.asked = candidates_of(setup, choice.log, base=base, dissimilar=_is_dissimilar(found))
@@ -192,9 +192,9 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
 
 
 def _leading(choice: Choice, candidates: Sequence[Candidate]) -> Trial | None:
-    """Return the trial of what trains more than the head that leads after an equal share of its course; None where none is left.
+    """Return the leading trial below the head after an equal share of the course; None if none is left.
 
-    Those surely behind the leader after a third of that share do not go on.
+    Trials that are significantly behind the leader after a third of that share are dropped.
     """
     trials, few = list[tuple[HeldOut, Trial]](), choice.deadline is None and not choice.asked
     (first, then), promised = trial_epochs(choice.setup), 0.0
@@ -220,7 +220,7 @@ def _leading(choice: Choice, candidates: Sequence[Candidate]) -> Trial | None:
 
 
 def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
-    """Say how long trials of the candidates, and the training of the best of them, will take."""
+    """Print how long the trials, and the training of the best candidate, will take."""
     setup = choice.setup
     trained = [one for one in candidates if one.strategy != "head"]
     if not trained:
@@ -238,7 +238,7 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
 
 
 def _begun(choice: Choice, one: Candidate, *, promised: float = 0.0) -> Trial | None:
-    """Return the trial of a candidate, or None, and why, where there is none; so many seconds are `promised` to others."""
+    """Return the trial of a candidate, or None with a reason in the candidate; `promised` seconds are reserved for others."""
     setup, left = choice.setup, choice.left - promised
     needed = choice.seconds(one, items=min(len(setup.parts.training), LARGEST), epochs=sum(trial_epochs(setup)))
     if left < needed:
@@ -252,7 +252,7 @@ def _begun(choice: Choice, one: Candidate, *, promised: float = 0.0) -> Trial | 
 
 
 def _run(choice: Choice, trial: Trial, *, epochs: int) -> HeldOut:
-    """Return what a trial comes to after further epochs; of the head, what it is."""
+    """Run a trial for further epochs and return its errors on the validation set; a head is only evaluated."""
     run = trial.run_(epochs=epochs) if trial.starts else trial.judged()
     figures_(trial.candidate, run.errors, shares=choice.setup.items.data.task == "classification")
     say(f"trial of {trial.candidate.name}: loss {run.loss:.4g} on the validation set")
@@ -260,7 +260,7 @@ def _run(choice: Choice, trial: Trial, *, epochs: int) -> HeldOut:
 
 
 def _finished(choice: Choice, trial: Trial | None, *, head: Candidate | None) -> Final | None:
-    """Train what leads to its end, and return the best of it, the trained head, and what needs no training."""
+    """Train the leading trial to its end; return the best of it, the trained head, and the best candidate without training."""
     alone = None if head is None else _begun(choice, head)
     head_run = None if alone is None else _run(choice, alone, epochs=0)
     if head is not None and head_run is not None and not choice.is_beaten_by(head_run):
@@ -277,7 +277,7 @@ def _finished(choice: Choice, trial: Trial | None, *, head: Candidate | None) ->
 
 
 def _trained(choice: Choice, trial: Trial) -> HeldOut | None:
-    """Train what leads to its end; return what it came to, or None where what needs no training is as good."""
+    """Train the leading trial to its end; return its errors, or None if the best candidate without training is as good."""
     setup, epochs = choice.setup, None
     if choice.deadline is not None:
         each = choice.seconds(trial.candidate, items=len(setup.parts.training), epochs=1)
@@ -295,7 +295,7 @@ def _trained(choice: Choice, trial: Trial) -> HeldOut | None:
 
 
 def _untrained(choice: Choice) -> Final | None:
-    """Take what needs no training of the backbone: the old head, where its rows are better, else None for the best probe."""
+    """Choose the best candidate without training: the old head if it is better, else None for the best probe."""
     if not choice.keeps_old:
         _crown_(choice, None)
         return None
@@ -311,7 +311,7 @@ def _untrained(choice: Choice) -> Final | None:
 
 
 def _crown_(choice: Choice, trial: Trial | None) -> None:
-    """Take note of the winner: a trial, or the best probe."""
+    """Record the winner: a trial, or the best probe."""
     entry = trial.candidate if trial else next(one for one in choice.entries if one.strategy == "probe" and not one.why)
     entry.why = entry.why if entry.why.startswith("chosen") else "chosen"
     choice.chosen = entry.chosen() | ({} if trial is None or trial.found is None else trial.found.chosen())

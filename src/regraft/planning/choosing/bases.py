@@ -1,4 +1,4 @@
-"""What tuning starts from: the trained head of the network, or the closed-form head on several depths (LP-FT)."""
+"""Starts of tuning: the network with its trained head, or with the closed-form head on several depths (LP-FT)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["Base", "head_base", "outcome_of_probe", "probe_base", "read_by_probe
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """Where candidates start.
+    """Start of candidates.
 
     Attributes:
-        features: (N, d) what its head reads at this start; None from scratch.
+        features: (N, d) input of the head at this start; None from scratch.
     """
 
     setup: Setup
@@ -36,7 +36,7 @@ class Base:
 
     @property
     def head_feed(self) -> Feed:
-        """Batches for the head alone, where its features are known; else for the whole network."""
+        """Feed of the head alone if its features are known; else of the whole network."""
         setup = self.setup
         if self.features is None:
             return WholeFeed(setup.network, setup.items, setup.plan.views, setup.device)
@@ -44,10 +44,7 @@ class Base:
 
 
 def read_depths(setup: Setup, log: Log, *, items: Prepared | None = None) -> Tapped:
-    """Read the network at every depth, in one pass over the examples.
-
-    Result: What was read of all of them.
-    """
+    """Read the network at every depth in one pass over the examples."""
     network, settings, compared = setup.network, setup.settings, setup.parts.learned_from if items is None else np.arange(0)
     items = items or setup.items
     settings = replace(settings, cache="memory") if network.draws and settings.cache is not None else settings
@@ -61,7 +58,7 @@ def read_depths(setup: Setup, log: Log, *, items: Prepared | None = None) -> Tap
 
 
 def source_of(setup: Setup, log: Log, *, tapped: Tapped) -> Source:
-    """Return what the source network's heads read, as far as the pass of `tapped` could see it."""
+    """Return the source network's features, as far as the pass of `tapped` read them."""
     features = tapped.head_features
     if features is None:
         return Source()
@@ -70,7 +67,7 @@ def source_of(setup: Setup, log: Log, *, tapped: Tapped) -> Source:
 
 
 def head_base(setup: Setup, log: Log, *, features: Tensor) -> Base:
-    """Return the network with its heads solved, then trained on their features."""
+    """Return the network with its heads solved, then trained on `features`."""
     base = Base(setup.on(setup.network.copy()), features)
     own = base.setup
     solve_heads_(own, log, feed=whole_feeds(own)[0], features=features, scored=base.head_feed)
@@ -78,26 +75,23 @@ def head_base(setup: Setup, log: Log, *, features: Tensor) -> Base:
 
 
 def probe_base(setup: Setup, tapped: Tapped, *, probed: Probed) -> Base:
-    """Return the network that has a probe as its head."""
+    """Return the network with a probe as its head."""
     return Base(setup.on(probed_network(setup, probed)), read_by_probe(tapped, probed))
 
 
 def read_by_probe(tapped: Tapped, probed: Probed) -> Tensor:
-    """Return what the head that was `probed` reads, (N, D), of what was `tapped` of N items."""
+    """Return the input (N, D) of the head `probed` for the N examples of `tapped`."""
     features = tapped.taken(np.arange(len(tapped.features)), probed.columns)
     return torch.from_numpy(features if probed.layer is None else probed.layer.apply(features))
 
 
 def scratch_base(setup: Setup) -> Base:
-    """Return the same architecture as that of a `setup`, freshly drawn, as a start."""
+    """Return the architecture of a `setup` with newly initialised weights."""
     return Base(setup.on(setup.network.reinitialised(setup.plan.seed)), None)
 
 
 def with_probe(setup: Setup, log: Log) -> Outcome:
-    """Carry out the strategy "probe": one pass, and heads in closed form, fitted to all examples that do not judge.
-
-    Result: The network that has them; nothing was trained.
-    """
+    """Run the strategy "probe": one pass, then closed-form heads fitted to training and validation set. Nothing is trained."""
     tapped = read_depths(setup, log)
     probed = probe_at(setup, tapped, rows=setup.parts.learned_from)
     said = f"{probed.error:.1%} wrong" if setup.items.data.task == "classification" else f"loss {probed.error:.4g}"
@@ -107,7 +101,7 @@ def with_probe(setup: Setup, log: Log) -> Outcome:
 
 
 def outcome_of_probe(setup: Setup, log: Log, *, tapped: Tapped, probed: Probed) -> Outcome:
-    """Return the network that has a probe as its head, and how to judge it."""
+    """Return the network with a probe as its head, and what evaluates it."""
     base, judged = probe_base(setup, tapped, probed=probed), None if setup.test is None else read_depths(setup, log, items=setup.test)
     network, features = base.setup.network, tapped.head_features
     judging = judged.head_features if judged is not None else None if features is None else features[setup.parts.holdout]

@@ -1,4 +1,4 @@
-"""What is compared: each candidate is a strategy with what goes with it, and what is known of it so far."""
+"""Candidates of the strategy "auto": each is a strategy with its options and what is known of it so far."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .probing import block_of
 __all__ = ["Candidate", "below_probe", "candidates_of", "check_blocks", "frozen_layers", "surgical_blocks"]
 
 ENOUGH_FOR_SCRATCH = 10
-"""Items a class from which training from scratch is a candidate."""
+"""Examples per class from which training from scratch is a candidate."""
 ENOUGH_CONDITIONS = 10
-"""Conditions among the items to learn from, from which it can be learned how conditions differ."""
+"""Conditions in the training set from which codes can be learned."""
 _STRATEGIES = ("probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
 _KEYS = ("strategy", "name", "frozen", "block", "base", "options")
 
@@ -33,10 +33,10 @@ class Candidate:
 
     Attributes:
         strategy: "probe", "head", "partial", "full", "surgical", "scratch" or the name of a method.
-        predicted: seconds.
-        estimate: accuracy, or the loss of other tasks.
-        interval: of the estimate, 95 %.
-        options: of the method, where they are not its defaults.
+        predicted: expected seconds.
+        estimate: accuracy, or the loss of tasks other than classification.
+        interval: 95 % interval of the estimate.
+        options: options of the method that differ from its defaults.
     """
 
     strategy: str
@@ -53,7 +53,7 @@ class Candidate:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the candidate as plain data."""
         known: dict[str, Any] = {name: getattr(self, name) for name in ("strategy", "name", "frozen", "block", "base")}
         known |= {"options": dict(self.options)} if self.options else {}
         figures = {"estimate": self.estimate, "interval": None if self.interval is None else list(self.interval), "figure": self.figure}
@@ -61,14 +61,14 @@ class Candidate:
         return {**known, **{name: None if value is None else round(value, 3) for name, value in taken.items()}, **figures, "why": self.why}
 
     def chosen(self) -> dict[str, Any]:
-        """Return what a plan of this candidate alone says."""
+        """Return the fields of a plan for this candidate alone."""
         given = {"strategy": self.strategy, "frozen": self.frozen, "block": self.block, "base": self.base}
         kept = {name: value for name, value in given.items() if value is not None and (name, value) != ("base", "head")}
         return kept | dict(self.options)
 
 
 def candidates_of(setup: Setup, log: Log, *, base: str, dissimilar: bool) -> tuple[list[Candidate], bool]:
-    """Return what is compared beside the probes, and whether the plan asks for just that."""
+    """Return the candidates beside the probes, and whether the plan asks for exactly these."""
     made = _made(setup, log, base=base, dissimilar=dissimilar)
     given = [_read(one) for one in setup.plan.candidates if one["strategy"] != "probe"]
     asked = bool(given) and [one.chosen() for one in given] != [one.chosen() for one in made]
@@ -76,7 +76,7 @@ def candidates_of(setup: Setup, log: Log, *, base: str, dissimilar: bool) -> tup
 
 
 def _made(setup: Setup, log: Log, *, base: str, dissimilar: bool) -> list[Candidate]:
-    """Return what suits network and data: first those that lie furthest from each other."""
+    """Return the candidates that suit network and data, the most different ones first."""
     heads = set(setup.network.head_layers)
     with_heads = (number for number, block in enumerate(setup.network.blocks, start=1) if not heads.isdisjoint(block.layers))
     count = next(with_heads, len(setup.network.blocks))
@@ -96,7 +96,7 @@ def _made(setup: Setup, log: Log, *, base: str, dissimilar: bool) -> list[Candid
 
 
 def _by_condition(setup: Setup, log: Log) -> list[Candidate]:
-    """Return what suits items whose conditions are known: codes, or, where they are too few to learn codes from, what is smaller."""
+    """Return the candidates for examples with known conditions: codes or, with too few conditions for codes, smaller methods."""
     if setup.items.data.conditions is None:
         return []
     count = len(np.unique(setup.items.data.conditions[setup.parts.training]))
@@ -122,7 +122,7 @@ def _read(one: Mapping[str, Any]) -> Candidate:
 
 
 def check_blocks(network: Network, plan: Plan) -> None:
-    """Raise if a plan, edited or not, names a block that is not there, or a candidate that the network cannot be trained as."""
+    """Raise if a plan names an unknown block, or a candidate that the network cannot be trained as."""
     if plan.strategy == "partial":
         frozen_up_to(network, plan.frozen or 0)
     if plan.strategy == "probe" and plan.frozen is not None:
@@ -138,7 +138,7 @@ def check_blocks(network: Network, plan: Plan) -> None:
 
 
 def frozen_layers(network: Network, *, strategy: str, frozen: int | str | None, block: str | None) -> frozenset[str]:
-    """Return the layers that a strategy freezes once the head is trained, those that the network holds among them."""
+    """Return the layers that a strategy freezes after the head is trained, including those that the network holds."""
     held = held_layers(network)
     if strategy == "partial":
         return frozen_up_to(network, frozen or 0) | held
@@ -149,7 +149,7 @@ def frozen_layers(network: Network, *, strategy: str, frozen: int | str | None, 
 
 
 def surgical_blocks(network: Network, third: str) -> list[tuple[str, ...]]:
-    """Return the layers of each block of one third of those below the head, at least one block.
+    """Return the layers of each block in one third of the blocks below the head; at least one block.
 
     Source: surgical fine-tuning (Lee et al., ICLR 2023, section 3).
     """
@@ -161,15 +161,15 @@ def surgical_blocks(network: Network, third: str) -> list[tuple[str, ...]]:
 
 
 def below_probe(network: Network, layers: frozenset[str]) -> frozenset[str]:
-    """Return what is frozen where tuning starts from a probe: these layers, and the probe itself.
+    """Return what is frozen if tuning starts from a probe: these layers, and the probe itself.
 
-    Its rows have the inverse scales of features of every depth, so that no learning rate suits all of them.
+    The probe's class weights include the inverse scales of features from every depth, so no learning rate suits all of them.
     """
     return frozenset(network.head_layers) | {layer.name for layer in network.layers if layer.name in layers}
 
 
 def _leaves_more(setup: Setup, depth: int) -> bool:
-    """Tell whether freezing so many blocks leaves more than the head to train."""
+    """Tell whether freezing `depth` blocks leaves more than the head to train."""
     return (
         depth < len(setup.network.blocks)
         and frozen_up_to(setup.network, depth) < frozen_up_to_head(setup.network)
@@ -178,7 +178,7 @@ def _leaves_more(setup: Setup, depth: int) -> bool:
 
 
 def _trains_below(setup: Setup, one: Candidate) -> bool:
-    """Tell whether a candidate trains anything below the heads: what the network holds may leave nothing."""
+    """Tell whether a candidate trains anything below the heads; the held layers may leave nothing."""
     frozen = frozen_layers(setup.network, strategy=one.strategy, frozen=one.frozen, block=one.block) | set(setup.network.head_layers)
     return any(layer.parameters and layer.name not in frozen for layer in setup.network.layers)
 

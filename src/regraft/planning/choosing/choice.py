@@ -1,4 +1,4 @@
-"""What is known while candidates are compared, and when one is taken for better than another."""
+"""State of the comparison of candidates, and the rules by which one is better than another."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ from .solving import HeldOut, Probed, held_out, softened
 __all__ = ["Choice", "figures_", "gain_of", "is_better", "judged_old", "source_features"]
 
 HOPE = 0.5
-"""Share of the errors of the best probe that tuning may be hoped to take away, before anything is tried."""
+"""Share of the best probe's errors that tuning can be expected to remove, before any trial."""
 HOPE_TRIED = 0.6
-"""Share of a trial's errors that further training may be hoped to take away: a short trial has only just begun."""
+"""Share of a trial's errors that further training can be expected to remove; a short trial is only a beginning."""
 USUAL = 0.5
-"""Share of the errors of the best probe by which tuning usually differs from it."""
+"""Usual difference between tuning and the best probe, as a share of the probe's errors."""
 DOUBT = 0.25
-"""How far tuning is taken to lie behind a closed form before anything is known, in units of the usual difference between them."""
+"""Prior disadvantage of tuning against a closed form, in units of the usual difference."""
 DOUBT_NEW = 0.5
-"""The same where classes are new: then there are no old rows for tuning to start from."""
+"""The same with new classes, which give tuning no old class weights to start from."""
 LUCK = 0.5
-"""How much better the chosen one of a few looks than it is, in standard errors."""
+"""Optimism of the best of a few candidates, in standard errors."""
 SURELY = 2.0
-"""Standard errors of a paired difference of losses beyond which it is certain."""
+"""Standard errors of a paired difference of losses from which it is significant."""
 WORTH = 0.4
-"""Standard errors of the best probe that trials have to be expected to bring, or none is run."""
+"""Expected gain, in standard errors of the best probe, below which no trial runs."""
 KEPT_BY = 0.5
-"""Standard errors by which the old rows have to be better than the best probe to be kept alone: it may have them among its members."""
+"""Standard errors by which the old class weights must beat the best probe if it has them among its members."""
 
 
 @dataclass
 class Choice:
-    """What is known on the way.
+    """State of the comparison.
 
     Attributes:
-        setup: its network is the source with its new head.
-        features: (N, d) what its heads read.
-        probes: task of the data -> closed-form head on these.
-        probe: the best probe, on all items that do not judge.
-        start: the probe that tuning may start from, of several depths where that can be.
-        old: how wrong the old head is on all items that do not judge, where all of its classes are carried over.
-        deadline: on the clock of `time.perf_counter`; None without a budget.
+        setup: setup whose network is the source with its new head.
+        features: (N, d) input of its heads.
+        probes: task of the data -> closed-form head on `features`.
+        probe: the best probe, fitted to training and validation set.
+        start: the probe that tuning may start from, of several depths if possible.
+        old: errors of the old head on training and validation set, if all of its classes are carried over.
+        deadline: end of the budget on the clock `time.perf_counter`; None without a budget.
         asked: whether the plan names the candidates; then all are tried.
-        chosen: how the best was made: strategy and what goes with it.
+        chosen: strategy and options of the best candidate.
     """
 
     setup: Setup
@@ -79,7 +79,7 @@ class Choice:
     chosen: dict[str, Any] = field(default_factory=dict)
 
     def base(self, candidate: Candidate) -> Base:
-        """Return where a candidate starts, made when first asked for."""
+        """Return the start of a candidate; it is made on first use."""
         name = candidate.strategy if candidate.strategy == "scratch" else candidate.base
         if name not in self.bases:
             self.bases[name] = self._made(name)
@@ -95,24 +95,24 @@ class Choice:
 
     @property
     def left(self) -> float:
-        """The seconds that the budget leaves."""
+        """Seconds that are left of the budget."""
         return float("inf") if self.deadline is None else self.deadline - time.perf_counter()
 
     def seconds(self, candidate: Candidate, *, items: int, epochs: int) -> float:
-        """Return the seconds that training a `candidate` on so many `items` for so many `epochs` will take."""
+        """Return the seconds of training a `candidate` on a number of examples for a number of `epochs`."""
         frozen = frozen_up_to_head(self.setup.network)
         if candidate.strategy != "head":
             frozen = frozen_layers(self.setup.network, strategy=candidate.strategy, frozen=candidate.frozen, block=candidate.block)
         return self.costs.training(frozen, items=items, epochs=epochs)
 
     def is_beaten_by(self, run: HeldOut) -> bool:
-        """Tell whether a trained network is better by more than chance than the best of what needs no training."""
+        """Tell whether a trained network is better, by more than chance, than the best candidate without training."""
         several = len(self.setup.tasks) > 1 and not self.keeps_old
         better = is_better(run.errors, self.known.at(run.rows)[0], usual=self.usual(), overall=self.error, doubt=self.doubt)
         return better and not (several and run.loss >= self.probe.loss)
 
     def expect_(self, candidate: Candidate) -> None:
-        """Put into a candidate what is expected of it before it is tried: seconds, and an estimate with an honest, wide interval."""
+        """Set the expected seconds of a candidate, and an estimate with a wide interval, before it is tried."""
         setup, error = self.setup, self.error
         candidate.predicted = self.seconds(
             candidate, items=len(setup.parts.training), epochs=most_epochs(setup.settings, len(setup.parts.training))
@@ -125,7 +125,7 @@ class Choice:
 
     @property
     def keeps_old(self) -> bool:
-        """Whether the rows of the old head, which have not seen these items, are better on them than the best probe."""
+        """Whether the old class weights, which have not seen these examples, are better on them than the best probe."""
         if self.old is None:
             return False
         slack = KEPT_BY * self.probe.standard_error if any(one.method == OLD_ROWS for one in self.probe.members) else 0.0
@@ -133,12 +133,12 @@ class Choice:
 
     @property
     def doubt(self) -> float:
-        """How far tuning is taken to lie behind, in units of the usual difference."""
+        """Prior disadvantage of tuning, in units of the usual difference."""
         return DOUBT_NEW if self.old is None else DOUBT
 
     @cached_property
     def known(self) -> HeldOut:
-        """How wrong the best of what needs no training is."""
+        """Errors of the best candidate without training."""
         if self.keeps_old and self.old is not None:
             return self.old
         name = self.setup.items.data.name
@@ -146,30 +146,30 @@ class Choice:
 
     @property
     def error(self) -> float:
-        """The error of the best of what needs no training."""
+        """Mean error of the best candidate without training."""
         return float(self.known.errors.mean())
 
     @property
     def standard_error(self) -> float:
-        """Its standard error; one item where there is no error at all."""
+        """Standard error of `error`; that of one example if there is no error at all."""
         errors = self.known.errors
         return max(float(errors.std() / np.sqrt(max(len(errors), 1))), 0.0 if self.error else 1 / max(len(errors), 1))
 
     def is_hopeless(self, run: HeldOut) -> bool:
-        """Tell whether a trial that came to this cannot be expected to come to beat the best probe."""
+        """Tell whether a trial with these errors cannot be expected to beat the best probe."""
         gain, error = gain_of(run.errors, self.known.at(run.rows)[0])
         return gain + error + HOPE_TRIED * float(run.errors.mean()) < 0
 
     def is_doubtful(self, run: HeldOut) -> bool:
-        """Tell whether losses do not surely say that a training that came to this is better, or worse, or errors disagree with them."""
+        """Tell whether the losses do not significantly confirm what the errors say: that the training is better, or worse."""
         gain, error = gain_of(run.losses, self.known.at(run.rows)[1])
         return (gain if self.is_beaten_by(run) else -gain) < SURELY * error
 
     def expected_gain(self) -> float:
-        """Return by how much trials can be expected to lower the error, those that are then not believed counted as nothing.
+        """Return the reduction of the error that trials can be expected to bring; reductions that would not be believed count as zero.
 
-        The true difference is taken to be normal around minus the doubt, with the usual deviation; the choosing items show it with
-        their standard error. What is expected is the mean of the part above zero of what would then be believed.
+        The true difference is assumed normal with mean minus the doubt and the usual deviation; the validation set shows it with its
+        standard error. The expectation is the mean of the positive part of the difference that would be believed.
 
         Source: expected improvement (Jones, Schonlau & Welch, Journal of Global Optimization 13, 1998, equation 15), before one look.
         """
@@ -182,16 +182,16 @@ class Choice:
         return float(believed * (norm.pdf(place) + place * norm.cdf(place)))
 
     def usual(self) -> float:
-        """Return the deviation of the differences between tuning and a closed form that are usual."""
+        """Return the usual standard deviation of the difference between tuning and a closed form."""
         return USUAL * self.error + 0.01 * float(self.setup.items.data.task == "classification")
 
     def is_settled(self) -> bool:
-        """Tell whether what trials can be expected to bring is too little beside the standard error of what is known."""
+        """Tell whether the expected gain of trials is too small compared with the standard error of the best known."""
         return self.expected_gain() <= WORTH * self.standard_error
 
 
 def judged_old(setup: Setup, features: Tensor) -> HeldOut | None:
-    """Return how wrong the old head is on all items that do not judge, where it has all classes; else None."""
+    """Return the errors of the old head on training and validation set if it has all classes; else None."""
     name = setup.items.data.name
     task = setup.tasks[name]
     if not setup.keeps_classes:
@@ -202,7 +202,7 @@ def judged_old(setup: Setup, features: Tensor) -> HeldOut | None:
 
 
 def source_features(setup: Setup, log: Log, *, tapped: Tapped) -> Tensor:
-    """Return what the heads of the network read, (N, d); by a further pass, where the one of `tapped` could not see it."""
+    """Return the input of the network's heads, (N, d); by a further pass if the pass of `tapped` did not read it."""
     if tapped.head_features is not None:
         return tapped.head_features
     feed = feed_of(setup, log, frozen=frozen_up_to_head(setup.network))
@@ -210,9 +210,9 @@ def source_features(setup: Setup, log: Log, *, tapped: Tapped) -> Tensor:
 
 
 def gain_of(errors: np.ndarray, before: np.ndarray) -> tuple[float, float]:
-    """Return how much lower `errors` (m,) are than those `before` on the same items, and the standard error of that.
+    """Return how much lower `errors` (m,) are than those `before` on the same examples, and the standard error of this gain.
 
-    A difference on one further item is added, so that a few items that agree do not pass for certainty.
+    A difference on one more example is added, so that a few examples that agree are not taken as certain.
     """
     known = np.isfinite(before)
     differences = (before - errors)[known]
@@ -223,15 +223,15 @@ def gain_of(errors: np.ndarray, before: np.ndarray) -> tuple[float, float]:
 
 
 def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: float, doubt: float = DOUBT) -> bool:
-    """Tell whether tuning is to be taken for better than a closed form.
+    """Tell whether tuning counts as better than a closed form.
 
-    The gain is corrected for how hard these examples are for the closed form, as far as the same ones are hard for both. What was chosen
-    among several on the same examples looks better than it is; what then remains of the difference is believed as far as its standard
-    error allows (the mean of a normal prior of deviation `usual` lies against tuning).
+    The gain is corrected for the difficulty of these examples for the closed form, as far as both find the same ones difficult. It is
+    reduced for the optimism of choosing among several on the same examples. The rest is weighed against its standard error: a normal prior
+    with deviation `usual` has its mean on the side of the closed form.
 
-    `errors`: (m,) of the tuned network; `before`: (m,) of the closed form; NaN where it is not known.
+    `errors` (m,) are those of the tuned network, `before` (m,) those of the closed form, NaN if unknown.
 
-    Source: regression estimator (Cochran, Sampling Techniques, 1977, equation 7.1), its slope within 0 and 1.
+    Source: regression estimator (Cochran, Sampling Techniques, 1977, equation 7.1), its slope limited to 0 to 1.
     """
     known = np.isfinite(before)
     mine, other, count = errors[known], before[known], int(known.sum())
@@ -247,10 +247,7 @@ def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: 
 
 
 def figures_(candidate: Candidate, errors: Sequence[float] | np.ndarray, *, shares: bool) -> None:
-    """Put the estimate and its interval into a candidate.
-
-    `errors`: (m,) 0 and 1, or losses.
-    """
+    """Set the estimate of a candidate and its interval from `errors` (m,): 0 and 1 if they are `shares`, else losses."""
     table = np.asarray(errors)
     if shares:
         right = round(float((1 - table).sum()))

@@ -1,4 +1,4 @@
-"""What the strategy "head" does where nothing in it needs an epoch loop: heads by a convex solver, on what they read."""
+"""The strategy "head" without an epoch loop: heads solved by a convex solver on their features."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .solving import WORDS, drawn, logistic_loss, solved_by, through_layer
 __all__ = ["loop_reason", "solved_heads"]
 
 FOLDED = 2000
-"""Examples up to which folds of all of them judge the penalties; beyond, the validation set does."""
+"""Number of examples up to which cross-validation on all of them chooses the penalty; above, the validation set does."""
 MOST_NUMBERS = 2**28
-"""Numbers that the solver holds at most, 1 GiB; beyond, the loop runs."""
+"""Largest table of features for the solver, 1 GiB; above, the loop runs."""
 
 
 def loop_reason(setup: Setup) -> str:
-    """Return what in a `setup` needs an epoch loop over its heads, such as "dropout=0.2"; nothing where they can be solved."""
+    """Return the parts of a `setup` that need an epoch loop, such as "dropout=0.2"; empty if the heads can be solved."""
     changed = list(setup.plan.of_the_loop())
     changed += ["a network that draws at random"] if setup.network.draws else []
     changed += ["sample_weight"] if setup.items.data.weights is not None else []
@@ -40,15 +40,14 @@ def loop_reason(setup: Setup) -> str:
 
 
 def solved_heads(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], source: Source) -> Outcome | None:
-    """Solve the heads on what they read, with the penalty that held-out examples choose, on all examples that do not judge.
+    """Solve the heads on their features, with the penalty that held-out examples choose, fitted to training and validation set.
 
-    Classes by multinomial logistic regression, labels by one logistic regression each, numbers by ridge regression with its exact
-    leave-one-out error; or by the probe that the plan asks for. Where rows were carried over, the penalty is also tried on the distance
-    from these, and they may stay as they are; what has the lowest held-out loss is taken.
+    Classes use multinomial logistic regression, labels one logistic regression each, and regression uses ridge with its exact leave-one-out
+    error, unless the plan names another probe. If class weights were carried over, the penalty is also tried on the distance from them, and
+    they may also stay unchanged. The lowest held-out loss wins.
 
-    `setup`: the heads of its network are changed in place; `source`: with the features (N, d) that the heads read; result: How to judge the
-    network, with one entry of the history for each penalty that was tried; None where a head is no plain linear layer, and the loop has to
-    do.
+    The heads of the setup's network change in place. `source` holds their features (N, d). The history has one entry per penalty. Returns
+    None if a head is not a plain linear layer; then the loop must train it.
     """
     features = source.features
     if features is None:
@@ -74,11 +73,11 @@ def solved_heads(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], 
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """A head of one task.
+    """Solved head of one task.
 
     Attributes:
-        probe: the rows; its held-out scores are of `rows`.
-        rows: (n,) the examples that judged it.
+        probe: the head; its held-out logits are those of `rows`.
+        rows: (n,) examples that judged it.
     """
 
     probe: LinearProbe
@@ -87,7 +86,7 @@ class _Found:
     method: str
 
     def entries(self, before: int, *, seconds: float) -> list[dict[str, Any]]:
-        """Return an entry of the history for each penalty; `before` are there already."""
+        """Return a history entry for each penalty; `before` is the number of earlier entries."""
         each = round(seconds / max(len(self.probe.path), 1), 3)
         return [
             {"stage": "head", "epoch": before + number, "penalty": penalty, "validation_loss": loss, "seconds": each}
@@ -109,7 +108,7 @@ _KEPT = "the rows that were carried over"
 
 
 def _solved(setup: Setup, name: str, *, features: Tensor) -> _Found | None:
-    """Return the head of one task; None where there is too little to solve it."""
+    """Return the solved head of one task; None if there are too few examples or classes, or the head is derived from another."""
     data, rows = setup.data_of(name), setup.known(name, setup.parts.learned_from)
     few = len(rows) < 3 or (data.task == "classification" and len(np.unique(data.targets[rows])) < 2)
     if few or setup.network.heads[setup.tasks[name]].groups is not None:
@@ -130,7 +129,7 @@ def _solved(setup: Setup, name: str, *, features: Tensor) -> _Found | None:
 
 
 def _bases(setup: Setup, name: str) -> list[tuple[np.ndarray, np.ndarray] | None]:
-    """Return what the penalty may pull to: nothing, and the rows of the present head where some were carried over."""
+    """Return the centres of the penalty: zero and, if some were carried over, the class weights of the present head."""
     task = setup.tasks[name]
     weight, bias = setup.network.rows(setup.network.heads[task].layer)
     carried = np.setdiff1d(np.arange(len(weight)), setup.new_rows.get(task, np.zeros(0, np.int64)))
@@ -154,7 +153,7 @@ def _logistic(  # over the limit: what a head is solved from
 
 
 def _kept(setup: Setup, name: str, *, rows: np.ndarray, features: Tensor) -> list[_Found]:
-    """Return the present head as it is, but for its temperature, where all its rows were carried over."""
+    """Return the present head with a fitted temperature, if all its class weights were carried over."""
     task, data = setup.tasks[name], setup.data_of(name)
     if len(setup.new_rows.get(task, np.zeros(1))):
         return []
@@ -171,7 +170,7 @@ def _loss(setup: Setup, name: str, *, found: _Found) -> float:
 
 
 def _numbers(setup: Setup, name: str, *, rows: np.ndarray, table: np.ndarray) -> _Found:
-    """Return ridge regression, with each feature standardised or as it is: what leaves the lower error on examples left out."""
+    """Return ridge regression with or without standardised features, whichever has the lower held-out error."""
     data, groups = setup.data_of(name), setup.data_of(name).groups
     groups = None if groups is None or len(np.unique(groups[rows])) < 2 else groups[rows]
     every = [fit_ridge(table, data.targets[rows], kind="regression", groups=groups, standardise=each) for each in (True, False)]
@@ -180,7 +179,7 @@ def _numbers(setup: Setup, name: str, *, rows: np.ndarray, table: np.ndarray) ->
 
 
 def _through_layer(setup: Setup, log: Log, *, features: Tensor, source: Source) -> Outcome:
-    """Put a layer that nothing trains before the head, and solve the head on what it gives."""
+    """Put an untrained layer before the head, and solve the head on its outputs."""
     (name, task), *_ = setup.tasks.items()
     rows, method = drawn(setup.known(name, setup.parts.learned_from), features.shape[1], seed=setup.plan.seed), WORDS[setup.plan.probe]
     with log.clock.during("solve"):

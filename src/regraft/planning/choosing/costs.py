@@ -1,4 +1,4 @@
-"""What each candidate will cost on this machine, from a few real batches: reading, forward and backward by block."""
+"""Training time of each candidate on this machine, from a few real batches: reading, forward and backward pass by block."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ..setup import Setup
 __all__ = ["Costs", "measured_costs", "pass_seconds"]
 
 TIMED = 16
-"""Items of the batches that are timed."""
+"""Number of examples in the timed batches."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds an item, by the blocks of the network in execution order.
+    """Seconds per example, by the blocks of the network in execution order.
 
     Attributes:
-        layers: of each of the B blocks.
+        layers: layers of each of the B blocks.
         forward: (B,) seconds.
-        backward: (B,) seconds, gradients and the step of the optimizer.
-        reading: seconds to read and prepare an item.
+        backward: (B,) seconds, of gradients and optimizer step.
+        reading: seconds to read and prepare an example.
     """
 
     layers: tuple[tuple[str, ...], ...]
@@ -41,11 +41,11 @@ class Costs:
 
     @property
     def one_pass(self) -> float:
-        """Seconds of reading one item and running the network on it."""
+        """Seconds to read one example and run the network on it."""
         return self.reading + float(self.forward.sum())
 
     def training(self, frozen: Collection[str], *, items: int, epochs: int) -> float:
-        """Return the seconds of one pass through the frozen part and of `epochs` over the rest."""
+        """Return the seconds of one pass through the frozen part and of `epochs` passes through the rest."""
         trained = np.array([not set(layers) <= set(frozen) for layers in self.layers])
         above = np.logical_or.accumulate(trained)
         reading = 0.0 if (~above).any() else self.reading
@@ -54,16 +54,16 @@ class Costs:
 
 
 def pass_seconds(setup: Setup) -> float:
-    """Return the seconds that one pass over all items of a `setup` will take, from two batches."""
+    """Return the seconds of one pass over all examples of a `setup`, estimated from two batches."""
     rows = np.arange(min(TIMED, len(setup.items)))
     reading, forward = _forward(setup, setup.network, rows=rows)
     return (reading + float(forward.sum())) * len(setup.items)
 
 
 def measured_costs(setup: Setup) -> Costs:
-    """Time reading, the forward pass by block, and steps of training at two depths, on a copy of the setup's network.
+    """Time reading, the forward pass by block, and training steps at two depths, on a copy of the setup's network.
 
-    Between the two depths the time of the backward pass goes to blocks in proportion to that of their forward pass.
+    Between the two depths, the time of the backward pass is divided in proportion to the blocks' forward time.
     """
     rows = setup.parts.training[:TIMED]
     twin = setup.network.copy()
@@ -81,7 +81,7 @@ def measured_costs(setup: Setup) -> Costs:
 
 
 def _forward(setup: Setup, network: Network, *, rows: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the seconds an item of reading, and of the forward pass by block: when each block's last layer is done."""
+    """Return the seconds per example of reading, and of the forward pass by block, measured when its last layer ends."""
     began = time.perf_counter()
     inputs = setup.items.batch(rows)
     reading = (time.perf_counter() - began) / len(rows)
@@ -97,7 +97,7 @@ def _forward(setup: Setup, network: Network, *, rows: np.ndarray) -> tuple[float
     network.mode_(False)
     with ExitStack() as stack, torch.no_grad():
         for index, block in enumerate(network.blocks):
-            if block.layers[-1] in modules:  # else its time is that of the next block that has one
+            if block.layers[-1] in modules:  # else its time counts for the next block that has one
                 stack.callback(modules[block.layers[-1]].register_forward_hook(note(index)).remove)
         network.scores(inputs)
         began = time.perf_counter()
@@ -107,7 +107,7 @@ def _forward(setup: Setup, network: Network, *, rows: np.ndarray) -> tuple[float
 
 
 def _step(setup: Setup, network: Network, *, frozen: frozenset[str], rows: np.ndarray) -> float:
-    """Return the seconds an item of a step of training, all included; the second of two epochs, for the first one prepares."""
+    """Return the seconds per example of a whole training step, from the faster of two epochs, since the first one includes preparation."""
     feed, still = WholeFeed(network, setup.items, 1, setup.device), frozen | setup.idle_layers
     settings = replace(setup.settings, epochs=2, batch_size=len(rows), learning_rate=1e-6, patience=None, unfreeze_every=None)
     with speaking(False):

@@ -1,4 +1,4 @@
-"""Closed-form heads on what one pass read of a network at several depths, and the network that has one of them as its head."""
+"""Closed-form heads on features from several depths, and the network that has one of them as its head."""
 
 from __future__ import annotations
 
@@ -37,16 +37,13 @@ __all__ = [
 
 JOINT = "all depths"
 WIDEST_ALONE = 5000
-"""Features up to which discriminant analysis is asked for by name: it inverts a matrix of that size for each fold."""
+"""Number of features up to which discriminant analysis can be chosen by name: it inverts a matrix of that size for each fold."""
 _PLAIN = ("mean", "std", "token", VECTOR)
 _PLAIN_NAME = f"{JOINT}, means and deviations"
 
 
 def by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
-    """Solve ridge regression on each depth alone and on all of them together.
-
-    Result: One for each depth and for the joint sets.
-    """
+    """Return ridge regression on each depth alone and on sets of all depths together."""
     blocks = list(dict.fromkeys(part.block for part in tapped.slices))
     sets = {block: tuple(part for part in tapped.slices if part.block == block) for block in blocks}
     if len(blocks) > 1:
@@ -61,10 +58,9 @@ def by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
 
 
 def probes_of(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
-    """Solve probes on each depth alone and on all of them together, and weigh them.
+    """Return a probe for each depth and for sets of all depths, by ridge regression or discriminant analysis, whichever is better.
 
-    Result: One for each depth and for the joint sets, those that discriminant analysis solves better by it; then their weighed mean, where
-    the tasks have classes.
+    For classification, their weighted mean is appended.
     """
     made = by_ridge(setup, tapped, rows=rows)
     promising = [best_of(part) for part in ([one for one in made if one.joint], [one for one in made if not one.joint]) if part]
@@ -77,8 +73,8 @@ def probes_of(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]
 def best_of(found: Sequence[Probed]) -> Probed:
     """Return the probe with the lowest held-out loss among those whose error is within half a standard error of the lowest.
 
-    One on several depths is taken unless one on a single depth is better by a whole standard error: of many depths, one may look best
-    by chance. Their weighed mean is taken unless one of them is better by a whole standard error or one item.
+    A probe on several depths wins unless one on a single depth is better by a whole standard error: among many depths, one may look best by
+    chance. The weighted mean wins unless another is better by a whole standard error or by one example.
     """
     lowest = min(found, key=lambda one: (one.error, one.loss))
     weighed = next((one for one in found if one.members), None)
@@ -90,7 +86,7 @@ def best_of(found: Sequence[Probed]) -> Probed:
 
 
 def probe_at(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> Probed:
-    """Return the probe that the plan asks for: of its block alone, or the best of all depths together."""
+    """Return the probe that the plan names: on its block alone, or the best one on all depths together."""
     asked, method = setup.plan.frozen, setup.plan.probe
     if asked is None and method == "auto":
         found = probes_of(setup, tapped, rows=rows)
@@ -110,7 +106,7 @@ def probe_at(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> Probed:
 
 
 def _best_set(found: Sequence[Probed], method: str) -> Probed:
-    """Return the best of the sets of features, among several depths together, that are not too wide for a method."""
+    """Return the best set of features that is not too wide for a method, of several depths if possible."""
     narrow = [one for one in found if method != "lda" or len(one.columns) <= WIDEST_ALONE] or [min(found, key=lambda one: len(one.columns))]
     return best_of([one for one in narrow if one.joint] or narrow)
 
@@ -121,7 +117,7 @@ def _again(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray, me
 
 
 def block_of(network: Network, asked: int | str) -> str:
-    """Return the name of a block, or "input"."""
+    """Return the name of the block that `asked` names or numbers, or "input"; `SettingError` if there is none."""
     names = [block.name for block in network.blocks]
     if isinstance(asked, int):
         if not 1 <= asked <= len(names):
@@ -133,7 +129,7 @@ def block_of(network: Network, asked: int | str) -> str:
 
 
 def refitted(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) -> Probed:
-    """Return the same kind of probe on the same features, fitted to other items."""
+    """Return the same kind of probe on the same features, fitted to other examples."""
     if probed.members:
         members = [refitted(setup, tapped, probed=one, rows=rows) for one in probed.members]
         return stacked(setup, tapped, members=members, name=probed.name)[0]
@@ -145,7 +141,7 @@ def refitted(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) 
 
 
 def probed_network(setup: Setup, probed: Probed) -> Network:
-    """Return a network whose head is what was `probed`, on the setup's network as it was when it was read; further tasks are branches."""
+    """Return the setup's network with the heads `probed`; further tasks are branches."""
     network = setup.network.tapped(probed.taps)
     found = [(part.block, part.pool, part.stop - part.start) for part in network.tap_slices]
     wanted = [(part.block, part.pool, part.stop - part.start) for part in probed.slices]
@@ -160,7 +156,7 @@ def probed_network(setup: Setup, probed: Probed) -> Network:
 
 
 def with_rows(network: Network, head: Head, *, probe: LinearProbe, layer: HiddenLayer | None) -> Network:
-    """Return a network with a head that was solved, read through a further layer where there is one."""
+    """Return a network with a solved head, behind a further layer if one is given."""
     weight, bias = probe.weight.astype(np.float32), probe.bias.astype(np.float32)
     solved = replace(head, layer="", parts=(), groups=None, thresholds=None, weight=weight, bias=bias)
     if layer is None:
@@ -172,19 +168,19 @@ def with_rows(network: Network, head: Head, *, probe: LinearProbe, layer: Hidden
 STACKED = "all depths, weighed"
 OLD_ROWS = "the rows of the old head"
 SHRINK = 10.0
-"""How strongly the weights are drawn to equal ones, in nats for all items together: a handful of items say little about a dozen weights."""
+"""Strength of the penalty towards equal weights, in nats for all examples together: few examples cannot determine a dozen weights."""
 LEAST = 0.01
-"""Share of all weights below which a head is left out."""
+"""Share of the total weight below which a head is left out."""
 MOST_WEIGHED = 4000
-"""Items that the weights are fitted to; more change them in their third digit."""
+"""Largest number of examples for fitting the weights; more change only their third digit."""
 
 
 def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: str = STACKED) -> list[Probed]:
-    """Return the weighed mean of some heads, the weights fitted to their held-out scores.
+    """Return the weighted mean of some heads, with weights fitted to their held-out logits.
 
-    Source: stacking (Wolpert, Neural Networks 5, 1992) with weights that are not negative (Breiman, Machine Learning 24, 1996).
+    Source: stacking (Wolpert, Neural Networks 5, 1992) with non-negative weights (Breiman, Machine Learning 24, 1996).
 
-    Deviations: the log-loss takes the place of the squared error, and the weights are drawn to equal ones.
+    Deviations: log loss instead of squared error, and a penalty towards equal weights.
     """
     best = min(members, key=lambda one: one.loss)
     alike = [one for one in members if all(np.array_equal(one.rows[task], best.rows[task]) for task in setup.tasks)]
@@ -202,9 +198,9 @@ def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: st
 
 
 def stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return the weights with the lowest log-loss of the weighed sum of `scores`, none of them negative.
+    """Return the non-negative weights (M,) that minimise the log loss of the weighted sum of `scores`, with a penalty towards 1 / M.
 
-    `scores`: (M, n, C) held-out raw scores of M heads; `targets`: (n,) class indices; result: (M,) weights, drawn to 1 / M each.
+    `scores` (M, n, C) are the held-out logits of M heads; `targets` (n,) are class indices.
     """
     heads, count = len(scores), len(targets)
     equal, rows, truth = 1.0 / heads, np.arange(count), np.zeros(scores.shape[1:])
@@ -221,9 +217,9 @@ def stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
-    """Return the old head as a probe, calibrated, where it has all classes and reads something that was tapped; else nothing.
+    """Return the old head as a calibrated probe, if it has all classes and its features were read; else an empty list.
 
-    `rows`: the items (n,) to calibrate it on; it has not seen them.
+    It is calibrated on the examples `rows` (n,), which it has not seen.
     """
     data, task = setup.items.data, setup.tasks[setup.items.data.name]
     head, read = setup.network.heads[task], _read_by_head(tapped)
@@ -240,7 +236,7 @@ def old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
 
 
 def _read_by_head(tapped: Tapped) -> TapSlice | None:
-    """Return which of the features are those that the head reads, found by their values."""
+    """Return the slice of the features that the head reads, found by comparing values."""
     wanted = tapped.head_features
     if wanted is None:
         return None
@@ -258,7 +254,7 @@ def _weights_of(setup: Setup, task: str, *, members: Sequence[Probed]) -> np.nda
 
 
 def _joined(setup: Setup, task: str, *, members: Sequence[Probed], weights: np.ndarray, slices: Sequence[TapSlice]) -> LinearProbe:
-    """Return the weighed sum of the heads of one task, calibrated, on the features of all of them."""
+    """Return the weighted sum of the heads of one task on the features of all of them, calibrated."""
     columns, first = columns_of(slices), members[0].probes[task]
     weight, bias, scores = np.zeros((len(first.bias), len(columns))), np.zeros(len(first.bias)), np.zeros(first.loo_scores.shape)
     for share, one in zip(weights, members, strict=True):
@@ -268,6 +264,6 @@ def _joined(setup: Setup, task: str, *, members: Sequence[Probed], weights: np.n
         scores += share * probe.loo_scores
     truth = np.eye(len(bias))[setup.data_of(task).targets[members[0].rows[task]]]
     factor = fit_temperature(scores, truth)
-    weight, bias = centred(weight, bias)  # the rows of an old head have something in common that no softmax sees
+    weight, bias = centred(weight, bias)  # old class weights may share an offset that does not affect a softmax
     held_out = members[0].probes[task].held_out
     return LinearProbe(factor * weight, factor * bias, 0.0, factor * scores, factor, held_out)

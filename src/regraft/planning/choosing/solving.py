@@ -1,4 +1,4 @@
-"""One closed-form head on what was read of a network: its features, how it is solved, and how wrong it is on items that it did not see."""
+"""One closed-form head on features of a network: its features, its solver, and its errors on held-out examples."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ WORDS = {
     "random_projection": "ridge on random features",
     "knn": "a vote of neighbours",
 }
-"""Settings of `probe=` -> the method in words, as in `Probed.method`."""
+"""Setting of `probe=` -> name of the method, as in `Probed.method`."""
 
 MOST_ITEMS = 20_000
-"""Items that a probe is fitted to at most; more would cost memory and change little."""
+"""Largest number of examples for a probe: more would cost memory and change little."""
 LARGEST = 5000
-"""Items or features, whichever are fewer, up to which a probe takes seconds; beyond, so many items are drawn."""
+"""Largest number of examples or features, whichever is smaller, for which a probe takes seconds; above, this many examples are drawn."""
 WIDEST_LDA = 1200
-"""Features up to which discriminant analysis is tried beside ridge regression: it inverts a matrix of that size for each fold."""
+"""Number of features up to which discriminant analysis is tried beside ridge regression: it inverts a matrix of that size for each fold."""
 
 Rows = Mapping[str, np.ndarray]
-"""Task of the data -> the items (n,) that its probe was fitted to."""
+"""Task of the data -> indices (n,) of the examples that its probe was fitted to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +73,15 @@ class Probed:
     """Closed-form heads on the same features, one for each task.
 
     Attributes:
-        name: a block, "input", or "all depths" and what was left out, or how they were joined.
-        slices: which of the features that were read.
-        method: one of `WORDS`, "the rows of the old head", or a weighed mean.
-        probes: task of the data -> head, calibrated, of these features alone.
-        rows: task of the data -> the items that it was fitted to.
-        errors: (n,) of the items of the first task, each judged by a probe that did not see it: 0 or 1, or the loss.
+        name: a block, "input", or "all depths" with what was left out or how they were joined.
+        slices: slices of the features that were read.
+        method: one of `WORDS`, "the rows of the old head", or a weighted mean.
+        probes: task of the data -> calibrated head on these features alone.
+        rows: task of the data -> examples that it was fitted to.
+        errors: (n,) held-out errors of the first task, 0 or 1, or the losses.
         loss: sum over the tasks of the mean held-out loss.
-        members: the probes that it is a weighed mean of; none, where it was solved by itself.
-        layer: the layer that the heads read these features through; None where they read them as they are.
+        members: the probes of a weighted mean; empty for a single probe.
+        layer: layer between features and heads; None if the heads read the features directly.
     """
 
     name: str
@@ -96,22 +96,22 @@ class Probed:
 
     @property
     def error(self) -> float:
-        """The mean held-out error."""
+        """Mean held-out error."""
         return float(self.errors.mean())
 
     @property
     def standard_error(self) -> float:
-        """Its standard error."""
+        """Standard error of `error`."""
         return float(self.errors.std() / np.sqrt(max(len(self.errors), 1)))
 
     @property
     def columns(self) -> np.ndarray:
-        """The columns of the features that were read."""
+        """Columns of the features that were read."""
         return columns_of(self.slices)
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        """The points that give these features."""
+        """Hook points of these features."""
         pools: dict[str, list[str]] = {}
         for part in self.slices:
             pools.setdefault(part.block, []).append("mean" if part.pool == VECTOR else part.pool)
@@ -124,7 +124,7 @@ class Probed:
 
 
 def softened(setup: Setup, probed: Probed) -> Probed:
-    """Return a `setup`'s probe `probed` as one that tuning starts from: less sure."""
+    """Return a `setup`'s probe `probed` with a smoothed temperature, for a warm start."""
     probes = {}
     for name, probe in probed.probes.items():
         data = setup.data_of(name)
@@ -133,12 +133,12 @@ def softened(setup: Setup, probed: Probed) -> Probed:
 
 
 def columns_of(slices: Sequence[TapSlice]) -> np.ndarray:
-    """Return the columns of some `slices`, one after the other."""
+    """Return the columns of some `slices` in one array."""
     return np.concatenate([np.arange(part.start, part.stop) for part in slices])
 
 
 def by_discriminants(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) -> list[Probed]:
-    """Return the same probe by discriminant analysis, where the tasks have classes and the features are few enough."""
+    """Return the same probe by discriminant analysis, if all tasks are classifications and the features are few enough."""
     kinds = {setup.data_of(name).task for name in setup.tasks}
     if kinds != {"classification"} or len(probed.columns) > WIDEST_LDA:
         return []
@@ -148,7 +148,7 @@ def by_discriminants(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.n
 def solved_probe(  # over the limit: what a probe is made of
     setup: Setup, tapped: Tapped, name: str, *, slices: tuple[TapSlice, ...], rows: np.ndarray, method: str = "ridge"
 ) -> Probed:
-    """Return a probe on some of the features."""
+    """Return a probe on the features in `slices`."""
     probes, used, columns, layer = {}, {}, columns_of(slices), None
     for task in setup.tasks:
         used[task] = drawn(setup.known(task, rows), len(columns), seed=setup.plan.seed)
@@ -168,7 +168,7 @@ def judged_probe(  # over the limit: what a probe is made of
 ) -> Probed:
     """Return heads with their held-out errors.
 
-    `probes`: task of the data -> head; `rows`: task of the data -> the items that it was fitted to.
+    `probes` maps tasks of the data to heads, `rows` to the examples that they were fitted to.
     """
     losses = [
         part.weight * float(part.loss(torch.from_numpy(probes[task].loo_scores).float(), part.targets[rows[task]]))
@@ -179,7 +179,7 @@ def judged_probe(  # over the limit: what a probe is made of
 
 
 def drawn(rows: np.ndarray, width: int, *, seed: int) -> np.ndarray:
-    """Return the items `rows` (n,) themselves, or as many of them, drawn by the `seed`, as a probe on `width` features can take."""
+    """Return the examples `rows` (n,), or a random part of them if they are too many for a probe on `width` features."""
     most = MOST_ITEMS if width <= LARGEST else LARGEST
     return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
@@ -187,10 +187,10 @@ def drawn(rows: np.ndarray, width: int, *, seed: int) -> np.ndarray:
 def solved_by(  # over the limit: what a probe is made of
     setup: Setup, task: str, *, rows: np.ndarray, features: np.ndarray, scale: np.ndarray, method: str
 ) -> LinearProbe:
-    """Return the head of one task by a method of `WORDS` that gives a linear head, for features as they were before they were divided.
+    """Return the linear head of one task by a method of `WORDS`, for features before scaling.
 
-    `features` (n, D) are divided by the `scale` (D,). Among several depths that is the deviation times the root of how many features
-    the block has: a wide block weighs no more than a narrow one.
+    The given `features` (n, D) are already divided by the `scale` (D,). With several depths the scale is the deviation times the root of
+    the block's number of features, so that a wide block weighs no more than a narrow one.
     """
     data = setup.data_of(task)
     targets, classes, groups = data.targets[rows], len(data.classes), _groups_of(setup, task, rows=rows)
@@ -212,7 +212,7 @@ def solved_by(  # over the limit: what a probe is made of
 def through_layer(  # over the limit: what a probe is made of
     setup: Setup, task: str, *, rows: np.ndarray, features: np.ndarray, method: str
 ) -> LayeredProbe:
-    """Return the head of one task that reads the features through a layer, random or of the examples themselves."""
+    """Return the head of one task that reads the features through a layer: random features, or the neighbours among the examples."""
     data, groups = setup.data_of(task), _groups_of(setup, task, rows=rows)
     targets, classes = data.targets[rows], len(data.classes)
     if method == WORDS["knn"]:
@@ -221,7 +221,7 @@ def through_layer(  # over the limit: what a probe is made of
 
 
 def logistic_loss(setup: Setup, task: str) -> LogisticLoss:
-    """Return what logistic regression minimises for one task of a `setup`: class weights and label smoothing are those of training."""
+    """Return the loss of logistic regression for one task of a `setup`, with the class weighting and label smoothing of training."""
     part = next(part for part in setup.objective().parts if part.task == setup.tasks[task])
     weights = None if part.class_weight is None else part.class_weight.double().cpu().numpy()
     device = str(setup.device) if setup.device.type == "cuda" else "cpu"
@@ -229,13 +229,13 @@ def logistic_loss(setup: Setup, task: str) -> LogisticLoss:
 
 
 def _groups_of(setup: Setup, task: str, *, rows: np.ndarray) -> np.ndarray | None:
-    """Return the groups of some items, None where they are of fewer than two."""
+    """Return the groups of some examples; None if there are fewer than two."""
     groups = setup.data_of(task).groups
     return None if groups is None or len(np.unique(groups[rows])) < 2 else groups[rows]
 
 
 def _scale_of(features: np.ndarray, slices: Sequence[TapSlice]) -> np.ndarray:
-    """Return what each feature is divided by; infinity for those that do not vary beside the others of their block."""
+    """Return the divisor of each feature; infinity for features that hardly vary compared with the others of their block."""
     mean, deviation = mean_and_deviation(features)
     blocks = np.concatenate([np.full(part.stop - part.start, part.block, dtype=object) for part in slices])
     own_units = np.concatenate([np.full(part.stop - part.start, part.block == INPUT and part.pool == VECTOR) for part in slices])
@@ -244,19 +244,19 @@ def _scale_of(features: np.ndarray, slices: Sequence[TapSlice]) -> np.ndarray:
         own = blocks == block
         roots[own] = np.sqrt(own.sum())
         typical[own] = typical_deviation(mean[own], deviation[own], dtype=features.dtype)
-    typical[own_units] = 0.0  # the columns of a table: each has a unit of its own
+    typical[own_units] = 0.0  # columns of a table have different units
     return np.asarray(feature_scale(mean, deviation, dtype=features.dtype, typical=typical) * roots, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """How wrong something is on examples that it did not learn from, by the first task.
+    """Held-out errors of the first task.
 
     Attributes:
-        rows: (m,) which examples.
-        errors: (m,) as of `item_errors`.
-        losses: (m,) of classes the log-loss after the best temperature, else the errors.
-        loss: the mean of these; where there are several tasks, the sum over them.
+        rows: (m,) the examples.
+        errors: (m,) as from `item_errors`.
+        losses: (m,) log loss at the best temperature for classes, else the errors.
+        loss: mean of `losses`; with several tasks, the sum of the losses of all.
     """
 
     rows: np.ndarray
@@ -265,14 +265,14 @@ class HeldOut:
     loss: float
 
     def at(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return errors and losses of the examples `rows` (k,); NaN where they are not known."""
+        """Return errors and losses of the examples `rows` (k,); NaN if unknown."""
         place = {int(row): index for index, row in enumerate(self.rows)}
         found = np.array([place.get(int(row), -1) for row in rows], np.int64)
         return np.append(self.errors, np.nan)[found], np.append(self.losses, np.nan)[found]
 
 
 def held_out(setup: Setup, scores: np.ndarray, *, rows: np.ndarray) -> HeldOut:
-    """Return how wrong `scores` (n, C) of the first task of a `setup` are, on those of the examples `rows` (n,) that have a target."""
+    """Return the errors of `scores` (n, C) of a `setup`'s first task, on those of the examples `rows` (n,) that have a target."""
     data = setup.items.data
     known = data.targets_of(data.name).known[rows]
     scores, rows = scores[known].astype(np.float64), rows[known]
@@ -284,7 +284,7 @@ def held_out(setup: Setup, scores: np.ndarray, *, rows: np.ndarray) -> HeldOut:
 
 
 def item_errors(setup: Setup, scores: np.ndarray, *, rows: np.ndarray) -> np.ndarray:
-    """Return how wrong `scores` (n, C) of the examples `rows` (n,) of a `setup` are, by the first task: 0 or 1, or the loss of each."""
+    """Return the error of each example in `rows` (n,) from `scores` (n, C), by a `setup`'s first task: 0 or 1, or the loss."""
     data, part = setup.items.data, setup.objective().parts[0]
     if data.task == "classification":
         return np.asarray(scores.argmax(1) != data.targets[rows], np.float64)

@@ -1,4 +1,4 @@
-"""A candidate's trainings: a short one that is compared with others, then one with measured settings, as its strategy would train."""
+"""Trainings of a candidate: a short one for the comparison, then one with measured settings, as its strategy trains."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from .solving import HeldOut, held_out
 __all__ = ["Trial", "blended_", "mix_", "trial_epochs", "trial_of"]
 
 LENGTH = 3
-"""Length of a trial, in terms of the shortest of the trainings that compare settings: as long as the last of these."""
+"""Length of a trial, as a multiple of the shortest training that compares settings: it equals the longest one."""
 
 
 @dataclass
 class Trial:
-    """A candidate with a network of its own.
+    """A candidate with its own network.
 
     Attributes:
-        base: where it starts.
+        base: start of the candidate.
         frozen: layers that are not trained.
-        starts: weights that it may begin with, as those of its strategy; none where nothing below the head is trained.
-        tuning: by which method, where it is one.
-        short: the training that is compared with those of others, once it has begun.
-        found: the training whose settings were measured, once that is done.
-        share: of the way from the start to the trained weights that is kept.
+        starts: name -> start weights, as in its strategy; empty if nothing below the head is trained.
+        tuning: form of the method, if the strategy is one.
+        short: the short training for the comparison, after it has begun.
+        found: the training with measured settings, after it has run.
+        share: share of the way from start to trained weights that is kept.
     """
 
     candidate: Candidate
@@ -59,7 +59,7 @@ class Trial:
 
     @property
     def rate(self) -> float:
-        """The learning rate that is given, or the usual one."""
+        """Learning rate of the plan, or the usual one."""
         return self.setup.settings.learning_rate or usual_rate(self.setup.network, self.setup.settings, drawn=self._is_drawn)
 
     @property
@@ -67,7 +67,7 @@ class Trial:
         return self.candidate.strategy == "scratch"
 
     def run_(self, *, epochs: int) -> HeldOut:
-        """Train for further epochs at the usual rate, as the comparison of settings begins; return what it comes to."""
+        """Train for further epochs at the usual rate, like the first comparison of settings; return the held-out errors."""
         began = time.perf_counter()
         with self._form(), self.log.clock.during("compare"):
             self.short = self.short or first_short(self._training(self.setup.settings), usual=self.rate, starts=self.starts)
@@ -77,10 +77,9 @@ class Trial:
         return run
 
     def finished(self, epochs: int | None) -> HeldOut:
-        """Train with measured settings, as the strategy of that name does.
+        """Train with measured settings, as the strategy does; return the errors on the validation set or, if it is small, on folds.
 
-        `epochs`: at most so many; None: as the settings say; result: What came of it on the validation set, or on folds where that is
-        small.
+        `epochs` is the largest number of epochs; None follows the settings.
         """
         began, setup, first = time.perf_counter(), self.setup, self.short if epochs is None and _is_small(self.setup) else None
         self.feed = self.feed if _is_small(setup) else feed_of(setup, self.log, frozen=self.frozen)
@@ -98,7 +97,7 @@ class Trial:
         return self._judged(*(found.held_out or self._held_out()))
 
     def judged_further(self, run: HeldOut, *, doubtful: Callable[[HeldOut], bool]) -> HeldOut:
-        """Judge a finished training on the training set as well, a fold after the other, each held out of a repetition of it."""
+        """Evaluate a finished training on folds of the training set as well, each held out of a repetition, while it is doubtful."""
         if self.found is None:
             raise ValueError("the trial has not been finished")
         setup, found, began, network = self.setup, self.found, time.perf_counter(), self.setup.network
@@ -119,10 +118,7 @@ class Trial:
         return run
 
     def refitted(self) -> Feed:
-        """Train again on training and validation set where that is asked for, and take the network as its method leaves it.
-
-        Result: A feed of the network as it is left.
-        """
+        """Refit on training and validation set if the setup says so, bring the network into its method's final form; return a feed."""
         if self.found is None:
             raise ValueError("the trial has not been finished")
         with self.log.clock.during("train"), self._form():
@@ -135,25 +131,25 @@ class Trial:
         return WholeFeed(self.setup.network, self.setup.items, 1, self.setup.device)
 
     def judged(self) -> HeldOut:
-        """Return how wrong the network now is on the validation set."""
+        """Return the errors of the present network on the validation set."""
         return self._judged(*self._held_out())
 
     def _training(self, settings: Settings) -> Training:
-        """Return the training of the strategy; the baseline "scratch" has a checkpoint of its own."""
+        """Return the training of the strategy; stage "from scratch" keeps its checkpoint apart from that of the baseline "scratch"."""
         stage = "from scratch" if self._is_drawn else self.candidate.strategy
         return training_of(self.setup, self.log, stage=stage, feed=self.feed, frozen=self.frozen, settings=settings)
 
     def _form(self) -> AbstractContextManager[None]:
-        """Return what holds in a training by the method, where it is one."""
+        """Return the context that the method needs during training; an empty one without a method."""
         return nullcontext() if self.tuning is None else self.tuning.method.during(self.setup.network)
 
     def _held_out(self) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
-        """Return the scores of the validation set by task, and its rows."""
+        """Return the logits of the validation set by task, and its indices."""
         validation = self.setup.parts.validation
         return all_logits(self.setup.network, self.feed, indices=validation), validation
 
     def _judged(self, scores: Mapping[str, np.ndarray], rows: np.ndarray) -> HeldOut:
-        """Return how wrong the scores of examples are, by task."""
+        """Return the errors of logits by task."""
         setup, data = self.setup, self.setup.items.data
         run = held_out(setup, scores[setup.tasks[data.name]], rows=rows)
         if len(setup.tasks) > 1 or data.task != "classification":
@@ -162,7 +158,7 @@ class Trial:
 
 
 def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> Trial:
-    """Return a trial with a network of its own."""
+    """Return a trial of a candidate with its own network."""
     setup = base.setup.on(base.setup.network.copy())
     if candidate.strategy == "head":
         return Trial(candidate, base, setup, log, setup.all_but_heads, {}, replace(base, setup=setup).head_feed)
@@ -182,7 +178,7 @@ def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> 
 
 
 def _tuning(candidate: Candidate, setup: Setup) -> Tuning:
-    """Return a training in the form that a method gives the network, with its usual settings where none are given."""
+    """Return the network in the form of the candidate's method, with the method's default settings where none are given."""
     usual, given = Settings().to_dict(), setup.settings.to_dict()
     suited = {name: value for name, value in METHODS[candidate.strategy].settings.items() if given[name] == usual[name]}
     setup = replace(setup, plan=replace(setup.plan, settings=replace(setup.settings, **suited)))
@@ -190,14 +186,14 @@ def _tuning(candidate: Candidate, setup: Setup) -> Tuning:
 
 
 def trial_epochs(setup: Setup) -> tuple[int, int]:
-    """Return after how many epochs the trials of a `setup` are compared first, and how many follow; on `LARGEST` examples at most."""
+    """Return the epochs of a `setup`'s trials before the first comparison and after it; on `LARGEST` examples at most."""
     shortest, allowed = short_epochs(setup.settings, len(setup.parts.training))
     last = max(1, min(LENGTH * shortest, int(allowed / 2)))
     return min(shortest, last), max(last - shortest, 0)
 
 
 def _is_small(setup: Setup) -> bool:
-    """Tell whether trials may as well read the frozen part's outputs of all examples."""
+    """Tell whether the data are small enough for trials to use the feature cache of all examples."""
     return len(setup.items) <= 2 * LARGEST
 
 
@@ -205,11 +201,9 @@ POINTS = 11
 
 
 def blended_(network: Network, start: dict[str, Tensor], *, judged: Callable[[], float]) -> float:
-    """Leave the mix (1 - a) start + a present in a network that is judged best, a in 0, 0.1, …, 1; of equals, the highest.
+    """Set a network to the mix (1 - a) start + a present with the lowest loss, a in 0, 0.1, …, 1; return a.
 
-    Moving averages of BatchNorm are mixed alike; whole numbers stay those of the present.
-
-    Result: The share a of the tuned weights.
+    Among equal losses the highest a wins. Moving averages of BatchNorm are mixed as well; integers keep their present value.
 
     Source: weight-space ensembles (Wortsman et al., CVPR 2022, equation 1).
     """
@@ -226,7 +220,7 @@ def blended_(network: Network, start: dict[str, Tensor], *, judged: Callable[[],
 
 
 def mix_(network: Network, start: dict[str, Tensor], *, share: float) -> None:
-    """Leave the mix (1 - share) start + share present in a `network`."""
+    """Set a `network` to the mix (1 - share) start + share present."""
     state = network.state()
     restore_(state, _mixed(start, copied({name: state[name] for name in start}), share=share))
 

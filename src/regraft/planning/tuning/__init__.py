@@ -1,1 +1,1 @@
-"""Training below the heads: by the methods of adaptation, with what the old head says, and where the gradients point."""
+"""Training below the heads: by layer selection or by a method of adaptation, with the old head as a teacher if wanted."""

@@ -1,4 +1,4 @@
-"""The stages of tuning: the heads first, then what is below them, by a selection of layers or by a method."""
+"""Stages of tuning: the heads first, then what is below them, by a selection of layers or by a method."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ History = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class HeadFirst:
-    """What is known once the heads are trained (the first half of LP-FT: Kumar et al., ICLR 2022).
+    """State after the heads are trained (the first half of LP-FT: Kumar et al., ICLR 2022).
 
     Attributes:
-        source: what the source network's features say.
-        features: (N, d) of all examples: what the heads read.
+        source: features of the source network, for the baselines.
+        features: (N, d) input of the heads, for all examples.
     """
 
     source: Source
@@ -55,16 +55,13 @@ class HeadFirst:
 
 
 def trained_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str]) -> HeadFirst:
-    """Solve the heads, then train them on what they read.
-
-    `setup`: the heads of its network are changed in place; result: What the source network's features say, and the history.
-    """
+    """Solve the heads of the setup's network in place, then train them on their features."""
     source, features = _solved_head(setup, log, feed=feed, frozen=frozen)
     return HeadFirst(source, features, train_heads_alone(setup, log, features=features))
 
 
 def _solved_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str]) -> tuple[Source, Tensor]:
-    """Solve the heads; return what the source network's features say, and those of all examples, (N, d)."""
+    """Solve the heads; return the source for the baselines, and the features of all examples, (N, d)."""
     features = head_feed(setup, log, feed=feed).features
     judging = judging_features(setup, log, features=features, frozen=frozen)
     return Source(features, judging, solve_heads_(setup, log, feed=feed, features=features)), features
@@ -73,10 +70,7 @@ def _solved_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str]) 
 def trained_layers(  # over the limit: what is trained, and on what
     setup: Setup, log: Log, *, head: HeadFirst, feed: Feed, frozen: frozenset[str], stage: str
 ) -> Outcome:
-    """Train what is not frozen, with what the old head says where that is asked for.
-
-    `setup`: its network is changed in place; result: The network, and the history of both trainings.
-    """
+    """Train what is not frozen in place, with the old head as a teacher if the settings say so; the history covers both trainings."""
     other = taught(setup, log, features=head.features)
     same = other.network is setup.network
     still = frozen if same else names_in(other.network, frozen)
@@ -89,13 +83,13 @@ def trained_layers(  # over the limit: what is trained, and on what
 
 
 def check_method(network: Network, data: Dataset, *, plan: Plan, parts: Parts) -> None:
-    """Raise if the plan's strategy is a method that does not go with the network or the data: conditions that it needs may be missing."""
+    """Raise if the plan's strategy is a method that does not suit the network or the data, such as data without the conditions it needs."""
     if plan.strategy in METHODS:
         _begun(network, data, plan=plan, parts=parts)
 
 
 def _conditions(data: Dataset, parts: Parts) -> tuple[str, ...]:
-    """Return the conditions that can be learned from, in order: those of the fitting items."""
+    """Return the names of the conditions in the training set, sorted; `DataError` if there are fewer than two."""
     others = "Choose strategy='bias' or 'scale_shift', which need none."
     if data.conditions is None:
         raise DataError(
@@ -122,14 +116,14 @@ def _begun(network: Network, data: Dataset, *, plan: Plan, parts: Parts) -> Begu
 
 @dataclass(frozen=True)
 class Tuning:
-    """A training in the form that a method gives a network: `setup` has that form, `frozen` are the layers and names not trained."""
+    """A training in the form of a method: `setup` has the network in that form, `frozen` the layers and names not trained."""
 
     method: Method
     setup: Setup
     frozen: frozenset[str]
 
     def finished(self) -> Network:
-        """Return the network as the method leaves it; its preprocessing knows the conditions, where there are any."""
+        """Return the network in the final form of the method; its preprocessing knows the conditions, if there are any."""
         network = self.method.end(self.setup.network)
         if network.coding is not None:
             network.preprocessing = with_conditions(self.setup.items.preprocessing, network.coding.conditions)
@@ -137,7 +131,7 @@ class Tuning:
 
 
 def begun_method(setup: Setup, *, strategy: str, options: Mapping[str, Any]) -> Tuning:
-    """Return a training by a method, for a setup with trained heads, whose network is left as it is."""
+    """Return a training by a method, for a setup with trained heads; the setup's network does not change."""
     plan = replace(setup.plan, strategy=strategy, options=dict(options))
     begun = _begun(setup.network, setup.items.data, plan=plan, parts=setup.parts)
     training = _with_begun(setup.on(begun.network), begun)
@@ -147,10 +141,7 @@ def begun_method(setup: Setup, *, strategy: str, options: Mapping[str, Any]) -> 
 
 
 def by_method(setup: Setup, log: Log) -> Outcome:
-    """Train the heads, then the network in the form that a method gives it, and keep it as the method leaves it.
-
-    `setup`: the heads of its network are changed in place; result: The network, how to judge it, and the history.
-    """
+    """Train the heads in place, then the network in the form of a method, and return it in the method's final form."""
     plan = setup.plan
     if setup.network.coding is not None:
         setup = _with_conditions(setup, setup.network.coding.conditions)
@@ -163,7 +154,7 @@ def by_method(setup: Setup, log: Log) -> Outcome:
         feed = feed_of(form, log, frozen=tuning.frozen)
         found = tuned(form, log, feed=feed, frozen=tuning.frozen, stage=plan.strategy, starts=starts)
     finished = tuning.finished()
-    if other.network is not setup.network:  # without the old head: the same method again, with the weights that it came to
+    if other.network is not setup.network:  # drop the old head: apply the method again and copy the trained weights
         plain = begun_method(setup, strategy=plan.strategy, options=plan.options).finished()
         take_over_(plain, finished)
         finished = plain
@@ -176,10 +167,11 @@ def by_method(setup: Setup, log: Log) -> Outcome:
 def _head_first(setup: Setup, log: Log) -> HeadFirst:
     """Solve and train the heads.
 
-    Where some of the network stays frozen in the form in which it is trained, they are solved in that form: its frozen part has run then.
+    If a part of the network stays frozen in the method's form, the heads are solved in that form, since its feature cache is already
+    filled.
     """
     form = begun_method(setup, strategy=setup.plan.strategy, options=setup.plan.options)
-    plain = replace(setup.plan, views=1)  # heads read the plain examples
+    plain = replace(setup.plan, views=1)  # heads read only view 0
     own = replace(form.setup, additions=setup.additions, plan=plain)
     feed = feed_of(own, log, frozen=form.frozen)
     if not isinstance(feed, CachedFeed):
@@ -193,7 +185,7 @@ def _head_first(setup: Setup, log: Log) -> HeadFirst:
 
 
 def _note_idle_codes_(setup: Setup, log: Log) -> None:
-    """Take note where no code changes what the trained network says: what reads them is still zero."""
+    """Add a note if no code changes the output of the trained network, because the layers that read the codes are still zero."""
     network = setup.network
     if network.coding is None or network.coding.into not in (LAYERS, ENTRANCE):
         return
@@ -209,7 +201,7 @@ def _note_idle_codes_(setup: Setup, log: Log) -> None:
 
 
 def _with_begun(setup: Setup, begun: Begun) -> Setup:
-    """Return the setup with the learning rates, and the penalty, of a method that has begun."""
+    """Return the setup with the learning rates and the penalty of a method."""
     penalty, share = begun.penalty, 1 / max(len(setup.parts.training), 1)
     added = replace(setup.additions, rates=begun.rates)
     if penalty is None:
@@ -222,7 +214,7 @@ def _with_begun(setup: Setup, begun: Begun) -> Setup:
 
 
 def _with_conditions(setup: Setup, names: Sequence[str]) -> Setup:
-    """Return the setup with examples that are read with the rows of their conditions; others than these have the mean code."""
+    """Return the setup with examples that include the row of their condition; other conditions get the mean code."""
     sample = setup.network.sample
     own = next((name for name in sample if name != "condition"), "inputs") if isinstance(sample, dict) else "inputs"
     changed = with_conditions(setup.items.preprocessing, names, lenient=True, inputs=own)
@@ -231,12 +223,12 @@ def _with_conditions(setup: Setup, names: Sequence[str]) -> Setup:
 
 
 def names_in(network: Network, names: Iterable[str]) -> frozenset[str]:
-    """Return which layers, or single parameters, of a network are in another that was made out of it."""
+    """Return those of the `names` of layers or parameters that exist in a network derived from another."""
     return frozenset(names) & {*(layer.name for layer in network.layers), *network.state()}
 
 
 def take_over_(network: Network, trained: Network) -> None:
-    """Give a network the weights and moving averages of another one, which has further layers."""
+    """Copy weights and moving averages into a network from a trained one that has further layers."""
     found, state = trained.state(), network.state()
     missing = [name for name in state if name not in found]
     if missing:

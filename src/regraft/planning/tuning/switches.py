@@ -1,4 +1,4 @@
-"""What the old head says while the network is tuned: the settings `distill` and `co_tuning`."""
+"""The old head as a teacher during tuning: the settings `distill` and `co_tuning`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,11 @@ from ..setup import Log, Setup
 __all__ = ["OLD_HEAD", "switch_problems", "taught"]
 
 OLD_HEAD = "old head"
-"""The task of the head that is there for the training alone."""
+"""Task of the head that exists only during the training."""
 
 
 def switch_problems(net: Network, data: Dataset, *, plan: Plan) -> Iterator[InputError]:
-    """Give all that keeps the old head from saying what a plan asks of it.
-
-    Yields: SettingError: naming the setting, and what is lacking.
-    """
+    """Yield a `SettingError` for each reason why the old head cannot teach as the plan asks."""
     settings = plan.settings
     usable = bool(net.heads) and net.head.kind == "classification" and net.head.groups is None and len(net.head.weight) > 1
     for name, value in (("distill", settings.distill), ("co_tuning", settings.co_tuning)):
@@ -45,12 +42,12 @@ def switch_problems(net: Network, data: Dataset, *, plan: Plan) -> Iterator[Inpu
 
 
 def taught(setup: Setup, log: Log, *, features: Tensor) -> Setup:
-    """Return the setup with what the old head says among what is minimised; the same where that is not asked for.
+    """Return the setup with the loss terms of the old head; the same setup if no setting asks for them.
 
-    What it says is recorded once, on the plain items, before the network is tuned. Where it goes on being trained, the network is a
+    The old head's outputs are recorded once, on the plain examples, before tuning. If the old head is trained as well, the network is a
     copy with one more head.
 
-    `features`: (N, d) what they read.
+    `features` (N, d) are the inputs of the heads.
     """
     settings, data, head = setup.settings, setup.items.data, setup.old_head
     if head is None or not (settings.distill or settings.co_tuning):

@@ -1,4 +1,4 @@
-"""Trainings whose settings are measured: short comparisons, the training, and then once more on all examples that do not judge."""
+"""Trainings with measured settings: short comparisons, the training, then a refit on training and validation set."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ from ..starting import solve_heads_
 __all__ = ["FOLDS", "Fold", "folds_for", "folds_of", "refit_", "split_of", "starts_of", "tuned", "usual_rate", "weights_of"]
 
 FEW_TO_CHOOSE = 20
-"""Validation examples below which folds take the place of one split."""
+"""Size of the validation set below which folds replace it."""
 FOLDS = 3
 FEWEST_STEPS = 200
-"""Steps below which a training is too short to learn class weights from zeros, and to be compared with others."""
+"""Number of steps below which a training is too short to learn class weights from zeros."""
 History = list[dict[str, Any]]
 
 
 ATTENTION_RATE, OTHER_RATE = 1e-4, 1e-3
-"""Usual learning rates of adaptive optimizers: of trained networks with attention (Devlin et al., NAACL 2019, appendix A.3, fine-tunes at
-2e-5 to 5e-5), and of all others."""
+"""Usual learning rates of adaptive optimizers for trained networks with attention, and for all others.
+
+Devlin et al. (NAACL 2019, appendix A.3) fine-tune networks with attention at 2e-5 to 5e-5."""
 
 Fold = tuple[np.ndarray, np.ndarray]
-"""Indices of the items to learn from, and of those that try the plan."""
+"""Indices of the examples to learn from, and of those that judge."""
 
 
 def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, holdout: float, seed: int) -> list[Fold]:
-    """Return how the items that do not judge are split.
+    """Return splits of the examples `rest` into a part that learns and a part that judges.
 
-    `folds`: how many, or None for one split; `holdout`: share of the part that tries, where `folds` is None.
+    `folds` is their number, or None for one split with the share `holdout` judging.
     """
     part = data.subset(rest)
     if folds is None:
@@ -63,7 +64,7 @@ def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, holdout: flo
 
 
 def usual_rate(network: Network, settings: Settings, *, drawn: bool = False) -> float:
-    """Return the learning rate around which others are compared."""
+    """Return the learning rate around which others are compared; `drawn` is for newly initialised networks."""
     attends = any("Attention" in type(module).__name__ for module in network.modules().values())
     rate = (3 * ATTENTION_RATE if drawn else ATTENTION_RATE) if attends else OTHER_RATE
     return 10 * rate if settings.optimizer == "sgd" else rate
@@ -72,10 +73,9 @@ def usual_rate(network: Network, settings: Settings, *, drawn: bool = False) -> 
 def tuned(  # over the limit: what is trained, from where
     setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], stage: str, starts: Starts, drawn: bool = False
 ) -> Outcome:
-    """Train what is not frozen with settings that are measured, then again on training and validation set, where that is asked for.
+    """Train what is not frozen in place with measured settings, then refit on training and validation set if the setup says so.
 
-    The setup's network is changed in place. `starts` are the weights by name that the training may begin with; `drawn` tells that they are
-    freshly drawn, which takes a higher rate.
+    `starts` maps names to start weights. `drawn` means that they are newly initialised, which takes a higher rate.
     """
     training = training_of(setup, log, stage=stage, feed=feed, frozen=frozen)
     if setup.repeats is not None:
@@ -90,7 +90,7 @@ def tuned(  # over the limit: what is trained, from where
 
 
 def refit_(setup: Setup, log: Log, *, found: Measured) -> None:
-    """Repeat a training on training and validation set, where that is asked for; leave its start in the network, where that was better."""
+    """Refit on training and validation set if the setup says so; if the start was better, put the start weights back instead."""
     training, rows, refits = found.training, setup.parts.learned_from, setup.refits and setup.settings.epochs != 0
     if found.kept_start:
         put_start_(replace(training, fit=rows if setup.refits else training.fit), found.recipe, starts=found.starts)
@@ -100,9 +100,9 @@ def refit_(setup: Setup, log: Log, *, found: Measured) -> None:
 
 
 def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts) -> History:
-    """Carry out a training whose settings and length are `known`, on other examples, and return its history.
+    """Repeat a training with `known` settings and length on other examples, and return its history.
 
-    `starts`: name -> weights that it may begin with.
+    `starts` maps names to start weights.
     """
     recipe = known.recipe if known.recipe.start in starts else replace(known.recipe, start=next(iter(starts)))
     if known.kept_start:
@@ -113,10 +113,7 @@ def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts)
 
 
 def _note_(log: Log, found: Measured, *, refitted_on: int | None) -> None:
-    """Take down what was compared and chosen for a training.
-
-    `refitted_on`: how many examples of training and validation set it was repeated on; None: it was not.
-    """
+    """Note what was compared and chosen for a training; `refitted_on` is the number of examples of the refit, None without one."""
     stage = found.training.stage
     by = f"by {len(found.compared)} short trainings" if found.compared else "as given, or usual where nothing was"
     log.notes.append(f"Settings of {stage!r}, {by}: {found.recipe.words()}.")
@@ -132,14 +129,14 @@ def _note_(log: Log, found: Measured, *, refitted_on: int | None) -> None:
 
 
 def folds_for(setup: Setup) -> Folds:
-    """Return the folds that choose where the validation set of a `setup` is too small; none where it is not, or nothing can be split."""
+    """Return folds that replace a small validation set of a `setup`; none if it is large enough or the data cannot be split."""
     if len(setup.parts.validation) >= FEW_TO_CHOOSE or not setup.plan.validation or setup.settings.refit is False:
         return ()
     return split_of(setup, setup.parts.learned_from)
 
 
 def split_of(setup: Setup, rows: np.ndarray) -> Folds:
-    """Return examples `rows` of a `setup` in folds; none where they cannot be split."""
+    """Return the examples `rows` of a `setup` in folds; none if they cannot be split."""
     data = setup.items.data
     part = data.subset(rows)
     counts = part.class_counts()
@@ -154,13 +151,13 @@ def split_of(setup: Setup, rows: np.ndarray) -> Folds:
 
 
 def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None = None) -> Starts:
-    """Return what a training may begin with: the weights at hand; or, of heads that were solved, these or the heads as they came.
+    """Return the start weights of a training by name: the present weights or, if heads were solved, these heads or the ones before.
 
-    Classes begin as they came: class weights kept by name, zeros for new classes. From solved ones the loss is low at once, and what is
-    below the head hardly moves away from features that were learned for other classes. Numbers, whose scale has to be learned,
-    may begin with either. Solved are the heads of trainings of few steps, and those that the plan asks for (`start`, `probe`).
+    By default, classification starts from the heads before solving: class weights carried over by name, zeros for new classes. From a
+    solved head the loss is low at once, and the layers below hardly move away from features of other classes. Regression has to learn its
+    scale and may start from either. Solved heads are used for trainings with few steps, and if the plan names `start` or `probe`.
 
-    `features`: (N, d) what the heads read; None where the heads have not been solved.
+    `features` (N, d) are the inputs of the heads; None if the heads were not solved.
     """
     network, fit = setup.network, setup.parts.training
     now = weights_of(network, frozen)
@@ -193,7 +190,7 @@ def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None =
 
 
 def weights_of(network: Network, frozen: frozenset[str], *, only: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """Return copies of what training may change of a `network`, moving averages among it, or of the weights of some layers."""
+    """Return copies of the tensors of a `network` that training may change, including moving averages, or of the layers in `only`."""
     named = ((name, name.rpartition(".")[0], tensor) for name, tensor in network.state().items())
     wanted = (one for one in named if (frozen.isdisjoint(one[:2]) if only is None else one[1] in only))
     return {name: tensor.detach().clone() for name, _, tensor in wanted}
