@@ -221,8 +221,7 @@ def _sent(copy: _Copy) -> None:
 
 
 def send_now(path: Path) -> None:
-    """Upload a file, such as a checkpoint, at once if its folder is a local copy. Errors are ignored, because the final upload repeats
-    it."""
+    """Upload a file, such as a checkpoint, at once if its folder is a local copy. Errors are ignored: the final upload repeats it."""
     for copy in _COPIES.get():
         if path.is_relative_to(copy.folder):
             with suppress(RegraftError):

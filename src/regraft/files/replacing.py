@@ -1,10 +1,10 @@
 """Atomic replacement of folders: if the process is killed, a folder is the old one or the new one, never a mixture.
 
 The new content is written into a staging folder and flushed. On Linux and macOS that folder lies beside the old one, and the two names are
-exchanged in one step. Elsewhere that is not possible (a mount point, another file system, the working folder of a process, Windows). The
-staging folder then lies inside the old folder. Renaming it once it is complete is the commit. Its files are then moved to their places. If
-the process is killed meanwhile, `settle_` moves the rest. `replaced_folder` calls it before it writes, and readers call it before they open
-the folder.
+exchanged in one step. In some cases that is not possible (a mount point, another file system, the working folder of a process, Windows).
+The staging folder then lies inside the old folder. Renaming it once it is complete is the commit. Its files are then moved to their places.
+If the process is killed meanwhile, `settle_` moves the rest. `replaced_folder` calls it before it writes, and readers call it before they
+open the folder.
 """
 
 from __future__ import annotations
@@ -77,8 +77,7 @@ def replaced_folder(
 
 
 def _staging(target: Path) -> Path:
-    """Create an empty staging folder: beside the target if the two can be exchanged, else within it. Leftovers of killed processes are
-    removed."""
+    """Create an empty staging folder beside the target if the two can be exchanged, else within it. Remove old leftovers."""
     beside, inside = left_beside(target), target / _STAGED
     for left in (beside, inside):
         clear_left(left)

@@ -20,7 +20,7 @@ PARTIAL = ".partial"
 _PATIENCE = 60.0
 """Seconds to wait for another process that writes the same file."""
 _READABLE = 2**18
-"""Maximum number of characters of indented JSON."""
+"""Maximum length in characters of JSON text that is indented."""
 _LONGEST = 200
 """Maximum bytes of a name to which a suffix can be added on every file system."""
 

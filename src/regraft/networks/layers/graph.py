@@ -80,8 +80,7 @@ class Select(nn.Module):
 
 
 class Pad(nn.Module):
-    """Padding of the last axes. `sizes` follow `torch.nn.functional.pad`, and negative ones crop. `value="repeated"` replicates the
-    edge."""
+    """Padding of the last axes. `sizes` follow `torch.nn.functional.pad`; negative ones crop. `value="repeated"` replicates edges."""
 
     def __init__(self, sizes: Sequence[int], value: float | str = 0.0) -> None:
         super().__init__()
@@ -326,8 +325,7 @@ class Attention(nn.Module):
 def attended(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool
 ) -> Tensor:  # over the limit: attention has four
-    """Return the attended values of all heads (N, heads, T, d). Queries attend where the mask (N, T, S) is true, or everywhere without
-    one."""
+    """Return the attended values of all heads (N, heads, T, d). Queries attend where the mask (N, T, S) is true; None: everywhere."""
     bias = None
     if mask is not None:
         if causal:

@@ -142,8 +142,7 @@ class _Counted(TorchFunctionMode):
         return func(*args, **named)
 
     def _copied_(self, name: str, args: tuple[Any, ...], *, named: Mapping[str, Any]) -> bool:
-        """Fill a tensor instead of drawing it, and return whether that was possible. A draw that is repeated too often is made after
-        all."""
+        """Fill a tensor instead of drawing it. Return whether that was possible. Draws that are repeated too often are not replaced."""
         tensor = args[0] if args else named["tensor"]
         self.copies += 1
         return self.copies <= 4 * self.count + 100 and _filled_(

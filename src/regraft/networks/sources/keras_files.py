@@ -153,8 +153,7 @@ def _loaded(path: Path, config: dict[str, Any]) -> Any:
 
 
 def _own_layers(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the Keras layers that an architecture names without a module, as Keras 2 wrote them. Keras 3 does not find nested ones
-    itself."""
+    """Return the Keras layers that an architecture names without a module, as Keras 2 did. Keras 3 does not find nested ones itself."""
     names = {part["class_name"] for part in serialized_parts(config) if not part.get("module")}
     return {name: getattr(keras.layers, name) for name in names if isinstance(getattr(keras.layers, name, None), type)}
 

@@ -44,8 +44,7 @@ def _called(name: str) -> Any:
 
 
 def application(name: str, shape: Sequence[int | None], *, head: Head) -> Any:
-    """Return a keras.applications model with random weights for examples of `shape`, ending in a layer that has the size and activation of
-    `head`."""
+    """Return a keras.applications model with random weights for examples of `shape`, with the output size and activation of `head`."""
     last = None if head.activation == "linear" else head.activation
     options = {"input_shape": tuple(shape), "classes": len(head.in_layer().weight), "classifier_activation": last}
     return _untrained(_called(name), options, source=f"keras:{name}")

@@ -136,8 +136,10 @@ def _is_keras(source: Any) -> bool:
 
 @contextmanager
 def _keras_needed() -> Iterator[None]:
-    """Turn a missing keras or h5py into a MissingExtraError. Functions import the Keras modules inside this context, so that other users do
-    not pay for it."""
+    """Convert a missing keras or h5py into a MissingExtraError.
+
+    Functions import the Keras modules inside this context, so that users of PyTorch do not pay for it.
+    """
     try:
         yield
     except ModuleNotFoundError as error:

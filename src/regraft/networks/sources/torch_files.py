@@ -46,8 +46,7 @@ _PLAIN = {
     "builtins complex",
     "__builtin__ complex",
 }
-"""Names in a pickle of plain tensors. `torch.load(weights_only=True)` admits more, and some of those allocate tensors without stored
-data."""
+"""Names in a pickle of plain tensors. `torch.load(weights_only=True)` admits more; some allocate tensors without stored data."""
 _SPECIAL = {
     "_rebuild_sparse_tensor": "sparse",
     "_rebuild_qtensor": "quantized",
