@@ -102,7 +102,7 @@ class Dataset:
 
     @property
     def part_names(self) -> tuple[str, ...]:
-        """Names of the parts of each example; empty if an example has a single part."""
+        """Names of the parts of each example; empty if the examples have no named parts."""
         return tuple(self.items.parts) if isinstance(self.items, Parts) else ()
 
     def part(self, name: str) -> Dataset:
