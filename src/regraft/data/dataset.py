@@ -309,7 +309,7 @@ class Dataset:
 
         Example:
             >>> data.name_of(3)
-            'item 3'
+            'example 3'
         """
         return f"example {index}" if self.names is None else self.names[index]
 
