@@ -43,7 +43,7 @@ def imprinted_rows(features: np.ndarray, targets: np.ndarray, *, count: int, kep
     `features`: (N, d) of the new classes; `targets`: (N,) new class, 0 to n - 1; `kept`: weight (C, d) and bias (C,), may be empty.
 
     Source: Qi, Brown & Lowe, CVPR 2018, equations 5 and 6. Deviation: the head need not be a cosine classifier, so the new weights take the
-    mean norm and bias of the kept ones. Without kept weights, the norm is chosen so that a feature of mean length has a logit of at most 10.
+    mean norm and bias of the kept ones. Without kept weights, a feature of mean length has a logit of 10 at most.
     """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     directions = features / np.maximum(lengths, 1e-12)

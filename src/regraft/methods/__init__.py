@@ -1,4 +1,4 @@
-"""How parameters change: one method a file, a pure function first. A method chooses what is trained; the loop is the same for all."""
+"""Adaptation methods, one per file. A method selects the parameters to train; the training loop is the same for all."""
 
 from . import bias, codes, lin, lora, scale_shift
 from .contract import Begun, Method, Option
@@ -6,6 +6,6 @@ from .contract import Begun, Method, Option
 __all__ = ["METHODS", "SWITCHES", "Begun", "Method", "Option"]
 
 METHODS: dict[str, Method] = {method.name: method for method in (bias.METHOD, scale_shift.METHOD, lora.METHOD, lin.METHOD, codes.METHOD)}
-"""Name of a strategy -> method."""
+"""Strategy name -> method."""
 SWITCHES = ("stay_near", "distill", "co_tuning")
-"""Settings that any strategy takes which trains below the heads; each has a file of its name here."""
+"""Settings for any strategy that trains below the heads; each has a file of the same name in this package."""

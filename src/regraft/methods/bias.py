@@ -1,4 +1,4 @@
-"""`bias`: only the biases are trained, and the heads."""
+"""`bias`: train only the biases and the heads."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ __all__ = ["METHOD", "biases_among"]
 
 
 def biases_among(names: Iterable[str]) -> tuple[str, ...]:
-    """Return which parameters are added to something: biases, and the shifts of normalisations ("bias" in PyTorch, "beta" in Keras).
+    """Return the names of additive parameters: biases and normalisation shifts ("bias" in PyTorch, "beta" in Keras).
 
     Args:
-        names: of parameters, as in a network's `state()`.
+        names: parameter names, as in a network's `state()`.
 
     Returns:
-        Those whose last part is called so; a table of biases by position (Swin) is none.
+        The names whose last part is "beta" or starts or ends with "bias". A relative position bias table (Swin) does not count.
     """
     parts = [(name, name.rpartition(".")[2]) for name in names]
     return tuple(name for name, part in parts if part == "beta" or part.startswith("bias") or part.endswith("bias"))
 
 
 def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
-    """Leave the biases and the heads open.
+    """Train the biases and the heads; freeze the rest.
 
     Source: BitFit (Ben Zaken, Ravfogel & Goldberg, ACL 2022, section 3). Deviations: the shifts of BatchNorm count as biases; a layer
     without a bias gets none.
 
     Raises:
-        NetworkError: if there is no bias before the heads.
+        NetworkError: if there is no bias below the heads.
     """
     heads = set(network.head_layers)
     below = {layer: names for layer, names in network.layer_parameters().items() if layer not in heads | network.held}

@@ -1,4 +1,4 @@
-"""`codes`: a small vector for every condition, which shifts what the network computes."""
+"""`codes`: learn a small vector (code) for every condition, which shifts the activations of the network."""
 
 from __future__ import annotations
 
@@ -24,50 +24,50 @@ __all__ = ["METHOD", "TRAININGS", "mean_code", "shared_rows"]
 Table = TypeVar("Table", Tensor, np.ndarray)
 TRAININGS = ("joint", "direct", "entrance")
 SIZE = 50
-"""Of a code, where the widest layer that it shifts has as many channels or more."""
+"""Default size of a code, if the widest shifted layer has at least as many channels."""
 FASTER = 10.0
-"""Times the learning rate of the weights: a code sees the items of its own condition alone."""
+"""Factor of the learning rate for codes: a code receives gradients only from examples of its own condition."""
 SHARED = 0.1
-"""Of the items in a step that are trained with the mean code, so that it serves where no condition is known."""
+"""Share of the examples in a step that use the mean code, so that it works for examples of unknown condition."""
 
 
 def mean_code(table: Table) -> Table:
-    """Return the mean (size,) of the codes of all conditions: the rows of a table (1 + K, size) but the first."""
+    """Return the mean (size,) of the K codes in a table (1 + K, size). Row 0 holds the mean code and is excluded."""
     mean: Table = table[1:].mean(0)
     return mean
 
 
 def shared_rows(rows: Tensor, chance: Tensor, *, share: float) -> Tensor:
-    """Return row numbers of which a share is 0, the mean code.
+    """Replace a random share of code indices by 0, the mean code.
 
-    Source: dropout of conditions, as of class labels in Ho & Salimans, arXiv:2207.12598, section 3.2. Deviation: the mean of the codes
-    stands in place of a code of its own.
+    Source: condition dropout, as for class labels in Ho & Salimans, arXiv:2207.12598, section 3.2. Deviation: the mean of the codes is
+    used instead of a separate code.
 
     Args:
-        rows: (N,) row numbers.
-        chance: (N,) uniform in [0, 1).
-        share: in [0, 1].
+        rows: (N,) rows in the code table.
+        chance: (N,) uniform random numbers in [0, 1).
+        share: share to replace, in [0, 1].
 
     Returns:
-        (N,).
+        (N,) rows in the code table.
     """
     return torch.where(chance.reshape(rows.shape) < share, torch.zeros_like(rows), rows)
 
 
 def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
-    """Let the network take codes, and leave open what the training asks for, the codes and the heads.
+    """Add codes to the network and freeze what the chosen training does not train.
 
-    A layer computes W h + b + B s before its activation: B s is added by a linear layer, zero at first, that reads the code s of an
-    item, in convolutions by channel, the same at every position and behind the BatchNorm that follows.
+    A layer computes W h + b + B s before its activation. A linear layer, zero at first, computes B s from the code s of the example. In
+    convolutions, B s is one value per channel, the same at every position, and added after the BatchNorm that follows.
 
-    Source: Xue et al., TASLP 22(12), 2014, equation 4 and sections III and IV: "joint" trains the weights as well, "direct" the codes
-    and what reads them, "entrance" the codes and a network before the input (Abdel-Hamid & Jiang, ICASSP 2013). Deviations: the heads
-    are always trained, because they may be new, and have no code; codes have a Gaussian prior, whose penalty is half their squared
-    length; some of the items are trained with the mean code. Of a network that takes codes already, "direct" and "entrance" train the
-    codes alone.
+    Source: Xue et al., TASLP 22(12), 2014, equation 4 and sections III and IV. "joint" also trains the weights, "direct" trains the codes
+    and the layers that read them, "entrance" trains the codes and a network before the input (Abdel-Hamid & Jiang, ICASSP 2013).
+    Deviations: the heads are always trained, because they may be new, and have no code. Codes have a Gaussian prior with the penalty
+    |s|² / 2. A share of the examples uses the mean code. If the network has codes already, "direct" and "entrance" train only the codes
+    and the heads.
 
     Raises:
-        NetworkError: if the network has no place for codes, or its codes have another size.
+        NetworkError: if the network has no hook point for codes, or its codes have another size.
     """
     known = network.coding
     twin = _further(network, conditions, size=options["size"]) if known else _coded(network, options, conditions=conditions, seed=seed)
@@ -80,10 +80,10 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
 
 
 def _coded(network: Network, options: Mapping[str, Any], *, conditions: Sequence[str], seed: int) -> Network:
-    """Return a copy that takes codes of these conditions.
+    """Return a copy of the network with codes for these conditions.
 
     Raises:
-        NetworkError: if a code has more numbers than any layer that it shifts has channels.
+        NetworkError: if the code is longer than the widest shifted layer has channels.
     """
     names, size = tuple(conditions), options["size"]
     if options["training"] == "entrance":
@@ -99,10 +99,10 @@ def _coded(network: Network, options: Mapping[str, Any], *, conditions: Sequence
 
 
 def _further(network: Network, conditions: Sequence[str], *, size: int | None) -> Network:
-    """Return a copy of a network that takes codes which knows further conditions as well, their codes the mean at first.
+    """Return a copy of a network with codes, extended by new conditions. Their codes start at the mean code.
 
     Raises:
-        NetworkError: if its codes have another size than the one asked for.
+        NetworkError: if `size` differs from the size of the existing codes.
     """
     coding, table = network.coding, network.code_table().detach().cpu().numpy()
     if coding is None or size not in (None, coding.size):
@@ -113,19 +113,19 @@ def _further(network: Network, conditions: Sequence[str], *, size: int | None) -
 
 @contextmanager
 def _mean_in_place(network: Network) -> Iterator[None]:
-    """Let row 0 of the table be the mean of the others, and, in training, stand for some of the items."""
+    """Use the mean of all codes as row 0 of the table, and in training also for a random share of the examples."""
     table, modules = network.code_table(), network.modules()
     owned = network.layer_parameters()
     place: Module = next(modules[layer] for layer, names in owned.items() if any(parameter is table for parameter in names.values()))
 
     def before(_module: Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not torch.is_grad_enabled():  # judged, not trained
+        if not torch.is_grad_enabled():  # evaluation, not training
             return arguments
         rows = arguments[0]
         return (shared_rows(rows, torch.rand(rows.shape, device=rows.device), share=SHARED), *arguments[1:])
 
     def after(_module: Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
-        mean = mean_code(table).detach().to(output.dtype)  # or all codes would drift together
+        mean = mean_code(table).detach().to(output.dtype)  # detached: otherwise all codes drift together
         return torch.where((arguments[0] == 0)[..., None], mean, output)
 
     hooks = [place.register_forward_pre_hook(before), place.register_forward_hook(after)]
@@ -137,10 +137,10 @@ def _mean_in_place(network: Network) -> Iterator[None]:
 
 
 def _end(network: Network) -> Network:
-    """Return a copy whose mean code is the mean of the learned ones.
+    """Return a copy whose stored mean code is the mean of the learned codes.
 
     Raises:
-        NetworkError: if the network takes no codes.
+        NetworkError: if the network has no codes.
     """
     coding = network.coding
     if coding is None:

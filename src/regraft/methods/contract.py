@@ -1,4 +1,4 @@
-"""What a method of adaptation is: what it needs, how a training with it begins, and how it ends. No method owns a loop."""
+"""Interface of adaptation methods: options, the start and the end of training. The training loop is not part of a method."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Option:
     """One option of a method.
 
     Attributes:
-        default: its value where nobody gives one.
-        rule: what is expected, for people.
-        holds: whether a value is so.
+        default: default value.
+        rule: expected values, as text for messages.
+        holds: predicate that accepts valid values.
     """
 
     default: Any
@@ -30,7 +30,7 @@ class Option:
     holds: Callable[[Any], bool]
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value follows the rule; one of another kind does not."""
+        """Return whether a value is valid. A value of the wrong type (TypeError) is not."""
         try:
             return bool(self.holds(value))
         except TypeError:
@@ -44,13 +44,13 @@ def are_names(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Begun:
-    """A network ready to be trained.
+    """Network prepared for training.
 
     Attributes:
-        network: the training form, a network of its own.
-        frozen: layers, and single names as in `state()`, that are not trained.
-        rates: name as in `state()` -> factor of the learning rate; such a parameter has no weight decay.
-        penalty: gives a scalar that is added to the loss, in proportion to 1 / (number of items learned from); None for nothing.
+        network: the training form, a copy of the given network.
+        frozen: names of layers, and of single parameters as in `state()`, that are not trained.
+        rates: parameter name as in `state()` -> factor of the learning rate. These parameters have no weight decay.
+        penalty: returns a scalar that is divided by the number of training examples and added to the loss; None for no penalty.
     """
 
     network: Network
@@ -60,48 +60,48 @@ class Begun:
 
 
 class Begin(Protocol):
-    """From a network with trained heads to what is trained; the network is left as it is."""
+    """Function that prepares a network with trained heads for training. The given network is not changed."""
 
     def __call__(self, network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
-        """Return the training form.
+        """Return the network prepared for training.
 
         Args:
-            network: with its heads.
-            options: all of the method's.
-            conditions: names, where the method goes by condition.
-            seed: equal seeds give equal networks.
+            network: network with its heads.
+            options: all options of the method.
+            conditions: condition names, for methods with `by_condition`.
+            seed: seed for new parameters.
         """
 
 
 End = Callable[["Network"], "Network"]
-"""From the trained network to a copy as it is kept: without what was there for the training alone."""
+"""Function from the trained network to the copy that is kept, without the parts that only training needs."""
 During = Callable[["Network"], AbstractContextManager[None]]
-"""What holds while the network is trained, and is undone afterwards."""
+"""Function from the network to a context that is active during training."""
 
 
 def copied(network: Network) -> Network:
-    """Return a copy of the network: nothing was added for the training alone."""
+    """Return a copy of the network. Default `end` for methods that add nothing for training alone."""
     return network.copy()
 
 
 def nothing_more(network: Network) -> AbstractContextManager[None]:
-    """Return a context in which nothing else holds for a network."""
+    """Return an empty context for a network. Default `during`."""
     return nullcontext()
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to change a network's parameters.
+    """Adaptation method.
 
     Attributes:
-        name: of the strategy.
-        summary: half a sentence for people.
+        name: name of the strategy.
+        summary: short description for messages.
         begin: makes the training form.
-        end: undoes it, with what was learned.
-        during: what holds in between.
-        options: name -> option, taken as keywords of `regraft.adapt`.
-        settings: those of the training that suit it, where nobody gives others.
-        by_condition: whether the items need conditions.
+        end: turns the trained network into the one that is kept.
+        during: context that is active during training.
+        options: name -> option, given as keywords of `regraft.adapt`.
+        settings: default training settings of the method.
+        by_condition: whether the examples need conditions.
     """
 
     name: str
@@ -114,11 +114,11 @@ class Method:
     by_condition: bool = False
 
     def filled(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every option with its value, `given` or default."""
+        """Return option name -> value for all options, from `given` or the defaults."""
         return {name: given.get(name, option.default) for name, option in self.options.items()}
 
     def problems(self, given: Mapping[str, Any]) -> Iterator[str]:
-        """Yield what is wrong with options.
+        """Yield an error message for each unknown option or invalid value.
 
         Args:
             given: name -> value.

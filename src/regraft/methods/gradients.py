@@ -1,4 +1,4 @@
-"""`surgical` with block="auto": which part of a network the data would change most, by relative gradient norm."""
+"""Relative gradient norms, by which `surgical` with block="auto" selects the part of a network to train."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["relative_norm", "relative_norms"]
 
 
 def relative_norm(gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> float:
-    """Return the norm of a gradient in proportion to that of the weights: |g| / |w|.
+    """Return the norm of the gradient relative to the norm of the weights: |g| / |w|.
 
-    Source: surgical fine-tuning (Lee et al., ICLR 2023, section 4.2, Auto-RGN). Deviation: the ratio of a whole part, not the mean
-    over its tensors, in which biases near zero would outweigh all else.
+    Source: surgical fine-tuning (Lee et al., ICLR 2023, section 4.2, Auto-RGN). Deviation: one ratio for the whole part. In a mean over
+    its tensors, biases near zero would dominate.
 
     Args:
-        gradients: of the parameters of one part.
+        gradients: gradients of the parameters of one part.
         weights: the parameters, in the same order.
 
     Returns:
-        0 or more; 0 where there are no weights.
+        A number >= 0; 0 if the weights are empty or all zero.
     """
     size = sum(float(weight.detach().double().square().sum()) for weight in weights)
     slope = sum(float(gradient.double().square().sum()) for gradient in gradients)
@@ -36,7 +36,7 @@ def relative_norms(loss: Tensor, parts: Mapping[str, Sequence[Tensor]]) -> dict[
         parts: name -> parameters.
 
     Returns:
-        Name -> |g| / |w|; a parameter that the loss does not depend on has no gradient.
+        Name -> |g| / |w|. A parameter that the loss does not depend on has a zero gradient.
     """
     every = [weight for part in parts.values() for weight in part]
     found = torch.autograd.grad(loss, every, allow_unused=True) if every else ()

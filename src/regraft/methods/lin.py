@@ -1,4 +1,4 @@
-"""`lin`: a linear layer before the input is trained, and the heads."""
+"""`lin`: train a linear layer before the input, and the heads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["METHOD"]
 
 
 def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
-    """Put a layer before the input, W x + b over its features, and leave it and the heads open; it stays there for good.
+    """Insert a linear layer W x + b before the input, and train it and the heads. The layer remains in the network.
 
-    The layer is one of PyTorch's or Keras' own, with W = I and b = 0 at first, which change nothing.
+    It is a standard PyTorch or Keras layer. It starts at the identity (W = I, b = 0).
 
     Source: linear input network (Neto et al., Eurospeech 1995, section 3; Gemello et al., Speech Communication 49, 2007, section 2).
-    Deviation: pictures and sequences are mixed over their channels, with the same W at every position.
+    Deviation: for images and sequences, W mixes the channels and is the same at every position.
     """
     twin = network.with_entrance()
     return Begun(twin, frozen_but(twin, {*added_parameters(network, twin), *head_parameters(twin)}))

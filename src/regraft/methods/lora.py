@@ -1,4 +1,4 @@
-"""`lora`: low-rank changes of weights are trained, and the heads; afterwards they are added to the weights."""
+"""`lora`: train low-rank updates of weights, and the heads. After training, the updates are merged into the weights."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ RANK = 8
 _LINEAR = frozenset({"Linear", "NonDynamicallyQuantizableLinear", "Dense", "EinsumDense"})
 _CONVOLUTIONS = frozenset({"Conv1d", "Conv2d", "Conv3d", "Conv2dSame", "Conv1D", "Conv2D", "Conv3D"})
 _ATTENTION = frozenset({"query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "qkv", "c_attn", "query_key_value"})
-"""What the projections to queries and values are called in the libraries of transformers; joint ones bring the keys with them."""
+"""Names of the query and value projections in transformer libraries. Joint projections also contain the keys."""
 
 
 def low_rank_layers(network: Network) -> tuple[str, ...]:
-    """Return the layers that are changed where nobody names any.
+    """Return the layers that LoRA changes by default.
 
-    Source: LoRA (Hu et al., ICLR 2022, section 7.1): in transformers the projections to queries and values. Elsewhere all linear
-    layers and convolutions before the heads, those by groups of channels left out.
+    Source: LoRA (Hu et al., ICLR 2022, section 7.1): the query and value projections in transformers. In other networks, all linear
+    layers and convolutions below the heads, except grouped convolutions.
 
     Args:
-        network: with its heads.
+        network: network with its heads.
 
     Returns:
-        Names, in the order of execution; none where there are none.
+        Layer names in execution order; empty if there are none.
     """
     heads, modules = set(network.head_layers), network.modules()
     layers = [layer for layer in network.layers if layer.name not in heads and not network.holds(layer.name)]
@@ -43,14 +43,14 @@ def low_rank_layers(network: Network) -> tuple[str, ...]:
 
 
 def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
-    """Put low-rank changes beside the weights, W + (alpha / r) B A with B = 0 at first, and leave them and the heads open.
+    """Add low-rank updates to the weights, W + (alpha / r) B A with B = 0 at first, and train them and the heads.
 
-    `peft` computes them in PyTorch networks, Keras in its own.
+    PyTorch networks use `peft`; Keras networks use the implementation of Keras.
 
     Source: LoRA (Hu et al., ICLR 2022, section 4.1, equation 3).
 
     Raises:
-        NetworkError: if a layer is not known or is a head, or there is none to change.
+        NetworkError: if a named layer does not exist, is a head or may not be trained, or no layer can be changed.
     """
     heads = set(network.head_layers)
     known = [layer.name for layer in network.layers if layer.name not in heads and not network.holds(layer.name)]
@@ -66,7 +66,7 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
     rank = options["rank"]
     twin = network.low_rank(rank, alpha=float(options["alpha"] or 2 * rank), layers=layers, seed=seed)
     before = set(network.state())
-    # both libraries call the new parameters so; PyTorch's calls the weights beside them NAME.base_layer now
+    # both libraries use "lora" in the names of new parameters; peft renames the original weights to NAME.base_layer
     added = {name for names in twin.layer_parameters().values() for name in names if "lora" in name and name not in before}
     return Begun(twin, frozen_but(twin, {*added, *head_parameters(twin)}))
 

@@ -1,6 +1,6 @@
-"""What a code is likely to be before anything of its condition was seen: a Gaussian fitted to the codes that are known.
+"""Prior for the code of a new condition: a Gaussian fitted to the known codes.
 
-Shape letters: K known codes, M numbers in each, n items, W weights.
+Shape letters: K known codes, M numbers in each, n examples, W weights.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from ..errors import SettingError
 __all__ = ["WEIGHTS", "CodePrior", "chosen_weight", "code_prior", "first_weight"]
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, np.inf)
-"""Weights of the prior that are tried; infinite: the mean code is kept."""
+"""Candidate weights of the prior. An infinite weight keeps the mean code."""
 PLAIN = 1.0
-"""The weight of Bayes' rule, where the items' log-likelihoods are summed and the known codes spread as the true ones do."""
+"""Weight given by Bayes' rule, if log-likelihoods are summed and the known codes have the spread of the true codes."""
 USUAL = 0.3
-"""The weight where items do not speak for another: codes learned together with a network are held near their mean by a penalty of their
-own, so that they spread less than the true ones. Better than 1 in the made worlds that we tried, but for one or two items less safe."""
+"""Default weight. Codes learned jointly with a network have a penalty of their own that keeps them near their mean, so they spread less
+than the true codes. In our simulations 0.3 was better than 1, but less safe for one or two examples."""
 FEW = 2
-"""Items up to which the weight is that of Bayes' rule."""
+"""Number of examples up to which the weight is that of Bayes' rule."""
 FLOOR = 1e-6
-"""Least variance, beside the mean one: known codes may agree in a number."""
+"""Minimum variance relative to the mean variance. Known codes may be equal in one dimension."""
 
 
 @dataclass(frozen=True)
 class CodePrior:
-    """The Gaussian N(mu, S) over codes, S = L L'.
+    """Gaussian prior N(mu, S) over codes, S = L L'.
 
     Attributes:
         mean: (M,) mu.
@@ -42,15 +42,15 @@ class CodePrior:
     factor: np.ndarray
 
     def whitened(self, codes: np.ndarray) -> np.ndarray:
-        """Return L^-1 (z - mu) of codes (V, M): their distance from the mean in standard deviations."""
+        """Return L^-1 (z - mu) for codes (V, M): their deviation from the mean in standard deviations."""
         return np.asarray(solve_triangular(self.factor, (codes - self.mean).T, lower=True).T)
 
     def coloured(self, white: np.ndarray) -> np.ndarray:
-        """Return mu + L u of `white` u (V, M), which `whitened` undoes."""
+        """Return mu + L u for `white` u (V, M), the inverse of `whitened`."""
         return np.asarray(self.mean + white @ self.factor.T)
 
     def penalty(self, codes: np.ndarray) -> np.ndarray:
-        """Return 1/2 (z - mu)' S^-1 (z - mu) of codes (V, M), (V,)."""
+        """Return 1/2 (z - mu)' S^-1 (z - mu) for codes (V, M), as (V,)."""
         return np.asarray(0.5 * np.square(self.whitened(codes)).sum(1))
 
     def gradient(self, codes: np.ndarray) -> np.ndarray:
@@ -59,17 +59,17 @@ class CodePrior:
 
 
 def code_prior(codes: np.ndarray, mean: np.ndarray | None = None) -> CodePrior:
-    """Return the Gaussian with the mean and the shrunk covariance of known codes.
+    """Fit the prior to known codes: their mean and shrunk covariance.
 
     Args:
         codes: (K, M), K >= 2.
-        mean: (M,) in place of their own mean, such as the mean code that a network keeps.
+        mean: (M,) replaces the mean of the codes, for example the mean code stored in a network.
 
     Returns:
         The prior.
 
     Raises:
-        SettingError: if there are fewer than two codes, or they are all equal.
+        SettingError: if there are fewer than two codes, or all codes are equal.
 
     Source: Ledoit & Wolf 2004, Journal of Multivariate Analysis 88(2), for the covariance: S = (1 - a) C + a m I, m the mean variance.
     """
@@ -84,19 +84,19 @@ def code_prior(codes: np.ndarray, mean: np.ndarray | None = None) -> CodePrior:
 
 
 def first_weight(count: int) -> float:
-    """Return the weight of the prior where `count` items cannot speak for another: 1 for one or two of them, else 0.3."""
+    """Return the weight of the prior without cross-validation, for `count` examples: 1 for one or two, otherwise 0.3."""
     return PLAIN if count <= FEW else USUAL
 
 
 def chosen_weight(left_out: np.ndarray, weights: Sequence[float] = WEIGHTS) -> float:
-    """Return the weight of the prior that items left out in turn speak for; the usual one, 0.3, unless they do.
+    """Return the weight of the prior chosen by cross-validation; by default 0.3.
 
-    Nearer to the mean than with the usual weight is chosen where the items are better on average; farther from it only where they are so
-    by more than the standard error of the difference: a code that moves too far does harm, one that moves too little does none.
+    A larger weight is chosen if its mean held-out loss is lower. A smaller weight is chosen only if its loss is lower by more than the
+    standard error of the difference, because a code that moves too far from the mean does harm and one that moves too little does not.
 
     Args:
-        left_out: (W, n) loss of each item under the code fitted without it, by weight.
-        weights: (W,) rising; the usual one is among them.
+        left_out: (W, n) loss of each example under the code fitted without it, for each weight.
+        weights: (W,) ascending, including the default weight.
 
     Returns:
         One of the weights.

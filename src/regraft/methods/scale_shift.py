@@ -1,6 +1,6 @@
-"""`scale_shift`: every channel gets a scale of its own, or a scale and a shift; or only those that normalisations have are trained.
+"""`scale_shift`: train a scale, or a scale and a shift, for every channel; or only those of the normalisation layers.
 
-The formulas, with their sources, are `lhuc` and `film` of `regraft.networks.parts.scaling`: they run inside the networks of both families.
+The formulas and their sources are in `regraft.networks.parts.scaling` (`lhuc` and `film`), which both network families use.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ FORMS = ("lhuc", "film", "norm")
 
 
 def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
-    """Put scales (and shifts) at the points of the blocks, and leave them and the heads open.
+    """Add scales (and shifts) at the hook points of the blocks, and train them and the heads.
 
     Raises:
-        NetworkError: if there is no such point, or, for form="norm", no normalisation with a scale or a shift.
+        NetworkError: if there is no hook point, or, for form="norm", no normalisation layer with a scale or a shift.
     """
     if options["form"] == "norm":
         return _norms_open(network, options["blocks"])
-    points = [point for point in network.points() if not network.holds(point.name)]  # it would be folded into their weights
+    points = [point for point in network.points() if not network.holds(point.name)]  # the scale is folded into the weights
     twin = network.adjusted(points_in(points, options["blocks"]), form=options["form"])
     return Begun(twin, frozen_but(twin, {*added_parameters(network, twin), *head_parameters(twin)}))
 
 
 def _norms_open(network: Network, blocks: Sequence[str] | None) -> Begun:
-    """Leave open what the normalisation layers multiply with and add; their statistics stay.
+    """Train the scales and shifts of the normalisation layers. Their statistics stay unchanged.
 
     Source: Frankle, Schwab & Morcos, ICLR 2021 (training BatchNorm and only BatchNorm), section 3.
     """

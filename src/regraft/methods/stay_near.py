@@ -1,4 +1,4 @@
-"""`stay_near`: what is trained is pulled back to where it started (L2-SP). A switch on any strategy that trains below the heads."""
+"""`stay_near`: pull parameters back towards their initial values (L2-SP). A setting for any strategy that trains below the heads."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["anchors_of", "pull_back_"]
 
 
 def pull_back_(groups: Iterable[Mapping[str, Any]], anchors: Mapping[int, Tensor], *, strength: float) -> None:
-    """Take a step down the penalty strength / 2 · |w - w0|², apart from that of the optimizer: w <- w - rate · strength · (w - w0).
+    """Apply the decoupled penalty strength / 2 · |w - w0|² in place: w <- w - lr · strength · (w - w0).
 
-    Source: L2-SP (Li, Grandvalet & Davoine, ICML 2018, equation 2); apart from the gradient like decoupled weight decay (Loshchilov &
-    Hutter, ICLR 2019, equation 9), so that an adaptive optimizer does not rescale it. It never goes beyond w0. Deviation: the heads
-    have no penalty of their own; weight decay is set apart.
+    Source: L2-SP (Li, Grandvalet & Davoine, ICML 2018, equation 2). The step is decoupled from the gradient, like weight decay in AdamW
+    (Loshchilov & Hutter, ICLR 2019, equation 9), so that an adaptive optimizer does not rescale it. It never overshoots w0. Deviation: the
+    heads have no penalty of their own; weight decay is a separate setting.
 
     Args:
-        groups: of an optimizer, with "params" and "lr".
-        anchors: id of a parameter -> w0; others are left alone.
-        strength: 0 or more.
+        groups: parameter groups of an optimizer, with "params" and "lr".
+        anchors: id of a parameter -> w0. Other parameters are not changed.
+        strength: a number >= 0.
     """
     with torch.no_grad():
         for group in groups:
@@ -34,10 +34,10 @@ def pull_back_(groups: Iterable[Mapping[str, Any]], anchors: Mapping[int, Tensor
 
 
 def anchors_of(network: Network) -> dict[int, Tensor]:
-    """Return where each trained parameter below the heads starts.
+    """Return the initial values of all trainable parameters below the heads.
 
     Args:
-        network: with its frozen layers set.
+        network: network whose frozen layers are set.
 
     Returns:
         Id of the parameter -> copy of w0.
