@@ -1,4 +1,4 @@
-"""Where the frozen part ends and the trainable part begins: the cut, and the cache of what crosses it."""
+"""The freeze boundary between frozen and trainable part, and the cache of the frozen part's outputs."""
 
 from .cache import ActivationCache
 from .cut import Cut, Live, Refusal, find_cut

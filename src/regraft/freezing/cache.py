@@ -1,6 +1,6 @@
-"""The feature cache: outputs of the frozen part, computed once for each item and view.
+"""Feature cache: outputs of the frozen part, computed once for each example and view.
 
-Rows are kept in chunks; each chunk that is finished has a checksum. How a cache lies on the disk is the matter of `storage.py`.
+Rows are stored in chunks; each finished chunk has a checksum. `storage.py` defines the layout on disk.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ __all__ = ["CHUNK", "ActivationCache", "Column", "chunks_of", "stored_type"]
 
 CHUNK = 256
 RELEASED = 64
-"""Chunks after which the memory of mapped files is let go of."""
+"""Number of chunks after which the memory of mapped files is released."""
 _HALF = float(np.finfo(np.float16).max)
 
 
 def stored_type(part: Live, dtype: str) -> np.dtype[Any]:
-    """Return the type in which a live output, `part`, is stored: `dtype` for floating-point ones, its own for others."""
+    """Return the storage dtype of a live output: `dtype` for floating-point outputs, else the output's own."""
     return np.dtype(dtype) if part.dtype.is_floating_point else np.dtype(str(part.dtype).removeprefix("torch."))
 
 
 def chunks_of(rows: int) -> int:
-    """Return how many chunks so many rows take."""
+    """Return the number of chunks for a number of rows."""
     return -(-rows // CHUNK)
 
 
 @dataclass
 class Column:
-    """All rows of one live output.
+    """Rows of one live output.
 
     Attributes:
-        values: (rows, *shape), in memory, or mapped from a file and then only read.
-        handle: of that file where it is open for writing; None where there is none.
+        values: (rows, *shape) in memory, or mapped read-only from a file.
+        handle: descriptor of the file if it is open for writing, else None.
+        offset: position of the first row in the file, in bytes.
     """
 
     values: np.ndarray
@@ -54,7 +55,7 @@ class Column:
     offset: int = 0
 
     def put(self, start: int, values: np.ndarray) -> None:
-        """Write consecutive rows from `start`; `values` are (n, *shape)."""
+        """Write consecutive rows from `start`, (n, *shape)."""
         if self.handle is None:
             self.values[start : start + len(values)] = values
         elif values.size:
@@ -62,7 +63,7 @@ class Column:
             write_at(self.handle, place, content=np.ascontiguousarray(values).data)
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file for writing."""
         if self.handle is not None:
             with suppress(OSError):
                 os.close(self.handle)
@@ -70,13 +71,13 @@ class Column:
 
 
 class ActivationCache:
-    """Rows of live outputs: one row for each item and view, in the order (view, item).
+    """Feature cache with one row for each example and view, in the order (view, example).
 
     Attributes:
-        columns: one for each of `live`.
-        done: (chunks,) uint32, the checksum of each finished chunk and 0 for the others.
-        marks: the file that keeps `done`; None where the cache lives as long as the process.
-        folder: where it lies on the disk, for messages; None where it does not.
+        columns: one column for each of `live`.
+        done: (chunks,) uint32, the checksum of each finished chunk, 0 for the others.
+        marks: file of `done`; None for a cache that is not stored.
+        folder: folder on disk, for messages; None for a cache that is not stored.
     """
 
     def __init__(
@@ -91,16 +92,13 @@ class ActivationCache:
 
     @classmethod
     def in_memory(cls, live: Sequence[Live], rows: int, *, dtype: str, folder: Path | None = None) -> ActivationCache:
-        """Return an empty cache that lives as long as the process.
-
-        `folder`: where large ones are kept, in files without a name; None for memory alone.
-        """
+        """Return an empty cache for the life of the process. `folder`: for unnamed files of large arrays; None: memory only."""
         kinds = [((rows, *part.shape), stored_type(part, dtype)) for part in live]
         made = [np.empty(*kind) if folder is None else large_array(*kind, folder=folder) for kind in kinds]
         return cls(live, rows, columns=[Column(values) for values in made])
 
     def forget_broken_(self) -> None:
-        """Let no chunk count as finished whose checksum does not hold."""
+        """Mark chunks with a wrong checksum as not finished."""
         for chunk in np.flatnonzero(self.done):
             if self._checksum(int(chunk)) != self.done[chunk]:
                 self.done[chunk] = 0
@@ -116,12 +114,12 @@ class ActivationCache:
 
     @property
     def missing(self) -> list[range]:
-        """The rows of every chunk that is not done."""
+        """Rows of each unfinished chunk."""
         return [self.rows_of(int(chunk)) for chunk in np.flatnonzero(self.done == 0)]
 
     @property
     def finished(self) -> list[range]:
-        """The rows of every chunk that is done."""
+        """Rows of each finished chunk."""
         return [self.rows_of(int(chunk)) for chunk in np.flatnonzero(self.done)]
 
     def rows_of(self, chunk: int) -> range:
@@ -134,7 +132,7 @@ class ActivationCache:
         return sum(column.values.nbytes for column in self.columns)
 
     def put(self, start: int, values: Sequence[Tensor]) -> None:
-        """Write consecutive rows from `start`; `values` are (n, *shape) for each live output."""
+        """Write consecutive rows from `start`, (n, *shape) for each live output."""
         for column, part, value in zip(self.columns, self.live, values, strict=True):
             largest = float(value.abs().amax()) if column.values.dtype == np.float16 and value.numel() else 0.0
             if _HALF < largest < np.inf:
@@ -148,7 +146,7 @@ class ActivationCache:
                 raise self._unwritten(problem) from problem
 
     def finish(self, rows: range) -> None:
-        """Mark a chunk, the range `rows`, as done. Its checksum decides whether it is used when the cache is opened after a crash."""
+        """Mark a chunk as finished and store its checksum, which is verified when the cache is opened again."""
         chunk = rows.start // CHUNK
         self.done[chunk] = self._checksum(chunk)
         if self.marks is not None and self.marks.handle is not None:
@@ -158,7 +156,7 @@ class ActivationCache:
                 raise self._unwritten(problem) from problem
 
     def flush(self) -> None:
-        """Wait until everything is on the disk: some report only then that they have no room."""
+        """Write everything to disk; some file systems report only then that the disk is full."""
         for column in [*self.columns, *([self.marks] if self.marks else [])]:
             if column.handle is not None:
                 try:
@@ -173,20 +171,20 @@ class ActivationCache:
         )
 
     def close(self) -> None:
-        """Write no more; what is there can still be read."""
+        """Close the files for writing; rows can still be read."""
         for column in [*self.columns, *([self.marks] if self.marks else [])]:
             column.close()
 
     def get(self, rows: np.ndarray) -> list[Tensor]:
-        """Return copies of some rows, (n, *shape) for each live output, in the dtype that the network made."""
+        """Return copies of some rows, (n, *shape) for each live output, in the network's dtype."""
         return [torch.from_numpy(column.values[rows]).to(part.dtype) for column, part in zip(self.columns, self.live, strict=True)]
 
     def stored(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Return copies of some rows as they are stored."""
+        """Return copies of some rows in the stored dtype."""
         return [column.values[rows] for column in self.columns]
 
     def in_its_types(self, values: Sequence[Tensor]) -> list[np.ndarray]:
-        """Return what the network made as it would be stored; `values` are (n, *shape) for each live output."""
+        """Return live outputs, (n, *shape) each, in the stored dtype."""
         return [_plain(value, column.values.dtype) for column, value in zip(self.columns, values, strict=True)]
 
 

@@ -1,9 +1,9 @@
-"""Whether a cache that is there holds what this network gives today: a dozen of its rows are computed again.
+"""Check of an existing cache: a dozen random rows are recomputed with the current network.
 
-Code that no digest sees may have changed. The rows are drawn anew each time, from all over the cache. They are computed in a batch of
-the size in which they were filled, each at its old place in it: on one engine with the same number of threads their values are then
-bit-identical for most networks, because sums are taken in the same order. Where they are not, they may differ by rounding alone, and
-one batch as it was filled settles what that comes from.
+Code that no digest covers may have changed. The rows are drawn from the whole cache, differently each time. They are computed in a batch
+of the original size, each at its original position: with the same engine and number of threads, the values are then bit-identical for
+most networks, because sums are taken in the same order. Otherwise they may differ by rounding only, and recomputing one original batch
+shows whether rounding varies from run to run.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["Check", "Piece", "pieces_of"]
 
 DRAWN = 12
 ROUNDING = 1e-5
-"""Largest difference by rounding, in proportion to the largest value of an output."""
+"""Maximum rounding difference, relative to the largest value of an output."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows that were computed in one batch: which view, the first row, and the items."""
+    """Rows that were computed in one batch: index of the view, first row, and example indices."""
 
     view: int
     first: int
@@ -37,10 +37,7 @@ class Piece:
 
 
 def pieces_of(rows: range, count: int, *, batch_size: int) -> list[Piece]:
-    """Split a chunk of rows into batches: within a view, and of so many items at most.
-
-    Result: The batches, in the order of their rows.
-    """
+    """Split a chunk of rows into batches within one view, in order. `count`: number of examples per view."""
     pieces, start = [], rows.start
     while start < rows.stop:
         view = start // count
@@ -53,13 +50,13 @@ def pieces_of(rows: range, count: int, *, batch_size: int) -> list[Piece]:
 
 @dataclass(frozen=True)
 class Check:
-    """How rows are computed again.
+    """Recomputation of cached rows.
 
     Attributes:
-        views: which views; row v * N + i is item i in the v-th of them.
-        run: inputs -> live outputs, as for filling.
-        exact: whether the engine is the one that filled the cache, and its sums are the same in every run.
-        rounding: largest difference by rounding, in proportion to the largest value of an output.
+        views: views of the cache; row v * N + i is example i in the v-th view.
+        run: function from inputs to live outputs.
+        exact: whether bit-identical values are expected: the same engine filled the cache, and it is deterministic.
+        rounding: maximum rounding difference, relative to the largest value of an output.
     """
 
     items: Prepared
@@ -70,7 +67,7 @@ class Check:
     rounding: float = ROUNDING
 
     def holds(self, cache: ActivationCache) -> bool:
-        """Tell whether the finished rows of a cache are those of today."""
+        """Return whether the finished rows of a cache match the current network."""
         pieces = [piece for rows in cache.finished for piece in pieces_of(rows, len(self.items), batch_size=self.batch_size)]
         if not pieces:
             return True
@@ -82,7 +79,7 @@ class Check:
         return _near(made, kept, rounding=self.rounding) and (not self.exact or self._same_as_filled(cache, drawn[0]))
 
     def _at_places(self, drawn: Sequence[Piece], places: np.ndarray) -> Inputs:
-        """Return a batch of the size of the pieces with one item of each at its place; the same items fill the places between."""
+        """Return a batch of the pieces' size with one example of each piece at its position. The same examples fill the other positions."""
         chosen = [int(piece.items[place]) for piece, place in zip(drawn, places, strict=True)]
         inputs = self.items.batch(np.array(chosen), self.views[drawn[0].view])
         rows = np.arange(len(drawn[0].items)) % len(drawn)
@@ -90,7 +87,7 @@ class Check:
         return rows_of(inputs, rows.tolist())
 
     def _same_as_filled(self, cache: ActivationCache, piece: Piece) -> bool:
-        """Compute one batch again as it was filled; where two runs of it differ too, rounding is all that can be said."""
+        """Return whether one original batch gives the cached values; equal up to rounding suffices if two runs differ themselves."""
         inputs = self.items.batch(piece.items, self.views[piece.view])
         kept = cache.stored(np.arange(piece.first, piece.first + len(piece.items)))
         first = cache.in_its_types(self.run(inputs))
@@ -100,7 +97,7 @@ class Check:
 
 
 def _drawn(pieces: Sequence[Piece], number: np.random.Generator) -> tuple[list[Piece], np.ndarray]:
-    """Draw places in a batch, and for each of them one of the batches of one size and view."""
+    """Draw positions in a batch, and for each position a batch; all batches have the same size and view."""
     sizes = np.array([len(piece.items) for piece in pieces])
     one = pieces[int(number.choice(len(pieces), p=sizes / sizes.sum()))]
     like = [piece for piece in pieces if piece.view == one.view and len(piece.items) == len(one.items)]
@@ -109,12 +106,12 @@ def _drawn(pieces: Sequence[Piece], number: np.random.Generator) -> tuple[list[P
 
 
 def _same(made: Sequence[np.ndarray], kept: Sequence[np.ndarray]) -> bool:
-    """Tell whether all bits are the same."""
+    """Return whether all values are bit-identical."""
     return all(one.tobytes() == other.tobytes() for one, other in zip(made, kept, strict=True))
 
 
 def _near(made: Sequence[np.ndarray], kept: Sequence[np.ndarray], *, rounding: float) -> bool:
-    """Tell whether values differ by rounding alone; whole numbers must be the same."""
+    """Return whether values differ by rounding only; integers must be equal."""
     for one, other in zip(made, kept, strict=True):
         if not np.issubdtype(one.dtype, np.inexact):
             if not np.array_equal(one, other):

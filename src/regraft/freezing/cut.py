@@ -1,8 +1,8 @@
-"""Find the cut between frozen and trainable part by running the network, and prove it.
+"""The cut at the freeze boundary: found by running the network, and proved on a sample.
 
-The largest frozen modules are recorded on a sample; then the network is run with their outputs replayed from the record. An
-output is *live* if NaN in its place makes the scores NaN. Only live outputs need to be kept for each item; the trainable part
-runs by replaying them. This works with any Python forward.
+The outputs of the largest frozen modules are recorded on a sample. Then the network runs with these outputs replayed. An output is
+*live* if other values in its place (NaN, for floats) change the logits. Only live outputs are stored for each example; the trainable
+part runs by replaying them. This works with any Python forward.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Cut", "Live", "Refusal", "find_cut"]
 
 @dataclass(frozen=True)
 class Live:
-    """One kept output: its name, and its shape and dtype for one item."""
+    """Live output: a tensor that crosses the cut, with its shape and dtype for one example."""
 
     name: str
     shape: tuple[int, ...]
@@ -37,14 +37,14 @@ class Live:
 
 @dataclass(frozen=True)
 class Cut:
-    """A network in two parts.
+    """Network in two parts.
 
     Attributes:
-        live: what has to be kept of each item.
-        frozen_part: inputs -> one tensor (B, *shape) for each of `live`.
-        trainable_part: those tensors -> raw scores by task, with gradients where they are on.
+        live: outputs to store for each example.
+        frozen_part: function from inputs to one tensor (B, *shape) for each of `live`.
+        trainable_part: function from these tensors to the logits by task, with gradients if they are enabled.
         layers: names of the layers in the frozen part.
-        again: a copy of the network -> the same cut of it, or why there is none.
+        again: function from a copy of the network to its cut at the same place, or the refusal.
     """
 
     live: tuple[Live, ...]
@@ -59,47 +59,47 @@ _Parts = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Sc
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why there is no cut; the uncached road is taken."""
+    """Reason why there is no cut; the network then runs without a feature cache."""
 
     reason: str
 
 
 _Again = Callable[[Network], Cut | Refusal]
 _TOLERANCE = 1e-5
-"""Largest difference of a score, relative to the largest one, that proves a cut."""
+"""Maximum difference of the logits, relative to the largest one, of a valid cut."""
 
 
 class _Refused(Exception):
-    """Inside this file: the cut cannot be made; carries the reason."""
+    """Signal within this file that the cut cannot be made; its message is the reason."""
 
 
 class _Stop(BaseException):
-    """Ends a forward pass once all live outputs are seen. Not an Exception, so that no layer turns it into another error."""
+    """Signal that ends a forward pass once all live outputs are seen. Not an Exception, so that no layer converts it."""
 
 
 def _stop() -> None:
-    """End a forward pass; an exporter is let go on to the end, and leaves out what is not returned."""
+    """End a forward pass, except in an export: an exporter runs to the end and drops what is not returned."""
     if not torch.compiler.is_exporting():
         raise _Stop
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """One tensor among the outputs of one call of a module, or one input (module "")."""
+    """Position of a batched tensor: one leaf of the output of one call of a module."""
 
     module: str
     call: int
     leaf: int
     axis: int  # the batch axis
-    factor: int  # entries of that axis for each item
+    factor: int  # entries of the batch axis per example
 
     def by_item(self, value: Tensor) -> Tensor:
-        """Return the value with the items on the first axis, (B, …)."""
+        """Return the value with the examples on the first axis, (B, …)."""
         moved = value.movedim(self.axis, 0)
         return moved if self.factor == 1 else moved.reshape(-1, self.factor, *moved.shape[1:])
 
     def native(self, value: Tensor) -> Tensor:
-        """Return what `by_item` was given."""
+        """Invert `by_item`."""
         whole = value if self.factor == 1 else value.flatten(0, 1)
         return whole.movedim(0, self.axis)
 
@@ -112,7 +112,7 @@ class _Call:
 
 
 def _recorded(network: Network, names: Sequence[str], *, inputs: Inputs) -> dict[str, list[tuple[list[Any], TreeSpec]]]:
-    """Return the outputs of each call of these modules, flattened."""
+    """Return the flattened outputs of each call of these modules."""
     record: dict[str, list[tuple[list[Any], TreeSpec]]] = {name: [] for name in names}
     modules = network.modules()
 
@@ -120,14 +120,14 @@ def _recorded(network: Network, names: Sequence[str], *, inputs: Inputs) -> dict
         return lambda _module, _args, output: record[name].append(tree_flatten(tree_map_only(Tensor, torch.clone, output)))
 
     with ExitStack() as stack, torch.no_grad():
-        for name in names:  # before other hooks, which may change what the module gave: they run again when it is replayed
+        for name in names:  # before other hooks, which may change the output: they run again in the replay
             stack.callback(modules[name].register_forward_hook(keep(name), prepend=True).remove)
         network.scores(inputs)
     return record
 
 
 def _batch_slot(module: str, call: int, *, leaf: int, small: Any, large: Any) -> _Slot | None:
-    """Compare an output for two items and for three; None where it does not depend on their number."""
+    """Return the slot of an output from its shapes for two and three examples; None if they do not depend on the batch size."""
     if not isinstance(small, Tensor) or not isinstance(large, Tensor):
         return None
     if small.ndim != large.ndim:
@@ -161,7 +161,7 @@ def _calls(network: Network, names: Sequence[str], *, two: Inputs, three: Inputs
 
 
 class _Replay:
-    """The trainable part: runs the network with the frozen modules' outputs taken from a store."""
+    """Trainable part: the network with the frozen modules' outputs replayed."""
 
     def __init__(self, network: Network, calls: dict[str, list[_Call]], *, sample: Inputs) -> None:
         self.network = network
@@ -171,15 +171,15 @@ class _Replay:
         self.live_inputs: tuple[str, ...] = ()
 
     def slots(self) -> list[_Slot]:
-        """Return every floating-point output that depends on the items."""
+        """Return every output that depends on the batch size."""
         return [slot for calls in self.calls.values() for call in calls for slot in call.slots if slot is not None]
 
     def recorded(self, slot: _Slot) -> Tensor:
-        """Return the sample's own value, (2, …)."""
+        """Return the value recorded on the sample, (2, …)."""
         return slot.by_item(cast(Tensor, self.calls[slot.module][slot.call].leaves[slot.leaf]))
 
     def run(self, values: dict[_Slot, Tensor], inputs: Inputs, *, size: int) -> Scores:
-        """Run the trainable part; outputs without a value are filled with the first sample item's."""
+        """Run the trainable part. Outputs without a value get the one of the first sample example. `size`: batch size."""
         modules = self.network.modules()
         with ExitStack() as stack, called_one_by_one():
             for name in self.calls:
@@ -208,7 +208,7 @@ class _Replay:
         return slot.native(first.expand(size, *first.shape[1:]))
 
     def dummy_inputs(self, size: int, kept: dict[str, Tensor]) -> Inputs:
-        """Return inputs of that many items: the kept ones where they are live, the sample's first item otherwise."""
+        """Return inputs for `size` examples: the stored ones where they are live, else the sample's first example."""
         if isinstance(self.sample, Tensor):
             return kept[""] if "" in kept else self.sample[:1].expand(size, *self.sample.shape[1:])
         return {name: kept[name] if name in kept else tensor[:1].expand(size, *tensor.shape[1:]) for name, tensor in self.sample.items()}
@@ -219,9 +219,9 @@ def _named(inputs: Inputs) -> dict[str, Tensor]:
 
 
 def _poisoned(tensor: Tensor) -> Tensor | None:
-    """Return other values of that shape: NaN, or, for whole numbers, zeros in place of the others and the largest in place of zeros.
+    """Return different values of that shape: NaN for floats; for integers, the largest value where there is a zero, and zero elsewhere.
 
-    Each of these is a valid index if those that came are. Where all are zero no other is known, and the answer is None.
+    So integers remain valid indices. Return None if all values are zero, because no other valid value is known.
     """
     if tensor.is_floating_point():
         return torch.full_like(tensor, torch.nan)
@@ -230,13 +230,13 @@ def _poisoned(tensor: Tensor) -> Tensor | None:
 
 
 def _shaken(values: Tensor) -> Tensor:
-    """Return weights that are all a little other ones: a step that begins as zero, or as one with another, does not stay so."""
+    """Return weights with noise added to each: new layers that start as zero or as copies must show their dependencies."""
     noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(values)
     return values + noise * (0.1 * float(values.square().mean().sqrt()) or 0.02)
 
 
 def _live_among(slots: Sequence[_Slot], is_live: Callable[[Sequence[_Slot]], bool]) -> list[_Slot]:
-    """Return the live slots by halving: k live ones among n take about k log2(n) runs."""
+    """Return the live slots by bisection: k live ones among n take about k log2(n) runs."""
     if not slots or not is_live(slots):
         return []
     if len(slots) == 1:
@@ -250,20 +250,20 @@ def _changed(scores: Scores, plain: Scores) -> bool:
 
 
 def _find_live_(replay: _Replay, layers: frozenset[str]) -> None:
-    """Determine which outputs and inputs the scores depend on, or come to depend on once the trained weights have changed."""
+    """Set the live outputs and inputs: those that the logits depend on, with trained weights slightly changed."""
     named = _named(replay.sample)
     recorded = {slot: replay.recorded(slot) for slot in replay.slots()}
     others = {slot: _poisoned(value) for slot, value in recorded.items()}
 
     def scores(changed: Mapping[_Slot, Tensor], inputs: Mapping[str, Tensor]) -> Scores:
-        values = {slot: value.clone() for slot, value in {**recorded, **changed}.items()}  # what follows may change them in place
+        values = {slot: value.clone() for slot, value in {**recorded, **changed}.items()}  # later layers may change them in place
         given = {**named, **inputs}
         return replay.run(values, given if isinstance(replay.sample, dict) else given[""], size=2)
 
     def differ(changed: Mapping[_Slot, Tensor], inputs: Mapping[str, Tensor]) -> bool:
         try:
             return _changed(scores(changed, inputs), plain)
-        except Exception:  # whoever refuses these values reads them
+        except Exception:  # an error on these values shows that they are read
             return True
 
     def is_live(slots: Sequence[_Slot]) -> bool:
@@ -282,7 +282,7 @@ def _find_live_(replay: _Replay, layers: frozenset[str]) -> None:
 
 
 def _seen_live(replay: _Replay, inputs: Inputs) -> dict[_Slot, Tensor]:
-    """Run the frozen part and stop as soon as every live output is there."""
+    """Run the frozen part until every live output is there; return these."""
     values: dict[_Slot, Tensor] = {}
     modules = replay.network.modules()
     by_module = {name: [slot for slot in replay.live if slot.module == name] for name in {slot.module for slot in replay.live}}
@@ -330,9 +330,9 @@ def _as_cut(replay: _Replay, layers: frozenset[str], *, again: _Again) -> Cut:
 
 
 def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs) -> Cut | Refusal:
-    """Cut a network behind its frozen layers, and prove on the sample that the two parts give the whole; or say why there is no cut.
+    """Return the cut behind the frozen layers, proved on the sample to give the logits of the whole network, or the refusal.
 
-    `layers` are the frozen ones that are called before any trainable one; the sample holds two real items or more.
+    `layers`: frozen layers whose outputs do not change in training. `sample`: two or more real examples.
     """
     network.mode_(False)
     sample = on_network(network, sample)
@@ -351,7 +351,7 @@ def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs) -> Cut
 
 
 def _attempt(make: Callable[[], Cut], network: Network, *, sample: Inputs) -> Cut | Refusal:
-    """Make a cut and prove it. Whatever goes wrong on the way refuses it: the whole network is known to run on the sample."""
+    """Make a cut and prove it. Any error refuses the cut: the whole network is known to run on the sample."""
     try:
         return _proved(network, make(), sample=sample)
     except _Refused as refusal:
@@ -373,13 +373,13 @@ def _by_replay(network: Network, layers: frozenset[str], *, sample: Inputs, agai
 
 
 def _prove_in_training(network: Network, cut: Cut, *, inputs: Inputs) -> None:
-    """Raise if a forward goes another way in training than in inference, and the replayed parts do not: it may call more of them."""
+    """Raise `_Refused` if, in training mode, the replayed network differs from the whole one."""
     rows, state = cut.frozen_part(inputs), network.state()
     own = {name for names in network.layer_parameters().values() for name in names}
     moving = {name: values.clone() for name, values in state.items() if name not in own}
     network.mode_(True)
     try:
-        with suppress(ValueError), seeded():  # BatchNorm of a single value cannot be trained, cut or whole
+        with suppress(ValueError), seeded():  # BatchNorm fails on a single value per channel, with or without a cut
             whole = network.scores(inputs)
             for name, values in moving.items():
                 state[name].copy_(values)
@@ -394,7 +394,7 @@ def _prove_in_training(network: Network, cut: Cut, *, inputs: Inputs) -> None:
 
 
 def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
-    """Cut at the heads' input, where the heads alone are left; all of them read the same features."""
+    """Return the parts of a cut at the heads' input if only the heads are trained and all read the same features, else None."""
     after = [layer for layer in network.layers if layer.name not in layers]
     if (
         not network.heads
@@ -435,7 +435,10 @@ def _of_parts(parts: _Parts, two: Inputs, *, layers: frozenset[str], again: _Aga
 
 
 def _proved(network: Network, cut: Cut, *, sample: Inputs) -> Cut | Refusal:
-    """Compare on the whole sample, and on rows of it put together anew: items must not be mixed, nor rows belong to several."""
+    """Return the cut if it gives the network's logits on the sample and on a reordered subset, else the refusal.
+
+    The subset shows whether a row depends on other examples.
+    """
     if not cut.live:
         return Refusal("the scores do not depend on the frozen part")
     rows = cut.frozen_part(sample)
@@ -449,7 +452,7 @@ def _proved(network: Network, cut: Cut, *, sample: Inputs) -> Cut | Refusal:
 
 
 def _difference(whole: Scores, parts: Scores, *, tolerance: float) -> str:
-    """Return how the scores of the two parts differ from those of the whole; "" where they do not."""
+    """Return how the logits of the two parts differ from those of the whole network; "" within the relative tolerance."""
     for task, scores in whole.items():
         if scores.shape != parts[task].shape:
             return f"replayed scores have shape {tuple(parts[task].shape)}, the full forward {tuple(scores.shape)}"

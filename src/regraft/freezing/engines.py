@@ -1,7 +1,7 @@
-"""What computes a frozen part: PyTorch as it is or compiled, ONNX Runtime or OpenVINO.
+"""Engines that compute a frozen part on a CPU: plain PyTorch, torch.compile, ONNX Runtime or OpenVINO.
 
-A frozen part is exported once, as a module whose forward is the part itself and whose outputs are the live ones, with a free batch axis.
-What an engine makes of it is used only after it has given PyTorch's values on examples of the run.
+The frozen part is exported once, as a module that returns the live outputs, with a dynamic batch axis. An engine is used only if it
+reproduces PyTorch's values on examples of the run.
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ __all__ = [
 EAGER, HALF = "eager", "bfloat16"
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _LIBRARIES = {"openvino": (*_ONNX, "openvino"), "onnxruntime": _ONNX}
-"""Engine -> the libraries that it needs. All take the network in ONNX form."""
+"""Engine -> required libraries. All these engines read the network as ONNX."""
 ENGINES = ("auto", EAGER, "compile", *_LIBRARIES)
 MOST_OFF = 1e-4
-"""Largest difference from PyTorch's values, in proportion to the largest value of an output."""
+"""Maximum difference from PyTorch's values, relative to the largest value of an output."""
 FEWEST = 1024
-"""Examples below which "auto" does not look for another engine than PyTorch as it is."""
+"""Minimum number of examples for which "auto" tries an engine other than plain PyTorch."""
 _MOST_LOST, _MOST_ADVANCED = 0.03, 0.13
-"""Shares of the time of a pass that "auto" spends on an engine at most: where it may turn out to be no faster, and where the network has
-two-dimensional convolutions, which were 1.3 to 5.7 times as fast on every engine that was measured, so that the pass is shorter still."""
+"""Maximum share of a pass's time that "auto" spends on building an engine: in general, where it may turn out no faster, and for networks
+with 2-D convolutions, which were 1.3 to 5.7 times as fast on every measured engine, so that building pays off."""
 _SECONDS, _SECONDS_A_LAYER = 4.0, 0.15
-"""Above what it took to export, and to build both engines, on every network that was measured: a part for the libraries, one a layer."""
+"""Upper bound of the time to export and to build both engines on all measured networks: a constant part, and a part per layer."""
 _AFTER_EXPORT = 4.0
-"""Times as long as PyTorch's own export takes what comes after it, at most, on the networks that were measured."""
+"""Maximum time of the steps after PyTorch's export, relative to that export, on the measured networks."""
 
 Values = Callable[[Inputs], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples that PyTorch has computed: what was given, the results, and the seconds of that."""
+    """Batch computed by PyTorch: inputs, results and time in seconds."""
 
     inputs: Inputs
     values: list[Tensor]
@@ -77,12 +77,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Work:
-    """What an engine is to compute.
+    """Computation for an engine.
 
     Attributes:
         name: "The frozen part" or "The network", for notes.
-        values: inputs -> results, by PyTorch as it is.
-        module: makes a private copy as a module whose forward returns the results in order.
+        values: function from inputs to results, by plain PyTorch.
+        module: function that returns a private copy as a module whose forward returns the results in order.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Work:
     module: Callable[[], WholeNetwork]
 
     def timed(self, inputs: Inputs) -> Batch:
-        """Return the results of PyTorch as it is for `inputs`, and how long they took."""
+        """Compute a batch with plain PyTorch and measure the time."""
         start = perf_counter()
         values = self.values(inputs)
         return Batch(inputs, values, perf_counter() - start)
@@ -100,16 +100,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Engine:
-    """What computes a frozen part.
+    """Engine for a frozen part.
 
     Attributes:
-        name: with its version, as it stands in the identity of a cache; `EAGER` for PyTorch as it is.
-        values: inputs -> live outputs.
-        seconds: of one example, measured on a batch that is not the first.
-        difference: the largest one from PyTorch's values, in proportion to the largest value.
-        exact: whether values were bit-identical in a second run and for an example alone.
-        faster: seconds by which an example took less than with PyTorch as it is.
-        half: builds the same in bfloat16; None: PyTorch's autocast does it.
+        name: name with version, part of the identity of a cache; `EAGER` for plain PyTorch.
+        values: function from inputs to live outputs.
+        seconds: minimum time per example over the batches of the proof.
+        difference: maximum difference from PyTorch's values, relative to the largest value.
+        exact: whether values were bit-identical in a second run and for a single example.
+        faster: seconds saved per example against plain PyTorch.
+        half: function that builds the same engine in bfloat16; None: use PyTorch's autocast.
     """
 
     name: str
@@ -126,12 +126,12 @@ _Proved = tuple[Engine, list[list[Tensor]]]
 
 @dataclass
 class EngineLog:
-    """The engines that a run has built, and what they cost and saved.
+    """Engines that a run has built, with their costs and savings.
 
     Attributes:
-        built: by what they compute; a frozen part that no engine takes has PyTorch.
+        built: key of a computation -> its engine; plain PyTorch if no other engine fits.
         building: seconds spent on exporting, building and proving.
-        saved: seconds by which the passes were shorter than PyTorch's would have been, building not taken off.
+        saved: seconds saved against plain PyTorch, not counting the building.
     """
 
     built: dict[str, Engine] = field(default_factory=dict)
@@ -140,9 +140,9 @@ class EngineLog:
 
 
 def check_engine(name: str, cluster: str | None = None) -> None:
-    """Check, before any work, that what an engine needs is installed, and that a cluster answers.
+    """Check that the libraries of an engine are installed and that the cluster answers.
 
-    `cluster`: "ray://HOST:PORT" or "auto"; None where there is none.
+    `cluster`: "ray://HOST:PORT", "auto" or None. Raises an error otherwise.
     """
     if cluster is not None:
         check_cluster(cluster)
@@ -151,7 +151,10 @@ def check_engine(name: str, cluster: str | None = None) -> None:
 
 
 def engine_names(wanted: str, *, half: bool = False) -> dict[str, str]:
-    """Return the engines that a setting stands for, by their names in the identity of a cache; PyTorch as it is comes last."""
+    """Return engine -> name in the identity of a cache, for the setting `wanted`; plain PyTorch comes last.
+
+    `half`: include the engines in bfloat16.
+    """
     chosen = [name for name, needed in _LIBRARIES.items() if all(map(find_spec, needed))] if wanted == "auto" else [wanted]
     libraries = {name: "torch" if name == "compile" else name for name in chosen if name != EAGER}
     named = {name: f"{name} {importlib.metadata.version(library)} float32" for name, library in libraries.items()}
@@ -162,13 +165,12 @@ def engine_names(wanted: str, *, half: bool = False) -> dict[str, str]:
 def chosen_engine(  # over the limit: what a choice depends on
     work: Work, first: Sequence[Batch], *, wanted: str, rows: int, log: EngineLog, say: Callable[[str], None]
 ) -> tuple[Engine, list[list[Tensor]]]:
-    """Choose what computes a pass: the fastest of the engines asked for that gives PyTorch's values.
+    """Return the fastest of the requested engines that reproduces PyTorch's values, and its values of the `first` batches.
 
-    With "auto", an engine is built where that, proving it included, is expected to take 3 % of the pass at most, or 13 % for networks
-    with two-dimensional convolutions. Building is given up once it takes longer, and an engine that is not faster is left.
+    With "auto", engines are built only if building and proving are expected to take at most 3 % of the pass, or 13 % for networks with
+    2-D convolutions. Building stops when it takes longer, and an engine that is not faster is dropped.
 
-    `log`: gets the seconds, and the engine; result: The engine, with the name `EAGER` for PyTorch as it is, and its values of the first
-    batches.
+    `rows`: number of examples of the pass. `log`: its building time is updated.
     """
     seconds, eager = min(batch.seconds / len(batch) for batch in first), (Engine(EAGER, work.values), [batch.values for batch in first])
     building = _limit(work, seconds=seconds * rows) if wanted == "auto" else math.inf
@@ -193,19 +195,19 @@ def chosen_engine(  # over the limit: what a choice depends on
 
 
 def _limit(work: Work, *, seconds: float) -> float:
-    """Return how long building may take for a pass of so many seconds."""
+    """Return the maximum building time for a pass of that many seconds."""
     kinds = {type(module).__name__ for name, module in work.network.modules().items() if name in work.layers}
-    convolutions = any("Conv2" in kind for kind in kinds)  # also those of Keras: DepthwiseConv2D, SeparableConv2D
+    convolutions = any("Conv2" in kind for kind in kinds)  # matches Keras too: DepthwiseConv2D, SeparableConv2D
     return (_MOST_ADVANCED if convolutions else _MOST_LOST) * seconds
 
 
 def _expected_building(work: Work) -> float:
-    """Return the seconds that building takes at most, by the number of layers that have weights."""
+    """Return an upper bound of the building time in seconds, from the number of layers with weights."""
     return _SECONDS + _SECONDS_A_LAYER * len({name.rpartition(".")[0] for name in work.network.state()} & work.layers)
 
 
 class _FrozenModule(WholeNetwork):
-    """A frozen part as a module: its tensors in order, its live outputs in order."""
+    """Frozen part as a module, from input tensors to live outputs, both in order."""
 
     def __init__(self, network: Network, cut: Cut) -> None:
         super().__init__(network)
@@ -217,10 +219,7 @@ class _FrozenModule(WholeNetwork):
 
 
 def frozen_work(network: Network, cut: Cut, *, values: Values) -> Work:
-    """Return the frozen part of a network as what an engine is to compute.
-
-    `values`: inputs -> live outputs, by PyTorch as it is.
-    """
+    """Return the frozen part as work for an engine. `values`: function from inputs to live outputs, by plain PyTorch."""
 
     def module() -> _FrozenModule:
         twin = network.for_export()
@@ -233,9 +232,9 @@ def frozen_work(network: Network, cut: Cut, *, values: Values) -> Work:
 
 
 def _built(work: Work, *, wanted: str, proof: Sequence[Batch], ends: Sequence[float]) -> tuple[list[_Proved], list[str]]:
-    """Build and prove engines; `ends` are the times at which building and proving are given up.
+    """Build and prove engines. Return the proved ones with their values of the `proof`, and the reasons against the others.
 
-    Result: Those that give PyTorch's values, with those of the `proof`, and why the others are not used.
+    `ends`: times at which building and proving are given up.
     """
     found, why = list[_Proved](), list[str]()
     names = {name: known for name, known in engine_names(wanted).items() if name != EAGER}
@@ -264,13 +263,13 @@ def _built(work: Work, *, wanted: str, proof: Sequence[Batch], ends: Sequence[fl
 
 
 def _in_time(expected: float, end: float) -> None:
-    """Raise if something is expected to be ready later than at the `end`."""
+    """Raise `NetworkError` if the `expected` time of completion is after the `end`."""
     if expected > end:
         raise NetworkError(f"building takes {expected - end:.1f} s longer than a pass of this length pays for")
 
 
 def _in_onnx_form(module: WholeNetwork, sample: Sequence[Tensor], *, outputs: int, exported: Callable[[], None]) -> Callable[[str], Values]:
-    """Export a module to ONNX; return what makes a function of live outputs by the name of the engine."""
+    """Export a module to ONNX. Return a function from an engine name to the function that computes the live outputs."""
     network = module.__dict__["network"]
     names, threads = input_names(network.sample) or ["input"], torch.get_num_threads()
     check_size(network.state(), purpose="engine=")
@@ -298,7 +297,7 @@ def _in_onnx_form(module: WholeNetwork, sample: Sequence[Tensor], *, outputs: in
 
 
 def _compiled(module: WholeNetwork, sample: Sequence[Tensor]) -> Callable[[str], Values]:
-    """Export a module and compile it; return what makes a function of live outputs by the name of the engine."""
+    """Export a module and compile it. Return a function from an engine name to the function that computes the live outputs."""
     axes = {"tensors": tuple({0: torch.export.Dim("batch", min=1)} for _ in sample)}
     with torch.no_grad():
         program = torch.export.export(module, tuple(sample), dynamic_shapes=axes, strict=False).module()
@@ -312,7 +311,7 @@ def _compiled(module: WholeNetwork, sample: Sequence[Tensor]) -> Callable[[str],
 
 
 def _proved(name: str, values: Values, *, proof: Sequence[Batch], end: float) -> _Proved:
-    """Return an engine and its values of the `proof`, once it has given PyTorch's values on one example alone and on some batches."""
+    """Return an engine and its values of the `proof`. Raise `NetworkError` if it differs from PyTorch on a batch or a single example."""
 
     def typed(inputs: Inputs) -> list[Tensor]:
         return [found.to(like.dtype) for found, like in zip(values(inputs), proof[0].values, strict=True)]
@@ -339,7 +338,7 @@ def _first(inputs: Inputs) -> Inputs:
 
 
 def _difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Return by how much values differ, in proportion to the largest one of their output."""
+    """Return the maximum difference relative to the largest value of an output; raise `NetworkError` above `MOST_OFF`."""
     largest = 0.0
     for at, (one, two) in enumerate(zip(expected, found, strict=True)):
         one, two = one.cpu(), two.cpu()

@@ -1,4 +1,4 @@
-"""Frozen parts in bfloat16, taken where a probe does as well on their features."""
+"""Frozen parts in bfloat16, used if a probe is as accurate on their features."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .engines import HALF, Engine, Values
 __all__ = ["HALF_OFF", "halved"]
 
 HALF_OFF = 0.05
-"""By how much values in bfloat16 differ from those in float32 at most, in proportion to the largest one: 0.03 was measured."""
+"""Maximum difference between values in bfloat16 and float32, relative to the largest value; 0.03 was measured."""
 _JUDGED, _AT_A_TIME = 256, 64
 
 
 def halved(  # over the limit: what a choice depends on
     engine: Engine, items: Prepared, *, compared: np.ndarray, live: Sequence[Live], device: str, measured: bool
 ) -> tuple[Engine, str]:
-    """Return an engine in bfloat16, or the one given, and why.
+    """Return the engine in bfloat16 or the given one, and the reason.
 
-    Both compute up to 256 examples, drawn at random. A ridge probe on what each gives is judged by its exact leave-one-out predictions of
-    the first task: right or wrong for classes, the squared error for other targets.
+    Both compute up to 256 random examples. A ridge probe on the features of each is compared by its exact leave-one-out predictions of the
+    first task: accuracy for classes, squared error for other targets.
 
-    `compared`: (n,) indices of those whose labels may be looked at; `live`: names, shapes and types of what the frozen part gives.
+    `compared`: (n,) indices of examples whose labels may be used. `measured`: keep the given engine if bfloat16 is not faster.
     """
     try:
         plain = engine.half() if engine.half is not None else _autocast(engine, device)
@@ -51,7 +51,7 @@ def halved(  # over the limit: what a choice depends on
             start = perf_counter()
             found.append(torch.cat([_pooled(part) for part in values(inputs)], 1))
             spent.append(perf_counter() - start)
-    fine, coarse = (sum(spent[1:]) or sum(spent) for spent in seconds)  # the first batch prepares what later ones use
+    fine, coarse = (sum(spent[1:]) or sum(spent) for spent in seconds)  # the first batch includes one-time set-up
     if measured and coarse >= fine:
         return engine, f"bfloat16 took {coarse / fine:.2f} times as long"
     try:
@@ -70,12 +70,12 @@ def halved(  # over the limit: what a choice depends on
 
 
 def _pooled(part: Tensor) -> Tensor:
-    """Return numbers by example, (n, d): maps and sequences are averaged over all but their first axis."""
+    """Return features (n, d): maps and sequences (n, d, …) are averaged over the trailing axes."""
     return part.float().flatten(2).mean(2) if part.ndim > 2 else part.float().reshape(len(part), -1)
 
 
 def _autocast(engine: Engine, device: str) -> Values:
-    """Return what PyTorch computes in bfloat16 where that is accurate enough for an operation."""
+    """Return the engine's function under PyTorch's autocast to bfloat16."""
 
     def values(inputs: Inputs) -> list[Tensor]:
         with torch.autocast(device, dtype=torch.bfloat16):
@@ -85,7 +85,7 @@ def _autocast(engine: Engine, device: str) -> Values:
 
 
 def _judged(features: np.ndarray, items: Prepared, *, rows: np.ndarray) -> np.ndarray:
-    """Return how good the leave-one-out prediction of each example is, (n,); more is better."""
+    """Return a score of the leave-one-out prediction of each example, (n,); higher is better."""
     data = items.data
     targets = np.asarray(data.targets)[rows]
     probe = fit_ridge(features, targets, kind=data.task, classes=len(data.classes or ()))

@@ -1,4 +1,4 @@
-"""What a feature cache is a cache of: a digest that changes whenever the cached values would."""
+"""Identity of a feature cache: a digest that changes whenever the cached values would."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .units import on_network, rows_of
 __all__ = ["Frozen", "cache_identity", "engine_of", "frozen_digest", "frozen_identity", "key_of"]
 
 _FORMAT = 2
-"""Raised when the layout of a cache or the meaning of its values changes: caches of older versions then do not match."""
+"""Version of the layout of a cache and the meaning of its values; caches of other versions do not match."""
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """What a frozen part is.
+    """Identity of a frozen part.
 
     Attributes:
-        digest: of the bytes and the structure of its layers; the same in every process.
-        opaque: what decides its values and has no content to compare, by place. Another process may have another one.
+        digest: digest of the weights and the structure of its layers; the same in every process.
+        opaque: paths of objects that affect the values but have no content to compare. They may differ in another process.
     """
 
     digest: str
@@ -36,11 +36,11 @@ class Frozen:
 
 
 def frozen_identity(network: Network, layers: Collection[str]) -> Frozen:
-    """Return what some layers are: bytes of weights and statistics, options, plain attributes, and the code that they run."""
+    """Return the identity of some layers, from weights and statistics, options, plain attributes, and code."""
     structure = _settled(network, layers)
     digest = hashlib.blake2b(structure.text.encode("utf-8", errors="surrogatepass"), digest_size=16)
     wanted = set(layers)
-    # a module that holds frozen layers may hold a buffer of its own without being a layer
+    # a module around frozen layers may own a buffer without being a layer
     around = {outer for layer in layers for outer in prefixes(layer)} - {layer.name for layer in network.layers}
     for name, tensor in sorted(network.state().items()):
         if name.endswith(COUNTER):
@@ -52,16 +52,16 @@ def frozen_identity(network: Network, layers: Collection[str]) -> Frozen:
 
 
 def _settled(network: Network, layers: Collection[str]) -> Structure:
-    """Return the structure without what runs of the network change: counters, and what a module keeps of the last batch.
+    """Return the structure without values that a forward pass changes, such as counters and data of the last batch.
 
-    No such value is part of what the network is, as long as it gives the same for the same batch; two runs of batches that differ show
-    which they are. Installed libraries are not looked through, so that their networks need not be run for this.
+    Such values are not part of the identity, as long as the same batch gives the same output. Two runs on different batches show which
+    values these are. Networks made of installed libraries only are not run, because library objects are not inspected.
     """
     structure = network.structure(layers)
     if not structure.own:
         return structure
     ignored: frozenset[str] = frozenset()
-    for _ in range(3):  # what grows shows where it grows only once
+    for _ in range(3):  # a value that grows shows its path only in a later run
         seen = []
         for rows in ([0, 1], [0, 1, 0]):
             network.mode_(False)
@@ -75,20 +75,20 @@ def _settled(network: Network, layers: Collection[str]) -> Structure:
 
 
 def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> frozenset[str]:
-    """Return the places of values that differ; of what grows or shrinks, the place of the whole."""
+    """Return the paths of values that differ; for containers that grow or shrink, the path of the container."""
     moved = {place.rpartition(".")[0] for place in before.keys() ^ after.keys()}
     return frozenset(moved | {place for place in before.keys() & after.keys() if before[place] != after[place]})
 
 
 def frozen_digest(network: Network, layers: Collection[str]) -> str:
-    """Return a digest of the bytes and the structure of some layers."""
+    """Return a digest of the weights and the structure of some layers."""
     return frozen_identity(network, layers).digest
 
 
 def cache_identity(  # over the limit: what a value depends on
     frozen: str, live: Collection[str], *, items: str, dtype: str, device: str = "cpu", engine: str = "eager"
 ) -> tuple[str, dict[str, Any]]:
-    """Return the name of a cache and the facts from which it is made."""
+    """Return the folder name of a cache and the facts that it is the digest of."""
     facts = {
         "format": _FORMAT,
         "frozen": frozen,
@@ -103,12 +103,12 @@ def cache_identity(  # over the limit: what a value depends on
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
-    """Return the name of the folder of a cache with these facts."""
+    """Return the folder name of a cache: the digest of its facts."""
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
 def engine_of(device: torch.device) -> str:
-    """Return what decides how a network's values are rounded, beside the network and the size of a batch."""
+    """Return what determines the rounding of values besides the network and the batch size: device, CPU capability, threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{name}, {capability}, {torch.get_num_threads()} threads, MKL-DNN {torch._C._has_mkldnn}"

@@ -1,4 +1,4 @@
-"""Fill a feature cache: each item and view goes through the frozen part once."""
+"""Filling of feature caches: each example and view goes through the frozen part once."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from .storage import CacheFolder
 __all__ = ["Counter", "FrozenPass", "Kept", "default_cache_folder"]
 
 MOST_KEPT = 2**28
-"""Bytes of the caches that a run keeps in memory beside the one in use."""
+"""Maximum size in bytes of all caches that a run keeps in memory; the newest one is always kept."""
 MOST_NAMED = 3
-"""Parts without content that are named in a note."""
+"""Maximum number of opaque parts named in a note."""
 
 
 def default_cache_folder() -> Path:
@@ -47,7 +47,7 @@ def default_cache_folder() -> Path:
 
 @dataclass
 class Counter:
-    """How many items went through the frozen part, and on which engines."""
+    """Number of examples that went through the frozen part, and the engines used."""
 
     items: int = 0
     engines: EngineLog = field(default_factory=EngineLog)
@@ -55,24 +55,27 @@ class Counter:
 
 @dataclass(frozen=True)
 class _Begun:
-    """How a pass begins: its engine, and what that has computed already of the first items."""
+    """Start of a pass: its engine, and the values that it has already computed for the first examples."""
 
     engine: Engine
     values: tuple[Sequence[Tensor], ...] = ()
 
 
 class Kept:
-    """Caches that live as long as a run, by what they are caches of, so that it computes none of them twice."""
+    """Caches by key that live as long as a run, so that no cache is computed twice."""
 
     def __init__(self) -> None:
         self._caches: dict[str, tuple[ActivationCache, Any]] = {}
 
     def get(self, key: str) -> ActivationCache | None:
-        """Return the cache with this key, if it is kept."""
+        """Return the cache with this key, or None."""
         return self._caches[key][0] if key in self._caches else None
 
     def add(self, key: str, cache: ActivationCache, *, of: Any) -> None:
-        """Keep a cache; the oldest ones go where all together are larger than `MOST_KEPT`."""
+        """Keep a cache, and drop the oldest ones if the total size exceeds `MOST_KEPT`.
+
+        `of`: objects whose ids are part of the key, kept alive so that no id is reused.
+        """
         self._caches[key] = (cache, of)
         while len(self._caches) > 1 and sum(one.bytes for one, _ in self._caches.values()) > MOST_KEPT:
             del self._caches[next(iter(self._caches))]
@@ -80,20 +83,17 @@ class Kept:
 
 @dataclass(frozen=True)
 class FrozenPass:
-    """Makes caches of one cut.
+    """Pass of examples through the frozen part, which makes the feature caches of one cut.
 
     Attributes:
-        network: whose frozen part runs.
-        cut: where it ends.
-        where: a folder, or "memory"; or an address, to which finished caches go from the user's folder, and from which they come.
-        dtype: "float32" or "float16".
-        device: where it runs.
-        notes: told why a cache is not kept for other processes, once.
-        kept: the caches that this run has in memory.
-        engine: what computes on a CPU, one of `ENGINES`.
-        cluster: whose tasks compute, "ray://HOST:PORT" or "auto"; None: this process.
-        precision: "float32", "bfloat16" where a probe does as well on its features, or "auto": where it is faster, too.
-        compared: (n,) examples that such a probe is fitted to: those that judge are none of them; None: all.
+        where: folder, or "memory", or a URL. With a URL, caches are copied between it and the user's cache folder.
+        dtype: dtype of stored features, "float32" or "float16".
+        notes: list that receives messages about the pass, each once.
+        kept: caches that this run has in memory.
+        engine: engine on a CPU, one of `ENGINES`.
+        cluster: Ray cluster that computes, "ray://HOST:PORT" or "auto"; None: this process.
+        precision: "float32"; "bfloat16" (if a probe is as accurate on its features); "auto" (if it is also faster).
+        compared: (n,) examples that this probe may use, without the holdout set; None: all.
     """
 
     network: Network
@@ -111,9 +111,9 @@ class FrozenPass:
     compared: np.ndarray | None = None
 
     def cached(self, items: Prepared, views: Sequence[int] = (0,)) -> ActivationCache:
-        """Return the filled cache of these items and views; what a matching cache holds already is not computed again.
+        """Return the filled cache of these examples and views. Rows of a matching cache are reused.
 
-        Where something that decides the values has no content to compare, the cache lives as long as the process.
+        If the values depend on something without content to compare, the cache lives only as long as the process.
         """
         frozen = frozen_identity(self.network, self.cut.layers)
         if self.engine not in ("auto", self._wanted):
@@ -142,12 +142,12 @@ class FrozenPass:
 
     @property
     def _names(self) -> dict[str, str]:
-        """The engines that may compute here, by their names in the identity; PyTorch as it is comes last."""
+        """Engine -> name in the identity of a cache, for the engines that may compute here; plain PyTorch comes last."""
         return engine_names(self._wanted, half=self.precision != "float32")
 
     @property
     def _sought(self) -> list[str]:
-        """Those of these names whose caches serve: that of the engine asked for, or any of them."""
+        """Names among `_names` whose caches may be used: the one of the requested engine, or all."""
         return [known for name, known in self._names.items() if self._wanted in ("auto", name) or self.precision != "float32"]
 
     def _identity(self, frozen: Frozen, items: str, *, views: Sequence[int], engine: str) -> tuple[str, dict[str, Any]]:
@@ -160,7 +160,7 @@ class FrozenPass:
             self.notes.append(sentence)
 
     def _for_this_run(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], folder: Path | None = None) -> ActivationCache:
-        """Return a cache that lives as long as the run; the items are known by the objects that they are."""
+        """Return a cache that lives as long as the run. Its key contains the ids of the data objects."""
         objects = (items.data, items.preprocessing, items.augment)
         said = f"{[id(one) for one in objects]} {items.view_seed}"
         keys = {known: self._identity(frozen, said, views=views, engine=known)[0] for known in self._names.values()}
@@ -196,7 +196,7 @@ class FrozenPass:
                     brought(places[known].path, f"{elsewhere}/{places[known].path.name}")
                 return found
             if found is not None and found.finished and HALF not in known:
-                wanted = known.partition(" ")[0]  # what was begun goes on with the same engine
+                wanted = known.partition(" ")[0]  # continue a partly filled cache with the same engine
         begun = self._begun(frozen, items, views=views, wanted=wanted)
         place = places[begun.engine.name]
         with held_folder(place.path, error=CacheError, wait=math.inf):
@@ -214,7 +214,7 @@ class FrozenPass:
         return cache
 
     def _holds(self, cache: ActivationCache, place: CacheFolder, *, items: Prepared, views: Sequence[int]) -> bool:
-        """Tell whether what is finished is what the network gives today; PyTorch computes it, as another engine need not be built then."""
+        """Return whether the finished rows match the current network. Plain PyTorch recomputes them, so that no engine must be built."""
         other = "engine" in place.facts
         exact = self.device.type == "cpu" and place.engines() == [place.engine] and not other
         rounding = HALF_OFF if HALF in str(place.facts.get("engine")) else MOST_OFF if other else ROUNDING
@@ -224,7 +224,7 @@ class FrozenPass:
         return self.cut.frozen_part(placed(inputs, self.device, order=self.network.memory_order))
 
     def _begun(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], wanted: str) -> _Begun:
-        """Choose the engine of a pass, and whether it computes in bfloat16."""
+        """Choose the engine of a pass and its precision."""
         begun = self._begun_in_full(frozen, items, views=views, wanted=wanted)
         if self.precision == "float32" or (self.precision == "auto" and len(items) * len(views) < FEWEST):
             return begun
@@ -243,7 +243,7 @@ class FrozenPass:
         return begun if log.built[key].name == begun.engine.name else _Begun(log.built[key])
 
     def _begun_in_full(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], wanted: str) -> _Begun:
-        """Choose the engine of a pass in float32; "auto": by the time that PyTorch takes for the first examples, where they are many."""
+        """Choose the engine of a pass in float32. "auto" decides by PyTorch's time for the first examples, if there are enough examples."""
         eager, rows = Engine(EAGER, self._values), len(items) * len(views)
         if wanted == EAGER or len(items) < 2:
             return _Begun(eager)
@@ -279,7 +279,7 @@ class FrozenPass:
         cache.flush()
 
     def _computed(self, chunks: Sequence[Chunk], items: Prepared, *, begun: _Begun) -> Iterator[Iterable[Sequence[Tensor]]]:
-        """Yield the results of the batches of each chunk, computed by a cluster where one is asked for."""
+        """Yield the results of the batches of each chunk, computed by the cluster if one is set."""
         shared = Shared(begun.engine.values, items, self.batch_size, torch.get_num_threads())
         if self.cluster is not None:
             try:
@@ -296,7 +296,7 @@ class FrozenPass:
 
 
 def _made(folder: Path) -> Path:
-    """Return a folder, made where it is not there."""
+    """Create a folder if necessary, and return it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:

@@ -1,4 +1,4 @@
-"""Which layers are frozen: everything up to a block, layer or module."""
+"""Selection of frozen layers: everything up to a block, layer or module, or by name."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _COUNTED = re.compile(r"layers:(\d{1,9})")
 
 
 def is_dropout(layer: Layer) -> bool:
-    """Tell whether a layer drops activations in training."""
+    """Return whether a layer is a dropout layer, by its kind."""
     return "drop" in layer.kind.lower()
 
 
 def _prefix(layers: Sequence[Layer], end: int) -> frozenset[str]:
-    """Return the first `end` layers without the dropout that stands between them and the trained part.
+    """Return the first `end` layers, up to a dropout directly before the trained part.
 
-    That dropout regularises the trained part, so it stays on its side. Dropout inside a module that is frozen as a whole is frozen.
+    This dropout regularises the trained part and belongs to it. Dropout inside a module that is frozen as a whole is frozen.
     """
     last = max((index for index in range(end) if layers[index].parameters), default=-1)
     beyond = {prefix for layer in layers[end:] for prefix in prefixes(layer.name)}
@@ -45,21 +45,24 @@ def _prefix(layers: Sequence[Layer], end: int) -> frozenset[str]:
 
 
 def _extended(layers: Sequence[Layer], end: int) -> int:
-    """Move the end over following layers without parameters: caching after a pooling is cheaper than before it."""
+    """Return the end after the following layers without parameters: features after a pooling are smaller."""
     while end < len(layers) and not layers[end].parameters:
         end += 1
     return end
 
 
 def frozen_up_to_head(network: Network) -> frozenset[str]:
-    """Return all layers that are called before the first of the heads."""
+    """Return all layers that are called before the first head."""
     heads = set(network.head_layers)
     position = next(index for index, layer in enumerate(network.layers) if layer.name in heads)
     return _prefix(network.layers, position)
 
 
 def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
-    """Return the layers of the first blocks, or all up to a block, layer or module, that one included."""
+    """Return the frozen layers: the first `end` blocks, or everything up to and including the block, layer or module of that name.
+
+    "layers:8" means the first 8 layers. Raises `SettingError` for an unknown name, or if a head would be frozen.
+    """
     layers, count = network.layers, counted_layers(end)
     if count is not None:
         return _first_counted(network, count)
@@ -81,13 +84,13 @@ def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
 
 
 def counted_layers(end: int | str | None) -> int | None:
-    """Return how many layers the words "layers:8" of a plan stand for; None where `end` is something else."""
+    """Return the number of layers in a value such as "layers:8"; None for other values."""
     found = _COUNTED.fullmatch(end) if isinstance(end, str) else None
     return int(found[1]) if found else None
 
 
 def _first_counted(network: Network, count: int) -> frozenset[str]:
-    """Return the first `count` layers as the family counts them; a layer around others is among them with the last of these."""
+    """Return the first `count` layers as the library counts them. A layer around others is included once all of these are."""
     every = network.counted()
     if not 0 <= count < len(every):
         raise SettingError(
@@ -120,21 +123,21 @@ def _position_of(network: Network, name: str) -> int:
 
 
 def frozen_before(network: Network, layers: Collection[str]) -> frozenset[str]:
-    """Return all layers of a `network` that are called before the first of some `layers`, but for dropout between."""
+    """Return all layers that are called before the first of some `layers`, without dropout directly before it."""
     return _prefix(network.layers, next(at for at, layer in enumerate(network.layers) if layer.name in layers))
 
 
 def held_layers(network: Network) -> frozenset[str]:
-    """Return the layers that a `network` holds, with those without weights whose place among them makes them frozen as well.
+    """Return the layers that the network holds frozen (`network.held`), with the layers without weights that are frozen with them.
 
-    Those are what runs before anything that is trained, and what is inside a module of which all weights are held; dropout that stands
-    before the trained part is none of them.
+    These run before every trained layer, or are inside a module whose weights are all held. Dropout directly before the trained part is
+    not included.
     """
     return _with_those_between(network.layers, network.held)
 
 
 def _with_those_between(layers: Sequence[Layer], held: Collection[str]) -> frozenset[str]:
-    """Return the `held` ones among layers, with those without weights whose place among them makes them frozen as well."""
+    """Return the `held` layers, with the layers without weights that are frozen with them."""
     if not any(layer.name in held for layer in layers):
         return frozenset()
     open_ = {outer for layer in layers if layer.parameters and layer.name not in held for outer in prefixes(layer.name)}
@@ -145,7 +148,10 @@ def _with_those_between(layers: Sequence[Layer], held: Collection[str]) -> froze
 
 
 def matching_layers(network: Network, patterns: Sequence[str], *, setting: str) -> frozenset[str]:
-    """Return the layers with these names, or inside modules with these names."""
+    """Return the layers with weights whose name, or the name of a module around them, matches a pattern such as "layer4.*".
+
+    `setting`: name for the `SettingError` that a pattern without a match raises.
+    """
     names = {layer.name: [name for name in prefixes(layer.name) if name] for layer in network.layers if layer.parameters}
     found = set[str]()
     for pattern in patterns:
@@ -162,8 +168,8 @@ def matching_layers(network: Network, patterns: Sequence[str], *, setting: str) 
 def cacheable_layers(network: Network, frozen: Collection[str]) -> frozenset[str]:
     """Return the frozen layers whose outputs do not change in training.
 
-    Those called before the first trainable one are among them; of the others those that, in a run of the network's sample, do not
-    depend on what is trained: an edit may call its own modules first.
+    These are all frozen layers before the first trainable one, and later ones that do not depend on trained weights in a run of the
+    network's sample. The latter exist because an edit may call its own modules first.
     """
     names = [layer.name for layer in network.layers]
     end = next((at for at, layer in enumerate(network.layers) if layer.parameters and layer.name not in frozen), len(names))
@@ -178,18 +184,18 @@ def cacheable_layers(network: Network, frozen: Collection[str]) -> frozenset[str
 
 
 def head_parameters(network: Network) -> frozenset[str]:
-    """Return the names, as in `state()`, of the parameters of all heads of a `network`."""
+    """Return the names in `state()` of the parameters of all heads."""
     owned = network.layer_parameters()
     return frozenset(name for layer in network.head_layers for name in owned.get(layer, {}))
 
 
 def added_parameters(before: Network, after: Network) -> frozenset[str]:
-    """Return the names, as in `state()`, of the parameters that a network has and another has not."""
+    """Return the names in `state()` of the parameters that `after` has and `before` has not."""
     return frozenset(name for names in after.layer_parameters().values() for name in names) - before.state().keys()
 
 
 def frozen_but(network: Network, trained: Collection[str]) -> frozenset[str]:
-    """Return what is frozen where only some parameters are trained."""
+    """Return the frozen layers and individually frozen tensors if only the parameters `trained` are trained."""
     layers = {layer.name for layer in network.layers}
     held: dict[str, set[str]] = {}
     for name in network.state():

@@ -1,4 +1,4 @@
-"""A pass on a cluster: what its tasks share, and what each of them computes."""
+"""Pass of examples through a network on a cluster."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["Chunk", "Shared", "batches_of", "sent", "spread"]
 T = TypeVar("T")
 
 Chunk = Sequence[tuple[np.ndarray, int]]
-"""The examples of one task, with the view of each run of them."""
+"""Examples of one task, as (indices, view) pairs."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all tasks of a pass need.
+    """Data that all tasks of a pass share.
 
     Attributes:
-        values: inputs -> results.
-        items: where batches come from.
-        threads: that compute one operator, as in the process that waits: with other numbers sums are rounded otherwise.
+        values: function from inputs to results.
+        items: source of the batches.
+        threads: number of threads per operator, as in the calling process, because rounding depends on it.
     """
 
     values: Callable[[Inputs], list[Tensor]]
@@ -40,7 +40,7 @@ class Shared:
 
 
 def batches_of(shared: Shared, chunk: Chunk) -> Iterator[list[Tensor]]:
-    """Yield the results of the batches of a `chunk`."""
+    """Yield the results of each batch of a chunk."""
     with torch.no_grad():
         for examples, view in chunk:
             for _, inputs in shared.items.batches(shared.batch_size, examples, view):
@@ -54,17 +54,17 @@ def _task(shared: Shared, chunk: Chunk) -> list[list[Tensor]]:
 
 
 def spread(shared: Shared, chunks: Iterable[Chunk], *, network: Network, cluster: str) -> Iterator[list[list[Tensor]]]:
-    """Return the results of the batches of each chunk, in order; each chunk is a task of a cluster."""
+    """Return the results of the batches of each chunk, in order. Each chunk is one task of the cluster."""
     rows = np.arange(min(2, len(shared.items)))
     content = sent(shared, network, values=lambda one: one.values(one.items.batch(rows)))
     return on_cluster(_task, content, pieces=chunks, cluster=cluster, threads=shared.threads)
 
 
 def sent(shared: T, network: Network, *, values: Callable[[T], Sequence[Tensor]]) -> bytes:
-    """Return what all tasks share as bytes, after a copy made of them has proven itself."""
+    """Return the shared data pickled. Raises `SettingError` if an unpickled copy does not compute bit-identical `values`."""
 
     def reduced(part: Any) -> Any:
-        if isinstance(part, torch.memory_format):  # pickle would look for its name in the program that was started
+        if isinstance(part, torch.memory_format):  # pickle would look up its name in `__main__`
             return getattr, (torch, str(part).removeprefix("torch."))
         return network.reduced(part)
 

@@ -1,9 +1,9 @@
-"""Feature caches on the disk: how they lie there, and what counts as one.
+"""Feature caches on disk.
 
-A cache is a folder named by the digest of its facts: `manifest.json` (what it is a cache of), `live0.npy`, … (the rows), `done.npy` (a
-checksum for each finished chunk) and, while it is filled, a lock. A chunk counts as finished only if its checksum holds when the cache is
-opened, so a process, or a machine, that stops at any moment leaves a cache from which the next one goes on. The room on the disk is taken
-before the first value is computed. What is damaged in any way is computed again, never trusted and never repaired.
+A cache is a folder named by the digest of its facts. It holds `manifest.json` (the facts), `live0.npy`, … (the rows), `done.npy` (a
+checksum for each finished chunk) and, while it is filled, a lock. A chunk counts as finished only if its checksum is right when the cache
+is opened. So a process or machine that stops at any moment leaves a cache that the next process continues. Disk space is reserved before
+the first value is computed. Damaged parts are computed again, never used or repaired.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _OLD_LOCK = "lock"
 
 
 class _Manifest(Plain):
-    """What a cache is a cache of.
+    """Manifest of a cache.
 
     Attributes:
-        facts: those of its identity; the name of the folder is their digest.
-        arrays: shape of one row, and type, of each live output.
-        engines: those that have computed rows of it.
-        about: the network and the data in words, for people.
+        facts: facts of its identity; their digest is the name of the folder.
+        arrays: shape of one row and dtype of each live output.
+        engines: engines that have computed rows, as in `engine_of`.
+        about: readable names of the network and the data.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -60,18 +60,19 @@ class _Manifest(Plain):
     about: dict[str, str] = Field(default_factory=dict)
 
     def rows_of(self) -> dict[str, Any]:
-        """Return what decides which rows it holds."""
+        """Return the fields that determine the rows."""
         return self.model_dump(exclude={"engines", "about"})
 
 
 @dataclass(frozen=True)
 class CacheFolder:
-    """A place for one cache.
+    """Folder of one cache, existing or not.
 
     Attributes:
-        path: of the folder; its name is the digest of the facts.
-        dtype: "float32" or "float16", for floating-point outputs.
-        about: the network and the data in words, for `list_caches`.
+        path: path of the folder; its name is the digest of the facts.
+        dtype: storage dtype of floating-point outputs, "float32" or "float16".
+        engine: engine that writes, as in `engine_of`.
+        about: readable names of the network and the data, for `list_caches`.
     """
 
     path: Path
@@ -84,17 +85,17 @@ class CacheFolder:
 
     @property
     def _kinds(self) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
-        """Name, type and shape of each file of numbers."""
+        """Name, dtype and shape of each array file."""
         made = [(f"live{at}.npy", stored_type(part, self.dtype), (self.rows, *part.shape)) for at, part in enumerate(self.live)]
         return [*made, (_DONE, np.dtype(np.uint32), (chunks_of(self.rows),))]
 
     def engines(self) -> list[str]:
-        """Return what has computed rows of the cache that is there."""
+        """Return the engines that have computed rows of the existing cache."""
         found = _manifest_in(self.path)
         return [] if found is None else found.engines
 
     def opened(self, *, writing: bool = False) -> ActivationCache | None:
-        """Return the cache that is there, with those chunks done whose checksums hold; None where there is none, or it is damaged."""
+        """Return the existing cache, with the chunks finished whose checksums are right; None if it is missing or damaged."""
         found = _manifest_in(self.path)
         if found is None or found.rows_of() != self._manifest().rows_of():
             return None
@@ -109,7 +110,7 @@ class CacheFolder:
         return cache
 
     def made(self) -> ActivationCache:
-        """Return an empty cache, its room on the disk taken; one that is there goes. Who has mapped that keeps what he sees."""
+        """Return an empty cache with its disk space reserved. An existing cache is deleted; processes that have mapped it keep its data."""
         kinds = self._kinds
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ class CacheFolder:
         return sum(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for _, dtype, shape in self._kinds)
 
     def _open_for_writing_(self, columns: Sequence[Column], engines: Sequence[str]) -> None:
-        """Open each file once more, and take the room of its blocks again: a copy may have left out those that were zero."""
+        """Open the files for writing, and reserve their disk space again: a copied file may be sparse."""
         try:
             for column, (name, _dtype, _shape) in zip(columns, self._kinds, strict=True):
                 column.handle = os.open(self.path / name, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
@@ -167,7 +168,7 @@ class CacheFolder:
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """Return the beginning of an .npy file of these numbers."""
+    """Return the header of an .npy file."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
     return file.getvalue()
@@ -183,7 +184,7 @@ def _make(path: Path, dtype: np.dtype[Any], *, shape: tuple[int, ...]) -> None:
 
 
 def _mapped(path: Path, dtype: np.dtype[Any], *, shape: tuple[int, ...]) -> Column | None:
-    """Map a file of numbers, after its size and its beginning, each byte, are what they must be; no header is interpreted."""
+    """Map an array file; None unless its size and header are exactly as expected. The header is compared, not parsed."""
     header, size = _header(dtype, shape), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     try:
         with opening(path, "cache array"):
@@ -212,7 +213,7 @@ def _manifest_in(folder: Path) -> _Manifest | None:
 
 
 def _tupled(content: Any) -> Any:
-    """Return a manifest with its pairs as tuples, which JSON does not have."""
+    """Return the content of a manifest with its pairs as tuples, which JSON does not have."""
     if not isinstance(content, dict) or not isinstance(content.get("arrays"), list):
         return content
     return {**content, "arrays": [tuple(part) if isinstance(part, list) else part for part in content["arrays"]]}
@@ -220,14 +221,14 @@ def _tupled(content: Any) -> Any:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One cache on disk, for people.
+    """Description of one cache on disk.
 
     Attributes:
-        folder: where it lies.
+        done: number of finished rows.
         size: in bytes.
-        network: whose frozen part it is of; "" in caches of earlier versions.
-        data: what the rows are of; as `network`.
-        made: seconds since 1970.
+        network: name of the network; "" in caches of earlier versions.
+        data: name of the data; "" in caches of earlier versions.
+        made: time of the last write of the manifest, in seconds since 1970.
     """
 
     folder: Path
@@ -263,7 +264,7 @@ def _subfolders(root: Path) -> list[Path]:
 
 
 def _own_files(folder: Path) -> dict[str, os.stat_result] | None:
-    """Return what is in the folder of a cache; None where a part of it is not ours, or is no regular file."""
+    """Return name -> file status of the files of a cache folder; None if a file is foreign or not regular, or the manifest is missing."""
     found = {}
     manifest = _manifest_in(folder)
     arrays = [f"live{at}.npy" for at in range(len(manifest.arrays))] if manifest else []
@@ -280,9 +281,9 @@ def _own_files(folder: Path) -> dict[str, os.stat_result] | None:
 
 
 def clear_caches(root: Path, *, before: float = math.inf) -> list[CacheEntry]:
-    """Delete the caches below a folder; anything else in it stays, and so does a cache that is being filled.
+    """Delete the caches below a folder and return them. Other files and caches that are being filled stay.
 
-    `before`: only those made earlier, in seconds since 1970.
+    `before`: delete only caches made earlier, in seconds since 1970.
     """
     return [entry for entry in list_caches(root) if entry.made < before and _deleted(entry.folder)]
 
@@ -294,11 +295,11 @@ def _deleted(folder: Path) -> bool:
             return False
         try:
             files = _own_files(folder)
-            for name in sorted(files or (), key=lambda name: name != _MANIFEST):  # first: what is left is then no cache
+            for name in sorted(files or (), key=lambda name: name != _MANIFEST):  # manifest first: the rest is no cache
                 (folder / name).unlink(missing_ok=True)
         finally:
             os.close(handle)
-        with suppress(OSError):  # something has come into it since
+        with suppress(OSError):  # a new file appeared in the meantime
             folder.rmdir()
         return files is not None
     except OSError as problem:

@@ -1,4 +1,4 @@
-"""Which modules can be taken from a record: what runs in their calls, who listens there, and what depends on what is trained."""
+"""Modules whose outputs can be replayed: by what runs in their calls, by hooks, and by dependence on trained weights."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ from ..networks.parts.structure import prefixes
 __all__ = ["called_one_by_one", "frozen_units", "independent", "on_network", "other_weights", "replaced", "rows_of"]
 
 Digests = dict[str, list[list[bytes]]]
-"""Module -> for each of its calls, a digest of each tensor that it returned."""
+"""Module -> for each call, a digest of each returned tensor."""
 
 
 @dataclass
 class _Nesting:
-    """What a run called: module -> the modules called while it ran, in the order of the first calls; and those that hooks listen to."""
+    """Calls of a forward pass.
+
+    Attributes:
+        within: module -> modules called while it ran, in the order of the first calls.
+        heard: modules with hooks.
+    """
 
     within: dict[str, set[str]] = field(default_factory=dict)
     heard: set[str] = field(default_factory=set)
@@ -33,7 +38,7 @@ class _Nesting:
 
 @contextmanager
 def replaced(module: Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Put another forward in place of a module's own, on the instance only; its hooks still run."""
+    """Replace the forward of a module instance while the context lasts. Its hooks still run."""
     before = module.__dict__.get("forward")
     module.__dict__["forward"] = forward
     try:
@@ -47,7 +52,7 @@ def replaced(module: Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def called_one_by_one() -> Iterator[None]:
-    """Let attention and transformer layers call the modules inside them: outside training, a fused step would read their weights alone."""
+    """Turn off the fused fast path of attention and transformer layers, which bypasses the calls of their inner modules in inference."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -58,7 +63,7 @@ def called_one_by_one() -> Iterator[None]:
 
 @contextmanager
 def other_weights(network: Network, layers: Collection[str], *, made: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Put other values in place of all trained weights while the context lasts."""
+    """Replace all trained weights by `made` of them while the context lasts. `layers`: frozen layers."""
     owned = [(name, parameter) for name, group in network.layer_parameters().items() for parameter in group.values()]
     trained = [one for name, one in owned if name not in layers and one.requires_grad and one.is_floating_point()]
     kept = [parameter.data for parameter in trained]
@@ -72,23 +77,22 @@ def other_weights(network: Network, layers: Collection[str], *, made: Callable[[
 
 
 def rows_of(inputs: Inputs, rows: Sequence[int]) -> Inputs:
-    """Return some rows of the `inputs`, a tensor or tensors by name."""
+    """Return some rows of the inputs, a tensor or tensors by name."""
     return {name: tensor[list(rows)] for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs[list(rows)]
 
 
 def on_network(network: Network, inputs: Inputs) -> Inputs:
-    """Return the `inputs` on the device on which the `network` runs."""
+    """Return the inputs on the device of the network."""
     device = next((tensor.device for tensor in network.state().values()), torch.device("cpu"))
     return on_device(inputs, device)
 
 
 def frozen_units(network: Network, layers: Collection[str], *, sample: Inputs) -> list[str]:
-    """Return the largest modules that can be taken from a record, in the order of their first calls.
+    """Return the largest modules whose outputs can be replayed, in the order of their first calls.
 
-    By its name, all layers of such a module are in the frozen part; so is all that runs during its calls, for a hook on an inner
-    module may call modules from elsewhere. Nobody listens to a module inside it: what is taken from a record does not run, so that
-    the listener would hear nothing. What it gives depends on nothing that is trained; if it does, the modules inside it are looked
-    at. A module that runs both inside of one of them and outside is left alone.
+    All layers of such a module are frozen, and so is every module that runs during its calls (a hook may call modules from elsewhere). No
+    module inside it has hooks, because they would not run in a replay. Its output does not depend on trained weights; if it does, the
+    modules inside are tried instead. A module that runs both inside such a module and outside is not replayed itself.
     """
     outside = {prefix for layer in network.layers if layer.name not in layers for prefix in prefixes(layer.name)}
     inside = {prefix for name in layers for prefix in prefixes(name)} - outside
@@ -107,11 +111,12 @@ def frozen_units(network: Network, layers: Collection[str], *, sample: Inputs) -
 
 
 def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Nesting:
-    """Return what a run calls. The forwards themselves are watched: a module's hooks run outside of its forward, and if it is taken
-    from a record they still do.
+    """Return the calls of a forward pass.
+
+    Forwards are wrapped, not hooked: a module's own hooks run outside its forward, and still run in a replay.
     """
     seen, running = _Nesting(), list[str]()
-    before = {name: set(module._forward_pre_hooks) for name, module in modules.items()}  # such as of weight norm: they need not be heard
+    before = {name: set(module._forward_pre_hooks) for name, module in modules.items()}  # e.g. weight norm; these may be skipped
 
     def watched(name: str, module: Module) -> Callable[..., Any]:
         own = module.forward
@@ -138,9 +143,9 @@ def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Nesting:
 
 
 def independent(network: Network, names: Sequence[str], *, layers: Collection[str], sample: Inputs) -> list[str]:
-    """Return the called modules none of whose calls read what is trained: a shared activation may also stand behind it.
+    """Return the called modules whose outputs do not depend on trained weights in any call (a shared activation may be called twice).
 
-    The trained weights are replaced by NaN for one run; what then changes depends on them.
+    The trained weights are replaced by NaN for one run; outputs that change depend on them.
     """
     plain = _digests(network, names, inputs=sample)
     with other_weights(network, layers, made=lambda values: torch.full_like(values, torch.nan)):
@@ -149,7 +154,7 @@ def independent(network: Network, names: Sequence[str], *, layers: Collection[st
 
 
 def _digests(network: Network, names: Sequence[str], *, inputs: Inputs) -> Digests:
-    """Return digests of what each call of these modules gives: the outputs of a whole network at once would need much memory."""
+    """Return digests of the outputs of each call of these modules; the outputs themselves would need much memory."""
     record: Digests = {name: [] for name in names}
     modules = network.modules()
 
@@ -159,7 +164,7 @@ def _digests(network: Network, names: Sequence[str], *, inputs: Inputs) -> Diges
         )
 
     with ExitStack() as stack, torch.no_grad(), called_one_by_one():
-        for name in names:  # before other hooks, which may change what the module gave
+        for name in names:  # before other hooks, which may change the output
             stack.callback(modules[name].register_forward_hook(keep(name), prepend=True).remove)
         network.scores(inputs)
     return record

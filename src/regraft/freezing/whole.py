@@ -1,4 +1,4 @@
-"""A pass of a whole network over examples, on the engine that is asked for: what `predict` and `evaluate` run."""
+"""Pass of a whole network over examples on a chosen engine, used by `predict` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Function = Callable[[Network, Inputs], Tensor]
 
 @dataclass(frozen=True)
 class WholePass:
-    """Runs a function of a network over examples, as `concatenated` does.
+    """Runner of a function of a network over examples, like `concatenated`.
 
     Attributes:
         engine: one of `ENGINES`.
-        cluster: whose tasks compute, "ray://HOST:PORT" or "auto"; None: this process.
-        notes: told what ran in place of PyTorch, or why PyTorch did.
-        log: gets the seconds.
+        cluster: Ray cluster that computes, "ray://HOST:PORT" or "auto"; None: this process.
+        notes: list that receives messages about the engine.
+        log: record of building time and saved time.
     """
 
     engine: str = "auto"
@@ -43,10 +43,7 @@ class WholePass:
     log: EngineLog = field(default_factory=EngineLog)
 
     def __call__(self, function: Function, network: Network, *, items: Any, batch_size: int) -> np.ndarray:
-        """Return the results of a function for the examples.
-
-        Result: (N, …) float32.
-        """
+        """Return the results of a function for the examples, (N, …) float32."""
         given = network.preprocessing.dataset(items)
         data = network.preprocessing.windows(given)
         if self.cluster is not None:
@@ -73,7 +70,7 @@ class WholePass:
         return made if data is given else network.preprocessing.averaged(made, data.items)
 
     def _spread(self, function: Function, network: Network, *, items: Prepared, batch_size: int) -> np.ndarray:
-        """Return the results of a cluster, one task a chunk."""
+        """Return the results from a cluster, with one task per chunk."""
         items.preprocessing.check_values(items.data)
         network.mode_(False)
 
@@ -88,10 +85,7 @@ class WholePass:
 
 
 def whole_pass(engine: str, cluster: str | None = None) -> WholePass:
-    """Return what runs a whole network on an engine.
-
-    `cluster`: "ray://HOST:PORT", "auto" or None.
-    """
+    """Return the runner of a whole network on an engine. `cluster`: "ray://HOST:PORT", "auto" or None."""
     if engine not in ENGINES:
         raise SettingError(f"engine={engine!r}: expected one of {', '.join(ENGINES)}.")
     check_engine(engine, cluster)
@@ -100,12 +94,12 @@ def whole_pass(engine: str, cluster: str | None = None) -> WholePass:
 
 
 class _Results(WholeNetwork):
-    """What a function makes of a network, as a module."""
+    """Function of a network as a module."""
 
     def __init__(self, function: Function, network: Network) -> None:
         super().__init__(network)
         self.__dict__["function"] = function
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return the one result."""
+        """Return the result as a tuple of one."""
         return (self.__dict__["function"](self.__dict__["network"], self.inputs(tensors)).float(),)
