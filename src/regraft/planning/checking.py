@@ -66,7 +66,7 @@ def _classes(net: Network, data: Dataset) -> Mapping[str, Any]:
 
 
 def equal_across(data: Dataset, parts: Parts, *, test: Dataset | None = None) -> list[str]:
-    """Return a warning for each judging set that contains examples byte-equal to examples that are learned from."""
+    """Return a warning for the holdout and the test set if they contain examples byte-equal to examples that are learned from."""
     learned = data.subset(parts.learned_from)
     judging = {} if not len(parts.holdout) else {"holdout": (data.subset(parts.holdout), "Keep them on one side with group='byte-equal'.")}
     judging |= {} if test is None else {"test": (test, "Remove them from one of the two.")}
@@ -129,7 +129,7 @@ class WeightsFit:
 def fit_on(net: Network, items: Prepared, *, rows: np.ndarray) -> WeightsFit | None:
     """Measure the fit of the weights on up to 32 of the user's examples; return None if there is nothing to measure.
 
-    `rows` (n,) holds the indices of the examples that may be looked at.
+    Only the examples `rows` (n,) are used.
     """
     if not by_shape(net.account):  # checked before the batch, which may name conditions that the network has yet to learn
         return None

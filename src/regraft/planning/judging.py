@@ -37,10 +37,10 @@ class Judged:
     """Evaluation of one task.
 
     Attributes:
-        scores: (n, C) logits of the judging examples with a known target; for windows over recordings, the mean of each recording.
+        scores: (n, C) logits of the evaluated examples with a known target; for windows over recordings, the mean of each recording.
         data: these examples, or the recordings, with the targets of this task only.
         examples: the m examples before windows are joined to recordings.
-        rows: (m,) positions of these examples among all judging examples.
+        rows: (m,) positions of these examples among all evaluated ones.
         thresholds: thresholds of labels, or None.
         figures: result of `judge`, with "metrics" if some are wanted.
     """

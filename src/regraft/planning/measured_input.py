@@ -65,7 +65,7 @@ def measured_preprocessing(net: Network, data: Dataset, *, own: ImagePreprocessi
     The inputs of its first BatchNorm layers are compared with their running statistics, on the data and on generated pictures that are as
     varied as photographs. Without such layers, ridge regression on its features decides, by the loss on held-out examples.
 
-    `own` is inferred from the network's shape; `rows` (n,) holds the indices of the examples that may be looked at, None for all.
+    `own` is inferred from the network's shape; only the examples `rows` (n,) are used, None for all.
     """
     if own.channels not in (1, 3) or net.origin.get("weights") == "random":
         return own

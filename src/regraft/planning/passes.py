@@ -108,7 +108,7 @@ def features_of(network: Network, feed: Feed, *, indices: np.ndarray) -> Tensor:
 
 
 def judging_features(setup: Setup, log: Log, *, features: Tensor, frozen: frozenset[str]) -> Tensor:
-    """Return the source network's features (n, d) of the judging examples, for the baselines; call it before training.
+    """Return the source network's features (n, d) of the test set, or of the holdout set without one; call it before training.
 
     `features` (N, d) are those of the setup's examples.
     """

@@ -63,7 +63,7 @@ def output_names(data: Dataset) -> tuple[str, ...]:
 def preprocessing_for(net: Network, data: Dataset, *, rows: np.ndarray | None = None) -> Preprocessing:
     """Return the network's preprocessing, suited to the data; infer it if it is unknown, for pictures by measuring.
 
-    `rows` (n,) holds the indices of the examples that may be looked at if others judge; None means all.
+    Only the examples `rows` (n,), such as the training set, are used to infer the preprocessing; None means all.
     """
     found = _suited(net, preprocessing_from_dict(net.preprocessing.to_dict()), data=data, shape=net.input_shape)
     if isinstance(found, ImagePreprocessing) and found.inferred:
@@ -74,7 +74,7 @@ def preprocessing_for(net: Network, data: Dataset, *, rows: np.ndarray | None = 
 def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | None = None) -> Prepared:
     """Return a data set with its preprocessing for a network, and with the plan's views; "auto" gives photographs the views "photo".
 
-    `rows` (n,) holds the indices of the examples that may be looked at if others judge; None means all.
+    Only the examples `rows` (n,), such as the training set, are used to infer the preprocessing; None means all.
     """
     augment = plan.augment
     if isinstance(augment, str) and augment.startswith(CALLABLE):

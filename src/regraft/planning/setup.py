@@ -140,7 +140,8 @@ class Parts:
 def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
     """Split the examples into training, validation and holdout set.
 
-    The validation set is empty if a class would keep fewer than two training examples, or if the groups cannot be split.
+    The validation set is empty if `plan.validation` is 0, if there are fewer than 8 examples or 3 groups, or if a class would keep fewer
+    than two training examples.
     """
     if not plan.holdout:
         if not judged_apart:
@@ -153,7 +154,8 @@ def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
 def learning_parts(data: Dataset, plan: Plan, *, rest: np.ndarray, holdout: np.ndarray) -> Parts:
     """Split `rest` into training and validation set.
 
-    The validation set is empty if a class would keep fewer than two training examples, or if the groups cannot be split.
+    The validation set is empty if `plan.validation` is 0, if there are fewer than 8 examples or 3 groups, or if a class would keep fewer
+    than two training examples.
     """
     learning = data.subset(rest)
     counts = learning.class_counts()
@@ -231,7 +233,7 @@ class Setup:
         items: the examples with the network's preprocessing.
         tasks: task of the data -> task of the network.
         new_rows: task of the network -> row indices of its new classes.
-        test: test set; None means that the holdout set judges.
+        test: test set; None means that the holdout set is used for the evaluation.
         old_head: the first head before its class weights were changed; None if there was none.
         checkpoints: checkpoints of the trainings; None without an output folder.
         repeats: earlier training of the same strategy on fewer examples, to repeat with the same settings; None if there is none.

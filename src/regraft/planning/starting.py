@@ -26,8 +26,8 @@ def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored
     """Solve the closed-form probe of each task on the heads' inputs `features` (N, d), and start the heads in place as the plan says.
 
     With start="auto", a head takes the probe's class weights if its leave-one-out loss is lower than the loss of the present ones, some of
-    which may have been carried over by name. Neither has seen the examples that judge it. With "probe" and "imprint", only the class
-    weights of new classes are filled in. Returns task of the data -> probe.
+    which may have been carried over by name. Both losses are on examples that the weights have not seen. With "probe" and "imprint", only
+    the class weights of new classes are filled in. Returns task of the data -> probe.
     """
     asked = setup.plan.start
     if setup.settings.epochs == 0 and asked not in ("probe", "imprint"):

@@ -86,8 +86,9 @@ def _of_kind(test: Dataset, kind: str, *, name: str) -> Dataset:
 def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator[InputError]:
     """Yield an error for each conflict between a plan and the data's tasks.
 
-    `holdout` (n,) holds the indices of the judging examples; it is empty if only a test set judges. `SettingError`: a weight for an unknown
-    task, or a start, probe, loss or metric that does not suit a task. `DataError`: no judging example has a target of the first task.
+    `holdout` (n,) holds the indices of the holdout set; it is empty if there is only a test set. `SettingError`: a weight for an unknown
+    task, or a start, probe, loss or metric that does not suit a task. `DataError`: no example of the holdout set has a target of the first
+    task.
     """
     for name in plan.settings.task_weights or {}:
         if name not in data.tasks:
@@ -182,12 +183,9 @@ def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray)
     `fit` (n,) holds the indices of the training set.
     """
     data, tasks = items.data, matched_tasks(net, items.data)
-    changed, account, new = (
-        net.copy(),
-        Account(),
-        NewRows(),
-    )  # a derived head that the data have targets for makes room for class weights of its own
+    changed, account, new = net.copy(), Account(), NewRows()
     changed.sample = _sample_like(net, items)
+    # a derived head is replaced by one with its own class weights if the data have targets for it
     changed.heads = {task: head for task, head in net.heads.items() if not head.groups or task not in tasks.values()}
     changed.account = Account()
     if net.heads and data.name not in net.heads and net.head.task == "main" and "main" not in data.tasks:

@@ -77,7 +77,7 @@ class _Found:
 
     Attributes:
         probe: the head; its held-out logits are those of `rows`.
-        rows: (n,) examples that judged it.
+        rows: (n,) held-out examples on which it was evaluated.
     """
 
     probe: LinearProbe

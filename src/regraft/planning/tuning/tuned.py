@@ -37,13 +37,13 @@ ATTENTION_RATE, OTHER_RATE = 1e-4, 1e-3
 Devlin et al. (NAACL 2019, appendix A.3) fine-tune networks with attention at 2e-5 to 5e-5."""
 
 Fold = tuple[np.ndarray, np.ndarray]
-"""Indices of the examples to learn from, and of those that judge."""
+"""Indices of the examples to learn from, and of the held-out ones."""
 
 
 def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, holdout: float, seed: int) -> list[Fold]:
-    """Return splits of the examples `rest` into a part that learns and a part that judges.
+    """Return splits of the examples `rest` into examples to learn from and held-out examples.
 
-    `folds` is their number, or None for one split with the share `holdout` judging.
+    `folds` is their number, or None for one split with the share `holdout` held out.
     """
     part = data.subset(rest)
     if folds is None:
