@@ -1,4 +1,4 @@
-"""What compiled Python code is made of, and which names of its module it reads."""
+"""Contents of compiled Python code, and the global names that it reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 
 
 def constants_of(code: CodeType) -> list[Any]:
-    """Return all that decides what code does: its bytes, constants, the code of inner functions among them, and names."""
+    """Return everything that determines what code does: bytecode, constants (including inner functions) and names, without docstrings."""
     constants = code.co_consts
     documented = bool(constants) and isinstance(constants[0], str) and bool(code.co_flags & 0x01) and not _reads_first(code)
     return [
@@ -35,14 +35,14 @@ def constants_of(code: CodeType) -> list[Any]:
 
 
 def _reads_first(code: CodeType) -> bool:
-    """Tell whether the first constant is used; the documentation of a function is not."""
+    """Return whether the code uses its first constant; a docstring is never used."""
     return any(step.opcode in dis.hasconst and step.arg == 0 for step in dis.get_instructions(code))
 
 
 def read_globals(code: CodeType, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what code reads of its module and of others: dotted name -> value.
+    """Return the global values that code reads: dotted name -> value, including those of inner functions.
 
-    A module whose attribute is read stands by that attribute. What an import inside the code brings is among it.
+    A module is replaced by the attribute that is read from it. Imports inside the code are included.
     """
     found: dict[str, Any] = {}
     for path in _paths(code):
@@ -57,7 +57,7 @@ def read_globals(code: CodeType, names: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _paths(code: CodeType) -> Iterator[list[str]]:
-    """Yield the names that are read, each with the attributes that are read of it at once."""
+    """Yield the global names that are read, each with the chain of attributes that is read from it directly."""
     path: list[str] = []
     for step in dis.get_instructions(code):
         if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
@@ -75,25 +75,25 @@ def _paths(code: CodeType) -> Iterator[list[str]]:
 
 
 def _found(path: list[str], names: Mapping[str, Any]) -> Any:
-    """Return a value by its path, as far as that leads through modules; the rest of the path is taken off."""
+    """Return the value at a path, followed only through modules; the unused rest is removed from `path` in place."""
     value, owner = names.get(path[0], getattr(builtins, path[0], _MISSING)), None
     rest = path[1:]
     while rest and isinstance(value, ModuleType):
         owner, value = value.__name__, getattr(value, rest.pop(0), _MISSING)
     del path[len(path) - len(rest) :]
     library = library_of(owner) if owner else None
-    return value if library is None or _is_own(value) else f"of {library}"  # state of a library, such as the environment, does not count
+    return value if library is None or _is_own(value) else f"of {library}"  # library state, for example the environment, does not count
 
 
 def _is_own(value: Any) -> bool:
-    """Tell whether a function or class that stands in a library was put there by the user."""
+    """Return whether a function or class found in a library is the user's own."""
     if isinstance(value, FunctionType):
         return library_of(str(value.__globals__.get("__name__"))) is None
     return isinstance(value, type) and library_of(value.__module__) is None
 
 
 def _imports(code: CodeType, names: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the full names of what is imported inside code; of `from a import b`, "a.b"."""
+    """Yield the full names of imports inside code; `from a import b` gives "a.b"."""
     module = ""
     steps = list(dis.get_instructions(code))
     for at, step in enumerate(steps):
@@ -114,7 +114,7 @@ def _absolute(name: str, level: int, *, names: Mapping[str, Any]) -> str:
 
 
 def _imported(name: str) -> Any:
-    """Return a module that is loaded, or an attribute of one; what has not been imported yet has not run either."""
+    """Return a loaded module, or an attribute of one; a module that is not loaded has not run either."""
     if name in sys.modules:
         return sys.modules[name]
     outer, _, attribute = name.rpartition(".")

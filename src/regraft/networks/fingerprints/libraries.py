@@ -1,4 +1,4 @@
-"""Which code is an installed library, known by its version, and which is the user's own."""
+"""Distinction of installed libraries, which are identified by their version, from the user's own code."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ __all__ = ["library_of"]
 
 
 def library_of(module: str) -> str | None:
-    """Return the library that a module belongs to, with its version.
+    """Return the library of a module with its version, for example "torch 2.9.1"; None for the user's own code.
 
-    Result: Such as "torch 2.9.1"; None for the user's own code: what is not installed, or was installed from a folder or a repository, for
-    its version stays the same while it changes.
+    Code that is not installed, or was installed from a folder or repository, counts as own: it changes while its version stays the same.
     """
     return _library(module.partition(".")[0])
 
@@ -30,7 +29,7 @@ def _library(top: str) -> str | None:
     if top == "regraft" or not _is_installed(sys.modules.get(top)):
         return None
     found = _distribution(top)
-    if found is None:  # it is called otherwise than its modules; to look through all of them takes seconds
+    if found is None:  # its name differs from its modules'; searching all distributions takes seconds
         found = next(filter(None, map(_distribution, _distributions().get(top, ()))), None)
     return None if found is None or found.read_text("direct_url.json") else f"{found.name} {found.version}"
 
@@ -49,7 +48,7 @@ def _distributions() -> Mapping[str, list[str]]:
 
 @cache
 def _folders() -> tuple[Path, ...]:
-    """Return where libraries are installed."""
+    """Return the folders in which libraries are installed."""
     known = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages(), site.getusersitepackages()]
     return tuple({Path(folder).resolve() for folder in known if folder})
 

@@ -1,9 +1,9 @@
-"""Digests of Python values and code: equal where they compute the same, in every process.
+"""Digests of Python values and code that are the same in every process if the values compute the same.
 
-A cache is taken up by another process only if nothing that decides its values has changed. Weights have bytes; options, plain
-attributes, functions and what these read from their modules are looked through here. Installed libraries count by their version.
-What has no content that could be looked at (an open file, a lock, a handle of another library) is *opaque*: its digest is that of
-its type alone, and it is listed.
+Another process reuses a feature cache only if nothing that determines its values has changed. Weights are compared by their bytes. This
+module inspects options, plain attributes, functions, and the globals that functions read. Installed libraries count by their version.
+A value without content to inspect (an open file, a lock, a handle of another library) is *opaque*: its digest is that of its type alone,
+and it is listed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .libraries import library_of
 __all__ = ["Fingerprint", "Structure"]
 
 MOST_VALUES = 100_000
-"""Values that are looked at for one network at most; what is beyond is opaque."""
+"""Largest number of values to inspect for one network; further ones are opaque."""
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, torch.dtype)
 _BUILTIN = (types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType)
 _SLOTS = (types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodWrapperType)
@@ -52,18 +52,18 @@ _NAMING = {
     ),
     "timm": frozenset({"pretrained_cfg", "default_cfg"}),
 }
-"""Library -> attributes by which it names a network and its classes: they are others where it is opened again, and compute nothing."""
+"""Library -> attributes that name a network and its classes. They change when it is opened again and do not affect the computation."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What some layers compute, their weights left aside.
+    """Fingerprint of the computation of some layers, without their weights.
 
     Attributes:
-        text: differs where they compute something else; the same in every process.
-        opaque: what was met that has no content to compare, by its place; nobody knows whether another process has the same.
-        leaves: place -> digest of each single value that was met.
-        own: whether there is code among it that is not an installed library's.
+        text: differs if the computation differs; the same in every process.
+        opaque: values without content to compare, by path; they may differ in another process.
+        leaves: path -> digest of each leaf value.
+        own: whether code outside installed libraries takes part.
     """
 
     text: str
@@ -73,12 +73,12 @@ class Structure:
 
 
 class Fingerprint:
-    """Makes digests of values; one instance for one network, for it remembers what it has met.
+    """Computes digests of values. Each network needs its own instance, because digests are memoised.
 
     Attributes:
-        known: id -> name of tensors and modules that have a digest of their own elsewhere.
-        config_of: gives the plain data by which a value is known in place of its attributes, or None.
-        ignored: places whose values do not count.
+        known: id -> name of tensors and modules that have their own digest elsewhere.
+        config_of: returns plain data that identify a value instead of its attributes, or None.
+        ignored: paths whose values do not count.
     """
 
     def __init__(
@@ -96,13 +96,13 @@ class Fingerprint:
         self._opaque: dict[str, None] = {}
         self._leaves: dict[str, str] = {}
         self._own = False
-        self._met: dict[int, tuple[Any, bytes]] = {}  # the value is kept, so that no other gets its id
+        self._met: dict[int, tuple[Any, bytes]] = {}  # keeps the value alive, so that its id is not reused
         self._open: list[int] = []
         self._place: list[str] = []
         self._kinds = self._by_kind()
 
     def structure(self, lines: Sequence[str]) -> Structure:
-        """Return lines made of digests as a structure, with what was met on the way."""
+        """Return a structure with these lines of digests as text, and the opaque values and leaves found so far."""
         return Structure("\n".join(lines), tuple(self._opaque), self._leaves, self._own)
 
     def of(self, value: Any, place: str = "") -> str:
@@ -111,11 +111,11 @@ class Fingerprint:
         return self._at(place, value).hex()
 
     def module(self, module: Module, place: str, *, left_out: Iterable[str] = ()) -> str:
-        """Return the digest of a module's own class, attributes and hooks; not of the modules, parameters and buffers in it."""
+        """Return the digest of a module's class, attributes and hooks, without its submodules, parameters and persistent buffers."""
         self._place = [place or type(module).__name__]
         return _joined("module", [self._digest(type(module)), *self._module_parts(module, frozenset(left_out))]).hex()
 
-    # ── one digest for each value, and the way through what it holds ──────────────────────────────────────────────────
+    # ── recursion: one digest per value ───────────────────────────────────────────────────────────────────────────────
 
     def _digest(self, value: Any) -> bytes:
         if isinstance(value, _PLAIN) and not isinstance(value, enum.Enum):
@@ -125,7 +125,7 @@ class Fingerprint:
             return _joined("known", [self.known[key]])
         if key in self._met:
             return self._met[key][1]
-        if key in self._open:  # a circle: by the way back
+        if key in self._open:  # a cycle: identified by its length
             return _joined("circle", [str(len(self._open) - self._open.index(key))])
         if len(self._met) >= MOST_VALUES or len(self._open) > 200:
             return self._unknown(value, "beyond what is looked through")
@@ -157,7 +157,7 @@ class Fingerprint:
             self._place.pop()
 
     def _named(self, values: Mapping[str, Any], left_out: Iterable[str] = ()) -> list[bytes]:
-        """Return digests of values by name, in the order of the names."""
+        """Return the digests of named values, sorted by name."""
         gone = {*self.left_out, *left_out}
         return [_joined(name, [self._at(name, values[name])]) for name in sorted(values) if name not in gone]
 
@@ -171,7 +171,7 @@ class Fingerprint:
         return self._object(value)
 
     def _by_kind(self) -> list[tuple[Any, Callable[[Any], bytes]]]:
-        """Return how each kind of value is looked through; the first that fits."""
+        """Return the digest function for each kind of value; the first match applies."""
         return [
             (enum.Enum, lambda value: _joined("enum", [self._digest(type(value)), value.name])),
             (type, self._class),
@@ -189,7 +189,7 @@ class Fingerprint:
             (Module, self._whole_module),
             (Tensor, self._tensor),
             ((np.ndarray, np.generic), self._array),
-            (torch.device, lambda _value: _joined("device", [])),  # where it runs is no part of what it computes
+            (torch.device, lambda _value: _joined("device", [])),  # the device does not affect the computation
             (logging.Logger, lambda value: _joined("logger", [value.name])),
             ((list, tuple, dict, set, frozenset, types.MappingProxyType), self._container),
         ]
@@ -220,7 +220,7 @@ class Fingerprint:
     # ── modules and objects ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _whole_module(self, module: Module) -> bytes:
-        """Return the digest of a module that is no part of the network, with all that is in it."""
+        """Return the digest of a module outside the network, including its submodules and weights."""
         state = sorted(module.state_dict(keep_vars=True).items())
         weights = [_joined(name, [self._tensor(value)]) for name, value in state if value is not None]
         inside = [_joined(name, self._module_parts(part, frozenset())) for name, part in module.named_modules()]
@@ -242,10 +242,10 @@ class Fingerprint:
         ]
 
     def _object(self, value: Any) -> bytes:
-        """Return the digest of an object of any class: what it is made from, as its own class says for copies, and its attributes."""
+        """Return the digest of any other object: the arguments and state of its pickle reduction, and its attributes."""
         try:
             reduced = value.__reduce_ex__(4)
-        except Exception:  # whatever has no copies: files, locks, generators, handles of other libraries
+        except Exception:  # not copyable: files, locks, generators, handles of other libraries
             return self._unknown(value)
         own = self._named(getattr(value, "__dict__", {}), _naming(type(value)))
         if isinstance(reduced, str):
@@ -272,7 +272,7 @@ class Fingerprint:
         return _joined("python module", self._named({name: one for name, one in vars(module).items() if not name.startswith("__")}))
 
     def _builtin(self, value: Any) -> bytes:
-        """Return the digest of a function that is not written in Python, and of what it is bound to."""
+        """Return the digest of a function not written in Python, including the object that it is bound to."""
         owner = getattr(value, "__self__", None)
         of_module = owner is None or isinstance(owner, types.ModuleType)
         module = value.__module__ if hasattr(value, "__module__") else type(owner).__module__
@@ -292,7 +292,7 @@ class Fingerprint:
 
 
 def _naming(kind: type) -> frozenset[str]:
-    """Return the names of the attributes of a class by which the library that it comes from names its networks."""
+    """Return the attributes of a class that its library uses to name networks."""
     return frozenset().union(*(_NAMING.get(base.__module__.partition(".")[0], ()) for base in kind.__mro__))
 
 

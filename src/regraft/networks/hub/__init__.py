@@ -1,1 +1,1 @@
-"""Networks in Hugging Face format: which files are read, what of them reaches the library, and what the networks are run with."""
+"""Networks in Hugging Face format: the files that are read, the settings that reach the library, and sample inputs."""

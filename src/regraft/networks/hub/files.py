@@ -1,6 +1,6 @@
-"""What is read of a Hugging Face folder: a few files by name, the keys of its configuration by allow-list, weights from safetensors.
+"""Files read from a Hugging Face folder: a few files by name, configuration keys by allow-list, and safetensors weights.
 
-The library never sees the folder: it gets a configuration of plain values, and tensors. So nothing in a folder can name code, a kernel,
+The library never sees the folder: it gets plain configuration values and tensors. Nothing in a folder can therefore name code, a kernel,
 an adapter, another repository or a path that the library would import, fetch or read.
 """
 
@@ -45,21 +45,21 @@ _ALSO = frozenset({
     "rope_parameters", "rope_scaling", "rope_theta", "rotary_emb_base", "rotary_pct", "sliding_window", "sliding_window_pattern",
     "tie_word_embeddings", "use_bias",
 })  # fmt: skip
-"""Keys that configurations take beside those that they declare: those of all, and former names."""
+"""Allowed keys that configuration classes do not declare: common keys and former names."""
 _NEVER = frozenset({
     "architectures", "attn_implementation", "dtype", "experts_implementation", "fusion_config", "label2id", "model_type", "name_or_path",
     "output_attentions", "output_hidden_states", "quantization_config", "return_dict", "torch_dtype", "torchscript",
     "transformers_version", "transformers_weights",
 })  # fmt: skip
-"""Keys that are declared, and decided by regraft: the classes, the type of the numbers, and how attention is computed."""
+"""Declared keys that regraft sets itself: the classes, the dtype, and the implementation of attention."""
 _FOREIGN = frozenset({"architecture", "backbone", "backbone_config", "backbone_kwargs", "model_args", "use_timm_backbone"})
-"""Keys of networks that are made of another one, by its name in another library or on the hub."""
+"""Keys of networks that contain another one, named in another library or on the hub."""
 _REFUSED = {
     "quantization_config": "its weights are quantised. Save them once in full precision: model.dequantize(), then save_pretrained",
     "per_layer_config": "single layers have settings of their own. Open it with transformers and give the module: regraft.load(module)",
 }
 _READERS = ("__post_init__", "__init__", "convert_rope_params_to_dict")
-"""Methods in which a class of configurations reads former names of its keys."""
+"""Methods in which a configuration class reads former names of its keys."""
 _MANY = re.compile(r"(?!.*(size|dim|width))(.*(layer|depth|block|stage|expert|heads|branch|group|levels))")
 _LARGEST_COUNT = 2**15
 _LARGEST = 2**24
@@ -68,7 +68,7 @@ _MOST_CLASSES = 1_000_000
 
 
 def hub_folder(name: str, *, weights: bool) -> Path:
-    """Return the folder of a network in Hugging Face format."""
+    """Return the local folder of a network in Hugging Face format; a hub id is downloaded, with the allowed files alone."""
     if Path(name).is_dir():
         return Path(name)
     expected = "expected a folder in Hugging Face format (config.json, model.safetensors) or a hub id that can be reached"
@@ -83,7 +83,7 @@ def hub_folder(name: str, *, weights: bool) -> Path:
 
 
 def read_hub_json(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return the content of one of a folder's JSON files, None where it has none of that name."""
+    """Return the content of a JSON file in a folder, or None if it does not exist."""
     path = member(folder, name)
     if not path.exists():
         return None
@@ -94,7 +94,7 @@ def read_hub_json(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def read_hub_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of a folder, float32, from `model.safetensors` or the files that its index names; never from a pickle."""
+    """Return the weights of a folder as float32, from `model.safetensors` or the files named in its index; never from a pickle."""
     files = [WEIGHTS_FILE]
     if not member(folder, WEIGHTS_FILE).exists():
         index = read_hub_json(folder, INDEX_FILE)
@@ -116,7 +116,7 @@ def read_hub_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def checked_config(content: Mapping[str, Any], *, transformers: Any, what: str) -> tuple[str, dict[str, Any]]:
-    """Return what may reach the library of a configuration that somebody else wrote."""
+    """Return the model type and the allowed settings of an untrusted configuration."""
     for key, why in _REFUSED.items():
         if content.get(key):
             raise NetworkError(f"{what} has {key!r}: {why}.")
@@ -133,7 +133,7 @@ def checked_config(content: Mapping[str, Any], *, transformers: Any, what: str) 
 
 
 def _allowed(content: Mapping[str, Any], made_of: Any, *, what: str) -> dict[str, Any]:
-    """Return the allowed keys of one class of configurations, and in the same way those of the parts that it is always made of."""
+    """Return the allowed keys of a configuration class and, recursively, of its fixed sub-configurations."""
     declared, parts = _declared(made_of), getattr(made_of, "sub_configs", None) or {}
     named = [name for name, part in parts.items() if part.__name__ == "AutoConfig"]
     if named or declared & _FOREIGN:
@@ -149,8 +149,11 @@ def _allowed(content: Mapping[str, Any], made_of: Any, *, what: str) -> dict[str
 
 
 def _declared(made_of: type) -> frozenset[str]:
-    """Return the keys that a class of configurations takes: its fields, or, in earlier versions of the library, its arguments; and the
-    former names that it still reads and the values that it derives, without which a configuration would be that of another network."""
+    """Return the keys that a configuration class takes: its dataclass fields or, in earlier versions of the library, its arguments.
+
+    They include the former names that it still reads and the values that it derives; without them the configuration would describe
+    another network.
+    """
     if dataclasses.is_dataclass(made_of):
         names = {each.name for each in dataclasses.fields(made_of)}
     else:
@@ -163,7 +166,7 @@ def _declared(made_of: type) -> frozenset[str]:
 
 
 def _labels(content: Mapping[str, Any], *, what: str) -> dict[str, Any]:
-    """Return the class names in row order, or their number, as the library takes them."""
+    """Return the class names in row order, or their number, as settings of the library."""
     labels, count = content.get("id2label"), content.get("num_labels")
     if labels is None and count is None:
         return {}
@@ -182,7 +185,7 @@ def _labels(content: Mapping[str, Any], *, what: str) -> dict[str, Any]:
 
 
 def _checked(key: str, value: Any, *, what: str, deep: int = 0) -> Any:
-    """Return a value of a configuration, if it is plain, of a size that a network can have, and no place to read from."""
+    """Return a configuration value after checking that it is plain, of a plausible size, and no path or repository."""
     shown = f"{what} has {printable(key, width=80)}={printable(repr(value), width=60)}"
     if value is None or isinstance(value, bool):
         return value

@@ -1,4 +1,4 @@
-"""Networks in Hugging Face format: classifiers and bare encoders of texts, pictures and sound; see `files` for what is read."""
+"""Opening of networks in Hugging Face format: classifiers and bare encoders of text, images and audio. `files` lists what is read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PooledEncoder(Module):
     """A bare Transformers encoder with pooled hidden states.
 
     Attributes:
-        pooling: "mean" averages over the positions that are not padding; "cls" takes the first.
+        pooling: "mean" averages over positions that are not padding; "cls" takes the first position.
     """
 
     def __init__(self, encoder: Module, pooling: str = "mean") -> None:
@@ -40,7 +40,7 @@ class PooledEncoder(Module):
         self.pooling = pooling
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """Return (N, d) for token ids, pictures or sound."""
+        """Return the pooled hidden states (N, d) for token ids, images or audio."""
         output = self.encoder(*inputs, **named)
         hidden = cast(Tensor, output.last_hidden_state)
         if hidden.ndim == 4:
@@ -63,7 +63,7 @@ _HUB_HEADS = {
 
 
 def open_hub(name: str, *, pretrained: bool) -> Opened:
-    """Open a Transformers classifier or bare encoder from a folder or a hub id; code that comes with it is never run."""
+    """Open a Transformers classifier or bare encoder from a folder or hub id. Code in the folder is never run."""
     transformers = optional_import("transformers", "text", purpose=f"'hf:{printable(name)}'")
     folder, what = hub_folder(name, weights=pretrained), f"'hf:{printable(name)}'"
     content = read_hub_json(folder, "config.json")
@@ -93,9 +93,9 @@ def open_hub(name: str, *, pretrained: bool) -> Opened:
 
 
 def live_hub(module: Module) -> Opened | None:
-    """Return what a classifier of Transformers in memory says of itself: its class names and what it takes; None of any other module.
+    """Return a Transformers classifier in memory with its class names and sample; None for any other module.
 
-    Its folder is opened again by its configuration, as long as that makes the same network.
+    A saved folder opens it again from its configuration, provided that the configuration builds the same network.
     """
     kind = type(module)
     if not kind.__module__.startswith("transformers.models.") or not any(suffix in kind.__name__ for suffix in _HUB_HEADS):
@@ -103,7 +103,7 @@ def live_hub(module: Module) -> Opened | None:
     transformers = optional_import("transformers", "text", purpose=kind.__name__)
     try:
         sample = hub_sample(module)
-    except NetworkError:  # what it takes is found by trying, as with any module
+    except NetworkError:  # its inputs are then found by trying, as for any module
         return None
     module = copied(module)
     settings = cast(Any, module.config)
@@ -114,7 +114,7 @@ def live_hub(module: Module) -> Opened | None:
 
 
 def _makes(plain: Mapping[str, Any], module: Module, *, transformers: Any) -> bool:
-    """Tell whether a configuration makes a network of that class with the same names and shapes of weights."""
+    """Return whether a configuration builds a network of the same class with the same names and shapes of weights."""
     what = type(module).__name__
     try:
         settings, suffix = _settings(json.loads(json.dumps(plain)), transformers=transformers, what=what, limits=Limits.of_memory())
@@ -127,13 +127,13 @@ def _makes(plain: Mapping[str, Any], module: Module, *, transformers: Any) -> bo
 
 
 def _class_names(settings: Any) -> tuple[str, ...] | None:
-    """Return the class names of a configuration in the order of the rows; None where they are the library's LABEL_0, LABEL_1, …."""
+    """Return the class names of a configuration in row order; None for the library's defaults LABEL_0, LABEL_1, …."""
     labels = [settings.id2label[index] for index in range(len(settings.id2label))] if settings.id2label else []
     return unique_names(labels) if labels and labels != [f"LABEL_{index}" for index in range(len(labels))] else None
 
 
 def hub_module(config: Mapping[str, Any], *, what: str, limits: Limits) -> Module:
-    """Return the network of a configuration, plain data that a saved folder carries; nothing is fetched, and its weights mean nothing."""
+    """Return the network of a configuration from a saved folder, with arbitrary weights; nothing is downloaded."""
     transformers = optional_import("transformers", "text", purpose=what)
     settings, suffix = _settings(config, transformers=transformers, what=what, limits=limits)
     with building(what, limits, drawn=False), _quiet(transformers):
@@ -142,7 +142,7 @@ def hub_module(config: Mapping[str, Any], *, what: str, limits: Limits) -> Modul
 
 
 def _settings(content: Mapping[str, Any], *, transformers: Any, what: str, limits: Limits) -> tuple[Any, str]:
-    """Return the library's configuration, and the ending of the class that it is for; "" for a bare encoder."""
+    """Return the library's configuration and the suffix of its classifier class; "" for a bare encoder."""
     kind, fields = checked_config(content, transformers=transformers, what=what)
     named = content.get("architectures") or [""]
     architecture = named[0] if isinstance(named, list) and isinstance(named[0], str) else ""
@@ -151,13 +151,13 @@ def _settings(content: Mapping[str, Any], *, transformers: Any, what: str, limit
         settings = transformers.AutoConfig.for_model(kind, **fields)
         settings.architectures = [architecture] if architecture.isidentifier() else None
     if suffix == "ForSequenceClassification" and type(settings) in transformers.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
-        suffix = "ForAudioClassification"  # speech encoders call their classifiers of whole recordings so
+        suffix = "ForAudioClassification"  # the library's name for classifiers of whole recordings
     return settings, suffix
 
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep the library's reports and progress bars, which show names out of files as they are, from the terminal."""
+    """Silence the library's log and progress bars, which print names from files unescaped."""
     logging = transformers.utils.logging
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
@@ -171,7 +171,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def _with_weights(made_of: Any, settings: Any, *, transformers: Any, tensors: Mapping[str, Tensor], what: str) -> tuple[Module, list[str]]:
-    """Return a network with weights given, named as any version of the library named them; and a note on those that are missing."""
+    """Return a network with the given weights, under the names of any library version, and a note on missing ones."""
     remedy = "Expected the weights of the network that config.json describes."
     with building(what, Limits.of(tensors), remedy=remedy), _quiet(transformers):
         module, found = made_of.from_pretrained(None, config=settings, state_dict=dict(tensors), output_loading_info=True)
@@ -187,7 +187,7 @@ def _with_weights(made_of: Any, settings: Any, *, transformers: Any, tensors: Ma
 
 
 def _notes_on(folder: Path, content: Mapping[str, Any] | None, *, what: str) -> list[str]:
-    """Return what is said of an adapter, which is never followed: it names another network, which the library would fetch."""
+    """Return the note on an adapter in the folder. Adapters are never used, because they name another network to download."""
     if not (folder / ADAPTER_FILE).exists():
         return []
     if content is None:
@@ -199,19 +199,19 @@ def _notes_on(folder: Path, content: Mapping[str, Any] | None, *, what: str) -> 
 
 
 def _sentence_pooling(folder: Path) -> str:
-    """Read the pooling that a sentence-transformers folder states; "mean" otherwise."""
+    """Return the pooling that a sentence-transformers folder states, default "mean"."""
     return "cls" if (read_hub_json(folder, "1_Pooling/config.json") or {}).get("pooling_mode_cls_token") is True else "mean"
 
 
 def _padded_(settings: Any, folder: Path) -> list[str]:
-    """Give a classifier of texts a padding token where it has none; return what is said of it."""
+    """Set a padding token in the settings of a text classifier that has none; return the notes on it."""
     named = read_hub_json(folder, "special_tokens_map.json") or {}
     named |= read_hub_json(folder, "tokenizer_config.json") or {}
     return pad_token_(settings, read_hub_json(folder, "tokenizer.json") or {}, named=named)
 
 
 def _hub_sample(folder: Path, module: Module, *, transformers: Any, notes: list[str]) -> tuple[Inputs, dict[str, Any] | None]:
-    """Return two items to run the network with, and its preprocessing as plain data."""
+    """Return two synthetic examples for the network, and its preprocessing as plain data."""
     found = read_hub_json(folder, "preprocessor_config.json")
     sample = hub_sample(module, side=_side(found or {}))
     if isinstance(sample, dict):
@@ -234,7 +234,10 @@ def _hub_sample(folder: Path, module: Module, *, transformers: Any, notes: list[
 
 
 def _features_spec(found: Mapping[str, Any], shape: tuple[int, ...], *, notes: list[str]) -> dict[str, Any] | None:
-    """Return the preprocessing of sound of a network that takes features of that shape: as the class that its file names makes them."""
+    """Return the audio preprocessing of a network that takes features of this shape, from the extractor class that its file names.
+
+    None if there is no such class or its features have another shape; a note says so in the second case.
+    """
     settings = sound_settings(found)
     extractor = sound_extractor(settings)
     if extractor is None:
@@ -252,7 +255,7 @@ def _features_spec(found: Mapping[str, Any], shape: tuple[int, ...], *, notes: l
 
 
 def _side(found: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return height and width of the pictures that a preprocessor makes, where its file says them."""
+    """Return the height and width of a preprocessor's images, or None if its file does not state them."""
     for name in ("size",) if found.get("do_center_crop") is False else ("crop_size", "size"):
         size = found.get(name)
         if isinstance(size, int) and 0 < size <= _LARGEST_SIDE:
@@ -265,7 +268,7 @@ def _side(found: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _hub_image_spec(folder: Path, size: tuple[int, int, int], *, transformers: Any, notes: list[str]) -> dict[str, Any]:
-    """Return the preprocessing of pictures: as the network's processor makes them, or, where there is no such class, as its file says."""
+    """Return the image preprocessing, measured on the network's processor, or read from its file if that is impossible."""
     found = read_hub_json(folder, "preprocessor_config.json")
     if found is None:
         notes.append(
@@ -274,7 +277,7 @@ def _hub_image_spec(folder: Path, size: tuple[int, int, int], *, transformers: A
     channels, file = size[2], found or {}
     processor = processor_of(file, transformers=transformers, folder=folder)
     measured = None if processor is None or channels != 3 else measured_processor(processor)
-    if measured is not None:  # a file without a size means that of its class, which the network need not have
+    if measured is not None:  # a file without a size implies the default of its class, which may not suit the network
         return measured | {"height": size[0], "width": size[1]}
     settings = file if processor is None else {**processor.to_dict(), **{key: value for key, value in file.items() if value is not None}}
     mean, std = (numbers_of(settings, key, count=channels, folder=folder) for key in ("image_mean", "image_std"))

@@ -1,4 +1,4 @@
-"""What a network's own processor of pictures does, found out by giving it pictures: its class decides, not the names of its settings."""
+"""Processors of images and audio: image processors are measured on test images, because their settings differ in meaning by class."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _OF_SOUND = {
     **{"feature_size": (1, 1024), "num_mel_bins": (1, 1024)},
 }
 _OTHERS_OF_SOUND = (-10_000, 10_000)
-"""Range of the numbers that say how features of sound are made: others could take the memory of this machine."""
+"""Allowed range of the other settings of audio features: larger values could exhaust the memory."""
 _HEIGHT, _WIDTH = 300, 420
-"""Of the pictures that it is given: neither square, nor of a usual size."""
+"""Size of the test images: neither square nor common."""
 _TOLERANCE = 0.02
 
 
 def processor_of(found: Mapping[str, Any], *, transformers: Any, folder: Path) -> Any:
-    """Return the processor that a preprocessor's file describes: a class of the library, given the numbers of the file alone.
+    """Return the processor that a preprocessor's file describes: a class of the library, built from the numbers in the file alone.
 
-    Result: The processor; None where the file names none of the library, or it needs what is not installed.
+    None if the file names no class of the library, or the class cannot be built (for example for a missing dependency).
     """
     named = found.get("image_processor_type") or found.get("feature_extractor_type")
     made_of = None
@@ -46,12 +46,12 @@ def processor_of(found: Mapping[str, Any], *, transformers: Any, folder: Path) -
     try:
         known = made_of().to_dict()
         return made_of(**{key: value for key, value in found.items() if key in known and _is_plain(value)})
-    except Exception:  # a class that needs a library, or other values: the file is read instead
+    except Exception:  # a missing dependency or invalid values: the file is read instead
         return None
 
 
 def sound_settings(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is kept of a preprocessor's file that describes features of sound: the name of its class and its numbers."""
+    """Return the class name and the numbers in the allowed ranges from a preprocessor's file for audio features."""
     ranges = {key: _OF_SOUND.get(key, _OTHERS_OF_SOUND) for key in found}
     numbers = {key: value for key, value in found.items() if isinstance(value, bool | int | float)}
     kept = {key: value for key, value in numbers.items() if ranges[key][0] <= value <= ranges[key][1]}
@@ -59,9 +59,9 @@ def sound_settings(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sound_extractor(settings: Mapping[str, Any]) -> Any:
-    """Return what makes a network's features of sound (AST, Whisper): a class of the library, given these numbers alone.
+    """Return the extractor of a network's audio features (AST, Whisper): a class of the library, built from these numbers alone.
 
-    Result: The extractor; None where they name none of the library, or it needs what is not installed.
+    None if they name no class of the library, or the class cannot be built (for example for a missing dependency).
     """
     settings = sound_settings(settings)
     named = settings.get("feature_extractor_type")
@@ -76,7 +76,7 @@ def sound_extractor(settings: Mapping[str, Any]) -> Any:
             warnings.simplefilter("ignore")
             known = made_of().to_dict()
             return made_of(**{key: value for key, value in settings.items() if key in known and key != "feature_extractor_type"})
-    except Exception:  # a class that needs a library, or other values
+    except Exception:  # a missing dependency or invalid values
         return None
 
 
@@ -90,7 +90,7 @@ def features_of(extractor: Any, wave: np.ndarray) -> np.ndarray:
 
 
 def _is_plain(value: Any, deep: int = 2) -> bool:
-    """Tell whether a setting is made of numbers of a size that pictures have, and of nothing that could name a file."""
+    """Return whether a setting consists of numbers of a plausible size for images, and of nothing that could name a file."""
     if isinstance(value, dict):
         return deep > 0 and len(value) <= 8 and all(_is_plain(part, deep - 1) for part in value.values())
     if isinstance(value, list):
@@ -99,7 +99,7 @@ def _is_plain(value: Any, deep: int = 2) -> bool:
 
 
 def numbers_of(processor: Mapping[str, Any], key: str, *, count: int, folder: Path) -> list[float]:
-    """Return mean or deviation of each channel, 0.5 where nothing is said."""
+    """Return the mean or standard deviation of each channel, default 0.5."""
     given = processor.get(key) or [0.5] * count
     plain = isinstance(given, list | tuple) and len(given) == count and all(type(part) in (int, float) for part in given)
     if not plain or not all(math.isfinite(part) and (key != "image_std" or part > 0) for part in given):
@@ -111,12 +111,10 @@ def numbers_of(processor: Mapping[str, Any], key: str, *, count: int, folder: Pa
 
 
 def measured_processor(processor: Any) -> dict[str, Any] | None:
-    """Return what a processor makes of colour pictures as the fields of `ImagePreprocessing`.
+    """Return the measured behaviour of a processor of RGB images as the fields of `ImagePreprocessing`.
 
-    Pictures of one colour show scale, mean, deviation and the order of the channels; a picture of slopes shows which part of it is kept,
-    at which size.
-
-    Result: The fields; None where it does something that they cannot say, such as padding or sizes that depend on the picture.
+    Uniform images show scale, mean, standard deviation and channel order. An image of gradients shows the crop and its size. None if the
+    fields cannot express the behaviour, for example padding or a size that depends on the image.
     """
     pictures = optional_import("PIL.Image", "vision", purpose="The processor of a network of pictures")
 
@@ -132,7 +130,7 @@ def measured_processor(processor: Any) -> dict[str, Any] | None:
     try:
         black, red, white = (answer(np.broadcast_to(colour, slopes.shape)) for colour in ([0, 0, 0], [255, 0, 0], [255, 255, 255]))
         made, turned = answer(np.round(slopes)), answer(np.zeros((_WIDTH, _HEIGHT, 3)))
-    except Exception:  # a processor of the library that cannot take such a picture
+    except Exception:  # the processor does not take such an image
         return None
     if made.ndim != 3 or len(made) != 3 or turned.shape != made.shape:
         return None
@@ -155,12 +153,12 @@ def measured_processor(processor: Any) -> dict[str, Any] | None:
 
 
 def _kept(shares: np.ndarray) -> dict[str, Any] | None:
-    """Return size, way of resizing and part that is kept, of what became of two slopes from 0 to 1, (3, height, width)."""
+    """Return size, resizing mode and crop fraction, from the processed image (3, height, width) of two gradients from 0 to 1."""
     height, width = shares.shape[1:]
     fits = (_line(shares[0].mean(0)), _line(shares[1].mean(1)))
     if fits[0] is None or fits[1] is None:
         return None
-    ends = (_WIDTH - 1) / _WIDTH, (_HEIGHT - 1) / _HEIGHT  # the slopes go from the middle of the first pixel to that of the last
+    ends = (_WIDTH - 1) / _WIDTH, (_HEIGHT - 1) / _HEIGHT  # the gradients run from the centre of the first pixel to that of the last
     parts = fits[0] * width * ends[0], fits[1] * height * ends[1]  # of the picture's width and height
     source = (_WIDTH * parts[0] / width, _HEIGHT * parts[1] / height)  # pixels of the picture in one of the result
     if abs(parts[0] / parts[1] - 1) < _TOLERANCE:
@@ -176,7 +174,7 @@ def _kept(shares: np.ndarray) -> dict[str, Any] | None:
 
 
 def _line(values: np.ndarray) -> float | None:
-    """Return the step from one value to the next of a slope, (n,), about its middle; None where it is none, or is flat somewhere."""
+    """Return the step of a linear, centred gradient (n,); None if the values do not rise linearly or are not centred on 0.5."""
     inner = values[2:-2] if len(values) > 8 else values
     step, start = np.polyfit(np.arange(len(inner)), inner, 1)
     straight = np.abs(inner - start - step * np.arange(len(inner))).max() < _TOLERANCE

@@ -1,4 +1,4 @@
-"""What a network of Hugging Face takes: two examples to run it with, by the name of its main input; ids that stand for words."""
+"""Sample inputs of Hugging Face networks: two examples by the name of the main input, with ids of ordinary tokens."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..samples import sample_of
 __all__ = ["hub_sample", "pad_token_", "picture_shape", "suited_tokens"]
 
 _SIDE = 224
-"""Of pictures, where neither the configuration nor the preprocessor says how large they are."""
+"""Default image size, if neither the configuration nor the preprocessor states one."""
 _TOKENS, _SAMPLES = 8, 32_000
 
 
 def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs:
-    """Return two examples."""
+    """Return two examples; `side` is the default height and width of images."""
     config, name = cast(Any, module.config), str(getattr(module, "main_input_name", ""))
     if type(module).__name__.startswith("ImageGPT"):
         raise NetworkError(f"The model type {config.model_type!r} takes pictures as ids of colours; expected pixels, texts or sound.")
@@ -52,7 +52,7 @@ def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs
 
 
 def picture_shape(config: Any, *, side: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Return (channels, height, width) of the pictures that a network takes."""
+    """Return the (channels, height, width) of a network's images; `side` is the default size."""
     seen = config if getattr(config, "vision_config", None) is None else config.vision_config
     size = getattr(seen, "image_size", None) or side or _SIDE
     height, width = (size, size) if isinstance(size, int) else (int(part) for part in size)
@@ -60,7 +60,7 @@ def picture_shape(config: Any, *, side: tuple[int, int] | None) -> tuple[int, in
 
 
 def suited_tokens(module: Module, sample: Inputs) -> Inputs:
-    """Return a sample whose token ids are words: two that stand for nothing else, and the end where the network looks for it."""
+    """Return a sample with two non-special token ids, and the end token in the last position for encoder-decoder networks."""
     config = getattr(module, "config", None) or getattr(getattr(module, "encoder", None), "config", None)
     named = sample if isinstance(sample, dict) else {"input_ids": sample}
     key = "inputs" if "inputs" in named else "input_ids"
@@ -78,11 +78,9 @@ def suited_tokens(module: Module, sample: Inputs) -> Inputs:
 
 
 def pad_token_(settings: Any, tokenizer: Mapping[str, Any], *, named: Mapping[str, Any]) -> list[str]:
-    """Give a configuration without a padding token that of its tokenizer: classifiers look for the last token before it.
+    """Set the padding token of a configuration without one, because classifiers look for the last token before it; return the notes.
 
-    Where the tokenizer has none either, that is the token at the end of a text, as `TextPreprocessing` pads it.
-
-    Result: What is said of it; nothing where it was not changed.
+    It is the tokenizer's padding token, or else its end token, which `TextPreprocessing` then pads with.
     """
     inner = settings.get_text_config()
     if getattr(inner, "pad_token_id", None) is not None or not getattr(inner, "vocab_size", None):
@@ -98,11 +96,11 @@ def pad_token_(settings: Any, tokenizer: Mapping[str, Any], *, named: Mapping[st
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """Return a mapping out of a file; an empty one where it is something else."""
+    """Return a value of a file if it is a mapping, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def _content(token: Any) -> str | None:
-    """Return the text of a special token, as files name it: a text, or a mapping with one."""
+    """Return the text of a special token, which files store as a text or as a mapping with "content"."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None

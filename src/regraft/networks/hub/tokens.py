@@ -1,4 +1,4 @@
-"""Which token ids a network of texts knows, and how many of them it takes at once: found by running it."""
+"""Vocabulary size and maximum length of a text network, found by running it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from ..tracing import trace
 __all__ = ["known_positions", "known_tokens"]
 
 _OFFSET = 2
-"""Rows that a table of positions may have before that of the first position, as RoBERTa's and BART's have."""
+"""Rows before the first position that a table of positions may have, as in RoBERTa and BART."""
 
 
 def known_tokens(network: Network) -> int | None:
-    """Return how many token ids a `network` knows, 0 to one less: the rows of the first table that
-    is read; None where there is none."""
+    """Return the vocabulary size: the rows of the first embedding table that runs; None without one."""
     return next(_tables(network), None)
 
 
 def known_positions(network: Network, longest: int) -> int | None:
-    """Return how many tokens of a text a network takes, where that is fewer than `longest`; None where it takes as many."""
+    """Return the largest number of tokens that a network takes, or None if it takes `longest`."""
     ids = _ids(network)
     shortest = min(list(_tables(network))[1:], default=longest + _OFFSET)
     if ids is None or shortest >= longest + _OFFSET or _runs(network, longest):
         return None
-    low, high = ids.shape[1], longest  # it runs with as many as its sample has
+    low, high = ids.shape[1], longest  # it runs with the length of its sample
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if _runs(network, middle) else (low, middle)
@@ -37,13 +36,13 @@ def known_positions(network: Network, longest: int) -> int | None:
 
 
 def _ids(network: Network) -> Tensor | None:
-    """Return the token ids of a `network`'s sample, (N, tokens); None where it takes none."""
+    """Return the token ids (N, tokens) of a network's sample, or None."""
     named = network.sample if isinstance(network.sample, dict) else {"": network.sample}
     return next((tensor for tensor in named.values() if not tensor.is_floating_point() and tensor.ndim == 2), None)
 
 
 def _tables(network: Network) -> Iterator[int]:
-    """Yield the rows of each table that is read, in the order of execution: first that of the tokens."""
+    """Yield the number of rows of each embedding table, in execution order; the first is the vocabulary."""
     if _ids(network) is None or network.origin.get("source") == "program":
         return
     modules: dict[str, Any] = network.modules()
@@ -56,7 +55,7 @@ def _tables(network: Network) -> Iterator[int]:
 
 
 def _runs(network: Network, length: int) -> bool:
-    """Tell whether a network takes texts of that length."""
+    """Return whether a network takes texts of this length."""
     named = network.sample if isinstance(network.sample, dict) else {"": network.sample}
     last = {name: tensor[:1, -1:] for name, tensor in named.items() if tensor.ndim == 2}
     first = {name: tensor[:1, :1].expand(1, length - 1) for name, tensor in named.items() if tensor.ndim == 2}
@@ -65,6 +64,6 @@ def _runs(network: Network, length: int) -> bool:
     try:
         with torch.no_grad():
             network.scores(batch) if network.heads else network.feature_batch(batch)
-    except (LookupError, RuntimeError, ValueError, TypeError):  # what a table that is too short, or a product of shapes, raises
+    except (LookupError, RuntimeError, ValueError, TypeError):  # a table that is too short, or a shape mismatch
         return False
     return True

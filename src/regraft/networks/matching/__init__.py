@@ -1,4 +1,4 @@
-"""Which weight of a file belongs to which weight of a network."""
+"""Matching of the weights in a file to the weights of a network."""
 
 from .alignment import alignments, count_alignments
 from .rules import ORDER, by_shape, match

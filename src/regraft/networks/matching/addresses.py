@@ -1,4 +1,4 @@
-"""Names that Keras makes by itself ("dense_3") say only which layer of its class is meant."""
+"""Auto-generated Keras layer names ("dense_3"): they identify a layer only by its position among the layers of its class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _snake(kind: str) -> str:
 
 
 def address_bases(weights: Iterable[Weight]) -> frozenset[str]:
-    """Return what self-made layer names begin with; empty where no layer class is known (PyTorch names are not self-made)."""
+    """Return the stems of auto-generated layer names; empty if no layer class is known, as for PyTorch, whose names are chosen."""
     kinds = {_snake(weight.kind) for weight in weights if weight.kind}
     if not kinds:
         return frozenset()
@@ -29,7 +29,7 @@ def address_bases(weights: Iterable[Weight]) -> frozenset[str]:
 
 
 class Places:
-    """The names of one side, with addresses replaced by places ("dense_7" -> "dense#2": the third Dense layer there)."""
+    """Weight names of a file or network with auto-generated parts replaced by positions ("dense_7" -> "dense#2", the third Dense layer)."""
 
     def __init__(self, weights: Sequence[Weight], bases: Collection[str], *, everything: bool) -> None:
         self._members: dict[tuple[str, str], list[tuple[int, str]]] = {}
@@ -58,31 +58,31 @@ class Places:
         return ".".join([*places, parts[-1]])
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """Return how many layers of each self-made name there are in each container."""
+        """Return the number of layers by container and auto-generated stem."""
         return {(self._canonical[parent], base): len(members) for (parent, base), members in self._members.items()}
 
     def doubtful(self, other: Places) -> set[tuple[str, str]]:
-        """Return the self-made names whose numbers of layers differ."""
+        """Return the containers and stems for which the two sides have different numbers of layers."""
         mine, theirs = self.counts(), other.counts()
         return {key for key in mine.keys() | theirs.keys() if mine.get(key, 0) != theirs.get(key, 0)}
 
     def reached(self, index: int, doubtful: Collection[tuple[str, str]]) -> tuple[str, str] | None:
-        """Return the first doubtful layer name through which a weight's name goes."""
+        """Return the first doubtful container and stem in the name of a weight, or None."""
         keys = ((self._canonical[parent], base) for parent, base in self._paths[index] if base)
         return next((key for key in keys if key in doubtful), None)
 
 
 def _forced(weight: Weight, depth: int, *, leaf_depth: int) -> str:
-    """Return what a part of a name counts as where all names are addresses: its class; parts inside a layer keep their names."""
+    """Return the stem of a name part if all names count as auto-generated: its class, or "" for parts inside a layer."""
     if depth < leaf_depth:
         return "container"
     return _snake(weight.kind) if depth == leaf_depth else ""
 
 
 def _address(part: str, bases: Collection[str], *, forced: str) -> tuple[str, int]:
-    """Return base and running number of a self-made name, ("", 0) for a name that somebody chose."""
+    """Return the stem and number of an auto-generated name; ("", 0) for a chosen name."""
     if forced:
-        return forced, 0  # the order in which they are listed decides
+        return forced, 0  # members are then ordered as listed
     found = re.fullmatch(r"(.*?)(?:_(\d+))?", part)
     base, number = (found.group(1), int(found.group(2) or 0)) if found else (part, 0)
     return (base, number) if base in bases else ("", 0)

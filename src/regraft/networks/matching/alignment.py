@@ -1,4 +1,4 @@
-"""Order-preserving alignments of two sequences: how many largest ones there are, and which."""
+"""Order-preserving alignments of two sequences: number and list of the largest ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["alignments", "count_alignments"]
 
 
 def _table(first: Sequence[object], second: Sequence[object]) -> list[list[int]]:
-    """Return the size of the largest alignment of every pair of prefixes."""
+    """Return the size of the largest alignment for every pair of prefixes."""
     sizes = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
     for i, one in enumerate(first, 1):
         for j, two in enumerate(second, 1):
@@ -17,10 +17,10 @@ def _table(first: Sequence[object], second: Sequence[object]) -> list[list[int]]
 
 
 def count_alignments(first: Sequence[object], second: Sequence[object]) -> int:
-    """Return how many order-preserving alignments of equal elements reach the largest size.
+    """Return the number of largest order-preserving alignments of equal elements.
 
-    Formula: with L the largest size for prefixes of length i and j, the alignments that use the pair (i, j) are those of
-    (i-1, j-1) with L-1 pairs; the others leave out i or j, counted by inclusion and exclusion.
+    Let L be the largest size for prefixes of length i and j. The alignments that use the pair (i, j) extend those of (i-1, j-1) with
+    L-1 pairs. The others omit i or j and are counted by inclusion and exclusion.
     """
     sizes = _table(first, second)
     ways = [[1] * (len(second) + 1) for _ in range(len(first) + 1)]
@@ -34,7 +34,7 @@ def count_alignments(first: Sequence[object], second: Sequence[object]) -> int:
 
 
 def alignments(first: Sequence[object], second: Sequence[object], *, limit: int) -> list[tuple[tuple[int, int], ...]]:
-    """Return largest alignments as pairs of positions, at most `limit` of them."""
+    """Return at most `limit` largest alignments as pairs of positions."""
     sizes = _table(first, second)
     found: list[tuple[tuple[int, int], ...]] = []
     waiting: list[tuple[int, int, tuple[tuple[int, int], ...]]] = [(len(first), len(second), ())]
@@ -44,7 +44,7 @@ def alignments(first: Sequence[object], second: Sequence[object], *, limit: int)
             found.append(pairs)
             continue
         size = sizes[i][j]
-        # the last pair of the rest is (a, b): every alignment is reached by exactly one choice of last pairs
+        # (a, b) is the last remaining pair; each alignment has exactly one sequence of last pairs, so none is found twice
         for a in range(1, i + 1):
             waiting += [
                 (a - 1, b - 1, ((a - 1, b - 1), *pairs))

@@ -1,6 +1,6 @@
-"""Which weight of a file belongs to which weight of a network: by name, by order and shape, or by the only alignment there is.
+"""Rules that match the weights of a file to those of a network: by name, by order and shape, or by a unique alignment of shapes.
 
-The rules are tried in this order for the whole file; a rule that leaves more than one possibility is refused, never guessed.
+The rules are tried in this order for the whole file. An ambiguous match is an error, never a guess.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PROVES_NOTHING = "Order and shape alone prove nothing: check the network's answ
 
 
 def by_shape(account: Account) -> bool:
-    """Tell whether weights of an account were matched by their order and shapes, not by names."""
+    """Return whether any weights of an account were matched by order and shape instead of by name."""
     return any(rule in (ORDER, _ALIGNED) for rule in account.rules.values())
 
 
@@ -45,8 +45,8 @@ class _Found:
 def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str] = (), by_address: bool = False) -> Matching:
     """Match the weights of a file to those of a network.
 
-    Names that Keras makes by itself (`dense_3`) are addresses: they count as "the third Dense layer", and not at all where file
-    and network have different numbers of Dense layers.
+    Auto-generated Keras names (`dense_3`) count as positions among the layers of their class. They are ignored if file and network have
+    different numbers of such layers. With `by_address` all layer names may count as auto-generated, and matching by order is skipped.
     """
     names = _by_name(source, target)
     enough = max(1, min(len(source), len(target)) // 2)
@@ -89,7 +89,7 @@ def _shown(weights: Sequence[Weight]) -> str:
 
 
 def _by_name(source: Sequence[Weight], target: Sequence[Weight], *, everything: bool = False) -> _Found:
-    """Match equal names; addresses by their place among the layers of their class, or, where the numbers differ, by alignment."""
+    """Match equal names; auto-generated names by position in their class, or by alignment if the numbers of layers differ."""
     bases = address_bases([*source, *target])
     ours, theirs = Places(source, bases, everything=everything), Places(target, bases, everything=everything)
     doubtful = ours.doubtful(theirs)
@@ -118,7 +118,7 @@ def _rule(given: Weight, taken: Weight, *, prefix: str) -> str:
 
 
 def _best_prefix(names: Mapping[int, str], places: Mapping[str, int]) -> tuple[str, dict[int, str]]:
-    """Return the constant prefix whose removal or addition makes most names equal, and the names after it."""
+    """Return the prefix whose removal or addition makes most names equal, and the names changed accordingly."""
     options: list[tuple[str, dict[int, str]]] = [("", dict(names))]
     for prefix in _prefixes(names.values()):
         options.append((prefix, {index: name[len(prefix) :] for index, name in names.items() if name.startswith(prefix)}))
@@ -128,7 +128,7 @@ def _best_prefix(names: Mapping[int, str], places: Mapping[str, int]) -> tuple[s
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
-    """Return the known prefixes and those common to all names, also one after another ("module.model.")."""
+    """Return the known prefixes and all prefixes common to the names, also nested ones ("module.model.")."""
     listed = list(names)
     shared = listed[0].split(".")[:-1] if listed else []
     while shared and not all(name.startswith(".".join(shared) + ".") for name in listed):
@@ -138,9 +138,9 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _by_tail(source: Sequence[Weight], target: Sequence[Weight]) -> _Found:
-    """Match names by the longest end that they have in common, where what stands before it differs from layer to layer.
+    """Match names by their longest common suffix, for prefixes that differ from layer to layer.
 
-    An end is that of one weight on each side, and begins with the name of a layer, which is no number.
+    A suffix must be unique on each side, and its first part must not be a number.
     """
     found, ours, theirs = _Found(), _parts(source), _parts(target)
     most = max((len(parts) for parts in (*ours.values(), *theirs.values())), default=0)
@@ -161,7 +161,7 @@ def _parts(weights: Sequence[Weight]) -> dict[int, tuple[str, ...]]:
 
 
 def _ends(names: Mapping[int, tuple[str, ...]], length: int) -> dict[tuple[str, ...], int]:
-    """Return the last parts of names, so many of them, that one weight alone has, with its index."""
+    """Return the suffixes of `length` parts that belong to exactly one weight, with its index."""
     ends = [(parts[-length:], index) for index, parts in names.items() if len(parts) >= length and not parts[-length].isdecimal()]
     counts = Counter(end for end, _ in ends)
     return {end: index for end, index in ends if counts[end] == 1}
@@ -171,7 +171,7 @@ def _ends(names: Mapping[int, tuple[str, ...]], length: int) -> dict[tuple[str, 
 
 
 def _layers(weights: Sequence[Weight], indices: Iterable[int]) -> list[list[int]]:
-    """Group consecutive weights of one layer."""
+    """Return the indices grouped by consecutive weights of the same layer."""
     groups: list[list[int]] = []
     for index in indices:
         if groups and weights[groups[-1][-1]].layer == weights[index].layer:
@@ -182,7 +182,10 @@ def _layers(weights: Sequence[Weight], indices: Iterable[int]) -> list[list[int]
 
 
 def _by_order(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str]) -> _Found | None:
-    """Match the n-th to the n-th where all shapes agree, those of the head (the last layer) excepted; None where they do not."""
+    """Match the n-th weight to the n-th if all shapes agree except those of the head (default: the last layer); else return None.
+
+    The head may be missing in the file, or in the network if `head` is empty.
+    """
     if not source or not target:
         return None
     heads = {index for index, weight in enumerate(target) if weight.layer in (head or {target[-1].layer})}
@@ -203,7 +206,7 @@ def _by_order(source: Sequence[Weight], target: Sequence[Weight], *, head: Colle
 
 
 def _by_alignment(source: Sequence[Weight], target: Sequence[Weight], *, left: Iterable[int], free: Iterable[int]) -> _Found:
-    """Match layers in order by the shapes of their weights, as many as possible."""
+    """Match as many layers as possible in order, by the shapes of their weights; more than one largest alignment is an error."""
     ours, theirs = _layers(source, left), _layers(target, free)
     first = [tuple(source[index].shape for index in group) for group in ours]
     second = [tuple(target[index].shape for index in group) for group in theirs]
@@ -240,7 +243,7 @@ def _ambiguity(source: Sequence[Weight], target: Sequence[Weight], *, ours: list
 
 
 def _rest_reshaped(source: Sequence[Weight], target: Sequence[Weight], *, found: _Found, head: Collection[str]) -> _Found:
-    """Note the file's last layer as the head of another size where neither found a partner."""
+    """Record the file's last layer as a reshaped head if neither it nor the head is matched."""
     used = {pair[0] for pair in (*found.pairs, *found.reshaped)}
     taken = {pair[1] for pair in (*found.pairs, *found.reshaped)}
     free = [index for index, weight in enumerate(target) if weight.layer in head and index not in taken]
@@ -251,7 +254,7 @@ def _rest_reshaped(source: Sequence[Weight], target: Sequence[Weight], *, found:
 
 
 def _matching(source: Sequence[Weight], target: Sequence[Weight], *, found: _Found) -> Matching:
-    """Return what was found with its account."""
+    """Return the found pairs with their account."""
     if not found.pairs:
         raise _nothing(source, target, reshaped=found.reshaped)
     pairs = sorted(found.pairs, key=lambda pair: pair[1])

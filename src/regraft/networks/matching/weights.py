@@ -1,4 +1,4 @@
-"""A tensor with its name, and what belongs together."""
+"""Named weights, and the result of matching them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Weight:
     """One tensor of a file or of a network.
 
     Attributes:
-        name: its full name; the part after the last dot is the tensor's name within its layer.
-        kind: the layer's class, "" where it is not known.
-        value: the numbers (NumPy or torch), None where only the shape matters.
+        name: full name; the part after the last dot is the tensor's name within its layer.
+        kind: class of the layer, or "" if unknown.
+        value: the array (NumPy or torch), or None if only the shape matters.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Weight:
 
 @dataclass(frozen=True)
 class Matching:
-    """What belongs together.
+    """Result of matching.
 
     Attributes:
         pairs: (index in the source, index in the target, rule); the shapes of a pair are equal.
-        account: the same for people, and what is left over on either side.
+        account: a readable form of the pairs, with the unmatched weights of both sides.
     """
 
     pairs: tuple[tuple[int, int, str], ...]
@@ -46,7 +46,7 @@ class Matching:
 
 
 def numbers_note(source: Sequence[Weight], target: Sequence[Weight], *, pairs: Iterable[tuple[int, int, str]]) -> Account:
-    """Return an account that says which weights taken from a file are no finite numbers; an empty one where all are."""
+    """Return an account with a note on weights of a file that hold NaN or infinity; empty if all are finite."""
     wrong = [printable(target[at].name, width=120) for given, at, _ in pairs if not _is_finite(source[given].value)]
     if not wrong:
         return Account()

@@ -1,7 +1,7 @@
-"""Code files: the code of one condition in a few hundred bytes, beside the network that it goes with or on its own.
+"""Code files: the code of one condition in a few hundred bytes, saved with its network or separately.
 
-A saved folder holds one for each condition that was adapted to; those that the network was trained with are in its weights alone.
-Opening the folder reads them all: a code takes the row of its condition in the table, or a further one.
+A saved folder holds one code file per condition that the network was adapted to; the codes of the training conditions are stored only in
+the weights. Opening a folder reads all code files: a code overwrites the row of its condition in the table, or adds a row.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _KIND = "regraft code 1"
 _ENDING = ".safetensors"
 _REMEDY = "Remove it, or adapt to its condition again."
 COUNTER = "seed_generator_state"
-"""Of a layer that draws at random; it changes with every step of a training, and is in no saved file."""
+"""State of a Keras layer that draws at random; it changes with every training step and is not saved."""
 
 
 def code_digest(network: Record) -> str:
-    """Return a digest of every parameter and buffer of a network but its table of codes."""
+    """Return a digest of the parameters and buffers that `shared_state` returns."""
     digest = hashlib.blake2b(digest_size=16)
     named = {network.former_name(name): tensor for name, tensor in shared_state(network).items()}
     for name, tensor in sorted(named.items()):
@@ -58,17 +58,14 @@ def code_digest(network: Record) -> str:
 
 
 def shared_state(network: Record) -> dict[str, torch.Tensor]:
-    """Return every parameter and buffer of a network but its table of codes, and the counters of random numbers that Keras keeps."""
+    """Return all parameters and buffers of a network except its table of codes and the random-generator states of Keras."""
     table = None if network.coding is None else network.code_table().data_ptr()
     kept = {name: tensor for name, tensor in network.state().items() if not name.endswith(COUNTER)}
     return {name: tensor for name, tensor in kept.items() if table is None or tensor.data_ptr() != table}
 
 
 def write_code(network: Record, folder: Path, *, condition: str, digest: str | None = None) -> Path:
-    """Write the code of one condition into a saved folder, and nothing else.
-
-    Result: The path of the file, `codes/NAME.safetensors`.
-    """
+    """Write the code of one condition into a saved folder; return the path, `codes/NAME.safetensors`."""
     if network.coding is None:
         raise NetworkError(f"The condition {condition!r} has no code: this network knows no conditions. Train codes with strategy='codes'.")
     network.coding.row(condition)
@@ -84,7 +81,7 @@ def write_code(network: Record, folder: Path, *, condition: str, digest: str | N
 
 
 def _named(condition: str) -> dict[str, str]:
-    """Return a condition's name as metadata of a file, which are UTF-8: a name with lone surrogates as JSON, with escapes."""
+    """Return a condition's name as UTF-8 file metadata; a name with lone surrogates is stored as escaped JSON."""
     try:
         condition.encode()
     except UnicodeEncodeError:
@@ -97,10 +94,7 @@ def _checksum(code: np.ndarray) -> str:
 
 
 def write_codes(network: Record, folder: Path) -> str | None:
-    """Write a code file for each condition of a network that was adapted to.
-
-    Result: `code_digest(network)`; None where it takes no codes.
-    """
+    """Write a code file for each condition that was adapted to after training; return `code_digest(network)`, or None without codes."""
     if network.coding is None:
         return None
     digest = code_digest(network)
@@ -111,7 +105,7 @@ def write_codes(network: Record, folder: Path) -> str | None:
 
 
 def with_code_files(network: N, folder: Path) -> N:
-    """Return an opened network that knows the conditions whose code files lie in its folder."""
+    """Return an opened network with the conditions of the code files in its folder."""
     files = _files(folder)
     if not files:
         return network
@@ -125,10 +119,7 @@ def with_code_files(network: N, folder: Path) -> N:
 
 
 def table_with_files(coding: Coding, table: np.ndarray, *, folder: Path, digest: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the conditions and the table of codes of a network together with those of the code files in its folder.
-
-    `table`: (1 + K, size); result: The names of all conditions, and the table, (1 + their number, size).
-    """
+    """Return the condition names and table of codes, (1 + K, size), extended by the code files in a folder."""
     codes = dict(_read(path, coding.size, digest=digest) for path in _files(folder))
     names = (*coding.conditions, *(name for name in codes if name not in coding.conditions))
     whole = np.concatenate([table, np.zeros((1 + len(names) - len(table), coding.size), table.dtype)])
@@ -138,7 +129,7 @@ def table_with_files(coding: Coding, table: np.ndarray, *, folder: Path, digest:
 
 
 def naming_conditions(preprocessing: Any, names: tuple[str, ...]) -> Any:
-    """Return a preprocessing, plain data, in which the conditions that it looks up, or one within it, have these names."""
+    """Return a preprocessing (plain data) with the condition names replaced, also in an inner preprocessing."""
     if not isinstance(preprocessing, dict):
         return preprocessing
     if preprocessing.get("kind") == "conditions":
@@ -151,7 +142,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _file_name(condition: str) -> str:
-    """Return a condition's name as that of a file; where it has to be changed for that, some digits of its digest keep it apart."""
+    """Return a file name for a condition; a name that must be changed gets digits of its digest to stay unique."""
     if re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", condition):
         return condition
     plain = re.sub(r"[^a-z0-9_-]+", "-", condition.lower()).strip("-")[:40]
@@ -160,7 +151,7 @@ def _file_name(condition: str) -> str:
 
 
 def _read(path: Path, size: int, *, digest: str) -> tuple[str, np.ndarray]:
-    """Return the condition and the code (size,) of one file."""
+    """Return the condition and code (size,) of one file, after checking that they belong to the network with this `digest`."""
     with opening(path, "code", remedy=_REMEDY), named_in_utf8(path) as plain, safe_open(plain, framework="numpy") as file:
         told, code = dict(file.metadata() or {}), file.get_tensor("code")
     name = _read_name(told, path)

@@ -15,26 +15,26 @@ from .protocols import Inputs
 __all__ = ["CODE_SPREAD", "ENTRANCE", "INPUT", "LAYERS", "MEAN", "Coding", "drawn_codes", "in_condition", "without_conditions"]
 
 CODE_SPREAD = 0.1
-"""Standard deviation of the first codes. What reads them begins at zero and codes do not, for a product of two zeros has no gradient."""
+"""Standard deviation of the initial codes. The weights that read them start at zero, so codes must not: 0 * 0 has no gradient."""
 
 MEAN = "mean"
-"""In place of a condition's name: the mean of the codes that the network was trained with. Row 0 of the table of codes."""
+"""Condition name of the mean of the codes that the network was trained with: row 0 of the table of codes."""
 LAYERS = "layers"
 ENTRANCE = "entrance"
 INPUT = "input "
-"""In front of the name of an input that the code takes the place of."""
+"""Prefix of the name of an input that the code replaces."""
 
 
 @dataclass(frozen=True)
 class Coding:
-    """How a network takes codes. Its table of codes is (1 + K, size): the mean code, then one row a condition.
+    """How a network takes codes. Its table of codes is (1 + K, size): the mean code, then one row per condition.
 
     Attributes:
-        conditions: the K names, in the order of the rows.
-        into: "layers": each point adds its own linear map of the code before its activation; "entrance": a small network before the
+        conditions: the K names, in row order.
+        into: "layers": each hook point adds its own linear map of the code before its activation; "entrance": a small network before the
             input reads the code; "input NAME": the code is that input of the network.
-        points: names of the points, for "layers".
-        learned: the conditions that the network was trained with; the prior of further codes is made from theirs.
+        points: names of the hook points, for "layers".
+        learned: the conditions that the network was trained with; their codes define the prior of new codes.
     """
 
     size: int
@@ -58,7 +58,7 @@ class Coding:
         )
 
     def refuse_unfit(self, sample: Inputs) -> None:
-        """Raise unless codes can go into a network that takes a `sample`, as far as that tells it."""
+        """Raise if the inputs of a network, as its `sample` shows them, do not fit this coding."""
         if self.size < 1:
             raise NetworkError(f"size={self.size}: a code has 1 number or more.")
         name, named = self.into.removeprefix(INPUT), sample if isinstance(sample, dict) else {}
@@ -84,29 +84,26 @@ class Coding:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
-        """Return the coding that `to_dict` wrote as plain data."""
+        """Return the coding of the plain data that `to_dict` wrote."""
         given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
         return cls(**given)
 
 
 def drawn_codes(coding: Coding, *, seed: int) -> np.ndarray:
-    """Return a first table of codes.
-
-    Result: (1 + K, size) float32, small and random; row 0, the mean code, is zero.
-    """
+    """Return an initial table of codes, (1 + K, size) float32: small random codes; row 0, the mean code, is zero."""
     table = np.random.default_rng(seed).normal(0.0, CODE_SPREAD, (1 + len(coding.conditions), coding.size)).astype(np.float32)
     table[0] = 0
     return table
 
 
 def in_condition(inputs: Inputs, row: int | None) -> Inputs:
-    """Return a batch, `inputs`, with all of its items in the condition of one `row` of the table of codes; None: as it is."""
+    """Return a batch with the condition of all examples set to one `row` of the table of codes; None leaves it unchanged."""
     if row is None or not isinstance(inputs, dict):
         return inputs
     return {**inputs, "condition": torch.full_like(inputs["condition"], row)}
 
 
 def without_conditions(items: Any) -> Any:
-    """Return items without the conditions that a data set brings, which may be unknown ones, where all are predicted in one."""
+    """Return the examples without the conditions of a data set, which may be unknown, for prediction in one given condition."""
     brought = is_dataclass(items) and getattr(items, "conditions", None) is not None
     return replace(items, conditions=None) if brought else items

@@ -1,4 +1,4 @@
-"""What `regraft.json` of a saved folder must look like before anything is built from it."""
+"""Schema of `regraft.json` in a saved folder, validated before anything is built from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Tensor = Annotated[tuple[Shape, Real | Whole], Field(strict=False)]  # a list i
 
 
 class _Head(Plain):
-    """A head but for its weights."""
+    """A head without its class weights."""
 
     task: str
     kind: Kind
@@ -62,7 +62,7 @@ class _Head(Plain):
 
 
 class _Origin(Plain):
-    """Where a PyTorch module came from."""
+    """Source of a PyTorch module."""
 
     source: str
     head: str | dict[str, str] | None = None
@@ -72,7 +72,7 @@ class _Origin(Plain):
 
 
 class _Network(Plain):
-    """How the weights are opened."""
+    """Facts needed to open the weights."""
 
     family: Literal["torch", "keras"] | None = None
     file: str
@@ -101,7 +101,7 @@ class _File(Plain):
 
 
 class _Account(Plain):
-    """What a change of weights kept."""
+    """Account of a change of weights."""
 
     matched: list[str] = Field(default_factory=list)
     reshaped: list[str] = Field(default_factory=list)
@@ -118,7 +118,7 @@ class _Account(Plain):
 
 
 class Facts(Plain):
-    """The whole of `regraft.json`; the preprocessing and the rule for unknown items are checked where they are used."""
+    """All of `regraft.json`; the preprocessing and the rule for unknown examples are validated where they are used."""
 
     format: Literal[1, 2] = 1
     family: Literal["torch", "keras"]

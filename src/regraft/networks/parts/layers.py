@@ -1,4 +1,4 @@
-"""Layers and blocks: what a network runs, in the order of execution."""
+"""Layers and blocks of a network, in execution order."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["Block", "Layer"]
 
 @dataclass(frozen=True)
 class Layer:
-    """A module without trained parts of its own below it, in the order of execution.
+    """A module that owns parameters or has no submodules.
 
-    `parameters` counts the numbers that training may change; `kind` is the class name, such as "Conv2d".
+    `parameters` counts the numbers that training may change, without buffers. `kind` is the class name, for example "Conv2d".
     """
 
     name: str
@@ -21,7 +21,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Block:
-    """A unit of the network in execution order; depth is counted in blocks."""
+    """A group of consecutive layers, the unit in which depth is counted."""
 
     name: str
     parameters: int

@@ -1,4 +1,4 @@
-"""PyTorch's exporter to ONNX, kept quiet, and the proof that what it wrote computes the same."""
+"""ONNX export with PyTorch's exporter, silenced, and verification that the exported program computes the same."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ __all__ = ["WholeNetwork", "batches_of", "check_size", "input_names", "onnx_mode
 
 _OPSET = 20
 _LARGEST = 2**31 - 2**20
-"""Bytes of weights that fit into one ONNX file; some are left for the graph."""
+"""Largest size of the weights in one ONNX file, in bytes, with room for the graph."""
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
-"""By how much results may differ from PyTorch's, relative to the largest one; the second where there are weights of 16 bits."""
+"""Allowed difference from PyTorch's results, relative to the largest one; the second applies to 16-bit weights."""
 
 
 class WholeNetwork(Module):
-    """What a network computes as a module whose forward takes its tensors in the order of its sample; subclasses say what that is.
+    """Network as a module whose forward takes the tensors of its sample in order; subclasses define the outputs.
 
     Attributes:
-        module: the network's own.
+        module: the network's module.
     """
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.module = network.module
-        self.__dict__["network"] = network  # no module
+        self.__dict__["network"] = network  # in __dict__, so that it is no submodule
 
     def inputs(self, tensors: Sequence[Tensor]) -> Inputs:
-        """Return `tensors` as the network takes them: by name, where they have names."""
+        """Return `tensors` in the form that the network takes: by name if its inputs are named."""
         sample = self.__dict__["network"].sample
         return dict(zip(sample, tensors, strict=True)) if isinstance(sample, dict) else tensors[0]
 
@@ -53,12 +53,15 @@ def sample_tensors(sample: Inputs) -> tuple[Tensor, ...]:
 
 
 def input_names(sample: Inputs) -> list[str]:
-    """Return the names of the tensors of a `sample`; none where it is one without a name."""
+    """Return the input names of a `sample`; empty for one unnamed tensor."""
     return list(sample) if isinstance(sample, dict) else []
 
 
 def batches_of(network: Body | Record, *, longer: Sequence[Mapping[int, Any]] = ()) -> Iterator[list[Tensor]]:
-    """Yield a batch of one example and one of three, of different conditions where the network takes their codes."""
+    """Yield a batch of one and a batch of three examples, with different conditions if the network takes codes.
+
+    In the second batch the axes in `longer` (one mapping per input) are one element longer than in the sample.
+    """
     names = input_names(network.sample)
     for count in (1, 3):
         tensors = [tensor[torch.arange(count) % len(tensor)] for tensor in sample_tensors(network.sample)]
@@ -71,7 +74,7 @@ def batches_of(network: Body | Record, *, longer: Sequence[Mapping[int, Any]] = 
 
 
 def check_size(state: Mapping[str, Tensor], *, purpose: str) -> None:
-    """Check, before any work, that the libraries are there and the weights fit into one file."""
+    """Raise if an ONNX library is missing or the weights do not fit into one file."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         optional_import(name, "onnx", purpose=purpose)
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
@@ -88,7 +91,10 @@ def onnx_model(
     axes: Sequence[Mapping[int, torch.export.Dim]],
     exported: Callable[[], None] = lambda: None,
 ) -> Any:
-    """Return a module as PyTorch's exporter translates it."""
+    """Return a module as an `onnx.ModelProto`, made by PyTorch's exporter.
+
+    `axes` gives the dynamic axes of each input. `exported` is called after `torch.export`, before the translation to ONNX.
+    """
     whole.__dict__["network"].name_for_export_()
     with _quiet():
         program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(map(dict, axes))}, strict=False)
@@ -108,7 +114,7 @@ def onnx_model(
 
 
 def why_not_exported(problem: BaseException) -> str:
-    """Return why an export failed, in one line: what the exporter gives as the cause of the `problem`, where it gives one."""
+    """Return the reason of a failed export in one line: the root cause of the `problem`, if the exporter gives one."""
     while problem.__cause__ is not None and not isinstance(problem, RegraftError):
         problem = problem.__cause__
     reason = reason_of(problem)
@@ -123,10 +129,9 @@ def prove(
     outputs: Sequence[str],
     state: Mapping[str, Tensor],
 ) -> float:
-    """Compare what a program computes with what the module does.
+    """Check that an exported `program` (tensors -> tensors by name) matches the module on all batches.
 
-    `program`: the same in another form: tensors -> tensors by name; result: The largest difference, relative to the largest value of its
-    output.
+    Return the largest difference, relative to the largest value of its output. A difference above the tolerance raises `NetworkError`.
     """
     coarse = any(tensor.is_floating_point() and tensor.element_size() < 4 for tensor in state.values())
     largest = 0.0
@@ -149,7 +154,7 @@ def prove(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let the exporter say nothing while the context lasts: it prints whole graphs where it fails."""
+    """Silence the exporter within the context, because it prints whole graphs when it fails."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""The preprocessing of pictures and of rows of numbers as operators of ONNX, put in front of a network's graph."""
+"""Preprocessing of images and numeric rows as ONNX operators, prepended to a network's graph."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ __all__ = ["as_picture", "check_steps", "items_of", "put_steps_", "sample_items"
 
 _MODES = {"bilinear": "linear", "bicubic": "cubic"}
 _CUBIC = -0.5
-"""The coefficient of the bicubic curve of PIL and PyTorch; ONNX takes -0.75 where nothing is said."""
+"""Coefficient of bicubic interpolation in PIL and PyTorch; the default of ONNX is -0.75."""
 _CHANNELS = (1, 3, 4)
 _WRAPPERS = ("conditions", "columns")
 _SIZES = ((40, 60), (97, 64), (300, 280), (17, 9))
-"""Height and width of the pictures with which a graph is compared with the preprocessing itself."""
+"""Height and width of the images on which a graph is compared with the Python preprocessing."""
 
 
 def items_of(plain: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what the items themselves go through, of a preprocessing as plain data."""
+    """Return the preprocessing of the examples themselves, without the wrappers for conditions and columns; both as plain data."""
     while plain["kind"] in _WRAPPERS:
         plain = plain["inner"]
     return plain
 
 
 def check_steps(plain: Mapping[str, Any]) -> None:
-    """Raise where a preprocessing cannot be part of a graph."""
+    """Raise if a preprocessing cannot be part of a graph."""
     found = items_of(plain)
     if found["kind"] not in ("image", "array"):
         raise NetworkError(
@@ -55,7 +55,7 @@ def as_picture(pixels: np.ndarray) -> Any:
 
 
 def sample_items(plain: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return made-up pictures (H, W, C) uint8 of several sizes; none where a preprocessing, as plain data, takes no pictures."""
+    """Return synthetic images (H, W, C) uint8 of several sizes; none if the preprocessing takes no images."""
     found, draws = items_of(plain), np.random.default_rng(0)
     made = []
     for height, width in _SIZES if found["kind"] == "image" else ():
@@ -67,7 +67,7 @@ def sample_items(plain: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 class _Steps:
-    """Operators to be put in front of a graph. Values have a dot at the front of their names, as no exporter gives them one."""
+    """Operators to prepend to a graph. Their value names start with a dot, which no exporter's names do."""
 
     def __init__(self) -> None:
         self.onnx: Any = importlib.import_module("onnx")
@@ -75,30 +75,30 @@ class _Steps:
         self.constants: list[Any] = []
 
     def constant(self, values: Any, kind: str = "float32") -> str:
-        """Return the name of a constant of these `values`, an array of the type `kind`."""
+        """Add a constant of dtype `kind`; return its name."""
         name = f".constant{len(self.constants)}"
         self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(values, dtype=kind), name))
         return name
 
     def add(self, operator: str, *inputs: str, **settings: Any) -> str:
-        """Return the name of what an `operator` with these `settings` makes of its `inputs`."""
+        """Add an `operator` with these `settings`; return the name of its output."""
         name = f".step{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [name], **settings))
         return name
 
     def cast(self, value: str, kind: str) -> str:
-        """Return a `value` in another type, by the `kind`'s name in ONNX."""
+        """Add a cast of a `value` to the ONNX type `kind`; return the name of its output."""
         return self.add("Cast", value, to=getattr(self.onnx.TensorProto, kind))
 
     def scaled(self, value: str, *, factor: Any, offset: Any) -> str:
-        """Return `value` times `factor` plus `offset`; both are arrays."""
+        """Add `value` * `factor` + `offset`, with arrays as factor and offset; return the name of its output."""
         return self.add("Add", self.add("Mul", value, self.constant(factor)), self.constant(offset))
 
 
 def put_steps_(model: Any, plain: Mapping[str, Any], *, items: str) -> None:
-    """Let a graph take raw items: pictures (N, H, W, C) in bytes of any size, rows of numbers as they are measured.
+    """Prepend the preprocessing to an `onnx.ModelProto` in place, so that the input `items` takes raw examples.
 
-    `model`: an `onnx.ModelProto`, changed in place.
+    Images are uint8 (N, H, W, C) of any size; rows of numbers are not normalised.
     """
     inputs = {value.name: value for value in model.graph.input}
     found, steps = items_of(plain), _Steps()
@@ -121,7 +121,7 @@ def put_steps_(model: Any, plain: Mapping[str, Any], *, items: str) -> None:
 
 
 def _take_pictures_(value: Any, channels: int) -> None:
-    """Declare an input as pictures in bytes, (batch, height, width, channels)."""
+    """Declare an input as uint8 images (batch, height, width, channels)."""
     tensor = value.type.tensor_type
     tensor.elem_type = importlib.import_module("onnx").TensorProto.UINT8
     batch = tensor.shape.dim[0].dim_param or "batch"
@@ -135,7 +135,7 @@ def _take_pictures_(value: Any, channels: int) -> None:
 
 
 def _normalised(steps: _Steps, value: str, *, found: Mapping[str, Any]) -> str:
-    """Return a value less the mean, divided by the deviation."""
+    """Add (value - mean) / std; return the name of its output."""
     for operator, name in (("Sub", "mean"), ("Div", "std")):
         if found[name] is not None:
             numbers = np.asarray(found[name], np.float32)
@@ -146,7 +146,7 @@ def _normalised(steps: _Steps, value: str, *, found: Mapping[str, Any]) -> str:
 
 
 def _picture(steps: _Steps, found: Mapping[str, Any], *, value: str) -> str:
-    """Return pictures as the network takes them, of pictures (N, H, W, C) in bytes."""
+    """Add resizing, cropping and normalisation of uint8 images (N, H, W, C); return the name of its output."""
     bytes_first = steps.add("Transpose", value, perm=[0, 3, 1, 2])
     target, corner = _geometry(steps, found, size=steps.cast(steps.add("Shape", bytes_first, start=2, end=4), "DOUBLE"))
     resized = steps.add(
@@ -156,7 +156,7 @@ def _picture(steps: _Steps, found: Mapping[str, Any], *, value: str) -> str:
     )
     ends = steps.add("Add", corner, steps.constant([found["height"], found["width"]], "int64"))
     cut = steps.add("Slice", resized, corner, ends, steps.constant([2, 3], "int64"))
-    pixels = steps.add("Clip", steps.add("Round", cut), steps.constant(0.0), steps.constant(255.0))  # as PIL gives them
+    pixels = steps.add("Clip", steps.add("Round", cut), steps.constant(0.0), steps.constant(255.0))  # as PIL does
     if found["bgr"] and found["channels"] == 3:
         pixels = steps.add("Gather", pixels, steps.constant([2, 1, 0], "int64"), axis=1)
     mean, std = (np.broadcast_to(np.asarray(found[name], np.float64), found["channels"]).reshape(-1, 1, 1) for name in ("mean", "std"))
@@ -165,7 +165,7 @@ def _picture(steps: _Steps, found: Mapping[str, Any], *, value: str) -> str:
 
 
 def _geometry(steps: _Steps, found: Mapping[str, Any], *, size: str) -> tuple[str, str]:
-    """Return to what size pictures are resized, and the top left corner of the cut, both int64: what `geometry` of the pictures says."""
+    """Return the resized size and the top left corner of the crop, both int64, as `geometry` of the image preprocessing computes them."""
     wanted = np.asarray([found["height"], found["width"]])
     target = steps.constant(np.floor(wanted / found["crop_fraction"]), "float64")
     if found["resize"] == "crop":

@@ -1,4 +1,4 @@
-"""Points: where what a network computes can be shifted or scaled by channel, before the activation."""
+"""Hook points where values can be shifted or scaled per channel, before the activation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Point:
     """The output of a linear layer or convolution, or of the BatchNorm that follows it, before the activation.
 
     Attributes:
-        name: of the layer whose output it is, and into whose weights a shift or scale by channel can be folded.
+        name: name of the layer with this output; a shift or scale per channel can be folded into its weights.
     """
 
     name: str
@@ -24,10 +24,7 @@ class Point:
 
 
 def points_in(points: Sequence[Point], blocks: Collection[str] | None) -> tuple[Point, ...]:
-    """Return the points of some blocks.
-
-    `blocks`: names of blocks; None for all.
-    """
+    """Return the hook points in the named blocks; None for all blocks."""
     known = list(dict.fromkeys(point.block for point in points))
     wrong = [name for name in blocks or () if name not in known]
     if wrong:

@@ -1,4 +1,4 @@
-"""A network as a record: its body and what else is saved; what is asked of the body has the names that all of regraft uses."""
+"""Record: the body of a network with all else that is saved, and the body's operations under the names that regraft uses."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ __all__ = ["Record"]
 
 @dataclass(eq=False, repr=False)
 class Record:
-    """A network without what is done with one: `Body` and `Family` say what each name means.
+    """Data of a network, without edits and predictions. `Body` and `Family` document the names that this class forwards.
 
     Attributes:
-        origin: what opening its source again needs, before its edits are repeated.
-        preprocessing: from items to what it takes; there once it is opened.
-        input_guessed: whether nobody said what shape its input has.
-        statistics: sums of the features by class, where a training kept them.
-        unknown: tells which items belong to no known class, where a training has learned it.
-        edits: the changes since it was opened from its source, in order.
+        origin: the facts needed to open the source again before the edits are replayed.
+        preprocessing: from examples to the tensors that the network takes; set when the network is opened.
+        input_guessed: whether the input shape was guessed.
+        statistics: per-class sums of the features, if a training run kept them.
+        unknown: the rule that finds examples of no known class, if a training run learned one.
+        edits: the changes since the network was opened from its source, in order.
     """
 
     kind: Family[Any]
@@ -61,12 +61,12 @@ class Record:
 
     @property
     def layout(self) -> str:
-        """Where the channels of a picture stand: "channels_first" or "channels_last"."""
+        """Channel order of images: "channels_first" or "channels_last"."""
         return self.kind.layout
 
     @property
     def own_endings(self) -> tuple[str, ...]:
-        """The endings of the files that the framework itself opens, its own first."""
+        """Endings of the framework's own file formats, the main one first."""
         return self.kind.own_endings
 
     @property
@@ -76,7 +76,7 @@ class Record:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers in the order of execution."""
+        """The layers in execution order."""
         return self.body.layers
 
     @property
@@ -86,12 +86,12 @@ class Record:
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
-        """The shape of one example; () where there are several inputs."""
+        """Shape of one example; () for several inputs."""
         return self.body.input_shape
 
     @property
     def sample(self) -> Inputs:
-        """Two made-up examples that the network was inspected with."""
+        """Two synthetic examples that the network was inspected with."""
         return self.body.sample
 
     @sample.setter
@@ -109,7 +109,7 @@ class Record:
 
     @property
     def coding(self) -> Coding | None:
-        """How the network takes the codes of conditions; None where it knows none."""
+        """How the network takes the codes of conditions, or None."""
         return self.body.coding
 
     @coding.setter
@@ -118,7 +118,7 @@ class Record:
 
     @property
     def draws(self) -> bool:
-        """Whether two passes over the same examples differ, in inference too."""
+        """Whether two passes over the same examples differ, even in inference."""
         return self.body.draws
 
     @draws.setter
@@ -127,32 +127,32 @@ class Record:
 
     @property
     def head(self) -> Head:
-        """The first head; an error where there is none."""
+        """The first head; a network without one raises `NetworkError`."""
         return self.body.head
 
     @property
     def head_layers(self) -> tuple[str, ...]:
-        """The names of the linear layers of all heads that have rows of their own."""
+        """Names of the linear layers of all heads that have their own class weights."""
         return self.body.head_layers
 
     @property
     def held(self) -> frozenset[str]:
-        """Layers, and single parameters, that no training changes."""
+        """Names of layers and parameters that training never changes."""
         return self.body.held
 
     @property
     def fresh(self) -> tuple[str, ...]:
-        """The layers that were built here and that nothing has trained yet, in the order of execution."""
+        """Names of the layers that were built here and have not been trained, in execution order."""
         return self.body.fresh
 
     @property
     def memory_order(self) -> torch.memory_format:
-        """The order in memory in which pictures are given to the network, where that is open."""
+        """Preferred memory format of image batches."""
         return self.body.memory_order
 
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
-        """Which features come from which tap, in order; empty where the features are not those of taps."""
+        """The tap that each range of features comes from, in order; empty if the network is not tapped."""
         return self.body.tap_slices
 
     def copy(self) -> Self:
@@ -162,35 +162,35 @@ class Record:
         return twin
 
     def training_order(self, device: torch.device) -> torch.memory_format:
-        """Return `memory_order` where gradients are computed on `device`."""
+        """Return the preferred memory format of image batches for training on `device`."""
         return self.body.training_order(device)
 
     def modules(self) -> dict[str, Module]:
-        """Return every module by name, containers too; a part of a container is called "container.part"."""
+        """Return all modules by dotted name ("container.part"), including containers."""
         return self.body.modules()
 
     def layers_of(self, task: str) -> tuple[str, ...]:
-        """Return the names of the linear layers that make the logits of a `task`: several where they are added up."""
+        """Return the names of the linear layers whose outputs sum to the logits of a `task`."""
         return self.body.layers_of(task)
 
     def scores(self, inputs: Inputs) -> Scores:
-        """Return raw scores (N, C) of a batch of `inputs` by task, with gradients where they are on, in the present mode."""
+        """Return the logits (N, C) of one batch by task, in the current mode and with gradients if they are enabled."""
         return self.body.scores(inputs)
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return what the head reads of a batch of `inputs`, (N, d); for a network without a head, its pooled output."""
+        """Return the features (N, d) of one batch that the first head reads; without a head, the pooled output."""
         return self.body.feature_batch(inputs)
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
-        """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d), or of what the first head's layer reads."""
+        """Return the logits (N, C) that a head's `layer` computes from `features` (N, d)."""
         return self.body.scores_of_layer(layer, features)
 
     def split(self, layers: Collection[str]) -> tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]] | None:
-        """Return the family's own cut behind these `layers` (frozen part, trainable part); None where it is to be found by running."""
+        """Return the network split behind these `layers` (frozen part, trainable part); None if the boundary must be found by running."""
         return self.body.split(layers)
 
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
-        """Return what changes whenever the computation of these `layers` changes, but for values at places that are `ignored`."""
+        """Return a fingerprint of the computation of these `layers`, without their weights and without the values at `ignored`."""
         return self.body.structure(layers, ignored=ignored)
 
     def state(self) -> dict[str, Tensor]:
@@ -198,54 +198,54 @@ class Record:
         return self.body.state()
 
     def former_name(self, name: str) -> str:
-        """Return what folders of format 1 call the parameter or buffer of this `name`."""
+        """Return the name of a parameter or buffer in folders of format 1."""
         return self.body.former_name(name)
 
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
-        """Return each layer's own parameters: layer name -> name in `state()` -> parameter."""
+        """Return the parameters of each layer: layer name -> name in `state()` -> parameter."""
         return self.body.layer_parameters()
 
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of a linear `layer`'s weight (C, d) and bias (C,); those of a binary head are as `Head` has them."""
+        """Return copies of a linear `layer`'s weight (C, d) and bias (C,), with two rows for a binary head."""
         return self.body.rows(layer)
 
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return `count` rows of so many `features`, drawn from a `seed` as the framework initialises its linear layers."""
+        """Return a weight (count, features) and bias (count,), initialised as the framework's linear layers are."""
         return self.body.fresh_rows(count, features, seed=seed)
 
     def refresh_heads_(self) -> None:
-        """Take the heads' copies of their rows anew, after the weights have changed."""
+        """Update the heads' copies of their class weights after the layers have changed."""
         self.body.refresh_heads_()
 
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these `layers`, or single parameters, and those that are `held`, in every mode."""
+        """Freeze exactly these `layers` or parameters and the `held` ones, in every mode."""
         self.body.freeze_(layers)
 
     def counted(self) -> tuple[str, ...]:
-        """Return the names of the layers as people count them in this family, inputs, pools and dropout included.
+        """Return the layer names that users of this family count, including inputs, pooling and dropout.
 
-        In Keras those in `model.layers`, in that order; in PyTorch the modules without modules in them, in the order of definition.
+        In Keras these are `model.layers`; in PyTorch the modules without submodules, in the order of definition.
         """
         return self.body.counted()
 
     def holds(self, layer: str) -> bool:
-        """Tell whether a `layer`, a part of it or one of its parameters is held."""
+        """Return whether a `layer`, a part of it or one of its parameters is held."""
         return any(layer in prefixes(name)[:-1] for name in self.held)
 
     def hold_(self, layers: Collection[str] | None) -> None:
-        """Hold exactly these `layers` in place of those that the owner has frozen; None: the owner's again."""
+        """Hold exactly these `layers` instead of those that the owner froze; None restores the owner's."""
         self.body.hold_(layers)
 
     def release_(self, layer: str) -> None:
-        """Hold a `layer` no longer, whoever froze it: it is new."""
+        """Stop holding a `layer`, whoever froze it, because it is new."""
         self.body.release_(layer)
 
     def fresh_(self, layers: Collection[str]) -> None:
-        """Take note that exactly these `layers` were never trained."""
+        """Record that exactly these `layers` have not been trained."""
         self.body.fresh_(layers)
 
     def mode_(self, training: bool) -> None:
-        """Switch the part that is not frozen to `training` or to inference."""
+        """Switch the part that is not frozen to training or inference mode."""
         self.body.mode_(training)
 
     def move_(self, device: torch.device) -> None:
@@ -253,7 +253,7 @@ class Record:
         self.body.move_(device)
 
     def reseed_(self, seed: int) -> None:
-        """Set the network's own random generators to `seed`."""
+        """Seed the network's own random generators."""
         self.body.reseed_(seed)
 
     def code_table(self) -> Parameter:
@@ -262,37 +262,37 @@ class Record:
 
     @property
     def codes(self) -> dict[str, np.ndarray]:
-        """The code of each known condition, copies (size,) by name; empty where the network knows none."""
+        """Copies of the codes (size,) by condition; empty if the network takes none."""
         if self.coding is None:
             return {}
         table = self.code_table().detach().cpu().numpy()
         return {name: table[row].copy() for row, name in enumerate(self.coding.conditions, start=1)}
 
     def points(self) -> tuple[Point, ...]:
-        """Return where the network can be shifted or scaled by channel, in the order of execution; never behind a head."""
+        """Return the hook points where values can be shifted or scaled per channel, in execution order; none after a head."""
         blocks = {layer: block.name for block in self.blocks for layer in block.layers}
         return tuple(Point(name, blocks[name], site.channels) for name, site in self.body.sites().items())
 
     def reduced(self, part: Any) -> Any:
-        """Return how pickle makes a `part` of the network again in another process; NotImplemented for pickle's own way."""
+        """Return the pickle reduction of a `part` of the module; NotImplemented for pickle's default."""
         return self.body.reduced(part)
 
     def for_export(self) -> Self:
-        """Return a private copy on the CPU, in inference mode, that exporters can read."""
+        """Return a private copy for exporters: on the CPU and in inference mode."""
         twin = self.copy()
         twin.body.ready_for_export_()
         return twin
 
     def name_for_export_(self) -> None:
-        """Let the modules of a private copy have the names that an exporter follows; once all that goes by its names is done."""
+        """Rename the modules of a private copy for an exporter. Call this last: lookups by the old names fail afterwards."""
         self.body.name_for_export_()
 
     def head_of(self, task: str | None) -> Head:
-        """Return the head of one task; the first one for None."""
+        """Return the head of a task; None for the first head."""
         return self.head if task is None else head_called(self.heads, task)
 
     def rename_task_(self, task: str, name: str) -> None:
-        """Call a task by another name."""
+        """Rename a task."""
         self.head_of(task)
         if name != task and name in self.heads:
             raise NetworkError(f"The task {task!r} cannot be called {name!r}: the network has one of that name already.")
@@ -302,5 +302,5 @@ class Record:
         self.body.found = {name if known == task else known: found for known, found in self.body.found.items()}
 
     def write(self, folder: Path) -> Mapping[str, Any]:
-        """Write the weights into `folder` and return what opening them needs, as plain data."""
+        """Write the weights into `folder`; return the facts needed to open them, as plain data."""
         return self.kind.write(self.body, folder, origin=self.origin, edits=self.edits)

@@ -1,7 +1,7 @@
-"""LSTM and GRU as single operators that PyTorch's exporter keeps whole, for sequences of any length; it would fix the length of its own.
+"""LSTM and GRU as custom operators, so that PyTorch's exporter keeps the sequence length dynamic; it would fix it for its own ones.
 
-Weights are as Keras has them: kernel (d, G · u), recurrent kernel (u, G · u), and a bias of 4 · u for an LSTM, of (2, 3 · u) for a GRU.
-First states are (N, u): two for an LSTM (hidden, cell), one for a GRU.
+Weights are laid out as in Keras: kernel (d, G · u), recurrent kernel (u, G · u), and bias (4 · u,) for an LSTM, (2, 3 · u) for a GRU.
+Initial states are (N, u): hidden and cell for an LSTM, one for a GRU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 __all__ = ["GATES", "operator", "translations"]
 
 GATES = {"LSTM": 4, "GRU": 3}
-"""Of each kind, how many: an LSTM has input, forget, candidate and output, a GRU update, reset and candidate, in this order."""
+"""Number of gates G by kind, in this order: input, forget, candidate, output (LSTM); update, reset, candidate (GRU)."""
 
 
 def _lstm(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -39,9 +39,9 @@ def _gru(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 @functools.cache
 def operator(kind: str) -> Callable[..., list[Tensor]]:
-    """Return the operator of a kind, "LSTM" or "GRU", known to PyTorch from now on.
+    """Return the operator of a kind, "LSTM" or "GRU"; the first call registers it with PyTorch.
 
-    It takes steps (N, T, d), both kernels, the bias and the first states, and returns the outputs (N, T, u) and the last states (N, u).
+    It takes steps (N, T, d), both kernels, the bias and the initial states; it returns the outputs (N, T, u) and the last states (N, u).
     """
     run, states = {"LSTM": (_lstm, ("hidden", "cell")), "GRU": (_gru, ("hidden",))}[kind]
 
@@ -57,13 +57,13 @@ def operator(kind: str) -> Callable[..., list[Tensor]]:
 
 
 def translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
-    """Return how the operators are written in ONNX, for the exporter."""
+    """Return the ONNX translations of the operators, for the exporter."""
     for kind in GATES:
         operator(kind)
     script = importlib.import_module("onnxscript").opset20
 
     def first(value: Any) -> Any:
-        """Give a value a first axis: that of directions."""
+        """Add a leading axis for directions."""
         return script.Unsqueeze(value, script.Constant(value_ints=[0]))
 
     def weights(kernel: Any, order: tuple[int, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""From a trace to layers and blocks, the units in which depth is counted."""
+"""Layers and blocks of a traced network; depth is counted in blocks."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ __all__ = ["below", "block_end", "blocks_of", "merged_blocks", "prefixes", "torc
 
 _MOST_BLOCKS = 40
 _OPENED = {"Sequential", "ModuleList", "ModuleDict"}
-"""Kinds of modules that are never a block of their own."""
+"""Container classes that never form a block."""
 
 
 def below(name: str, container: str) -> bool:
-    """Tell whether the module called `name` is `container` or a part of it ("" is the whole network)."""
+    """Return whether module `name` is `container` or a part of it ("" is the whole network)."""
     return container == "" or name == container or name.startswith(container + ".")
 
 
 def prefixes(name: str) -> list[str]:
-    """Return the name of a module and of all that contain it: "a.b" gives "a.b", "a" and "" (the whole network)."""
+    """Return the names of a module and of all its containers: "a.b" gives "a.b", "a" and "" (the whole network)."""
     parts = name.split(".") if name else []
     return [".".join(parts[:end]) for end in range(len(parts), -1, -1)]
 
 
 def block_end(block: Block, layers: Sequence[Layer], *, order: Sequence[str], aside: Collection[str] = ()) -> str | None:
-    """Return the name of the largest module that ends with a `block` and holds no layer outside it; None where none of it is called.
+    """Return the name of the largest module that ends with a `block` and holds no layer outside it; None if no part of it is called.
 
-    `order` are the names of the modules that a run calls, by the beginning of their first call; modules `aside` end no block.
+    `order` lists the called modules by the start of their first call. Modules in `aside` are ignored.
     """
     inside = {name for name in block.layers if name and not any(below(name, other) for other in aside)} or {""}
     outside = {outer for layer in layers if layer.name not in block.layers for outer in prefixes(layer.name)}
@@ -42,11 +42,9 @@ def _own_parameters(module: Module) -> int:
 
 
 def torch_layers(modules: Mapping[str, Module], order: Sequence[str], *, readers: Mapping[str, str]) -> tuple[Layer, ...]:
-    """Return the layers of a torch network in the order of execution.
+    """Return the layers of a torch network in execution order. `modules` includes containers.
 
-    A layer is a module that owns parameters or has no modules below it. A parametrised weight (weight norm) belongs to its layer.
-
-    `modules`: name -> module, containers too.
+    A layer is a module that owns parameters or has no submodules. A parametrised weight (weight norm) belongs to its layer.
     """
     layers = []
     for name in _with_uncalled(modules, order, readers=readers):
@@ -59,7 +57,7 @@ def torch_layers(modules: Mapping[str, Module], order: Sequence[str], *, readers
 
 
 def _around(name: str, called: Collection[str]) -> str:
-    """Return the nearest called module around one, "" where that is the network itself."""
+    """Return the nearest called module that contains `name`; "" is the network itself."""
     return next((outer for outer in prefixes(name)[1:-1] if outer in called), "")
 
 
@@ -85,19 +83,15 @@ def _is_parametrization(name: str) -> bool:
 
 
 def uncalled(modules: Mapping[str, Module], called: Collection[str]) -> list[str]:
-    """Return the names of the modules with parameters of their own that were not called, nor any module around them but the network.
-
-    `modules`: name -> module, containers too.
-    """
+    """Return the names of modules that own parameters and were not called, nor any container of theirs except the network itself."""
     return [name for name in _uncalled(modules, called) if not _around(name, called)]
 
 
 def torch_units(modules: Mapping[str, Module], *, aside: Collection[str] = ()) -> list[str]:
-    """Return the module names that become blocks: children, with containers and any child holding over half of the weights opened.
+    """Return the names of the modules that become blocks, from `modules` in definition order.
 
-    Embedding tables do not count: they are looked up, not computed, and would outweigh the layers of a small text encoder.
-
-    `modules`: name -> module, in the order of definition.
+    They are the children of the network. Containers, and children with over half of the weights, are replaced by their own children.
+    Embedding tables do not count as weights: they are looked up, not computed, and would outweigh the layers of a small text encoder.
     """
     children = _children(modules, aside)
     total = sum(_own_parameters(part) for part in modules.values() if not isinstance(part, Embedding))
@@ -118,7 +112,7 @@ def _computed_parameters(module: Module) -> int:
 
 
 def _children(modules: Mapping[str, Module], aside: Collection[str]) -> dict[str, list[str]]:
-    """Return the names of the modules in each module, without those `aside`."""
+    """Return the names of the submodules of each module, without those in `aside`."""
     found: dict[str, list[str]] = {name: [] for name in modules}
     for name in modules:
         outer, _, part = name.rpartition(".")
@@ -128,15 +122,15 @@ def _children(modules: Mapping[str, Module], aside: Collection[str]) -> dict[str
 
 
 def blocks_of(layers: Sequence[Layer], units: Sequence[str], *, alone: bool = False) -> tuple[Block, ...]:
-    """Group layers into blocks in the order of execution.
+    """Group layers into blocks, in execution order; every block has at least one parameter.
 
-    `units`: names of the modules that become blocks; a layer outside all of them (parameters held by the network itself, such as a class
-    token) joins the block that is open when it is met; result: Blocks with at least one parameter each: units without parameters (pooling,
-    activations) join the block before them.
+    `units` are the names of the modules that become blocks. A layer outside all of them (for example a class token held by the network
+    itself) joins the current block. Before the first unit it joins that unit's block, or forms its own block if `alone`. Units without
+    parameters (pooling, activations) join the block before them.
     """
     groups: dict[str, list[Layer]] = {}
     met = [next((unit for unit in units if below(layer.name, unit)), None) for layer in layers]
-    current = "" if alone else next((unit for unit in met if unit is not None), "")  # what the network itself holds comes first
+    current = "" if alone else next((unit for unit in met if unit is not None), "")  # for parameters of the network itself
     for layer, unit in zip(layers, met, strict=True):
         current = unit or current
         groups.setdefault(current, []).append(layer)
@@ -144,9 +138,9 @@ def blocks_of(layers: Sequence[Layer], units: Sequence[str], *, alone: bool = Fa
 
 
 def merged_blocks(groups: Sequence[tuple[str, Sequence[Layer]]]) -> tuple[Block, ...]:
-    """Join groups without parameters to the block before them (the first ones to the block after).
+    """Return blocks from `groups` (name, layers) in execution order, none of them frozen.
 
-    `groups`: (name, layers) in the order of execution; result: The blocks, none of them frozen.
+    A group without parameters joins the block before it, or the first block if there is none before.
     """
     merged: list[tuple[str, list[Layer]]] = []
     waiting: list[Layer] = []

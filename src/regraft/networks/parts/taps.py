@@ -1,4 +1,4 @@
-"""What is read of a network at several depths at once: which blocks, and how their outputs become numbers."""
+"""Taps: the blocks of a network whose outputs are read as features, and how each output is pooled."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ INPUT = "input"
 POOLS = ("mean", "std", "rows", "columns", "token")
 VECTOR = "vector"
 GRID = 8
-"""Most cells of an axis that "rows" or "columns" keeps."""
+"""Largest number of cells per axis that "rows" and "columns" keep."""
 STD_FLOOR = 1e-6
-"""Added to the variance: the root of 0 has no gradient."""
+"""Added to the variance, because the square root has no finite gradient at 0."""
 
 _BY_RANK = {3: ("mean", "std", "token"), 4: ("mean", "std", "rows", "columns")}
 
 
 @dataclass(frozen=True)
 class Tap:
-    """One place where a network is read, and how.
+    """One hook point where features are read, and how they are pooled.
 
     Attributes:
-        block: a block's name, whose output is read, or "input" for what the network takes.
-        pools: how an output of several positions becomes numbers, each once: "mean" and "std" over all positions, by channel; "rows"
-            and "columns" (maps): the mean over the other axis at up to 8 places of this one; "token" (sequences): the first position.
-            What an output does not have is left out; one without positions, (N, d), is taken as it is.
+        block: name of the block whose output is read, or "input" for the network's input.
+        pools: the poolings of an output with several positions: "mean" and "std" over all positions, per channel; "rows" and "columns"
+            (feature maps): the mean over the other axis, in up to 8 cells of this one; "token" (sequences): the first position.
+            Poolings that do not apply to an output are skipped; an output (N, d) without positions is used as is.
     """
 
     block: str
@@ -53,7 +53,7 @@ class Tap:
 
 
 class TapSlice(NamedTuple):
-    """Which features come from which tap: columns `start` to `stop`; `pool` is "vector" where the output has no positions."""
+    """The columns `start` to `stop` of the features that come from one tap; `pool` is "vector" for an output without positions."""
 
     block: str
     pool: str
@@ -62,7 +62,7 @@ class TapSlice(NamedTuple):
 
 
 def checked_points(points: Sequence[Tap], blocks: Collection[str]) -> tuple[Tap, ...]:
-    """Return the points, each pool once."""
+    """Return the taps without repeated pools; unknown or repeated blocks and unknown pools are errors."""
     if not points:
         raise NetworkError(f"Received no points to read the network at; expected {INPUT!r} or blocks: {', '.join(blocks)}.")
     for at, tap in enumerate(points):
@@ -78,12 +78,12 @@ def checked_points(points: Sequence[Tap], blocks: Collection[str]) -> tuple[Tap,
 
 
 def pools_at(pools: Sequence[str], rank: int) -> tuple[str, ...]:
-    """Return those of the pools that values of `rank` axes have; "vector" alone for (N, d)."""
+    """Return the pools that apply to values with `rank` axes; only "vector" for (N, d)."""
     return (VECTOR,) if rank == 2 else tuple(pool for pool in pools if pool in _BY_RANK.get(rank, ("mean", "std")))
 
 
 def grid_shares(size: int, cells: int) -> np.ndarray:
-    """Return by which share each of `size` positions counts in each cell, (cells, size), as adaptive average pooling has them."""
+    """Return the weight (cells, size) of each position in each cell of adaptive average pooling."""
     shares = np.zeros((cells, size), np.float32)
     for at in range(cells):
         inside = slice(at * size // cells, -(-(at + 1) * size // cells))
@@ -92,7 +92,7 @@ def grid_shares(size: int, cells: int) -> np.ndarray:
 
 
 def nothing_left(points: Sequence[Tap]) -> NetworkError:
-    """Return the error that says that nothing of the points can be read."""
+    """Return the error for taps without any readable output."""
     asked = "; ".join(f"{tap.block!r} ({', '.join(tap.pools)})" for tap in points)
     return NetworkError(
         f"Nothing of the taps can be read: {asked}. Expected real numbers for each item: token ids are not read, maps have no token, "
@@ -101,13 +101,13 @@ def nothing_left(points: Sequence[Tap]) -> NetworkError:
 
 
 def refuse_read_input(slices: Sequence[TapSlice], change: str) -> None:
-    """Raise if the `slices` of a network's features hold its own input, whose number a `change` of the input would change."""
+    """Raise if the `slices` include the network's input, because a `change` of the input would change the number of features."""
     if any(part.block == INPUT for part in slices):
         raise NetworkError(f"Received {change} for a network whose input is tapped; change the untapped network, then tap it.")
 
 
 def slices_of(parts: Sequence[tuple[str, str, int]]) -> tuple[TapSlice, ...]:
-    """Return where each part stands among the features, the `parts` in order: block, pool, width."""
+    """Return the column ranges of consecutive `parts` (block, pool, width)."""
     found, start = [], 0
     for block, pool, width in parts:
         found.append(TapSlice(block, pool, start, start + width))
