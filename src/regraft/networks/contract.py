@@ -71,7 +71,7 @@ class Network(Editable):
 
     @property
     def takes_integers(self) -> bool:
-        """Whether all inputs are integers, such as token ids."""
+        """Whether all inputs are integers, for example token ids."""
         named = self.sample if isinstance(self.sample, dict) else {"": self.sample}
         return not any(tensor.is_floating_point() for tensor in named.values())
 
@@ -125,7 +125,7 @@ class Network(Editable):
             (N, C) float32.
 
         Raises:
-            NetworkError: if there is no such task.
+            NetworkError: if the network has no such task.
 
         Example:
             >>> net.logits(examples).shape

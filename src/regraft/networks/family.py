@@ -132,7 +132,7 @@ class Body(abc.ABC):
         return cast(Tensor, self.modules()[layer](features))
 
     def split(self, layers: Collection[str]) -> tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]] | None:
-        """Return the network split behind these layers (frozen part, trainable part); None if the boundary must be found by running."""
+        """Return the family's own split after these layers (frozen part, trainable part); None if the boundary is found by running."""
         return None
 
     def mode_(self, training: bool) -> None:

@@ -130,7 +130,7 @@ def check_files(folder: Path, facts: Mapping[str, Any]) -> None:
     """Check each present file of a saved network against its checksum; folders of earlier versions have no checksums."""
     for name, known in (facts.get("files") or {}).items():
         path = folder / name
-        with suppress(FileNotFoundError):  # gone since
+        with suppress(FileNotFoundError):  # deleted in the meantime
             if path.is_file() and (path.stat().st_size != known["bytes"] or _checksum(path) != known):
                 needed = name == facts["network"]["file"]
                 hint = _REMEDY if needed else _WITHOUT

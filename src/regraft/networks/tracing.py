@@ -148,7 +148,7 @@ def pooled(values: Tensor, channels_last: bool) -> Tensor:
 
 
 def read_by(layer: Any, values: Tensor, *, channels_last: bool) -> Tensor:
-    """Return the features (N, d) of which the position-averaged logits of a head's `layer` are a linear function, given its input `values`.
+    """Return the features (N, d) of a head's `layer` from its input `values`: its position-averaged logits are linear in them.
 
     For a linear layer or a 1x1 convolution they are the mean of the values over positions. For a larger kernel they are, for each kernel
     position, the mean of the values that it covers: d = channels x kernel positions.

@@ -1,1 +1,1 @@
-"""Digests of values and code, for the identity of what is kept between processes."""
+"""Digests of values and code, for the identity of caches that several processes share."""

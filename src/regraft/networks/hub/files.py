@@ -68,7 +68,7 @@ _MOST_CLASSES = 1_000_000
 
 
 def hub_folder(name: str, *, weights: bool) -> Path:
-    """Return the local folder of a network in Hugging Face format; a hub id is downloaded, with the allowed files alone."""
+    """Return the local folder of a network in Hugging Face format; of a hub id, only the allowed files are downloaded."""
     if Path(name).is_dir():
         return Path(name)
     expected = "expected a folder in Hugging Face format (config.json, model.safetensors) or a hub id that can be reached"

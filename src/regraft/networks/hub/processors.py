@@ -159,8 +159,8 @@ def _kept(shares: np.ndarray) -> dict[str, Any] | None:
     if fits[0] is None or fits[1] is None:
         return None
     ends = (_WIDTH - 1) / _WIDTH, (_HEIGHT - 1) / _HEIGHT  # the gradients run from the centre of the first pixel to that of the last
-    parts = fits[0] * width * ends[0], fits[1] * height * ends[1]  # of the picture's width and height
-    source = (_WIDTH * parts[0] / width, _HEIGHT * parts[1] / height)  # pixels of the picture in one of the result
+    parts = fits[0] * width * ends[0], fits[1] * height * ends[1]  # shares of the image's width and height
+    source = (_WIDTH * parts[0] / width, _HEIGHT * parts[1] / height)  # input pixels per output pixel
     if abs(parts[0] / parts[1] - 1) < _TOLERANCE:
         kind, part = "squash", parts[1]
     elif abs(source[0] / source[1] - 1) < _TOLERANCE:

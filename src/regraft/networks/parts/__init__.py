@@ -1,1 +1,1 @@
-"""What every network is made of, whatever its family."""
+"""Components of every network, independent of its family."""

@@ -186,7 +186,7 @@ class Record:
         return self.body.scores_of_layer(layer, features)
 
     def split(self, layers: Collection[str]) -> tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]] | None:
-        """Return the network split behind these `layers` (frozen part, trainable part); None if the boundary must be found by running."""
+        """Return the family's own split after these `layers` (frozen part, trainable part); None if the boundary is found by running."""
         return self.body.split(layers)
 
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:

@@ -1,4 +1,6 @@
-"""LSTM and GRU as custom operators, so that PyTorch's exporter keeps the sequence length dynamic; it would fix it for its own ones.
+"""LSTM and GRU as custom operators, which PyTorch's exporter translates with a dynamic sequence length.
+
+For PyTorch's own LSTM and GRU the exporter would fix the length.
 
 Weights are laid out as in Keras: kernel (d, G · u), recurrent kernel (u, G · u), and bias (4 · u,) for an LSTM, (2, 3 · u) for a GRU.
 Initial states are (N, u): hidden and cell for an LSTM, one for a GRU.
