@@ -128,7 +128,7 @@ class Body(abc.ABC):
         """Return the features (N, d) of one batch that the first head reads; without a head, the pooled output."""
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
-        """Return the logits (N, C) that a head's `layer` computes from `features` (N, d)."""
+        """Return the logits (N, C) of a head's `layer` for `features` (N, d), or for the unpooled input of the first head's layer."""
         return cast(Tensor, self.modules()[layer](features))
 
     def split(self, layers: Collection[str]) -> tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]] | None:

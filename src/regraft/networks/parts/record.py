@@ -182,7 +182,7 @@ class Record:
         return self.body.feature_batch(inputs)
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
-        """Return the logits (N, C) that a head's `layer` computes from `features` (N, d)."""
+        """Return the logits (N, C) of a head's `layer` for `features` (N, d), or for the unpooled input of the first head's layer."""
         return self.body.scores_of_layer(layer, features)
 
     def split(self, layers: Collection[str]) -> tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]] | None:
