@@ -1,8 +1,8 @@
-"""What a process shares: the generators of random numbers of Python, NumPy and PyTorch; and PyTorch's mode and usual type.
+"""Global state of the process: the random generators of Python, NumPy and PyTorch, and PyTorch's gradient mode and default dtype.
 
-Layers draw from them: dropout in training, weights when a layer is made. Whatever in regraft lets a layer draw does so within
-`seeded`. So a result depends on its seed alone, the user's own random numbers stay what they would have been, and two threads that adapt
-networks at the same time get the weights that they would get one after the other.
+Layers use the global generators for dropout and for weight initialisation. regraft lets layers draw random numbers only inside `seeded`.
+A result therefore depends on its seed alone, the user's random state is not changed, and threads that adapt networks at the same time get
+the same weights as in sequence.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .tensors import torch
 __all__ = ["own_state", "seeded"]
 
 _LOCK = threading.RLock()
-"""Generators belong to the process and not to a thread: one at a time has them."""
+"""The generators are global to the process, so only one thread at a time may use them."""
 
 
 @contextmanager
 def own_state() -> Iterator[None]:
-    """Compute with gradients and in float32 while the context lasts, whatever the user has set around it. Also a decorator of functions.
+    """Context manager and decorator: enable gradients, use float32 and the CPU as defaults, disable autocast.
 
-    New tensors are made in the memory of the processor: what goes elsewhere is moved there.
+    The user's own settings are restored afterwards.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
@@ -43,9 +43,9 @@ def own_state() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
-    """Seed the shared generators while the context lasts; afterwards they are as they were before. Also a decorator of functions.
+    """Context manager and decorator: seed the global generators, and restore their state afterwards.
 
-    Other threads that ask for the same wait. Keep it short: one epoch, not a training.
+    Other threads that enter it wait. Keep the context short: one epoch, not a whole training.
     """
     with _LOCK, ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
@@ -61,7 +61,7 @@ def seeded(seed: int = 0) -> Iterator[None]:
 
 
 def _devices() -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
-    """Yield, for each kind of accelerator in use, what seeds its generators and what puts them back; one that is not in use stays so."""
+    """Yield (seed function, restore function) for each kind of accelerator. CUDA is skipped if it is not initialised yet."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         cuda = torch.cuda.get_rng_state_all()
         yield torch.cuda.manual_seed_all, lambda: torch.cuda.set_rng_state_all(cuda)

@@ -1,6 +1,6 @@
-"""PyTorch, imported where it is first used: reading data, preparing them and judging predictions need it for some kinds of data only.
+"""Lazy import of PyTorch. Reading data, preprocessing and evaluation need it only for some kinds of data.
 
-A module takes `torch` and the type `Tensor` from here if it also serves predictions by ONNX Runtime, in a process without PyTorch.
+A module imports `torch` and the type `Tensor` from here if it is also used for predictions with ONNX Runtime, in a process without PyTorch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 else:
 
     class _Deferred:
-        """The module `torch`, imported when something of it is asked for."""
+        """Proxy for the module `torch`, imported at the first attribute access."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(importlib.import_module("torch"), name)
 
     torch = _Deferred()
     Tensor = ForwardRef("Tensor")
-    """For annotations alone; instances are told by `torch.Tensor`."""
+    """For annotations only; use `torch.Tensor` for isinstance checks."""

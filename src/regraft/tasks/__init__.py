@@ -1,4 +1,4 @@
-"""What scores mean: targets, losses, figures and how sure they are."""
+"""Losses, metrics and confidence intervals for each kind of task."""
 
 from __future__ import annotations
 

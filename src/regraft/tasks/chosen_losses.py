@@ -1,6 +1,6 @@
-"""Losses by name, or of the user's own, where another than the usual one of a kind of task is wanted.
+"""Losses that replace the default of a kind of task: by name, or a function of the user.
 
-Shape letters: B items of one batch, C classes (or labels, or outputs).
+Shape letters: B examples of one batch, C classes (or labels, or outputs).
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ LOSSES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("cross_entropy", "focal", "hinge"), _CLASSES),
     **dict.fromkeys(("mse", "mae", "huber", "msle", "poisson"), _NUMBERS),
 }
-"""Name of a loss -> the kinds of task that it is for."""
+"""Name of a loss -> kinds of task that it supports."""
 _USUAL = ("cross_entropy", "mse")
-"""Those that tasks have where none is named."""
+"""Names of the default losses."""
 FOCUS = 2.0
-"""Exponent of the focal loss: how much less an example counts that is already classified well."""
+"""Exponent gamma of the focal loss, which reduces the weight of well-classified examples."""
 LEAST_RATE = 0.01
-"""Rate below which the Poisson loss goes on as a straight line: an output may be negative, a rate may not."""
+"""Rate below which the Poisson loss continues linearly: an output may be negative, a rate may not."""
 
 Each = Callable[[Tensor, Tensor], Tensor]
-"""From scores (B, C) and targets to the loss of each item (B,), or of each item and output (B, C)."""
+"""Function from logits (B, C) and targets to losses per example (B,), or per example and output (B, C)."""
 
 
 def chosen_loss(wanted: str | Callable[..., Any] | None, kind: str) -> Loss:
-    """Return a loss by its name, or what a function of the user makes of logits and targets.
+    """Return the loss `wanted` for a kind of task.
 
-    `wanted`: a name of `LOSSES` that is for this kind of task; a function of logits (B, C) and targets that returns a scalar or one number
-    an item, (B,); or None for the usual one.
+    `wanted` is a name in `LOSSES` that supports the kind, a function of logits (B, C) and targets that returns a scalar or (B,), or None
+    for the default.
     """
     if wanted is None or wanted in _USUAL:
         return loss_for(kind)
@@ -45,7 +45,7 @@ def chosen_loss(wanted: str | Callable[..., Any] | None, kind: str) -> Loss:
 
 @dataclass(frozen=True)
 class _Mean:
-    """The mean over a batch of what a formula gives for each item, or for each item and output; a function of the user may give a mean."""
+    """Batch mean of a loss per example, or per example and output. A user's function may return the mean itself."""
 
     each: Each
 
@@ -70,7 +70,7 @@ class _Mean:
 
 
 def _of_the_user(function: Callable[..., Any]) -> Each:
-    """Return what a function of the user makes of logits and targets, a scalar or (B,), checked at each call."""
+    """Wrap a user's loss function; every call checks that it returns a scalar or (B,)."""
 
     def losses_of(scores: Tensor, targets: Tensor) -> Tensor:
         try:
@@ -98,13 +98,13 @@ def _focal(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def _focal_labels(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return the same for each label, (B, C)."""
+    """Return the binary focal loss of each label, (B, C)."""
     signed = scores * (2 * targets.to(scores) - 1)
     return -((1 - signed.sigmoid()) ** FOCUS) * torch.nn.functional.logsigmoid(signed)
 
 
 def _hinge(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return max(0, 1 + the highest score of another class - that of the true class), (B,).
+    """Return max(0, 1 + highest score of another class - score of the true class), (B,).
 
     Source: Crammer & Singer, JMLR 2 (2001), section 3.
     """
@@ -127,18 +127,18 @@ def _absolute(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def _huber(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return half the square of errors up to 1, and beyond that the line that goes on from there (Huber, 1964)."""
+    """Return the Huber loss: half the squared error up to an error of 1, linear beyond (Huber, 1964)."""
     return torch.nn.functional.huber_loss(scores, _as_scores(targets, scores), reduction="none")
 
 
 def _squared_logs(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return (log(1 + score) - log(1 + y))^2; a score below 0, which has no such logarithm, counts as its own tangent at 0."""
+    """Return (log(1 + score) - log(1 + y))^2. Below 0, log(1 + score) is replaced by its tangent at 0, the score itself."""
     logs = torch.where(scores > 0, scores.clamp(min=0).log1p(), scores)
     return (logs - _as_scores(targets, scores).log1p()) ** 2
 
 
 def _poisson(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return rate - y log(rate), where the score is the rate; below `LEAST_RATE` its tangent there goes on."""
+    """Return rate - y log(rate) with the score as the rate. Below `LEAST_RATE` it continues as its tangent."""
     truth, rate = _as_scores(targets, scores), scores.clamp(min=LEAST_RATE)
     return rate - truth * rate.log() + (scores - rate) * (1 - truth / LEAST_RATE)
 

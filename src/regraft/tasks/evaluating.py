@@ -1,4 +1,4 @@
-"""How good a network is on labelled data: the figures of each task, as `regraft.evaluate` and the command give them."""
+"""Evaluation of a network on labelled data: the metrics of each task, for `regraft.evaluate` and the command line."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _NAMELESS = "main"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a network is on labelled data.
+    """Metrics of a network on labelled data.
 
     Attributes:
-        tasks: name of a task -> its figures, as `regraft.tasks.judge` gives them: "accuracy" with its 95 % interval, "per_class", …
-        classes: name of a task -> its C class names, in the order of the figures.
-        notes: what was said while the data were read.
+        tasks: task name -> metrics, as `regraft.tasks.judge` returns them: "accuracy" with its 95 % interval, "per_class", …
+        classes: task name -> C class names, in the order of the metrics.
+        notes: notes from reading the data.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -48,20 +48,20 @@ class Evaluation:
 
     @property
     def scores(self) -> Mapping[str, Any]:
-        """The figures of the first task."""
+        """The metrics of the first task."""
         return next(iter(self.tasks.values()))
 
     def confusion(self, task: str | None = None) -> np.ndarray:
-        """Return the confusion matrix of a task of classes.
+        """Return the confusion matrix of a classification task.
 
         Args:
-            task: its name; None for the first.
+            task: name of the task. None for the first.
 
         Returns:
-            (C, C) counts; rows are true classes, columns predicted ones, both in the order of `classes`.
+            (C, C) counts. Rows are true classes, columns are predicted classes, both in the order of `classes`.
 
         Raises:
-            DataError: if there is no such task, or it has no confusion matrix.
+            DataError: if the task does not exist, or has no confusion matrix.
 
         Example:
             >>> evaluation.confusion()
@@ -77,13 +77,13 @@ class Evaluation:
         """Return the recall of each class of a task.
 
         Args:
-            task: its name; None for the first.
+            task: name of the task. None for the first.
 
         Returns:
-            Class name -> share of its examples that are recognised, 0 to 1; None without examples.
+            Class name -> recall, 0 to 1; None for a class without examples.
 
         Raises:
-            DataError: if there is no such task, or it is a regression.
+            DataError: if the task does not exist, or is a regression.
 
         Example:
             >>> evaluation.recalls()
@@ -102,10 +102,7 @@ class Evaluation:
 
 
 def evaluated(net: Any, data: Dataset, *, named: bool, **running: Any) -> Evaluation:
-    """Judge a network on data.
-
-    Result: The figures of each task.
-    """
+    """Evaluate a network on data. If `named`, each task is matched to the head of its name; otherwise the first head is evaluated."""
     heads = heads_of(net, list(data.tasks)) if named else {data.name: net.head}
     found: dict[str, Mapping[str, Any]] = {}
     classes: dict[str, tuple[str, ...]] = {}
@@ -120,7 +117,7 @@ def evaluated(net: Any, data: Dataset, *, named: bool, **running: Any) -> Evalua
 
 
 def heads_of(net: Any, tasks: list[str]) -> dict[str, Head]:
-    """Return the head of each task; the first task is that of a first head that nobody has named, whatever the data call it."""
+    """Return the head of each task, matched by name. The first task may also match the first head if that has the default name "main"."""
     unasked = [task for task in net.heads if task not in tasks]
     unknown = tasks[0] not in net.heads and not get_close_matches(tasks[0], unasked)
     nameless = unknown and net.head.task == _NAMELESS and _NAMELESS in unasked
@@ -128,16 +125,13 @@ def heads_of(net: Any, tasks: list[str]) -> dict[str, Head]:
 
 
 def names_of(heads: Mapping[Any, Head]) -> Any:
-    """Return the class names of the `heads` of each task, as `regraft.read` takes them; None where no head has any."""
+    """Return the class names of the `heads`, by task, in the form that `regraft.read` accepts; None if no head has names."""
     named = {task: head.classes for task, head in heads.items() if head.kind != "regression" and head.classes}
     return named.get(None, named or None)
 
 
 def task_data(data: Dataset, head: Head, *, task: str | None = None) -> Dataset:
-    """Return the items whose target of a task is known, with their targets as a head gives its scores.
-
-    `task`: of the data; None for the first.
-    """
+    """Return the examples with a known target for a task of the data (None: the first), with targets in the form of a head's outputs."""
     own = data.of_task(data.name if task is None else task)
     known = own if own.known.all() else own.subset(np.flatnonzero(own.known))
     known = _of_kind(known, head)
@@ -145,7 +139,7 @@ def task_data(data: Dataset, head: Head, *, task: str | None = None) -> Dataset:
 
 
 def _of_kind(data: Dataset, head: Head) -> Dataset:
-    """Return the data with targets of the head's kind: whole numbers and rows with one 1 are read as classes before it is known."""
+    """Convert the targets to the kind of the head. The reader takes whole numbers and rows with a single 1 for classes."""
     if data.task == head.kind:
         return data
     if data.task == "classification" and head.kind == "multi-label":

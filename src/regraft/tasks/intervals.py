@@ -1,4 +1,4 @@
-"""How sure a figure is: 95 % intervals for shares and means, and for the difference of two networks on the same items."""
+"""95 % confidence intervals for proportions, for means, and for the difference of two networks on the same examples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RESAMPLES = 1000
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a share: honest for small counts and near 0 and 1; (0, 1) without any trials.
+    """Return the 95 % Wilson score interval of a proportion, valid for small counts and near 0 and 1; (0, 1) without trials.
 
     Source: Wilson 1927, JASA 22:209-212; Brown, Cai & DasGupta 2001, Statistical Science 16:101-133, equation (4).
     """
@@ -30,7 +30,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def bootstrap_interval(values: npt.ArrayLike) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean of independent items, (N,), the same each time.
+    """Return the 95 % percentile bootstrap interval of the mean of independent values (N,), with a fixed seed.
 
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
     """
@@ -44,11 +44,11 @@ def bootstrap_interval(values: npt.ArrayLike) -> tuple[float, float]:
 
 
 def paired_difference(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> dict[str, Any]:
-    """Say whether A is better than B, both judged on the same items, (N,) True where each is right.
+    """Test whether A is better than B on the same examples. Both arguments are (N,) bool, True for a correct prediction.
 
-    The 95 % interval is Newcombe's for paired shares: it puts the two Wilson intervals together and takes their correlation into account,
-    so that it holds for few items and for shares near 1, where the normal approximation fails. "p_value" is the exact McNemar test's,
-    two-sided; "better" is "a", "b", or None where the interval holds 0.
+    The 95 % interval is Newcombe's interval for paired proportions. It combines the two Wilson intervals with their correlation, so it is
+    valid for few examples and for proportions near 1, where the normal approximation fails. "p_value" is that of the two-sided exact
+    McNemar test. "better" is "a", "b", or None if the interval contains 0.
 
     Source: Newcombe 1998, Statistics in Medicine 17:2635-2650, method 10. McNemar 1947, Psychometrika 12:153-157.
     """
@@ -69,7 +69,7 @@ def paired_difference(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> dic
 
 
 def _newcombe(both: int, only_a: int, *, only_b: int, neither: int) -> tuple[float, float]:
-    """Return the interval from the fourfold table; its phi coefficient has the continuity correction of method 10."""
+    """Return the interval from the 2x2 table, with the continuity correction of method 10 in the phi coefficient."""
     items = both + only_a + only_b + neither
     share_a, share_b = (both + only_a) / items, (both + only_b) / items
     (low_a, high_a), (low_b, high_b) = wilson_interval(both + only_a, items), wilson_interval(both + only_b, items)

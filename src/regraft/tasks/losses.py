@@ -1,6 +1,6 @@
-"""What training minimises: one loss per kind of task, all with the same signature.
+"""Default losses: one per kind of task, all with the same signature.
 
-Shape letters: B items of one batch, C classes (or labels, or outputs).
+Shape letters: B examples of one batch, C classes (or labels, or outputs).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KINDS = ("classification", "multi-label", "regression")
 
 
 class Loss(Protocol):
-    """The signature that all losses share."""
+    """Common signature of all losses."""
 
     def __call__(
         self,
@@ -53,13 +53,13 @@ def classification_loss(
     label_smoothing: float = 0.0,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """Return the cross entropy of raw scores, in nats.
+    """Return the cross entropy of logits, in nats.
 
-    Without weights the plain mean over the batch; with weights `sum(w[y] * loss) / sum(w[y])`, so that the scale of the
+    Without class weights it is the mean over the batch. With class weights it is `sum(w[y] * loss) / sum(w[y])`, so the scale of the
     weights does not change the step size.
 
-    `scores`: (B, C) raw scores, before the softmax; `targets`: (B,) integers in 0 … C-1; `class_weight`: (C,) weights >= 0, or None for all
-    equal; `sample_weight`: (B,) factors of the items' losses, before the mean; None for 1.
+    `scores`: (B, C) logits; `targets`: (B,) integers in 0 … C-1; `class_weight`: (C,) weights >= 0, or None for equal weights;
+    `sample_weight`: (B,) factors of the losses before the mean, or None for 1.
     """
     weight = None if class_weight is None else class_weight.to(scores)
     truth = targets.long()
@@ -77,11 +77,10 @@ def multi_label_loss(
     label_smoothing: float = 0.0,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """Return the binary cross entropy of raw scores, in nats, averaged over items and labels.
+    """Return the binary cross entropy of logits, in nats, averaged over examples and labels.
 
-    `scores`: (B, C) raw scores, before the sigmoid; `targets`: (B, C) numbers in [0, 1]; `class_weight`: (C,) weights >= 0 of the labels,
-    or None for all equal; the mean is `sum(w * loss) / sum(w)`; `sample_weight`: (B,) factors of the items' losses, before the mean; None
-    for 1.
+    `scores`: (B, C) logits; `targets`: (B, C) numbers in [0, 1]; `class_weight`: (C,) weights >= 0 of the labels, with the mean
+    `sum(w * loss) / sum(w)`, or None for equal weights; `sample_weight`: (B,) factors of the losses before the mean, or None for 1.
     """
     smooth = targets.to(scores) * (1.0 - label_smoothing) + label_smoothing / 2.0
     losses = torch.nn.functional.binary_cross_entropy_with_logits(scores, smooth, reduction="none")
@@ -98,9 +97,9 @@ def regression_loss(
 ) -> Tensor:
     """Return the mean squared error, in squared units of the targets.
 
-    `scores`: (B, C) predicted values; `targets`: (B, C) true values; (B,) is taken for (B, 1); `class_weight`: (C,) weights >= 0 of the
-    outputs, or None for all equal; the mean is `sum(w * loss) / sum(w)`; `sample_weight`: (B,) factors of the items' losses, before the
-    mean; None for 1.
+    `scores`: (B, C) predicted values; `targets`: (B, C) true values, or (B,) for one output; `class_weight`: (C,) weights >= 0 of the
+    outputs, with the mean `sum(w * loss) / sum(w)`, or None for equal weights; `sample_weight`: (B,) factors of the losses before the mean,
+    or None for 1.
     """
     if label_smoothing:
         raise SettingError(f"label_smoothing={label_smoothing} has no meaning for regression; leave it at 0.")
@@ -109,10 +108,7 @@ def regression_loss(
 
 
 def loss_for(kind: str) -> Loss:
-    """Return the loss of one kind of task.
-
-    Result: A function of `(scores, targets, *, class_weight, label_smoothing)`.
-    """
+    """Return the default loss of a kind of task."""
     losses: dict[str, Loss] = dict(zip(KINDS, (classification_loss, multi_label_loss, regression_loss), strict=True))
     if kind not in losses:
         raise SettingError(f"Unknown kind of task: {kind!r}{near_names(str(kind), KINDS)}")
@@ -120,13 +116,11 @@ def loss_for(kind: str) -> Loss:
 
 
 def class_weights(counts: npt.ArrayLike, how: Literal["balanced"] | Sequence[float] | None) -> np.ndarray | None:
-    """Return the weight of each class in the loss.
+    """Return the class weights (C,) of the loss, float64; None if `how` is None (equal weights).
 
-    "balanced" gives `n / (k * n_c)` with n items in the k classes that have any (King & Zeng 2001, as scikit-learn
-    does): every class then has the same total weight. A class without items gets weight 1; no item ever carries it.
-
-    `counts`: (C,) items of each class; `how`: "balanced", the C weights themselves, or None; result: (C,) float64 weights, or None where
-    all classes weigh the same by choice.
+    "balanced" gives `n / (k * n_c)` for n examples in the k classes that have any (King & Zeng 2001, as in scikit-learn). Every class then
+    has the same total weight. A class without examples gets the weight 1, which is never used. `counts`: (C,) examples of each class;
+    `how`: "balanced", the C weights themselves, or None.
     """
     if how is None:
         return None
@@ -148,11 +142,7 @@ def class_weights(counts: npt.ArrayLike, how: Literal["balanced"] | Sequence[flo
 
 
 def mean_over_columns(losses: Tensor, class_weight: Tensor | None = None, *, sample_weight: Tensor | None = None) -> Tensor:
-    """Return the mean of a table of losses.
-
-    `losses`: (B, C); `class_weight`: (C,) weights of the columns: the mean is `sum(w * loss) / sum(w)`; `sample_weight`: (B,) factors of
-    the rows.
-    """
+    """Return the mean of losses (B, C): `sum(w * loss) / sum(w)` with `class_weight` (C,). `sample_weight` (B,) multiplies the losses."""
     columns = (losses if sample_weight is None else losses * sample_weight.to(losses)[:, None]).mean(dim=0)
     if class_weight is None:
         return columns.mean()
@@ -161,9 +151,6 @@ def mean_over_columns(losses: Tensor, class_weight: Tensor | None = None, *, sam
 
 
 def mean_over_items(losses: Tensor, weight: Tensor | None = None, *, sample_weight: Tensor | None = None) -> Tensor:
-    """Return the mean of the losses of some items.
-
-    `losses`: (B,); `weight`: (B,) of the class of each: the mean is `sum(w * loss) / sum(w)`; `sample_weight`: (B,) factors of the losses.
-    """
+    """Return the mean of losses (B,): `sum(w * loss) / sum(w)` with `weight` (B,). `sample_weight` (B,) multiplies the losses."""
     factored = losses if sample_weight is None else losses * sample_weight.to(losses)
     return factored.mean() if weight is None else torch.dot(factored, weight) / weight.sum()

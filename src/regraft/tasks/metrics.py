@@ -1,6 +1,6 @@
-"""How good the scores are: pure functions of arrays, and `judge`, which puts all figures of one set of items together.
+"""Metrics: pure functions of arrays, and `judge`, which computes all metrics of one data set.
 
-Shape letters: N items, C classes (or labels, or outputs).
+Shape letters: N examples, C classes (or labels, or outputs).
 """
 
 from __future__ import annotations
@@ -31,10 +31,7 @@ _SMALLEST = 1e-12
 
 
 def probabilities(scores: npt.ArrayLike, kind: str = "classification") -> np.ndarray:
-    """Return what raw scores mean as probabilities.
-
-    `scores`: (N, C) raw scores, before any activation; result: (N, C) float64.
-    """
+    """Convert logits (N, C) to probabilities (N, C), float64. For a regression the values are returned unchanged."""
     raw = np.asarray(scores, dtype=np.float64)
     if kind in ("classification", "softmax"):
         powers = np.exp(raw - raw.max(axis=1, keepdims=True))
@@ -50,10 +47,10 @@ def probabilities(scores: npt.ArrayLike, kind: str = "classification") -> np.nda
 
 
 def log_loss(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
-    """Return the mean negative natural logarithm of the true class's probability, in nats.
+    """Return the mean negative log of the true class's probability, in nats; ln C for uniform predictions.
 
-    `chances`: (N, C) probabilities; each is clipped to at least 1e-12, so one sure error costs at most 27.6; `targets`: (N,) integers in 0
-    … C-1; result: A number >= 0; ln C for a network that knows nothing.
+    `chances`: (N, C) probabilities, clipped to at least 1e-12, so that one confident error costs at most 27.6; `targets`: (N,) integers in
+    0 … C-1.
     """
     table, truth = np.asarray(chances, dtype=np.float64), np.asarray(targets)
     true = table[np.arange(len(truth)), truth]
@@ -61,7 +58,7 @@ def log_loss(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
 
 
 def brier_score(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
-    """Return the mean squared distance between probabilities and the truth, summed over classes.
+    """Return the mean squared distance between probabilities and one-hot targets, summed over classes.
 
     `chances`: (N, C) probabilities; `targets`: (N,) integers in 0 … C-1.
 
@@ -74,10 +71,9 @@ def brier_score(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
 
 
 def expected_calibration_error(chances: npt.ArrayLike, targets: npt.ArrayLike, *, bins: int = 15) -> float:
-    """Return the mean gap between how sure the network is and how often it is right.
+    """Return the mean gap between confidence and accuracy.
 
-    Items are sorted by the probability of the predicted class and divided into bins of equal size, which wastes no bin
-    on confidences that do not occur.
+    Examples are sorted by the probability of the predicted class and divided into bins with equal numbers of examples, so no bin is empty.
 
     `chances`: (N, C) probabilities; `targets`: (N,) integers in 0 … C-1.
 
@@ -89,7 +85,7 @@ def expected_calibration_error(chances: npt.ArrayLike, targets: npt.ArrayLike, *
 
 
 def reliability(chances: npt.ArrayLike, targets: npt.ArrayLike, *, bins: int = 10) -> list[dict[str, Any]]:
-    """Return the points of a reliability diagram: how often the network is right, beside the probability that it gives.
+    """Return the points of a reliability diagram: accuracy against mean probability of the predicted class.
 
     `chances`: (N, C) probabilities; `targets`: (N,) integers in 0 … C-1.
 
@@ -108,7 +104,7 @@ def reliability(chances: npt.ArrayLike, targets: npt.ArrayLike, *, bins: int = 1
 
 
 def _bins_by_probability(chances: npt.ArrayLike, targets: npt.ArrayLike, *, bins: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (probability of the predicted class, whether it is right) of the items of each bin, the lowest probabilities first."""
+    """Return per bin (probability of the predicted class, whether it is correct) of its examples, lowest probabilities first."""
     if bins < 1:
         raise SettingError(f"bins must be at least 1; received {bins}.")
     table, truth = np.asarray(chances, dtype=np.float64), np.asarray(targets)
@@ -118,16 +114,13 @@ def _bins_by_probability(chances: npt.ArrayLike, targets: npt.ArrayLike, *, bins
 
 
 def harmonic_mean(first: float, second: float) -> float:
-    """Return the harmonic mean of two figures >= 0, such as the accuracies on old and on new classes: high only if both are.
-
-    `first`: a number >= 0; `second`: a number >= 0.
-    """
+    """Return the harmonic mean of two numbers >= 0, for example the accuracies on old and new classes. It is high only if both are."""
     if not all(0.0 <= value < float("inf") for value in (first, second)):
         raise DataError(f"The harmonic mean is of two finite numbers >= 0; received {first} and {second}.")
     return 0.0 if 0.0 in (first, second) else 2.0 / (1.0 / float(first) + 1.0 / float(second))
 
 
-# over the limit: scores, targets and their class names are one record, given in this order everywhere
+# over the limit: scores, targets and class names belong together, in this order everywhere
 def judge(
     scores: npt.ArrayLike,
     targets: npt.ArrayLike,
@@ -136,19 +129,24 @@ def judge(
     *,
     thresholds: npt.ArrayLike | None = None,
 ) -> dict[str, Any]:
-    """Return all figures of one set of items, as plain data.
+    """Return all metrics of one data set, as plain data.
 
-    `scores`: (N, C) raw scores, before the activation; `targets`: (N,) integers for classification; (N, C) of 0 and 1 for multi-label; (N,
-    C) or (N,) values for regression; `classes`: names of the C columns; None names them "0", "1", …; `thresholds`: for multi-label, (C,)
-    probabilities from which a label counts as said (or one for all), as of `fit_thresholds`; None takes 0.5, a raw score of 0; result:
-    Always "items". Classification: "accuracy", "accuracy_interval" [lo, hi] (Wilson, 95 %), "macro_f1" (mean over the classes that occur
-    among truths or predictions), "log_loss" (nats), "ece" (15 equal-mass bins), "brier", "per_class" {name: {"recall", "interval",
-    "items"}} (recall None without items), "confusion" {"true", "predicted", "count"}: the cells of the confusion matrix that are not 0, as
-    three lists; `confusion_matrix` makes the whole of it. Multi-label, at the thresholds: "accuracy" (mean over labels) and its interval
-    (bootstrap over items), "macro_f1", "micro_f1"; without them "map" (mean average precision of the labels that occur, else None),
-    "log_loss"; "per_class" {name: {"precision" (None where the label is never said), "recall", "interval", "items", "average_precision"}};
-    and "thresholds", a list, where they were given. Regression, mean over outputs: "mae" and "mae_interval" (bootstrap), "rmse", "r2" (None
-    for a single item), "per_class" {name: {"mae", "rmse", "r2"}}.
+    `scores`: (N, C) logits, before the activation; `targets`: (N,) integers for classification, (N, C) of 0 and 1 for multi-label, (N, C)
+    or (N,) values for regression; `classes`: names of the C columns, None for "0", "1", …; `thresholds`: for multi-label, (C,)
+    probabilities (or one for all) from which a label is predicted, as returned by `fit_thresholds`; None means 0.5, a logit of 0.
+
+    The result always has "items", the number of examples.
+
+    - Classification: "accuracy", "accuracy_interval" [lo, hi] (Wilson, 95 %), "macro_f1" (mean over the classes that occur in targets or
+      predictions), "log_loss" (nats), "ece" (15 equal-mass bins), "brier", "per_class" {name: {"recall" (None without examples),
+      "interval", "items"}}, and "confusion" {"true", "predicted", "count"}: the nonzero cells of the confusion matrix as three lists
+      (`confusion_matrix` makes the matrix).
+    - Multi-label: with thresholds applied, "accuracy" (mean over labels), "accuracy_interval" (bootstrap over examples), "macro_f1" and
+      "micro_f1". Independent of thresholds, "map" (mean average precision over the labels that occur, None if none does) and "log_loss".
+      "per_class" {name: {"precision" (None if never predicted), "recall", "interval", "items", "average_precision"}}. "thresholds", a list,
+      if given.
+    - Regression, mean over outputs: "mae", "mae_interval" (bootstrap), "rmse", "r2" (None for a single example), "per_class" {name:
+      {"mae", "rmse", "r2"}}.
     """
     judges: dict[str, Callable[..., dict[str, Any]]] = {
         "classification": _classification,
@@ -176,10 +174,7 @@ def judge(
 
 
 def confusion_matrix(confusion: Mapping[str, Sequence[int]], classes: int) -> np.ndarray:
-    """Return the whole confusion matrix of the cells that `judge` gives.
-
-    Result: (C, C) counts; rows are true, columns predicted.
-    """
+    """Return the confusion matrix (C, C) from the cells that `judge` returns. Rows are true classes, columns are predicted classes."""
     rows, columns = np.asarray(confusion["true"], np.int64), np.asarray(confusion["predicted"], np.int64)
     if max(rows.max(initial=-1), columns.max(initial=-1)) >= classes or min(rows.min(initial=0), columns.min(initial=0)) < 0:
         raise DataError(f"The confusion has classes up to {max(rows.max(), columns.max())}; expected 0 to {classes - 1}.")
@@ -208,7 +203,7 @@ def _classification(scores: np.ndarray, targets: np.ndarray, *, names: list[str]
 
 
 def _confusion(truth: np.ndarray, predicted: np.ndarray, *, classes: int) -> dict[str, list[int]]:
-    """Return the cells that are not 0, row by row: at most as many as there are items, however many classes there are."""
+    """Return the nonzero cells of the confusion matrix, row by row. There are at most as many cells as examples."""
     cells, counts = np.unique(truth * classes + predicted, return_counts=True)
     return {"true": (cells // classes).tolist(), "predicted": (cells % classes).tolist(), "count": counts.tolist()}
 
@@ -244,7 +239,7 @@ def _multi_label(scores: np.ndarray, targets: np.ndarray, *, names: list[str], t
 
 
 def _label_f1(truth: np.ndarray, predicted: np.ndarray, *, average: str) -> float:
-    if truth.shape[1] == 1:  # scikit-learn takes one column for classes 0 and 1, and would count the zeros as a class
+    if truth.shape[1] == 1:  # scikit-learn treats one column as classes 0 and 1 and would count the zeros as a class
         return float(f1_score(truth[:, 0], predicted[:, 0], zero_division=0.0))
     return float(f1_score(truth, predicted, average=average, zero_division=0.0))
 
@@ -305,18 +300,18 @@ def _checked_table(targets: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 _FEWEST = 3
-"""Positive, and negative, items that a label needs; from fewer, the best threshold is mostly chance."""
+"""Minimum number of positive, and of negative, examples per label; with fewer, the best threshold is mostly chance."""
 _DEFAULT = 0.5
 
 
 def fit_thresholds(scores: npt.ArrayLike, targets: npt.ArrayLike) -> np.ndarray:
-    """Return for each label the probability threshold with the highest F1 on these items; use items that were not trained on.
+    """Return for each label the probability threshold (C,) with the highest F1. Use examples that were not trained on.
 
-    An item has the label where its probability is the threshold or above it. Candidates lie midway between neighbouring
-    probabilities (and midway between 0 and the lowest); of equally good ones the nearest to 0.5 is taken. One sort for each label.
+    A label is predicted if its probability is at or above the threshold. Candidates lie midway between adjacent probabilities (and midway
+    between 0 and the lowest). Ties are broken by the distance to 0.5. Labels with fewer than 3 known positive or 3 known negative examples
+    get 0.5.
 
-    `scores`: (N, C) raw scores, before the logistic function; `targets`: (N, C) of 0 and 1; NaN where it is not known, and this entry is
-    left out; result: (C,) float64 in [0, 1]; 0.5 for labels with fewer than 3 known positive or 3 known negative items.
+    `scores`: (N, C) logits; `targets`: (N, C) of 0 and 1, or NaN for unknown entries, which are left out.
 
     Source: Lipton, Elkan & Naryanaswamy 2014, arXiv:1402.1892 (F1 is highest at a threshold of the probability).
     """
@@ -340,13 +335,13 @@ def fit_thresholds(scores: npt.ArrayLike, targets: npt.ArrayLike) -> np.ndarray:
 
 
 def _best_thresholds(chances: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Return (C,) thresholds for (N, C) probabilities, -1 for entries that are left out, each label with a positive item."""
+    """Return thresholds (C,) for probabilities (N, C), -1 for entries to leave out. Each label must have a positive example."""
     order = np.argsort(-chances, axis=0, kind="stable")
     upper, hits = (np.take_along_axis(table, order, axis=0) for table in (chances, positive))
     following = np.vstack([upper[1:], np.full((1, upper.shape[1]), -1.0)])
     lower = np.maximum(following, 0.0)
     middle = (lower + upper) / 2
-    cuts = np.where(middle > lower, middle, upper)  # midway between neighbouring floats is one of the two
+    cuts = np.where(middle > lower, middle, upper)  # the midpoint of two adjacent floats is one of them
     said = np.arange(1, len(upper) + 1)[:, None]
     f1 = 2 * hits.cumsum(axis=0) / (said + hits.sum(axis=0))
     f1[(upper == following) | (upper < 0)] = -1.0  # equal probabilities fall on the same side

@@ -1,4 +1,4 @@
-"""Figures of the user's choice: scorers of scikit-learn by name, and functions of truth and prediction."""
+"""Metrics that the user chooses: scikit-learn scorers by name, and functions of targets and predictions."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ Metric = str | Callable[..., Any]
 
 
 def metric_name(metric: Metric) -> str:
-    """Return what a `metric` is called in histories and scores."""
+    """Return the name of a `metric` in histories and scores."""
     return metric if isinstance(metric, str) else str(getattr(metric, "__name__", type(metric).__name__))
 
 
 def chosen_figures(metrics: Sequence[Metric], scores: np.ndarray, *, targets: np.ndarray, kind: str) -> dict[str, float]:
-    """Return the figures of some metrics.
+    """Return metric name -> value from logits (n, C) and targets (n,) or (n, C).
 
-    `scores`: (n, C) raw scores; `targets`: (n,) or (n, C); result: Name -> figure; NaN where these examples allow none, such as an area
-    under a curve of one class.
+    The value is NaN if the metric is undefined for these examples, for example an AUC with a single class.
     """
     return {metric_name(metric): _figure(metric, scores, targets=targets, kind=kind) for metric in metrics}
 
@@ -45,17 +44,14 @@ def _computed(metric: Metric, scores: np.ndarray, *, targets: np.ndarray, kind: 
     answers = (_Numbers if kind == "regression" else _Classes)(np.asarray(scores, np.float64), kind)
     rows = np.arange(len(scores))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a class is missing among these examples
+        warnings.simplefilter("ignore")  # about classes that are missing among these examples
         if isinstance(metric, str):
             return float(get_scorer(metric)(answers, rows, truth))
         return float(metric(truth, answers.predict(rows)))
 
 
 def metric_problems(metrics: Sequence[Metric], targets: np.ndarray, *, outputs: int, kind: str) -> list[str]:
-    """Return what keeps metrics from being computed, tried on the targets themselves.
-
-    `targets`: (n,) or (n, C), one or more.
-    """
+    """Return an error message for each metric that cannot be computed, by a trial on the targets (n,) or (n, C) as predictions."""
     known, found = get_scorer_names(), []
     scores = np.eye(outputs)[targets] if kind == "classification" else np.asarray(targets, np.float64).reshape(len(targets), -1)
     for metric in metrics:
@@ -72,7 +68,7 @@ def metric_problems(metrics: Sequence[Metric], targets: np.ndarray, *, outputs: 
 
 
 class _Answers(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """An estimator that has answered already: X are indices of rows of its scores."""
+    """Fitted scikit-learn estimator with precomputed scores; X holds row indices into them."""
 
     def __init__(self, scores: np.ndarray, kind: str) -> None:
         self.scores = scores
