@@ -23,4 +23,4 @@ else:
 
     torch = _Deferred()
     Tensor = ForwardRef("Tensor")
-    """For annotations only; use `torch.Tensor` for isinstance checks."""
+    """For annotations alone; instances are told by `torch.Tensor`."""
