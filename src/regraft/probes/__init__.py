@@ -1,4 +1,4 @@
-"""Heads solved in closed form, or by a convex solver, on features."""
+"""Probes: heads on features, solved in closed form or by a convex solver."""
 
 from .calibration import fit_temperature, log_loss
 from .class_mean import ClassMeanProbe, fit_class_mean

@@ -1,4 +1,4 @@
-"""Probabilities that can be believed: the scale of scores that makes their softmax fit."""
+"""Calibration: scale logits so that their softmax (or sigmoid) gives calibrated probabilities."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from scipy.special import expit, logsumexp
 __all__ = ["fit_scales", "fit_temperature", "log_loss"]
 
 _MOST = 8192
-"""Items that one number is fitted to; more change it in its third digit and cost seconds."""
+"""Maximum number of examples to fit the temperature to. More change its third digit and cost seconds."""
 _FACTORS = (1e-3, 1e3)
 
 
 def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification", further: float = 1.0) -> float:
-    """Return the factor of held-out scores with the lowest log-loss.
+    """Return the factor of held-out logits with the lowest log-loss.
 
-    `scores`: (N, C) raw scores of items that the head did not see; `truth`: (N, C) of 0 and 1.
+    `scores`: (N, C) logits of examples that the head was not fitted to; `truth`: (N, C) of 0 and 1; `further`: weight of the smoothing, in
+    examples.
 
     Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2, equation (9); the factor is 1 / T there.
 
-    Deviations: the targets are smoothed as by one further item, spread evenly over the classes (after Platt 1999, section 2.1), or
-    the factor of separable classes would be without bound; one of every class is too flat (of 200 classes with 4 items each, 0.80
-    right, the log-loss of new items is 0.75 with one in all and 1.18 with one of each). Of more than 8,192 items, as many are drawn.
+    Deviations: the targets are smoothed, as by one additional example spread evenly over the classes (after Platt 1999, section 2.1).
+    Without it, the factor would be unbounded for separable classes. One additional example per class is too much: with 200 classes of 4
+    examples each and an accuracy of 0.80, the log-loss of new examples is 1.18, against 0.75 with one in total. If there are more than
+    8,192 examples, 8,192 are drawn at random.
     """
     drawn = np.random.default_rng(0).permutation(len(truth))[:_MOST] if len(truth) > _MOST else slice(None)
     scores, truth = scores[drawn], truth[drawn]
@@ -47,14 +49,13 @@ def log_loss(scores: np.ndarray, targets: np.ndarray) -> float:
 
 
 def fit_scales(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification") -> tuple[np.ndarray, np.ndarray]:
-    """Return a factor and a shift for each class's score with the lowest log-loss: scores of several networks on one scale.
+    """Return factors (C,) from 0.001 to 1000 and shifts (C,), added afterwards, that minimise the log-loss of the scaled logits.
 
-    `scores`: (N, C) raw scores; `truth`: (N, C) of 0 and 1; result: Factors (C,) between 0.001 and 1000, and shifts (C,) to be added
-    afterwards.
+    They bring the logits of several networks to one scale. `scores`: (N, C) logits; `truth`: (N, C) of 0 and 1.
 
     Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2 (vector scaling); for one class, Platt 1999.
 
-    Deviations: the targets are smoothed as in `fit_temperature`; factors stay above 0, so that no class is turned into its opposite.
+    Deviations: the targets are smoothed as in `fit_temperature`. Factors are positive, so that no class is inverted.
     """
     items, classes = len(truth), truth.shape[1] if kind == "classification" else 2
     truth, width = (truth * items + 1 / classes) / (items + 1), np.maximum(scores.std(axis=0), 1e-12)

@@ -1,4 +1,4 @@
-"""The nearest class mean: the probe without a setting, a floor for all others."""
+"""Nearest class mean: a probe without hyperparameters, as a lower bound for the others."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _CHUNK = 2**22
 
 @dataclass(frozen=True, eq=False)
 class ClassMeanProbe:
-    """Class means as a head.
+    """Nearest-class-mean head.
 
     Attributes:
-        means: (C, d); zeros for a class without items.
-        counts: (C,) items of each class.
+        means: (C, d); zeros for a class without examples.
+        counts: (C,) examples of each class.
         metric: "euclidean" or "cosine".
-        loo_scores: (N, C) raw scores of each item by means without it (or its group).
-        temperature: the factor of the scores that calibrates their softmax.
+        loo_scores: (N, C) logits of each example, from means without it (or its group).
+        temperature: factor that calibrates the logits.
         held_out: "leave-one-out" or "leave-group-out".
     """
 
@@ -37,11 +37,11 @@ class ClassMeanProbe:
     held_out: str
 
     def scores(self, features: npt.ArrayLike) -> np.ndarray:
-        """Return the raw scores (N, C) of `features` (N, d)."""
+        """Return the logits (N, C) of `features` (N, d)."""
         return self.temperature * _scores(np.asarray(features), self.means, counts=self.counts, metric=self.metric)
 
     def linear(self) -> LinearProbe:
-        """Return the same head as weights and biases: of squared distances, half the square of the features is common to all classes."""
+        """Return the equivalent linear head. The square of the features is the same for all classes and drops out of the distances."""
         if self.metric != "euclidean":
             raise SettingError(f"metric={self.metric!r} gives scores that no linear head gives; fit the class means with 'euclidean'.")
         present = self.counts > 0
@@ -54,9 +54,9 @@ class ClassMeanProbe:
 
 
 def _scores(x: np.ndarray, means: np.ndarray, *, counts: np.ndarray, metric: str) -> np.ndarray:
-    """Return minus half the squared distance (N, C) to each class mean, or the cosine with it; a class without items is below all others.
+    """Return minus half the squared distance (N, C) to each class mean, or the cosine. A class without examples gets the lowest score.
 
-    The squared distance is in units of the variance of the class means, so that scores do not depend on the scale.
+    The squared distance is divided by the variance of the class means, so the scores do not depend on the scale of the features.
     """
     present = counts > 0
     scores = np.empty((len(x), len(means)))
@@ -71,14 +71,14 @@ def _scores(x: np.ndarray, means: np.ndarray, *, counts: np.ndarray, metric: str
 def fit_class_mean(
     features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, metric: str = "euclidean", groups: npt.ArrayLike | None = None
 ) -> ClassMeanProbe:
-    """Fit class means; the score of an item left out uses the sum of its class without it, (S_c - x_i) / (n_c - 1).
+    """Fit class means. The leave-one-out score uses the class mean without the example, (S_c - x_i) / (n_c - 1).
 
-    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) what items belong to: they are left out together;
-    result: The probe; an item that is alone in its class has a held-out score for it below all others.
+    If an example is alone in its class, its leave-one-out score for that class is below all others. `features`: (N, d) finite numbers;
+    `targets`: (N,) class indices; `groups`: (N,) groups whose examples are left out together.
 
     Source: Mensink, Verbeek, Perronnin & Csurka, IEEE TPAMI 35, 2013, equation 1.
 
-    Deviations: the unit of the squared distance stays that of all items when one is left out.
+    Deviations: the unit of the squared distance is computed from all examples, also if one is left out.
     """
     x = checked_features(features, least=2, what="The class mean")
     rows = checked_targets(targets, count=len(x), classes=classes)
@@ -97,12 +97,12 @@ def fit_class_mean(
 def _leave_out_(
     scores: np.ndarray, x: np.ndarray, *, rows: np.ndarray, groups: np.ndarray | None, sums: np.ndarray, counts: np.ndarray, metric: str
 ) -> None:
-    """Put into `scores` those of each item with the classes of its group, their means taken without the group."""
+    """Replace in `scores` the score of each example for each class that occurs in its group, by means computed without the group."""
     unit = _unit(sums / np.maximum(counts, 1)[:, None], counts)
     members = np.arange(len(x)) if groups is None else groups
     order = np.lexsort((rows, members))
     changes = np.flatnonzero((np.diff(members[order]) != 0) | (np.diff(rows[order]) != 0)) + 1
-    starts = np.concatenate([[0], changes])  # of each pair (group, class)
+    starts = np.concatenate([[0], changes])  # start of each (group, class) pair
     sizes = np.diff(np.concatenate([starts, [len(order)]]))
     pair_group, pair_class = members[order[starts]], rows[order[starts]]
     first, last = np.searchsorted(pair_group, members), np.searchsorted(pair_group, members, side="right")
@@ -122,7 +122,7 @@ def _leave_out_(
 
 
 def _unit(means: np.ndarray, counts: np.ndarray) -> float:
-    """Return the variance of the class means summed over features, or 1 where they do not differ."""
+    """Return the variance of the class means, summed over features, or 1 if all means are equal."""
     spread = float(means[counts > 0].var(axis=0).sum())
     return spread if spread > 0 else 1.0
 
@@ -130,7 +130,7 @@ def _unit(means: np.ndarray, counts: np.ndarray) -> float:
 def _table(x: np.ndarray, means: np.ndarray, *, metric: str, unit: float) -> np.ndarray:
     if metric == "cosine":
         return np.asarray(_normed(x) @ _normed(means).T)
-    middle = means.mean(axis=0)  # distances between close points are lost in their squares where the origin is far
+    middle = means.mean(axis=0)  # avoids cancellation if the origin is far away
     x, means = x - middle, means - middle
     return np.asarray((x @ means.T - (np.square(x).sum(axis=1)[:, None] + np.square(means).sum(axis=1)) / 2) / unit)
 

@@ -1,4 +1,4 @@
-"""What the probes share: checked inputs, folds that keep groups whole, and the linear head that most of them give."""
+"""Shared parts of the probes: input checks, grouped folds, and the linear head that most probes return."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 FOLDS = 5
-"""Parts of the data where a probe has no closed form for the items left out."""
+"""Number of folds for probes without a closed form of the leave-one-out error."""
 _ROUNDINGS, _LEAST, _HALF, _DEAD = 64, 1e-2, 1e-3, 1e-3
-"""Of `feature_scale`: roundings, share of the typical deviation, share of the mean, share of the typical deviation of what is dead."""
+"""Limits of `feature_scale`: rounding errors, minimum relative to the typical deviation and to the mean, dead below this share of it."""
 NEVER = 30.0
-"""How far, in nats, the score of a class without items stays below the lowest of the others."""
+"""Distance in nats of the logit of a class without examples below the lowest other logit."""
 
 _CHUNK = 2**22
-"""Outputs of a hidden layer that are computed at once."""
+"""Outputs of a hidden layer that are computed in one block."""
 
 Head = tuple[np.ndarray, np.ndarray]
 """weight (C, d) and bias (C,)."""
@@ -50,16 +50,16 @@ Head = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class LinearProbe:
-    """A linear head on features.
+    """Linear head on features.
 
     Attributes:
         weight: (C, d).
-        bias: (C,); raw scores are `features @ weight.T + bias`, scaled so that their softmax (sigmoid) is calibrated.
-        penalty: the strength that was chosen, in the unit of the method.
-        loo_scores: (N, C) raw scores of each item by a probe that did not see it.
-        temperature: the scale that was put into weight and bias; 1 for regression.
-        held_out: how the unseen items were chosen: "leave-one-out", "leave-group-out", "5-fold", "5-fold by group" or "validation set".
-        path: each penalty that was tried with its held-out loss, in the order of trying; empty where none was compared.
+        bias: (C,). Logits are `features @ weight.T + bias`; their softmax (or sigmoid) is calibrated.
+        penalty: chosen regularisation strength, in the unit of the method.
+        loo_scores: (N, C) held-out logits: each example is scored by a probe that was not fitted to it.
+        temperature: calibration factor, already included in weight and bias; 1 for regression.
+        held_out: how examples were held out: "leave-one-out", "leave-group-out", "5-fold", "5-fold by group" or "validation set".
+        path: (penalty, held-out loss) of each penalty, in the order of trying; empty if only one was used.
     """
 
     weight: np.ndarray
@@ -75,12 +75,11 @@ class LinearProbe:
         return np.asarray(np.asarray(features) @ self.weight.T + self.bias)
 
     def softened(self, targets: np.ndarray, *, kind: str) -> Self:
-        """Return the same head less sure, as one to train on from: what fits best already leaves training hardly a way down.
+        """Return the head with a smoothed temperature, for a warm start. A head with the optimal fit leaves training little to improve.
 
-        Its temperature fits targets that one further item of every class smooths. From such rows `full` and `partial` came out 1 to 2
-        points better, on ten pairs of small networks and data, than from those that fit best.
-
-        `targets`: of the N items that it was fitted to, (N,) class indices, or (N, C) of 0 and 1.
+        The temperature is fitted to targets smoothed by one additional example per class. On ten pairs of small networks and data sets,
+        `full` and `partial` were 1 to 2 points better from this start than from the optimal fit. `targets`: (N,) class indices or (N, C) of
+        0 and 1, of the examples that the head was fitted to.
         """
         if kind == "regression":
             return self
@@ -92,7 +91,7 @@ class LinearProbe:
 
 @dataclass(frozen=True, eq=False)
 class HiddenLayer:
-    """A linear layer that nothing trains and an activation, which stand before a head.
+    """Fixed linear layer with an activation, before a head.
 
     Attributes:
         weight: W (M, d).
@@ -105,10 +104,7 @@ class HiddenLayer:
     activation: str = "relu"
 
     def apply(self, features: npt.ArrayLike) -> np.ndarray:
-        """Return what the layer makes of `features` (N, d).
-
-        `features`: (N, d); result: (N, M) float32.
-        """
+        """Return the output (N, M), float32, of the layer for `features` (N, d)."""
         x, width = np.asarray(features), len(self.bias)
         if x.ndim != 2 or x.shape[1] != self.weight.shape[1]:
             raise DataError(f"The layer takes features (N, {self.weight.shape[1]}); received the shape {x.shape}.")
@@ -123,19 +119,19 @@ class HiddenLayer:
 
 @dataclass(frozen=True, eq=False)
 class LayeredProbe:
-    """A linear head that reads features through a layer."""
+    """Linear head on the output of a fixed layer."""
 
     layer: HiddenLayer
     head: LinearProbe
 
     @property
     def loo_scores(self) -> np.ndarray:
-        """Return the raw scores (N, C) of each item by the probe that did not see it."""
+        """Held-out logits (N, C)."""
         return self.head.loo_scores
 
     @property
     def held_out(self) -> str:
-        """Return "leave-one-out" or "leave-group-out"."""
+        """How examples were held out: "leave-one-out" or "leave-group-out"."""
         return self.head.held_out
 
     def scores(self, features: npt.ArrayLike) -> np.ndarray:
@@ -144,10 +140,7 @@ class LayeredProbe:
 
 
 def checked_features(features: npt.ArrayLike, *, least: int = 1, what: str = "A probe") -> np.ndarray:
-    """Return features (N, d) as an array that is known to be finite.
-
-    `features`: (N, d) numbers.
-    """
+    """Return features (N, d) as a float array. Raise if they are not finite or have fewer than `least` examples; `what` starts messages."""
     table = np.asarray(features)
     if table.ndim != 2 or table.shape[1] == 0:
         raise DataError(f"{what} takes features (N, d); received the shape {table.shape}. Pool or flatten them to one row an example.")
@@ -163,7 +156,7 @@ def checked_features(features: npt.ArrayLike, *, least: int = 1, what: str = "A 
 
 
 def _faulty_rows(table: np.ndarray) -> Iterator[int]:
-    """Yield the first row of each block of rows that is not finite; the sum of a block tells without a table of truths."""
+    """Yield the first non-finite row of each block. Column sums find a faulty block without a boolean table."""
     step = max(2**22 // table.shape[1], 1)
     for start in range(0, len(table), step):
         part = table[start : start + step]
@@ -174,10 +167,7 @@ def _faulty_rows(table: np.ndarray) -> Iterator[int]:
 
 
 def checked_targets(targets: npt.ArrayLike, *, count: int, classes: int) -> np.ndarray:
-    """Return class indices (N,) as int64.
-
-    `targets`: (N,) whole numbers from 0 to C-1.
-    """
+    """Return the class indices (N,) as int64. Raise unless `targets` are `count` whole numbers from 0 to `classes` - 1."""
     truth = np.asarray(targets)
     rows = truth.astype(np.int64) if truth.dtype.kind in "iufb" else None
     if rows is None or truth.shape != (count,) or not np.array_equal(rows, truth) or not 0 <= rows.min() <= rows.max() < classes:
@@ -187,9 +177,9 @@ def checked_targets(targets: npt.ArrayLike, *, count: int, classes: int) -> np.n
 
 
 def checked_groups(groups: npt.ArrayLike | None, *, count: int) -> np.ndarray | None:
-    """Return a number from 0 for the group of each item, (N,), or None where none were given.
+    """Return the group index (N,) of each example, from 0; None without groups.
 
-    `groups`: (N,) names or numbers, the same for items that belong together (speaker, session, patient).
+    `groups`: (N,) names or numbers, equal for examples that belong together (speaker, session, patient).
     """
     if groups is None:
         return None
@@ -203,15 +193,15 @@ def checked_groups(groups: npt.ArrayLike | None, *, count: int) -> np.ndarray | 
 
 
 def folds_of(features: np.ndarray, targets: np.ndarray, *, groups: np.ndarray | None = None, count: int = FOLDS) -> np.ndarray:
-    """Return the fold of each item: classes spread evenly, groups kept whole, the order of the rows without influence.
+    """Return the fold (N,) of each example, from 0: stratified, with whole groups, and independent of the order of the examples.
 
-    Items are ordered by their class and their place along one random direction of feature space, then dealt out in turn; groups go,
-    the largest first, to the fold that has fewest items of their classes.
+    Examples are sorted by class and by their projection on a random direction of feature space, then assigned to the folds in turn. Groups
+    are assigned, largest first, to the fold with the fewest examples of their classes.
 
-    `features`: (N, d); `targets`: (N,) class indices; `groups`: (N,) numbers of `checked_groups`; result: (N,) numbers from 0.
+    `features`: (N, d); `targets`: (N,) class indices; `groups`: (N,) as returned by `checked_groups`.
     """
     direction = np.asarray(np.random.default_rng(0).standard_normal(features.shape[1]), features.dtype)
-    with np.errstate(invalid="ignore"):  # the features are finite; BLAS was seen to set the flag by what it reads beside them
+    with np.errstate(invalid="ignore"):  # the features are finite, but BLAS sometimes sets the flag on memory next to them
         places = features @ direction
     order, folds = np.lexsort((places, targets)), np.empty(len(targets), np.int64)
     if groups is None:
@@ -228,26 +218,26 @@ def folds_of(features: np.ndarray, targets: np.ndarray, *, groups: np.ndarray | 
 
 
 def held_out_name(groups: np.ndarray | None, *, folds: int = 0) -> str:
-    """Return how items were left out, in words: with `groups` or without, in so many `folds` or, for 0, each alone."""
+    """Return the name of the held-out scheme, with `groups` or without, in `folds` folds (0: leave-one-out)."""
     if folds:
         return f"{folds}-fold by group" if groups is not None else f"{folds}-fold"
     return "leave-one-out" if groups is None else "leave-group-out"
 
 
 def feature_scale(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLike, typical: np.ndarray | float = 0.0) -> np.ndarray:
-    """Return what each feature is divided by (d,): its deviation, kept away from zero; infinity where nothing but rounding varies.
+    """Return the divisor (d,) of each feature: its standard deviation with a lower bound, or infinity for a dead feature.
 
-    A feature divided by infinity is zero, and so is a weight: dead features have no part in any class.
+    A feature divided by infinity is zero, and so is its weight: dead features do not contribute.
 
-    - Dead: the deviation is at most 64 roundings of the larger of its mean and the typical deviation. A sum of hundreds of products of
-      typical size is wrong by some roundings of that size, whatever it comes to. So is one whose deviation is below 0.001 of the typical:
-      a feature that fires once in 60 items, by a thousandth of the others, would get weights of thousands to tell that one item. And so is
-      one below 1e-19, whose weights, and variances, single precision cannot hold.
-    - Beside a typical deviation, it counts as at least 0.01 of that, and as 0.001 of the mean, which is one step of half precision: what
-      varies by less cannot be told from rounding once the network runs in half precision, and weights stay below 100 a typical deviation.
+    - A feature is dead in three cases. (1) Its deviation is at most 64 rounding errors of the larger of its mean and the typical deviation,
+      because a sum of hundreds of products of typical size has an error of several such roundings. (2) Its deviation is below 0.001 of
+      the typical one: a feature that is active in one of 60 examples, at a thousandth of the usual size, would get weights in the thousands
+      to separate that one example. (3) Its deviation is below 1e-19, where single precision cannot hold the weights and variances.
+    - If a typical deviation is given, the lower bound is 0.01 of it, and 0.001 of the mean, which is one step of half precision. Smaller
+      variation is lost in rounding if the network runs in half precision. The bound keeps weights below 100 per typical deviation.
 
-    `mean`: (d,); `deviation`: (d,) standard deviations; `typical`: deviation of features like these, one number or (d,); 0 where they have
-    no common unit (columns of a table).
+    `mean`: (d,); `deviation`: (d,) standard deviations; `typical`: typical deviation of such features, a number or (d,); 0 if they have no
+    common unit (columns of a table).
     """
     size, usual = np.abs(mean), np.broadcast_to(typical, mean.shape)
     dead = (deviation <= _ROUNDINGS * np.finfo(dtype).eps * np.maximum(size, usual)) | (deviation < _DEAD * usual)
@@ -257,18 +247,16 @@ def feature_scale(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLi
 
 
 def typical_deviation(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLike) -> float:
-    """Return the upper quartile of each `deviation` (d,) of features of this `dtype` that vary beside their `mean`; 0 where none does.
+    """Return the upper quartile of the `deviation` (d,) of features that vary beyond rounding of their `mean` (d,); 0 if none does.
 
-    Half of the channels of a network may be as good as dead, and a few may be huge; neither moves the upper quartile.
-
-    `mean`: (d,); `deviation`: (d,) standard deviations.
+    The upper quartile is robust: half of the channels of a network may be nearly dead, and a few may be very large.
     """
     alive = deviation > _ROUNDINGS * np.finfo(dtype).eps * np.abs(mean)
     return float(np.quantile(deviation[alive], 0.75, method="lower")) if alive.any() else 0.0
 
 
 def mean_and_deviation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the standard deviation (d,) of `features` (N, d), in blocks, float64."""
+    """Return the mean and the standard deviation (d,) of `features` (N, d) in float64, computed in blocks."""
     mean = np.asarray(features.mean(axis=0, dtype=np.float64))
     squares, step = np.zeros(len(mean)), max(2**22 // len(mean), 1)
     for start in range(0, len(features), step):
@@ -277,10 +265,10 @@ def mean_and_deviation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spread_out(features: np.ndarray, *, standardise: bool, alike: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the scale, (d,) each, that bring `features` to mean 0 and, with `standardise`, to deviation 1 per feature.
+    """Return the mean (d,) and the scale (d,) that normalise `features`, with `standardise` per feature, otherwise to a mean variance of 1.
 
-    Without it, one scale brings the mean variance to 1. A feature that does not vary has an infinite scale: it becomes 0. With `alike`
-    they are the outputs of one layer, so that what varies far less than the others counts as dead too (`feature_scale`).
+    A constant feature has an infinite scale and becomes 0. With `alike`, the features are the outputs of one layer, and a feature that
+    varies far less than the others also counts as dead (`feature_scale`).
     """
     mean, deviation = mean_and_deviation(features)
     typical = typical_deviation(mean, deviation, dtype=features.dtype) if alike else 0.0
@@ -292,17 +280,17 @@ def spread_out(features: np.ndarray, *, standardise: bool, alike: bool = True) -
 
 
 def centred(weight: np.ndarray, bias: np.ndarray) -> Head:
-    """Return weight (C, d) and bias (C,) less their means over the classes: a softmax gives the same, and the scores are small numbers."""
+    """Subtract the mean over the classes from weight (C, d) and bias (C,). The softmax is unchanged, and the logits are small."""
     return weight - weight.mean(axis=0), bias - bias.mean()
 
 
 def held_out_scores(
     fit: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]], folds: np.ndarray, *, targets: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Return the scores (N, C) of each item by a head that was fitted on the other folds.
+    """Return the cross-validated logits (N, C): each example is scored by a head fitted on the other folds.
 
-    `fit`: from the rows to fit on, to a function from rows to their scores (n, classes present there, ascending); `folds`: (N,) the fold of
-    each item; `targets`: (N,) class indices.
+    `fit`: function from training indices to a function that maps indices to logits (n, present classes in ascending order); `folds`: (N,)
+    fold of each example; `targets`: (N,) class indices.
     """
     scores = np.empty((len(targets), classes))
     for fold in np.unique(folds):
@@ -318,7 +306,7 @@ def held_out_scores(
 
 
 def widened(head: Head, present: np.ndarray, *, classes: int) -> Head:
-    """Return a head of all `classes` from one of those `present` (class indices): the others get the mean row, lowered."""
+    """Extend a head of the `present` classes (indices) to all `classes`. The others get the mean weights and a lowered bias."""
     weight, bias = np.tile(head[0].mean(axis=0), (classes, 1)), np.full(classes, head[1].mean() - NEVER)
     weight[present], bias[present] = head
     return weight, bias

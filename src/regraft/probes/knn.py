@@ -1,4 +1,4 @@
-"""Nearest neighbours by the cosine: finds classes of several clusters, which no linear head does."""
+"""Nearest-neighbour probes. They can represent classes that form several clusters, which a linear head cannot."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from .common import HiddenLayer, LayeredProbe, LinearProbe, checked_features, ch
 __all__ = ["fit_vote", "nearest", "neighbour_scores", "unit_rows"]
 
 _CHUNK = 2**22
-"""Similarities that are held at once."""
+"""Similarities that are held in memory at once."""
 _NEIGHBOURS, _SOFTNESS = 5, 0.07
 _WIDTHS = np.geomspace(1 / 8, 8, 7)
 """Squared bandwidths of `fit_vote`, in units of the median squared distance to the nearest example."""
 _LEAST = 1e-2
-"""Least of that unit, as a share of the mean |z|^2: examples may be there twice."""
+"""Minimum of that unit relative to the mean |z|^2, because the data may contain duplicates."""
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
-    """Return the rows of `x` (N, d) at length 1, as float32; a row of zeros stays."""
+    """Normalise the rows of `x` (N, d) to length 1, as float32. A zero row stays zero."""
     lengths = np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
     return np.asarray((x / lengths).astype(np.float32))
 
 
 def nearest(x: np.ndarray, reference: np.ndarray, *, count: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cosines (N, k) and the rows (N, k) of the nearest reference items, best first; `x` and `reference` are of length 1.
+    """Return cosines (N, k) and indices (N, k) of the nearest reference examples, best first. `x` and `reference` have unit rows.
 
-    With `groups` (N,), which are those of both, items of the same group are no neighbours: their cosine is then -inf.
+    `groups` (N,) apply to both; they require `x` and `reference` to be the same examples. Examples of one group are not neighbours: their
+    cosine is -inf.
     """
     near, rows = np.empty((len(x), count)), np.empty((len(x), count), np.int64)
     for start in range(0, len(x), step := max(_CHUNK // len(reference), 1)):
@@ -45,13 +46,13 @@ def nearest(x: np.ndarray, reference: np.ndarray, *, count: int, groups: np.ndar
 
 
 def neighbour_scores(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None) -> np.ndarray:
-    """Return the log of the share of each class, (N, C), in the vote of an item's 5 nearest others, which weigh exp(cosine / 0.07).
+    """Return the log share (N, C) of each class in the vote of the 5 nearest other examples, with weights exp(cosine / 0.07).
 
-    Items of the same of the `groups` do not vote for each other.
+    Examples of the same group do not vote for each other.
 
-    Source: Wu, Xiong, Yu & Lin, CVPR 2018, section 3.4 (the vote; its 0.07).
+    Source: Wu, Xiong, Yu & Lin, CVPR 2018, section 3.4 (the vote and the temperature 0.07).
 
-    Deviations: shares are smoothed as by one further vote that is split evenly over the classes, so that all logs are finite.
+    Deviations: one additional vote is split evenly over the classes, so that all logs are finite.
     """
     x = checked_features(features, least=2, what="Nearest neighbours")
     rows, members = checked_targets(targets, count=len(x), classes=classes), checked_groups(groups, count=len(x))
@@ -65,18 +66,17 @@ def neighbour_scores(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes
 
 
 def fit_vote(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None) -> LayeredProbe:
-    """Return a vote of all examples as two linear layers: similarities to each, their softmax, and the share of each class.
+    """Fit a kernel vote of all examples, expressed as two linear layers with a softmax between them.
 
-    An example z_i of a standardised z weighs exp(-|z - z_i|^2 / 2 h^2). As |z|^2 is the same for all, a softmax over the linear scores
-    (z z_i - |z_i|^2 / 2) / h^2 gives the same shares: so the vote is a network that every framework has.
+    For standardised features z, the example z_i has the weight exp(-|z - z_i|^2 / 2 h^2). |z|^2 is the same for all examples, so a softmax
+    over the linear scores (z z_i - |z_i|^2 / 2) / h^2 gives the same weights. The probe therefore consists of standard layers.
 
-    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) what items belong to: items of the same group do not
-    vote for each other.
+    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) groups whose examples do not vote for each other.
 
     Source: Nadaraya, Theory of Probability and its Applications 9, 1964; Watson, Sankhya A 26, 1964.
 
-    Deviations: it stands for k nearest neighbours, whose choice of k no layer makes; h is chosen by the log-loss of each example by
-    the others, among seven from the median distance to the nearest one, or, where examples are there twice, a share of all distances.
+    Deviations: it replaces k nearest neighbours, whose selection of k is not a standard layer. h is chosen by the leave-one-out log-loss
+    among seven multiples of the median distance to the nearest example, with a lower bound for data with duplicates.
     """
     x = checked_features(features, least=2, what="A vote of neighbours")
     rows = checked_targets(targets, count=len(x), classes=classes)
@@ -109,7 +109,7 @@ def fit_vote(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, g
 
 
 def _similar(table: np.ndarray, halves: np.ndarray, *, own: np.ndarray, here: slice) -> np.ndarray:
-    """Return (n, N) scores z z_i - |z_i|^2 / 2 of some examples with all others; -inf with those of the same group."""
+    """Return the scores z z_i - |z_i|^2 / 2 (n, N) between the examples `here` and all examples; -inf within a group."""
     scores: np.ndarray = table[here] @ table.T - halves
     scores[own[here, None] == own] = -np.inf
     return scores

@@ -1,4 +1,4 @@
-"""Ridge regression on random features: classes that no line separates, still in closed form."""
+"""Ridge regression on random features: a nonlinear probe in closed form."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def fit_random_projection(
     width: int | None = None,
     seed: int = 0,
 ) -> LayeredProbe:
-    """Fit ridge regression on max(0, W x + b), W drawn once: no training.
+    """Fit ridge regression on max(0, W x + b) with a random, fixed W.
 
-    `features`: (N, d) finite numbers; `groups`: (N,) what items belong to: they are left out together; `width`: M; None for 5 an item, at
-    most 2,000. Up to 10,000 pays where the features are many and the items more.
+    `features`: (N, d) finite numbers; `groups`: (N,) groups whose examples are left out together; `width`: M, up to 10,000; None for 5 per
+    example, at most 2,000. Larger widths help if there are many features and even more examples.
 
     Source: McDonnell, Gong, Parvaneh, Abbasnejad & van den Hengel (RanPAC), NeurIPS 2023, section 4: H = max(0, X W), (H'H + λ I)⁻¹ H'Y.
 
-    Deviations: features are standardised first, which W and b contain; the penalty is chosen by exact leave-one-out, not on a part
-    kept aside; the width follows the number of items.
+    Deviations: features are standardised, which is folded into W and b. The penalty is chosen by exact leave-one-out instead of on a
+    validation set. The width depends on the number of examples.
     """
     x = checked_features(features, least=3, what="A random projection")
     wide = min(_DEFAULT, _PER_ITEM * len(x)) if width is None else width

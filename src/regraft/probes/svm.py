@@ -1,4 +1,4 @@
-"""The linear support vector machine: looks only at examples near the border, so outliers of a class move it little."""
+"""Linear support vector machine. Only examples near the decision boundary matter, so outliers within a class have little effect."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ __all__ = ["fit_svm"]
 
 _GRID = np.geomspace(1e-4, 1.0, 5)
 _SMALL = 2**28
-"""Products a step below which the solver runs on one thread: those of numpy and scipy wait for each other, ten times as long as they
-work."""
+"""Products per step below which the solver runs on one thread: the threads of NumPy and SciPy would wait for each other ten times as long
+as they work."""
 
 
 def fit_svm(
     features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None, standardise: bool = True
 ) -> LinearProbe:
-    """Fit one-against-the-rest machines with the squared hinge loss by scikit-learn's LIBLINEAR, along five penalties.
+    """Fit one-vs-rest machines with the squared hinge loss by scikit-learn's LIBLINEAR, over five penalties.
 
-    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) what items belong to: they are left out together;
-    result: The probe, for features as given; its held-out scores are of the folds, its `penalty` is 1 / C of LIBLINEAR.
+    The probe applies to unscaled features. Its held-out logits come from cross-validation, and its `penalty` is 1 / C of LIBLINEAR.
+    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) groups whose examples are left out together.
 
     Source: Fan, Chang, Hsieh, Wang & Lin (LIBLINEAR), JMLR 9, 2008, equation 3 with the squared loss.
 
-    Deviations: the penalty is chosen by the log-loss of 5 folds after one scale is fitted to their scores, weaker ones are not tried
-    after it has risen twice; features are centred and scaled first, and those that do not vary have no weight.
+    Deviations: the penalty is chosen by the 5-fold log-loss after temperature scaling. The search stops after two higher losses in a row.
+    Features are centred and scaled first, and constant features get no weight.
     """
     x = checked_features(features, least=2, what="A support vector machine")
     rows = checked_targets(targets, count=len(x), classes=classes)
@@ -73,7 +73,7 @@ def fit_svm(
 def _chosen(
     table: np.ndarray, rows: np.ndarray, *, folds: np.ndarray, classes: int
 ) -> tuple[float, tuple[np.ndarray, float], tuple[tuple[float, float], ...]]:
-    """Return the inverse penalty with the lowest held-out loss, its held-out scores with their factor, and what was tried."""
+    """Return the inverse penalty with the lowest held-out loss, its held-out logits with their temperature, and the path."""
     truth, tried, best, risen = np.eye(classes)[rows], list[tuple[float, float]](), (np.empty(0), 1.0), 0
     for inverse in _GRID:
 
@@ -94,8 +94,8 @@ def _chosen(
 
 
 def _fitted(table: np.ndarray, rows: np.ndarray, *, inverse: float) -> Head:
-    """Return the head of the classes that occur, ascending."""
-    # the dual solver draws items at random, so that the order of the rows would change its result
+    """Fit the head of the present classes, in ascending order."""
+    # the dual solver samples examples at random, so its result would depend on their order
     model = LinearSVC(dual=False, C=inverse).fit(table, rows)
     weight, bias = model.coef_, model.intercept_
     return (np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2) if len(weight) == 1 else (weight, bias)

@@ -1,4 +1,4 @@
-"""Trees on the raw columns of a table: the baseline that says whether a network is needed at all. Features only, no networks."""
+"""Tree ensembles on the raw columns of a table: the baseline that shows whether a network is needed."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import numpy as np
 __all__ = ["MOST_BOOSTED", "MOST_IN_FOREST", "tree_scores"]
 
 MOST_IN_FOREST = 5_000
-"""Rows up to which a random forest is grown; of more, boosted trees on binned columns, which take time in proportion to the rows."""
+"""Maximum number of rows for a random forest. Larger tables use histogram gradient boosting, whose time grows linearly with the rows."""
 MOST_BOOSTED, MOST_CLASSES = 200_000, 20
-"""Rows that trees are boosted on; classes above which a forest is grown on `MOST_IN_FOREST` rows, as boosting grows trees for each."""
+"""Maximum number of rows for boosting; number of classes above which a forest on `MOST_IN_FOREST` rows replaces boosting, which grows trees
+for each class."""
 TREES = 100
 SMALLEST = 1e-3
-"""Added to each probability: a forest says 0 of what no tree has seen."""
+"""Added to each probability, because a forest gives 0 to classes that no tree predicts."""
 
 
-def tree_scores(  # over the limit: what is learned from, and what is scored
+def tree_scores(  # over the limit: training data and scored data
     rows: np.ndarray, targets: np.ndarray, others: np.ndarray, *, classes: int, weights: np.ndarray | None = None, seed: int = 0
 ) -> tuple[str, np.ndarray]:
-    """Return what trees that learned from rows say of others, with scikit-learn's own settings.
+    """Fit trees with scikit-learn's default settings to `rows`, and predict `others`.
 
-    `rows`: (N, k) numbers, as they are; NaN is a missing one; `targets`: (N,) class indices, or (N,) or (N, T) numbers; `others`: (M, k);
-    `weights`: (N,) how much each row counts; None: the same; result: "forest" or "boosting", and log probabilities (M, classes), or numbers
-    (M, T).
+    Return the name of the method, "forest" or "boosting", and log probabilities (M, classes) or numbers (M, T). `rows`: (N, k) raw numbers,
+    NaN if missing; `targets`: (N,) class indices, or (N,) or (N, T) numbers; `others`: (M, k); `weights`: (N,) sample weights, or None.
 
     Source:
-        Breiman 2001, Machine Learning 45:5-32; Ke et al. 2017, LightGBM, which scikit-learn's histogram gradient boosting follows. That
-        trees are hard to beat on tables: Grinsztajn et al. 2022, arXiv:2207.08815.
+        Breiman 2001, Machine Learning 45:5-32; Ke et al. 2017, LightGBM, the model for scikit-learn's histogram gradient boosting.
+        Grinsztajn et al. 2022, arXiv:2207.08815, show that trees are hard to beat on tables.
     """
-    from sklearn import ensemble  # here, because importing it takes as long as all else of scikit-learn
+    from sklearn import ensemble  # imported here, because it takes as long as the rest of scikit-learn
 
     forest = len(rows) <= MOST_IN_FOREST or classes > MOST_CLASSES or targets.ndim == 2
     if forest and len(rows) > MOST_IN_FOREST:
