@@ -1,4 +1,4 @@
-"""Logistic regression with an L2 penalty, along a path of penalties: the linear head whose probabilities fit best.
+"""Logistic regression with an L2 penalty, fitted along a path of penalties.
 
 Shape letters: N examples, C classes (or labels), d features, r <= d coordinates in which the problem is solved.
 """
@@ -34,33 +34,33 @@ from .common import (
 __all__ = ["LogisticLoss", "fit_logistic"]
 
 GRID = np.geomspace(1e-6, 1e5, 45)
-"""Inverse penalties, four a decade, from the strongest penalty on."""
+"""Inverse penalties, four per decade, strongest penalty first."""
 STRIDE = 4
-"""Distance on the grid of those that are tried first: a decade."""
+"""Grid step of the coarse search: one decade."""
 LEAST_GAIN = 5e-4
-"""Nats by which the held-out loss has to fall from one decade to the next; otherwise weaker penalties are not tried."""
+"""Minimum decrease of the held-out loss per decade, in nats. With less, weaker penalties are not tried."""
 _SINGLE = 2**20
-"""Numbers beyond which products are computed in float32; sums over blocks and steps stay in float64."""
+"""Number of entries above which products are computed in float32. Sums over blocks, and steps, stay in float64."""
 _PATH_STEPS, _LAST_STEPS = 100, 500
-"""Steps of L-BFGS at most along the path, and with the chosen penalty."""
+"""Maximum number of L-BFGS steps along the path, and with the chosen penalty."""
 _PATH_TOLERANCE, _LAST_TOLERANCE, _ROUNDING = 1e-6, 1e-8, 3e-7
-"""Fall of the mean loss at which they end, a tenth of the largest slope; and what is rounding where products are of float32."""
+"""Tolerance of the mean loss (a tenth of that of the gradient) along the path and for the final fit; rounding error of float32."""
 _KINDS = ("classification", "multi-label")
 _BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class LogisticLoss:
-    """What is minimised beside the penalty.
+    """Data term of the objective.
 
     Attributes:
-        kind: "classification" (softmax) or "multi-label" (one sigmoid a label).
-        class_weight: (C,) weights >= 0 of the classes or labels; None for all equal.
-        item_weight: (N,) weights >= 0 of the examples; None for all equal.
-        label_smoothing: in [0, 1), as of `regraft.tasks.loss_for`.
-        offset: (N, C) scores that are added to those of the head and stay as they are; None for none.
-        fixed: how many classes, the first ones, have no weights of their own: their scores are those of the offset.
-        device: where products are computed, such as "cuda".
+        kind: "classification" (softmax) or "multi-label" (one sigmoid per label).
+        class_weight: (C,) weights >= 0 of the classes or labels; None for equal weights.
+        item_weight: (N,) weights >= 0 of the examples; None for equal weights.
+        label_smoothing: in [0, 1), as in `regraft.tasks.loss_for`.
+        offset: (N, C) fixed logits that are added to those of the head; None for none.
+        fixed: number of leading classes without own weights; their logits are the offset.
+        device: device for the products, for example "cuda".
     """
 
     kind: str = "classification"
@@ -85,21 +85,21 @@ def fit_logistic(
     loss: LogisticLoss = PLAIN,
     judges: np.ndarray | None = None,
 ) -> LinearProbe:
-    """Fit logistic regression by L-BFGS at the penalty with the lowest held-out log-loss, then on all examples at that penalty.
+    """Select the penalty with the lowest held-out log-loss, then fit logistic regression on all examples with it, by L-BFGS.
 
-    The minimum over W and b of sum_i w_i loss(x_i W + b + o_i, y_i) + |W|^2 / (2 C_inverse), of which the loss is the cross entropy or,
-    for labels, the sum of the binary ones. Penalties are tried from strong to weak, each from the solution before, a decade apart until
-    the held-out loss rises; then at a half and at a quarter of a decade around the best.
+    The objective is sum_i w_i loss(x_i W + b + o_i, y_i) + |W|^2 / (2 C_inverse). The loss is the cross entropy or, for multi-label, the
+    sum of binary cross entropies. Penalties are tried from strong to weak in steps of a decade, each started from the previous solution,
+    until the held-out loss stops falling. Then half and quarter decades around the best one are tried.
 
-    `features`: (N, d) finite numbers; `targets`: (N,) class indices, or (N, C) of 0 and 1 ("multi-label"); `groups`: (N,) what examples
-    belong to: they are left out together; `judges`: (m,) rows that judge the penalties and are then fitted too; None for 5 folds; result:
-    The probe, for features as given; its `penalty` is the factor of |W|^2 / 2, its held-out scores are of the `judges`, in their order, or
-    of all examples. With an offset its scores are to be added to `temperature` times that.
+    `features`: (N, d) finite numbers; `targets`: (N,) class indices, or (N, C) of 0 and 1 ("multi-label"); `groups`: (N,) groups whose
+    examples are left out together; `judges`: (m,) indices of the validation set that selects the penalty and is part of the final fit, or
+    None for 5 folds. The probe applies to unscaled features. Its `penalty` is the factor of |W|^2 / 2. Its held-out logits are those of the
+    `judges`, in their order, or of all examples. With an offset, add `temperature` times the offset to its logits.
 
     Source: Radford et al. (CLIP), ICML 2021, appendix A.3 (the path); Liu & Nocedal, Mathematical Programming 45, 1989 (L-BFGS).
 
-    Deviations: features are centred and scaled first, and those that do not vary have no weight; where there are more features than
-    examples the problem is solved in the space that the examples span, which has the same minimum.
+    Deviations: features are centred and scaled first, and constant features get no weight. If there are more features than examples, the
+    problem is solved in the span of the examples, which has the same minimum.
     """
     x = checked_features(features, least=2, what="Logistic regression")
     members = checked_groups(groups, count=len(x))
@@ -114,7 +114,7 @@ def fit_logistic(
     else:
         parts = [(np.setdiff1d(np.arange(len(x)), judges), np.asarray(judges))]
     path = _Path(problem, parts, len(x) if judges is None else len(judges), judges)
-    with threadpool_limits(1, user_api="blas"):  # torch has threads of its own, and the two kinds wait for each other
+    with threadpool_limits(1, user_api="blas"):  # torch has its own threads, and the two pools would wait for each other
         place = path.search_()
         solved = problem.of(np.arange(len(x))).solved(GRID[place], path.nearest(place), steps=_LAST_STEPS, tolerance=_LAST_TOLERANCE)
     weight, bias = basis.back(solved[:-1], roots), solved[-1]
@@ -128,7 +128,7 @@ def fit_logistic(
 
 
 def _wanted(targets: npt.ArrayLike, loss: LogisticLoss, *, count: int, classes: int) -> np.ndarray:
-    """Return targets (N, C) of 0 and 1."""
+    """Return the targets as a table (N, C) of 0 and 1."""
     if loss.kind not in _KINDS:
         raise SettingError(f"kind={loss.kind!r} is unknown{near_names(loss.kind, _KINDS)}")
     if loss.kind == "multi-label":
@@ -148,18 +148,18 @@ def _wanted(targets: npt.ArrayLike, loss: LogisticLoss, *, count: int, classes: 
 
 @dataclass(frozen=True, eq=False)
 class _Basis:
-    """Orthogonal directions of the centred and scaled features, and the way back to weights of the features as given.
+    """Orthogonal basis of the centred and scaled features, and the conversion back to weights of the unscaled features.
 
-    In these coordinates the Hessian of the loss is nearly diagonal, so that a step as long as each direction allows is a good one.
+    In these coordinates the Hessian of the loss is nearly diagonal, so a step size per direction works well.
     """
 
-    x: np.ndarray  # (N, d) as given
+    x: np.ndarray  # (N, d) unscaled
     mean: np.ndarray  # (d,)
     scale: np.ndarray  # (d,)
     vectors: np.ndarray  # (d, r), or (N, r) where there are fewer examples than features
 
     def block(self, rows: slice, columns: slice) -> np.ndarray:
-        """Return centred and scaled features of some rows and columns."""
+        """Return the centred and scaled features of the given rows and columns."""
         part: npt.NDArray[np.floating] = self.x[rows, columns].astype(self.dtype)
         part -= self.mean[columns].astype(self.dtype)
         part /= self.scale[columns].astype(self.dtype)
@@ -167,7 +167,7 @@ class _Basis:
 
     @property
     def dtype(self) -> npt.DTypeLike:
-        """What products are computed in."""
+        """Type for the products."""
         return np.float32 if self.x.size > _SINGLE else np.float64
 
     @property
@@ -176,7 +176,7 @@ class _Basis:
         return bool(self.x.shape[0] >= self.x.shape[1])
 
     def gram(self) -> np.ndarray:
-        """Return the smaller product of the features with themselves; sums over blocks are of float64."""
+        """Return the smaller Gram matrix of the features; sums over blocks are in float64."""
         count, width = self.x.shape
         gram = np.zeros((min(count, width),) * 2)
         for part in _blocks(count if self.tall else width):
@@ -194,7 +194,7 @@ class _Basis:
         return made
 
     def back(self, weight: np.ndarray, roots: np.ndarray) -> np.ndarray:
-        """Return weights (C, d) of the features as given, from those of the coordinates (r, C)."""
+        """Convert weights (r, C) of the coordinates to weights (C, d) of the unscaled features."""
         if self.tall:
             return np.asarray((self.vectors @ weight / self.scale[:, None]).T)
         inner = self.vectors @ (weight / np.maximum(roots, 1e-15)[:, None])
@@ -207,26 +207,26 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 def _basis(x: np.ndarray, mean: np.ndarray, *, scale: np.ndarray) -> tuple[_Basis, np.ndarray]:
-    """Return the basis and the lengths (r,) of the coordinates; directions of rounding size are left out."""
+    """Return the basis and the lengths (r,) of its coordinates, without directions of rounding size."""
     plain = _Basis(x, mean, scale, np.empty((0, 0)))
     squares, vectors = np.linalg.eigh(plain.gram())
     least = 1e-6 if x.size > _SINGLE else len(squares) * np.finfo(np.float64).eps
     kept = squares > max(float(squares[-1]), 1e-30) * least
-    kept[-1] = True  # constant features: one direction of no length
+    kept[-1] = True  # constant features: keep one direction of length zero
     return _Basis(x, mean, scale, vectors[:, kept]), np.sqrt(np.maximum(squares[kept], 0))
 
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """Examples, what is wanted of them, and the classes that occur among them."""
+    """Optimisation problem: examples, targets, loss, and the classes that occur."""
 
     x: Tensor  # (n, r)
     y: np.ndarray  # (n, C) of 0 and 1
     loss: LogisticLoss
-    present: np.ndarray  # of a softmax, the columns that are fitted
+    present: np.ndarray  # for a softmax, the columns to fit
 
     def of(self, rows: np.ndarray) -> _Problem:
-        """Return the problem of some of the examples."""
+        """Return the problem restricted to the examples `rows`."""
         if len(rows) == len(self.y):
             return self
         weight, offset = (None if values is None else values[rows] for values in (self.loss.item_weight, self.loss.offset))
@@ -235,11 +235,11 @@ class _Problem:
 
     @property
     def columns(self) -> np.ndarray:
-        """Which columns of the targets have a column of weights."""
+        """Columns of the targets that have a column of weights."""
         return self.present if self.loss.kind == "classification" else np.arange(self.y.shape[1])
 
     def _shares(self) -> np.ndarray:
-        """Return (n, C): how much each target of each example counts, 1 on average over the examples."""
+        """Return the weight (n, columns) of each target of each example, normalised to 1 on average over the examples."""
         smooth, columns = self.loss.label_smoothing, self.columns
         weight = np.ones(self.y.shape[1]) if self.loss.class_weight is None else np.asarray(self.loss.class_weight, np.float64)
         items = np.ones(len(self.y)) if self.loss.item_weight is None else np.asarray(self.loss.item_weight, np.float64)
@@ -251,7 +251,7 @@ class _Problem:
         return np.asarray(shares * self.y.size / max(float(shares.sum()), 1e-30))
 
     def solved(self, inverse: float, start: np.ndarray | None, *, steps: int, tolerance: float) -> np.ndarray:
-        """Return weights and, in the last row, biases (r + 1, columns) at an inverse penalty, from a start of the same shape."""
+        """Solve for an inverse penalty. Return weights and, in the last row, biases (r + 1, columns); `start` has the same shape."""
         count, columns, shape = len(self.y), self.columns, (self.x.shape[1] + 1, len(self.columns))
         if self.loss.kind == "classification" and len(columns) < 2:
             return np.zeros(shape)
@@ -292,7 +292,7 @@ class _Problem:
         return np.asarray(found / steepness)
 
     def scores(self, solved: np.ndarray, fitted: _Problem) -> np.ndarray:
-        """Return the scores (n, C) of these examples by the solution of a `fitted` problem; a class that it did not see is lowest."""
+        """Return the logits (n, C) of these examples from the solution of a `fitted` problem. Classes it lacks are lowest."""
         theta = torch.as_tensor(solved, dtype=self.x.dtype, device=self.x.device)
         made = torch.addmm(theta[-1], self.x, theta[:-1]).double().cpu().numpy()
         columns = fitted.columns
@@ -305,7 +305,7 @@ class _Problem:
 
 @dataclass
 class _Path:
-    """Held-out scores and their loss along the grid; each part goes on from its solution at the next stronger penalty."""
+    """Held-out logits and losses along the grid. Each fold starts from its solution at the next stronger penalty."""
 
     problem: _Problem
     parts: list[tuple[np.ndarray, np.ndarray]]
@@ -320,12 +320,12 @@ class _Path:
         self.truth = self.problem.y if self.judges is None else self.problem.y[self.judges]
 
     def nearest(self, place: int, part: int = 0) -> np.ndarray | None:
-        """Return the solution of a part at the nearest penalty that is not weaker, if there is one."""
+        """Return the solution of a fold at the nearest penalty that is equal or stronger, or None."""
         known = [one for one in self.solutions[part] if one <= place]
         return self.solutions[part][max(known)] if known else None
 
     def try_(self, place: int) -> None:
-        """Fit at one penalty in every part, once."""
+        """Fit every fold at one penalty, unless done before."""
         if not 0 <= place < len(GRID) or place in self.losses:
             return
         scores = np.empty((self.held, self.problem.y.shape[1]))
@@ -341,11 +341,11 @@ class _Path:
             self.best = (scores, fit_temperature(scores, self.truth, kind=self.problem.loss.kind))
 
     def search_(self) -> int:
-        """Fill in losses, coarse to fine; return the place of the lowest."""
+        """Compute losses, coarse to fine. Return the grid index of the lowest."""
         lowest = np.inf
         for place in range(0, len(GRID), STRIDE):
             self.try_(place)
-            moved = lowest < self.losses[0] - 20 * LEAST_GAIN  # the strongest penalties all leave the weights at zero
+            moved = lowest < self.losses[0] - 20 * LEAST_GAIN  # the strongest penalties all keep the weights near zero
             if self.losses[place] > lowest - (LEAST_GAIN if moved else 0.0):
                 break
             lowest = self.losses[place]
@@ -359,7 +359,7 @@ class _Path:
 
 
 def _log_loss(scores: np.ndarray, truth: np.ndarray, *, kind: str) -> float:
-    """Return the mean log-loss of scores (n, C), in nats: a class, or the mean over the labels."""
+    """Return the mean log-loss of logits (n, C), in nats; for multi-label the mean over examples and labels."""
     if kind == "multi-label":
         return float((np.logaddexp(0, scores) - truth * scores).mean())
     logs = scores - scores.max(axis=1, keepdims=True)

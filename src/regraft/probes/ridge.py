@@ -1,4 +1,4 @@
-"""Ridge regression on features, its penalty chosen by the exact leave-one-out error: no learning rate, one decomposition."""
+"""Ridge regression on features, with the penalty chosen by the exact leave-one-out error from one decomposition."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from .common import (
 __all__ = ["RidgeProbe", "fit_ridge"]
 
 PENALTIES = np.geomspace(1e-6, 1e3, 37)
-"""Tried penalties, in units of the mean squared singular value."""
+"""Candidate penalties, in units of the mean squared singular value."""
 _KINDS = ("classification", "multi-label", "regression")
 _LARGE = 2**24
-"""Numbers beyond which features are read in blocks of float32 and the path is judged on some of the items."""
+"""Number of entries above which features are read in float32 blocks and the path is evaluated on a sample of the examples."""
 _JUDGED = 8192
-"""Items, drawn at random, that judge the path of large data."""
+"""Size of that random sample."""
 _BLOCK = 4096
 _STRIP = 256
 _WHOLE_PATH = 2e10
-"""Operations up to which every penalty is tried; beyond, every fourth, then those around the best."""
+"""Number of operations up to which every penalty is tried; above it, every fourth, then those around the best."""
 
 
 class RidgeProbe(LinearProbe):
-    """A head solved in closed form; `penalty` is the one with the lowest leave-one-out error, in the unit of squared features."""
+    """Ridge head. `penalty` has the lowest leave-one-out error, in the unit of squared features."""
 
 
 @dataclass(frozen=True, eq=False)
 class _System:
-    """Weighted and centred features R (X - m) / s = U diag(√squares) V', with what the path of penalties needs of them."""
+    """Decomposition of the weighted and centred features R (X - m) / s = U diag(√squares) V', for the path of penalties."""
 
-    x: np.ndarray  # (n, d) as given
+    x: np.ndarray  # (n, d) unscaled
     y: np.ndarray  # (n, C)
-    root: np.ndarray  # (n,) square roots of the weights of the items; their mean square is 1
+    root: np.ndarray  # (n,) square roots of the example weights; their mean square is 1
     mean: np.ndarray  # (d,)
     scale: np.ndarray  # (d,)
     single: bool  # float32
     squares: np.ndarray  # (r,)
-    vectors: np.ndarray  # V (d, r) where there are more items than features, else U (n, r)
+    vectors: np.ndarray  # V (d, r) if there are more examples than features, else U (n, r)
     projected: np.ndarray  # (1 + r, C): [root / √n, U]' R Y
 
     @property
@@ -62,7 +62,7 @@ class _System:
         return np.concatenate([[1.0], self.squares / (self.squares + penalty)])
 
     def left(self, rows: np.ndarray | slice) -> np.ndarray:
-        """Return [root / √n, U] for some rows: the intercept is a direction that is not shrunk."""
+        """Return [root / √n, U] for the given rows. The first column is the intercept, which is not penalised."""
         if self.tall:
             basis = self.vectors / np.sqrt(self.squares)
             directions = _block(self, rows) @ (basis.astype(np.float32) if self.single else basis)
@@ -72,7 +72,7 @@ class _System:
         return np.concatenate([first[:, None], directions], axis=1)
 
     def solve(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return weight (C, d) and bias (C,) for features as given."""
+        """Return weight (C, d) and bias (C,) for the unscaled features."""
         inner = self.projected[1:] / (self.squares + penalty)[:, None]
         if self.tall:
             weight = self.vectors @ (np.sqrt(self.squares)[:, None] * inner)
@@ -95,18 +95,19 @@ def fit_ridge(
 ) -> RidgeProbe:
     """Fit ridge regression to one-hot (or real) targets and choose the penalty by the exact leave-one-out error.
 
-    With the centred features X = U S V', the hat matrix is H = 1/N + U diag(s² / (s² + λ)) U'. The residual of item i by the fit
-    without it is (y_i - ŷ_i) / (1 - h_i); those of a group G by the fit without all of it are (I - H_GG)⁻¹ (y_G - ŷ_G).
+    With the centred features X = U S V', the hat matrix is H = 1/N + U diag(s² / (s² + λ)) U'. The leave-one-out residual of example i is
+    (y_i - ŷ_i) / (1 - h_i). The residuals of a group G under the fit without G are (I - H_GG)⁻¹ (y_G - ŷ_G).
 
     `features`: (N, d) finite numbers; `targets`: (N,) class indices, (N, C) of 0 and 1 (multi-label), or (N, C) numbers (regression);
-    `groups`: (N,) what items belong to (speaker, session, patient): they are left out together.
+    `groups`: (N,) groups (speaker, session, patient) whose examples are left out together.
 
     Source: the PRESS statistic (Allen, Technometrics 16, 1974); Hastie, Tibshirani & Friedman, The Elements of Statistical
     Learning, 2009, equation 7.64; for groups Cook & Weisberg, Residuals and Influence in Regression, 1982, chapter 3 (deletion of
     several rows). The temperature is fitted to the held-out scores (Guo et al., ICML 2017, section 4.2).
 
-    Deviations: weights of the items and scales of the features stay those of all items when one is left out. More than 2²⁴ numbers
-    are read in blocks of float32; of them 8,192 items, drawn at random (whole groups), judge the penalties, the scores are of all.
+    Deviations: example weights and feature scales are computed once from all examples, also for the leave-one-out error. More than 2²⁴
+    entries are read in float32 blocks. Then a random sample of 8,192 examples (whole groups) selects the penalty; the held-out scores are
+    computed for all examples.
     """
     if kind not in _KINDS:
         raise SettingError(f"kind={kind!r} is unknown{near_names(kind, _KINDS)}")
@@ -127,7 +128,7 @@ def fit_ridge(
 
 
 def _wanted(targets: npt.ArrayLike, *, kind: str, classes: int, count: int, balanced: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return targets (N, C) and the square roots of the weights (N,)."""
+    """Return the targets (N, C) and the square roots (N,) of the example weights."""
     if kind == "classification":
         rows = checked_targets(targets, count=count, classes=classes)
         counts = np.bincount(rows, minlength=classes)
@@ -145,7 +146,7 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 def _block(system: _System, rows: np.ndarray | slice, *, columns: slice = slice(None)) -> np.ndarray:
-    """Return weighted, centred and scaled features of some rows and columns."""
+    """Return the weighted, centred and scaled features of the given rows and columns."""
     dtype = np.float32 if system.single else np.float64
     part: npt.NDArray[np.floating] = system.x[rows, columns].astype(dtype)
     part -= system.mean[columns].astype(dtype)
@@ -158,7 +159,7 @@ def _block(system: _System, rows: np.ndarray | slice, *, columns: slice = slice(
 
 
 def _decomposed(x: np.ndarray, y: np.ndarray, *, root: np.ndarray, standardise: bool) -> _System:
-    """Return the decomposition, by the smaller Gram matrix; sums over blocks are of float64."""
+    """Return the decomposition from the smaller Gram matrix; sums over blocks are in float64."""
     count, width, single = len(x), x.shape[1], x.size > _LARGE
     weights, ones, empty = np.square(root), np.ones(width), np.empty(0)
     mean = sum((weights[rows].astype(x.dtype) @ x[rows] for rows in _blocks(count)), np.zeros(width)) / count
@@ -185,19 +186,19 @@ def _decomposed(x: np.ndarray, y: np.ndarray, *, root: np.ndarray, standardise: 
 
 
 def _eigen(gram: np.ndarray, *, single: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the eigenvalues (r,) of a Gram matrix that are more than rounding, and their vectors (n, r)."""
+    """Return the eigenvalues (r,) of a Gram matrix above rounding errors, and their eigenvectors (n, r)."""
     squares, vectors = np.linalg.eigh(gram)
     highest = max(float(squares[-1]), 1e-30)
     kept = squares > (max(1e-6 * highest, 1e-5 * float(squares.mean())) if single else highest * len(squares) * np.finfo(np.float64).eps)
     if not kept.any():
-        kept[-1] = True  # constant features: one direction of no length, and the probe says the mean
+        kept[-1] = True  # constant features: keep one zero direction, so that the probe predicts the mean
         vectors = np.zeros_like(vectors)
     return np.maximum(squares[kept], 1e-12), vectors[:, kept]
 
 
 def _chosen(system: _System, groups: np.ndarray | None) -> tuple[float, np.ndarray, tuple[tuple[float, float], ...]]:
-    """Return the penalty with the lowest held-out error, the held-out predictions (N, C) with it, and all that were tried with their
-    squared errors, from the strongest on."""
+    """Return the penalty with the lowest held-out error, its held-out predictions (N, C), and (penalty, squared error) of all tried
+    penalties, strongest first."""
     judged = _judges(system, groups)
     left, part = system.left(judged), None if groups is None else groups[judged]
     y, root = system.y[judged], system.root[judged]
@@ -221,7 +222,7 @@ def _chosen(system: _System, groups: np.ndarray | None) -> tuple[float, np.ndarr
 
 
 def _judges(system: _System, groups: np.ndarray | None) -> np.ndarray:
-    """Return the rows that judge the path: all, or for large data about 8,192, with their whole groups."""
+    """Return the indices of the examples that evaluate the path: all, or for large data about 8,192, in whole groups."""
     count = len(system.x)
     if not system.single or count <= _JUDGED or not system.tall:
         return np.arange(count)
@@ -237,7 +238,7 @@ def _judges(system: _System, groups: np.ndarray | None) -> np.ndarray:
 def _held_out(
     left: np.ndarray, shrink: np.ndarray, *, projected: np.ndarray, y: np.ndarray, root: np.ndarray, groups: np.ndarray | None
 ) -> np.ndarray:
-    """Return predictions (n, C) for items by the fits without them (or their groups), of whom all rows must be in `left`."""
+    """Return leave-one-out (or leave-group-out) predictions (n, C). `left` must hold all rows of each group."""
     residual = root[:, None] * y - left @ (shrink[:, None] * projected).astype(left.dtype)
     if groups is None:
         leverage = np.square(left) @ shrink.astype(left.dtype)
@@ -250,14 +251,14 @@ def _held_out(
 
 
 def _without(half: np.ndarray, residual: np.ndarray) -> np.ndarray:
-    """Return (I - A A')⁻¹ r for the rows A of one group, by the smaller of two systems (Woodbury)."""
+    """Return (I - A A')⁻¹ r for the rows A of one group, from the smaller of two systems (Woodbury)."""
     if half.shape[0] <= half.shape[1]:
         return np.asarray(np.linalg.solve(np.eye(len(half)) - half @ half.T, residual))
     return np.asarray(residual + half @ np.linalg.solve(np.eye(half.shape[1]) - half.T @ half, half.T @ residual))
 
 
 def _held_out_blocks(system: _System, penalty: float, *, groups: np.ndarray | None) -> np.ndarray:
-    """Return the held-out predictions (N, C) of all items of large data, in blocks."""
+    """Return the held-out predictions (N, C) of all examples, in blocks, for large data."""
     predicted, shrink = np.empty(system.y.shape), system.shrink(penalty)
     if groups is not None:
         order = np.argsort(groups, kind="stable")
@@ -267,7 +268,7 @@ def _held_out_blocks(system: _System, penalty: float, *, groups: np.ndarray | No
                 given = {"projected": system.projected, "y": system.y[block], "root": system.root[block], "groups": groups[block]}
                 predicted[block] = _held_out(system.left(block), shrink, **given)
         return predicted
-    # (G + λ)⁻¹ = L L': what lies above the diagonal need not be multiplied, which with eigenvectors it must
+    # (G + λ)⁻¹ = L L': L is triangular, which saves half of the products compared with eigenvectors
     inverse = (system.vectors * (1 / (system.squares + penalty) - 1 / penalty)) @ system.vectors.T + np.eye(len(system.vectors)) / penalty
     factor = np.linalg.cholesky(inverse).astype(np.float32)
     strips = [(start, np.ascontiguousarray(factor[start:, start : start + _STRIP])) for start in range(0, len(factor), _STRIP)]

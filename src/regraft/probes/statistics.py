@@ -1,7 +1,7 @@
-"""Class statistics of features that add up: counts, means and the scatter within classes, and the discriminant that they give.
+"""Additive class statistics of features (counts, means, within-class scatter), and linear discriminant analysis from them.
 
-Statistics of two sets of items join to those of both, so a head can be solved again without the features of the first.
-Shape letters: N items, C classes, d features.
+The statistics of two data sets can be joined, so a head can be solved again without the features of the first set.
+Shape letters: N examples, C classes, d features.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ __all__ = [
 ]
 
 _CHUNK = 2**22
-"""Numbers of float64 that are held at once beside the statistics: 32 MiB."""
+"""Number of float64 values per chunk: 32 MiB."""
 _FEWEST_HELD_OUT = 10
-"""Held-out examples, less their classes, from which deviations within classes are estimated."""
+"""Minimum number of held-out examples minus classes for estimating within-class deviations."""
 _ARRAYS = ("classes", "counts", "means", "scatter")
 _WRITTEN = np.float32
-"""What the features of networks are computed in; statistics are sums in float64."""
+"""Type in which networks compute features. Statistics are sums in float64."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClassStatistics:
-    """What linear discriminants need to know of features.
+    """Sufficient statistics for linear discriminant analysis.
 
     Attributes:
-        counts: (C,) float64, items of each class; 0 where there are none.
-        means: (C, d) float64; zeros for a class without items.
-        scatter: (d, d) float64, within classes: the sum over items of (x - mean_c)(x - mean_c)'.
-        every: 1 where they are of all features that a head reads; n where they are of every n-th, then of the head's own scores.
-        held_out: how the head's scores of unseen examples differ from its scores of these: how many times as far apart the class means
-            are (at most 1), and how many times as large the deviations within classes are (at least 1).
+        counts: (C,) float64, number of examples of each class.
+        means: (C, d) float64; zeros for a class without examples.
+        scatter: (d, d) float64, within-class scatter: the sum over examples of (x - mean_c)(x - mean_c)'.
+        every: 1 if the d columns are all features of a head; n if they are every n-th feature, followed by the logits of the head.
+        held_out: ratio of the logits of unseen examples to those of these examples: of the distances between class means (at most 1), and
+            of the within-class deviations (at least 1).
     """
 
     classes: tuple[str, ...]
@@ -72,32 +72,32 @@ class ClassStatistics:
 
     @property
     def freedom(self) -> float:
-        """Return the degrees of freedom of the covariance: items less classes that have items, at least 1."""
+        """Degrees of freedom of the covariance: number of examples minus number of classes with examples, at least 1."""
         return max(float(self.counts.sum()) - int((self.counts > 0).sum()), 1.0)
 
     @property
     def covariance(self) -> np.ndarray:
-        """Return the pooled covariance within classes, (d, d)."""
+        """Pooled within-class covariance (d, d)."""
         return self.scatter / self.freedom
 
     def variances(self) -> np.ndarray:
-        """Return the variance (d,) of each feature over all items."""
+        """Return the variance (d,) of each feature over all examples."""
         total = max(float(self.counts.sum()), 1.0)
         middle = self.counts @ self.means / total
         return np.asarray((np.diag(self.scatter) + self.counts @ np.square(self.means - middle)) / total)
 
     def scale(self) -> np.ndarray:
-        """Return what each feature (d,) is divided by, infinity for those that do not vary: `feature_scale` of all items."""
+        """Return the divisor (d,) of each feature, infinity for constant features: `feature_scale` over all examples."""
         middle, deviation = self.counts @ self.means / max(float(self.counts.sum()), 1.0), np.sqrt(self.variances())
         typical = typical_deviation(middle, deviation, dtype=_WRITTEN)
         return feature_scale(middle, deviation, dtype=_WRITTEN, typical=typical)
 
     def joined(self, other: ClassStatistics, *, key: Callable[[str], str] = str) -> ClassStatistics:
-        """Return the statistics of the items of both; which items came first, or in which parts, leaves no trace.
+        """Return the statistics of both data sets together. The order and the division of the data have no effect.
 
         A class in both gets n = n1 + n2, the mean m1 + (m2 - m1) n2 / n, and adds n1 n2 / n (m2 - m1)(m2 - m1)' to the scatter.
 
-        `key`: the form in which class names compare; as written by default.
+        `key`: function whose values are compared to match class names; by default the names themselves.
 
         Source: Chan, Golub & LeVeque 1983, The American Statistician 37:242-247 (the pairwise update), for vectors and classes.
         """
@@ -115,7 +115,7 @@ class ClassStatistics:
         return replace(self, classes=names, counts=counts, means=means, scatter=self.scatter + other.scatter + correction)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return plain arrays for a file; the names as the bytes of their JSON list (uint8)."""
+        """Return plain arrays for a file. The class names are stored as the bytes of their JSON list (uint8)."""
         names = np.frombuffer(json.dumps(self.classes).encode(), dtype=np.uint8).copy()
         arrays = {"classes": names, "counts": self.counts, "means": self.means, "scatter": self.scatter}
         arrays |= {} if self.held_out == (1.0, 1.0) else {"held_out": np.array(self.held_out)}
@@ -123,7 +123,7 @@ class ClassStatistics:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.ArrayLike]) -> ClassStatistics:
-        """Return the statistics that `to_arrays` wrote."""
+        """Return the statistics from the arrays of `to_arrays`, after checks."""
         missing = [name for name in _ARRAYS if name not in arrays]
         if missing:
             raise DataError(f"Class statistics lack {', '.join(missing)}; expected the arrays {', '.join(_ARRAYS)}.")
@@ -140,9 +140,9 @@ class ClassStatistics:
 
 
 def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: Sequence[str]) -> ClassStatistics:
-    """Return the class statistics of features, in chunks: a memory-mapped array is never held as a whole.
+    """Return the class statistics of features, computed in chunks: a memory-mapped array is never loaded as a whole.
 
-    `features`: (N, d) finite numbers; N may be 0; `targets`: (N,) integers, 0 … C-1.
+    `features`: (N, d) finite numbers, N may be 0; `targets`: (N,) integers, 0 … C-1; `classes`: the C class names.
     """
     table, truth = features if isinstance(features, np.ndarray) else np.asarray(features), np.asarray(targets)
     if table.ndim != 2 or table.shape[1] == 0 or truth.shape != table.shape[:1]:
@@ -168,13 +168,13 @@ def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: S
 
 
 def held_out_factors(seen: tuple[np.ndarray, np.ndarray], unseen: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
-    """Return how scores of unseen examples differ from those of the examples that a head was fitted to, as `held_out` says it.
+    """Return the ratios between the logits of unseen examples and of training examples, for `ClassStatistics.held_out`.
 
-    A head is surer of what it was fitted to, the more so the fewer examples there are for its features: of 160 sentences in 384 to 3,840
-    features, class means of unseen examples were 0.6 to 0.7 times as far apart, deviations 1.5 to 3.7 times as large.
+    A head is more confident on its training examples, especially if there are few examples for its number of features. For 160 sentences
+    and 384 to 3,840 features, class means of unseen examples were 0.6 to 0.7 times as far apart and deviations 1.5 to 3.7 times as large.
 
-    `seen`: scores (N, C) and class indices (N,) of examples that the head was fitted to; `unseen`: the same of others, (n, C) and (n,); of
-    too few, (1, 1) is returned.
+    `seen`: logits (N, C) and class indices (N,) of the training examples; `unseen`: the same for other examples, (n, C) and (n,). With too
+    few examples the result is (1, 1).
     """
     classes = np.intersect1d(seen[1], unseen[1])
     apart, spread = np.zeros(2), np.zeros(2)
@@ -200,21 +200,21 @@ def held_out_factors(seen: tuple[np.ndarray, np.ndarray], unseen: tuple[np.ndarr
 def fit_lda(
     statistics: ClassStatistics, *, shrinkage: float | None = None, balanced: bool = True, standardise: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the head of linear discriminant analysis: one Cholesky decomposition, in float64.
+    """Return the head (weight (C, d) and bias (C,)) of linear discriminant analysis, from one Cholesky decomposition in float64.
 
-    With S = (1 - a) covariance + a trace / d I and class means about their own mean, the row of class c is S⁻¹ m_c and its bias
-    -m_c' S⁻¹ m_c / 2 + ln prior_c, less the mean over the classes: what all classes have in common is no part of the scores.
+    With S = (1 - a) covariance + a trace / d I and class means m_c centred on their mean, class c has the weights S⁻¹ m_c and the bias
+    -m_c' S⁻¹ m_c / 2 + ln prior_c. The mean over the classes is subtracted from both, which leaves the softmax unchanged.
 
-    `shrinkage`: a in [0, 1]; None takes that of OAS; `standardise`: shrink to the variances of the single features in place of their mean,
-    for features that have no common unit; result: weight (C, d) and bias (C,); scores are `features @ weight.T + bias`. A class without
-    items gets a row that is never the highest: the mean of the others, lowered.
+    `shrinkage`: a in [0, 1], or None for the OAS formula; `standardise`: shrink towards the variances of the single features instead of
+    their mean, for features without a common unit. A class without examples gets the mean weights of the others and a lowered bias, so that
+    it is never predicted.
 
     Source: Fisher 1936; Ledoit & Wolf 2004 for the target of the shrinkage; Chen, Wiesel, Eldar & Hero 2010, IEEE Transactions on
     Signal Processing 58:5016-5029, equation (23) (OAS), for the default a.
 
-    Deviations: OAS takes the degrees of freedom in the place of n, as the class means are estimated; features that do not vary have no
-    weight, and those that hardly do count as if they varied as `feature_scale` says; a floor of rounding size on the diagonal keeps S
-    invertible; where nothing varies within classes, S is I times the mean variance of the class means.
+    Deviations: OAS uses the degrees of freedom instead of n, because the class means are estimated. Constant features get no weight, and
+    the variance of nearly constant features is raised to the bound of `feature_scale`. A term of rounding size on the diagonal keeps S
+    invertible. If nothing varies within classes, S is I times the mean variance of the class means.
     """
     if shrinkage is not None and not 0.0 <= shrinkage <= 1.0:
         raise SettingError(f"shrinkage={shrinkage} is out of its range; expected a number from 0 to 1, or None for the formula.")
@@ -237,13 +237,13 @@ def fit_lda(
 
 @dataclass(frozen=True, eq=False)
 class _WithinCovariance:
-    """The covariance within classes of the features that vary, in units in which it is solved.
+    """Shrunk within-class covariance of the l features that vary, in scaled units.
 
     Attributes:
-        live: (d,) which features vary.
-        unit: (l,) of each of them.
+        live: (d,) bool, which features vary.
+        unit: (l,) unit of each of them.
         matrix: (l, l) S, positive definite, of features divided by their units.
-        shrinkage: how much of S is not the covariance, in [0, 1].
+        shrinkage: the shrinkage a in [0, 1].
     """
 
     live: np.ndarray
@@ -252,7 +252,7 @@ class _WithinCovariance:
     shrinkage: float
 
     def solve(self, rows: np.ndarray) -> np.ndarray:
-        """Return S⁻¹ x for each of the `rows` (n, d), in the units of the features as given; 0 where they do not vary."""
+        """Return S⁻¹ x for each of the `rows` (n, d), in the original units; 0 for constant features."""
         made = np.zeros(rows.shape)
         factor = cho_factor(self.matrix, lower=True)
         made[:, self.live] = cho_solve(factor, (rows[:, self.live] / self.unit).T).T / self.unit
@@ -260,7 +260,7 @@ class _WithinCovariance:
 
 
 def _within_covariance(statistics: ClassStatistics, *, shrinkage: float | None = None, standardise: bool = False) -> _WithinCovariance:
-    """Return the shrunk covariance within classes, of which `fit_lda` takes the inverse."""
+    """Return the shrunk within-class covariance that `fit_lda` inverts."""
     scale, means = statistics.scale(), statistics.means[statistics.counts > 0]
     live = np.isfinite(scale)
     if not live.any():
@@ -275,7 +275,7 @@ def _within_covariance(statistics: ClassStatistics, *, shrinkage: float | None =
 
 
 def shrunk_covariance(statistics: ClassStatistics) -> np.ndarray:
-    """Return the covariance within classes (d, d) of `statistics`, shrunk as `fit_lda` does: it has an inverse.
+    """Return the within-class covariance (d, d) of `statistics`, shrunk as in `fit_lda`, so that it is invertible.
 
     Source: Chen, Wiesel, Eldar & Hero 2010, IEEE Transactions on Signal Processing 58:5016-5029, equation (23).
     """
@@ -287,10 +287,10 @@ def shrunk_covariance(statistics: ClassStatistics) -> np.ndarray:
 def _regularised(
     covariance: np.ndarray, means: np.ndarray, *, size: float, freedom: float, shrinkage: float | None
 ) -> tuple[np.ndarray, float]:
-    """Return S (d, d), positive definite, and its shrinkage; `size` is that of the largest feature of a class mean."""
+    """Return S (d, d), positive definite, and its shrinkage. `size` is the largest absolute value in the class means."""
     width, eps = len(covariance), np.finfo(np.float64).eps
     trace = float(np.trace(covariance))
-    if trace <= width * (64 * eps * size) ** 2:  # rounding errors of features that do not vary
+    if trace <= width * (64 * eps * size) ** 2:  # rounding errors of constant features
         spread = float(means.var(axis=0).mean())
         return np.eye(width) * (spread if spread > 0 else 1.0), 1.0
     share = _oas(covariance, freedom) if shrinkage is None else shrinkage
@@ -319,7 +319,7 @@ def _rows(classes: Sequence[str], key: Callable[[str], str]) -> dict[str, int]:
 def _merged(
     counts: np.ndarray, means: np.ndarray, *, rows: np.ndarray, new_counts: np.ndarray, new_means: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return counts and means with those of `rows` brought in, and what that adds to the scatter."""
+    """Merge new counts and means into the classes `rows`. Return counts, means and the resulting addition to the scatter."""
     counts, means = counts.copy(), means.copy()
     total = counts[rows] + new_counts
     share = np.divide(new_counts, total, out=np.zeros_like(total), where=total > 0)
@@ -331,7 +331,7 @@ def _merged(
 
 
 def _centre_(part: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Take the mean of its class from each item of `part`; return which classes are there, their counts and their means."""
+    """Subtract the class means from `part` in place. Return the classes that occur, their counts and their means."""
     here, places, counts = np.unique(rows, return_inverse=True, return_counts=True)
     order = np.argsort(places, kind="stable")
     means = np.add.reduceat(part[order], np.concatenate([[0], np.cumsum(counts)[:-1]]), axis=0) / counts[:, None]
@@ -364,7 +364,7 @@ def _read_held_out(array: npt.ArrayLike) -> tuple[float, float]:
 
 
 def _fault(classes: int, counts: np.ndarray, *, means: np.ndarray, scatter: np.ndarray) -> str:
-    """Return what is wrong with arrays that were read, or nothing."""
+    """Return what is wrong with arrays read from a file, or an empty string."""
     width = means.shape[-1] if means.ndim == 2 else 0
     if width == 0 or (counts.shape, means.shape, scatter.shape) != ((classes,), (classes, width), (width, width)):
         return f"counts, means and scatter have the shapes {counts.shape}, {means.shape}, {scatter.shape}, not (C,), (C, d), (d, d)"
@@ -381,14 +381,14 @@ def _fault(classes: int, counts: np.ndarray, *, means: np.ndarray, scatter: np.n
 def fit_lda_probe(
     features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None, shrinkage: float | None = None
 ) -> LinearProbe:
-    """Fit shrinkage LDA; the statistics of each fold are taken once, and those of the rest are the sums of the others.
+    """Fit shrinkage LDA. Statistics are computed once per fold and joined for each training part.
 
-    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) what items belong to: they are left out together.
+    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) groups whose examples are left out together.
 
-    Source: that of `fit_lda`; the temperature is fitted to the held-out scores (Guo et al., ICML 2017, section 4.2).
+    Source: as for `fit_lda`; the temperature is fitted to the held-out logits (Guo et al., ICML 2017, section 4.2).
 
-    Deviations: held-out scores are of 5 folds, not of single items: the shrinkage changes with each item left out, so the inverse
-    does not follow by an update of rank one.
+    Deviations: held-out logits come from 5 folds instead of leave-one-out. The shrinkage changes with each example left out, so a rank-one
+    update of the inverse is not possible.
     """
     x = checked_features(features, least=3, what="Discriminant analysis")
     rows = checked_targets(targets, count=len(x), classes=classes)

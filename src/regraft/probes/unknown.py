@@ -1,4 +1,4 @@
-"""Items of no known class: scores of not belonging, and the choice between them by hiding classes in turn."""
+"""Out-of-distribution detection: scores for examples of no known class, and selection of a score by hiding classes in turn."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["UNKNOWN_SCORES", "UnknownChoice", "UnknownJudge", "choose_unknown", 
 
 UNKNOWN_SCORES = ("combined", "energy", "mahalanobis", "max_logit", "max_probability", "nearest", "neighbour", "relative", "vim")
 _OF_ITEMS = ("combined", "nearest", "neighbour")
-"""Scores that need the features of known items."""
+"""Scores that need the features of known examples."""
 _LEAST_AUROC = 0.6
-"""A choice whose area under the curve may be below this, two standard errors taken off, tells too little to rely on."""
+"""A score whose AUROC minus two standard errors is below this value is too weak to rely on."""
 _NEIGHBOURS = 5
 _CHUNK = 2**22
 _REPEATS = 5
@@ -33,16 +33,16 @@ _REPEATS = 5
 
 @dataclass(frozen=True)
 class UnknownChoice:
-    """Which score tells unknown items best, and from where on; plain numbers, to be saved with a network.
+    """Selected score for unknown examples and its threshold, as plain numbers that are saved with a network.
 
     Attributes:
         score: one of `UNKNOWN_SCORES`.
-        threshold: an item that scores above it is unknown.
-        false_alarm: the share of known items, not fitted on, that score above it.
-        auroc: for each score, the mean over repeats of the area under the curve; 0.5 is chance.
+        threshold: examples that score above it are unknown.
+        false_alarm: the share of held-out known examples that score above the threshold.
+        auroc: for each score, the mean AUROC over repeats; 0.5 is chance.
         auroc_error: for each score, the standard error of that mean.
-        detected: for each score, the share of unknown items found at the false-alarm rate.
-        repeats: how often classes were hidden; each class was once.
+        detected: for each score, the share of unknown examples detected at the false-alarm rate.
+        repeats: number of repeats; each class is hidden in one of them.
     """
 
     score: str
@@ -55,11 +55,11 @@ class UnknownChoice:
 
     @property
     def weak(self) -> bool:
-        """Whether the chosen score told hidden classes from known ones too badly to rely on."""
+        """Whether the selected score separates hidden classes from known ones too poorly to rely on."""
         return self.auroc[self.score] - 2 * self.auroc_error[self.score] < _LEAST_AUROC
 
     def described(self) -> str:
-        """Return how well it tells items of no known class, as a sentence."""
+        """Return a sentence on how well the score detects unknown examples."""
         area, found = self.auroc[self.score], self.detected[self.score]
         how = f"with classes hidden in turn, the score {self.score!r} tells them with an area under the curve of {area:.2f}"
         said = f"Examples of no known class: {how}; at {self.false_alarm:.0%} false alarms it finds {found:.0%}."
@@ -73,13 +73,13 @@ class UnknownChoice:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> UnknownChoice:
-        """Return the choice that `to_dict` gave."""
+        """Return the choice from the data of `to_dict`, after checks."""
         checked(data, _Choice, what="The choice of a score of unknown examples", error=DataError)
         return cls(**{field.name: data[field.name] for field in fields(cls)})
 
 
 class _Choice(Plain):
-    """A choice as it stands in a file, with what the judge adds to it."""
+    """File schema of a choice, with the field that `UnknownJudge` adds."""
 
     score: Literal[UNKNOWN_SCORES]  # type: ignore[valid-type]  # the names in one place
     threshold: float
@@ -92,9 +92,9 @@ class _Choice(Plain):
 
 
 class UnknownJudge:
-    """Tells which items belong to no class that a network knows, from the features that its head reads.
+    """Detector of examples that belong to no known class, based on the features of the head.
 
-    `reference`: (R, d) those features of known items, for scores that need them; None for others.
+    `every`: use every n-th feature; `reference`: (R, d) features of known examples, for scores that need them, otherwise None.
     """
 
     def __init__(self, choice: UnknownChoice, statistics: ClassStatistics, *, every: int = 1, reference: np.ndarray | None = None) -> None:
@@ -104,34 +104,34 @@ class UnknownJudge:
         self.reference = reference if choice.score in _OF_ITEMS else None
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """Return how little each item belongs to any known class, (N,), of features (N, d)."""
+        """Return the unknown score (N,) of features (N, d); higher means less likely to be of a known class."""
         looked_at = np.asarray(features)[:, :: self.every]
         names, reference = (self.choice.score,), self.reference
         return unknown_scores(looked_at, statistics=self.statistics, names=names, reference=reference)[self.choice.score]
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Return whether each item is unknown, (N,) bool, of features (N, d)."""
+        """Return whether each example is unknown, (N,) bool, from features (N, d)."""
         return np.asarray(self.scores(features) > self.choice.threshold)
 
     def check(self, width: int) -> None:
-        """Raise unless it looks at features of this width."""
+        """Raise unless the detector fits features of this width."""
         looked_at, known = len(range(0, width, self.every)), self.statistics.means.shape[1]
         if looked_at != known:
             raise DataError(f"It knows {known} features and looks at {looked_at} of {width}; both must be of one network.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the choice as plain data; the statistics are saved beside it."""
+        """Return the choice as plain data. The statistics are saved separately."""
         return {**self.choice.to_dict(), "every": self.every}
 
     def own_arrays(self) -> dict[str, np.ndarray] | None:
-        """Return what it needs as arrays; None where that is the statistics of all features, which a network keeps itself."""
+        """Return the arrays to save; None if only the statistics of all features are needed, which the network itself saves."""
         if self.reference is None:
             return self.statistics.to_arrays() if self.every > 1 else None
         return {**self.statistics.to_arrays(), "reference": self.reference}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], arrays: Mapping[str, npt.ArrayLike]) -> UnknownJudge:
-        """Return the judge that `to_dict` gave."""
+        """Return the detector from the data of `to_dict` and the saved arrays."""
         choice, statistics = UnknownChoice.from_dict(data), ClassStatistics.from_arrays(arrays)
         reference = np.asarray(arrays["reference"]) if "reference" in arrays else None
         if choice.score in _OF_ITEMS and reference is None:
@@ -151,27 +151,25 @@ def unknown_scores(
     names: Sequence[str] = UNKNOWN_SCORES,
     reference: npt.ArrayLike | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return how little each item belongs to any known class; higher is less.
+    """Return name -> score (N,) for each requested score. Higher means less likely to be of a known class.
 
-    - max_probability: minus the highest probability, the softmax of the logits, which are those of shrinkage LDA.
+    - max_probability: minus the highest softmax probability. The logits are those of shrinkage LDA.
     - max_logit: minus the highest logit.
-    - energy: minus the log of the sum of the exponentials of the logits.
-    - mahalanobis: the lowest squared distance to a class mean, in the covariance within classes.
-    - relative: that, less the squared distance to the mean of all in the covariance of all.
-    - nearest: the lowest squared distance to an item of `reference`, in the covariance within classes.
-    - combined: the sum of nearest and relative, which are in the same units.
-    - neighbour: one less the cosine with the fifth-nearest item of `reference`.
-    - vim: the length of the part of the features outside the directions in which known items vary most, less the log of the sum of the
-      exponentials of the logits.
+    - energy: minus the log-sum-exp of the logits.
+    - mahalanobis: lowest squared Mahalanobis distance to a class mean, with the within-class covariance.
+    - relative: mahalanobis minus the squared Mahalanobis distance to the overall mean with the total covariance.
+    - nearest: lowest squared distance to an example of `reference`, with the within-class covariance.
+    - combined: the sum of nearest and relative, which have the same unit.
+    - neighbour: 1 minus the cosine with the fifth-nearest example of `reference`.
+    - vim: scaled norm of the features outside the principal directions of the known examples, minus the log-sum-exp of the logits.
 
-    `features`: (N, d) finite numbers; `reference`: (R, d) known items; "nearest", "combined" and "neighbour" need them; result: For each
-    name, (N,).
+    `features`: (N, d) finite numbers; `reference`: (R, d) known examples, for "nearest", "combined" and "neighbour".
 
     Source: Hendrycks & Gimpel, ICLR 2017 (maximum probability); Vaze et al., ICLR 2022, section 4 (maximum logit); Liu et al., NeurIPS
     2020, equation 4 (energy); Lee et al., NeurIPS 2018, equation 2 (Mahalanobis); Ren et al., arXiv:2106.09022, equation 3 (relative);
     Sun et al., ICML 2022, section 3 (neighbours); Wang et al., CVPR 2022, section 4 (ViM). Deviations: "nearest" and "combined" are our
-    own; for ViM half of the directions are principal, around the mean of all, and the scale that the paper takes from items is taken
-    from the class means and the covariance.
+    own. For ViM, half of the directions are principal and the origin is the overall mean. Its scale is computed from the class means and
+    the covariance; the paper computes it from examples.
     """
     unknown = next((name for name in names if name not in UNKNOWN_SCORES), None)
     if unknown is not None:
@@ -199,7 +197,7 @@ def unknown_scores(
 
 
 def _whole(statistics: ClassStatistics) -> tuple[np.ndarray, ClassStatistics]:
-    """Return the mean (d,) of all items, and their statistics as if they were of one class."""
+    """Return the mean (d,) of all examples, and their statistics as a single class."""
     counts = statistics.counts
     middle = counts @ statistics.means / counts.sum()
     scaled = (statistics.means - middle) * np.sqrt(counts)[:, None]
@@ -207,7 +205,7 @@ def _whole(statistics: ClassStatistics) -> tuple[np.ndarray, ClassStatistics]:
 
 
 def _distances(x: np.ndarray, statistics: ClassStatistics, *, reference: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Return the scores (N,) that are squared distances of features whitened by the covariance within classes, or by that of all."""
+    """Return the scores (N,) that are based on distances of features whitened by the within-class or the total covariance."""
     middle, whole = _whole(statistics)
     within, total = (np.linalg.cholesky(shrunk_covariance(part)) for part in (statistics, whole))
     inside = _whitened(x, middle, by=within)
@@ -234,7 +232,7 @@ def _least(x: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _residual(x: np.ndarray, statistics: ClassStatistics, *, rows: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return the virtual logit of ViM (N,): lengths outside the principal directions, on the scale of the largest logits."""
+    """Return the virtual logit (N,) of ViM: the norm outside the principal directions, scaled to the size of the largest logits."""
     middle, whole = _whole(statistics)
     spread, directions = np.linalg.eigh(whole.covariance)  # in ascending order
     outside = max(x.shape[1] // 2, 1)
@@ -252,13 +250,14 @@ def choose_unknown(
     false_alarm: float = 0.05,
     seed: int = 0,
 ) -> UnknownChoice:
-    """Hide a fifth of the classes in turn, see which score tells their items from known ones, and set its threshold.
+    """Select the score that best detects hidden classes, and set its threshold. A fifth of the classes is hidden in turn.
 
-    In each of five repeats the probe is fitted on four fifths of the items of the classes that are left; the fifth, and the items of the
-    hidden classes, are scored. The threshold is taken with all classes known, from items that were not fitted on: at most the share
-    `false_alarm` of known items lies above it. A group is not both fitted on and scored as known.
+    In each of five repeats, the statistics are fitted on four fifths of the examples of the remaining classes. The last fifth and the
+    examples of the hidden classes are scored. The threshold is set by cross-validation with all classes known: at most a share of
+    `false_alarm` of the held-out known examples lies above it. A group is never both fitted and scored as known.
 
-    The first of the scores stays unless another is better by more than the standard error of the difference: few hidden classes say little.
+    The first score is replaced only if another is better by more than the standard error of the difference, because the estimates from few
+    hidden classes are noisy.
 
     Source: Scheirer et al., IEEE TPAMI 35, 2013, section 5 (classes hidden for open-set tests);
     Breiman et al., Classification and Regression Trees, 1984, section 3.4.3 (the rule of one standard error).
@@ -297,11 +296,11 @@ def choose_unknown(
 def _hidden(
     x: np.ndarray, rows: np.ndarray, *, hidden: np.ndarray, unseen: np.ndarray, names: Sequence[str]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return for each score those of known items that were not fitted on, and those of the items of the hidden classes."""
+    """Return score name -> (scores of held-out known examples, scores of examples of the hidden classes)."""
     away = hidden[rows]
     fitted, known = ~away & ~unseen, ~away & unseen
     seen, here = np.unique(rows[fitted], return_inverse=True)
-    known &= np.isin(rows, seen)  # a class of which no item was fitted on is not known
+    known &= np.isin(rows, seen)  # a class without fitted examples is not known
     if not known.any():
         raise DataError(
             f"None of the {int((~away & unseen).sum())} examples kept aside is of a class with other examples to fit on; "
@@ -319,7 +318,7 @@ def _auroc(known: np.ndarray, unknown: np.ndarray) -> float:
 
 
 def _quantile(known: np.ndarray, false_alarm: float) -> float:
-    """Return the lowest of the scores that at most this share of the items exceeds."""
+    """Return the lowest score that at most this share of the examples exceeds."""
     return float(np.quantile(known, 1 - false_alarm, method="higher"))
 
 
