@@ -1,4 +1,4 @@
-"""Conditions: codes for new ones, with all else left as it is, and inputs learned by gradient."""
+"""Conditions: codes of new conditions, fitted with all other weights unchanged, and inputs learned by gradient descent."""
 
 from .adapting import Asked, adapt_condition, fold, saved_to
 from .fitting import Fitting

@@ -1,4 +1,4 @@
-"""A network that knows further conditions, or is folded to one: only codes are fitted, and the account proves that the rest stayed."""
+"""Adding conditions to a network, and folding it to one condition. Only codes are fitted; the account proves that the rest is unchanged."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["Asked", "adapt_condition", "fold", "saved_to"]
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be known, and from what.
+    """Arguments of the fit of new conditions.
 
     Attributes:
-        names: one condition or several; None: all of the data's.
-        input: the name of the network's input that is the code, where it has not learned codes.
-        again: refit conditions that are known already, instead of refusing them.
-        device: where the network runs; None: the fastest there is.
+        names: one condition or several; None: all conditions of the data.
+        input: name of the network's input that takes the code, for a network without learned codes.
+        again: refit conditions that are already known, instead of refusing them.
+        device: device of the network; None: the fastest one available.
     """
 
     names: str | Sequence[str] | None = None
@@ -45,21 +45,21 @@ class Asked:
 
 
 def adapt_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitting) -> Network:
-    """Return a copy of a network that also knows some conditions.
+    """Return a copy of a network with codes for new conditions.
 
     Args:
-        net: with codes, or with an input that can be one; it is not changed.
-        data: items of the conditions, with labels unless that is unsupervised.
-        asked: which conditions.
-        fitting: how their codes are fitted.
+        net: network with codes, or with an input that can take a code; it is not changed.
+        data: examples of the conditions, with labels unless the fit is unsupervised.
+        asked: the conditions.
+        fitting: settings of the fit.
 
     Returns:
-        The network; `codes` has theirs, and its account says what was fitted, and that nothing else has changed.
+        The network with the new codes. Its account records what was fitted, and that nothing else has changed.
 
     Raises:
         NetworkError: if the network takes no codes.
-        DataError: if the items do not go with it, or a condition has none.
-        SettingError: if a condition is known already.
+        DataError: if the examples do not fit the network, or a condition has none.
+        SettingError: if a condition is already known.
     """
     net = _coded(net, asked.input)
     coding = _coding(net)
@@ -85,7 +85,10 @@ def adapt_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitti
 
 
 def saved_to(known: Network, folder: str | Path, *, conditions: Sequence[str]) -> list[Path]:
-    """Write the codes of some conditions into the folder of the network, or, where there is none yet, save the whole network there."""
+    """Write the codes of some conditions to the folder of the network, or save the whole network if the folder has none.
+
+    Return the written paths. Raises `NetworkError` if the folder holds another network.
+    """
     where = Path(folder)
     if not (where / FACTS_FILE).is_file():
         return [known.save(where)]
@@ -110,7 +113,7 @@ def _coding(net: Network) -> Coding:
 
 
 def _coded(net: Network, name: str | None) -> Network:
-    """Return the network with codes: where `name` is given, that input of it is the code."""
+    """Return the network with codes. `name`: input that takes the code; None: the network has codes already."""
     if name is None or (net.coding is not None and net.coding.into == f"{INPUT}{name}"):
         return net
     inputs = net.sample if isinstance(net.sample, dict) else {}
@@ -127,7 +130,7 @@ def _coded(net: Network, name: str | None) -> Network:
 
 
 def _prior(coding: Coding, table: np.ndarray, *, fitting: Fitting) -> CodePrior | None:
-    """Return the prior that the learned codes make, with the mean code as its mean; None where there are none, or none is wanted."""
+    """Return the prior from the learned codes, around the mean code; None if turned off, or if "auto" with fewer than two codes."""
     learned = [coding.row(name) for name in coding.learned]
     if fitting.prior is None or (fitting.prior == "auto" and len(learned) < 2):
         return None
@@ -137,7 +140,7 @@ def _prior(coding: Coding, table: np.ndarray, *, fitting: Fitting) -> CodePrior 
 def _started(
     held: CodedItems, data: Dataset, *, fitting: Fitting, table: np.ndarray, members: Sequence[np.ndarray]
 ) -> tuple[CodeLosses, np.ndarray]:
-    """Return what is minimised, and where each condition's code starts, (V, M)."""
+    """Return the losses to minimise, and the initial code of each condition, (V, M)."""
     count = len(members)
     start = np.tile(np.zeros_like(table[0]) if fitting.start == "zero" else table[0], (count, 1)).astype(np.float64)
     mean = np.tile(table[0], (count, 1)).astype(np.float64)
@@ -150,7 +153,7 @@ def _started(
 
 
 def _with_codes(net: Network, codes: Mapping[str, np.ndarray], *, table: np.ndarray) -> Network:
-    """Return the network with these codes in the rows of their conditions, further rows for those that are new."""
+    """Return the network with the given codes (condition -> code) in its table; new conditions get new rows."""
     coding = _coding(net)
     names = [*coding.conditions, *(name for name in codes if name not in coding.conditions)]
     changed = np.concatenate([table, np.zeros((1 + len(names) - len(table), coding.size), table.dtype)])
@@ -160,17 +163,17 @@ def _with_codes(net: Network, codes: Mapping[str, np.ndarray], *, table: np.ndar
 
 
 def fold(net: Network, condition: str) -> Network:
-    """Return a network for one condition, without codes: its code is folded into the biases.
+    """Return a network for one condition, with its code folded into the biases.
 
     Args:
-        net: with codes; it is not changed.
-        condition: that it knows, or "mean" for the mean code.
+        net: network with codes; it is not changed.
+        condition: a known condition, or "mean" for the mean code.
 
     Returns:
-        A plain network, which takes items without conditions, can be exported, and costs what the network cost before it had codes.
+        A plain network without codes. It takes examples without conditions, can be exported, and is as fast as before it had codes.
 
     Raises:
-        NetworkError: if the network takes no codes, or does not know the condition; the known ones are listed.
+        NetworkError: if the network takes no codes, or does not know the condition; the message lists the known ones.
 
     Example:
         >>> import numpy as np, torch, regraft

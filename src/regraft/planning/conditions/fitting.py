@@ -1,6 +1,6 @@
-"""Fit codes: those of several conditions at once, each with a prior whose weight its own items choose.
+"""Fit of the codes of several conditions at once. Each has a prior whose weight is chosen on its own examples.
 
-Shape letters: V conditions, n items of one, K known codes, M numbers in a code.
+Shape letters: V conditions, n examples of one condition, K known codes, M numbers per code.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ __all__ = ["STARTS", "Fitted", "Fitting", "fit_codes", "rows_needed"]
 STARTS = ("mean", "zero", "nearest")
 UNSUPERVISED = ("pseudo", "entropy")
 FOLDS = 5
-"""Most parts that are left out in turn."""
+"""Maximum number of cross-validation folds."""
 FEWEST = 5
-"""Items from which the weight of the prior is chosen by leaving some out."""
+"""Minimum number of examples for choosing the prior's weight by cross-validation."""
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """How codes are fitted.
+    """Settings of the fit of codes.
 
     Attributes:
-        start: "mean", "zero", or "nearest": the known code under which the items have the least loss.
+        start: initial code: "mean", "zero", or "nearest" (the known code with the lowest loss on the examples).
         fit: "lbfgs", "adam" or "normalised".
-        steps: at most so many; None: as suits the fit.
-        step: the size of one; None: as suits the fit.
-        prior: "auto": 1 for one or two items, else 0.3, unless leaving items out in turn speaks for another weight (from five items
-            on); a weight >= 0; None: no prior.
-        unsupervised: None, "pseudo" (labels that the network gives with the code of the start) or "entropy".
-        seed: decides which items are left out together.
+        steps: maximum number of steps; None: the default of the method.
+        step: step size; None: the default of the method.
+        prior: weight of the prior, >= 0; None: no prior. "auto": 1 for one or two examples, else 0.3; from five examples on, chosen by
+            cross-validation.
+        unsupervised: None, "pseudo" (labels predicted with the initial code) or "entropy".
+        seed: seed of the cross-validation folds.
     """
 
     start: str = "mean"
@@ -62,14 +62,14 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Codes that were fitted.
+    """Fitted codes.
 
     Attributes:
         codes: (V, M).
-        weights: (V,) of the prior; 0 without one, infinite where the start was kept.
-        before: (V,) mean loss of an item at the start.
-        after: (V,) at the codes.
-        evaluations: how often a row of codes was evaluated.
+        weights: (V,) weights of the prior; 0 without a prior, infinite if the prior's mean was kept.
+        before: (V,) mean loss per example at the start.
+        after: (V,) mean loss per example at the codes.
+        evaluations: number of evaluations of a row of codes.
     """
 
     codes: np.ndarray
@@ -80,16 +80,13 @@ class Fitted:
 
 
 def rows_needed(counts: Sequence[int], *, choosing: bool) -> int:
-    """Return how many rows of codes are fitted at once, for conditions of `counts` items; `choosing` by leaving items out."""
+    """Return the number of codes that are fitted at once. `counts`: examples per condition; `choosing`: whether to cross-validate."""
     tried = sum(_folds(count) for count in counts) * sum(math.isfinite(weight) for weight in WEIGHTS) if choosing else 0
     return max(len(counts), tried, 1)
 
 
 def fit_codes(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, start: np.ndarray) -> Fitted:
-    """Fit one code for each of the rows of `losses`; none depends on which others are fitted with it.
-
-    `prior`: over codes, or None; `start`: (V, M).
-    """
+    """Fit one code for each row of `losses`, independently of the other rows. `prior`: over codes, or None; `start`: (V, M)."""
     members = losses.members
     before = np.array([part.mean() for part in losses.each(start, members)])
     weights, spent = _weights(losses, fitting, prior=prior, start=start)
@@ -109,7 +106,7 @@ def _folds(count: int) -> int:
 
 
 def _weights(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, start: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return the prior's weight for each condition, and how often a row was evaluated to choose it."""
+    """Return the prior's weight for each condition, (V,), and the number of evaluations to choose it."""
     count = len(losses.members)
     if prior is None or fitting.prior is None:
         return np.zeros(count), 0
@@ -126,9 +123,9 @@ def _weights(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, s
 def _left_out(
     losses: CodeLosses, fitting: Fitting, *, prior: CodePrior, start: np.ndarray, rows: Sequence[int]
 ) -> tuple[list[np.ndarray], int]:
-    """Return the loss of each item under the codes fitted without it, (W, n) for each of the rows.
+    """Return the loss of each example with a code fitted without it, (W, n) for each row, and the number of evaluations.
 
-    Every weight and every part that is left out is a row of codes of its own; all of them are fitted together.
+    The last of the W weights is infinite (the prior's mean). Each other weight and fold has its own code; all are fitted together.
     """
     members, tried = losses.members, [weight for weight in WEIGHTS if math.isfinite(weight)]
     folds = {row: _folded(members[row], fitting.seed) for row in rows}
@@ -152,13 +149,16 @@ def _left_out(
 
 
 def _folded(members: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Return the items in parts that are left out in turn: each alone, where they are few."""
+    """Return the examples in cross-validation folds."""
     order = np.random.default_rng(seed).permutation(len(members))
     return [np.sort(members[part]) for part in np.array_split(order, _folds(len(members)))]
 
 
 def _minimised(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, weights: np.ndarray, start: np.ndarray) -> Minimised:
-    """Minimise loss plus weighted penalty, an item's share of both; L-BFGS works on whitened codes, in which the prior is round."""
+    """Minimise the loss plus the weighted penalty of the prior, both per example.
+
+    L-BFGS works on whitened codes, in which the prior is isotropic.
+    """
     how, steps, step = fitting.fit, fitting.steps, fitting.step
     counts = np.array([len(part) for part in losses.members], np.float64)
 

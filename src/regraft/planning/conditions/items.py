@@ -1,6 +1,6 @@
-"""Items of a coded network with what lies below the first use of the code computed once.
+"""Examples of a network with codes. The part below the first use of the code is computed once.
 
-Shape letters: P pairs of an item and a row of the table of codes, V rows, M numbers in a code.
+Shape letters: P pairs of example and row of the code table, V rows, M numbers per code.
 """
 
 from __future__ import annotations
@@ -19,25 +19,24 @@ from ...networks.samples import placed
 __all__ = ["CodedItems", "batch_rows"]
 
 NUMBERS_AT_ONCE = 2**22
-"""Numbers of one batch of pairs, as they enter the part that is run again for every code."""
+"""Maximum number of values in a batch of pairs, at the input of the part that runs for every code."""
 READ_AT_ONCE = 64
 
 
 def batch_rows(tensors: list[Tensor]) -> int:
-    """Return how many items of the sizes of these tensors (n, …) go through a network at once: 16 to 8192."""
+    """Return the batch size, 16 to 8192, for examples with the shapes of these tensors (n, …)."""
     numbers = sum(int(np.prod(tensor.shape[1:])) for tensor in tensors)
     return int(min(max(NUMBERS_AT_ONCE // max(1, numbers), 16), 8192))
 
 
 class CodedItems:
-    """All items of a data set, held as they reach the first use of the code; scored under any rows of the table of codes.
+    """Examples of a data set, stored at the first use of the code, for any row of the code table.
 
     Attributes:
-        network: of which nothing but the table of codes may change.
-        table: its table of codes, (1 + V, M).
-        counter: items that went through the part below the first use of the code.
-        cached: whether there is such a part, computed once. It is made of a network with V rows beside that of the mean code, the
-            prepared items, and the device to work on.
+        network: network with V rows besides that of the mean code; nothing but the code table may change.
+        table: its code table, (1 + V, M).
+        counter: number of examples that went through the part below the first use of the code.
+        cached: whether there is such a part, computed once.
     """
 
     def __init__(self, network: Network, items: Prepared, *, device: torch.device) -> None:
@@ -56,9 +55,9 @@ class CodedItems:
         self._size = batch_rows(self._tensors)
 
     def scores(self, rows: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[slice, Scores]]:
-        """Score pairs, some at a time, with the gradient of the table of codes where gradients are on.
+        """Yield batches of pairs as a slice of the P pairs and their logits by task, with gradients of the code table if enabled.
 
-        `rows`: (P,) of the table; `chosen`: (P,) items; yields: Which of the pairs, and their raw scores by task.
+        `rows`: (P,) rows of the table; `chosen`: (P,) example indices.
         """
         for start in range(0, len(rows), self._size):
             part = slice(start, start + self._size)
@@ -73,12 +72,12 @@ class CodedItems:
         return self.network.scores(dict(zip(self._names, tensors, strict=True)))
 
     def put_(self, values: np.ndarray, rows: np.ndarray) -> None:
-        """Put codes `values` (A, M) into rows (A,) of the table."""
+        """Write the codes `values` (A, M) into the rows (A,) of the table."""
         with torch.no_grad():
             self.table[torch.from_numpy(np.asarray(rows, np.int64)).to(self._device)] = torch.from_numpy(values).to(self.table)
 
     def _held(self, items: Prepared) -> list[Tensor]:
-        """Return what has to be kept of all items: the tensors behind the cut, or the inputs."""
+        """Return the stored tensors of all examples: the live outputs of the cut, or the inputs without a cut."""
         found: list[list[Tensor]] = []
         for indices, batch in items.batches(READ_AT_ONCE):
             inputs = placed(batch, self._device, order=self.network.training_order(self._device))
@@ -97,9 +96,9 @@ def _named(inputs: Inputs) -> dict[str, Tensor]:
 
 
 def _usable_cut(network: Network, frozen: frozenset[str], *, sample: Inputs) -> tuple[Cut | None, int]:
-    """Return the cut below the first use of the code and which of its tensors are the conditions; None where there is no such cut.
+    """Return the cut below the first use of the code, and the index of its condition tensor; (None, 0) if there is no such cut.
 
-    The tensor is told by what it does: it alone changes with the condition.
+    The condition tensor is the only one that changes with the condition.
     """
     layers = cacheable_layers(network, frozen - set(network.head_layers))
     cut = find_cut(network, layers, sample=sample) if layers else None

@@ -1,6 +1,6 @@
-"""What a code is fitted to: the loss of each pair of an item and a row of codes, and its gradient by the codes.
+"""Losses for fitting codes: the loss of each pair of example and code, and its gradient with respect to the codes.
 
-Shape letters: n items, P pairs, V rows of codes, A of them at work, M numbers in a code, C classes.
+Shape letters: n examples, P pairs, V rows of codes, A of them active, M numbers per code, C classes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["Aim", "CodeLosses", "entropies", "item_losses"]
 
 
 def item_losses(kind: str, scores: Tensor, *, targets: Tensor) -> Tensor:
-    """Return the loss of each item, (B,), in nats: its negative log-likelihood; for regression, the squared error.
+    """Return the loss of each example, (B,): its negative log-likelihood in nats; for regression, the squared error.
 
-    `scores`: (B, C) raw; `targets`: (B,) int64, or (B, C) numbers.
+    `scores`: (B, C) logits; `targets`: (B,) int64, or (B, C) numbers.
     """
     if kind == "classification":
         return functional.cross_entropy(scores, targets.long(), reduction="none")
@@ -34,7 +34,7 @@ def item_losses(kind: str, scores: Tensor, *, targets: Tensor) -> Tensor:
 
 
 def entropies(kind: str, scores: Tensor) -> Tensor:
-    """Return how unsure raw scores (B, C) are of each item, (B,), in nats: the entropy of the `kind`'s probabilities."""
+    """Return the entropy in nats of the predicted probabilities of each example, (B,), from logits (B, C)."""
     if kind == "classification":
         log = scores.log_softmax(1)
         return -(log.exp() * log).sum(1)
@@ -43,12 +43,12 @@ def entropies(kind: str, scores: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Aim:
-    """What one head is to say of the items.
+    """Aim of one head: targets to fit, or entropy minimisation.
 
     Attributes:
         kind: "classification", "multi-label" or "regression".
-        targets: (n,) or (n, C), those that are not known in any form; None: the entropy is what counts.
-        weights: (n,) of each item's loss; 0 where its target is not known.
+        targets: (n,) or (n, C), with arbitrary values for unknown targets; None: minimise the entropy.
+        weights: (n,) weight of each example's loss; 0 for unknown targets.
     """
 
     task: str
@@ -57,7 +57,7 @@ class Aim:
     weights: Tensor = field(repr=False)
 
     def losses(self, scores: Scores, chosen: Tensor) -> Tensor:
-        """Return the weighted loss (B,) of some items from their scores, by task; `chosen` (B,) are the items."""
+        """Return the weighted losses (B,) of the examples `chosen` (B,) from their logits by task."""
         weights = self.weights[chosen]
         if self.targets is None:
             return entropies(self.kind, scores[self.task]) * weights
@@ -66,11 +66,11 @@ class Aim:
 
 
 class CodeLosses:
-    """Sums of losses over the items of each row of codes.
+    """Sums of losses over the examples of each row of codes.
 
     Attributes:
-        aims: what the heads are to say of them.
-        members: V arrays, the items of each row.
+        aims: aims of the heads for the examples.
+        members: V arrays, the examples of each row.
     """
 
     def __init__(self, items: CodedItems, aims: Sequence[Aim], *, members: Sequence[np.ndarray]) -> None:
@@ -85,7 +85,7 @@ class CodeLosses:
         return totals, gradient[1 + rows]
 
     def each(self, values: np.ndarray, members: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return the loss of each of the items `members` of every row, V arrays, at the codes `values` (V, M)."""
+        """Return the loss of each example in `members`, as V arrays like these, at the codes `values` (V, M)."""
         rows = np.arange(len(values))
         self.items.put_(values, 1 + rows)
         with torch.no_grad():
@@ -94,7 +94,7 @@ class CodeLosses:
         return np.split(np.concatenate(found) if found else np.zeros(0), ends)
 
     def _parts(self, rows: np.ndarray, members: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """Yield batches of losses, and which of the rows they belong to."""
+        """Yield batches of losses with the position of each in `rows`."""
         counts = [len(members[row]) for row in rows]
         chosen = np.concatenate([members[row] for row in rows]) if len(rows) else np.zeros(0, np.int64)
         places = np.repeat(np.arange(len(rows)), counts)

@@ -1,4 +1,4 @@
-"""Which items belong to which condition, and what the network's heads are to say of them."""
+"""Assignment of examples to conditions, and the targets of the network's heads for them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ __all__ = ["aims_of", "condition_groups", "scaled", "target_aims", "with_heads_o
 
 
 def condition_groups(data: Dataset, names: str | Sequence[str] | None, *, known: Collection[str]) -> dict[str, np.ndarray]:
-    """Return the items of each condition that is asked for.
+    """Return condition -> example indices (n,), in the order of `names`, or of the data.
 
-    `names`: one condition, several, or None for all of the data's; result: Name -> (n,) indices, in the order asked for, or else of the
-    data.
+    `names`: one condition or several; None: all conditions of the data. `known`: conditions that must not be given again.
     """
     given = None if data.conditions is None else np.array([str(name) for name in data.conditions])
     if names is None and given is None:
@@ -65,7 +64,7 @@ def _check_names(wanted: Sequence[str], known: Collection[str]) -> None:
 
 
 def with_heads_of(net: Network, data: Dataset, *, supervised: bool) -> Dataset:
-    """Return the items with targets in the order of the network's classes, each task called as the head that it goes to."""
+    """Return the data with each task named as its head, and targets in the order of the head's classes; unchanged if unsupervised."""
     if not supervised:
         return data
     first, further = data.of_task(data.name), {}
@@ -83,7 +82,7 @@ def with_heads_of(net: Network, data: Dataset, *, supervised: bool) -> Dataset:
 
 
 def _ordered(targets: Targets, head: Head) -> Targets:
-    """Return targets in the order of the classes of their head."""
+    """Return targets in the order of the head's classes."""
     if targets.task != head.kind:
         raise DataError(
             f"The head {head.task!r} is of the kind {head.kind!r}; the data have targets of the kind {targets.task!r}. Give labels, or fit "
@@ -99,10 +98,10 @@ def _ordered(targets: Targets, head: Head) -> Targets:
 
 
 def aims_of(held: CodedItems, data: Dataset, *, how: str | None, codes: np.ndarray, members: Sequence[np.ndarray]) -> tuple[Aim, ...]:
-    """Return what the heads are to say of the items.
+    """Return the aims of the heads for the examples.
 
-    `how`: None: what their targets say; "pseudo": what the first head says of them now; "entropy": anything, as long as it is sure;
-    `codes`: (V, M) of the conditions now.
+    `how`: None: the given targets; "pseudo": predictions of the first head with the codes `codes` (V, M); "entropy": entropy
+    minimisation.
     """
     if how is None:
         aims = target_aims(data)
@@ -122,7 +121,7 @@ def aims_of(held: CodedItems, data: Dataset, *, how: str | None, codes: np.ndarr
 
 
 def target_aims(data: Dataset) -> tuple[Aim, ...]:
-    """Return what the heads are to say of the items of `data`, whose tasks are called as the heads: what the targets say."""
+    """Return the aims from the targets of `data`, whose tasks are named as the heads."""
     return tuple(_aim(data.targets_of(name), name) for name in data.tasks)
 
 
@@ -133,7 +132,7 @@ def _aim(targets: Targets, task: str) -> Aim:
 
 
 def _scores(held: CodedItems, task: str, *, codes: np.ndarray, members: Sequence[np.ndarray]) -> torch.Tensor:
-    """Return the raw scores (n, C) of all items, each under the code of its condition."""
+    """Return the logits (n, C) of all examples, each with the code of its condition."""
     rows = np.arange(len(members))
     held.put_(codes, 1 + rows)
     order = np.concatenate(members)
@@ -143,11 +142,11 @@ def _scores(held: CodedItems, task: str, *, codes: np.ndarray, members: Sequence
 
 
 def scaled(held: CodedItems, aims: Sequence[Aim], *, codes: np.ndarray, members: Sequence[np.ndarray]) -> tuple[Aim, ...]:
-    """Return the aims on the device of the items, squared errors in units of twice their mean under these codes, by condition.
+    """Return the aims on the device of the examples, with squared errors divided by twice their mean, per condition.
 
-    That makes them negative log-likelihoods, up to a constant, as the others are: the prior is weighed against nothing else.
+    This makes them negative log-likelihoods up to a constant, like the other losses, so that the prior has the same scale for all.
 
-    `codes`: (V, M), mean codes.
+    `codes`: (V, M) codes at which the mean is taken.
     """
     found = []
     for aim in aims:

@@ -1,4 +1,4 @@
-"""The account of new codes: what was fitted, and the proof that nothing else has changed."""
+"""Account of new codes: what was fitted, and the proof that nothing else has changed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ __all__ = ["proved", "told"]
 
 
 def proved(known: Network, table: np.ndarray, *, digest: str, changed: Collection[str]) -> Account:
-    """Compare a network that knows further conditions with the one that it was made from.
+    """Return the account that the network with new codes is bit-identical to the original one, except for these codes.
 
-    `table`: (1 + K, M) codes before; result: How much was compared, and that it is equal to the bit.
+    `table`: (1 + K, M) original codes; `digest`: of the original network; `changed`: fitted conditions. Raises `NetworkError` if anything
+    else differs.
     """
     after, parameters = code_digest(known), {name for held in known.layer_parameters().values() for name in held}
     own = known.code_table()
@@ -45,10 +46,7 @@ def proved(known: Network, table: np.ndarray, *, digest: str, changed: Collectio
 
 
 def told(fitted: Fitted, counts: Mapping[str, int], *, fitting: Fitting, proof: Account) -> Account:
-    """Return the account of codes that were fitted.
-
-    `counts`: condition -> items, in the order of the codes.
-    """
+    """Return the account of the fitted codes. `counts`: condition -> number of examples, in the order of the codes."""
     lines = [
         f"the code of {name!r} was fitted to {count} examples{_how(fitting)}: loss {fitted.before[row]:.4g} -> {fitted.after[row]:.4g}; "
         f"{_prior_words(float(fitted.weights[row]), fitting)}{_idle_words(fitted, row)}"
@@ -78,7 +76,7 @@ def _rule(fitting: Fitting) -> str:
 
 
 def _idle_words(fitted: Fitted, row: int) -> str:
-    """Return what is to be said where the loss is what it was to the bit, although a code was looked for."""
+    """Return a remark if the loss is bit-identical before and after a fit, else ""."""
     idle = fitted.before[row] == fitted.after[row] and math.isfinite(fitted.weights[row])
     return "; no better code was found" if idle else ""
 

@@ -1,6 +1,6 @@
-"""Learn an input of a frozen network by gradient: all of it, or one named input beside given items.
+"""Learning an input of a frozen network by gradient descent: the whole input, or one named input beside given examples.
 
-Shape letters: V inputs that are learned, M numbers in each, N items.
+Shape letters: V learned inputs, M numbers per input, N examples.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ __all__ = ["TunedInput", "tune_input"]
 
 @dataclass(frozen=True)
 class TunedInput:
-    """Inputs that were learned.
+    """Learned inputs.
 
     Attributes:
-        values: (V, ...) float32, each as the network takes it.
-        names: V class names or conditions that they are for; "" where one input is for all items.
-        losses: (V,) mean loss of an item at the values.
-        path: (S + 1, V) the same before the first step and after each.
+        values: (V, ...) float32, each in the network's input shape.
+        names: class names or conditions of the V inputs; "" if one input serves all examples.
+        losses: (V,) mean loss per example at the values.
+        path: (S + 1, V) mean loss before the first step and after each step.
     """
 
     values: np.ndarray = field(repr=False)
@@ -43,7 +43,7 @@ class TunedInput:
     path: np.ndarray = field(repr=False)
 
 
-# over the limit: what is learned, from where, how
+# over the limit: settings of the input, the start and the fit
 def tune_input(
     net: Network,
     data: Dataset | Sequence[str],
@@ -54,24 +54,24 @@ def tune_input(
     steps: int | None = None,
     step: float | None = None,
 ) -> TunedInput:
-    """Learn an input of a network; the network is not changed.
+    """Learn an input of a network by gradient descent; the network is not changed.
 
     Args:
         net: the network.
-        data: class names, each to be given an input of its own; with a named input the items that stand beside it.
-        name: of the input; None: all that the network takes.
-        start: an array in the shape of the input, or of all V; None: zeros.
+        data: class names, one input is learned for each; with a named input, the examples for the network's other inputs.
+        name: name of the learned input; None: the only input of the network.
+        start: array in the shape of the input, or of all V inputs; None: zeros.
         fit: "normalised", "adam" or "lbfgs".
-        steps: at most so many; None: as suits the fit.
-        step: the size of one; None: as suits the fit.
+        steps: maximum number of steps; None: the default of the method.
+        step: step size; None: the default of the method.
 
     Returns:
-        The inputs.
+        The learned inputs.
 
     Raises:
-        SettingError: if the network has no such input, or the start has another shape, or the loss has no slope there.
-        NetworkError: if the input is not made of real numbers.
-        DataError: if classes or items do not go with the network.
+        SettingError: if the network has no such input, the start has a wrong shape, or the gradient is zero at the start.
+        NetworkError: if the input is not floating-point.
+        DataError: if classes or examples do not fit the network.
     """
     twin = net.copy()
     twin.freeze_([layer.name for layer in twin.layers])
@@ -95,15 +95,15 @@ def tune_input(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is minimised.
+    """Minimisation problem of learned inputs.
 
     Attributes:
-        sample: two of the inputs that are learned.
-        names: what each of the V is for.
-        inputs: the N items that stand beside them; empty where there is nothing else.
-        key: the name of the input; "" for all.
-        aims: what the heads are to say of the items.
-        rows: (N,) which of the V each item has.
+        sample: sample of the learned input, for shape and dtype.
+        names: class names or conditions of the V learned inputs.
+        inputs: the network's other inputs for the N examples; empty if there are none.
+        key: name of the learned input; "" for the only input.
+        aims: aims of the heads for the examples.
+        rows: (N,) index of the learned input of each example.
     """
 
     sample: Tensor
@@ -114,7 +114,7 @@ class _Wanted:
     rows: np.ndarray
 
     def evaluate(self, net: Network) -> Evaluate:
-        """Return the mean loss of each input's items, and its gradient."""
+        """Return the function that computes the mean loss of each learned input's examples, and its gradient."""
         counts = np.bincount(self.rows, minlength=len(self.names))
         size = batch_rows([self.sample, *self.inputs.values()])
 
@@ -130,7 +130,7 @@ class _Wanted:
 
         return evaluated
 
-    # over the limit: a part of the items, and where their inputs stand
+    # over the limit: a batch of examples, and the rows of their learned inputs
     def _losses(self, net: Network, table: Tensor, chosen: np.ndarray, places: np.ndarray) -> tuple[Tensor, np.ndarray]:
         index, rows = torch.from_numpy(chosen), places[self.rows[chosen]]
         learned = table[torch.from_numpy(rows)]
@@ -140,7 +140,7 @@ class _Wanted:
 
 
 def _whole(net: Network, data: Dataset | Sequence[str]) -> _Wanted:
-    """Return what is minimised where every class that is asked for gets an input of its own."""
+    """Return the problem of learning one whole input for each of the given classes."""
     if isinstance(net.sample, dict):
         raise SettingError(f"input=None: the network takes several inputs; choose one with input={next(iter(net.sample))!r} or another.")
     if isinstance(data, Dataset):
@@ -160,7 +160,7 @@ def _whole(net: Network, data: Dataset | Sequence[str]) -> _Wanted:
 
 
 def _beside(net: Network, data: Any, *, name: str) -> _Wanted:
-    """Return what is minimised where one named input is learned for given items: one for all, or one for each condition."""
+    """Return the problem of learning one named input for given examples: one for all, or one per condition."""
     named = net.sample if isinstance(net.sample, dict) else {}
     if name not in named:
         raise SettingError(f"input={name!r}: the network has no input of that name{near_names(name, named) or '; it takes one tensor.'}")

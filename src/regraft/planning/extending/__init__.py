@@ -1,4 +1,4 @@
-"""Extend a network with the classes that data show, and judge it on examples that chose nothing."""
+"""Extension of a network by the new classes of a data set, evaluated on a holdout set."""
 
 from .extension import Asked, Extension, extended, figures_line
 

@@ -1,4 +1,4 @@
-"""A network extended with the classes that data show, its scores on examples that chose nothing, and its report."""
+"""Extension of a network by the new classes of a data set, with its scores on a holdout set and its report."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ __all__ = ["Asked", "Extension", "extended", "figures_line"]
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked for. Making one raises `SettingError` where settings do not go together.
+    """Arguments of an extension. Raises `SettingError` for conflicting arguments.
 
     Attributes:
-        start: how the new class weights start; None: as suits the data.
-        old_data: further examples of old classes; None: none.
-        statistics: class statistics of the old classes; None: none are used.
-        holdout: share of the examples that only judges.
+        start: initialisation of the new class weights; None: chosen by the data.
+        old_data: additional examples of old classes, or None.
+        statistics: class statistics of the old classes, or None.
+        holdout: share of the holdout set.
     """
 
     start: str | None = None
@@ -61,22 +61,22 @@ class Asked:
 
     @property
     def fits_old(self) -> bool:
-        """Whether the new class weights are fitted to examples of old classes too, where there are any."""
+        """Whether the new class weights are also fitted to examples of old classes, if there are any."""
         return self.start is None and self.statistics is None
 
 
 @dataclass(frozen=True)
 class Extension:
-    """An extended network and what is known of it.
+    """Extended network with its scores and notes.
 
     Attributes:
         network: the extended network.
         classes: the new classes.
-        scores: {"holdout": figures, "test": figures where a test set was given}: of all classes, with "old_accuracy", "new_accuracy",
-            their "harmonic_mean", and "old_accuracy_before", as far as there are examples.
-        notes: sentences on what was read, on what is not judged, and on how the figures are to be read.
+        scores: figures of the "holdout" set and of the "test" set, if given: over all classes, and "old_accuracy", "new_accuracy",
+            their "harmonic_mean" and "old_accuracy_before", if there are examples for them.
+        notes: warnings, and notes on the data and on what is not evaluated.
         cost: {"total": seconds}.
-        facts: what the report shows besides, as plain data.
+        facts: additional content of the report, as plain data.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -96,12 +96,12 @@ class Extension:
 
     @property
     def account(self) -> Account:
-        """Which classes are new, and by how much the logits of the others changed."""
+        """Account of the change: the new classes, and how much the logits of the old ones changed."""
         return self.network.account
 
     @property
     def verdict(self) -> str:
-        """How well the network tells old and new classes, in a sentence."""
+        """One sentence on the accuracy on old and new classes."""
         judged = self.scores.get("test") or self.scores.get("holdout")
         if not judged:
             return "The extended network has not been judged: no examples were kept aside, and no test set was given."
@@ -117,7 +117,7 @@ class Extension:
         return notebook_html("\n\n".join([*self.notes, str(self.account)]), title=self.verdict)
 
     def report_facts(self) -> dict[str, Any]:
-        """Return all that the report shows, as plain data.
+        """Return the content of the report as plain data.
 
         Example:
             >>> extension.report_facts()["data"]["classes"]
@@ -141,17 +141,17 @@ class Extension:
         return write_report(path, self.report_facts())
 
     def save(self, folder: str | Path, *, error: type[InputError] = NetworkError) -> Path:
-        """Save network, scores and report, all at once.
+        """Save network, scores and report atomically.
 
         Args:
-            folder: made where it is not there; what was saved there before is replaced as a whole.
-            error: class of what is raised.
+            folder: target folder, created if necessary; an earlier save there is replaced as a whole.
+            error: class of the exception to raise.
 
         Returns:
             The folder.
 
         Raises:
-            InputError: of the class `error`, if the folder cannot be written.
+            InputError: an `error`, if the folder cannot be written.
 
         Example:
             >>> extension.save("extended").name
@@ -161,7 +161,7 @@ class Extension:
         with replacing(folder, error=error) as staged:
             write_network(self.network, staged)
             write_facts(staged, facts, scores=("scores", "account", "cost", "verdict"))
-            with suppress(MissingExtraError):  # `regraft report` makes the page once the extra is there
+            with suppress(MissingExtraError):  # `regraft report` can write the page later
                 write_text(staged / "report.html", report_page(facts))
         return Path(folder)
 
@@ -169,7 +169,7 @@ class Extension:
 def extended(
     net: Network, data: Dataset, *, asked: Asked, test: Dataset | None = None, out: str | Path | None = None, skip_bad: bool = False
 ) -> Extension:
-    """Add the classes of data that a network lacks, and judge it on examples that are kept aside."""
+    """Extend a network by the new classes of the data, and evaluate it on a holdout set. `out`: folder to save it to, or None."""
     with nullcontext() if out is None else held_folder(out) as folder:
         if folder is not None:
             check_unfinished(folder, shown=out)
@@ -186,7 +186,7 @@ def _extended(net: Network, data: Dataset, *, asked: Asked, test: Dataset | None
     parts = parted(net, shown, stored=stored, fits_old=asked.fits_old, holdout=asked.holdout, seed=asked.seed)
     tests = None if test is None else labelled(net, test, skip_bad=skip_bad).with_classes(parts.classes)
     judging = {name: part for name, part in (("holdout", parts.judging), ("test", tests)) if part is not None}
-    source = copy(net)  # the module is shared: `extend` works on a copy of its own
+    source = copy(net)  # shares the module; `extend` makes its own copy
     source.preprocessing = preprocessing_for(net, parts.new)
     if not source.preprocessing.fitted:
         source.preprocessing = source.preprocessing.fit(parts.new)
@@ -208,7 +208,7 @@ def _extended(net: Network, data: Dataset, *, asked: Asked, test: Dataset | None
 
 
 def _judged(net: Network, wider: Network, *, data: Dataset, count: int) -> dict[str, Any]:
-    """Return the figures on some examples, all classes being possible answers, and those of the first `count` classes before."""
+    """Return the figures over all classes, and the accuracy of the original network on the first `count` (old) classes."""
     figures = judge(wider.logits(data), data.targets, data.classes, kind="classification")
     figures |= extension_figures(wider, data, old=count)
     of_old = np.flatnonzero(data.targets < count)
@@ -220,7 +220,7 @@ def _judged(net: Network, wider: Network, *, data: Dataset, count: int) -> dict[
 
 
 def _too_sure(part: str, figures: Mapping[str, Any], *, classes: int) -> str:
-    """Return a sentence on a log-loss that is higher than that of equal probabilities; else ""."""
+    """Return a warning if the log-loss is higher than that of equal probabilities, else ""."""
     loss, blind = figures["log_loss"], math.log(classes)
     if loss <= blind:
         return ""
@@ -232,7 +232,7 @@ def _too_sure(part: str, figures: Mapping[str, Any], *, classes: int) -> str:
 
 
 def figures_line(figures: Mapping[str, Any], classes: int) -> str:
-    """Say in one sentence how well an extended network tells old and new classes."""
+    """Return one sentence on the accuracy of an extended network on old and new classes."""
     said = []
     if "old_accuracy" in figures:
         before = f" ({_percent(figures['old_accuracy_before'])} before)" if "old_accuracy_before" in figures else ""
@@ -249,7 +249,7 @@ def _percent(share: float) -> str:
 
 
 def _facts(wider: Network, parts: Parts, *, asked: Asked, warnings: tuple[str, ...]) -> dict[str, Any]:
-    """Return what the report shows besides scores and account, as plain data."""
+    """Return the content of the report besides scores and account, as plain data."""
     how = asked.start or ("statistics" if asked.statistics else "imprint" if parts.old is None else "examples of old and new classes")
     split = {"training": int(parts.counts.sum()), "holdout": 0 if parts.judging is None else len(parts.judging)}
     blocks = wider.blocks

@@ -1,4 +1,4 @@
-"""Part labelled examples of old and new classes: what is learned from, and what only judges."""
+"""Split of labelled examples of old and new classes into training and holdout sets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ __all__ = ["Parts", "labelled", "parted"]
 
 @dataclass(frozen=True)
 class Parts:
-    """Examples by what they are for.
+    """Examples by use.
 
     Attributes:
-        classes: the old names, then the new ones.
-        new: examples of new classes to learn from.
-        old: examples of old classes to learn from; None: none.
-        judging: examples that only judge; None: none.
-        notes: sentences on what was read, and on what is not judged.
+        classes: old class names, then new ones.
+        count: number of old classes.
+        new: training examples of new classes.
+        old: training examples of old classes, or None.
+        judging: holdout set, or None.
+        notes: notes on the data, and on what is not evaluated.
     """
 
     classes: tuple[str, ...]
@@ -38,17 +39,17 @@ class Parts:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The new classes."""
+        """New class names."""
         return self.classes[self.count :]
 
     @property
     def counts(self) -> np.ndarray:
-        """How many examples of each class are learned from."""
+        """Number of training examples of each class."""
         return self.new.class_counts() + (0 if self.old is None else self.old.class_counts())
 
 
 def labelled(net: Network, data: Dataset, *, skip_bad: bool = False) -> Dataset:
-    """Return examples with a label of the first head."""
+    """Return the examples that have a class label, with one task: that of the first head, or the first one of the data."""
     found = checked(data, skip_bad)
     if len(found.tasks) > 1:
         found = found.of_task(net.head.task if net.head.task in found.tasks else found.name)
@@ -62,9 +63,10 @@ def labelled(net: Network, data: Dataset, *, skip_bad: bool = False) -> Dataset:
 
 
 def parted(net: Network, shown: Dataset, *, stored: Dataset | None, fits_old: bool, holdout: float, seed: int) -> Parts:
-    """Part examples: a share of all is kept aside, and whole groups stay together.
+    """Split the examples into training and holdout sets; groups stay together.
 
-    `stored`: further examples of old classes, or None.
+    `stored`: additional examples of old classes, or None. `fits_old`: whether examples of old classes are trained on; otherwise all of
+    them evaluate, except those in groups with training examples.
     """
     old, new = _old_names(net), _new_names(net, shown)
     both = [each.with_classes((*old, *new)) for each in (shown, stored) if each is not None]
@@ -88,7 +90,7 @@ def parted(net: Network, shown: Dataset, *, stored: Dataset | None, fits_old: bo
 
 
 def _apart(data: Dataset, learned: Dataset) -> np.ndarray:
-    """Return which examples, (n,) bool, are of no group that is learned from."""
+    """Return which examples are in no group with training examples, (n,) bool."""
     if data.groups is None or learned.groups is None:
         return np.ones(len(data), bool)
     return ~np.isin(data.groups, learned.groups)
@@ -120,9 +122,9 @@ def _repeated(count: int, data: Dataset, *, fits_old: bool) -> str:
 
 
 def _held(both: Sequence[Dataset], *, holdout: float, seed: int) -> tuple[list[np.ndarray], str]:
-    """Choose the share that is kept aside, of all data together, so that a group is never on both sides.
+    """Draw the holdout set from all data together, so that no group is on both sides.
 
-    Result: (n,) bool for each data set; and why nothing could be kept aside, else "".
+    Return a mask (n,) bool for each data set, and the reason if nothing could be held out, else "".
     """
     sizes = [len(data) for data in both]
     held, reason = np.zeros(sum(sizes), bool), ""
@@ -143,7 +145,7 @@ def _held(both: Sequence[Dataset], *, holdout: float, seed: int) -> tuple[list[n
 
 
 def _unseen(both: Sequence[Dataset], count: int) -> list[str]:
-    """Return a sentence on the old classes without examples where others have some, as a list of one or none."""
+    """Return a note (a list of one or none) on old classes without examples, if other old classes have some."""
     counts = np.sum([data.class_counts() for data in both], axis=0)[:count]
     unseen = [name for name, some in zip(both[0].classes, counts, strict=False) if not some]
     if not unseen or len(unseen) == count:
@@ -153,7 +155,7 @@ def _unseen(both: Sequence[Dataset], count: int) -> list[str]:
 
 
 def _kept_whole(both: Sequence[Dataset], judging: Dataset | None) -> list[str]:
-    """Return a sentence on the classes of which no example is kept aside, as a list of one or none."""
+    """Return a note (a list of one or none) on classes without examples in the holdout set."""
     counts = np.sum([data.class_counts() for data in both], axis=0)
     aside = np.zeros_like(counts) if judging is None else judging.class_counts()
     whole = [name for name, some, none in zip(both[0].classes, counts, aside == 0, strict=True) if some and none]
@@ -162,7 +164,7 @@ def _kept_whole(both: Sequence[Dataset], judging: Dataset | None) -> list[str]:
 
 
 def _together(parts: Sequence[Dataset]) -> Dataset | None:
-    """Return the examples of several data sets of the same classes as one; None where there are none."""
+    """Return several data sets with the same classes as one; None if all are empty."""
     filled = [part for part in parts if len(part)]
     if len(filled) < 2:
         return filled[0] if filled else None

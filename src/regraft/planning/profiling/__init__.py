@@ -1,4 +1,4 @@
-"""The profile: what each depth of a network knows of the user's data, and what follows from it."""
+"""Profile of a network on the user's data: how well each depth predicts the targets, and what follows from it."""
 
 from .measuring import measure_profile
 from .profile import Beside, Depth, Profile

@@ -1,4 +1,4 @@
-"""One figure for scores of items that were left out, how sure it is, and by how much two probes differ on the same items."""
+"""Evaluation of probes on left-out examples: the figure, its standard error, and the difference of two probes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ __all__ = ["CHOICES", "METRICS", "Case", "Held", "fold_numbers", "judged", "nest
 
 METRICS = {"classification": "accuracy", "multi-label": "mean average precision", "regression": "R²"}
 CHOICES = 5
-"""Folds in which the best of several probes is chosen on the items of the others."""
+"""Number of folds of the nested choice among probes."""
 _PARTS = 20
-"""Parts of the items, each left out once, from which the error of a figure follows that is no mean over items."""
+"""Number of jackknife parts for the standard error of a figure that is not a mean over examples."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Items and what they are judged by.
+    """Targets and groups of the examples that evaluate a probe.
 
     Attributes:
         kind: "classification", "multi-label" or "regression".
-        classes: C; 0 for regression.
+        classes: number of classes C; 0 for regression.
         targets: (N,) class indices, (N, C) of 0 and 1, or (N, C) numbers.
-        groups: (N,) numbers from 0 of items that are left out together, or None.
+        groups: (N,) group numbers from 0, for leaving out whole groups, or None.
     """
 
     kind: str
@@ -36,26 +36,27 @@ class Case:
 
     @property
     def chance(self) -> float:
-        """The figure of the best answer that looks at no item: the majority class, the mean, or the share of each label."""
+        """Figure of the best constant prediction: the majority class, the share of each label, or the mean."""
         if self.kind == "classification":
             return float(np.bincount(self.targets).max() / len(self))
         return float(self.targets.mean()) if self.kind == "multi-label" else 0.0
 
     def taken(self, rows: np.ndarray) -> Case:
-        """Return the items of these `rows` (numbers); groups only where there are two or more."""
+        """Return the case of the examples `rows`, with groups only if there are two or more."""
         groups = None if self.groups is None else np.unique(self.groups[rows], return_inverse=True)[1]
         return Case(self.kind, self.classes, self.targets[rows], groups if groups is not None and groups.max() else None)
 
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """How scores of left-out items were judged.
+    """Evaluation of a probe on left-out examples.
 
     Attributes:
-        scores: (N, C).
-        credits: (m,) parts of the figure, whose mean it is (of a figure that is no mean: jackknife values).
-        clusters: (m,) numbers of those that belong together, or None.
-        floor: the least standard error: a share of 100 % of few items is not sure either.
+        scores: (N, C) predictions for the left-out examples.
+        value: the figure.
+        credits: (m,) contributions whose mean is the figure (jackknife values for a figure that is not a mean).
+        clusters: (m,) cluster numbers of the contributions, or None.
+        floor: minimum standard error, because 100 % on few examples is uncertain too.
     """
 
     scores: np.ndarray
@@ -66,22 +67,21 @@ class Held:
 
     @property
     def error(self) -> float:
-        """The standard error of the figure; items of a group count together."""
+        """Standard error of the figure, clustered by group."""
         return max(_standard_error(self.credits, self.clusters), self.floor)
 
     def over(self, other: Held) -> tuple[float, float]:
-        """Return by how much the figure exceeds the `other` on the same items, and the standard error of that."""
+        """Return the difference to the `other` figure on the same examples, and its standard error."""
         return self.value - other.value, _standard_error(self.credits - other.credits, self.clusters)
 
 
 def judged(case: Case, scores: np.ndarray) -> Held:
-    """Judge scores of items that the probe had not seen.
+    """Return the evaluation of predictions for left-out examples: accuracy, mean average precision or R² (mean over outputs).
 
-    `scores`: (N, C) raw scores, or predicted numbers; result: Accuracy, mean average precision or R² (mean over outputs), with what its
-    error follows from.
+    `scores`: (N, C) logits, or predicted numbers.
 
-    Source: for the mean average precision, whose error is that of a jackknife over 20 parts, Efron & Tibshirani, An Introduction to
-    the Bootstrap, 1993, chapter 11; for groups the cluster-robust variance (Liang & Zeger, Biometrika 73, 1986).
+    Source: the error of the mean average precision is that of a jackknife over 20 parts (Efron & Tibshirani, An Introduction to the
+    Bootstrap, 1993, chapter 11); with groups, the variance is cluster-robust (Liang & Zeger, Biometrika 73, 1986).
     """
     if case.kind == "classification":
         right = (scores.argmax(axis=1) == case.targets).astype(np.float64)
@@ -104,7 +104,7 @@ def _multi_label(case: Case, scores: np.ndarray) -> Held:
 
 
 def _mean_precision(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Return the mean over the labels that occur of the average precision."""
+    """Return the mean average precision over the labels that occur; 0 if none occurs."""
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(truth > 0.5, order, axis=0)
     precision = hits.cumsum(axis=0) / np.arange(1, len(hits) + 1)[:, None]
@@ -114,7 +114,7 @@ def _mean_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _standard_error(credits: np.ndarray, clusters: np.ndarray | None) -> float:
-    """Return the standard error of the mean of `credits`."""
+    """Return the standard error of the mean of `credits`, by cluster if clusters are given."""
     if len(credits) < 2:
         return 0.0
     off = credits - credits.mean()
@@ -124,19 +124,19 @@ def _standard_error(credits: np.ndarray, clusters: np.ndarray | None) -> float:
 
 
 def fold_numbers(case: Case, count: int) -> np.ndarray:
-    """Return the fold of each item, (N,), groups kept whole, drawn the same way each time."""
+    """Return the fold number of each example, (N,). Groups are kept whole; the draw is deterministic."""
     units = np.arange(len(case)) if case.groups is None else case.groups
     number = int(units.max()) + 1
     return np.asarray((np.random.default_rng(0).permutation(number) % min(count, number))[units])
 
 
 def nested_choice(case: Case, candidates: list[Held]) -> tuple[int, Held]:
-    """Choose the best of several probes, and judge the choice on items that did not choose.
+    """Choose the best of several probes, and evaluate the choice by nested cross-validation.
 
-    In each of 5 folds the best on the items of the others is taken. Source: Stone, JRSS B 36, 1974 (cross-validatory choice and
-    assessment).
+    Each of 5 folds uses the probe that is best on the other folds. Return the index of the best probe on all examples, and the evaluation
+    of the predictions combined from the folds.
 
-    Result: The number of the best on all items, and the judgement of the scores put together from the choices of the folds.
+    Source: Stone, JRSS B 36, 1974 (cross-validatory choice and assessment).
     """
     best = int(np.argmax([held.value for held in candidates]))
     folds, scores = fold_numbers(case, CHOICES), candidates[best].scores.copy()

@@ -1,4 +1,4 @@
-"""Measure a profile: one pass over the data, then probes on what it read."""
+"""Measurement of a profile: one pass over the data, then probes on the features."""
 
 from __future__ import annotations
 
@@ -40,12 +40,18 @@ __all__ = ["measure_profile"]
 
 _CHANCE = {"classification": "majority class", "multi-label": "share of each label", "regression": "the mean"}
 MOST_JUDGED = 1500
-"""Items that the probes are fitted to and judged on at most: their time grows with the cube."""
+"""Maximum number of examples for the probes, whose time grows with its cube."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Measuring:
-    """What the figures are made from: the network and its data, and of the judged `rows` the case and the features of each depth."""
+    """Inputs of the figures.
+
+    Attributes:
+        case: targets and groups of the examples `rows`.
+        tables: depth -> (n, d) features of the examples `rows`.
+        rows: (n,) indices of the examples that the probes use.
+    """
 
     net: Network
     data: Dataset
@@ -57,7 +63,7 @@ class _Measuring:
 
 
 def measure_profile(net: Network, data: Dataset, *, settings: Settings, device: torch.device, seed: int = 0) -> Profile:
-    """Measure what each depth of a network knows of data."""
+    """Return the profile of a network on data: figures of probes on the features of each depth."""
     check_engine(settings.engine, settings.cluster)
     clock, counter = Clock(), Counter()
     _check_targets(data)
@@ -83,7 +89,7 @@ def measure_profile(net: Network, data: Dataset, *, settings: Settings, device: 
 
 
 def _of_recordings(tapped: Tapped, windows: Dataset) -> Tapped:
-    """Return features of windows over recordings as those of the recordings, averaged, which averages the scores of a linear probe, too."""
+    """Return the features of recordings as the mean over their windows. This averages the outputs of a linear probe as well."""
 
     def mean(values: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(mean_of_windows(values.numpy(), windows.items))
@@ -93,7 +99,7 @@ def _of_recordings(tapped: Tapped, windows: Dataset) -> Tapped:
 
 
 def _check_targets(data: Dataset) -> None:
-    """Raise unless an item that is left out can be judged."""
+    """Raise `DataError` if the data are too few or too uniform to evaluate left-out examples."""
     known = data.targets_of(data.name)
     count, counts = int(known.known.sum()), known.counts()
     if count < 4:
@@ -108,7 +114,7 @@ def _check_targets(data: Dataset) -> None:
 
 
 def _judged_rows(data: Dataset, seed: int) -> tuple[np.ndarray, list[str]]:
-    """Return the items that the probes see, all where there is time for it; else a share of each class, or whole groups."""
+    """Return the indices of the examples for the probes, and notes. Many examples are sampled, stratified by class or by whole groups."""
     known = np.flatnonzero(data.known)
     if len(known) <= MOST_JUDGED:
         return known, []
@@ -119,7 +125,7 @@ def _judged_rows(data: Dataset, seed: int) -> tuple[np.ndarray, list[str]]:
 
 
 def _case_of(data: Dataset, rows: np.ndarray) -> tuple[Case, int, list[str]]:
-    """Return what the items are judged by, the number of their groups, and a warning where there is only one."""
+    """Return the case of the examples, the number of groups, and a warning if there is only one group."""
     targets = data.targets[rows]
     if data.groups is None:
         return Case(data.task, len(data.classes), targets), 0, []
@@ -131,7 +137,7 @@ def _case_of(data: Dataset, rows: np.ndarray) -> tuple[Case, int, list[str]]:
 
 
 def _tables(tapped: Tapped, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the features of each depth, (n, d), in order, what the head reads last where no block ends with the same."""
+    """Return depth -> features (n, d), in order. The head's input comes last if it differs from the last block's features."""
     features = tapped.features[torch.from_numpy(rows)].numpy()
     tables = {tap.block: features[:, tapped.columns(tap.block)] for tap in tapped.points}
     if tapped.head_features is not None:
@@ -195,12 +201,12 @@ def _measured(of: _Measuring) -> Profile:
 
 
 def _constant(tables: Mapping[str, np.ndarray]) -> list[str]:
-    """Return the depths where all items give the same."""
+    """Return the depths with constant features."""
     return [name for name, table in tables.items() if not np.ptp(table, 0).any()]
 
 
 def _jointly(joint: Joint, naive: Held | None) -> Iterator[Beside]:
-    """Yield the probes on all depths, the better one first; it is the better of two, which is said."""
+    """Yield the figures of the joint probes, the better one first, marked as the better of two."""
     for name, held in sorted(joint.others.items(), key=lambda pair: -pair[1].value):
         words = f"the better of {len(joint.others)}" if name == joint.method and len(joint.others) > 1 else ""
         yield Beside(f"all depths together, {name}", held.value, held.error, words)
@@ -210,7 +216,7 @@ def _jointly(joint: Joint, naive: Held | None) -> Iterator[Beside]:
 
 
 def _on_deepest(of: _Measuring) -> Iterator[Beside]:
-    """Yield the probes without a solver, on the deepest features."""
+    """Yield the figures of nearest neighbours and nearest class mean on the deepest features."""
     if of.case.kind != "classification":
         return
     deepest = list(of.tables)[-1]
@@ -220,7 +226,7 @@ def _on_deepest(of: _Measuring) -> Iterator[Beside]:
 
 
 def _old_head(of: _Measuring) -> Iterator[Beside]:
-    """Yield what the head that the network came with knows of the new classes."""
+    """Yield the figures of the network's original head on the new classes."""
     if of.case.kind != "classification" or of.tapped.head_features is None:
         return
     scores = old_scores(of.net, of.tapped.head_features[torch.from_numpy(of.rows)])
@@ -243,6 +249,6 @@ def _forecast(gain: tuple[float, float, float] | None, more: int, *, kind: str) 
 
 
 def _name_of(net: Network) -> str:
-    """Return what people call a network: where it came from, or its class."""
+    """Return a display name of a network: its source, or its class."""
     source = str(net.origin.get("source", net.family))
     return str(net.origin.get("class", source)).rpartition(".")[2] if source == "module" else source

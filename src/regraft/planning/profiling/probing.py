@@ -1,4 +1,4 @@
-"""The probes of a profile, on features that are there: each depth alone, all jointly, the neighbours, and the learning curve."""
+"""Probes of a profile on computed features: each depth alone, all depths jointly, neighbours, and the learning curve."""
 
 from __future__ import annotations
 
@@ -36,18 +36,19 @@ __all__ = [
 ]
 
 SHARES = ((0.1, 5), (0.25, 3), (0.5, 2))
-"""Shares of the items that the learning curve is drawn at, and how often each is drawn."""
+"""Sizes of the learning curve as shares of the examples, with the number of draws of each."""
 _COLUMNS = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """The probe on all depths together.
+    """Probe on all depths together.
 
     Attributes:
-        method: "ridge" or "shrinkage LDA", whichever is better on left-out items.
-        others: that of each method.
-        items: how many items each of its fits saw, as far as it matters for the learning curve.
+        method: "ridge" or "shrinkage LDA", whichever is better on left-out examples.
+        held: evaluation of this method.
+        others: method -> evaluation, for all methods.
+        items: number of examples that each fit used, for the learning curve.
     """
 
     method: str
@@ -57,28 +58,28 @@ class Joint:
 
 
 def alone(case: Case, features: np.ndarray) -> Held:
-    """Return the judgement, on the items of the `case`, of ridge regression on one depth: `features` (N, d), each standardised."""
+    """Return the evaluation of ridge regression on the standardised features (N, d) of one depth."""
     mean, scale = spread_out(features, standardise=True, alike=False)
     probe = fit_ridge((features - mean) / scale, case.targets, kind=case.kind, classes=case.classes, groups=case.groups)
     return judged(case, probe.loo_scores)
 
 
 def neighbours(case: Case, features: np.ndarray) -> Held:
-    """Return the judgement, on the items of the `case`, of the vote of the 5 nearest by the cosine of `features` (N, d)."""
+    """Return the evaluation of the vote of the 5 nearest neighbours by cosine similarity of the features (N, d)."""
     return judged(case, neighbour_scores(features, case.targets, classes=case.classes, groups=case.groups))
 
 
 def class_mean(case: Case, features: np.ndarray) -> Held:
-    """Return the judgement, on the items of the `case`, of the nearest class mean by the cosine of `features` (N, d)."""
+    """Return the evaluation of the nearest class mean by cosine similarity of the features (N, d)."""
     probe = fit_class_mean(features, case.targets, classes=case.classes, metric="cosine", groups=case.groups)
     return judged(case, probe.loo_scores)
 
 
 def coordinates(features: np.ndarray) -> np.ndarray:
-    """Return standardised features (N, D), or, where D > N, their coordinates (N, r) in the space that the items span.
+    """Return standardised features (N, D), or, if D > N, their coordinates (N, r) in the span of the examples.
 
-    Distances and products stay what they are, so ridge regression gives the same scores, and so does shrinkage LDA up to its
-    estimate of the shrinkage; both take a fraction of the time and room.
+    The coordinates keep distances and inner products. So ridge regression gives the same predictions, and shrinkage LDA does too, up to
+    its estimate of the shrinkage. Both take a fraction of the time and memory.
     """
     mean, scale = spread_out(features, standardise=True, alike=False)
     count, width = features.shape
@@ -96,10 +97,7 @@ def coordinates(features: np.ndarray) -> np.ndarray:
 
 
 def joint_probe(case: Case, table: np.ndarray) -> Joint:
-    """Judge ridge regression and, for classes, shrinkage LDA on all depths together.
-
-    `table`: (N, r), as of `coordinates`; result: The better of the two, and both.
-    """
+    """Evaluate ridge regression and, for classes, shrinkage LDA on all depths together. `table`: (N, r) from `coordinates`."""
     probe = fit_ridge(table, case.targets, kind=case.kind, classes=case.classes, groups=case.groups)
     others = {"ridge": judged(case, probe.loo_scores)}
     items = len(case)
@@ -110,12 +108,10 @@ def joint_probe(case: Case, table: np.ndarray) -> Joint:
 
 
 def curve_points(case: Case, table: np.ndarray, *, joint: Joint, seed: int) -> list[tuple[int, float, float]]:
-    """Return the figure of the joint probe by the number of items that it is fitted to.
+    """Return the learning curve of the joint probe as (examples, figure, standard error), ascending.
 
-    Each share of the items is drawn a few times, classes in their proportion and groups whole; the others judge.
-
-    `table`: (N, r), as of `coordinates`; result: (items, figure, standard error), ascending; shares that leave fewer than two items a class
-    on average are left out.
+    Each share of the examples is drawn a few times, stratified by class or by whole groups; the other examples evaluate. Shares with fewer
+    than two examples per class on average are left out. `table`: (N, r) from `coordinates`.
     """
     draw, points = np.random.default_rng(seed), []
     for share, times in SHARES:
@@ -136,7 +132,7 @@ def curve_points(case: Case, table: np.ndarray, *, joint: Joint, seed: int) -> l
 
 
 def _drawn(case: Case, share: float, *, draw: np.random.Generator) -> np.ndarray:
-    """Return (N,) which items a share holds."""
+    """Return which examples are in a random share, (N,) bool."""
     if case.groups is not None:
         order = draw.permutation(int(case.groups.max()) + 1)
         return np.isin(case.groups, order[: max(round(share * len(order)), 1)])
@@ -153,7 +149,7 @@ def _drawn(case: Case, share: float, *, draw: np.random.Generator) -> np.ndarray
 
 
 def _fitted_scores(case: Case, table: np.ndarray, *, chosen: np.ndarray, rest: np.ndarray, joint: Joint) -> np.ndarray:
-    """Return the scores of the `rest` by the joint probe fitted to the `chosen` items."""
+    """Return the predictions for the examples `rest` of the joint probe fitted to the examples `chosen`."""
     part = case.taken(chosen)
     if joint.method == "ridge":
         probe = fit_ridge(table[chosen], part.targets, kind=case.kind, classes=case.classes, groups=part.groups)
@@ -167,9 +163,9 @@ _DRAWS = 400
 
 
 def fit_curves(items: np.ndarray, values: np.ndarray, *, errors: np.ndarray) -> np.ndarray:
-    """Fit a - b n^-c with a <= 1, b >= 0 and c from 0.1 to 2 by weighted least squares, to several sets of figures at once.
+    """Fit a - b n^-c with a <= 1, b >= 0 and c from 0.1 to 2 by weighted least squares, to m learning curves at once.
 
-    `items`: (k,) numbers of items; `values`: (m, k) figures; `errors`: (k,) their standard errors; result: (m, 3): a, b and c of each.
+    `items`: (k,) numbers of examples; `values`: (m, k) figures; `errors`: (k,) standard errors. Return (m, 3): a, b and c of each.
 
     Source: Cortes, Jackel, Solla, Vapnik & Denker, Learning Curves, NIPS 1993 (the power law).
     """
@@ -186,7 +182,7 @@ def fit_curves(items: np.ndarray, values: np.ndarray, *, errors: np.ndarray) -> 
 
 
 def _lines(base: np.ndarray, values: np.ndarray, *, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (m,) a <= 1 and (m,) b >= 0 of the best a - b base."""
+    """Return the best a <= 1 and b >= 0 of the fit a - b * base, (m,) each."""
     centre, middle = np.average(base, weights=weights), values @ weights / weights.sum()
     off = (base - centre) * weights
     slope = np.maximum(-(values - middle[:, None]) @ off / max(float(off @ (base - centre)), 1e-30), 0)
@@ -196,11 +192,11 @@ def _lines(base: np.ndarray, values: np.ndarray, *, weights: np.ndarray) -> tupl
 
 
 def expected_gain(points: Sequence[tuple[int, float, float]], now: int, *, later: int) -> tuple[float, float, float] | None:
-    """Return how much higher the figure is expected to be, and its 95 % interval.
+    """Return the expected gain from `now` to `later` examples, with a 95 % interval (low, high); None for fewer than three points.
 
-    The curve is fitted again to 400 draws of its points, each within its error (a parametric bootstrap).
+    The interval is a parametric bootstrap: the curve is fitted to 400 draws of the points with their errors.
 
-    `points`: (items, figure, standard error), ascending; result: The gain, low and high; None for fewer than three points.
+    `points`: (examples, figure, standard error), ascending.
     """
     if len(points) < 3:
         return None
@@ -216,10 +212,7 @@ _AT_ONCE = 1024
 
 
 def old_scores(network: Network, features: Tensor) -> np.ndarray | None:
-    """Return the raw scores (N, S) of the head of a classification; None where the network has no such head.
-
-    `features`: (N, d) what the head reads.
-    """
+    """Return the logits (N, S) of the classification head for its inputs, `features` (N, d); None if there is no such head."""
     if not network.heads or network.head.kind != "classification" or network.head.groups is not None or len(network.head.weight) < 2:
         return None
     device = next(iter(network.state().values())).device
@@ -231,16 +224,16 @@ def old_scores(network: Network, features: Tensor) -> np.ndarray | None:
 
 
 def shared_rows(head: Head, classes: tuple[str, ...]) -> np.ndarray:
-    """Return for each new class the row of the old one of its name, or -1, (C,)."""
+    """Return, for each new class, the index of the old class of the same name, or -1, (C,)."""
     numbers = np.arange(1, len(head.weight) + 1, dtype=np.float32)[:, None]
     counted = replace(head, weight=numbers, bias=np.zeros(len(numbers), np.float32))
     return np.asarray(retargeted_rows(counted, classes)[0].weight[:, 0].astype(np.int64) - 1)
 
 
 def mapped_scores(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return (N, C) scores of the new classes by the old rows of their names; a class without one is never the highest.
+    """Return the logits (N, C) of the new classes from the old classes of the same names. A class without one is never the highest.
 
-    `scores`: (N, S) of the old head; `rows`: (C,) as of `shared_rows`, one or more of them not -1.
+    `scores`: (N, S) logits of the old head; `rows`: (C,) from `shared_rows`, at least one of them not -1.
     """
     found = scores[:, np.maximum(rows, 0)]
     found[:, rows < 0] = found[:, rows >= 0].min(axis=1, keepdims=True) - NEVER
@@ -248,12 +241,11 @@ def mapped_scores(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def relation_scores(scores: np.ndarray, targets: np.ndarray, *, classes: int, groups: np.ndarray | None) -> np.ndarray:
-    """Return the probability (N, C) of each new class by what the old head says: sum over old classes s of p(s | x) P(t | s).
+    """Return the probability (N, C) of each new class t from the old head: the sum over old classes s of p(s | x) P(t | s).
 
-    P(t | s) is estimated on the items without the one (or the group) that is scored.
+    P(t | s) is estimated without the example (or the group) that is predicted.
 
-    `scores`: (N, S) raw scores of the old head; `targets`: (N,) class indices; `groups`: (N,) numbers from 0 of items left out together, or
-    None.
+    `scores`: (N, S) logits of the old head; `targets`: (N,) class indices; `groups`: (N,) group numbers from 0, or None.
 
     Source: Nguyen, Hassner, Seeger & Archambeau, ICML 2020, section 3 (the empirical predictor of LEEP); You, Kou, Long & Wang,
     Co-Tuning, NeurIPS 2020, section 4.1 (the relation of classes).

@@ -1,4 +1,4 @@
-"""The profile: what each depth of a network knows of data, as plain data that prints, draws, saves and checks itself."""
+"""Profile of a network on data, as plain data that can be printed, plotted, saved and checked."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ PROFILE_FILE, PAGE_FILE = "profile.json", "profile.html"
 
 @dataclass(frozen=True)
 class Depth:
-    """How well ridge regression on one depth does on left-out items.
+    """Figure of ridge regression on the features of one depth, on left-out examples.
 
     Attributes:
-        block: a block's name; "input" for what the network takes, "before the head" for what its head reads.
-        numbers: of one item, that were read there.
+        block: name of a block, "input" for the network's input, or "before the head" for the head's input.
+        error: standard error.
+        numbers: number of features per example.
     """
 
     block: str
@@ -41,7 +42,7 @@ class Depth:
 
 @dataclass(frozen=True)
 class Beside:
-    """A figure to compare with: its name, value, standard error, and what is to be said of it."""
+    """Figure to compare with: name, value, standard error, and a remark."""
 
     name: str
     value: float
@@ -51,39 +52,41 @@ class Beside:
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured, on items that were left out each in turn. No figure is of items that a probe was fitted to.
+    """Profile of a network on data: how well the features of each depth predict the targets of left-out examples.
+
+    No figure is measured on examples that the probe was fitted to.
 
     Attributes:
-        network: where it came from.
+        network: source of the network.
         kind: "classification", "multi-label" or "regression".
-        metric: what all figures are: "accuracy", "mean average precision" or "R²" (1 is the best of each).
-        items: how many items the data have.
-        judged: on how many of them the figures are.
-        classes: their names.
-        counts: items of each class.
-        groups: how many groups the items are of; 0 where none were given.
+        metric: metric of all figures: "accuracy", "mean average precision" or "R²"; the best value is 1.
+        items: number of examples in the data.
+        judged: number of examples that the figures are measured on.
+        classes: class names.
+        counts: class name -> number of examples.
+        groups: number of groups; 0 without groups.
         held_out: "leave-one-out" or "leave-group-out".
-        chance: the figure of the best answer that looks at no item.
-        depths: the input, the blocks in order, and what the head reads.
-        best: the depth with the highest figure, the best of many, so its own figure is too high.
-        honest: figure and standard error of that choice, made anew in each of five folds without the items that judge it.
-        holds_to: the deepest depth within one standard error of the best: there transfer breaks, where it is not the last.
+        chance: figure of the best constant prediction.
+        depths: figures of the input, the blocks in order, and the head's input.
+        best: depth with the highest figure. Its figure is optimistic, because it is the best of many.
+        honest: figure and standard error of this choice by nested cross-validation with five folds.
+        holds_to: deepest depth within one standard error of the best. Transfer breaks after it, unless it is the last.
         beside: figures to compare with.
-        similarity: what the deepest features give of the attainable, above chance, 0 to 1; None where nothing is attained.
-        per_class: the median number of items of a class (of all items for regression).
+        similarity: share of the attainable figure above chance that the deepest features give, 0 to 1; None if nothing is above chance.
+        per_class: median number of examples per class (number of all examples for regression).
         size: "small" or "large".
         likeness: "similar" or "different"; "unknown" without a similarity.
-        scenario: the two in words.
-        advice: what textbooks say of it.
-        agrees: whether the measurement agrees.
+        scenario: size and likeness in words.
+        advice: textbook advice for the scenario.
+        agrees: whether the measurement agrees with the advice.
         findings: sentences, the most important first.
-        warnings: what may make the figures mean something else.
-        notes: how it was measured.
-        curve: (items, figure, standard error) of the probe on all depths.
-        more: further items per class (of all, for regression) of the forecast.
-        gain: expected gain with so many more, low and high; None where it cannot be told.
-        seconds: "read", "pass", "probes", "total".
-        passed: items that went through the network; 0 where the cache held them.
+        warnings: warnings about the meaning of the figures.
+        notes: notes on the measurement.
+        curve: learning curve of the probe on all depths, as (examples, figure, standard error).
+        more: number of additional examples in the forecast, per class (in total for regression).
+        gain: expected gain with these examples, with lower and upper bound; None if it cannot be estimated.
+        seconds: times of "read", "pass", "probes" and "total".
+        passed: number of examples that went through the network; 0 if the cache held them.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -128,7 +131,7 @@ class Profile:
     passed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, as `from_dict` takes it.
+        """Return the profile as plain data, for `from_dict`.
 
         Example:
             >>> profile.to_dict()["metric"]
@@ -139,16 +142,16 @@ class Profile:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Profile:
-        """Return the profile that `to_dict` wrote.
+        """Return the profile from the plain data of `to_dict`.
 
         Args:
-            plain: its plain data.
+            plain: plain data of a profile.
 
         Returns:
             The profile.
 
         Raises:
-            DataError: if a name is missing or unknown, or a value has another form.
+            DataError: if a name is missing or unknown, or a value has a wrong form.
 
         Example:
             >>> regraft.Profile.from_dict(profile.to_dict()).scenario == profile.scenario
@@ -172,17 +175,17 @@ class Profile:
 
     @classmethod
     def load(cls, folder: str | Path) -> Profile:
-        """Return the profile that `save` wrote.
+        """Return the profile from the folder that `save` wrote.
 
         Args:
-            folder: with a profile.json, or that file.
+            folder: folder with a profile.json, or this file.
 
         Returns:
             The profile.
 
         Raises:
-            DataError: if there is no such file, or it is no profile.
-            UnsafeFileError: if it is a link out of the folder.
+            DataError: if the file is missing or is not a profile.
+            UnsafeFileError: if the file is a link out of the folder.
 
         Example:
             >>> _ = profile.save("measured")
@@ -200,10 +203,10 @@ class Profile:
         """Write profile.json and profile.html.
 
         Args:
-            folder: made where it is not there.
+            folder: target folder, created if necessary.
 
         Returns:
-            The page.
+            The path of profile.html.
 
         Example:
             >>> profile.save("measured").name
@@ -216,7 +219,7 @@ class Profile:
         return write_profile(target / PAGE_FILE, self.to_dict())
 
     def table(self) -> str:
-        """Return all figures as text, for people.
+        """Return all figures as a readable table.
 
         Example:
             >>> len(profile.table().splitlines()) > len(profile.depths)
@@ -236,7 +239,7 @@ class Profile:
         return "\n".join(map(printable, lines))
 
     def summary(self) -> str:
-        """Return scenario, advice, findings and warnings as text, for people.
+        """Return scenario, advice, findings, warnings and notes as text.
 
         Example:
             >>> profile.summary().splitlines()[0][:9]
@@ -257,10 +260,10 @@ class Profile:
         return notebook_html(self, title=f"Profile of {self.network}")
 
     def plot(self, path: str | Path) -> Path:
-        """Draw the figures by depth, and the learning curve.
+        """Plot the figures by depth, and the learning curve.
 
         Args:
-            path: the file to write; its ending chooses the format (.png, .pdf, .svg).
+            path: file to write; the extension chooses the format (.png, .pdf, .svg).
 
         Returns:
             The path.
@@ -272,13 +275,13 @@ class Profile:
         return plot_profile(self.to_dict(), path)
 
     def report(self, path: str | Path) -> Path:
-        """Write the page: one HTML file with everything in it.
+        """Write the report, one self-contained HTML file.
 
         Args:
-            path: the file to write.
+            path: file to write.
 
         Returns:
-            The file.
+            The path.
 
         Example:
             >>> profile.report("profile.html").name
@@ -287,10 +290,10 @@ class Profile:
         return write_profile(path, self.to_dict())
 
     def plan(self, budget: str | None = None) -> Plan:
-        """Return a plan for `regraft.adapt` that says what was measured.
+        """Return a plan for `regraft.adapt` whose reasons contain the findings.
 
         Args:
-            budget: "10m", "30s", "1h", "auto" or None, as `regraft.adapt` takes it.
+            budget: "10m", "30s", "1h", "auto" or None, as in `regraft.adapt`.
 
         Returns:
             The plan, which may be edited.
@@ -333,7 +336,7 @@ class _Beside(Plain):
 
 
 class Form(Plain):
-    """The whole of it, as `Profile.to_dict` gives it."""
+    """Schema of the plain data of `Profile.to_dict`."""
 
     network: str
     kind: Literal["classification", "multi-label", "regression"]

@@ -1,4 +1,4 @@
-"""What the figures of a profile mean, in sentences: the scenario, where transfer breaks, what to mistrust."""
+"""Interpretation of a profile's figures in sentences: the scenario, where transfer breaks, and warnings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["BEFORE_HEAD", "INPUT", "Found", "Reading", "points_of", "read_figure
 
 INPUT, BEFORE_HEAD = "input", "before the head"
 MANY_PER_CLASS, MANY_ITEMS = 100, 1000
-"""Items of a class, or of a task without classes, from which data count as large."""
+"""Minimum number of examples of a large data set: per class, and for a task without classes."""
 SIMILAR = 0.8
-"""Share of the attainable, above chance, that the deepest features of similar data give."""
+"""Minimum share of the attainable figure above chance that the deepest features give on similar data."""
 ENOUGH = 0.97
-"""A figure that leaves little to gain."""
+"""Figure from which there is little left to gain."""
 CLEAR, WORTH = 2.0, 0.01
-"""A difference is clear from so many of its standard errors on, and worth a sentence from this size on."""
+"""Minimum difference that is reported: in standard errors, and absolute."""
 FEW = 5
 _ADVICE = {
     ("small", "similar"): "train a head on the deepest features; the network would be overfitted by fine-tuning.",
@@ -31,12 +31,13 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Found:
-    """What was measured of one data set.
+    """Measured figures of one data set.
 
     Attributes:
-        depths: block -> its judgement, in order.
-        honest: that of the choice of the best depth.
-        per_class: items of a class (of all items for regression).
+        depths: block -> evaluation of the probe on it, in order.
+        joint: evaluation of the probe on all depths together.
+        honest: nested evaluation of the choice of the best depth.
+        per_class: median number of examples per class (number of all examples for regression).
     """
 
     depths: Mapping[str, Held]
@@ -48,46 +49,55 @@ class Found:
 
     @property
     def best(self) -> str:
-        """The depth with the highest figure."""
+        """Depth with the highest figure."""
         return max(self.depths, key=lambda block: self.depths[block].value)
 
     @property
     def deepest(self) -> str:
-        """The last depth."""
+        """Last depth."""
         return list(self.depths)[-1]
 
     @property
     def holds_to(self) -> str:
-        """The deepest depth within one standard error of the best (Breiman et al., 1984, section 3.4.3)."""
+        """Deepest depth within one standard error of the best (Breiman et al., 1984, section 3.4.3)."""
         best = self.depths[self.best]
         return [block for block, held in self.depths.items() if held.value >= best.value - best.error][-1]
 
     @property
     def attainable(self) -> Held:
-        """The better of all depths together and the honest choice of one."""
+        """Better one of the joint probe and the nested choice of one depth."""
         return self.joint if self.joint.value >= self.honest.value else self.honest
 
     @property
     def similarity(self) -> float | None:
-        """What the deepest features give of the attainable, above chance."""
+        """Share of the attainable figure above chance that the deepest features give, 0 to 1; None if nothing is above chance."""
         top = self.attainable
         if top.value - self.chance <= CLEAR * top.error:
             return None
         return float(np.clip((self.depths[self.deepest].value - self.chance) / (top.value - self.chance), 0, 1))
 
     def is_below_chance(self, held: Held) -> bool:
-        """Tell whether what was `held` out was judged clearly worse than without looking; of numbers (R² below 0) that is not asked."""
+        """Return whether a figure is clearly below chance; False for regression, where R² below 0 is common."""
         return self.kind != "regression" and self.chance - held.value > CLEAR * held.error
 
     def clearly(self, better: Held, other: Held) -> bool:
-        """Tell whether `better` exceeds the `other` by more than chance, and enough to matter."""
+        """Return whether `better` exceeds `other` significantly, and by enough to matter."""
         difference, error = better.over(other)
         return difference > max(CLEAR * error, WORTH)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the figures say: size, likeness, the scenario in words, the textbook's advice, whether the figures agree, and sentences."""
+    """Interpretation of the figures.
+
+    Attributes:
+        size: "small" or "large".
+        likeness: "similar", "different" or "unknown".
+        scenario: size and likeness in words.
+        advice: the textbook's advice for the scenario.
+        agrees: whether the figures agree with the advice.
+        findings: sentences, the most important first.
+    """
 
     size: str
     likeness: str
@@ -98,21 +108,18 @@ class Reading:
 
 
 def words_of(value: float, kind: str) -> str:
-    """Return a figure, `value`, for people: in per cent, or as a number where the `kind` is "regression"."""
+    """Return a figure as text: in per cent, or as a number for regression."""
     return f"{value:.3f}" if kind == "regression" else f"{100 * value:.1f} %"
 
 
 def points_of(difference: float, kind: str) -> str:
-    """Return a `difference` of figures for people: in points of a per cent, or as a number where the `kind` is "regression"."""
+    """Return a difference of figures as text: in percentage points, or as a number for regression."""
     shown = f"{difference:+.3f}" if kind == "regression" else f"{100 * difference:+.1f}"
     return shown.replace("-", "−")
 
 
 def read_figures(found: Found) -> Reading:
-    """Say what the figures mean.
-
-    Result: Scenario, advice and sentences, the most important first.
-    """
+    """Return the interpretation of the figures."""
     size = "large" if found.per_class >= (MANY_ITEMS if found.kind == "regression" else MANY_PER_CLASS) else "small"
     share = found.similarity
     unit = "examples" if found.kind == "regression" else "examples per class"
@@ -133,7 +140,7 @@ def _figure(found: Found, value: float) -> str:
 
 
 def _objection(found: Found, size: str, *, likeness: str) -> str:
-    """Return what the figures have against the textbook, or nothing."""
+    """Return a sentence on how the figures disagree with the textbook, or ""."""
     deepest, joint, honest = found.depths[found.deepest], found.joint, found.honest
     if size == "large" and found.attainable.value >= ENOUGH:
         top = _figure(found, found.attainable.value)
@@ -164,9 +171,10 @@ def _choice(found: Found) -> str:
 
 
 def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, constant: list[str], rows: bool) -> tuple[str, ...]:
-    """Return what may make the figures mean something else.
+    """Return warnings about the meaning of the figures.
 
-    `naive`: the joint probe with items left out one by one though they are of groups, or None.
+    `naive`: evaluation of the joint probe by leave-one-out although there are groups, or None. `constant`: depths with constant features.
+    `rows`: whether the data are rows of numbers.
     """
     said, shallow = [], found.depths.get(INPUT)
     top = found.attainable.value - found.chance

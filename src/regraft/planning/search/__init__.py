@@ -1,6 +1,6 @@
-"""Search: many plans tried on folds of the data, the best judged once on items that chose nothing; and the scikit-learn classifier.
+"""Search for the best plan on folds of the data, evaluated once on the holdout set; and the scikit-learn estimators.
 
-This folder is no room of its own: a module `regraft.search` would hide the function of that name.
+The folder is inside `planning` because a module `regraft.search` would hide the function of that name.
 """
 
 from .estimators import TransferClassifier, TransferRegressor

@@ -1,4 +1,4 @@
-"""What every trial shares: network, prepared items, folds and caches; and how one trial is carried out on them."""
+"""Shared data of all trials (network, prepared examples, folds, caches), and the run of one trial."""
 
 from __future__ import annotations
 
@@ -32,31 +32,28 @@ METRICS: dict[str, tuple[str, ...]] = {
     "multi-label": ("macro_f1", "micro_f1", "accuracy", "log_loss"),
     "regression": ("rmse", "mae", "r2"),
 }
-"""Kind of task -> figures that can choose; the first one is the default."""
+"""Kind of task -> metrics that can choose the best trial; the first one is the default."""
 _LOSSES = {"classification": "log_loss", "multi-label": "log_loss", "regression": "rmse"}
-"""Kind of task -> the figure that decides between trials that are equal in the one that chooses."""
+"""Kind of task -> metric that breaks ties."""
 _SHARES = ("accuracy", "ece")
-"""Figures that are printed in per cent."""
+"""Metrics that are printed in per cent."""
 _FALLING = ("log_loss", "ece", "brier", "rmse", "mae")
 
 
 def shown_figure(metric: str, value: float | None) -> str:
-    """Return the `value` of a `metric` for people: shares in per cent, others with four digits."""
+    """Return the value of a metric as text: shares in per cent, others with four digits, "-" for None."""
     if value is None:
         return "-"
     return f"{100 * value:.1f} %" if metric in _SHARES else f"{value:.4g}"
 
 
 def shown_values(values: Mapping[str, Any]) -> str:
-    """Return the `values` of a trial for people, such as "optimizer=sgd, learning_rate=0.004"."""
+    """Return the values of a trial as text, such as "optimizer=sgd, learning_rate=0.004"."""
     return ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
 
 
 def carried_out(net: Network, items: Prepared, *, plan: Plan, parts: Parts, log: Log | None = None) -> Outcome:
-    """Train a copy of a network as a plan says, on given parts of the examples.
-
-    Result: The adapted network, and how to judge it.
-    """
+    """Adapt a copy of a network by a plan, on given parts of the examples."""
     setup, _ = checked_setup(net, items, plan=plan, parts=parts)
     outcome = adapted(setup, log or Log())
     leave_ready_(outcome.network)
@@ -65,7 +62,7 @@ def carried_out(net: Network, items: Prepared, *, plan: Plan, parts: Parts, log:
 
 @dataclass(frozen=True)
 class TrialFigures:
-    """What one trial came to: its figure on each fold, its seconds, and its loss on each fold, which decides between equal figures."""
+    """Result of one trial: metric of each fold, time in seconds, and loss of each fold, which breaks ties."""
 
     figures: tuple[float, ...]
     seconds: float
@@ -74,16 +71,17 @@ class TrialFigures:
 
 @dataclass
 class Bench:
-    """What every trial shares.
+    """Shared data of all trials.
 
     Attributes:
-        network: with the trained weights that every trial starts from.
-        items: all items, prepared once, so that trials with the same freeze boundary have the same cache.
-        folds: which of them learn, and which try the plan.
+        network: pretrained network that every trial starts from.
+        items: all examples, prepared once, so that trials with the same freeze boundary share a cache.
+        folds: pairs of indices: examples to learn from, and examples that evaluate the trial.
+        judging: indices of the holdout set.
         fixed: settings that are the same in every trial.
-        longest: most epochs of one fold, for the steps that are reported to a pruner.
-        counter: items that went through the frozen part in all trials.
-        kept: feature caches in memory, where these are not kept in a folder.
+        longest: maximum number of epochs of one fold, for the steps reported to a pruner.
+        counter: number of examples that went through the frozen part in all trials.
+        kept: feature caches in memory.
     """
 
     network: Network
@@ -98,25 +96,22 @@ class Bench:
 
     @property
     def direction(self) -> str:
-        """Whether the best figure is the highest ("maximize") or the lowest ("minimize")."""
+        """Direction of the metric: "maximize" or "minimize"."""
         return "minimize" if self.metric in _FALLING else "maximize"
 
     def prepared(self, values: Mapping[str, Any]) -> tuple[Network, Plan]:
-        """Return the network, with its further layers where there are any, and the plan of one trial's `values`."""
+        """Return the network (with additional head layers, if any) and the plan for the values of a trial."""
         plan, head = plan_for(values, self.fixed), {name: values[name] for name in HEAD_NAMES if name in values}
         return deepened(self.network, self.items.data, plan=plan, **head)
 
     def run(self, values: Mapping[str, Any], report: Callable[[float, int], None]) -> TrialFigures:
-        """Carry out one trial.
-
-        Result: The figure and the loss on each fold.
-        """
+        """Run one trial and return its metric and loss on each fold."""
         began, figures, losses = time.perf_counter(), [], []
         network, plan = self.prepared(values)
         for number, (rest, holdout) in enumerate(self.folds):
             parts = learning_parts(self.items.data, plan, rest=rest, holdout=holdout)
             watch = _Watch(report, metric=self.metric, falling=self.metric in _FALLING, step=number * self.longest)
-            with speaking(False):  # a line for each trial is enough
+            with speaking(False):  # the search prints one line per trial
                 log = Log(counter=self.counter, kept=self.kept, on_epoch=watch.see_)
                 outcome = carried_out(network, self.items, plan=plan, parts=parts, log=log)
             data, tasks = self.items.data, matched_tasks(network, self.items.data)
@@ -128,7 +123,7 @@ class Bench:
 
 @dataclass
 class _Watch:
-    """Turns entries of the history into reports: the accuracy where that chooses, else the loss, on the selection items."""
+    """Converter of history entries into reports to the pruner: validation accuracy if it is the metric, else the validation loss."""
 
     report: Callable[[float, int], None]
     metric: str
@@ -136,7 +131,7 @@ class _Watch:
     step: int
 
     def see_(self, entry: Mapping[str, Any]) -> None:
-        """Report an epoch; those of short comparisons, and those without selection items, are not."""
+        """Report an epoch, unless it belongs to a short comparison or has no validation set."""
         figure = entry.get("validation_accuracy") if self.metric == "accuracy" else entry.get("validation_loss")
         if figure is None or str(entry["stage"]).startswith("compare"):
             return
@@ -147,9 +142,9 @@ class _Watch:
 def deepened(  # over the limit: the three names of the space
     net: Network, data: Dataset, *, plan: Plan, head_layers: int = 0, head_units: int = 0, head_activation: str = "relu"
 ) -> tuple[Network, Plan]:
-    """Put layers of random weights between the backbone and a new head, and let the plan train them first.
+    """Return the network with random layers between backbone and new head, and the plan that trains these layers first.
 
-    The old head's place is taken by the first of them; its rows are not kept.
+    They replace the old head, whose class weights are dropped. With `head_layers=0`, return both unchanged.
     """
     if not head_layers:
         return net, plan

@@ -1,7 +1,7 @@
-"""The list of trials that several processes share: who takes which, and what has come of it.
+"""List of trials that several processes share: assignment of trials and their results.
 
-All that is decided, by a sampler or a pruner, is decided on a study in memory that holds the trials before this one and nothing else. So
-a trial depends on the seed, its number and those trials, and not on how often the search was interrupted, or on what a killed process left.
+Samplers and pruners decide on a study in memory that holds the earlier trials and nothing else. So a trial depends on the seed, its number
+and the earlier trials only, and not on interruptions of the search or on what a killed process left.
 """
 
 from __future__ import annotations
@@ -27,28 +27,30 @@ from .space import Space
 __all__ = ["BEST", "PRUNERS", "SAMPLERS", "Board", "Options", "Run", "Taken", "carried"]
 
 Run = Callable[[Mapping[str, Any], Callable[[float, int], None]], TrialFigures]
-"""Carries out a trial: is given its values, and where to report a figure and its step, which may end it."""
+"""Function that runs a trial. Arguments: its values, and a function to report a figure and its step, which may prune the trial."""
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "hyperband")
 _POLL = 0.5
 BEST = "best"
-"""Folder of the best network, within that of the study."""
+"""Folder of the best network, inside the folder of the study."""
 _RUNNING = "running"
-"""Folder of the files that processes hold locked as long as they work on a trial; they are called by its row."""
+"""Folder of the lock files of running trials, named by the trial's row."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the trials are chosen.
+    """Settings of the choice of trials.
 
     Attributes:
+        trials: number of trials.
         sampler: "tpe", "random" or "grid".
         pruner: "median", "hyperband" or None.
-        seed: the trial of a number is always the same, whether the search was interrupted or not.
+        seed: seed of all trials; an interrupted search continues with the same trials.
         direction: "maximize" or "minimize".
-        identity: digest of network, data and space; a study of another one is refused.
-        first: values of the first trial, which need not be of the space; None where the sampler takes all.
+        steps: maximum number of reported steps of a trial, for Hyperband.
+        identity: digest of network, data and space; a study with another identity is refused.
+        first: values of the first trial, which may be outside the space; None: the sampler chooses all trials.
     """
 
     trials: int
@@ -63,11 +65,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Taken:
-    """A trial that this process works on.
+    """Trial that this process works on.
 
     Attributes:
-        trial: Optuna's, of the study in memory.
-        lock: handle of the file that keeps others from it; None where the study is in memory.
+        row: number of the trial in the database.
+        trial: Optuna's trial in the study in memory.
+        lock: handle of the lock file; None for a study in memory.
     """
 
     row: int
@@ -78,11 +81,11 @@ class Taken:
 
 @dataclass
 class Board:
-    """The trials of one study.
+    """Trials of one study.
 
     Attributes:
         fixed: settings that are the same in every trial.
-        folder: for the database, or None: then the study lives as long as the process.
+        folder: folder of the database; None: the study lives as long as the process.
     """
 
     options: Options
@@ -93,7 +96,7 @@ class Board:
 
     def __post_init__(self) -> None:
         for place in [] if self.folder is None else [self.folder / _RUNNING, self.folder / BEST]:
-            if place.is_symlink():  # what is written or removed there would be so elsewhere
+            if place.is_symlink():  # files would be written and removed outside the folder
                 raise UnsafeFileError(f"{printable(place)!r} is a link; expected a folder of a study. Remove it.")
         with self.alone():
             self.database = Database(self.folder, self.options.direction)
@@ -108,11 +111,11 @@ class Board:
             )
 
     def alone(self) -> AbstractContextManager[Any]:
-        """Return a context in which other processes take no trials."""
+        """Return a context in which no other process can take trials."""
         return nullcontext() if self.folder is None else held_folder(self.folder, wait=math.inf)
 
     def trials(self) -> list[KeptTrial]:
-        """Return the trials that count, in their order."""
+        """Return the valid trials, in order. Raises `SettingError` for values outside the space."""
         kept = self.database.trials()
         for trial in kept:
             values = trial.facts.values
@@ -124,10 +127,7 @@ class Board:
         return kept
 
     def next(self) -> Taken | None:
-        """Take the next trial: one of a process that was killed, with the values that it had, before a new one.
-
-        Result: The trial; None where none is left to take.
-        """
+        """Take the next trial, or return None if none is left. Trials of killed processes come first, with their old values."""
         with self.alone():
             kept = self.trials()
             for place, trial in enumerate(kept):
@@ -140,7 +140,7 @@ class Board:
             return Taken(row, values, trial, self._lock(row))
 
     def _asked(self, before: Sequence[KeptTrial], values: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
-        """Return the values of the trial that follows on some others, or those it has, and Optuna's trial of the study in memory."""
+        """Return the values of the trial after the trials `before`, and its Optuna trial in memory. `values`: known values, or None."""
         study, first = self.in_memory(before), self.options.first
         if values is None and first is not None and all(trial.facts.values != first for trial in before):
             values = first
@@ -155,10 +155,7 @@ class Board:
         return [values for values in self.space.grid(self.fixed) if values not in seen]
 
     def carry_out(self, run: Run) -> KeptTrial | None:
-        """Take the next trial and carry it out with `run`.
-
-        Result: The trial at its end; None where none is left to take.
-        """
+        """Take the next trial, run it and return it finished; None if none is left."""
         taken = self.next()
         if taken is None:
             return None
@@ -168,15 +165,15 @@ class Board:
             self.let_go_(taken)
 
     def end(self, ended: KeptTrial) -> KeptTrial:
-        """Note how a trial has ended, and return it."""
+        """Store a finished trial and return it."""
         with self.alone():
             self.database.end(ended)
         return ended
 
     def waited(self) -> bool:
-        """Wait a moment where another process works on a trial: if it is killed, that trial is to be taken again.
+        """Wait briefly if another process works on a trial, and return True. Otherwise remove stale lock files and return False.
 
-        Result: False where no trial is under way; what killed processes left is gone then.
+        If the other process is killed, its trial can be taken again.
         """
         if any(trial.state == "RUNNING" for trial in self.trials()):
             time.sleep(_POLL)
@@ -186,9 +183,9 @@ class Board:
         return False
 
     def in_memory(self, trials: Sequence[KeptTrial]) -> Any:
-        """Return a study of Optuna's with these trials and nothing else, ready to be asked for the next one.
+        """Return an Optuna study with exactly these trials, ready to ask for the next one.
 
-        Its sampler has a seed of its own for the trial of that number: going on after a kill draws what would have been drawn.
+        The sampler's seed depends on the number of the trial, so that a resumed search draws the same values.
         """
         optuna, options = optuna_library(), self.options
         seed = int(np.random.SeedSequence([options.seed, len(trials)]).generate_state(1)[0])
@@ -217,7 +214,7 @@ class Board:
         )
 
     def _lock(self, row: int) -> int | None:
-        """Lock the trial of a row for this process, which holds the study; None where another process works on it."""
+        """Lock the trial of a row; None if another process works on it. The caller must hold the study."""
         if self.folder is None:
             return None
         try:
@@ -227,23 +224,23 @@ class Board:
             raise unwritable(self.folder, error) from error
 
     def let_go_(self, taken: Taken) -> None:
-        """Let others have a trial: one that has not come to its end is taken again."""
+        """Release a trial; other processes can take it again if it is not finished."""
         if taken.lock is not None:
             os.close(taken.lock)
             with self.alone():
                 self._clear_()
 
     def _clear_(self) -> None:
-        """Remove the files that no process holds, for this one, which holds the study: its own, and those of killed processes."""
+        """Remove the lock files that no process holds. The caller must hold the study."""
         if self.folder is None:
             return
         running = self.folder / _RUNNING
-        with suppress(OSError):  # a file that cannot be removed is none that keeps anyone from a trial
+        with suppress(OSError):  # a leftover file without a lock blocks nobody
             for place in running.glob("*.lock"):
                 if (lock := locked_file(place, wait=0.0)) is not None:
                     os.close(lock)
                     place.unlink()
-            running.rmdir()  # the last one
+            running.rmdir()  # fails unless it is empty
 
     @staticmethod
     def _place(folder: Path, row: int) -> Path:
@@ -251,7 +248,7 @@ class Board:
 
 
 def carried(taken: Taken, run: Run) -> KeptTrial:
-    """Return a trial at its end, `taken` and carried out with `run`: in any process, of any machine."""
+    """Run a trial and return it finished; works in any process on any machine."""
     trial, pruned = taken.trial, optuna_library().TrialPruned
 
     def report(figure: float, step: int) -> None:
@@ -265,7 +262,7 @@ def carried(taken: Taken, run: Run) -> KeptTrial:
         outcome = run(taken.values, report)
     except pruned:
         state = "PRUNED"
-    except Exception as error:  # one network that does not fit into memory, or diverges, is no reason to lose the others
+    except Exception as error:  # one trial that runs out of memory or diverges must not end the search
         found["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     else:
         value = float(np.mean(outcome.figures))

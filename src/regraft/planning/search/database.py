@@ -1,6 +1,6 @@
-"""The file that a study is kept in: a SQLite database of Optuna's, looked through before Optuna opens it, and read by a schema.
+"""Database of a study: a SQLite file of Optuna, checked before Optuna opens it, and read by a schema.
 
-Of what it holds nothing becomes a path. What a trial's values may be, the space says.
+No content of it is used as a path. The space checks the values of trials.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ __all__ = [
 STUDY_FILE = "study.sqlite3"
 STUDY_NAME = "regraft"
 _WAITED = 60
-"""Seconds that a process waits for the database while another program reads or writes it."""
+"""Maximum seconds to wait while another program uses the database."""
 _MAGIC = b"SQLite format 3\0"
 _NAMES_ANOTHER = bytes.fromhex("d9d505f920a163d7")
-"""Last bytes of a journal that names a further file: SQLite deletes that file once it has played the journal back."""
+"""Last bytes of a journal that names a super-journal, a further file that SQLite deletes after the rollback."""
 _REMEDY = "Give another folder with out=, or remove the file to begin anew."
 
 Figure = Annotated[float, Field(allow_inf_nan=True)]
 
 
 class Judged(Plain):
-    """How the best plan of a study was judged.
+    """Evaluation of the best plan of a study.
 
     Attributes:
-        values: of its trial; None in studies of earlier versions.
-        scores: set of examples -> what `Result.scores` has of it.
+        values: values of its trial; None in studies of earlier versions.
+        scores: `Result.scores` of the plan.
     """
 
     values: dict[str, str | int | float | bool | None] | None = None
@@ -63,11 +63,11 @@ class Judged(Plain):
 
 
 class StudyFacts(Plain):
-    """What is noted of a study.
+    """Stored facts of a study.
 
     Attributes:
-        identity: digest of all that makes figures comparable.
-        judged: of the best plan, where it was.
+        identity: digest of everything that the trials' figures depend on.
+        judged: evaluation of the best plan, if done.
     """
 
     identity: str | None = None
@@ -75,11 +75,11 @@ class StudyFacts(Plain):
 
 
 class TrialFacts(Plain):
-    """What is noted of a trial.
+    """Stored facts of a trial.
 
     Attributes:
-        folds: the figure on each fold.
-        losses: the loss on each fold.
+        folds: metric of each fold.
+        losses: loss of each fold.
     """
 
     values: dict[str, str | int | float | bool | None] | None = None
@@ -90,23 +90,25 @@ class TrialFacts(Plain):
 
 
 def rungs_of(attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Return what a pruner has noted of a trial, out of Optuna's own attributes of it."""
+    """Return the pruner's records (completed rungs) from Optuna's system attributes of a trial."""
     return {name: float(value) for name, value in attributes.items() if name.startswith("completed_rung")}
 
 
 def optuna_library() -> ModuleType:
-    """Return Optuna, or say how to install it."""
+    """Return the module `optuna`; raise an error with install instructions if it is missing."""
     return optional_import("optuna", "search", purpose="regraft.search")
 
 
 @dataclass(frozen=True)
 class KeptTrial:
-    """A trial as it is kept.
+    """Stored trial.
 
     Attributes:
-        state: "RUNNING", "COMPLETE", "PRUNED" or "FAIL"; where a trial is running, its process may have been killed.
-        value: its figure, where it came to its end.
-        reports: step -> figure that a pruner was told.
+        row: number of the trial in the database.
+        state: "RUNNING", "COMPLETE", "PRUNED" or "FAIL". The process of a running trial may have been killed.
+        value: metric of a complete trial.
+        reports: step -> figure reported to the pruner.
+        rungs: the pruner's records.
     """
 
     row: int
@@ -118,16 +120,13 @@ class KeptTrial:
 
     @property
     def counts(self) -> bool:
-        """Whether it is one of the trials that were asked for. Earlier versions gave up that of a killed process, and took another."""
+        """Whether the trial counts. Earlier versions marked a trial of a killed process as failed, without an error, and replaced it."""
         ended = self.state != "FAIL" or bool(self.facts.error or self.facts.folds)
         return ended and self.state != "WAITING"
 
 
 class Database:
-    """The trials of one study, and what is noted of it. Who writes holds the folder.
-
-    `folder`: where it is kept; None: in memory.
-    """
+    """Storage of one study: its trials and facts. A caller that writes must hold the folder. `folder`: None for a study in memory."""
 
     def __init__(self, folder: Path | None, direction: str) -> None:
         optuna = optuna_library()
@@ -140,7 +139,7 @@ class Database:
                 path = (folder / STUDY_FILE).absolute()
                 _check(path)
 
-                def connected() -> sqlite3.Connection:  # not by a URL, which cannot have every character of a path
+                def connected() -> sqlite3.Connection:  # not by a URL, which does not allow every character of a path
                     return sqlite3.connect(path, timeout=_WAITED, check_same_thread=False)
 
                 self._storage = optuna.storages.RDBStorage(f"sqlite:///{STUDY_FILE}", engine_kwargs={"creator": connected})
@@ -152,7 +151,7 @@ class Database:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Turn what the database raises while the context lasts into one error."""
+        """Convert errors of the database into `SettingError` while the context lasts."""
         if self.folder is None:
             yield
             return
@@ -162,7 +161,7 @@ class Database:
             try:
                 yield
             except foreign as error:
-                cause: BaseException = error  # what SQLite or the system said, below what Optuna and SQLAlchemy make of it
+                cause: BaseException = error  # the error of SQLite or the system, below those of Optuna and SQLAlchemy
                 while cause.__cause__ is not None and not isinstance(cause, sqlite3.Error | OSError):
                     cause = cause.__cause__
                 if isinstance(cause, OSError | sqlite3.OperationalError):
@@ -170,18 +169,18 @@ class Database:
                 raise
 
     def facts(self) -> StudyFacts:
-        """Return what is noted of the study."""
+        """Return the stored facts of the study."""
         with self._reached():
             return checked(self._storage.get_study_user_attrs(self._study), StudyFacts, what=self._shown, error=SettingError)
 
     def note(self, **facts: Any) -> None:
-        """Note something of the study: plain data by the names of `StudyFacts`."""
+        """Store facts of the study: plain data, named as in `StudyFacts`."""
         with self._reached():
             for name, value in facts.items():
                 self._storage.set_study_user_attr(self._study, name, value)
 
     def trials(self) -> list[KeptTrial]:
-        """Return the trials that count, in their order."""
+        """Return the trials that count, in order."""
         with self._reached():
             return [kept for trial in self._storage.get_all_trials(self._study, deepcopy=False) if (kept := self._kept(trial)).counts]
 
@@ -197,7 +196,7 @@ class Database:
         return "the study in memory" if self.folder is None else repr(printable(self.folder / STUDY_FILE))
 
     def begin(self, trial: Any, values: Mapping[str, Any]) -> int:
-        """Add a trial that runs, with all that is known of it, at once."""
+        """Add a running trial with its values in one step; return its row."""
         optuna = optuna_library()
         running = optuna.trial.create_trial(
             state=optuna.trial.TrialState.RUNNING,
@@ -209,7 +208,7 @@ class Database:
             return int(self._storage.get_trial(self._storage.create_new_trial(self._study, running)).number)
 
     def end(self, kept: KeptTrial) -> None:
-        """Note how a trial, `kept`, came to its end; its state last, so that it is one that has ended, or runs."""
+        """Store the results of a finished trial. The state is written last, so that an interrupted write leaves a running trial."""
         states = optuna_library().trial.TrialState
         with self._reached():
             place = self._storage.get_trial_id_from_study_id_trial_number(self._study, kept.row)
@@ -223,7 +222,7 @@ class Database:
 
 
 def unwritable(folder: Path, error: BaseException) -> SettingError:
-    """Return what is raised where the folder of a study, or the database in it, cannot be written because of an `error`."""
+    """Return the error for a study folder or database that cannot be written because of `error`."""
     return SettingError(
         f"The study in {printable(folder)!r} cannot be written: {reason_of(error)}. What was finished is kept: make room, or wait until no "
         "other program uses the folder, and give the same command again."
@@ -234,7 +233,7 @@ def unwritable(folder: Path, error: BaseException) -> SettingError:
 
 
 def _made(folder: Path) -> None:
-    """Make the database where there is none, whole or not at all."""
+    """Create the database atomically if it does not exist."""
     path = folder / STUDY_FILE
     if os.path.lexists(path):
         return
@@ -246,19 +245,19 @@ def _made(folder: Path) -> None:
 
 @functools.cache
 def _blank() -> bytes:
-    """Return the database that the installed Optuna makes for no study, made in memory."""
+    """Return the content of an empty database of the installed Optuna."""
     with closing(sqlite3.connect(":memory:", check_same_thread=False)) as database:
         optuna_library().storages.RDBStorage("sqlite://", engine_kwargs={"creator": lambda: database})
         return database.serialize()
 
 
 def _check(path: Path) -> None:
-    """Raise where a file is not a database as the installed Optuna makes them: opening it would run its triggers, and add tables to it."""
+    """Raise an error unless a file is a database of the installed Optuna. Opening another one could run triggers or add tables."""
     shown, left = repr(printable(path)), _is_left(path)
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise SettingError(f"{shown} is no SQLite database; expected the study of an earlier search. {_REMEDY}")
-    mode = "rw" if left else "ro"  # only who may write goes on from the journal of a process that was killed
+    mode = "rw" if left else "ro"  # the rollback of a killed process's journal needs write access
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", timeout=_WAITED, uri=True)) as found:
         found.execute("PRAGMA trusted_schema = OFF")
         found.execute("PRAGMA query_only = ON")
@@ -271,7 +270,7 @@ def _check(path: Path) -> None:
 
 
 def _is_left(path: Path) -> bool:
-    """Tell whether a killed process has left a journal beside a database."""
+    """Return whether a killed process has left a journal beside the database. Raises `UnsafeFileError` for links and super-journals."""
     for name in (path.name, *(f"{path.name}-{part}" for part in ("journal", "wal", "shm"))):
         place = path.with_name(name)
         if os.path.lexists(place) and not stat.S_ISREG(place.lstat().st_mode):
@@ -287,7 +286,7 @@ def _is_left(path: Path) -> bool:
 
 
 def _compare(found: sqlite3.Connection, blank: sqlite3.Connection, *, shown: str) -> None:
-    """Raise where the parts of a database are not those of a blank one."""
+    """Raise an error if the schema of a database differs from that of a blank one."""
     wanted, given = _parts(blank), _parts(found)
     if given.get("alembic_version") == wanted["alembic_version"]:
         versions = [(one.execute("SELECT version_num FROM alembic_version").fetchone() or [""])[0] for one in (found, blank)]
@@ -306,7 +305,7 @@ def _compare(found: sqlite3.Connection, blank: sqlite3.Connection, *, shown: str
 
 
 def _parts(database: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
-    """Return what a database is made of: name -> kind, table, and the columns, where computed ones show as such."""
+    """Return the schema of a database: name -> kind, table and columns, with computed columns marked."""
     found = {}
     for kind, name, table, text in database.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall():
         plain = text is None or str(text).lstrip().upper().startswith(("CREATE TABLE", "CREATE INDEX", "CREATE UNIQUE INDEX"))

@@ -1,4 +1,4 @@
-"""The scikit-learn estimators: a trained network adapted by `fit`."""
+"""Scikit-learn estimators whose `fit` adapts a trained network."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _OF_PLAN = ("frozen", "block", "probe", "views", "augment", "validation", "seed"
 
 @dataclass(eq=False, repr=False, kw_only=True)  # scikit-learn asks for every setting by name
 class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """What both estimators do: open the network, and adapt a copy of it to the examples."""
+    """Base of both estimators: opens the network and adapts a copy of it."""
 
-    # Each setting by name, for scikit-learn and for editors; a test compares them with those of `Settings`.
+    # Settings are listed for scikit-learn and for editors; a test compares them with those of `Settings`.
     # pylint: disable=duplicate-code
     net: Any = field(kw_only=False)
     strategy: str = "auto"
@@ -86,7 +86,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     device: str | None = None
 
     def _adapted(self, items: Any, data: Dataset, *, options: Mapping[str, Any]) -> None:
-        """Adapt a copy of the network to all of the data, and keep it with its history."""
+        """Adapt a copy of the network to all data, and store it with its history."""
         with seeded(self.seed):
             network = self._opened(items)
         plan = make_plan(self.strategy, options)
@@ -103,7 +103,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return validate_data(self, X, y, reset=reset, allow_nd=True, **options)
 
     def _unlabelled(self, X: Any) -> Dataset:
-        """Return the examples to predict, checked against those that were learned from."""
+        """Return the examples to predict, checked against those given to `fit`."""
         check_is_fitted(self)
         items = self._checked(X, reset=False) if _are_numbers(X) else list(X)
         return read((items, np.zeros(len(items), np.float32)), kind=self.kind, task="regression")
@@ -123,26 +123,26 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
 
 
 class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # scikit-learn has no types
-    """A trained network as a scikit-learn classifier. Every `fit` starts from the network that was given.
+    """Scikit-learn classifier from a trained network. Every `fit` starts from the original network.
 
-    All examples given to `fit` are learned from, a share of them (`validation`) by choosing the epoch: what judges is kept aside by
-    `cross_val_score`, `GridSearchCV` and the like.
+    `fit` uses all given examples: a share (`validation`) chooses the epoch, the others are learned from. No holdout set is split off,
+    because `cross_val_score`, `GridSearchCV` and similar tools do that.
 
     Args:
-        net: a `Network`, a module or Keras model, a path, or a function that makes one of these; a function of one argument is given
-            the number of columns (or the shape of an example, where examples are no rows of numbers).
-        strategy: as of `adapt`.
-        frozen: as of `adapt`.
-        block: as of `adapt`.
-        probe: as of `adapt`.
-        views: as of `adapt`.
-        augment: as of `adapt`.
-        validation: share of the examples that choose the epoch, the rate and, for "auto", the strategy.
-        seed: decides split, order and dropout.
-        start: how class weights of new classes start.
-        kind: "array", "image", "audio" or "text", where it is not to be found out.
-        class_weight: as of `adapt`, or a mapping from label to weight.
-        epochs: this and all that follow are the settings of `regraft.training.Settings`, with the same defaults.
+        net: a `Network`, a module or Keras model, a path, or a function that returns one of these. A function with one argument
+            receives the number of columns, or the shape of an example if examples are not rows of numbers.
+        strategy: as in `adapt`.
+        frozen: as in `adapt`.
+        block: as in `adapt`.
+        probe: as in `adapt`.
+        views: as in `adapt`.
+        augment: as in `adapt`.
+        validation: share of the examples that choose the epoch, the learning rate and, for "auto", the strategy.
+        seed: seed of split, order and dropout.
+        start: initialisation of the class weights of new classes.
+        kind: "array", "image", "audio" or "text"; None: detected from the examples.
+        class_weight: as in `adapt`, or a mapping from label to weight.
+        epochs: this and the following arguments are those of `regraft.training.Settings`, with the same defaults.
 
     Example:
         >>> import numpy as np, regraft, torch
@@ -155,10 +155,10 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
     """
 
     def fit(self, X: Any, y: Any) -> TransferClassifier:
-        """Adapt a copy of the network.
+        """Adapt a copy of the network to labelled examples.
 
         Args:
-            X: N examples: rows of numbers (N, k), arrays (N, ...), texts, or paths of files.
+            X: N examples: rows of numbers (N, k), arrays (N, ...), texts, or file paths.
             y: (N,) labels of any type.
 
         Returns:
@@ -184,7 +184,7 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probability of each class of examples X, (N, C), in the order of `classes_`.
+        """Return the class probabilities of the examples X, (N, C), in the order of `classes_`.
 
         Example:
             >>> model.predict_proba(rows[:3]).sum(axis=1).round(3)
@@ -193,7 +193,7 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
         return self._predictions(X)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the label of each of the examples X, (N,), of the type that `fit` was given.
+        """Return the predicted labels of the examples X, (N,), in the type of the labels given to `fit`.
 
         Example:
             >>> model.predict(rows[:3]).shape
@@ -216,12 +216,12 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
 
 
 class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # scikit-learn has no types
-    """A trained network as a scikit-learn regressor. Every `fit` starts from the network that was given.
+    """Scikit-learn regressor from a trained network. Every `fit` starts from the original network.
 
-    All examples given to `fit` are learned from, a share of them (`validation`) by choosing the epoch: what judges is kept aside by
-    `cross_val_score`, `GridSearchCV` and the like.
+    `fit` uses all given examples: a share (`validation`) chooses the epoch, the others are learned from. No holdout set is split off,
+    because `cross_val_score`, `GridSearchCV` and similar tools do that.
 
-    Its settings are those of `TransferClassifier`; `class_weight` is of use to that one only.
+    The settings are those of `TransferClassifier`, except that `class_weight` has no effect.
 
     Example:
         >>> import numpy as np, regraft, torch
@@ -233,17 +233,17 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
     """
 
     def fit(self, X: Any, y: Any) -> TransferRegressor:
-        """Adapt a copy of the network.
+        """Adapt a copy of the network to examples with numeric targets.
 
         Args:
-            X: N examples: rows of numbers (N, k), arrays (N, ...), texts, or paths of files.
+            X: N examples: rows of numbers (N, k), arrays (N, ...), texts, or file paths.
             y: (N,) numbers.
 
         Returns:
             This estimator, with `network_` (a `Network`), `history_`, and `n_features_in_` for rows of numbers.
 
         Raises:
-            DataError: if the targets are no numbers, or examples cannot be used.
+            DataError: if there is not one target for each example, or examples cannot be used.
 
         Example:
             >>> model.fit(rows, 2 * rows[:, 0]) is model
@@ -259,7 +259,7 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the value of each of the examples X, (N,) float64.
+        """Return the predicted values of the examples X, (N,) float64.
 
         Example:
             >>> model.predict(rows[:3]).shape
@@ -273,7 +273,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def _network_of(source: Any, shape: Sequence[int] | None) -> Network:
-    """Open what the adapter was given; where it does not tell the shape of its items, take that of the data."""
+    """Open the network source; if it does not define the input shape, use the `shape` of the data."""
     if isinstance(source, Network):
         return source
     try:
@@ -289,7 +289,7 @@ def _network_of(source: Any, shape: Sequence[int] | None) -> Network:
 
 
 def _are_numbers(X: Any) -> bool:
-    """Tell rows or arrays of numbers, or what scikit-learn is to refuse, from lists of texts, paths and pictures."""
+    """Return whether X is not a list of texts, paths or PIL images: numbers, or anything that scikit-learn should reject."""
     first = X[0] if isinstance(X, list | tuple) and len(X) else None
     if isinstance(first, str | Path) or type(first).__module__.split(".")[0] == "PIL":
         return False
@@ -297,7 +297,7 @@ def _are_numbers(X: Any) -> bool:
 
 
 def _names_of(labels: list[Any]) -> list[str]:
-    """Return a class name for each of the distinct labels of any type: "0: label", … where their texts alone would not tell them apart."""
+    """Return a unique class name for each label of any type; "0: label", … if their texts are empty or not unique."""
     texts = [str(label).strip() for label in labels]
     if len(set(texts)) == len(texts) and all(texts):
         return [str(label) for label in labels]

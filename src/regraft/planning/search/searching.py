@@ -1,4 +1,4 @@
-"""The search: try plans on folds, judge the best once on items that chose nothing."""
+"""Search for a plan: trials on folds, then one evaluation of the best plan on the holdout set."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ from .study import Study, TrialRecord
 __all__ = ["Asked", "run_search"]
 
 FEWEST = 4
-"""Finished trials from which importances are computed."""
+"""Minimum number of finished trials for importances."""
 _OWN = ("holdout", "seed", "classes")
 _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-"""Optuna's word for how a trial has ended -> ours."""
+"""Optuna's state of a finished trial -> state in `TrialRecord`."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asked for.
+    """Arguments of a search.
 
     Attributes:
-        space: as plain data; None for the default one.
+        space: space as plain data; None: the default space.
         sampler: "tpe", "random" or "grid".
         pruner: "median", "hyperband" or None.
-        folds: how many, or None for one split.
-        holdout: share of the items that judge the best plan; without folds also of the others that try the plans.
-        metric: the figure that chooses; None for the first one of the kind of task.
-        out: folder for the study, or None.
-        budget: no trial is begun after so long, such as "10m"; None: no limit.
+        folds: number of folds; None: one split.
+        holdout: share of the holdout set, which evaluates the best plan. Without folds, also the share of the rest that evaluates trials.
+        metric: metric that chooses the best trial; None: the default of the task, see `METRICS`.
+        out: folder of the study, or None.
+        budget: time after which no trial starts, such as "10m"; None: no limit.
     """
 
     space: Mapping[str, Any] | None = None
@@ -77,11 +77,11 @@ class Asked:
 
     @property
     def seconds(self) -> float:
-        """The budget in seconds."""
+        """Budget in seconds; infinite without one."""
         return Plan("auto", budget=self.budget).seconds or math.inf
 
     def check(self, kind: str) -> None:
-        """Raise if a value is out of its range, all at once."""
+        """Raise one `SettingError` for all invalid values. `kind`: kind of the task."""
         problems = [
             f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}{near_names(str(value), map(str, allowed))}"
             for name, value, allowed in (
@@ -103,9 +103,9 @@ class Asked:
 
 
 def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[str, Any], test: Dataset | None = None) -> Study:
-    """Search for the best plan.
+    """Search for the best plan, run it once more on all examples except the holdout set, and evaluate it on that set.
 
-    Result: The study; the best plan was carried out once more and judged on items that no trial has seen.
+    `settings`: settings that are the same in every trial. `test`: test set, or None.
     """
     optuna_library()
     check_engine(settings.get("engine", "auto"), settings.get("cluster"))
@@ -139,7 +139,7 @@ def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[s
 
 
 def _trials(board: Board, bench: Bench, *, ends: float) -> Iterator[KeptTrial]:
-    """Yield trials as they end, until none is left or under way elsewhere; none is begun after `ends`, in seconds of `time.monotonic`."""
+    """Yield trials as they finish, until none is left or running elsewhere. No trial starts after `ends`, a time of `time.monotonic`."""
     while True:
         if bench.fixed.get("cluster") is not None:
             yield from _trials_as_tasks(board, bench, ends=ends)
@@ -150,7 +150,7 @@ def _trials(board: Board, bench: Bench, *, ends: float) -> Iterator[KeptTrial]:
 
 
 def _trials_as_tasks(board: Board, bench: Bench, *, ends: float) -> Iterator[KeptTrial]:
-    """Yield trials as they end, each a task of a cluster: this process takes them, and notes how they end."""
+    """Yield trials as they finish, each run as a task of the cluster. This process assigns them and stores the results."""
     under_way, threads = dict[int, Taken](), torch.get_num_threads()
 
     def takes() -> Iterator[Taken]:
@@ -179,7 +179,7 @@ def _two_scores(shared: tuple[Bench, int]) -> list[torch.Tensor]:
 
 
 def _task(shared: tuple[Bench, int], taken: Taken) -> tuple[KeptTrial, int]:
-    """Carry out a trial in a worker; return how it ended, and how many examples went through the frozen part."""
+    """Run a trial in a worker; return the finished trial, and the number of examples that went through the frozen part."""
     bench = replace(shared[0], counter=Counter())
     torch.set_num_threads(shared[1])
     with _quiet():
@@ -187,7 +187,7 @@ def _task(shared: tuple[Bench, int], taken: Taken) -> tuple[KeptTrial, int]:
 
 
 def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any]) -> tuple[Bench, Space]:
-    plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block")})  # tells unknown names
+    plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block")})  # raises for unknown names
     usual = default_space(net, data.task, several=bool(data.further))
     usual = {name: values for name, values in usual.items() if name not in fixed}
     space = Space.from_dict(usual if asked.space is None else asked.space, fixed)
@@ -196,7 +196,7 @@ def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any
         raise SettingError(f"{both[0]} is given twice; give it once, as an argument.")
     fixed = {**fixed, "seed": asked.seed, "holdout": asked.holdout}
     data = data.with_classes(fixed["classes"]) if fixed.get("classes") and data.classes else data
-    rest, judging = data.split_indices(asked.holdout, seed=asked.seed)  # as `adapt` splits for the best plan: its holdout set is this one
+    rest, judging = data.split_indices(asked.holdout, seed=asked.seed)  # same split as in `adapt`: the best plan has this holdout set
     folds = folds_of(data, rest, folds=asked.folds, holdout=asked.holdout, seed=asked.seed)
     plan = plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block", "holdout")})
     held = [*(["augment"] if callable(plan.augment) else []), *plan.settings.functions]
@@ -215,7 +215,7 @@ def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any
 
 @contextmanager
 def _shared(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give settings whose cache all trials share: "memory" becomes a folder that goes with the search; workers of a cluster have theirs."""
+    """Yield settings with a cache that all trials share: "memory" becomes a temporary folder, except on a cluster."""
     if settings.get("cache") != "memory" or settings.get("cluster") is not None:
         yield dict(settings)
         return
@@ -225,7 +225,7 @@ def _shared(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Optuna's own messages back while the context lasts."""
+    """Silence Optuna's messages while the context lasts."""
     logging = optuna_library().logging
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
@@ -236,7 +236,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _identity(bench: Bench, asked: Asked, *, space: Space) -> str:
-    """Return a digest of all that makes figures comparable."""
+    """Return a digest of everything that the trials' figures depend on, so that figures with equal digests are comparable."""
     network, items = bench.network, bench.items
     targets = hashlib.blake2b(digest_size=12)
     for name in items.data.tasks:
@@ -250,7 +250,7 @@ def _identity(bench: Bench, asked: Asked, *, space: Space) -> str:
 
 
 def _concluded(board: Board, bench: Bench, *, cache: str | None, test: Dataset | None) -> Study:
-    """Carry out the best plan once more, on all items but those that judge, and let these judge it."""
+    """Return the study, after running the best plan on all examples except the holdout set and evaluating it there."""
     records = _records(board)
     done = [record for record in records if record.figure is not None]
     if not done:
@@ -322,15 +322,15 @@ def _records(board: Board) -> list[TrialRecord]:
 
 
 def _importances(board: Board) -> dict[str, float]:
-    """Return what each name explains among the trials that the sampler took; one that was given has none of them."""
+    """Return name -> importance over the trials that the sampler chose; empty if there are too few. The given first trial is left out."""
     done = [trial for trial in board.trials() if trial.state == "COMPLETE" and trial.facts.values != board.options.first]
     if len(done) < FEWEST or len({trial.value for trial in done}) < 2:
         return {}
     taken = board.in_memory(done)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that some name has few trials: the figures are of all that there are
+            warnings.simplefilter("ignore", UserWarning)  # that a name has few trials; all available trials are used
             found = optuna_library().importance.get_param_importances(taken)
-    except (RuntimeError, ValueError):  # too few trials for some name; the table has the figures
+    except (RuntimeError, ValueError):  # too few trials for some name
         return {}
     return {name: round(float(share), 4) for name, share in found.items()}

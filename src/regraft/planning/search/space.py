@@ -1,4 +1,4 @@
-"""What is searched: names of settings, each with choices or a range, as plain data."""
+"""Search space: names of settings with choices or ranges, as plain data."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..plan import SOLVING, Plan, make_plan
 __all__ = ["CLOSED_FORM", "HEAD_NAMES", "NAMES", "Range", "Space", "default_space", "plan_for"]
 
 CLOSED_FORM = {"strategy": "probe"}
-"""The first trial of a search of the default space: what needs no training, beside what is trained."""
+"""First trial of a search of the default space: a probe, as a baseline without training."""
 HEAD_NAMES = ("head_layers", "head_units", "head_activation")
-"""Of further layers below the head; they are no settings of a plan but a change of the network."""
+"""Settings of additional layers below the head. They change the network and are not part of a plan."""
 _NOT_SEARCHED = (
     *("cache", "dtype", "engine", "cluster", "precision", "device", "baselines", "task_weights", "refit"),
     *("metrics", "monitor", "mode", "callbacks", "log_with"),
 )
 _OF_PLAN = ("strategy", "frozen", "block", "probe", "views", "validation", "start")
 NAMES = (*_OF_PLAN, *HEAD_NAMES, *(field.name for field in fields(Settings) if field.name not in _NOT_SEARCHED))
-"""All that can be searched."""
+"""All names that can be searched."""
 _CONDITIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {
     "frozen": ("strategy", ("partial",), "head"),
     "block": ("strategy", ("surgical",), "head"),
@@ -41,9 +41,9 @@ _CONDITIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {
     "head_units": ("head_layers", (1, 2, 3), 0),
     "head_activation": ("head_layers", (1, 2, 3), 0),
 }
-"""Name -> the name that it depends on, the values of that at which it means something, and that one's default."""
+"""Name -> (name that it depends on, values of that name at which it has an effect, default of that name)."""
 _OWNERS = {"frozen": "partial", "block": "surgical"}
-"""Names that go with one strategy alone."""
+"""Names that belong to a single strategy."""
 _FIRST = ("strategy", "optimizer", "schedule", "head_layers")
 _KEYS = ("low", "high", "log", "step", "points")
 _HEAD_RULES: dict[str, tuple[str, Any]] = {
@@ -55,12 +55,13 @@ _HEAD_RULES: dict[str, tuple[str, Any]] = {
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included.
+    """Range of numbers from `low` to `high`, both included.
 
     Attributes:
-        low: lowest; whole numbers at both ends make a range of whole numbers.
-        step: distance of the values, or None.
-        points: how many of them a grid takes.
+        low: lower end. If both ends are ints, the range is of ints.
+        log: whether to sample on a logarithmic scale.
+        step: step between values, or None.
+        points: number of values in a grid.
     """
 
     low: float
@@ -71,21 +72,21 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether its values are whole numbers."""
+        """Whether the values are ints."""
         return is_whole(self.low) and is_whole(self.high)
 
     def suggested(self, name: str, trial: Any) -> float:
-        """Return the value that an Optuna trial takes for `name`."""
+        """Return the value that an Optuna trial suggests for `name`."""
         if self.whole:
             return int(trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log))
         return float(trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log))
 
     def holds(self, value: Any) -> bool:
-        """Tell whether a value is within the range, and of its kind."""
+        """Return whether a value is within the range and of its type."""
         return isinstance(value, int if self.whole else int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def on_grid(self) -> tuple[float, ...]:
-        """Return the values that a grid takes: every step, or `points` values at equal distances (of the logarithm)."""
+        """Return the values of a grid: every step, or `points` evenly (or log-evenly) spaced values."""
         if self.step is not None:
             count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
             return tuple(_plain(self.low + index * self.step, self.whole) for index in range(count))
@@ -95,7 +96,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched, checked.
+    """Validated search space.
 
     Attributes:
         entries: name -> choices or range.
@@ -105,9 +106,9 @@ class Space:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any], fixed: Mapping[str, Any]) -> Space:
-        """Read a space from plain data.
+        """Return the space from plain data, after checking it.
 
-        `plain`: name -> list of choices, {"low", "high", "log", "step", "points"}, or one value.
+        `plain`: name -> list of choices, {"low", "high", "log", "step", "points"}, or one value. `fixed`: settings of every trial.
         """
         if not isinstance(plain, Mapping) or not plain:
             raise SettingError(f"space={str(plain)[:80]!r}: expected a mapping from names of settings to choices or ranges.")
@@ -133,7 +134,7 @@ class Space:
         }
 
     def problems(self, fixed: Mapping[str, Any]) -> Iterator[str]:
-        """Yield what is wrong with single values, tried in a plan with the `fixed` settings."""
+        """Yield error messages for missing names, and for values that are invalid in a plan with the `fixed` settings."""
         strategies = self.entries.get("strategy", ())
         for name, owner in _OWNERS.items():
             if not isinstance(strategies, Range) and owner in strategies and name not in {*self.entries, *fixed}:
@@ -147,10 +148,7 @@ class Space:
                     yield f"space: {problem}"
 
     def suggested(self, trial: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values that an Optuna trial takes; names that mean nothing beside the others are left out.
-
-        Result: Name -> value.
-        """
+        """Return name -> value as suggested by an Optuna trial. Names without effect in this combination are left out."""
         values: dict[str, Any] = {}
         for name, entry in self.entries.items():
             if _means_something(name, {**fixed, **values}):
@@ -158,11 +156,11 @@ class Space:
         return values
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Tell whether all these values, by name, are among the choices or within the ranges."""
+        """Return whether all values (name -> value) are in the space."""
         return all(name in self.entries and _is_of(self.entries[name], value) for name, value in values.items())
 
     def grid(self, fixed: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return every combination of values, each once; `fixed` settings are the same in every trial."""
+        """Return every combination of values once. `fixed`: settings of every trial."""
         found: list[dict[str, Any]] = [{}]
         for name, entry in self.entries.items():
             options = entry.on_grid() if isinstance(entry, Range) else entry
@@ -175,7 +173,7 @@ class Space:
 
 
 def default_space(network: Network, kind: str, *, several: bool = False) -> dict[str, Any]:
-    """Return what is searched where nobody says otherwise."""
+    """Return the default space as plain data. `kind`: kind of the task; `several`: whether the data have several tasks."""
     heads = set(network.head_layers)
     count = next((number for number, block in enumerate(network.blocks) if not heads.isdisjoint(block.layers)), len(network.blocks))
     depths = sorted({count * share // 4 for share in (1, 2, 3)} - {0, count})
@@ -198,7 +196,7 @@ def default_space(network: Network, kind: str, *, several: bool = False) -> dict
 
 
 def plan_for(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Plan:
-    """Return the plan of one trial; layers below the head are a change of the network and no part of it."""
+    """Return the plan of one trial, without refit. Additional head layers (`HEAD_NAMES`) are not part of a plan."""
     given = {name: value for name, value in {**fixed, **values}.items() if name not in HEAD_NAMES}
     strategy = given.pop("strategy", "head")
     for name, owner in _OWNERS.items():
@@ -209,7 +207,7 @@ def plan_for(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Plan:
     for name in ("plateau_factor", "plateau_patience") if given.get("schedule") != "plateau" else ():
         given.pop(name, None)
     plan = make_plan(strategy, given)
-    return replace(plan, statistics=False, settings=replace(plan.settings, refit=False))  # the best is trained on everything in the end
+    return replace(plan, statistics=False, settings=replace(plan.settings, refit=False))  # only the best plan is refitted
 
 
 def _entry(name: str, given: Any) -> tuple[Any, ...] | Range:
@@ -243,7 +241,7 @@ def _is_of(entry: tuple[Any, ...] | Range, value: Any) -> bool:
 
 
 def _problem(name: str, value: Any, *, fixed: Mapping[str, Any]) -> str:
-    """Return what is wrong with one value, or ""."""
+    """Return an error message for one value, or ""."""
     if name in HEAD_NAMES:
         expected, holds = _HEAD_RULES[name]
         return "" if holds(value) else f"{name}={value!r}: expected {expected}"

@@ -1,4 +1,4 @@
-"""What a search gives back: every trial, the best plan, and how it was judged."""
+"""Result of a search: all trials, the best plan and its evaluation."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from .database import unwritable
 __all__ = ["Study", "TrialRecord", "plot_importances", "plot_trials", "positions"]
 
 _WIDTH = 120
-"""Columns of the table of trials."""
+"""Width of the table of trials, in characters."""
 _DIGITS = 12
-"""Means over folds are equal up to so many digits: the order of a sum is no merit."""
+"""Decimals to which means over folds are compared, so that the order of summation does not matter."""
 
 
 def positions(values: Sequence[Any], *, log: bool) -> tuple[list[float | None], list[tuple[float, str]]]:
-    """Return where values stand on an axis from 0 to 1, and its labels.
+    """Return the positions of values on an axis from 0 to 1, and the axis labels as (position, label).
 
-    Result: A place for each value, None for None's that stand for "absent" (the empty word); and (place, label).
+    The position of "" (absent) is None. `log`: logarithmic axis for numbers.
     """
     shown = [value for value in values if value != ""]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in shown) and shown:
@@ -46,10 +46,7 @@ def positions(values: Sequence[Any], *, log: bool) -> tuple[list[float | None], 
 
 
 def plot_trials(points: Sequence[Mapping[str, Any]], path: str | Path, *, names: Sequence[str], logs: Sequence[str]) -> Path:
-    """Draw trials as lines over parallel axes.
-
-    `points`: name -> value, best first.
-    """
+    """Plot trials as lines over parallel axes. `points`: name -> value of each trial, best first; `logs`: names with a log axis."""
     if not points:
         raise DataError(f"Nothing to draw: none of 0 finished trials has values of {', '.join(names)}.")
     used = [name for name in names if any(name in point for point in points)]
@@ -72,10 +69,7 @@ def plot_trials(points: Sequence[Mapping[str, Any]], path: str | Path, *, names:
 
 
 def plot_importances(importances: Mapping[str, float], path: str | Path) -> Path:
-    """Draw shares as bars.
-
-    `importances`: name -> share.
-    """
+    """Plot importances (name -> share) as bars."""
     if not importances:
         raise DataError(f"Nothing to draw: importances={dict(importances)}; they take four finished trials or more with different figures.")
     ordered = sorted(importances.items(), key=lambda pair: pair[1])
@@ -87,17 +81,17 @@ def plot_importances(importances: Mapping[str, float], path: str | Path) -> Path
 
 
 def _figure(width: float) -> Any:
-    """Return an empty figure that leaves the user's own figures and backend alone."""
+    """Return an empty figure, independent of the user's figures and backend."""
     return optional_import("matplotlib.figure", "report", purpose="A plot of the search").Figure(figsize=(width, 3.6), layout="constrained")
 
 
 def _saved(figure: Any, path: Path) -> Path:
-    """Write a figure, whole or not at all: a link that stands at its path is replaced, and what it points to stays."""
+    """Write a figure atomically. A link at the path is replaced; its target stays."""
     content = io.BytesIO()
     try:
         figure.savefig(content, dpi=150, format=path.suffix[1:] or None)
         write_bytes(path, content.getvalue())
-    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib does not know
+    except (OSError, ValueError) as error:  # ValueError: a file extension that matplotlib does not know
         raise DataError(
             f"The plot {printable(path)!r} cannot be written: {reason_of(error)}. Give another path, such as 'plot.png'."
         ) from error
@@ -106,16 +100,16 @@ def _saved(figure: Any, path: Path) -> Path:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial.
+    """Record of one trial.
 
     Attributes:
-        number: in the order in which they were taken, from 1.
-        values: of the names that are searched; those that mean nothing beside the others are absent.
+        number: number of the trial, from 1, in the order of starting.
+        values: name -> value of the searched settings; settings without effect in this trial are absent.
         state: "complete", "pruned" or "failed".
-        figure: mean over the folds, None where the trial did not come to its end.
-        folds: the figure on each fold.
-        error: why it failed, or "".
-        losses: the loss on each fold: log-loss, or for regression the root mean squared error.
+        figure: mean of the metric over the folds; None if the trial is not complete.
+        folds: metric of each fold.
+        error: reason of the failure, or "".
+        losses: loss of each fold: log-loss, or root mean squared error for regression.
     """
 
     number: int
@@ -129,14 +123,14 @@ class TrialRecord:
 
     @property
     def standard_error(self) -> float | None:
-        """Of the mean over the folds; None with fewer than two."""
+        """Standard error of the mean over the folds; None for fewer than two folds."""
         count = len(self.folds)
         if count < 2 or self.figure is None:
             return None
         return math.sqrt(sum((figure - self.figure) ** 2 for figure in self.folds) / (count - 1) / count)
 
     def rank(self, direction: str) -> tuple[float, float, int]:
-        """Return what trials are put in order by, the lowest first: the figure; of equal ones the loss; then which was earlier."""
+        """Return the sort key of a trial, lowest first: the metric, then the loss, then the number."""
         if self.figure is None:
             return math.inf, math.inf, self.number
         loss = sum(self.losses) / len(self.losses) if self.losses else math.inf
@@ -146,22 +140,22 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class Study:
-    """A finished search.
+    """Finished search.
 
     Attributes:
-        trials: all of them.
-        space: what was searched, as plain data.
-        metric: the figure that chose.
+        trials: records of all trials.
+        space: searched space, as plain data.
+        metric: metric that chose the best trial.
         direction: "maximize" or "minimize".
-        best_trial: the one whose plan is `best`.
-        best: the plan; `regraft.adapt(study.network, data, strategy=study.best)` is judged by the items that chose nothing.
-        network: what that plan is for: a copy of the network given, with further layers where the best trial has some.
-        scores: of the best plan, once, on the items that chose nothing.
-        result: of the best plan, with the adapted network; None where another process, or an earlier
-            call, has judged it: `regraft.load(study.folder / "best")` opens it.
-        importances: name -> share of the spread of the figures that it explains; empty with few trials.
-        cost: seconds of all trials, and how many items went through the frozen part in this process.
-        folder: where the study is kept, or None.
+        best_trial: record of the best trial.
+        best: best plan. `regraft.adapt(study.network, data, strategy=study.best)` is evaluated on the same holdout set.
+        network: network for this plan: the given one, with additional head layers if the best trial has some.
+        scores: scores of the best plan on the holdout set (and the test set), which chose nothing.
+        result: result of the best plan, with the adapted network. None if another process or an earlier call evaluated it;
+            `regraft.load(study.folder / "best")` opens it.
+        importances: name -> share of the variance of the metric that it explains; empty with few trials.
+        cost: seconds of all trials, and number of examples that went through the frozen part in this process.
+        folder: folder of the study, or None.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -189,7 +183,7 @@ class Study:
     folder: Path | None = None
 
     def ranked(self) -> list[TrialRecord]:
-        """Return the trials, best first, of equal figures the lower loss first; pruned and failed ones come last, in their order.
+        """Return the trials, best first; ties are broken by the loss. Pruned and failed trials come last, in order.
 
         Example:
             >>> study.ranked()[0] == study.best_trial
@@ -198,13 +192,13 @@ class Study:
         return sorted(self.trials, key=lambda trial: trial.rank(self.direction))
 
     def table(self, most: int = 10) -> str:
-        """Return the best trials as a table for people.
+        """Return the best trials as a readable table.
 
         Args:
-            most: rows.
+            most: maximum number of trials.
 
         Returns:
-            A line a trial, with further ones where its values are many.
+            One line per trial, or more if its values need them.
 
         Example:
             >>> len(study.table().splitlines())
@@ -260,16 +254,16 @@ class Study:
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Write `study.json`, whole or not at all.
+        """Write `study.json` atomically.
 
         Args:
-            folder: made where it is not there.
+            folder: target folder, created if necessary.
 
         Returns:
             The path of the file.
 
         Raises:
-            SettingError: if it cannot be written; an earlier one stays.
+            SettingError: if the file cannot be written; an earlier file stays.
 
         Example:
             >>> study.save("searched").name
@@ -284,10 +278,10 @@ class Study:
         return target / "study.json"
 
     def plot(self, path: str | Path) -> Path:
-        """Draw every finished trial as a line over parallel axes, the better the darker.
+        """Plot every finished trial as a line over parallel axes; better trials are darker.
 
         Args:
-            path: the file to write; its ending chooses the format.
+            path: file to write; the extension chooses the format.
 
         Returns:
             The path.
@@ -305,10 +299,10 @@ class Study:
         return plot_trials(points, path, names=[*self.space, self.metric], logs=logs)
 
     def plot_importances(self, path: str | Path) -> Path:
-        """Draw how much each name of the space matters.
+        """Plot the importance of each name of the space.
 
         Args:
-            path: the file to write; its ending chooses the format.
+            path: file to write; the extension chooses the format.
 
         Returns:
             The path.
