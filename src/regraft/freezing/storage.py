@@ -295,7 +295,7 @@ def _deleted(folder: Path) -> bool:
             return False
         try:
             files = _own_files(folder)
-            for name in sorted(files or (), key=lambda name: name != _MANIFEST):  # manifest first: the rest is no cache
+            for name in sorted(files or (), key=lambda name: name != _MANIFEST):  # without it, the rest is no cache
                 (folder / name).unlink(missing_ok=True)
         finally:
             os.close(handle)

@@ -75,7 +75,7 @@ def _content(path: Path) -> dict[str, Any]:
         if hashlib.blake2b(plain, digest_size=_DIGEST).digest() != digest:
             raise SettingError(f"The checkpoint {printable(path)!r} is damaged. {_REMEDY}")
         with zipfile.ZipFile(io.BytesIO(plain)) as archive:
-            archived_names(archive)  # checks the sizes only; PyTorch checks the content
+            archived_names(archive)  # limits the size of the pickle; PyTorch checks its content
         content = torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or not isinstance(content.get("run"), str):
             raise SettingError(f"The checkpoint {printable(path)!r} was not written by regraft. {_REMEDY}")

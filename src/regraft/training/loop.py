@@ -160,7 +160,7 @@ def trained(training: Training) -> Trained:
         return list(training.feed.scores(training.feed.batch(rows, np.zeros(len(rows), np.int64))).values())
 
     def begun() -> Training:
-        restore_(trained_tensors(training), start)  # after the loss of a worker, epochs since the last checkpoint run again
+        restore_(trained_tensors(training), start)  # a retry after the loss of a worker starts from the same weights
         return kept
 
     most = len(training.fit) // _steps(training)

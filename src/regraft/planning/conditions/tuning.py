@@ -43,7 +43,7 @@ class TunedInput:
     path: np.ndarray = field(repr=False)
 
 
-# over the limit: settings of the input, the start and the fit
+# over the limit: what is learned, from where, how
 def tune_input(
     net: Network,
     data: Dataset | Sequence[str],
@@ -130,7 +130,7 @@ class _Wanted:
 
         return evaluated
 
-    # over the limit: a batch of examples, and the rows of their learned inputs
+    # over the limit: a part of the items, and where their inputs stand
     def _losses(self, net: Network, table: Tensor, chosen: np.ndarray, places: np.ndarray) -> tuple[Tensor, np.ndarray]:
         index, rows = torch.from_numpy(chosen), places[self.rows[chosen]]
         learned = table[torch.from_numpy(rows)]
