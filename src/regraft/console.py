@@ -1,7 +1,7 @@
-"""Everything that regraft prints: results, messages, and progress with the time left. Text of others is escaped here, once.
+"""Terminal output: results, messages, and progress with the remaining time. All untrusted text is escaped here.
 
-Names of classes, files and columns come from files that somebody else made. What they hold beyond plain text (control sequences, links,
-marks that turn the direction of writing, lone surrogates, the markup of Rich) is shown as escapes or as it stands, and never obeyed.
+Names of classes, files and columns come from files of third parties. Control sequences, links, bidirectional marks, lone surrogates and
+Rich markup in them are shown as escapes or as plain text and never interpreted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["STEPS", "duration", "progress", "say", "show", "show_csv", "show_json", "show_table", "speaking", "spent", "tell"]
 
 _SPEAKING: ContextVar[tuple[bool, bool]] = ContextVar("regraft_speaking", default=(False, False))
-"""Whether progress and whether sentences are shown: the commands switch it on, a library stays silent unless asked."""
+"""(show progress, show sentences). The commands switch them on; the library is silent by default."""
 
 STEPS = {
     "read": "reading and checking",
@@ -37,18 +37,18 @@ STEPS = {
     "baselines": "training from scratch, as a baseline",
     "save": "saving",
 }
-"""Kinds of work -> their words on the terminal, in the account of the time and in the report."""
+"""Step -> its description on the terminal, in the cost and in the report."""
 
 _SHOWN: list[Progress] = []
-"""The lines of progress on the terminal, while there are any."""
+"""The active progress display, if any."""
 
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
-"""Lone surrogates that stand for no byte of a file name."""
+"""Lone surrogates that do not encode a byte of a file name."""
 
 
 @contextmanager
 def speaking(on: bool, *, words: bool = True) -> Iterator[None]:
-    """Show progress on stderr while the context lasts, with the `words` of what is done, or silence it."""
+    """Context manager that switches progress on stderr `on` or off, and with `words` also the sentences about each step."""
     token = _SPEAKING.set((on, on and words))
     try:
         yield
@@ -62,27 +62,24 @@ def show(text: object, *, lines: bool = False) -> None:
 
 
 def tell(text: object, *, lines: bool = False) -> None:
-    """Print a `text` to stderr, escaped as `show` does it, with `lines` as there: stdout is for results."""
+    """Print a `text` to stderr, escaped as in `show`; `lines` keeps line breaks. stdout is for results only."""
     _write(sys.stderr, printable_lines(text) if lines else printable(text))
 
 
 def say(sentence: str) -> None:
-    """Print one sentence to stderr, where progress is shown."""
+    """Print one sentence to stderr if sentences are switched on (`speaking`)."""
     if _SPEAKING.get()[1]:
         _write(sys.stderr, printable(sentence))
 
 
 def show_json(content: Any, *, indent: int | None = 1) -> None:
-    """Print plain data as JSON on stdout; what a terminal could obey stands there as JSON escapes.
-
-    `indent`: spaces a level; None: one line.
-    """
+    """Print plain data as JSON to stdout. Control characters become JSON escapes. `indent` is in spaces; None prints one line."""
     text = json.dumps(content, ensure_ascii=not _encoding(sys.stdout).startswith("utf"), indent=indent, default=str)
     _write(sys.stdout, printable_json(text))
 
 
 def show_csv(rows: Iterable[Sequence[object]], *, raw: bool = False) -> None:
-    """Print rows as CSV on stdout; cells are escaped, and an apostrophe stands before those that a spreadsheet would run as a formula."""
+    """Print rows as CSV to stdout. Unless `raw`, cells are escaped, and an apostrophe precedes formulas of spreadsheets."""
     held = io.StringIO()
     writer = csv.writer(held, lineterminator="\n")
     for row in rows:
@@ -96,7 +93,7 @@ def show_csv(rows: Iterable[Sequence[object]], *, raw: bool = False) -> None:
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", caption: str = "") -> None:
-    """Print a table to stdout; its cells are plain text, without markup."""
+    """Print a table to stdout. Cells are plain text; markup is not interpreted."""
     from rich.console import Console
     from rich.table import Table
 
@@ -111,7 +108,7 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, tit
 
 
 def _write(stream: TextIO, text: str, *, end: str = "\n") -> None:
-    """Print text, with escapes for what the encoding of the stream does not have."""
+    """Print text. Characters outside the encoding of the stream are escaped."""
     if stream is sys.stdout:
         _pause()
     print(_encodable(text, stream), file=stream, end=end, flush=stream is sys.stderr)
@@ -127,7 +124,7 @@ def _encoding(stream: TextIO) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return `seconds` for people: "0.4 s", "12 s", "3 min 20 s", "1 h 05 min"."""
+    """Return `seconds` as text: "0.4 s", "12 s", "3 min 20 s", "1 h 05 min"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -139,7 +136,7 @@ def duration(seconds: float) -> str:
 
 
 def spent(cost: Mapping[str, float]) -> dict[str, float]:
-    """Return the seconds of a `cost` by what they were spent on, in words; what is under 0.05 s, or has no name, comes last, together."""
+    """Return step description -> seconds from a `cost`. Unnamed steps and steps below 0.05 s are summed in the last entry."""
     parts = {words: float(cost[kind]) for kind, words in STEPS.items() if cost.get(kind, 0.0) >= 0.05}
     rest = float(cost.get("total") or 0.0) - sum(parts.values())
     return parts | ({"other" if parts else "all steps": rest} if rest > 0.05 else {})
@@ -147,10 +144,9 @@ def spent(cost: Mapping[str, float]) -> dict[str, float]:
 
 @contextmanager
 def progress(what: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
-    """Show a line that moves: the time that a piece of work has taken, and of so many steps a bar and the time left.
+    """Show a progress line for a task: the elapsed time and, if `total` steps are given, a bar with the remaining time.
 
-    `total`: how many steps there are; None: not known; yields: A function that is told how many more are done; parts of one move the bar as
-    well.
+    The context yields a function to call with the number of newly completed steps, which may be fractional.
     """
     if not _SPEAKING.get()[0] or not sys.stderr.isatty():
         yield lambda _more: None
@@ -176,7 +172,7 @@ def progress(what: str, total: float | None = None) -> Iterator[Callable[[float]
 
 
 def _lines() -> Progress:
-    """Return the lines of all work that goes on, of which the innermost is shown; Rich is imported for a terminal alone."""
+    """Return the progress display of all nested tasks; only the innermost is visible. Rich is imported only for a terminal."""
     if not _SHOWN:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -189,7 +185,7 @@ def _lines() -> Progress:
 
 
 def _pause() -> None:
-    """Take the line off the terminal, until the next piece of work begins."""
+    """Hide the progress line until the next task starts."""
     for lines in _SHOWN:
         lines.stop()
     _SHOWN[:] = [lines for lines in _SHOWN if lines.tasks]

@@ -1,16 +1,16 @@
-"""All errors that regraft raises on purpose.
+"""Exceptions of regraft.
 
     RegraftError
     ├── InputError            the user's input or a setting is wrong (exit code 2 of the commands)
-    │   ├── NetworkError      the network cannot be opened, inspected or changed as asked
-    │   │   ├── UnsafeFileError     opening the file would run code or read elsewhere
-    │   │   └── AmbiguousMatchError weights could go to more than one place
-    │   ├── DataError         the data set cannot be used as it stands
-    │   ├── SettingError      a setting is unknown or out of its range
-    │   └── CacheError        the folder or disk of a feature cache does not serve
+    │   ├── NetworkError      the network cannot be opened, inspected or changed as requested
+    │   │   ├── UnsafeFileError     opening the file would run code or read other files
+    │   │   └── AmbiguousMatchError weights match more than one parameter
+    │   ├── DataError         the data set cannot be used in its current form
+    │   ├── SettingError      a setting is unknown or out of range
+    │   └── CacheError        the folder or disk of a feature cache is not usable
     └── MissingExtraError     an optional library is not installed (also an ImportError)
 
-Every message says what was received, what was expected and what to do.
+Every message states what was received, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _ELSEWHERE: dict[str, str] = {
     "stay_near": "l2_sp",
     "trials": "n_trials n_iter max_trials num_trials",
 }
-"""Name here -> what it is called in Keras, PyTorch, scikit-learn, fastai, timm, Lightning, Transformers and Optuna."""
+"""Setting of regraft -> its names in Keras, PyTorch, scikit-learn, fastai, timm, Lightning, Transformers and Optuna."""
 _HERE = {other: name for name, others in _ELSEWHERE.items() for other in others.split()}
 
 _NONE = {
@@ -77,11 +77,11 @@ _NONE = {
     "mixed_precision": "training is in single precision; dtype= is that of cached activations",
     "shuffle": "examples are shuffled in every epoch, by seed=",
 }
-"""What other libraries can set and regraft cannot -> what holds in its place."""
+"""Setting of other libraries that regraft does not have -> explanation of what regraft does instead."""
 
 
 class RegraftError(Exception):
-    """Root of every error that regraft raises on purpose.
+    """Base class of all exceptions of regraft.
 
     Example:
         >>> import regraft
@@ -94,53 +94,53 @@ class RegraftError(Exception):
 
 
 class InputError(RegraftError, ValueError):
-    """The user's input or a setting is wrong; nothing has been started."""
+    """The user's input or a setting is invalid."""
 
 
 class NetworkError(InputError):
-    """A network cannot be opened, inspected or changed as asked."""
+    """A network cannot be opened, inspected or changed as requested."""
 
 
 class UnsafeFileError(NetworkError):
-    """Opening a file would run code that it carries, or read a place that the user did not name."""
+    """Opening a file would run code stored in it, or read a location that the user did not name."""
 
 
 class AmbiguousMatchError(NetworkError):
-    """Weights of a file could go to more than one place of the network."""
+    """Weights of a file match more than one parameter of the network."""
 
 
 class DataError(InputError):
-    """A data set cannot be used as it stands."""
+    """A data set cannot be used in its current form."""
 
 
 class SettingError(InputError):
-    """A setting is unknown or out of its range."""
+    """A setting is unknown or out of range."""
 
 
 class MissingExtraError(RegraftError, ImportError):
-    """An optional library is needed and not installed."""
+    """An optional library is required but not installed."""
 
 
 class CacheError(InputError):
-    """The folder or disk of a feature cache does not serve."""
+    """The folder or disk of a feature cache is not usable."""
 
 
 def name_here(name: str) -> str | None:
-    """Return what regraft calls a setting that other libraries call `name`; None where nothing is known."""
+    """Return the regraft setting for a `name` used by other libraries, or None."""
     return _HERE.get(name.lower().replace("-", "_"))
 
 
 def near_names(name: str, names: Iterable[str], *, count: int = 3) -> str:
-    """Return the names closest to `name`, as the end of an error message.
+    """Return the names most similar to `name`, as the end of an error message.
 
     Args:
-        name: what was received.
-        names: what would have been valid.
-        count: at most so many are named.
+        name: the received name.
+        names: the valid names.
+        count: maximum number of suggestions.
 
     Returns:
-        `"; here it is called 'a'"` where other libraries call it `name`; `"; did you mean 'a', 'b'?"`; or, where nothing is near,
-        `"; valid: 'a', 'b', …"`.
+        `"; here it is called 'a'"` if `name` is the term of another library; `"; did you mean 'a', 'b'?"` if there are similar names;
+        otherwise `"; valid: 'a', 'b', …"`.
     """
     options = [str(option) for option in names]
     here = name_here(name)
@@ -154,23 +154,23 @@ def near_names(name: str, names: Iterable[str], *, count: int = 3) -> str:
 
 
 def unknown_setting(name: str, known: Iterable[str]) -> str:
-    """Return what is wrong with a setting of this `name`, with the nearest `known` ones, or with what holds in its place."""
+    """Return an error message for an unknown setting `name`: similar `known` names, or what regraft does instead."""
     return f"there is no setting {name!r}: {_NONE[name]}" if name in _NONE else f"unknown setting {name!r}{near_names(name, known)}"
 
 
 def optional_import(module: str, extra: str, *, purpose: str) -> ModuleType:
-    """Import an optional library, or say how to install it.
+    """Import an optional library.
 
     Args:
-        module: dotted name, such as `"timm"`.
-        extra: the extra of regraft that brings it, such as `"vision"`.
-        purpose: what needs it, for the message, such as `"'timm:resnet18'"`.
+        module: dotted name, for example `"timm"`.
+        extra: the extra of regraft that installs it, for example `"vision"`.
+        purpose: what needs it, for the message, for example `"'timm:resnet18'"`.
 
     Returns:
         The imported module.
 
     Raises:
-        MissingExtraError: if it is not installed.
+        MissingExtraError: if it is not installed. The message says how to install it.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""The report of one adaptation: a single HTML file made from plain data."""
+"""Report of an adaptation: a single HTML file made from plain data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the facts of a report must look like before a page is made of them: `scores.json` and `report.json` of a saved folder."""
+"""Schema and files of the report data: `scores.json` and `report.json` of a saved folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..files.writing import write_json
 __all__ = ["SCORES", "read_facts", "write_facts"]
 
 SCORES = ("verdict", "scores", "baselines", "cost")
-"""What stands in `scores.json`, and not once more in `report.json`."""
+"""Keys that are stored in `scores.json` and not in `report.json`."""
 _SCORES_FILE, _FACTS_FILE = "scores.json", "report.json"
 _REMEDY = "Save the result again."
 Count = Annotated[int, Field(ge=0)]
@@ -48,7 +48,7 @@ class _Difference(Plain):
 
 
 class _Figures(Plain):
-    """What `judge` gives, with what the report adds to it."""
+    """Metrics as returned by `judge`, with the fields that the report adds."""
 
     items: Count = 0
     accuracy: float | None = None
@@ -129,7 +129,7 @@ class _Account(Plain):
 
 
 class _Facts(Plain):
-    """All that the page shows."""
+    """All data of the page."""
 
     title: str | None = None
     verdict: Annotated[str, Field(min_length=1)]
@@ -153,19 +153,16 @@ class _Facts(Plain):
 
 
 def write_facts(folder: str | Path, facts: dict[str, Any], *, scores: Sequence[str] = SCORES) -> Path:
-    """Keep what a report is made of, so that it can be made again.
-
-    Result: The path of `report.json`.
-    """
+    """Write the report data to a folder, so that the page can be made again. Return the path of `report.json`."""
     write_json(Path(folder) / _SCORES_FILE, {name: facts[name] for name in scores if name in facts}, default=str)
     write_json(Path(folder) / _FACTS_FILE, {name: value for name, value in facts.items() if name not in scores}, default=str)
     return Path(folder) / _FACTS_FILE
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
-    """Return what `write_facts` kept, every value checked."""
+    """Read and check the data that `write_facts` wrote."""
     facts: dict[str, Any] = {}
-    for name in (_SCORES_FILE, _FACTS_FILE):  # earlier versions wrote all of it into the second
+    for name in (_SCORES_FILE, _FACTS_FILE):  # earlier versions wrote everything to report.json
         source = member(Path(folder), name)
         if not source.is_file() and name == _FACTS_FILE:
             raise DataError(

@@ -1,6 +1,6 @@
-"""What all figures of a page are made of: HTML placed in per cent of the room there is, so that text keeps its size.
+"""Elements of the figures: HTML positioned in per cent of the available space, so that text keeps its size.
 
-No plotting library and no script. Colours are CSS classes of the page, so that one drawing serves light and dark. Every name passes
+No plotting library and no scripts. Colours are CSS classes of the page, so the same figure works in light and dark mode. All names pass
 through `html.escape`.
 """
 
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 __all__ = ["Axis", "Bar", "interval_rows", "legend", "letters", "nice_ticks", "stacked_bar", "tag", "text_tag", "track_marks"]
 
 _EMPTY = ("input",)  # elements without content
-_MINOR = 4  # ticks from which every second one is left out where the figure is narrow
+_MINOR = 4  # with more ticks, every second one is hidden in narrow figures
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values along one side of a figure.
+    """Axis of a figure.
 
     Attributes:
-        name: what the values are, with their unit.
-        low: the value at the left or lower end.
+        name: label with unit.
+        low: value at the left or lower end.
         percent: whether values in [0, 1] are shown in per cent.
-        whole: whether only whole numbers are values.
+        whole: whether ticks are whole numbers only.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Axis:
     whole: bool = False
 
     def at(self, value: float) -> float:
-        """Return where `value` stands, in per cent of the side, within it."""
+        """Return the position of `value` in per cent of the axis, clipped to [0, 100]."""
         low, high, middle = (math.log(max(each, 1e-300)) if self.log else each for each in (self.low, self.high, value))
         return min(max(100.0 * (middle - low) / ((high - low) or 1.0), 0.0), 100.0)
 
     def ticks(self, count: int = 5) -> list[float]:
-        """Return about `count` round values on the side."""
+        """Return about `count` round tick values."""
         if not self.log:
             found = nice_ticks(self.low, self.high, count=count)
             return [value for value in found if not self.whole or value == round(value)]
@@ -51,7 +51,7 @@ class Axis:
         return [value for value in every if self.low * 0.999 <= value <= self.high * 1.001]
 
     def words(self, value: float) -> str:
-        """Return `value` as it stands beside a tick."""
+        """Return `value` as a tick label."""
         shown = 100.0 * value if self.percent else value
         said = f"{shown:,.0f}" if abs(shown) >= 1000 and shown == round(shown) else f"{shown:.6g}"
         return f"{said} %" if self.percent else said
@@ -59,12 +59,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Bar:
-    """One value with its interval, on a line of its own.
+    """One row of a figure: a value with its interval.
 
     Attributes:
-        value: in the unit of the axis; None where there is nothing to show.
+        value: value in the unit of the axis; None for an empty row.
         interval: (lo, hi), or None.
-        strong: whether it is the one that the figure is about.
+        strong: whether the row is highlighted.
     """
 
     name: str
@@ -75,9 +75,9 @@ class Bar:
 
 
 def tag(name: str, content: str = "", /, **attributes: object) -> str:
-    """Return one element.
+    """Return an HTML element.
 
-    `**attributes`: `_` in a name becomes `-`, a final one is dropped; values are escaped; None leaves one out.
+    In names of `**attributes`, `_` becomes `-` and a trailing `_` is dropped. Values are escaped. Attributes that are None are left out.
     """
     given = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
     shown = "".join(f' {key}="{html.escape(str(value))}"' for key, value in given)
@@ -85,7 +85,7 @@ def tag(name: str, content: str = "", /, **attributes: object) -> str:
 
 
 def text_tag(name: str, words: str, /, **attributes: object) -> str:
-    """Return one element that holds a text."""
+    """Return an HTML element with escaped text."""
     return tag(name, html.escape(words), **attributes)
 
 
@@ -101,26 +101,20 @@ def nice_ticks(low: float, high: float, *, count: int = 5) -> list[float]:
 
 
 def legend(entries: Iterable[tuple[str, str]]) -> str:
-    """Return what the marks of a figure mean; it wraps where it is narrow.
-
-    `entries`: (CSS classes of the mark, what it means).
-    """
+    """Return the legend of a figure from `entries` (CSS classes of the mark, meaning). It wraps in narrow figures."""
     return tag("ul", "".join(tag("li", tag("i", class_=f"key {kind}") + html.escape(words)) for kind, words in entries), class_="legend")
 
 
 def letters(entries: Iterable[tuple[str, str, bool]]) -> str:
-    """Return what the letters in a figure stand for, one a line.
-
-    `entries`: (letter, what it means, whether it is the one that the figure is about).
-    """
+    """Return the key to the letters in a figure, one per line, from `entries` (letter, meaning, whether it is highlighted)."""
     lines = (tag("li", text_tag("b", letter) + html.escape(words), class_="own" if own else None) for letter, words, own in entries)
     return tag("ul", "".join(lines), class_="legend letters")
 
 
 def interval_rows(bars: Sequence[Bar], *, title: str, axis: Axis, filled: bool = False, lines: Mapping[str, float] | None = None) -> str:
-    """Return one row a value: its name, a dot with a whisker for its interval (or a bar from the left end), and its words.
+    """Return one row per value: name, dot with a whisker for the interval (or a filled bar from the left), and text.
 
-    `lines`: CSS class -> value of an upright line through all rows.
+    `lines`: CSS class -> value of a vertical line through all rows.
     """
     if not bars:
         return ""
@@ -156,9 +150,9 @@ def track_marks(bar: Bar, axis: Axis, *, filled: bool = False) -> str:
 
 
 def stacked_bar(parts: Mapping[str, float], *, title: str, said: Mapping[str, str]) -> str:
-    """Return one bar cut into parts, and below it a line for each part with its share.
+    """Return a stacked bar and a line with the share of each part.
 
-    `parts`: name -> size >= 0; `said`: name -> the size in words.
+    `parts`: name -> size >= 0; `said`: name -> size as text.
     """
     total = sum(parts.values())
     if total <= 0:

@@ -1,4 +1,4 @@
-"""Pictures and sounds as data URIs, so that a report is one file."""
+"""Images and sounds as data URIs, so that a report is a single file."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from ..files.media import picture_of, recording_of
 __all__ = ["picture_uri", "sound_uri"]
 
 _SIDE = 96
-"""Pixels of a picture in the report."""
+"""Longer side of an image in the report, in pixels."""
 
 
 def picture_uri(source: npt.ArrayLike | str | Path) -> str | None:
-    """Return a small PNG of a picture as a data URI.
+    """Return a PNG thumbnail of an image as a data URI; None if Pillow is not installed or the image cannot be read.
 
-    `source`: a file, or an array (H, W), (H, W, 1|3|4) or (1|3|4, H, W); uint8 as it is, floats in [0, 1] times 255, other numbers
-    stretched from their least to their greatest; result: "data:image/png;base64,…", or None where Pillow is not installed or the picture
-    cannot be read.
+    `source`: a file, or an array (H, W), (H, W, 1|3|4) or (1|3|4, H, W). uint8 is used unchanged, floats in [0, 1] are multiplied by 255,
+    and other numbers are stretched from their minimum to their maximum.
     """
     image = _library("PIL.Image", "vision")
     if image is None:
@@ -34,7 +33,7 @@ def picture_uri(source: npt.ArrayLike | str | Path) -> str | None:
     try:
         with picture_of(source if isinstance(source, str | Path) else image.fromarray(_pixels(np.asarray(source)))) as picture:
             file = io.BytesIO()
-            shown = image.fromarray(_pixels(np.asarray(picture))) if picture.mode.startswith(("I", "F")) else picture  # of more than 8 bits
+            shown = image.fromarray(_pixels(np.asarray(picture))) if picture.mode.startswith(("I", "F")) else picture  # more than 8 bits
             _thumbnail(shown, nearest=image.Resampling.NEAREST).save(file, format="PNG", optimize=True)
     except (InputError, TypeError, ValueError):
         return None
@@ -42,7 +41,7 @@ def picture_uri(source: npt.ArrayLike | str | Path) -> str | None:
 
 
 def _thumbnail(picture: Any, *, nearest: Any) -> Any:
-    """Return a picture with its longer side at most `_SIDE`; smaller ones are enlarged by whole numbers without smoothing."""
+    """Return an image with its longer side at most `_SIDE`. Small images are enlarged by integer factors without smoothing."""
     picture = picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB")
     times = _SIDE // max(picture.size)
     if times > 1:
@@ -52,10 +51,9 @@ def _thumbnail(picture: Any, *, nearest: Any) -> Any:
 
 
 def sound_uri(source: tuple[npt.ArrayLike, int] | str | Path, *, seconds: float = 5.0) -> str | None:
-    """Return the beginning of a sound as a data URI: WAV, one channel, 16 bit.
+    """Return the first `seconds` of a sound as a data URI (WAV, mono, 16 bit); None if the file cannot be read or soundfile is missing.
 
-    `source`: a file, or (waveform, rate): (N,) or (N, channels) floats in [-1, 1] or int16, and samples a second; result:
-    "data:audio/wav;base64,…", or None where soundfile is needed and not installed or the file cannot be read.
+    `source`: a file, or (waveform, rate): (N,) or (N, channels), floats in [-1, 1] or int16, and samples per second.
     """
     if isinstance(source, tuple):
         waveform, rate = np.asarray(source[0]), int(source[1])

@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything in it, made from plain data."""
+"""The report page: a self-contained HTML file made from plain data."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from .sections import context
 
 __all__ = ["rendered", "report_page", "write_report"]
 
-_VERBATIM = re.compile("(<pre>.*?</pre>)", re.DOTALL)  # what is copied
-_SHARE = re.compile(r"(?<=\d) %")  # no line ends between a number and its unit
+_VERBATIM = re.compile("(<pre>.*?</pre>)", re.DOTALL)  # text for copying
+_SHARE = re.compile(r"(?<=\d) %")  # no line break between a number and its unit
 
 
 def write_report(path: str | Path, facts: Mapping[str, Any]) -> Path:
-    """Write the report as one HTML file: no scripts, nothing fetched from elsewhere; for light, dark and paper."""
+    """Write the report as one HTML file without scripts or external resources, for light mode, dark mode and print."""
     target = Path(path) / "report.html" if Path(path).is_dir() else Path(path)
     return _written(target, report_page(facts))
 
 
 def report_page(facts: Mapping[str, Any]) -> str:
-    """Return the page of `facts` that `write_report` writes."""
+    """Return the HTML of the report of `facts`."""
     if not facts.get("verdict"):
         raise DataError(f"A report needs a 'verdict'; received {sorted(facts)}. Make one with regraft.report.verdict(scores, baselines).")
     return _page("template.html", context(facts))
 
 
 def rendered(path: str | Path, template: str, *, content: Mapping[str, Any]) -> Path:
-    """Write a page whole or not at all."""
+    """Render a template and write the page atomically."""
     return _written(Path(path), _page(template, content))
 
 

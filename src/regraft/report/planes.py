@@ -1,4 +1,4 @@
-"""Figures with two axes: curves by epoch, a reliability diagram, a learning curve with its forecast, a plane, a confusion matrix."""
+"""Figures with two axes: curves over epochs, reliability diagram, learning curve, scatter plane and confusion matrix."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = [
 ]
 
 Point = tuple[float, float]
-_MOST_DOTS = 30  # points of a line that are shown as dots
-_MANY_FOLD = 50.0  # a loss that falls by more than this factor is drawn on a logarithmic axis
+_MOST_DOTS = 30  # maximum number of points for a line with dots
+_MANY_FOLD = 50.0  # a loss whose values differ by more than this factor gets a logarithmic axis
 
 
 def plane(parts: Sequence[str], *, title: str, across: Axis, up: Axis, kind: str = "") -> str:
-    """Return marks within two axes with ticks and names."""
+    """Return the marks `parts` within two labelled axes with ticks."""
     found = across.ticks(8)
     drawn = [rule(up.at(tick), kind="grid", level=True) for tick in up.ticks()]
     drawn += [text_tag("span", up.words(tick), class_="tick y", style=f"bottom:{up.at(tick):.2f}%") for tick in up.ticks()]
@@ -45,7 +45,7 @@ def plane(parts: Sequence[str], *, title: str, across: Axis, up: Axis, kind: str
 
 
 def line(points: Sequence[Point], kind: str) -> str:
-    """Return a line through `points` in per cent of the plane, from its lower left; `kind` is its CSS class."""
+    """Return a line through `points`, in per cent of the plane from the lower left. `kind` is its CSS class."""
     path = " ".join(f"{x:.2f},{100.0 - y:.2f}" for x, y in points)
     drawn = tag("polyline", points=path, class_=f"line {kind}", vector_effect="non-scaling-stroke")
     return tag("svg", drawn, viewBox="0 0 100 100", preserveAspectRatio="none", aria_hidden="true")
@@ -57,19 +57,19 @@ def dot(x: float, y: float, *, kind: str, hint: str = "") -> str:
 
 
 def whisker(x: float, ends: Point) -> str:
-    """Return an upright interval at `x`, between two `ends`, in per cent of the plane from its lower left."""
+    """Return a vertical interval at `x` between two `ends`, in per cent of the plane from the lower left."""
     return tag("i", class_="whisker upright", style=f"left:{x:.2f}%;bottom:{ends[0]:.2f}%;height:{ends[1] - ends[0]:.2f}%")
 
 
 def rule(at: float, *, kind: str, level: bool = False, words: str = "") -> str:
-    """Return a line from edge to edge."""
+    """Return a line across the whole plane."""
     return text_tag("i", words, class_=f"{kind} {'level' if level else 'stands'}", style=f"{'bottom' if level else 'left'}:{at:.2f}%")
 
 
 def axis_of(values: Sequence[float], *, name: str, percent: bool = False, log: bool = False) -> Axis:
-    """Return an axis on which `values` fill the figure.
+    """Return an axis whose range fits `values`.
 
-    It begins at 0 where that costs less than a third of the height. Shares stay between 0 and 1.
+    It starts at 0 if that costs less than a third of the height. An axis in per cent stays between 0 and 1.
     """
     low, high = min(values), max(values)
     if log and low > 0 and high > _MANY_FOLD * low:
@@ -89,17 +89,16 @@ def line_chart(
     marks: Mapping[float, str] | None = None,
     kept: Sequence[float] = (),
 ) -> str:
-    """Return lines over epochs, with a legend.
+    """Return a line chart over epochs, with a legend.
 
-    `series`: name -> points (epoch, value); values that are not finite must be left out; `marks`: epoch -> what begins there, at an upright
-    line with a number that the legend explains.
+    `series`: name -> points (epoch, value), finite values only; `marks`: epoch -> what starts there, drawn as a numbered vertical line.
     """
     points = [point for each in series.values() for point in each]
     if not points:
         return ""
     values = [y for _, y in points]
     if not percent:
-        # without those so large that they would flatten all the others: they are drawn at the upper edge
+        # very large values would flatten the rest; they are drawn at the upper edge instead
         limit = 1000.0 * statistics.median(map(abs, values))
         values = [value for value in values if abs(value) <= limit] or list(values)
     first, last = min(x for x, _ in points), max(x for x, _ in points)
@@ -131,21 +130,18 @@ def _drawn(points: Sequence[Point], across: Axis, *, up: Axis, number: int) -> l
 
 
 def epochs_of(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the entries of a `history` that are epochs; the others tell what short trainings came to."""
+    """Return the entries of a `history` that are epochs. The others hold results of short trial trainings."""
     return [entry for entry in history if entry.get("phase") != "search"]
 
 
 def curve(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """Return one quantity over the epochs.
-
-    Result: Points (epoch counted from 1 over all stages, value); epochs where the value is missing or not finite are left out.
-    """
+    """Return points (epoch, value) of one quantity. Epochs count from 1 over all stages. Missing and non-finite values are left out."""
     points = [(float(number), entry.get(key)) for number, entry in enumerate(history, start=1)]
     return [(x, float(y)) for x, y in points if isinstance(y, int | float) and math.isfinite(y)]
 
 
 def stage_starts(history: Sequence[Mapping[str, Any]]) -> dict[float, str]:
-    """Return the epochs of `history` where a stage begins, with its name, and its run where there are several; nothing for one stage."""
+    """Return epoch -> stage name for each start of a stage in `history`, with the run if there are several; empty for a single stage."""
     starts: dict[float, str] = {}
     several = len({entry.get("run", 1) for entry in history}) > 1
     before: object = None
@@ -159,7 +155,7 @@ def stage_starts(history: Sequence[Mapping[str, Any]]) -> dict[float, str]:
 
 
 def kept_epochs(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = None) -> list[float]:
-    """Return the epochs whose weights were kept: of each stage the one with the lowest validation loss."""
+    """Return the epochs whose weights were kept: the one with the lowest validation loss in each stage, except the stage `kept_start`."""
     best: dict[object, tuple[float, float]] = {}
     for number, entry in enumerate(history, start=1):
         loss = entry.get("calibrated_loss", entry.get("validation_loss"))
@@ -175,9 +171,9 @@ Confusion = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
 
 
 def confusion_cells(confusion: Confusion) -> list[tuple[int, int, int]]:
-    """Return (true, predicted, count) of the cells that are not 0.
+    """Return (true, predicted, count) of the nonzero cells.
 
-    `confusion`: the cells, as `judge` gives them; or, of earlier versions, (C, C) counts, rows true.
+    `confusion`: the cells that `judge` returns or, from earlier versions, (C, C) counts with true classes as rows.
     """
     if isinstance(confusion, Mapping):
         return list(zip(*(confusion[name] for name in CELL), strict=True))
@@ -185,7 +181,7 @@ def confusion_cells(confusion: Confusion) -> list[tuple[int, int, int]]:
 
 
 def confusion_matrix(confusion: Confusion, names: Sequence[str], *, title: str) -> str:
-    """Return a confusion matrix, each row coloured by its own shares, with a switch to the order by errors."""
+    """Return a confusion matrix, coloured by the share of each row, with a switch to sort classes by errors."""
     cells, count = confusion_cells(confusion), len(names)
     totals, errors = [0] * count, [0] * count
     for i, j, number in cells:

@@ -1,4 +1,4 @@
-"""The page and the plot of a profile, made from plain data."""
+"""HTML page and plot of a profile, made from plain data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .results import Figure, ends_of, figure
 __all__ = ["learning_curve", "plot_profile", "scenario_plane", "write_profile"]
 
 _SURE = 1.96
-_SIMILAR = 0.8  # share of the attainable from which data count as similar, as the profile says it
-_MANY = {"regression": 1000}  # items from which data count as large; of a class else
+_SIMILAR = 0.8  # share of the attainable metric from which data count as similar; as in the profile
+_MANY = {"regression": 1000}  # examples from which data count as large; for other kinds, examples per class
 _CORNERS = {
     ("small", "different"): "head on features of an earlier block",
     ("small", "similar"): "head on the deepest features",
@@ -27,7 +27,7 @@ _CORNERS = {
 
 
 def write_profile(path: str | Path, facts: Mapping[str, Any]) -> Path:
-    """Write a profile as one HTML file: no scripts, nothing fetched from elsewhere."""
+    """Write a profile as one HTML file without scripts or external resources."""
     counts = [(name, f"{count:,}") for name, count in facts["counts"].items()]
     shown = {
         "title": f"Profile of {facts['network']}",
@@ -52,7 +52,7 @@ def write_profile(path: str | Path, facts: Mapping[str, Any]) -> Path:
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:
-    """Return what to do: the textbook's advice, and what was measured against it where that disagrees."""
+    """Return the textbook advice, with the measurement if the two disagree."""
     advice = f"{facts['advice'][:1].upper()}{facts['advice'][1:]}"
     if not facts["findings"]:
         return advice
@@ -127,7 +127,7 @@ def _bar(facts: Mapping[str, Any], part: Mapping[str, Any], *, name: str, mark: 
 
 
 def scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
-    """Return the size × similarity plane with the data on it; None without a similarity."""
+    """Return the size × similarity plane with a dot for the data; None without a similarity."""
     share, items = facts["similarity"], max(int(facts["per_class"]), 1)
     if share is None:
         return None
@@ -152,7 +152,7 @@ def scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
 
 
 def learning_curve(facts: Mapping[str, Any]) -> Figure | None:
-    """Return the figure by the number of items, with intervals, and the forecast; None for a single point."""
+    """Return the metric over the number of examples, with intervals and the forecast; None for a single point."""
     points = facts["curve"]
     if len(points) < 2:
         return None
@@ -179,7 +179,7 @@ def learning_curve(facts: Mapping[str, Any]) -> Figure | None:
 
 
 def _forecast(facts: Mapping[str, Any]) -> list[tuple[float, float, tuple[float, float]]]:
-    """Return (items, figure, interval) of the forecast; nothing where there is none."""
+    """Return [(examples, value, interval)] of the forecast; empty without one."""
     if facts["gain"] is None or not facts["more"]:
         return []
     (count, value, _), (gain, low, high) = facts["curve"][-1], facts["gain"]
@@ -188,10 +188,7 @@ def _forecast(facts: Mapping[str, Any]) -> list[tuple[float, float, tuple[float,
 
 
 def plot_profile(facts: Mapping[str, Any], path: str | Path) -> Path:
-    """Draw the figures by depth, and the learning curve, with matplotlib.
-
-    `path`: the file to write; its ending chooses the format (.png, .pdf, .svg).
-    """
+    """Plot the metric by depth and the learning curve with matplotlib. The suffix of `path` selects the format (.png, .pdf, .svg)."""
     depths, points, scale = facts["depths"], facts["curve"], 1.0 if facts["kind"] == "regression" else 100.0
     figure = optional_import("matplotlib.figure", "report", purpose="A plot of the profile").Figure(
         figsize=(max(6.0, 0.3 * len(depths) + 3) + 4.2 * (len(points) > 1), 4.2), layout="constrained"

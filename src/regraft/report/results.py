@@ -1,4 +1,4 @@
-"""How good the network is: the figures that are read first, the comparison, the curves, and class by class, with captions."""
+"""Result sections of the report: key metrics, comparison with baselines, learning curves and metrics per class."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 Figure = dict[str, str]
 MOST_CLASSES = 40
-"""Classes that are shown one by one."""
+"""Maximum number of classes shown individually."""
 _FIGURES = (
     ("accuracy", "accuracy", True),
     ("macro_f1", "macro F1", True),
@@ -46,24 +46,24 @@ _FIGURES = (
 
 
 def _number_words(value: float | None) -> str:
-    """Return `value` with four digits, "–" for None."""
+    """Return `value` with four significant digits, "–" for None."""
     return "–" if value is None else f"{value:.4g}"
 
 
 def _with_interval(figures: Mapping[str, Any], key: str, *, share: bool) -> str:
-    """Return a figure of `judge` and its interval, where there is one: "90.0 %  (86.0 % to 93.0 %)" for a share."""
+    """Return a metric of `judge` with its interval, if any, as text: "90.0 %  (86.0 % to 93.0 %)" for a share."""
     value, interval = figures.get(key), figures.get(f"{key}_interval")
     shown = percent if share else _number_words
     return shown(value) + (f"  ({shown(interval[0])} to {shown(interval[1])})" if interval else "")
 
 
 def figure(body: str, *, title: str, caption: str) -> Figure | None:
-    """Return a figure with its heading and what there is to see on it; None where nothing was drawn."""
+    """Return a figure with title and caption; None if `body` is empty."""
     return {"title": title, "body": body, "caption": caption} if body else None
 
 
 def tiles(facts: Mapping[str, Any], part: str, *, figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (name, value, note) of the figures that are read first."""
+    """Return (name, value, note) of the key figures at the top of the page."""
     where = f"on {figures['items']} {_PART.get(part, 'held-out')} examples" if figures.get("items") else ""
     found, cost = [], facts.get("cost") or {}
     strategy, network = facts.get("strategy") or {}, (facts.get("network") or {}).get("name")
@@ -102,7 +102,7 @@ def _ranked(baselines: Mapping[str, Any], figures: Mapping[str, Any]) -> list[tu
 
 
 def score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures of all parts that judge: "parts", their names, and "rows", (name, a value for each part)."""
+    """Return the metrics of all evaluation sets: their names in "parts", and "rows" of (name, one value per part)."""
     parts = {name: figures for name, figures in scores.items() if isinstance(figures, Mapping) and figures and name in ("holdout", "test")}
     parts = parts or ({"held out": scores} if scores else {})
     rows = []
@@ -117,7 +117,7 @@ def score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def remarks(figures: Mapping[str, Any]) -> list[str]:
-    """Return what must be said of figures that a reader could take for good, or for an error of the page."""
+    """Return warnings about metrics that a reader could misread: a log loss above chance, a negative R²."""
     found, loss, classes = [], figures.get("log_loss"), len(figures.get("per_class") or {})
     if loss is not None and classes > 1 and "confusion" in figures and loss > math.log(classes):
         found.append(
@@ -131,10 +131,7 @@ def remarks(figures: Mapping[str, Any]) -> list[str]:
 
 
 def comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> Figure | None:
-    """Return the adapted network beside the baselines, as dots with intervals; None where there is no baseline.
-
-    `baselines`: name -> figures on the same items.
-    """
+    """Return the figure that compares the network with the baselines (name -> metrics on the same examples); None without baselines."""
     key = "accuracy" if "accuracy" in figures else "mae"
     ranked = _ranked(baselines, figures)
     if not ranked or figures.get(key) is None:
@@ -155,12 +152,12 @@ def _score_bar(name: str, figures: Mapping[str, Any], *, key: str, strong: bool)
 
 
 def ends_of(bars: Sequence[Bar]) -> list[float]:
-    """Return where the intervals of `bars` begin and end, or what they show without one."""
+    """Return the interval ends of `bars`, or their values without intervals."""
     return [end for bar in bars for end in (bar.interval or (bar.value,)) if end is not None]
 
 
 def curves(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = None) -> list[Figure]:
-    """Return the learning curves, loss and accuracy by epoch."""
+    """Return the curves of loss and accuracy over epochs."""
     losses = {"training": curve(history, "train_loss"), "validation": curve(history, "validation_loss")}
     accuracy = {"validation": curve(history, "validation_accuracy")}
     marks, kept = stage_starts(history), kept_epochs(history, kept_start=kept_start)
@@ -175,7 +172,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = Non
 
 
 def class_figures(figures: Mapping[str, Any], reliability: Sequence[Mapping[str, Any]] = ()) -> list[Figure]:
-    """Return the confusion matrix, the recall of each class and the reliability diagram, where there is something to show."""
+    """Return the confusion matrix, the recall per class and the reliability diagram, as far as they are available."""
     found = [_confusion(figures), _recalls(figures), _reliability(reliability, error=figures.get("ece"))]
     return [each for each in found if each]
 
@@ -219,7 +216,7 @@ def _reliability(bins: Sequence[Mapping[str, Any]], *, error: float | None) -> F
 
 
 def confused_pairs(confusion: Any, names: Sequence[str], *, count: int = 20) -> list[tuple[str, str, int, str]]:
-    """Return the errors made most often."""
+    """Return the `count` most frequent errors: (true, predicted, number, share of the true class)."""
     cells, totals = confusion_cells(confusion), [0] * len(names)
     for i, _, number in cells:
         totals[i] += number
@@ -228,7 +225,7 @@ def confused_pairs(confusion: Any, names: Sequence[str], *, count: int = 20) -> 
 
 
 def task_sections(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what the section of each task shows; `figures` are of the part that judges. Nothing where there is only one task."""
+    """Return the content of the section of each task, from the `figures` of the evaluation set; empty for a single task."""
     return [
         {
             "name": str(name),
@@ -243,7 +240,7 @@ def task_sections(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def label_rows(figures: Mapping[str, Any]) -> list[list[str]]:
-    """Return a table of the labels of a multi-label task, headings first; nothing for other kinds."""
+    """Return a table of the labels of a multi-label task, headings first; empty for other kinds."""
     labels = figures.get("per_class") or {}
     if "micro_f1" not in figures or not labels:
         return []

@@ -1,4 +1,4 @@
-"""From facts to what the template shows: every section as tables of words and finished figures, absent where there is nothing."""
+"""Convert the report data to the variables of the template: tables of text and finished figures, empty where data are missing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _UNCACHED = (
 
 
 def context(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that the template shows."""
+    """Return all variables of the template."""
     part, figures = judged_part(facts.get("scores") or {})
     history = epochs_of(facts.get("history") or ())
     names = list(figures.get("per_class") or {})
@@ -100,7 +100,7 @@ _COMPARED = {"learning_rate": "learning rate", "lowest": "of it at the lowest bl
 
 
 def _compared(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return a table of the short trainings by which settings were chosen, headings first; nothing where there were none."""
+    """Return a table of the short trainings that selected settings, headings first; empty without any."""
     entries = [entry for entry in history if entry.get("phase") == "search" and entry.get("validation_loss") is not None]
     short = [entry for entry in entries if any(name in entry for name in ("lowest", "start"))]
     keys = ("stage", *_COMPARED, "epoch", "validation_loss")
@@ -116,7 +116,7 @@ def _cell(value: object) -> str:
 
 def _item(entry: Mapping[str, Any]) -> dict[str, str]:
     media, kind = str(entry.get("media") or ""), str(entry.get("media_kind") or "text")
-    safe = media.startswith(("data:image/", "data:audio/"))  # anything else could fetch, or run
+    safe = media.startswith(("data:image/", "data:audio/"))  # other URIs could load resources or run code
     shown = {key: str(entry.get(key, "") if entry.get(key) is not None else "") for key in ("name", "true", "predicted", "text")}
     chance = "" if entry.get("probability") is None else percent(entry["probability"])
     return shown | {"media": media if safe else "", "kind": kind if safe else "text", "probability": chance}
@@ -170,7 +170,7 @@ def _strategy(strategy: Mapping[str, Any], candidates: Sequence[Mapping[str, Any
         "outcomes": outcomes(candidates),
         "name": str(strategy.get("name") or ""),
         "chosen": str(strategy.get("chosen") or ""),
-        # warnings stand at the top of the page
+        # warnings are shown at the top of the page
         "reasons": [str(reason) for reason in strategy.get("reasons") or () if not str(reason).startswith("Warning: ")],
         "settings": _words(strategy.get("settings") or {}, ()),
     }
@@ -197,7 +197,7 @@ def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _candidate_figure(candidates: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Return the estimates of what was tried, as dots with intervals; None where there are none."""
+    """Return the figure of the estimates of tried candidates, with intervals; None without any."""
     tried = [one for one in candidates if was_tried(one) and one.get("estimate") is not None]
     kind = next((str(one.get("figure", "accuracy")) for one in tried), "accuracy")
     tried = [one for one in tried if one.get("figure", "accuracy") == kind]

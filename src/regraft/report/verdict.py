@@ -1,4 +1,4 @@
-"""The verdict: one honest sentence from figures with intervals."""
+"""The verdict: one sentence on the quality of the network, from metrics with intervals."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _NAMES = {
     "source": "the network as it came",
 }
 _TREES = ("boosting", "forest")
-_CONSTANT = ("majority", "mean")  # what one reaches without looking at the item
+_CONSTANT = ("majority", "mean")  # baselines that ignore the input
 
 
 def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say in one sentence how good the adapted network is, and whether it is better than the best baseline.
+    """Return one sentence on how good the adapted network is and whether it is better than the best baseline.
 
-    `baselines`: name -> what `judge` gave on the same items; "difference", where it is there, is what `paired_difference(adapted,
-    baseline)` gave and is believed before the interval of unpaired shares.
+    `baselines`: name -> result of `judge` on the same examples. If an entry has "difference", the result of `paired_difference(adapted,
+    baseline)`, it is used instead of the unpaired interval.
     """
     _, figures = judged_part(scores)
     if "accuracy" in figures:
@@ -44,7 +44,7 @@ def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]
 
 
 def judged_part(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Return the name and the figures of the part that judges: "test" where there is one, else "holdout", else `scores`."""
+    """Return the name and the metrics of the evaluation set: "test" if present, else "holdout", else ("", `scores`)."""
     for name in ("test", "holdout"):
         if isinstance(scores.get(name), Mapping) and scores[name]:
             return name, scores[name]
@@ -57,17 +57,15 @@ def percent(share: float | None) -> str:
 
 
 def baseline_name(name: str) -> str:
-    """Return what the baseline called `name` is, in words."""
+    """Return the display name of a baseline."""
     return _NAMES.get(name, name.replace("_", " "))
 
 
 def difference_interval(figures: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two accuracies from their own intervals.
+    """Return the 95 % interval (lo, hi) of the difference of two accuracies, `figures` minus `other`, from their own intervals.
 
-    For two networks judged on the same items it is wider than the paired interval whenever they tend to fail together,
-    so that what it calls better is better.
-
-    Result: (lo, hi) of `figures` minus `other`, in [-1, 1].
+    For two networks evaluated on the same examples it is conservative: it is wider than the paired interval if their errors are positively
+    correlated.
 
     Source:
         Newcombe 1998, Statistics in Medicine 17:873-890, method 10.
@@ -95,14 +93,14 @@ def _of_accuracy(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str
 
 
 def _bounds(figures: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two accuracies: the paired one where it is known."""
+    """Return the 95 % interval of the difference of two accuracies: the paired one if available."""
     paired = other.get("difference")
     low, high = paired["interval"] if isinstance(paired, Mapping) else difference_interval(figures, other)
     return low, high
 
 
 def difference_of(figures: Mapping[str, Any], other: Mapping[str, Any], *, key: str) -> str:
-    """Return how far apart two networks are, in words: "+1.7 points", "12 % lower error", "no clear difference" within chance."""
+    """Return the difference of two networks as text: "+1.7 points", "12 % lower error", or "no clear difference" if not significant."""
     if key == "accuracy":
         low, high = _bounds(figures, other)
         points = round(100 * (figures[key] - other[key]), 1)
