@@ -1,6 +1,6 @@
-"""The commands: the verbs of the library for the command line.
+"""Command-line interface to the public functions of the library.
 
-Neither torch nor keras is imported before a command needs it; `regraft --help` answers at once.
+torch and keras are imported only when a command needs them, so `regraft --help` is fast.
 """
 
 from __future__ import annotations
@@ -67,5 +67,5 @@ for _group in _GROUPS:
 
 
 def main() -> None:
-    """Run the command that the arguments of the process ask for, and exit with its code."""
+    """Run the command given by the process arguments and exit with its exit code."""
     app()

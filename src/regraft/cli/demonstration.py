@@ -1,7 +1,7 @@
-"""What the demo does: a network that reads printed digits meets handwritten ones, with few and with many examples to learn from.
+"""The demo: adapt a network for printed digits to handwritten digits, with few and with many training examples.
 
-The printed digits are drawn in the fonts that matplotlib carries and brought to 8 x 8 squares as the handwritten ones of scikit-learn were
-(UCI, "Optical Recognition of Handwritten Digits": a bitmap of 32 x 32, of which each 4 x 4 block is counted).
+The printed digits are drawn with the fonts of matplotlib and reduced to 8 x 8 images in the same way as the handwritten digits of
+scikit-learn (UCI, "Optical Recognition of Handwritten Digits": a 32 x 32 bitmap whose 4 x 4 blocks are counted).
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ __all__ = ["ADAPTED", "Curves", "handwritten", "measured_curves", "printed", "pr
 ADAPTED, SCRATCH, MLP = "adapted by regraft", "the same network from scratch", "MLP on the pixels"
 UNCHANGED, MAJORITY = "printed-digit network, unchanged", "majority class"
 DRAWS: Mapping[int | None, int] = {3: 5, 10: 5, 30: 4, 100: 3, None: 3}
-"""Examples of each class (None: all) -> how often they are drawn anew: few differ more from draw to draw, and take less time."""
+"""Examples per class (None: all) -> number of random draws. Small sets vary more between draws and take less time."""
 _TESTED = 500
 _FONTS = ("DejaVu", "STIXGeneral", "cmb10", "cmr10", "cmss10", "cmtt10")
-_MARGIN = 0.01  # a gain of one point or less is called small
+_MARGIN = 0.01  # a gain of at most one point counts as small
 _PURPOSE = "The demo"
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Accuracies on test examples, by the number of examples of each class that were learned from.
+    """Test accuracy by the number of training examples per class.
 
     Attributes:
-        sizes: examples of each class; None for all there are.
-        shares: name of what learned -> for each size the accuracy of each draw, 0 to 1.
-        items: the mean number of training examples of each class at each size.
+        sizes: training examples per class; None for all.
+        shares: method name -> for each size, the accuracy of each draw, 0 to 1.
+        items: mean number of training examples per class at each size.
     """
 
     sizes: tuple[int | None, ...]
@@ -43,16 +43,16 @@ class Curves:
     items: tuple[float, ...]
 
     def gain(self, at: int) -> tuple[str, float, float, float]:
-        """Return the best of the others at the size with index `at`, and the gain over it: mean and the ends of its 95 % interval."""
+        """Return the best other method at size index `at`, and the gain over it: mean, lower and upper end of the 95 % interval."""
         other = max((name for name in self.shares if name != ADAPTED), key=lambda name: self.shares[name][at].mean())
         return other, *_interval(self.shares[ADAPTED][at] - self.shares[other][at])
 
     def named(self, at: int) -> str:
-        """Return the words for the size with index `at`."""
+        """Return the label of the size with index `at`."""
         return f"all ({self.items[at]:.0f})" if self.sizes[at] is None else str(self.sizes[at])
 
     def sentence(self) -> str:
-        """Return where transfer wins and where it stops to matter; nothing is said that the intervals do not show."""
+        """Return a sentence on where transfer wins and where it stops to matter, as far as the intervals support it."""
         gains = [self.gain(at) for at in range(len(self.sizes))]
         clear = [at for at, (_, _, low, _) in enumerate(gains) if low > 0]
         if not clear:
@@ -70,27 +70,27 @@ class Curves:
         return f"{said}; from {self.named(small)} on it hardly matters: the gain is {100 * gains[small][1]:.1f} points there."
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the lines of a table: name, then mean and half-width of the 95 % interval at each size."""
+        """Return the rows of a table: method name, then mean and half-width of the 95 % interval at each size."""
         return [(name, *(_words(draws) for draws in shares)) for name, shares in self.shares.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data, with the gain over the best of the others at each size."""
+        """Return the curves as plain data, with the gain over the best other method at each size."""
         gains = [dict(zip(("over", "points", "low", "high"), self.gain(at), strict=True)) for at in range(len(self.sizes))]
         shares = {name: [draws.tolist() for draws in each] for name, each in self.shares.items()}
         return {"sizes": list(self.sizes), "items": list(self.items), "accuracies": shares, "gains": gains}
 
     def plot(self, path: Path) -> None:
-        """Draw the learning curves with their 95 % intervals into the file `path`, whose ending decides the format."""
+        """Plot the learning curves with 95 % intervals to `path`; the suffix selects the format."""
         library = optional_import("matplotlib.figure", "report", purpose="A plot of the demo")
         figure = library.Figure(figsize=(7.2, 4.4), layout="constrained")
         axes = figure.add_subplot()
         styles = {ADAPTED: ("#0b6e4f", "o", 2.4), SCRATCH: ("#c44e12", "s", 1.6), MLP: ("#4c5fa8", "^", 1.6)}
-        drawn = [name for name in self.shares if name != MAJORITY]  # far below the others: it stands in the legend
+        drawn = [name for name in self.shares if name != MAJORITY]  # far below the others, so only in the legend
         floor = min(10 * int(10 * draws.mean()) for name in drawn for draws in self.shares[name])
         for at, name in enumerate(drawn):
             colour, marker, width = styles.get(name, ("#777777", "", 1.2))
             mean, low, high = (100 * np.array(part) for part in zip(*(_interval(draws) for draws in self.shares[name]), strict=True))
-            apart = np.array(self.items) * 1.015 ** (at - 1)  # so that the intervals stand side by side
+            apart = np.array(self.items) * 1.015 ** (at - 1)  # horizontal offset, so that the intervals do not overlap
             bars = [mean - np.clip(low, floor, 100), np.clip(high, floor, 100) - mean]
             style = {"color": colour, "marker": marker, "linewidth": width, "markersize": 5, "linestyle": "-" if marker else "--"}
             axes.errorbar(apart, mean, bars, label=name, capsize=3, elinewidth=1, clip_on=False, **style)
@@ -109,7 +109,7 @@ class Curves:
 
 
 def _interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean of some draws and the ends of its 95 % interval, by Student's t."""
+    """Return the mean of the draws and the ends of its 95 % interval (Student's t)."""
     from scipy.stats import t
 
     mean = float(values.mean())
@@ -123,7 +123,7 @@ def _words(draws: np.ndarray) -> str:
 
 
 def handwritten() -> tuple[np.ndarray, np.ndarray]:
-    """Return scikit-learn's handwritten digits: pictures (1797, 1, 8, 8) in [0, 1] and names (1797,)."""
+    """Return scikit-learn's handwritten digits: images (1797, 1, 8, 8) in [0, 1] and class names (1797,)."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -131,10 +131,7 @@ def handwritten() -> tuple[np.ndarray, np.ndarray]:
 
 
 def printed(count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draw printed digits, turned and slanted a little.
-
-    Result: Pictures (count, 1, 8, 8) in [0, 1], and names (count,).
-    """
+    """Return `count` printed digits, slightly rotated and slanted: images (count, 1, 8, 8) in [0, 1] and class names (count,)."""
     library = optional_import("matplotlib", "report", purpose=_PURPOSE)
     maker = optional_import("PIL.ImageFont", "vision", purpose=_PURPOSE)
     folder = Path(library.get_data_path(), "fonts", "ttf")
@@ -145,7 +142,7 @@ def printed(count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _square(name: str, font: Any, *, draw: np.random.Generator) -> np.ndarray:
-    """Return one digit as an 8 x 8 square, (8, 8) in [0, 1]: the share of ink in each 4 x 4 block of its bitmap."""
+    """Return one digit (8, 8) in [0, 1]: the share of ink in each 4 x 4 block of its bitmap."""
     images = optional_import("PIL.Image", "vision", purpose=_PURPOSE)
     canvas = images.new("L", (96, 96))
     pen = optional_import("PIL.ImageDraw", "vision", purpose=_PURPOSE).Draw(canvas)
@@ -164,7 +161,7 @@ def _square(name: str, font: Any, *, draw: np.random.Generator) -> np.ndarray:
 
 
 def _small_cnn(seed: int) -> Any:
-    """Return a network with two convolutions and random weights."""
+    """Return a randomly initialised network with two convolutions."""
     from torch import nn
 
     from .. import verbs
@@ -179,7 +176,7 @@ def _small_cnn(seed: int) -> Any:
 
 
 def printed_reader(*, count: int = 4000, epochs: int = 10, seed: int = 0) -> Any:
-    """Return a small network that has learned to read printed digits, and nothing else."""
+    """Return a small network trained on printed digits."""
     from .. import verbs
 
     training: dict[str, Any] = {
@@ -196,10 +193,10 @@ def printed_reader(*, count: int = 4000, epochs: int = 10, seed: int = 0) -> Any
 
 
 def measured_curves(net: Any, draws: Mapping[int | None, int] = DRAWS, *, seed: int = 0) -> tuple[Curves, Any]:
-    """Let everything learn from the same handwritten digits, and judge it on the same others.
+    """Train all methods on the same handwritten digits and evaluate them on the same test set.
 
-    `draws`: examples of each class -> how many draws of them, each with test examples of its own; None: all but those that test; result:
-    The learning curves, and the result of `regraft.adapt` in the first draw of the second size.
+    `draws`: examples per class (None: all except the test set) -> number of draws, each with its own test set. Return the learning curves
+    and the result of `regraft.adapt` for the first draw of the second size.
     """
     pictures, names = handwritten()
     shares: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SCRATCH, MLP, UNCHANGED, MAJORITY)}
@@ -223,7 +220,7 @@ def measured_curves(net: Any, draws: Mapping[int | None, int] = DRAWS, *, seed: 
 
 
 def _split(names: np.ndarray, size: int | None, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return `size` examples of every class to learn from, and 500 others that judge."""
+    """Return the indices of `size` training examples per class and of 500 test examples."""
     order = np.random.default_rng(seed).permutation(len(names))
     tested, rest = order[:_TESTED], order[_TESTED:]
     return np.concatenate([rest[names[rest] == name][:size] for name in np.unique(names)]), tested
@@ -232,7 +229,7 @@ def _split(names: np.ndarray, size: int | None, *, seed: int) -> tuple[np.ndarra
 def _trial(
     net: Any, pictures: np.ndarray, *, names: np.ndarray, learned: np.ndarray, tested: np.ndarray, seed: int
 ) -> tuple[dict[str, float], Any]:
-    """Return the accuracy of each way to learn from the `learned` examples, on those `tested`; and the result of adapting."""
+    """Train each method on the `learned` examples. Return method name -> accuracy on the `tested` ones, and the result of `adapt`."""
     from sklearn.neural_network import MLPClassifier
 
     from .. import verbs

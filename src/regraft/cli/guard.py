@@ -1,4 +1,4 @@
-"""From errors to one readable message and an exit code; warnings to one readable line."""
+"""Error handling of the commands: errors become one readable message and an exit code, warnings one line."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ _KEYWORDS = (
 _KEYWORD = re.compile(rf"\b({_KEYWORDS})=(?=[\s.,;]|$)")
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
-"""Of click, of which newer versions of Typer bring their own."""
+"""click's UsageError. Newer versions of Typer contain their own copy of click."""
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 class Commands(TyperGroup):
-    """The group of all commands; takes `--debug` from wherever it stands, and shows arguments that are wrong as text."""
+    """Command group that accepts `--debug` at any position and escapes invalid arguments in messages."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Return the arguments left over; `--debug` before a `--` is taken out of `args` and noted, for this run of `ctx`."""
+        """Return the remaining arguments for `ctx`. `--debug` before a `--` is removed from `args` and recorded."""
         end = args.index("--") if "--" in args else len(args)
         _DEBUG.set("--debug" in args[:end])
         rest = [part for part in args[:end] if part != "--debug"] + args[end:]
@@ -60,16 +60,16 @@ class Commands(TyperGroup):
             return super().parse_args(ctx, rest)
 
     def invoke(self, ctx: Any) -> Any:
-        """Return what the command that `ctx` names returns; arguments in an error of usage are escaped."""
+        """Run the command of `ctx` and return its result. Arguments quoted in usage errors are escaped."""
         with _escaped_usage():
             return super().invoke(ctx)
 
 
 class _Command(TyperCommand):
-    """One command, which takes no option for the value of the option before it."""
+    """Command that rejects an option as the value of the preceding option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Return the arguments left over."""
+        """Return the remaining arguments."""
         options = {name: option for option in self.params for name in option.opts if name.startswith("--")}
         for word, value in itertools.pairwise(args[: args.index("--")] if "--" in args else args):
             option: Any = options.get(word)
@@ -78,7 +78,7 @@ class _Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def command(  # over the limit: what a command is
+def command(  # over the limit: all parts of a command
     app: typer.Typer,
     name: str,
     run: Callable[..., None],
@@ -95,10 +95,10 @@ def command(  # over the limit: what a command is
 def guarded(
     command: Callable[..., None], *, interrupted: Callable[[Any], str] | None = None, shown: str = "regraft"
 ) -> Callable[..., None]:
-    """Return a command that shows on a terminal that it works, and ends with one message and an exit code instead of a traceback.
+    """Wrap a command: show progress, and end with one message and an exit code instead of a traceback.
 
-    `interrupted` is given the folder of `--out`, and says of it what a user who pressed Ctrl-C should know; `shown` stands on the terminal
-    until the work has a name. A command that has `--quiet` says what it does in sentences, too.
+    `interrupted` receives the folder of `--out` and returns a message for a user who pressed Ctrl-C. `shown` is the progress text before
+    the first step. A command with `--quiet` also prints sentences about its steps.
     """
 
     @functools.wraps(command)
@@ -130,7 +130,7 @@ def _message(error: Exception) -> str:
 
 
 def as_options(message: str) -> str:
-    """Return a `message` that names the options of the command line where the library names its keywords."""
+    """Replace keywords of the library in a `message` by the options of the command line."""
     for keyword, option in _OPTIONS.items():
         message = message.replace(keyword, option)
     return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')}", message)
@@ -138,7 +138,7 @@ def as_options(message: str) -> str:
 
 @contextmanager
 def _escaped_usage() -> Iterator[None]:
-    """Escape the arguments that click quotes as they are."""
+    """Escape the arguments in click's usage errors."""
     try:
         yield
     except _UsageError as error:
@@ -147,7 +147,7 @@ def _escaped_usage() -> Iterator[None]:
 
 
 def _called_here(error: Any) -> str:
-    """Return what regraft calls an option that other tools have, as the end of a message; nothing where none is known."""
+    """Return a message suffix that names regraft's option for an option of other tools, or an empty string."""
     asked, command = getattr(error, "option_name", None), getattr(getattr(error, "ctx", None), "command", None)
     known = {option for one in getattr(command, "params", ()) for option in one.opts if option.startswith("--")}
     here = None if asked is None else name_here(asked.removeprefix("--"))
@@ -157,7 +157,7 @@ def _called_here(error: Any) -> str:
 
 @contextmanager
 def _readable_warnings() -> Iterator[None]:
-    """Show each warning of regraft as one line; those of other libraries only with `--debug`."""
+    """Show each warning of regraft as one line, and warnings of other libraries only with `--debug`."""
     told = set()
 
     def show(

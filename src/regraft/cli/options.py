@@ -1,4 +1,4 @@
-"""The arguments and options of the commands: each is written once, and means the same in every command."""
+"""Arguments and options of the commands. Each is defined once and has the same meaning in every command."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Format", "place_of"]
 
 
 def place_of(text: str) -> Any:
-    """Return the path that a word of the command line means; an address, such as "s3://bucket/run", as it is."""
+    """Return a command-line word as a path, or unchanged if it is a URL such as "s3://bucket/run"."""
     return text.rstrip("/") if is_url(text) else Path(text)
 
 
 class Format(StrEnum):
-    """How predictions are printed."""
+    """Output format of predictions."""
 
     csv = "csv"
     jsonl = "jsonl"

@@ -1,7 +1,7 @@
-"""What the commands share: options, how a network and data are opened, and how results are printed.
+"""Shared functions of the commands: parse options, open networks and read data.
 
-Functions of this room import the library where they run, not at the top of the file: torch takes seconds to import, and neither
-`regraft --help` nor a wrong argument waits for it.
+Functions in this package import the library when they run, not at the top of the file. torch takes seconds to import, and neither
+`regraft --help` nor an invalid argument should wait for it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ __all__ = [
 ]
 
 Target = str | list[str] | dict[str, str | list[str]] | None
-"""Of one task a column, or several (multi-label); of several tasks a mapping from the name of each to one of these."""
+"""Target of one task: a column, or several (multi-label). For several tasks, a mapping from task name to one of these."""
 
 
 def class_names(path: Path | None) -> list[str] | None:
-    """Read class names, one a line or as a JSON list; bytes that are not UTF-8 are kept, as in the names of files.
+    """Read class names from a file with one per line or a JSON list; None if `path` is None.
 
-    `path`: the file, or None; result: The names in order; None without a file.
+    Bytes that are not UTF-8 are kept as surrogates, as in file names.
     """
     if path is None:
         return None
@@ -76,7 +76,7 @@ VALUES = {
     "block": "first middle last auto",
     "base": "head probe",
 }
-"""Option or setting -> its values, which the library knows only once torch is imported."""
+"""Option or setting -> valid values. A copy, because the library's own lists need torch."""
 SETTINGS = (
     "epochs batch_size optimizer loss learning_rate weight_decay dropout l1 stay_near distill co_tuning momentum schedule plateau_factor "
     "plateau_patience min_learning_rate decay warmup layer_decay batch_norm refit unfreeze_every patience min_delta clip_norm class_weight "
@@ -84,9 +84,9 @@ SETTINGS = (
     "block base probe budget views augment holdout validation seed classes rename start statistics false_alarm trainable fresh alpha "
     "blocks form layers rank size training"
 )
-"""What --set takes, as the library names it once torch is imported."""
+"""Settings that --set accepts. A copy, because the library's own list needs torch."""
 HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad", "task", "max_length")
-"""Arguments of the verbs that are no settings."""
+"""Arguments of the public functions that are not settings."""
 
 
 def check_given(
@@ -97,10 +97,10 @@ def check_given(
     assigned: Sequence[str] | None = None,
     **words: str | None,
 ) -> None:
-    """Raise where something is not there, or an option has no such value: told before torch is imported, and all at once.
+    """Raise one error with all missing files and invalid option values, before torch is imported.
 
-    `network`: a file, folder or name, or several; None where none is needed; `data`: files and folders; None where nothing was given;
-    `places`: option -> the file or folder given for it; `words`: option of `VALUES` -> the value given for it.
+    `network`: a file, folder or name, or several, or None; `data`: files and folders, or None; `reading`: keywords of `regraft.read`;
+    `places`: option -> file or folder; `assigned`: values of --set; `words`: option in `VALUES` -> value.
     """
     from ..data.read import EQUAL, unknown_kinds
     from ..data.readers.table_files import names_of_file
@@ -130,7 +130,7 @@ def check_given(
 
 
 def assignments(words: Sequence[str] | None) -> dict[str, str]:
-    """Return the names and values of `words` such as "optimizer=sgd", those behind --set."""
+    """Parse the values of --set, such as "optimizer=sgd", to name -> text."""
     found = {}
     for word in words or ():
         name, equals, text = word.partition("=")
@@ -154,10 +154,7 @@ def opened(  # noqa: PLR0913  # over the limit: what `regraft.load` takes from t
     inputs: Sequence[str] | None = None,
     trust: bool = False,
 ) -> Any:
-    """Open a network.
-
-    `inputs`: the shape of an example, such as "3,224,224", or NAME=SHAPE for each of several tensors.
-    """
+    """Open a network. `inputs`: the shape of an example, such as "3,224,224", or NAME=SHAPE for each of several tensors."""
     from .. import verbs
 
     names, own = class_names(source_classes), None if architecture is None else _imported(architecture)
@@ -169,7 +166,7 @@ def opened(  # noqa: PLR0913  # over the limit: what `regraft.load` takes from t
 
 
 def _shapes(given: Sequence[str] | None) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
-    """Return what the words behind --inputs mean, as `regraft.load` takes it."""
+    """Parse the values of --inputs for `regraft.load`."""
 
     def shape(text: str) -> tuple[int, ...]:
         sides = [side.strip() for side in text.split(",")]
@@ -187,7 +184,7 @@ def _shapes(given: Sequence[str] | None) -> tuple[int, ...] | dict[str, tuple[in
 def to_run(  # over the limit: what `regraft.load` takes from the command line
     source: str | Path, *, head: Sequence[str] | None, channels: int | None, architecture: str | None, trust: bool
 ) -> Any:
-    """Open a network that is to predict: an ONNX file by ONNX Runtime, without PyTorch; all others as `opened` does."""
+    """Open a network for prediction: an ONNX file with ONNX Runtime and without PyTorch, others as in `opened`."""
     if Path(source).suffix.lower() != ".onnx":
         return opened(str(source), head=head, channels=channels, architecture=architecture, trust=trust)
     given = {"--head": " ".join(head) if head else None, "--channels": channels, "--architecture": architecture}
@@ -200,9 +197,9 @@ def to_run(  # over the limit: what `regraft.load` takes from the command line
 
 
 def run_by(source: str | Path, engine: str | None, *, cluster: str | None) -> dict[str, Any]:
-    """Return the keyword that lets a network predict on an engine or a cluster, before it is opened; none for an ONNX file.
+    """Return the keyword argument that selects an engine or a cluster for prediction; empty for an ONNX file.
 
-    `engine`: one of `regraft.freezing.ENGINES`; None for "auto"; `cluster`: "ray://HOST:PORT" or "auto"; None for this machine.
+    `engine`: one of `regraft.freezing.ENGINES`, None for "auto"; `cluster`: "ray://HOST:PORT" or "auto", None for this machine.
     """
     if Path(source).suffix.lower() == ".onnx":
         asked = [f"{name} {value}" for name, value in {"--engine": engine, "--cluster": cluster}.items() if value is not None]
@@ -215,14 +212,14 @@ def run_by(source: str | Path, engine: str | None, *, cluster: str | None) -> di
 
 
 def wanted_weights(file: Path | None, random: bool) -> str | Path | None:
-    """Return the weights that a command asks for, as `regraft.load` takes them: of a `file`, `random` ones, or the network's own."""
+    """Return the `weights` argument of `regraft.load`: a `file`, "random", or None. Raise if both options are given."""
     if random and file is not None:
         raise SettingError(f"--weights {str(file)!r} and --random-weights cannot both hold; give one of them.")
     return "random" if random else file
 
 
 def _imported(name: str) -> Any:
-    """Return a class or function of the user's own, whose module is looked for in the working folder first."""
+    """Import a user's class or function from MODULE:NAME. The working folder is searched first."""
     module, _, own = name.partition(":")
     if not module.strip() or not own.strip():
         raise SettingError(f"--architecture {name!r}: expected MODULE:NAME, such as mine.networks:Small.")
@@ -230,7 +227,7 @@ def _imported(name: str) -> Any:
     sys.path.insert(0, here)
     try:
         found = importlib.import_module(module)
-    except Exception as error:  # whatever the user's module raises
+    except Exception as error:  # the user's module can raise anything
         raise InputError(
             f"--architecture {name!r}: the module {module!r} cannot be imported: {type(error).__name__}: {error}. It is looked for in "
             f"{here!r}, then where Python looks."
@@ -244,10 +241,7 @@ def _imported(name: str) -> Any:
 
 
 def wanted_target(given: Sequence[str] | None) -> Target:
-    """Return what the words behind --target mean.
-
-    Result: As `regraft.read` takes it; None where nothing was given.
-    """
+    """Parse the values of --target for `regraft.read`; None if none is given."""
     if not given:
         return None
     if not any("=" in word for word in given):
@@ -264,10 +258,7 @@ def wanted_target(given: Sequence[str] | None) -> Target:
 
 
 def named_pairs(given: Sequence[str] | None, *, option: str, form: str) -> dict[str, str]:
-    """Return words such as OLD=NEW as a mapping.
-
-    Result: What stands before the first "=" -> what stands behind it.
-    """
+    """Parse words such as OLD=NEW to a mapping, split at the first "="."""
     found: dict[str, str] = {}
     for before, after in (_pair(word, option=option, form=form) for word in given or ()):
         if before in found:
@@ -284,10 +275,7 @@ def _pair(word: str, *, option: str, form: str) -> tuple[str, str]:
 
 
 def listed_names(text: str | None, *, option: str) -> list[str] | None:
-    """Return names that stand between commas.
-
-    `text`: such as "price,hour", or None; result: The names; None for None.
-    """
+    """Split a comma-separated list of names such as "price,hour"; None for None."""
     if text is None:
         return None
     names = [name.strip() for name in text.split(",")]
@@ -297,7 +285,7 @@ def listed_names(text: str | None, *, option: str) -> list[str] | None:
 
 
 def own_columns(network: Any) -> list[str]:
-    """Return the names of the columns that a network reads beside each item; empty where it reads none."""
+    """Return the names of the additional columns that a network reads; empty if there are none."""
     plain = network.preprocessing.to_dict()
     while plain["kind"] != "columns" and "inner" in plain:
         plain = plain["inner"]
@@ -305,10 +293,9 @@ def own_columns(network: Any) -> list[str]:
 
 
 def columns_for(network: Any, asked: list[str] | None) -> list[str] | None:
-    """Return which columns are to be read beside the items.
+    """Return the additional columns to read, for `regraft.read`; None if there are none.
 
-    `asked`: the names behind --columns; None takes those that the network reads; result: As `regraft.read` takes them; None where there are
-    none.
+    `asked`: the names given with --columns; None selects those that the network reads. Raise if the network needs others.
     """
     own = own_columns(network)
     if asked is None:
@@ -326,10 +313,9 @@ def columns_for(network: Any, asked: list[str] | None) -> list[str] | None:
 
 
 def kind_for(network: Any, source: str, *, asked: str | None, files: Any = None) -> str | None:
-    """Return as what kind data are to be read: the rows of a table are numbers where the network takes rows of numbers.
+    """Return the kind as which to read data, or None to let the reader detect it.
 
-    `asked`: the kind that was asked for, or None; `files`: the folder of the files that the table names, or None; result: The kind; None
-    where the reader shall find out.
+    A table is read as numbers ("array") if the network takes rows of numbers, unless a kind (`asked`) or a folder of `files` is given.
     """
     from ..data.readers.tables import TABLE_EXTENSIONS
 
@@ -342,10 +328,7 @@ def kind_for(network: Any, source: str, *, asked: str | None, files: Any = None)
 
 
 def read_data(source: str, **options: Any) -> Any:
-    """Read the data that a command was given.
-
-    `options`: as `regraft.read` takes them; those that are None are left out.
-    """
+    """Read the data of a command. `options` are keywords of `regraft.read`; None values are dropped."""
     from ..data import read
 
     with progress("reading the data"):
@@ -353,14 +336,14 @@ def read_data(source: str, **options: Any) -> Any:
 
 
 def checked_kind(network: Any, data: Any) -> None:
-    """Raise unless a network takes items of the kind that the data have."""
+    """Raise if the data have a kind that the network does not take."""
     kind = network.preprocessing.item_kind
     if data.kind not in (kind, "array"):
         raise DataError(f"The network takes examples of the kind {kind!r}; received data of the kind {data.kind!r}.")
 
 
 def size_of(count: float) -> str:
-    """Return `count` bytes for people, such as "12.5 MiB"."""
+    """Return `count` bytes as text, such as "12.5 MiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,1 +1,1 @@
-"""One module a command; each adds itself to the program."""
+"""The commands, one module each. `add_to` registers a command."""

@@ -1,4 +1,4 @@
-"""`regraft adapt`: a network and data in, an adapted network with its report out."""
+"""`regraft adapt`: adapt a network to data and save it with a report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True,
 
 
 def _kept(out: str | Path) -> str:
-    """Return what an interrupted run has left in the folder `out`."""
+    """Return a message on what an interrupted run left in the folder `out`."""
     stages = [name.removesuffix(".pt") for name in names_in(f"{out}/run") if name.endswith(".pt")]
     if not stages:
         return "No epoch was finished yet, so that nothing is kept but cached features; the same command starts again."
@@ -128,7 +128,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     from ... import heads, verbs
     from ...planning import make_plan
 
-    plan = make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read
+    plan = make_plan(strategy, _merged(settings, assigned or []))  # report invalid settings before data are read
     net = opened(
         network,
         wanted_weights(weights, random_weights),
@@ -149,7 +149,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
 
 
 def _layers(text: str | None) -> list[tuple[int, str]]:
-    """Return the layers that a text such as "1000:relu,150" names."""
+    """Parse hidden layers such as "1000:relu,150"."""
     layers = []
     for word in [] if text is None else text.split(","):
         units, _, activation = word.strip().partition(":")
@@ -160,7 +160,7 @@ def _layers(text: str | None) -> list[tuple[int, str]]:
 
 
 def _merged(settings: Mapping[str, Any], assigned: list[str]) -> dict[str, Any]:
-    """Return the options with those of --set put in place of the defaults."""
+    """Return the settings, overridden by the values of --set."""
     merged = dict(settings)
     for name, text in assignments(assigned).items():
         merged[name] = _names(text, option=f"--set {name}") if name in _lists() else value_of(text)
@@ -168,7 +168,7 @@ def _merged(settings: Mapping[str, Any], assigned: list[str]) -> dict[str, Any]:
 
 
 def _lists() -> set[str]:
-    """Return the options of methods that take names: "blocks", …"""
+    """Return the method options whose values are lists of names: "blocks", …"""
     from ...methods import METHODS
     from ...methods.contract import are_names
 
@@ -176,9 +176,9 @@ def _lists() -> set[str]:
 
 
 def as_words(plan: Any) -> list[str]:
-    """Return the options that make a plan again, but for the classes, which are those of the data."""
+    """Return the command-line options that reproduce a plan, except for the classes, which come from the data."""
     found = [info.default for one in inspect.signature(_adapt, eval_str=True).parameters.values() for info in one.annotation.__metadata__]
-    own = {option for option in found if isinstance(option, str)}  # of an annotated option, its name
+    own = {option for option in found if isinstance(option, str)}  # name of an annotated option
     words = ["--strategy", plan.strategy]
     for name, value in plan.given().items():
         said = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
@@ -193,7 +193,7 @@ def as_words(plan: Any) -> list[str]:
 
 
 def _names(text: str, *, option: str) -> list[str] | None:
-    """Return names between commas, or of a list in brackets: always as text, for a block may be called 0."""
+    """Parse names separated by commas or in a bracketed list, always as strings, because a block may be named 0."""
     found = value_of(text)
     if found is None or isinstance(found, list):
         return None if found is None else [str(name) for name in found]
@@ -201,10 +201,7 @@ def _names(text: str, *, option: str) -> list[str] | None:
 
 
 def value_of(text: str) -> Any:
-    """Return what a word of the command line stands for.
-
-    Result: The number, None, truth value, list or, where it is none of them, the text itself.
-    """
+    """Parse a command-line word to a number, None, bool or list; otherwise return the text itself."""
     word = text.strip()
     if word.lower() in _WORDS:
         return _WORDS[word.lower()]
@@ -215,9 +212,9 @@ def value_of(text: str) -> Any:
 
 
 def print_result(result: Any, folder: str | Path, *, as_json: bool = False, before: float = 0.0) -> None:
-    """Print what an adaptation came to: verdict, plan, account, cost, and where everything lies.
+    """Print the result of an adaptation: verdict, plan, account, cost and paths.
 
-    `before`: seconds until the network was open and the data read.
+    `before`: seconds until the network was opened and the data were read.
     """
     report, shown = printed_report(folder)
     for note in result.facts["data"]["notes"]:
@@ -234,7 +231,7 @@ def print_result(result: Any, folder: str | Path, *, as_json: bool = False, befo
 
 
 def printed_report(folder: str | Path) -> tuple[str | None, str]:
-    """Return the path of a saved folder's report, None where it was not made; and what to print of it."""
+    """Return the path of the report in a saved folder (None without one) and the text to print about it."""
     if "report.html" in names_in(folder):
         report = f"{folder}/report.html"
         return report, report
@@ -242,13 +239,13 @@ def printed_report(folder: str | Path) -> tuple[str | None, str]:
 
 
 def print_folder(folder: str | Path, report: str, *, unknown: bool) -> None:
-    """Print what a saved folder holds, and three commands that go on from there."""
+    """Print the report path, the contents of a saved folder and three follow-up commands."""
     show(f"Report: {report}")
     print_next(folder, unknown=unknown)
 
 
 def print_next(folder: str | Path, *, unknown: bool) -> None:
-    """Print what a saved `folder` holds, and three commands that go on from there; `unknown` as in `print_folder`."""
+    """Print the contents of a saved `folder` and three follow-up commands; with `unknown`, `predict` gets --unknown."""
     show(f"Saved in {printable(folder)}: {', '.join(names_in(folder))}")
     name = shlex.quote(str(folder))
     lines = (f"evaluate {name} DATA", f"predict {name} FILES{' --unknown' if unknown else ''}", f"export {name} network.onnx")

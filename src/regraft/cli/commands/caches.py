@@ -46,7 +46,7 @@ def _list(cache: CacheFolder = None, as_json: AsJson = False) -> None:
 
 
 def _clear(*, cache: CacheFolder = None, older: Older = None, as_json: AsJson = False) -> None:
-    """Delete the feature caches below a folder; anything else in it stays, and caches are computed again when needed."""
+    """Delete the feature caches below a folder. Other files stay, and caches are computed again when needed."""
     before = math.inf if older is None else time.time() - _seconds(older)
 
     from ...freezing import clear_caches
@@ -62,7 +62,7 @@ def _clear(*, cache: CacheFolder = None, older: Older = None, as_json: AsJson = 
 
 
 def _seconds(text: str) -> float:
-    """Return how long a time such as "30d" is."""
+    """Parse a duration such as "30d" to seconds."""
     number, unit = text.strip()[:-1], text.strip()[-1:].lower()
     if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
         raise SettingError(f"--older {text!r}: expected a time such as 30d, 12h or 45m.")

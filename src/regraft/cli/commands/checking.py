@@ -1,4 +1,4 @@
-"""`regraft check`: what was read and how, before any training."""
+"""`regraft check`: summarise the data before training."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _check(  # noqa: PLR0913  # over the limit: the options of the command
     architecture: options.Architecture = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Tell what was read and how: columns, classes, sizes, duplicates, what cannot be used; nothing is trained or written."""
+    """Show how data are read: columns, classes, sizes, duplicates and unusable examples. Nothing is trained or written."""
     reading: dict[str, Any] = {
         "target": wanted_target(target),
         "task": task,

@@ -1,4 +1,4 @@
-"""`regraft combine`: networks of one class each in, one network of all these classes out."""
+"""`regraft combine`: combine one-class detectors into one network."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _combine(  # noqa: PLR0913  # over the limit: the options of the command
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make one network of several that tell one class each from everything else: their scores side by side."""
+    """Combine several one-class detectors into one network that has one score per class."""
     named = named_pairs(networks, option="CLASS=NETWORK", form="a class and its network, such as cat=cat/")
     reading: dict[str, Any] = {"target": wanted_target(target), "files": files, "kind": kind}
     check_given(list(named.values()), data, reading=reading)

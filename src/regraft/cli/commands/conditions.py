@@ -1,4 +1,4 @@
-"""`regraft adapt-condition`: the code of a new condition; `regraft export`: a network, or one for a single condition, as one file."""
+"""`regraft adapt-condition`: learn the code of a new condition. `regraft export`: write a network, or its version for one condition."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Learn the code of a new condition from a few examples of it; nothing else of the network changes."""
+    """Learn the code of a new condition from a few examples of it. Nothing else in the network changes."""
     asked = listed_names(columns, option="--columns")
     how: dict[str, Any] = {"start": start, "fit": fit, "steps": steps, "step": step, "unsupervised": unsupervised}
     how |= {"replace": replace, "seed": seed}
@@ -113,7 +113,7 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
 
 
 def _wanted(names: list[str] | None, items: Any) -> list[str]:
-    """Return the names of the conditions whose codes are fitted."""
+    """Return the names of the conditions to fit. Raise if neither names nor conditions in the data are given."""
     if names:
         return names
     if items.conditions is None:
@@ -132,7 +132,7 @@ def _weight(text: str) -> str | float | None:
 
 
 def _unlabelled(net: Any, source: str, *, columns: list[str], outside: bool) -> Any:
-    """Return items without their labels."""
+    """Read examples without labels."""
     from ...data.readers.tables import TABLE_EXTENSIONS, read_unlabelled
 
     kind = net.preprocessing.item_kind
@@ -154,7 +154,7 @@ def _export(  # noqa: PLR0913  # over the limit: the options of the command
     target: _Aim = None,
     what: _What = None,
 ) -> None:
-    """Write a saved network as one file that needs no regraft; with --condition, a plain network for that condition alone."""
+    """Export a saved network to one file that does not need regraft. With --condition, export a plain network for that condition."""
     from ... import verbs
 
     net = opened(str(folder), architecture=architecture)

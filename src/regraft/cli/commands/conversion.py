@@ -1,4 +1,4 @@
-"""`regraft convert`: a network of one form in another."""
+"""`regraft convert`: convert a network to another format."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
     preprocessing: _Preprocessing = False,
     pmml_version: _PmmlVersion = None,
 ) -> None:
-    """Write a network in another form, and say what was read and what could not be kept."""
+    """Convert a network to another format, and show what was read and what could not be kept."""
     if out.suffix and out.suffix.lower() not in _ENDINGS:
         raise InputError(f"{printable(out)!r} has the ending {out.suffix!r}; expected one of {', '.join(_ENDINGS)}, or none for a folder.")
     if out.exists():

@@ -1,4 +1,4 @@
-"""`regraft demo`: a network that reads printed digits learns handwritten ones from few and from many examples, offline."""
+"""`regraft demo`: adapt a network for printed digits to handwritten digits, from few and from many examples, offline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _demo(out: _Out = Path("regraft-demo"), *, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Show where transfer wins: printed digits to handwritten ones, 3 to all examples a class; offline, in minutes."""
+    """Show where transfer wins: from printed to handwritten digits, with 3 to all examples per class. Runs offline in minutes."""
     from .. import demonstration
 
     began = time.perf_counter()

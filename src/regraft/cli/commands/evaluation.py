@@ -1,4 +1,4 @@
-"""`regraft evaluate`: how good a saved network is on labelled data."""
+"""`regraft evaluate`: evaluate a saved network on labelled data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FIGURES = {
 
 
 _SHARES = ("accuracy", "recall", "precision", "ece", "map", "average_precision")
-_WIDEST = 12  # classes whose confusion matrix a terminal of 100 columns shows
+_WIDEST = 12  # maximum number of classes for a confusion matrix in 100 columns
 _PAIRS = 15
 
 
@@ -64,7 +64,7 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     cluster: options.Cluster = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Judge a saved network on labelled data: figures with 95 % intervals, each class by itself, the confusion matrix."""
+    """Evaluate a saved network on labelled data: metrics with 95 % intervals, metrics per class and the confusion matrix."""
     wanted, asked = wanted_target(target), listed_names(columns, option="--columns")
     reading: dict[str, Any] = {"target": wanted, "files": files, "outside": outside, "skip_bad": skip_bad, "task": task}
     check_given(folder, data, reading=reading | {"columns": asked, "kind": kind}, engine=engine)
@@ -98,7 +98,7 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
 
 
 def _knows(net: Any, condition: str, *, data: str) -> bool:
-    """Return whether a word is the name of a condition that a network knows, or of its mean code, rather than of a column of the data."""
+    """Return whether `condition` names a known condition or the mean code, and not a column of the data."""
     from ...data.readers.tables import TABLE_EXTENSIONS
     from ...networks.parts.coding import MEAN
 
@@ -110,7 +110,7 @@ def _knows(net: Any, condition: str, *, data: str) -> bool:
 
 
 def _of_one(data: Any, condition: str | None) -> Any:
-    """Return the items, all of one condition."""
+    """Return the data with all examples assigned to one condition."""
     import numpy as np
 
     return dataclasses.replace(data, conditions=np.full(len(data), condition, dtype=object))
@@ -135,7 +135,7 @@ def _print_classes(per_class: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _print_confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> None:
-    """Print the confusion matrix; of many classes, the errors made most often."""
+    """Print the confusion matrix or, for many classes, the most frequent errors."""
     if len(names) <= _WIDEST:
         rows = [(name, *(count or "·" for count in row)) for name, row in zip(names, counts, strict=True)]
         show_table(("true \\ predicted", *names), rows, title="Confusion matrix: examples")
@@ -147,7 +147,7 @@ def _print_confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> N
 
 
 def _cell(key: str, value: float | None) -> str:
-    """Return a figure as the verdict of `adapt` has it: shares in per cent, others with four digits."""
+    """Format a metric as in the verdict: shares in per cent, others with four significant digits."""
     if value is None:
         return "–"
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""`regraft extend`: a network and examples of new classes in, the network with further classes out."""
+"""`regraft extend`: add new classes to a network from examples."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Add the classes of DATA that a network lacks; the class weights and the logits of its old ones stay as they are."""
+    """Add the classes of DATA that the network lacks. The class weights and the logits of the old classes stay unchanged."""
     listed = listed_names(columns, option="--columns")
     reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind}
     reading |= {"skip_bad": skip_bad, "columns": listed}
@@ -62,7 +62,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     from ...planning.extending import Asked
 
     how: dict[str, Any] = {"start": start, "statistics": True if statistics == "own" else statistics, "holdout": holdout, "seed": seed}
-    Asked(old_data=old_data, **how)  # what does not go together is told before anything is opened
+    Asked(old_data=old_data, **how)  # report conflicting options before anything is opened
     net = opened(
         network,
         wanted_weights(weights, random_weights),

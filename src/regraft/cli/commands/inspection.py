@@ -1,4 +1,4 @@
-"""`regraft inspect`: what a network consists of, and what other classes would keep of its head."""
+"""`regraft inspect`: show the structure of a network, and what a change of classes would keep of its head."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
+    """Show the blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
     wanted = class_names(classes)
     how: dict[str, Any] = {"head": head, "channels": channels, "architecture": architecture, "inputs": inputs, "trust": trust}
     check_given(network, data)
@@ -74,7 +74,7 @@ def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
 
 
 def _groups_of(net: Any, head: Any) -> dict[str, list[str]]:
-    """Return the old classes of each class of a derived head; empty for a head with rows of its own."""
+    """Return group -> old classes for a derived head; empty for a head with its own class weights."""
     old = net.classes or tuple(str(row) for row in range(len(net.head.weight)))
     groups = head.groups or ()
     return {name: [old[row] for row in rows] for name, rows in zip(head.classes, groups, strict=True)} if groups else {}
@@ -100,7 +100,7 @@ def _code_lines(net: Any) -> Iterator[str]:
 
 
 def _fit(net: Any, data: str | None) -> dict[str, str]:
-    """Return how weights that were matched by order fit, by "weights_fit": on the user's data, else on made-up pictures."""
+    """Return {"weights_fit": text} on how well weights matched by order fit, measured on the user's data or on synthetic images."""
     from ...planning.checking import EXAMPLES, MATCHED, weights_fit
     from ...planning.measured_input import made_pictures
     from ...verbs import check
@@ -120,7 +120,7 @@ def _fit(net: Any, data: str | None) -> dict[str, str]:
 
 
 def _preview(net: Any, classes: list[str]) -> Any:
-    """Return the account of the head's change alone, without what happened to the network before."""
+    """Return the account of the change of classes alone, without the earlier account of the network."""
     from ...heads.retarget import retarget, retargeted_rows
 
     return retargeted_rows(net.head, classes)[1] if net.heads else retarget(net, classes).account

@@ -1,4 +1,4 @@
-"""`regraft predict`: labels and probabilities of raw files, as CSV or JSON lines."""
+"""`regraft predict`: predict labels and probabilities of raw files, as CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     outside: Outside = False,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Print label and probability of each example, with the network's own preprocessing; of several tasks, those of each."""
+    """Print the label and probability of each example, for each task. The network's own preprocessing is applied."""
     asked, shown = listed_names(columns, option="--columns"), listed_names(passed, option="--pass")
     check_given(folder, *(files or []), reading={"files": beside, "columns": asked, "pass": shown}, engine=engine)
     running = run_by(folder, engine, cluster=cluster)
@@ -105,7 +105,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
 
 
 def _passed_on(files: list[Path], data: Any, *, wanted: list[str] | None) -> dict[str, list[str]]:
-    """Return columns of the table that the items come from: those `wanted`, or its id; nothing where there is no table."""
+    """Return the `wanted` columns of the input table, or by default its id column; empty if the input is not a table."""
     from ...data.readers.table_files import columns_of_file, texts_of_file
     from ...data.readers.tables import TABLE_EXTENSIONS
 
@@ -127,7 +127,7 @@ def _passed_on(files: list[Path], data: Any, *, wanted: list[str] | None) -> dic
 
 
 def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] | None, beside: Path | None, outside: bool) -> Any:
-    """Return the unlabelled items with their names."""
+    """Read the unlabelled examples with their names."""
     from ...data.readers.tables import TABLE_EXTENSIONS
     from ...data.readers.unlabelled import read_files
 
@@ -151,7 +151,7 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
 
 
 def _of_table(net: Any, files: list[Path], *, columns: list[str], beside: Path | None, outside: bool) -> Any:
-    """Return the items of a table with the columns beside them, in which the table's rows have names where its items have none."""
+    """Read examples and additional columns from a table. Examples without a name are named after their row."""
     from ...data.items import listed
     from ...data.readers.tables import TABLE_EXTENSIONS, read_unlabelled
 
@@ -173,7 +173,7 @@ def _of_table(net: Any, files: list[Path], *, columns: list[str], beside: Path |
 
 
 def _told(found: Any, kind: str, *, probabilities: bool) -> list[dict[str, Any]]:
-    """Return what is said of each item for one task: the label, its probability where there is one, and on request those of all classes."""
+    """Return for each example of one task the label, its probability unless a regression, and optionally all probabilities."""
     rows: list[dict[str, Any]] = [{"label": label} for label in found.labels]
     for row, strange in zip(rows, [] if found.unknown is None else found.unknown, strict=False):
         row["unknown"] = bool(strange)
@@ -186,7 +186,7 @@ def _told(found: Any, kind: str, *, probabilities: bool) -> list[dict[str, Any]]
 
 
 def _rows(named: list[dict[str, str]], told: Mapping[str, list[dict[str, Any]]]) -> Iterator[list[str]]:
-    """Yield the headings and one row an item: the first task's cells as they are called, those of further tasks with its name in front."""
+    """Yield the headings, then one row per example. Columns of further tasks have the task name as a prefix."""
     first = next(iter(told))
     for index, beside in enumerate(named):
         cells = [*beside.items()]
@@ -208,7 +208,7 @@ def _cells(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _print_lines(named: list[dict[str, str]], told: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Print one JSON object an item: what is said for the first task, and, of several, for each under "tasks"; columns passed on."""
+    """Print one JSON object per example: the first task at the top level, several tasks under "tasks", passed columns under "columns"."""
     for index, beside in enumerate(named):
         by_task = {task: rows[index] for task, rows in told.items()}
         line = {"file": beside["file"], **next(iter(by_task.values()))} | ({"tasks": by_task} if len(by_task) > 1 else {})

@@ -1,4 +1,4 @@
-"""`regraft profile`: what each depth of a network knows of the data, before anything is adapted."""
+"""`regraft profile`: measure how well each depth of a network predicts the labels, before adaptation."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
 
 
 def _saved(profile: Any, out: str | Path | None) -> str | None:
-    """Save a profile; without the library for pages the figures are kept all the same, and it is said."""
+    """Save a profile and return the path of its page. Without Jinja, save only profile.json, print a note and return None."""
     if out is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""`regraft report`: make the page of a saved result again."""
+"""`regraft report`: recreate the report page of a saved result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _report(folder: SavedArgument) -> None:
-    """Make report.html again from the report.json of a saved folder, and print its path."""
+    """Recreate report.html from the report.json of a saved folder, and print its path."""
     from ...report import read_facts, write_report
 
     show(write_report(folder / "report.html", read_facts(folder)))

@@ -1,4 +1,4 @@
-"""`regraft search`: many plans tried, the best one carried out and judged."""
+"""`regraft search`: try many plans, then run and evaluate the best one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Metric = Annotated[str | None, Option("--metric", metavar="S", help="The figure 
 
 
 def _kept(out: str | Path) -> str:
-    """Return what an interrupted search has left in the folder `out`."""
+    """Return a message on what an interrupted search left in the folder `out`."""
     if not any(name.endswith(".sqlite3") for name in names_in(out)):
         return "Nothing is kept yet; the same command starts again."
     return f"Finished trials are kept in {printable(out)!r}; the same command goes on from there."
@@ -109,7 +109,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Search for the plan that adapts a network best; every trial starts from its trained weights."""
+    """Search for the best plan to adapt a network. Every trial starts from the trained weights."""
     given: dict[str, Any] = {"cache": cache, "frozen": frozen, "engine": engine, "cluster": cluster, "probe": probe, "strategy": strategy}
     given |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
@@ -149,7 +149,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
 
 
 def _command(study: Any, places: list[str], *, same: Mapping[str, Any]) -> str:
-    """Return the command that carries out the best trial again; `same` are the options of the search that it has, too."""
+    """Return the command that reruns the best trial. `same` holds the options that it shares with the search."""
     words = ["regraft", "adapt", *places]
     for option, value in same.items():
         values = value if isinstance(value, list) else [value]
