@@ -94,7 +94,7 @@ class RegraftError(Exception):
 
 
 class InputError(RegraftError, ValueError):
-    """The user's input or a setting is invalid."""
+    """The user's input or a setting is invalid. Nothing has been started."""
 
 
 class NetworkError(InputError):

@@ -92,7 +92,7 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         preprocessing: replaces the preprocessing of the source. Plain data, a `Preprocessing`, or an image function (Keras'
             `preprocess_input`, transforms of torchvision, timm or albumentations, a Hugging Face processor). For a network with several
             inputs, a mapping from input name to one of these.
-        head: name of the head layer, where there are several candidates. To keep several outputs as tasks, give a list of their layers
+        head: name of the head layer, if there are several candidates. To keep several outputs as tasks, give a list of their layers
             (main task first) or a mapping from task name to layer.
         channels: number of channels of your images or signals. The first layer's weights are summed (1 channel) or repeated, and the
             account records the change.
@@ -235,7 +235,8 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         sample_weight: weight of each example in the loss: a column name or an array, as in `read`.
         settings: further options. An unknown name raises an error that lists similar names.
             `frozen`: where the freeze boundary lies.
-            `trainable`: train exactly these layers (names or patterns such as "layer4*"), whatever their own flags say; "all" trains any.
+            `trainable`: train exactly these layers (names or patterns such as "layer4*"), not those whose own flags leave them trainable;
+            "all" ignores the flags.
             `fresh`: layers below the head that were never trained.
             `classes`, `rename` (old class -> new class): the classes of the new head.
             `start`: initialisation of new class weights; "auto" uses the closed-form probe where that is better.

@@ -33,7 +33,7 @@ def branch(  # noqa: PLR0913  # over the limit: the public contract
     data: Any = None,
     seed: int = 0,
 ) -> Network:
-    """Add a second output (a head for another task) to a network. It reads the same features as the existing head.
+    """Add another output (a head for another task) to a network. It reads the same features as the existing head.
 
     With `groups` alone the output is derived: the probability of a group is the exact sum of the old probabilities of its members, without
     training. With `groups` and a `start`, the output has its own class weights, which can be trained.

@@ -71,7 +71,7 @@ class LinearProbe:
     path: tuple[tuple[float, float], ...] = ()
 
     def scores(self, features: npt.ArrayLike) -> np.ndarray:
-        """Return the raw scores (N, C) of `features` (N, d)."""
+        """Return the logits (N, C) of `features` (N, d)."""
         return np.asarray(np.asarray(features) @ self.weight.T + self.bias)
 
     def softened(self, targets: np.ndarray, *, kind: str) -> Self:
@@ -135,7 +135,7 @@ class LayeredProbe:
         return self.head.held_out
 
     def scores(self, features: npt.ArrayLike) -> np.ndarray:
-        """Return the raw scores (N, C) of `features` (N, d)."""
+        """Return the logits (N, C) of `features` (N, d)."""
         return self.head.scores(self.layer.apply(features))
 
 
@@ -232,7 +232,7 @@ def feature_scale(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLi
     - A feature is dead in three cases. (1) Its deviation is at most 64 rounding errors of the larger of its mean and the typical deviation,
       because a sum of hundreds of products of typical size has an error of several such roundings. (2) Its deviation is below 0.001 of
       the typical one: a feature that is active in one of 60 examples, at a thousandth of the usual size, would get weights in the thousands
-      to separate that one example. (3) Its deviation is below 1e-19, where single precision cannot hold the weights and variances.
+      to separate one example. (3) Its deviation is below 1e-19, where single precision cannot hold the weights and variances.
     - If a typical deviation is given, the lower bound is 0.01 of it, and 0.001 of the mean, which is one step of half precision. Smaller
       variation is lost in rounding if the network runs in half precision. The bound keeps weights below 100 per typical deviation.
 

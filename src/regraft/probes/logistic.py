@@ -156,7 +156,7 @@ class _Basis:
     x: np.ndarray  # (N, d) unscaled
     mean: np.ndarray  # (d,)
     scale: np.ndarray  # (d,)
-    vectors: np.ndarray  # (d, r), or (N, r) where there are fewer examples than features
+    vectors: np.ndarray  # (d, r), or (N, r) if there are fewer examples than features
 
     def block(self, rows: slice, columns: slice) -> np.ndarray:
         """Return the centred and scaled features of the given rows and columns."""

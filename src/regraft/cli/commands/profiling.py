@@ -84,7 +84,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
 
 
 def _saved(profile: Any, out: str | Path | None) -> str | None:
-    """Save a profile and return the path of its page. Without Jinja, save only profile.json, print a note and return None."""
+    """Save a profile and return the path of its page. Without the library for pages, save only the figures and return None."""
     if out is None:
         return None
     try:
