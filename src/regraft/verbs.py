@@ -235,8 +235,8 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         sample_weight: weight of each example in the loss: a column name or an array, as in `read`.
         settings: further options. An unknown name raises an error that lists similar names.
             `frozen`: where the freeze boundary lies.
-            `trainable`: train exactly these layers (names or patterns such as "layer4*"), not those whose own flags leave them trainable;
-            "all" ignores the flags.
+            `trainable`: train only these layers (names or patterns such as "layer4*") and heads with new classes. By default, layers that
+            their own flags freeze stay frozen; "all" ignores the flags.
             `fresh`: layers below the head that were never trained.
             `classes`, `rename` (old class -> new class): the classes of the new head.
             `start`: initialisation of new class weights; "auto" uses the closed-form probe where that is better.

@@ -82,7 +82,7 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
     for layer in changed.layers_of(changed.head.task):
         changed.release_(layer)
     changed.heads = {task: one for task, one in changed.heads.items() if one.groups is None}
-    changed.statistics, changed.unknown = None if known is None else known.to_arrays(), None  # the rule is for fewer classes
+    changed.statistics, changed.unknown = None if known is None else known.to_arrays(), None  # fitted without the new classes
     changed.account = _account(net, changed, names=names, items=items, judges=test, joint=statistics is not None)
     return changed
 

@@ -92,7 +92,7 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
         for layer in changed.layers_of(old.task):
             changed.release_(layer)
     if net.heads and old.task == net.head.task:
-        changed.statistics = changed.unknown = None  # of other classes
+        changed.statistics = changed.unknown = None  # belong to the old classes
         changed.heads = {name: known for name, known in changed.heads.items() if known.groups is None}
     return changed
 

@@ -66,7 +66,7 @@ def stack(
     if start != "zeros":
         stacked.set_rows_(filled.layer, filled.weight, bias=filled.bias)
         stacked.refresh_heads_()
-    stacked.statistics = stacked.unknown = None  # of other features
+    stacked.statistics = stacked.unknown = None  # belong to the old features
     below = f"the {len(old.weight)} old scores ({activation}) are the features of the new head; the old head is part of the backbone"
     stacked.account = net.account.of_weights().joined(Account({"new": list(names)}, notes=(below,)))
     return stacked
