@@ -106,8 +106,8 @@ def inherited(gate: Gate, owner: ast.ClassDef, name: str) -> bool:
 
 
 def outside_contract(node: ast.Module | ast.ClassDef | Function, public: set[object]) -> list[Function | ast.ClassDef]:
-    """Return the functions and classes below a node that the package does not export, nor a class that it does."""
-    parts = [part for part in ast.iter_child_nodes(node) if isinstance(part, Function | ast.ClassDef) and part.name not in public]
+    """Return the functions and classes below a node that the package does not export, nor a class that it does, nor its `FACE`."""
+    parts = [part for part in ast.iter_child_nodes(node) if isinstance(part, Function | ast.ClassDef) and part.name not in public | FACE]
     return parts + [below for part in parts for below in outside_contract(part, set())]
 
 

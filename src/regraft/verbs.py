@@ -299,7 +299,7 @@ def check(data: Any, net: Any = None, *, holdout: float = 0.2, validation: float
         items       shape 2; dtype float64; least 0; most 5
         labels      classification, 2 classes
         classes     a: 2, b: 2
-        byte-equal  1 copies of 1 examples: item 0 = item 2
+        byte-equal  1 copies of 1 examples: example 0 = example 2
     """
     whole = data if isinstance(data, Dataset) and not reading else read(data, **{"skip_bad": True, **reading})
     usable = checked(whole, True)

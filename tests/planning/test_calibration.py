@@ -109,7 +109,7 @@ def test_rows_that_cannot_be_set_are_told(monkeypatch: pytest.MonkeyPatch) -> No
         net = regraft.load(module, inputs=(12,), classes=[f"kind {kind}" for kind in range(4)])
         result = regraft.adapt(net, _items(200, seed=0), strategy="full", **OVERFITTED)
     (note,) = _notes(result)
-    assert "rows cannot be set" in note
+    assert "class weights cannot be set" in note
 
 
 def test_the_adapter_gives_them_too(monkeypatch: pytest.MonkeyPatch) -> None:

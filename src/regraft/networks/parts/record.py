@@ -156,7 +156,12 @@ class Record:
         return self.body.tap_slices
 
     def copy(self) -> Self:
-        """Return an independent copy: same weights, no shared storage."""
+        """Return an independent copy: same weights, no shared storage.
+
+        Example:
+            >>> net.copy().classes
+            ('ant', 'bee', 'cat')
+        """
         twin = copy.copy(self)
         twin.body, twin.origin = self.body.copy(), dict(self.origin)
         return twin
@@ -288,7 +293,21 @@ class Record:
         self.body.name_for_export_()
 
     def head_of(self, task: str | None) -> Head:
-        """Return the head of a task; None for the first head."""
+        """Return the head of a task; None for the first head.
+
+        Args:
+            task: name of a task of the network, or None.
+
+        Returns:
+            The head.
+
+        Raises:
+            NetworkError: if there is no such task; the message lists near names.
+
+        Example:
+            >>> net.head_of(None).task
+            'main'
+        """
         return self.head if task is None else head_called(self.heads, task)
 
     def rename_task_(self, task: str, name: str) -> None:
