@@ -74,7 +74,7 @@ def test_every_command_has_examples_that_its_options_allow(name: str, command: A
 @pytest.mark.parametrize("name", ["adapt", "extend", "search"])
 def test_options_stand_in_groups(name: str) -> None:
     shown = run(name, "--help").output
-    assert all(f"─ {panel} ─" in shown for panel in ("Network", "Data", "What is done", "What is printed"))
+    assert all(f"─ {panel} ─" in shown for panel in ("Network", "Data", "Settings", "Output"))
 
 
 def test_an_option_is_not_taken_for_the_value_of_another() -> None:

@@ -13,7 +13,7 @@ from ..shared import check_given, columns_for, kind_for, listed_names, opened, r
 
 __all__ = ["add_to"]
 
-_NETWORK = "The network that the data are meant for: what fits, and which classes it would keep, is told as well."
+_NETWORK = "The network to adapt. Also shows what fits, and which classes the network would keep."
 _Network = Annotated[str | None, typer.Argument(metavar="[NETWORK]", help=_NETWORK, show_default=False)]
 
 

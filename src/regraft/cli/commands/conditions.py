@@ -16,31 +16,31 @@ from ..shared import check_given, columns_for, kind_for, listed_names, opened, r
 
 __all__ = ["add_to"]
 
-_FORMS = "An .onnx file, a .pmml file (dense layers), a .keras or .h5 file for a Keras network, or a .pt2 file (a program) for PyTorch."
+_FORMS = "An .onnx file, a .pmml file (dense layers), a .keras or .h5 file (Keras), or a .pt2 file (PyTorch program)."
 _File = Annotated[Path, typer.Argument(metavar="FILE", help=_FORMS)]
-_INSIDE = "Of an .onnx file: make the preprocessing part of it; it then takes pictures in bytes of any size, or numbers as measured."
+_INSIDE = "For .onnx: include the preprocessing in the file. The file then takes images in bytes of any size, or numbers as measured."
 _Inside = Annotated[bool, typer.Option("--preprocessing", help=_INSIDE)]
-_PMML = "Of a .pmml file: 3.2, 4.1 or 4.4; without it 4.4. Weka reads a ReLU of 3.2 and 4.1."
+_PMML = "For .pmml: version 3.2, 4.1 or 4.4. The default is 4.4. Weka reads a ReLU of 3.2 and 4.1."
 _Version = Annotated[str | None, typer.Option("--pmml-version", metavar="V", help=_PMML)]
-_INPUTS = "Of a .pmml file: the names of the inputs in order, with commas between; without it x1, x2, …."
+_INPUTS = "For .pmml: names of the inputs in order, separated by commas. The default is x1, x2, …."
 _Inputs = Annotated[str | None, typer.Option("--columns", metavar="A,B", help=_INPUTS)]
-_AIM = "Of a .pmml file: the name of the column that is predicted."
+_AIM = "For .pmml: name of the predicted column."
 _Aim = Annotated[str | None, typer.Option("--target", metavar="COL", help=_AIM)]
-_WHAT = "Of a .pmml file: head, for the head alone on its features."
+_WHAT = "For .pmml: head exports only the head, with its features as inputs."
 _What = Annotated[str | None, typer.Option("--what", metavar="head", help=_WHAT)]
-_NAME = "What to call the condition that all examples are of; with --condition which of the column's, repeatable. Without it, all of them."
+_NAME = "Name of the condition of all examples. With --condition: a condition of the column (repeatable). By default, all of them."
 _Names = Annotated[list[str] | None, typer.Option("--name", metavar="NAME", help=_NAME, show_default=False)]
-_OUT = "A copy of DIR for the code files, or a new folder for the whole network; without it, DIR."
+_OUT = "A copy of DIR for the code files, or a new folder for the whole network. By default, DIR."
 _Where = Annotated[Path | None, typer.Option("--out", metavar="DIR2", help=_OUT)]
-_Begin = Annotated[str, typer.Option("--start", metavar="S", help="Where codes start: mean, zero or nearest.")]
-_Fit = Annotated[str, typer.Option("--fit", metavar="F", help="lbfgs, adam, or normalised: the plain loop of normalised gradient steps.")]
-_Steps = Annotated[int | None, typer.Option("--steps", metavar="N", help="At most so many steps.")]
-_Step = Annotated[float | None, typer.Option("--step", metavar="X", help="The size of a step, for adam and normalised.")]
-_Prior = Annotated[str, typer.Option("--prior", metavar="auto|W|none", help="Weight of what the known codes make likely.")]
-_GUESS = "Without labels: pseudo (those that the network gives now) or entropy (it is to become sure)."
+_Begin = Annotated[str, typer.Option("--start", metavar="S", help="Initial code: mean, zero or nearest.")]
+_Fit = Annotated[str, typer.Option("--fit", metavar="F", help="Optimizer: lbfgs, adam or normalised (normalised gradient steps).")]
+_Steps = Annotated[int | None, typer.Option("--steps", metavar="N", help="Maximum number of steps.")]
+_Step = Annotated[float | None, typer.Option("--step", metavar="X", help="Step size for adam and normalised.")]
+_Prior = Annotated[str, typer.Option("--prior", metavar="auto|W|none", help="Weight of the prior, estimated from the known codes.")]
+_GUESS = "Fit without labels: pseudo (labels predicted by the network) or entropy (entropy minimisation)."
 _Guess = Annotated[str | None, typer.Option("--unsupervised", metavar="HOW", help=_GUESS)]
-_Input = Annotated[str | None, typer.Option("--input", metavar="NAME", help="The input of the network that is the code.")]
-_Again = Annotated[bool, typer.Option("--replace", help="Fit the codes of known conditions anew.")]
+_Input = Annotated[str | None, typer.Option("--input", metavar="NAME", help="Name of the network input for the code.")]
+_Again = Annotated[bool, typer.Option("--replace", help="Fit the codes of known conditions again.")]
 
 
 def add_to(app: typer.Typer) -> None:

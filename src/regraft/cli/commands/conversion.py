@@ -18,11 +18,11 @@ __all__ = ["add_to"]
 
 _ENDINGS = (".onnx", ".pmml", ".keras", ".h5", ".pt2")
 _OF_KERAS = (".keras", ".h5")
-_OUT = "The file to write, whose ending decides the form: .onnx, .pmml, .keras, .h5 or .pt2. Without an ending, a saved folder."
-_FAMILY = "The family that the network is to be of, torch or keras; .keras and .h5 files are always written of Keras layers."
+_OUT = "The file to write. The suffix selects the format: .onnx, .pmml, .keras, .h5 or .pt2. Without a suffix, a saved folder."
+_FAMILY = "Family of the result: torch or keras. .keras and .h5 files always contain Keras layers."
 _Family = Annotated[str | None, typer.Option("--family", metavar="torch|keras", help=_FAMILY)]
-_Preprocessing = Annotated[bool, typer.Option("--preprocessing", help="Of .onnx: put the preprocessing in front of the graph.")]
-_PmmlVersion = Annotated[str | None, typer.Option("--pmml-version", metavar="3.2|4.1|4.4", help="Of .pmml: 4.1 for Weka.")]
+_Preprocessing = Annotated[bool, typer.Option("--preprocessing", help="For .onnx: include the preprocessing in the graph.")]
+_PmmlVersion = Annotated[str | None, typer.Option("--pmml-version", metavar="3.2|4.1|4.4", help="For .pmml: use 4.1 for Weka.")]
 _Out = Annotated[Path, typer.Argument(metavar="OUT", help=_OUT)]
 
 

@@ -16,9 +16,9 @@ from ..shared import check_given, columns_for, listed_names, opened, read_data, 
 
 __all__ = ["add_to"]
 
-_OUT = "Folder, or address, for profile.html and profile.json; without it, they are not written."
+_OUT = "Folder or address for profile.html and profile.json. By default, they are not written."
 _Out = Annotated[Any, typer.Option("--out", metavar="DIR", help=_OUT, parser=options.place_of)]
-_Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Decides the draws of the learning curve.")]
+_Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of the learning curve.")]
 
 
 def add_to(app: typer.Typer) -> None:
