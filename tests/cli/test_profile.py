@@ -19,7 +19,7 @@ def test_prints_table_and_scenario_and_writes_the_page(pictures: Path, tmp_path:
     assert result.exit_code == 0, result.stderr
     assert "input" in result.stdout and "Scenario:" in result.stdout and "majority class" in result.stdout
     assert str(tmp_path / "out" / "profile.html") in result.stdout
-    assert "What each depth gives" in (tmp_path / "out" / "profile.html").read_text(encoding="utf-8")
+    assert "Probe accuracy by depth" in (tmp_path / "out" / "profile.html").read_text(encoding="utf-8")
     facts = json.loads((tmp_path / "out" / "profile.json").read_text(encoding="utf-8"))
     assert facts["judged"] == 16 and facts["depths"][0]["block"] == "input"
 
@@ -29,7 +29,7 @@ def test_json_is_the_profile(pictures: Path) -> None:
     facts = json.loads(result.stdout)
     assert facts["metric"] == "accuracy" and facts["page"] is None
     assert facts["depths"][0]["value"] == 1.0, "bright and dark pictures differ in the input already"
-    assert any("input's own statistics" in sentence for sentence in facts["warnings"])
+    assert any("Simple input statistics" in sentence for sentence in facts["warnings"])
 
 
 def test_one_message_where_it_cannot_be(tmp_path: Path) -> None:

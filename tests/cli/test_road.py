@@ -38,7 +38,7 @@ def test_adapt_prints_verdict_account_cost_and_report(adapted: Adapted) -> None:
     folder, _, result = adapted
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("Started from RANDOM weights, so that nothing was transferred. The adapted network reads")
+    assert lines[0].startswith("Started from RANDOM weights, so that nothing was transferred. The adapted network classifies")
     beginnings = {line.split()[0]: line.split() for line in lines if line}
     assert beginnings["strategy"] == ["strategy", "head"] and beginnings["new"][1] == "2" and beginnings["dropped"][1] == "1000"
     (cost,) = (line for line in lines if line.startswith("Cost: "))

@@ -29,7 +29,7 @@ def found(shallow: float, deep: float, *, joint: float, per_class: int) -> Found
     [
         (20, 0.5, 0.85, ("Small", "similar"), "train a head on the deepest features"),
         (20, 0.85, 0.5, ("Small", "different"), "train a head on features of an earlier block"),
-        (500, 0.5, 0.85, ("Large", "similar"), "fine-tune the whole network; there are examples enough"),
+        (500, 0.5, 0.85, ("Large", "similar"), "fine-tune the whole network; there are enough examples"),
         (500, 0.85, 0.5, ("Large", "different"), "or train it from scratch"),
     ],
 )
@@ -45,11 +45,11 @@ def test_size_and_likeness_name_the_scenario(per_class: int, shallow: float, dee
 def test_all_depths_together_may_disagree_with_the_textbook(per_class: int) -> None:
     reading = read_figures(found(0.5, 0.8, joint=0.93, per_class=per_class))
     assert reading.likeness == "similar" and not reading.agrees
-    told = "a probe on all depths together beats the deepest features, 93.0 % against 80.0 %."
+    told = "a probe on all depths together is better than the deepest features, 93.0 % against 80.0 %."
     assert reading.findings[0] == f"The measurement disagrees: {told}"
 
 
 def test_many_items_need_no_tuning_where_a_probe_leaves_nothing_to_gain() -> None:
     reading = read_figures(found(0.6, 0.98, joint=0.98, per_class=500))
-    assert not reading.agrees and "98.0 %, which leaves fine-tuning little to gain" in reading.findings[0]
+    assert not reading.agrees and "98.0 %, so fine-tuning can gain little." in reading.findings[0]
     assert read_figures(found(0.6, 0.98, joint=0.98, per_class=20)).agrees

@@ -33,7 +33,7 @@ def test_the_verdict_says_when_no_network_is_needed(family: str) -> None:
     result = regraft.adapt(_net(family), _rows(), strategy="probe", cache="memory", holdout=0.3)
     assert result.baselines["forest"]["accuracy"] > result.scores["holdout"]["accuracy"] + 0.2
     assert "a random forest on the raw columns is better" in result.verdict
-    assert result.verdict.endswith("For this table, use a random forest on the raw columns and no network.")
+    assert result.verdict.endswith("For this table, use a random forest on the raw columns instead of a network.")
     assert result.baselines["forest"]["items"] == result.scores["holdout"]["items"]
 
 
@@ -45,7 +45,7 @@ def test_regression_and_columns_beside_the_rows() -> None:
     data = regraft.read((rows, targets), columns=beside)
     result = regraft.adapt(net, data, strategy="probe", cache="memory", holdout=0.3)
     assert result.baselines["forest"]["mae"] < 0.7 * result.scores["holdout"]["mae"]
-    assert result.verdict.endswith("and no network.")
+    assert result.verdict.endswith("instead of a network.")
 
 
 WITHOUT = {

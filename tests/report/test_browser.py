@@ -45,7 +45,7 @@ def report_facts(classes: int) -> dict[str, Any]:
     others = ("head", LONG, "full, from the probe")
     return {
         "title": "Adaptation report",
-        "verdict": f"The adapted network reads 90.0 % of the 360 held-out examples correctly, above {LONG}.",
+        "verdict": f"The adapted network classifies 90.0 % of the 360 held-out examples correctly, above {LONG}.",
         "created": "2026-01-02",
         "call": f"regraft.adapt({LONG!r}, 'data', strategy='auto', seed=0)",
         "versions": {"regraft": "0.1.0", "torch": "2.9.1+cpu"},
@@ -102,9 +102,12 @@ def profile_facts(kind: str) -> dict[str, Any]:
         "size": "small",
         "likeness": "similar",
         "scenario": "Small data (60 examples per class), similar to what the network was trained on.",
-        "advice": "train a head on the deepest features; the network would be overfitted by fine-tuning.",
+        "advice": "train a head on the deepest features; fine-tuning would overfit.",
         "agrees": False,
-        "findings": ["The measurement disagrees: a probe on all depths together beats the deepest features, 99.7 % against 94.0 %.", LONG],
+        "findings": [
+            "The measurement disagrees: a probe on all depths together is better than the deepest features, 99.7 % against 94.0 %.",
+            LONG,
+        ],
         "warnings": [LONG],
         "notes": [LONG],
         "curve": [[30, 0.5, 0.02], [74, 0.7, 0.012], [15000, 0.8, 0.004]],

@@ -205,19 +205,19 @@ def test_verdict_clear_gain() -> None:
     scores = {"holdout": judged(0.5, 0.4, 0.6), "test": judged(352 / 360, 0.957, 0.989)}
     baselines = {"scratch": judged(312 / 360, 0.828, 0.898), "majority": judged(37 / 360, 0.08, 0.14)}
     assert verdict(scores, baselines) == (
-        "The adapted network reads 97.8 % of the 360 held-out examples correctly (95 % interval 95.7 to 98.9 %), "
-        "11.1 points above the same network trained from scratch; the majority class gives 10.3 %."
+        "The adapted network classifies 97.8 % of the 360 held-out examples correctly (95 % interval 95.7 to 98.9 %). "
+        "This is 11.1 points above the same network trained from scratch. The majority class gives 10.3 %."
     )
 
 
 @pytest.mark.parametrize(
     ("baselines", "words"),
     [
-        ({}, "no baseline was run beside it."),
-        ({"ridge": judged(0.89, 0.85, 0.92)}, "1.0 points above the closed-form probe (ridge), a difference within noise"),
-        ({"probe": judged(0.91, 0.87, 0.94)}, "1.0 points below the closed-form probe of the deepest features, a difference within noise"),
-        ({"probe": judged(0.90, 0.86, 0.93)}, "no more than the closed-form probe of the deepest features."),
-        ({"probe": judged(0.97, 0.95, 0.99)}, "but the closed-form probe of the deepest features is better: 97.0 %, 7.0"),
+        ({}, "(95 % interval 86.0 to 93.0 %). No baseline was run."),
+        ({"ridge": judged(0.89, 0.85, 0.92)}, "1.0 points above the closed-form probe (ridge). The difference is not significant"),
+        ({"probe": judged(0.91, 0.87, 0.94)}, "1.0 points below the closed-form probe of the deepest features. The difference is not"),
+        ({"probe": judged(0.90, 0.86, 0.93)}, "This is no better than the closed-form probe of the deepest features."),
+        ({"probe": judged(0.97, 0.95, 0.99)}, "But the closed-form probe of the deepest features is better: 97.0 %, 7.0"),
         ({"my_own": judged(0.5, 0.4, 0.6)}, "40.0 points above my own."),
         ({"probe": judged(0.89, 0.85, 0.92, difference={"interval": [0.002, 0.02]})}, "1.0 points above the closed-form probe of the"),
         ({"majority": judged(0.5, 0.4, 0.6)}, "40.0 points above the majority class."),
@@ -266,13 +266,15 @@ def test_what_changes_the_meaning_stands_before_the_verdict(tmp_path: Path) -> N
 def test_verdict_of_regression_and_of_nothing() -> None:
     figures = {"items": 40, "mae": 0.5, "mae_interval": [0.4, 0.6]}
     mean = {"mae": 1.0, "mae_interval": [0.8, 1.2]}
-    assert verdict(figures, {"mean": mean}).endswith("(95 % interval 0.4 to 0.6), 50 % less than the mean of the targets (1).")
+    assert verdict(figures, {"mean": mean}).endswith(
+        "(95 % interval 0.4 to 0.6). This is 50 % lower than the error of the mean of the targets (1)."
+    )
     close = {"mae": 0.45, "mae_interval": [0.35, 0.55]}
-    assert "is off by 0.45, which is no worse, a difference within noise" in verdict(figures, {"probe": close, "mean": mean})
-    assert verdict(figures, {"probe": close, "mean": mean}).endswith("; the mean of the targets is off by 1.")
-    assert "which is better." in verdict(figures, {"probe": {"mae": 0.1, "mae_interval": [0.05, 0.2]}})
-    assert "no baseline" in verdict(figures, {})
-    assert "has not been judged" in verdict({}, {})
+    assert "deepest features is not higher: 0.45. The difference is not significant" in verdict(figures, {"probe": close, "mean": mean})
+    assert verdict(figures, {"probe": close, "mean": mean}).endswith(" The error of the mean of the targets is 1.")
+    assert "is better: its error is 0.1." in verdict(figures, {"probe": {"mae": 0.1, "mae_interval": [0.05, 0.2]}})
+    assert "No baseline was run." in verdict(figures, {})
+    assert "has not been evaluated" in verdict({}, {})
 
 
 # ── figures and media ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,8 +21,8 @@ _MANY = {"regression": 1000}  # examples from which data count as large; for oth
 _CORNERS = {
     ("small", "different"): "head on features of an earlier block",
     ("small", "similar"): "head on the deepest features",
-    ("large", "different"): "fine-tune all, or train from scratch",
-    ("large", "similar"): "fine-tune all",
+    ("large", "different"): "fine-tune the whole network, or train it from scratch",
+    ("large", "similar"): "fine-tune the whole network",
 }
 
 
@@ -69,12 +69,12 @@ def _said(facts: Mapping[str, Any], value: float) -> str:
 def _tiles(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     deepest, top = facts["depths"][-1], facts["beside"][0]
     share, holds = facts["similarity"], facts["holds_to"]
-    where = "no depth lies clearly below it" if holds == deepest["block"] else f"the depths after it, to '{deepest['block']}', give less"
+    where = "this is the deepest block" if holds == deepest["block"] else f"deeper blocks, up to '{deepest['block']}', give less"
     return [
         (f"{facts['metric']} of the deepest features", _said(facts, deepest["value"]), f"± {_error(facts, deepest)}, '{deepest['block']}'"),
         (f"{facts['metric']} of all depths together", _said(facts, top["value"]), f"± {_error(facts, top)}, {_probe(top['name'])}"),
         ("deepest block where transfer holds", holds, where),
-        ("similarity", "–" if share is None else f"{100 * share:.0f} %", "share of the attainable in the deepest features"),
+        ("similarity", "–" if share is None else f"{100 * share:.0f} %", "share of the attainable gain over chance, deepest features"),
     ]
 
 
@@ -94,23 +94,23 @@ def _depths(facts: Mapping[str, Any]) -> Figure | None:
     axis = _axis(facts, bars, also=[facts["chance"], top["value"]])
     entries = [
         ("joint", f"{top['name']}: {_said(facts, top['value'])}"),
-        ("chance", f"without looking at the item: {_said(facts, facts['chance'])}"),
+        ("chance", f"chance level, without the input: {_said(facts, facts['chance'])}"),
     ]
     lines = {"joint": top["value"], "chance": facts["chance"]}
     body = legend(entries) + interval_rows(bars, title=f"{facts['metric']} by depth", axis=axis, lines=lines)
     caption = (
-        f"One probe (ridge regression) for each depth, from the input at the top to the head at the bottom; {facts['held_out']} on "
-        f"{facts['judged']:,} examples. ± is one standard error, lines are 95 % intervals. Where the figure falls towards the bottom, the "
-        "deep blocks have thrown away what your data need."
+        f"One probe (ridge regression) per depth, from the input (top) to the head (bottom): {facts['held_out']} on "
+        f"{facts['judged']:,} examples. ± is one standard error. Lines are 95 % intervals. If the values fall towards the bottom, the "
+        "deep blocks discard information that your data need."
     )
-    return figure(body, title=f"What each depth gives: {facts['metric']}", caption=caption)
+    return figure(body, title=f"Probe {facts['metric']} by depth", caption=caption)
 
 
 def _beside(facts: Mapping[str, Any]) -> Figure | None:
     bars = [_bar(facts, part, name=part["name"], mark=part["words"]) for part in facts["beside"]]
     body = interval_rows(bars, title="Other classifiers on the same examples", axis=_axis(facts, bars, also=[facts["chance"]]))
     return figure(
-        body, title="Other methods on the same examples", caption="Judged in the same way as the depths; lines are 95 % intervals."
+        body, title="Other methods on the same examples", caption="Evaluated in the same way as the depths. Lines are 95 % intervals."
     )
 
 
@@ -133,7 +133,7 @@ def scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
         return None
     many = _MANY.get(facts["kind"], 100)
     unit = "examples" if facts["kind"] == "regression" else "examples per class (median)"
-    across = Axis("similarity: share of the attainable that the deepest features give", 0.0, 1.0, percent=True)
+    across = Axis("similarity: share of the attainable gain over chance, deepest features", 0.0, 1.0, percent=True)
     up = Axis(f"{unit}, logarithmic", min(1.0 * many / 100, items / 2), max(100.0 * many, items * 2.0), log=True)
     middle, level = across.at(_SIMILAR), up.at(many)
     parts, meant = [], []
@@ -146,8 +146,8 @@ def scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
         meant.append((letter, f"{size}, {likeness}: {advice}", own))
     parts += [rule(middle, kind="border"), rule(level, kind="border", level=True)]
     parts.append(dot(across.at(share), up.at(items), kind="large fill1", hint=f"similarity {100 * share:.0f} %, {items:,} {unit}"))
-    body = plane(parts, title="Where the data stand: size and similarity", across=across, up=up) + letters(meant)
-    caption = f"The dot is your data: {100 * share:.0f} % similar, {items:,} {unit}. Letters: what textbooks advise. The borders, "
+    body = plane(parts, title="Your data by size and similarity", across=across, up=up) + letters(meant)
+    caption = f"The dot shows your data: {100 * share:.0f} % similar, {items:,} {unit}. The letters show the textbook advice. The borders, "
     return figure(body, title="Scenario", caption=f"{caption}{100 * _SIMILAR:.0f} % and {many:,}, are rules of thumb.")
 
 
@@ -167,7 +167,7 @@ def learning_curve(facts: Mapping[str, Any]) -> Figure | None:
     parts.append(line(placed, "stroke0"))
     parts += [dot(x, y, kind="fill0") for x, y in placed]
     entries = [("stroke0", "measured, with 95 % intervals")]
-    caption = "A curve that still rises at its end: more examples would help."
+    caption = "If the curve still rises at its end, more examples would help."
     if ahead:
         ((count, value, _),) = ahead
         end = across.at(count), up.at(value)

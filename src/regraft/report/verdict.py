@@ -1,4 +1,4 @@
-"""The verdict: one sentence on the quality of the network, from metrics with intervals."""
+"""The verdict: a short statement on the quality of the network, from metrics with intervals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 __all__ = ["baseline_name", "difference_interval", "difference_of", "judged_part", "percent", "verdict"]
 
-_NO_NETWORK = " For this table, use {} and no network."
+_NO_NETWORK = " For this table, use {} instead of a network."
+_NOISE = " The difference is not significant on so few examples."
 _UNCLEAR = "no clear difference"
 _NAMES = {
     "boosting": "gradient boosting on the raw columns",
@@ -23,14 +24,14 @@ _NAMES = {
     "probe": "the closed-form probe of the deepest features",
     "ridge": "the closed-form probe (ridge)",
     "scratch": "the same network trained from scratch",
-    "source": "the network as it came",
+    "source": "the original network",
 }
 _TREES = ("boosting", "forest")
 _CONSTANT = ("majority", "mean")  # baselines that ignore the input
 
 
 def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return one sentence on how good the adapted network is and whether it is better than the best baseline.
+    """Return a short statement on how good the adapted network is and whether it is better than the best baseline.
 
     `baselines`: name -> result of `judge` on the same examples. If an entry has "difference", the result of `paired_difference(adapted,
     baseline)`, it is used instead of the unpaired interval.
@@ -40,7 +41,7 @@ def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]
         return _of_accuracy(figures, {name: other for name, other in baselines.items() if "accuracy" in other})
     if "mae" in figures:
         return _of_error(figures, {name: other for name, other in baselines.items() if "mae" in other})
-    return "The adapted network has not been judged: there are no held-out examples."
+    return "The adapted network has not been evaluated: there are no held-out examples."
 
 
 def judged_part(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -77,19 +78,20 @@ def difference_interval(figures: Mapping[str, Any], other: Mapping[str, Any]) ->
 
 
 def _of_accuracy(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
-    what = "of the labels of" if "micro_f1" in figures else "of"
-    said = f"The adapted network reads {percent(figures['accuracy'])} {what} the {figures.get('items', 0)} held-out examples correctly"
+    share = percent(figures["accuracy"])
+    what = f"predicts {share} of the labels of" if "micro_f1" in figures else f"classifies {share} of"
+    said = f"The adapted network {what} the {figures.get('items', 0)} held-out examples correctly"
     if "accuracy_interval" in figures:
         low, high = figures["accuracy_interval"]
         said += f" (95 % interval {100 * low:.1f} to {percent(high)})"
     if not baselines:
-        return said + "; no baseline was run beside it."
+        return said + ". No baseline was run."
     best = max(baselines, key=lambda name: float(baselines[name]["accuracy"]))
-    said += _against(figures, baselines[best], name=baseline_name(best))
+    said += "." + _against(figures, baselines[best], name=baseline_name(best))
     if "majority" in baselines and best != "majority":
-        said += f"; the majority class gives {percent(baselines['majority']['accuracy'])}"
+        said += f" The majority class gives {percent(baselines['majority']['accuracy'])}."
     better = best in _TREES and _bounds(figures, baselines[best])[1] < 0
-    return said + "." + (_NO_NETWORK.format(baseline_name(best)) if better else "")
+    return said + (_NO_NETWORK.format(baseline_name(best)) if better else "")
 
 
 def _bounds(figures: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float]:
@@ -115,32 +117,34 @@ def _against(figures: Mapping[str, Any], other: Mapping[str, Any], *, name: str)
     low, high = _bounds(figures, other)
     points = f"{100 * abs(difference):.1f} points"
     if high < 0:
-        return f", but {name} is better: {percent(other['accuracy'])}, {points} more"
+        return f" But {name} is better: {percent(other['accuracy'])}, {points} more."
     if low > 0:
-        return f", {points} above {name}"
+        return f" This is {points} above {name}."
     if f"{100 * abs(difference):.1f}" == "0.0":
-        return f", no more than {name}"
-    return f", {points} {'above' if difference > 0 else 'below'} {name}, a difference within noise on so few examples"
+        return f" This is no better than {name}."
+    return f" This is {points} {'above' if difference > 0 else 'below'} {name}." + _NOISE
 
 
 def _of_error(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
-    said = f"The adapted network is off by {figures['mae']:.3g} on average over {figures.get('items', 0)} held-out examples"
+    said = f"The adapted network has a mean absolute error of {figures['mae']:.3g} on {figures.get('items', 0)} held-out examples"
     if "mae_interval" in figures:
         low, high = figures["mae_interval"]
         said += f" (95 % interval {low:.3g} to {high:.3g})"
     if not baselines:
-        return said + "; no baseline was run beside it."
+        return said + ". No baseline was run."
     best = min(baselines, key=lambda name: float(baselines[name]["mae"]))
     other = baselines[best]
     apart = _apart(figures.get("mae_interval"), other.get("mae_interval"))
     if figures["mae"] < other["mae"]:
-        said += f", {1 - figures['mae'] / other['mae']:.0%} less than {baseline_name(best)} ({other['mae']:.3g})".replace("%", " %")
+        lower = f"{100 * (1 - figures['mae'] / other['mae']):.0f} % lower"
+        said += f". This is {lower} than the error of {baseline_name(best)} ({other['mae']:.3g})."
+    elif apart:
+        said += f". But {baseline_name(best)} is better: its error is {other['mae']:.3g}."
     else:
-        said += f"; {baseline_name(best)} is off by {other['mae']:.3g}, which is {'better' if apart else 'no worse'}"
-    if not apart:
-        said += ", a difference within noise on so few examples"
+        said += f". The error of {baseline_name(best)} is not higher: {other['mae']:.3g}."
+    said += "" if apart else _NOISE
     constant = next((name for name in _CONSTANT if name in baselines and name != best), None)
-    said += f"; {baseline_name(constant)} is off by {baselines[constant]['mae']:.3g}." if constant else "."
+    said += f" The error of {baseline_name(constant)} is {baselines[constant]['mae']:.3g}." if constant else ""
     better = best in _TREES and apart and other["mae"] < figures["mae"]
     return said + (_NO_NETWORK.format(baseline_name(best)) if better else "")
 

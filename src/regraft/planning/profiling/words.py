@@ -22,9 +22,9 @@ CLEAR, WORTH = 2.0, 0.01
 """Minimum difference that is reported: in standard errors, and absolute."""
 FEW = 5
 _ADVICE = {
-    ("small", "similar"): "train a head on the deepest features; the network would be overfitted by fine-tuning.",
-    ("small", "different"): "train a head on features of an earlier block; the deepest are those of the old task.",
-    ("large", "similar"): "fine-tune the whole network; there are examples enough not to overfit it.",
+    ("small", "similar"): "train a head on the deepest features; fine-tuning would overfit.",
+    ("small", "different"): "train a head on features of an earlier block; the deepest features are specific to the old task.",
+    ("large", "similar"): "fine-tune the whole network; there are enough examples to avoid overfitting.",
     ("large", "different"): "fine-tune the whole network, or train it from scratch.",
 }
 
@@ -125,11 +125,15 @@ def read_figures(found: Found) -> Reading:
     unit = "examples" if found.kind == "regression" else "examples per class"
     many = f"{size.capitalize()} data ({found.per_class:,} {unit})"
     if share is None:
-        said = f"{many}; nothing the network computes predicts the targets better than chance."
+        said = f"{many}. No probe on the network predicts the targets better than chance."
         advice = "check the labels; then fine-tune, or train from scratch."
         return Reading(size, "unknown", said, advice, True, (f"No depth is clearly above chance ({_figure(found, found.chance)}).",))
     likeness = "similar" if share >= SIMILAR else "different"
-    said = f"{many}, {likeness} to what the network was trained on (its deepest features give {100 * share:.0f} % of the attainable)."
+    compared = "similar to" if likeness == "similar" else "different from"
+    said = (
+        f"{many}, {compared} the data that the network was trained on. The deepest features give {100 * share:.0f} % of the attainable "
+        "gain over chance."
+    )
     objection = _objection(found, size, likeness=likeness)
     sentences = [sentence for sentence in (objection, _break(found), _choice(found)) if sentence]
     return Reading(size, likeness, said, _ADVICE[size, likeness], not objection, tuple(sentences))
@@ -144,22 +148,23 @@ def _objection(found: Found, size: str, *, likeness: str) -> str:
     deepest, joint, honest = found.depths[found.deepest], found.joint, found.honest
     if size == "large" and found.attainable.value >= ENOUGH:
         top = _figure(found, found.attainable.value)
-        return f"The measurement disagrees: a probe without any training gives {top}, which leaves fine-tuning little to gain."
+        return f"The measurement disagrees: a probe without training already gives {top}, so fine-tuning can gain little."
     textbook, where = (deepest, "the deepest features") if likeness == "similar" else (honest, "the best single depth")
     better = found.attainable
     if not found.clearly(better, textbook):
         return ""
     name = "a probe on all depths together" if better is joint else f"'{found.best}' alone"
-    return f"The measurement disagrees: {name} beats {where}, {_figure(found, better.value)} against {_figure(found, textbook.value)}."
+    values = f"{_figure(found, better.value)} against {_figure(found, textbook.value)}"
+    return f"The measurement disagrees: {name} is better than {where}, {values}."
 
 
 def _break(found: Found) -> str:
     deepest, best = _figure(found, found.depths[found.deepest].value), _figure(found, found.depths[found.best].value)
     if found.best == INPUT:
-        return f"No depth gives more than the input's own statistics ({best}); the deepest features give {deepest}."
+        return f"No depth is better than simple input statistics ({best}). The deepest features give {deepest}."
     if found.holds_to == found.deepest:
-        return f"Transfer does not break: the deepest features ({deepest}) are within one standard error of the best depth ({best})."
-    return f"Transfer breaks after '{found.holds_to}': the deepest features give {deepest}, the best depth {best}."
+        return f"Transfer holds to the end: the deepest features ({deepest}) are within one standard error of the best depth ({best})."
+    return f"Transfer breaks after '{found.holds_to}': the deepest features give {deepest}, and the best depth gives {best}."
 
 
 def _choice(found: Found) -> str:
@@ -167,7 +172,7 @@ def _choice(found: Found) -> str:
     count = len(found.depths)
     if count < 2:
         return ""
-    return f"The best of {count} depths is '{found.best}' with {best}; chosen without the examples that judge it: {honest}."
+    return f"The best of {count} depths is '{found.best}' with {best}. Chosen without the examples that evaluate it, it gives {honest}."
 
 
 def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, constant: list[str], rows: bool) -> tuple[str, ...]:
@@ -181,30 +186,32 @@ def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, 
     if shallow is not None and found.similarity is not None and shallow.value - found.chance >= 0.9 * top:
         given = _figure(found, shallow.value)
         said.append(
-            f"The columns themselves already give {given}, nearly all that is attained: a linear model on them needs no network."
+            f"The columns themselves already give {given}, nearly the best result. A linear model on the columns needs no network."
             if rows
-            else f"The input's own statistics already give {given}, nearly all that is attained: the answer may stand in something "
-            "incidental (brightness, loudness, background, the recording channel). Check it on data from another source."
+            else f"Simple input statistics already give {given}, nearly the best result. Your data may contain a shortcut (brightness, "
+            "loudness, background, recording channel). Check it on data from another source."
         )
     if naive is not None and naive.value - found.joint.value > max(CLEAR * found.joint.error, 2 * WORTH):
         said.append(
-            f"Examples of one group resemble each other: left out one by one they give {_figure(found, naive.value)}, whole groups "
-            f"{_figure(found, found.joint.value)}. Only the latter holds for new groups; split by group."
+            f"Examples of one group resemble each other. Leaving out one example at a time gives {_figure(found, naive.value)}. Leaving "
+            f"out whole groups gives {_figure(found, found.joint.value)}. Only the second figure holds for new groups. Split by group."
         )
     low = [repr(name) for name, held in found.depths.items() if found.is_below_chance(held)]
     low += ["all depths together"] if found.is_below_chance(found.joint) else []
     if low:
         said.append(
-            f"Clearly below chance ({_figure(found, found.chance)}): {', '.join(low[:6])}{', …' if low[6:] else ''}. With classes of about "
-            "one size, the examples that are left in hold fewer of the class of the one left out, so that a probe that knows nothing names "
-            "another class: such a figure means no more than chance does."
+            f"Clearly below chance ({_figure(found, found.chance)}): {', '.join(low[:6])}{', …' if low[6:] else ''}. With classes of "
+            "similar size, the remaining examples contain fewer of the class of the example left out. A probe without information then "
+            "predicts another class. Such a figure means no more than chance does."
         )
     few = [name for name, count in counts.items() if 0 < count < FEW]
     if few:
         names = ", ".join(few[:6]) + (f", … ({len(few) - 6} more)" if len(few) > 6 else "")
         lone = sum(counts[name] == 1 for name in few)
-        end = f"; {lone} of them have a single example, which no probe gets right once it is left out" if lone else ""
-        said.append(f"Fewer than {FEW} examples of {names}: their figures hardly mean anything{end}.")
+        end = f" Classes with a single example: {lone}. No probe can predict a single example when it is left out." if lone else ""
+        said.append(f"Fewer than {FEW} examples of {names}: their figures are unreliable.{end}")
     if constant:
-        said.append(f"All examples give the same at {', '.join(map(repr, constant[:6]))}: the network has no use for such input there.")
+        said.append(
+            f"All examples give the same features at {', '.join(map(repr, constant[:6]))}. The network does not use such input there."
+        )
     return tuple(said)
