@@ -61,7 +61,7 @@ def _figures(net: regraft.Network) -> dict[str, float]:
 def test_new_digits_are_told_and_old_ones_are_not_swallowed() -> None:
     net, parts = _trained(), _digits()
     alone = _figures(regraft.extend(net, ["eight", "nine"], parts["new"], test=parts["test"]))
-    assert alone["max_score_change"] == 0.0 and alone["proved_on_items"] == 60 + len(parts["test"][0])
+    assert alone["max_score_change"] == 0.0 and alone["proved_on_examples"] == 60 + len(parts["test"][0])
     assert alone["old_accuracy"] > 0.8 and alone["new_accuracy"] > 0.5
     stored = tuple(part[:80] for part in parts["old"])
     balanced = _figures(regraft.extend(net, ["eight", "nine"], parts["new"], old_data=stored, test=parts["test"]))

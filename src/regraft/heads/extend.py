@@ -288,7 +288,7 @@ def _account(net: Network, changed: Network, *, names: Sequence[str], items: Dat
     if proof:
         pairs = [(net.logits(part), changed.logits(part)[:, : len(old)]) for part in proof]
         figures["max_score_change"] = max(float(np.abs(after - before).max()) for before, after in pairs)
-        figures["proved_on_items"] = sum(len(part) for part in proof)
+        figures["proved_on_examples"] = sum(len(part) for part in proof)
     if judging is not None:
         figures |= extension_figures(changed, judging, old=len(old))
     return net.account.of_weights().joined(Account(entries, notes=tuple(notes), figures=figures))

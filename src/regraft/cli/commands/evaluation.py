@@ -126,7 +126,7 @@ def _print_figures(figures: Mapping[str, Any], task: str) -> None:
 def _print_classes(per_class: Mapping[str, Mapping[str, Any]]) -> None:
     keys = [key for key in next(iter(per_class.values())) if key != "interval"]
     spread = any("interval" in row for row in per_class.values())
-    headings = ["class", *(key.replace("_", " ") for key in keys), *(["95 % interval"] if spread else [])]
+    headings = ["class", *("examples" if key == "items" else key.replace("_", " ") for key in keys), *(["95 % interval"] if spread else [])]
     rows = [
         (name, *(_cell(key, row[key]) for key in keys), *([_interval("recall", row["interval"])] if spread else []))
         for name, row in per_class.items()

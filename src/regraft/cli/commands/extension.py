@@ -88,6 +88,6 @@ def _print_result(result: Any, *, folder: str | Path, as_json: bool) -> None:
     show(f"{result.verdict}\n\n{result.account}\n", lines=True)
     figures = result.account.figures
     if "max_score_change" in figures:
-        change, examples = figures["max_score_change"], figures["proved_on_items"]
+        change, examples = figures["max_score_change"], figures["proved_on_examples"]
         show(f"Logits of old classes: changed by {change:.3g} at most, on {examples:,} examples (max_score_change)")
     print_folder(folder, shown, unknown=result.network.unknown is not None)
