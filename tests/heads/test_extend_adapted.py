@@ -121,7 +121,7 @@ def test_two_classes_more_cost_the_old_ones_little(family: str, strategy: str) -
         assert stored_lost <= lost + 0.01 and stored_found >= found - 0.03, (lost, found, stored_lost, stored_found)
 
 
-@pytest.mark.parametrize(("learned", "new"), [(20, 5), pytest.param(20, 20, marks=pytest.mark.slow), (40, 10)])
+@pytest.mark.parametrize(("learned", "new"), [(20, 5), *(pytest.param(*counts, marks=pytest.mark.slow) for counts in ((20, 20), (40, 10)))])
 def test_so_it_is_with_more_features_than_examples_and_few_new_ones(learned: int, new: int) -> None:
     """Scores drawn from statistics of few examples lie closer than real ones: by the log-loss alone old classes lost up to 12 points."""
     parts, extended = _parts("torch", each=learned), []

@@ -234,7 +234,7 @@ regraft.adapt(net, examples.pictures(180), **given, cache=sys.argv[2], out=sys.a
 """
 
 
-@pytest.mark.parametrize("at", ["partial-choice", "partial", "partial-refit"])
+@pytest.mark.parametrize("at", [*(pytest.param(at, marks=pytest.mark.slow) for at in ("partial-choice", "partial")), "partial-refit"])
 def test_after_a_kill_the_run_goes_on_to_the_same_network(at: str, tmp_path: Path) -> None:
     given = {"strategy": "partial", "frozen": "norm1", "epochs": 32, "patience": 3, "batch_size": 16}
     net, data = _net(), examples.pictures(180)
@@ -411,7 +411,7 @@ def test_what_cannot_be_used_is_left_out_also_of_arrays() -> None:
     assert regraft.profile(_net(), (items, names), skip_bad=True, cache="memory").items == 39
 
 
-@pytest.mark.parametrize("strategy", ["auto", "probe"])
+@pytest.mark.parametrize("strategy", ["auto", pytest.param("probe", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("short")
 def test_checkpoints_of_another_unfinished_run_stay(strategy: str, tmp_path: Path) -> None:
     left, quick = tmp_path / "run" / "partial.pt", {"epochs": 1, "cache": "memory", "baselines": True}

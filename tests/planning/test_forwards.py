@@ -54,7 +54,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 
 @pytest.mark.parametrize("family", cases.FAMILIES)
-@pytest.mark.parametrize("where", ["memory", "folder"])
+@pytest.mark.parametrize("where", [pytest.param("memory", marks=pytest.mark.slow), "folder"])
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_each_example_goes_through_the_frozen_part_once(watch: Watch, kind: str, where: str, family: str, tmp_path: Path) -> None:
     settings = {**SETTINGS[kind], "epochs": 2, "batch_size": 16, "seed": 1, "baselines": True}
