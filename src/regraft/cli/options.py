@@ -26,12 +26,18 @@ class Format(StrEnum):
     jsonl = "jsonl"
 
 
-_NETWORK = "A file (.keras .h5 .hdf5 .pmml), a saved folder, or a name: timm:NAME, torchvision:NAME, keras:NAME, hf:PATH."
+_NETWORK = (
+    "A file (.keras .h5 .hdf5 .onnx .pmml, or .safetensors .pt with --architecture), a saved folder, or a name: timm:NAME, "
+    "torchvision:NAME, keras:NAME, hf:PATH."
+)
 _FILES = (
     "Files, folders or patterns such as 'inbox/**/*.jpg'; a CSV or Parquet file that contains or names the examples; a .txt file with one "
     "text per line; .npy or .npz for arrays. Row and line numbers start at 1."
 )
-_DATA = "A folder of class folders, a CSV or Parquet file, or arrays: .npz (X, y), or .npy with y.npy in the same folder."
+_DATA = (
+    "A folder of class folders; a CSV, JSON Lines or Parquet file; a WebDataset .tar; or arrays: .npz (X, y), .h5, or .npy with y.npy in "
+    "the same folder. Addresses such as s3://… are read, too."
+)
 
 NetworkArgument = Annotated[str, Argument(metavar="NETWORK", help=_NETWORK)]
 DataArgument = Annotated[str, Argument(metavar="DATA", help=_DATA)]

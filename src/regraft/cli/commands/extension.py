@@ -64,12 +64,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     how: dict[str, Any] = {"start": start, "statistics": True if statistics == "own" else statistics, "holdout": holdout, "seed": seed}
     Asked(old_data=old_data, **how)  # report conflicting options before anything is opened
     net = opened(
-        network,
-        wanted_weights(weights, random_weights),
-        source_classes=classes,
-        head=head,
-        channels=channels,
-        architecture=architecture,
+        network, wanted_weights(weights, random_weights), source_classes=classes, head=head, channels=channels, architecture=architecture
     )
     reading["columns"] = columns_for(net, listed)
     shown, stored, tests = (None if one is None else read_data(one, **reading) for one in (data, old_data, test))
