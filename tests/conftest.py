@@ -17,6 +17,11 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name cases of bytes by their argument: bytes such as gzip's hold the time, and each process that runs tests collects its own."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_finish() -> None:
     """Let the garbage collector pass over what the libraries and the tests themselves hold: each full collection read all of it."""
     gc.collect()
