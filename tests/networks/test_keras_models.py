@@ -14,6 +14,7 @@ import torch
 
 pytest.importorskip("keras")
 
+import regraft
 from regraft.errors import NetworkError
 from regraft.networks.contract import Head, Network
 from regraft.networks.keras.clone import cloned
@@ -382,3 +383,20 @@ def test_models_that_begin_with_preprocessing_layers_are_copied() -> None:
     net = open_keras(model)
     twin = net.copy()
     assert torch.equal(net.scores(net.sample)["main"], twin.scores(twin.sample)["main"])
+
+
+def stateful(batch: int, wrapped: bool) -> Any:
+    layer = L.GRU(4, stateful=True)
+    return keras.Sequential([keras.Input(batch_shape=(batch, 5, 3)), L.Bidirectional(layer) if wrapped else layer, L.Dense(2)])
+
+
+@pytest.mark.parametrize(("batch", "wrapped"), [(1, False), (4, True)])
+def test_stateful_layers_start_anew_for_each_example(batch: int, wrapped: bool, tmp_path: Path) -> None:
+    model, items = stateful(batch, wrapped), np.random.default_rng(0).normal(size=(6, 5, 3)).astype(np.float32)
+    net = regraft.load(model)
+    given = model.predict(items[:batch], verbose=0)
+    assert np.allclose(net.logits(items)[:batch], given, atol=1e-6) and np.array_equal(net.logits(items), net.logits(items))
+    assert any("stateful" in note and "zero states" in note for note in net.account.notes)
+    assert all(getattr(layer, "stateful", True) for layer in model.layers if "gru" in layer.name)
+    net.save(tmp_path / "net")
+    assert np.array_equal(regraft.load(tmp_path / "net").logits(items), net.logits(items))

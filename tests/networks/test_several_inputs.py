@@ -269,8 +269,3 @@ def test_inputs_in_one_dict_and_lengths(kind: str, strategy: str, tmp_path: Path
 def test_a_name_that_no_input_has_is_told_also_where_one_argument_is_taken() -> None:
     with pytest.raises(NetworkError, match=r"takes no input 'Y'; valid: 'batch'. With all of them in one mapping it does not run: 'X'"):
         regraft.load(_InOneDict(), inputs={"Y": (5,), "Z": (3,)})
-
-
-def test_class_names_of_a_network_without_a_head_say_what_to_do() -> None:
-    with pytest.raises(NetworkError, match=r"3 class names for a network without a head.*regraft.retarget"):
-        regraft.load(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), inputs=(4,), classes=["a", "b", "c"])

@@ -628,6 +628,16 @@ def test_numbers_that_are_none_are_said(tmp_path: Path) -> None:
         (model.save_weights if name == "w.weights.h5" else model.save)(tmp_path / name)
         [note] = regraft.load(payloads.network(), weights=tmp_path / name).account.notes
         assert "NaN or infinite" in note and "last.kernel" in note and "first" not in note
+    [note] = regraft.load(tmp_path / "w.keras").account.notes
+    assert "NaN or infinite" in note and "last.kernel" in note
+
+
+def test_a_live_module_with_nan_is_said_and_a_mask_of_infinity_is_not() -> None:
+    module = Small()
+    module.register_buffer("mask", torch.full((3, 3), -torch.inf))
+    assert not regraft.load(module, inputs=(4,)).account.notes
+    module.last.bias.data[0] = torch.nan
+    assert "NaN or infinite weights: last.bias" in regraft.load(module, inputs=(4,)).account.notes[0]
 
 
 @pytest.mark.parametrize("part", ["free", "text"])

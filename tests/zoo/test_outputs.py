@@ -144,6 +144,19 @@ def test_a_network_without_a_head_predicts_what_it_gives(kind: str) -> None:
     assert np.allclose(net.logits(data), given, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["probabilities", "keras"])
+def test_class_names_of_a_network_without_a_head_name_its_outputs(kind: str, tmp_path: Any) -> None:
+    module, data, names = HEADLESS[kind](), examples(), ("low", "middle", "high")
+    net = regraft.load(module, inputs=(4,), classes=names)
+    expected = [names[at] for at in net.logits(data).argmax(1)]
+    net.save(tmp_path / "net")
+    for one in (net, regraft.load(tmp_path / "net", architecture=module), regraft.load(net)):
+        assert one.classes == one.predict(data).classes == names and one.predict(data).labels == expected and not one.heads
+    assert regraft.retarget(net, ["p", "q"]).classes == ("p", "q")
+    with pytest.raises(NetworkError, match=r"2 class names for a network without a head: it gives 3 numbers.*regraft\.retarget"):
+        regraft.load(module, inputs=(4,), classes=["low", "high"])
+
+
 def test_a_result_that_is_no_scores_is_refused() -> None:
     net = regraft.load(nn.Conv1d(2, 3, 2), inputs=(2, 5))
     with pytest.raises(NetworkError, match=r"whose result has the shape \(2, 3, 4\)"):

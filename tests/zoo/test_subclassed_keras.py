@@ -14,6 +14,7 @@ from regraft.networks.contract import Network, Tap
 
 keras = pytest.importorskip("keras")
 layers = keras.layers
+pytestmark = pytest.mark.filterwarnings("ignore:The network is saved, but opens only with the code")
 LABELS = np.array(["a", "b", "c"] * 12)
 
 
@@ -152,3 +153,21 @@ def test_an_architecture_of_other_layers_is_refused(tmp_path: Path) -> None:
     regraft.adapt(net, (items, LABELS), strategy="probe", cache="memory").network.save(tmp_path / "saved")
     with pytest.raises(NetworkError, match="cannot be opened"):
         regraft.load(tmp_path / "saved", architecture=of_own_layers)
+
+
+OWN_CODE = {
+    "a class": (Rows, "Rows"),
+    "a layer": (lambda: keras.Sequential([keras.Input((8,)), Scaled(), layers.Dense(3)]), "Scaled"),
+    "a function": (lambda: keras.Sequential([keras.Input((8,)), layers.Lambda(lambda x: 2 * x), layers.Dense(3)]), "Lambda"),
+}
+
+
+@pytest.mark.parametrize("kind", OWN_CODE)
+def test_saving_says_what_a_folder_needs_to_be_opened(kind: str, tmp_path: Path) -> None:
+    make, name = OWN_CODE[kind]
+    net = regraft.load(make(), inputs=(8,))
+    with pytest.warns(UserWarning, match=rf"opens only with the code of its layers: .*{name}.*regraft\.load\(folder, architecture="):
+        net.save(tmp_path / "net")
+    with pytest.raises(NetworkError, match=r"architecture="):
+        regraft.load(tmp_path / "net")
+    assert regraft.load(tmp_path / "net", architecture=make).logits(np.zeros((2, 8))).shape == (2, 3)

@@ -78,7 +78,7 @@ class Network(Editable):
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Class names of the first head, in row order, or None if they are unknown."""
-        return self.head.classes
+        return self.outputs if self.outputs and not self.heads else self.head.classes
 
     def scores_apart(self, features: Tensor) -> Scores:
         """Return NaN logits (N, C) for the tasks whose heads do not read these `features` (N, d)."""
@@ -86,21 +86,25 @@ class Network(Editable):
         return {task: features.new_full((len(features), len(head.in_layer().weight)), torch.nan) for task, head in heads.items()}
 
     def name_classes_(self, classes: Sequence[str], task: str | None = None) -> None:
-        """Set the class names of a head.
+        """Set the class names of a head, or of the outputs of a network without one.
 
         Args:
             classes: in row order.
             task: which head; None for the first.
 
         Raises:
-            NetworkError: if there is no head, or the number of names differs from the number of rows.
+            NetworkError: if the number of names differs from the number of rows, or a network without a head gives no scores.
         """
         names = checked_classes(classes)
-        if not self.heads:
-            raise NetworkError(
-                f"Received {len(names)} class names for a network without a head: no linear layer makes its result. Leave out classes= and "
-                "give the network a head of these classes with regraft.retarget(net, classes); or name its layer with head=."
-            )
+        if not self.heads and task is None:
+            count = len(self.answering()["main"].weight)
+            if len(names) != count:
+                raise NetworkError(
+                    f"Received {len(names)} class names for a network without a head: it gives {count} numbers for each example, which no "
+                    "linear layer makes. Give as many names, or a head of these classes with regraft.retarget(net, classes)."
+                )
+            self.outputs = names
+            return
         head = self.head_of(task)
         head = head.as_binary() if len(names) == 2 and len(head.weight) == 1 and head.layer else head
         if len(names) != len(head.weight):
@@ -144,7 +148,8 @@ class Network(Editable):
             return self.heads
         self.mode_(False)
         with torch.no_grad():
-            return {"main": result_head(self.scores(self.sample)["main"])}
+            made = result_head(self.scores(self.sample)["main"])
+        return {"main": replaced(made, classes=self.outputs if len(self.outputs) == len(made.weight) else None)}
 
     @own_state()
     def features(self, items: Any, batch_size: int = 64) -> np.ndarray:

@@ -115,6 +115,7 @@ def write_network(network: Editable, folder: Path) -> None:
         "unknown": None if network.unknown is None else network.unknown.to_dict(),
         "digest": digest,
         "fresh": list(network.fresh),
+        "outputs": list(network.outputs),
         "versions": versions(),
         "files": {name: _checksum(folder / name) for name in _OF_NETWORK if (folder / name).is_file()},
     }
@@ -168,7 +169,7 @@ def read_heads_(network: Editable, facts: Mapping[str, Any]) -> None:
     missing = [task for task in network.heads if task not in found]
     if missing:
         raise NetworkError(f"{FACTS_FILE} is damaged: it says nothing of the head {missing[0]!r} that the network has. {_REMEDY}")
-    network.heads = found
+    network.heads, network.outputs = found, tuple(facts.get("outputs", ()))
     network.fresh_(facts.get("fresh", ()))
 
 

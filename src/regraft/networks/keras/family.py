@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from zipfile import ZipFile
 
 from torch import Tensor
 
@@ -15,6 +18,7 @@ from ..edits import Edit
 from ..family import Family
 from ..parts.head import HeadChoice
 from ..sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
+from ..sources.keras_guard import check_config
 from ..sources.keras_weights import put_keras_weights_, target_weights
 from ..torch.exporting import export_module
 from . import adjusting, changes
@@ -44,7 +48,18 @@ class KerasFamily(Family[KerasBody]):
 
     def write(self, body: KerasBody, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
         """Write `network.keras`, which plain Keras opens on any backend."""
-        save(body, body.module, target=Path(folder) / _FILE)
+        target = Path(folder) / _FILE
+        save(body, body.module, target=target)
+        try:
+            with ZipFile(target) as archive:
+                check_config(json.loads(archive.read("config.json")), target)
+        except NetworkError as error:
+            own = "MyModel" if type(body.module).__module__.split(".")[0] == "keras" else type(body.module).__name__
+            warnings.warn(
+                f"The network is saved, but opens only with the code of its layers: {str(error).partition('. ')[0]}. Open its folder with "
+                f"regraft.load(folder, architecture={own}), a model or a function that makes it.",
+                stacklevel=2,
+            )
         facts = {"family": "keras", "file": _FILE, "inputs": list(body.input_shape) or None}
         return {**facts, "edits": [edit.to_dict() for edit in edits], "layers": layer_names(body.module)}
 
@@ -101,6 +116,9 @@ def open_keras(
             f"Received {type(model).__module__}.{type(model).__name__}; expected a keras.Model (functional, Sequential or a subclass)."
         )
     own = model if take else cloned(model)
+    kept = [layer for layer in own._flatten_layers() if getattr(layer, "stateful", False)]
+    for layer in kept:
+        layer.stateful = False
     sample = sample_for(own, inputs)
     facts = origin or {"source": "model", "class": f"{type(model).__module__}.{type(model).__qualname__}"}
     body = inspected(own, sample, head=head, heads=heads)
@@ -110,6 +128,10 @@ def open_keras(
     elif head is None and heads is None:
         body = changes.with_joined_heads(body)
         account = body.account
+    if kept:
+        names = ", ".join(repr(layer.name) for layer in kept)
+        note = f"stateful layers: {names}; here each example starts from zero states, as after reset_state(), in batches of any size"
+        account = account.joined(Account(notes=(note,)))
     network = Network(KERAS, body, dict(facts), account)
     if classes is not None:
         network.name_classes_(classes)

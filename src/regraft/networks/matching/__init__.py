@@ -2,6 +2,6 @@
 
 from .alignment import alignments, count_alignments
 from .rules import ORDER, by_shape, match
-from .weights import Matching, Weight, numbers_note
+from .weights import Matching, Weight
 
-__all__ = ["ORDER", "Matching", "Weight", "alignments", "by_shape", "count_alignments", "match", "numbers_note"]
+__all__ = ["ORDER", "Matching", "Weight", "alignments", "by_shape", "count_alignments", "match"]

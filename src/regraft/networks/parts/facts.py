@@ -131,6 +131,7 @@ class Facts(Plain):
     unknown: dict[str, Any] | None = None
     digest: str | None = None
     fresh: list[str] = Field(default_factory=list)
+    outputs: list[str] = Field(default_factory=list)
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, _File] | None = None
 

@@ -41,6 +41,7 @@ class Record:
         statistics: per-class sums of the features, if a training run kept them.
         unknown: the rule that finds examples of no known class, if a training run learned one.
         edits: the changes since the network was opened from its source, in order.
+        outputs: class names of a network without a head, in the order of its outputs.
     """
 
     kind: Family[Any]
@@ -53,6 +54,7 @@ class Record:
     statistics: Mapping[str, np.ndarray] | None = None
     unknown: Unknowns | None = None
     edits: tuple[Edit, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:

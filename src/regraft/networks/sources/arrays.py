@@ -18,7 +18,7 @@ from ...files.formats import opening
 from ...files.sizes import open_archive, refuse_expansion
 from ...files.text import printable
 from ..account import Account
-from ..matching import ORDER, Matching, Weight, match, numbers_note
+from ..matching import ORDER, Matching, Weight, match
 
 __all__ = ["ARRAY_ENDINGS", "put_arrays_", "read_weight_arrays", "refuse_pickle"]
 
@@ -125,7 +125,7 @@ def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, h
     with torch.no_grad():
         for given, taken, _rule in found.pairs:
             target[taken].value.copy_(torch.from_numpy(np.ascontiguousarray(source[given].value)))
-    return found.account.joined(Account(notes=tuple(notes))).joined(numbers_note(source, target, pairs=found.pairs))
+    return found.account.joined(Account(notes=tuple(notes)))
 
 
 def _weight(name: str, values: np.ndarray) -> Weight:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import h5py
 
-from ...errors import NetworkError, UnsafeFileError
+from ...errors import NetworkError
 from ...files.formats import opening
 from ...files.sizes import memory, open_archive
 from ...files.text import printable
@@ -99,10 +99,8 @@ def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None)
             network = open_keras(open_keras_file(path), origin=source, take=True, heads=facts["heads"])
             if is_without_graph(network.module) and any(isinstance(edit, Cut | Taps) for edit in edits):
                 raise NetworkError(f"No file holds where a {told['layers'][0]!r} without a graph of layers ends.")
-        except UnsafeFileError:
-            raise
         except NetworkError as error:
-            raise NetworkError(
+            raise type(error)(
                 f"{error} Open the folder with architecture=, a model or a function that makes it: "
                 "regraft.load(folder, architecture=MyModel)."
             ) from error

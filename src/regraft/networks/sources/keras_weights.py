@@ -21,7 +21,7 @@ from ...files.text import printable
 from ..account import Account
 from ..keras.body import KerasBody
 from ..keras.structure import is_leaf, own_variables
-from ..matching import Weight, match, numbers_note
+from ..matching import Weight, match
 from ..parts.structure import below
 from .hdf5 import address, check_h5, check_heaps, is_bfloat16
 
@@ -221,8 +221,7 @@ def put_keras_weights_(body: KerasBody, path: str | Path) -> Account:
     for given, taken, _rule in found.pairs:
         _assign_(source[given], target[taken])
     readable = {weight.name: named.name for weight, named in zip(target, target_weights(body), strict=True)}
-    named = [Weight(readable[weight.name], weight.shape, weight.layer) for weight in target]
-    return _renamed(found.account, readable).joined(numbers_note(source, named, pairs=found.pairs))
+    return _renamed(found.account, readable)
 
 
 def _renamed(account: Account, readable: Mapping[str, str]) -> Account:

@@ -102,7 +102,21 @@ def open_source(
         opened.network.refresh_heads_()
     if classes is not None:
         opened.network.name_classes_(classes)
+    opened.network.account = opened.network.account.joined(Account(notes=_wrong_numbers(opened.network)))
     return opened
+
+
+def _wrong_numbers(network: Network) -> tuple[str, ...]:
+    """Return a note on weights that are not finite; buffers such as masks may hold infinity."""
+    learned = {name for own in network.layer_parameters().values() for name in own}
+    wrong = [
+        printable(name, width=120)
+        for name, values in network.state().items()
+        if values.is_floating_point() and bool(values.isnan().any() if name not in learned else not values.isfinite().all())
+    ]
+    more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+    note = f"NaN or infinite weights: {', '.join(wrong[:6])}{more}. Outputs that depend on them are NaN or infinite."
+    return (note,) if wrong and note not in network.account.notes else ()
 
 
 def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained: bool, head: HeadChoice) -> Source:

@@ -17,7 +17,7 @@ from ...files.pickles import archived_names, names_in
 from ...files.sizes import open_archive, refuse_expansion
 from ...files.text import printable
 from ..account import Account
-from ..matching import Weight, match, numbers_note
+from ..matching import Weight, match
 from ..torch.body import TorchBody
 
 __all__ = ["TORCH_ENDINGS", "is_torch_file", "put_torch_file_", "put_weights_", "read_torch_weights", "weights_of"]
@@ -200,4 +200,4 @@ def put_weights_(body: TorchBody, tensors: Mapping[str, Tensor]) -> Account:
     with torch.no_grad():
         for given, taken, _rule in found.pairs:
             cast(Tensor, target[taken].value).copy_(cast(Tensor, source[given].value))
-    return found.account.joined(numbers_note(source, target, pairs=found.pairs))
+    return found.account
