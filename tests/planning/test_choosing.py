@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,14 +26,16 @@ from regraft.networks.keras.library import keras
 from regraft.networks.torch.family import open_torch
 from regraft.planning import Plan, Result
 from regraft.planning.choosing import auto as auto_module
+from regraft.planning.choosing import trials as trials_module
 from regraft.planning.choosing.candidates import surgical_blocks
 from regraft.planning.choosing.choice import Choice, gain_of, is_better
 from regraft.planning.choosing.costs import Costs
 from regraft.planning.choosing.probing import JOINT, OLD_ROWS, best_of, stacking_weights
 from regraft.planning.choosing.solving import HeldOut, Probed
-from regraft.planning.choosing.trials import blended_
+from regraft.planning.choosing.trials import Trial, blended_, on_workers
 from regraft.planning.setup import Log
 from regraft.planning.tuning.tuned import weights_of
+from regraft.scale import unpacked
 from regraft.training import Settings
 from regraft.training import recipe as recipe_module
 
@@ -271,17 +276,30 @@ def test_auto_says_where_the_input_alone_gives_the_answer(family: str) -> None:
     assert not any("shortcut" in reason for reason in told)
 
 
+def _workers(choice: Choice, trials: Iterable[Trial], *, epochs: int) -> Iterator[tuple[HeldOut, Trial]]:
+    """Run trials as workers of a cluster do: from pickled bytes, and with nothing coming back but their results."""
+    begun = list(trials)
+    runs = list(on_workers(begun, epochs=epochs, cluster="auto"))
+    return ((auto_module._shown(choice, trial, run=run), trial) for run, trial in zip(runs, begun, strict=True))
+
+
 @pytest.mark.parametrize("family", ["torch", "keras"])
-def test_auto_repeats_itself_and_tries_what_may_be_better(family: str) -> None:
+def test_auto_repeats_itself_also_on_workers_and_tries_what_may_be_better(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures, labels = _hard(240, 4.0)
     pictures = pictures if family == "torch" else pictures.transpose(0, 2, 3, 1)
-    both = [regraft.adapt(_net() if family == "torch" else _keras(), (pictures, labels), **QUICK) for _ in range(2)]
+    given: dict[str, Any] = QUICK | {"callbacks": [lambda _epoch, _figures: None]}
+    both = [regraft.adapt(_net() if family == "torch" else _keras(), (pictures, labels), **given)]
+    if importlib.util.find_spec("ray") is not None:
+        monkeypatch.setattr(trials_module, "on_cluster", lambda work, sent, pieces, **_how: map(partial(work, unpacked(sent)), pieces))
+        monkeypatch.setattr(auto_module, "_runs", _workers)
+    both.append(regraft.adapt(_net() if family == "torch" else _keras(), (pictures, labels), **given))
     assert both[0].plan.chosen == both[1].plan.chosen
     states = [result.network.state().values() for result in both]  # Keras counts its layers on, so that names differ
     assert all(torch.equal(first, second) for first, second in zip(*states, strict=True))
     tried = [one for one in both[0].plan.candidates if one["seconds"] is not None]
     assert {"full", "partial"} <= {one["strategy"] for one in tried} and all(one["interval"] is not None for one in tried)
-    assert [one["why"] for one in both[0].plan.candidates] == [one["why"] for one in both[1].plan.candidates]
+    figures = [[(one["why"], one["estimate"], one["interval"]) for one in result.plan.candidates] for result in both]
+    assert figures[0] == figures[1]
 
 
 @pytest.mark.parametrize(("family", "folds"), [("torch", 1), ("keras", 0)])

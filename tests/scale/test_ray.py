@@ -201,7 +201,27 @@ def test_a_search_on_a_cluster_has_the_trials_of_a_local_one_also_after_a_worker
     studies = [regraft.search(net, (X[:120], y[:120]), **given, cluster=own) for own in (None, "auto")]
     found = [[(trial.number, trial.values, trial.folds, trial.losses) for trial in study.trials] for study in studies]
     assert found[0] == found[1] and len(found[0]) == 6
-    assert studies[0].scores == studies[1].scores
+    judged = [study.scores["holdout"] for study in studies]  # all machines train the best plan: within rounding
+    assert judged[0]["accuracy"] == judged[1]["accuracy"] and judged[0]["log_loss"] == pytest.approx(judged[1]["log_loss"], abs=1e-5)
+    assert (tmp_path / "killed").exists() == (family == "torch")
+
+
+@no_ray
+@pytest.mark.slow
+@cluster_of_two
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_auto_on_a_cluster_makes_the_choice_of_a_local_run_also_after_a_worker_was_killed(family: str, tmp_path: Path) -> None:
+    net, X, y = _network(family)
+    if family == "torch":
+        torch.manual_seed(0)
+        net = regraft.load(Killed(tmp_path / "killed"), inputs=(1, 8, 8))
+    X = X[:240] + np.random.default_rng(0).normal(0, 4.0, X[:240].shape).astype(np.float32)
+    given: dict[str, Any] = {"strategy": "auto", "epochs": 20, "batch_size": 16, "cache": "memory", "engine": "eager"}
+    alone, both = (regraft.adapt(net, (X, y[:240]), cluster=own, **given) for own in (None, "auto"))
+    found = [[{**one, "seconds": 0, "predicted": 0} for one in result.plan.candidates] for result in (alone, both)]
+    assert found[0] == found[1] and len([one for one in alone.plan.candidates if one["seconds"] is not None]) > 3
+    assert alone.plan.chosen == both.plan.chosen and alone.scores["holdout"]["accuracy"] == both.scores["holdout"]["accuracy"]
+    assert not [note for note in both.plan.reasons if "on this machine" in note]
     assert (tmp_path / "killed").exists() == (family == "torch")
 
 

@@ -56,17 +56,17 @@ def _task(shared: Shared, chunk: Chunk) -> list[list[Tensor]]:
 def spread(shared: Shared, chunks: Iterable[Chunk], *, network: Network, cluster: str) -> Iterator[list[list[Tensor]]]:
     """Return the results of the batches of each chunk, in order. Each chunk is one task of the cluster."""
     rows = np.arange(min(2, len(shared.items)))
-    content = sent(shared, network, values=lambda one: one.values(one.items.batch(rows)))
+    content = sent(shared, [network], values=lambda one: one.values(one.items.batch(rows)))
     return on_cluster(_task, content, pieces=chunks, cluster=cluster, threads=shared.threads)
 
 
-def sent(shared: T, network: Network, *, values: Callable[[T], Sequence[Tensor]]) -> bytes:
-    """Return the shared data pickled. Raises `SettingError` if an unpickled copy does not compute bit-identical `values`."""
+def sent(shared: T, networks: Sequence[Network], *, values: Callable[[T], Sequence[Tensor]]) -> bytes:
+    """Return data that hold networks, pickled. Raises `SettingError` if an unpickled copy does not compute bit-identical `values`."""
 
     def reduced(part: Any) -> Any:
         if isinstance(part, torch.memory_format):  # pickle would look up its name in `__main__`
             return getattr, (torch, str(part).removeprefix("torch."))
-        return network.reduced(part)
+        return next((made for network in networks if (made := network.reduced(part)) is not NotImplemented), NotImplemented)
 
     content = packed(shared, reduced)
     with torch.no_grad():

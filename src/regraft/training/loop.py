@@ -164,7 +164,7 @@ def trained(training: Training) -> Trained:
         return kept
 
     most = len(training.fit) // _steps(training)
-    return in_team(_trained, begun, sent=lambda: sent(others, training.network, values=scored), most=most, cluster=training.cluster)
+    return in_team(_trained, begun, sent=lambda: sent(others, [training.network], values=scored), most=most, cluster=training.cluster)
 
 
 def _trained(training: Training, team: Team) -> Trained:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from .choice import SURELY, Choice, figures_, gain_of, judged_old, source_featur
 from .costs import measured_costs, pass_seconds
 from .probing import best_of, probes_of
 from .solving import HeldOut, Probed, item_errors
-from .trials import Trial, trial_epochs, trial_of
+from .trials import Trial, on_workers, trial_epochs, trial_of
 
 __all__ = ["choose_and_carry_out"]
 
@@ -82,7 +82,7 @@ def _outcome_of_trial(choice: Choice, final: Final) -> Outcome:
         trial.setup.network,
         feed,
         trial.frozen,
-        [*trial.base.history, *history],
+        [*trial.history, *history],
         Source(choice.features, judging, choice.probes),
         test_feed=None if trial.tuning is None else whole_feeds(trial.setup)[1],  # it may read conditions beside the examples
         measured=trial.found,
@@ -196,27 +196,34 @@ def _leading(choice: Choice, candidates: Sequence[Candidate]) -> Trial | None:
 
     Trials that are significantly behind the leader after a third of that share are dropped.
     """
-    trials, few = list[tuple[HeldOut, Trial]](), choice.deadline is None and not choice.asked
-    (first, then), promised = trial_epochs(choice.setup), 0.0
-    for number, one in enumerate(candidates):
-        if few and number >= FIRST:
-            one.why = f"{NOT_TRIED}: {FIRST} that differ more were; with a budget, all are"
-            continue
-        trial = _begun(choice, one, promised=promised)
-        if trial is not None:
-            trials.append((_run(choice, trial, epochs=first), trial))
-            promised += choice.seconds(one, items=min(len(choice.setup.parts.training), LARGEST), epochs=then)
-    trials.sort(key=lambda one: one[0].loss)
+    first, then = trial_epochs(choice.setup)
+    trials = sorted(_runs(choice, _trials(choice, candidates), epochs=first), key=lambda one: one[0].loss)
     for run, trial in trials[1:]:
         gain, error = gain_of(trials[0][0].losses, run.losses)
         trial.candidate.why = "dropped early in its trial: surely behind another one" if gain > SURELY * error else ""
-    trials = [(_run(choice, trial, epochs=then), trial) for _, trial in trials if not trial.candidate.why]
+    trials = [one for one in trials if not one[1].candidate.why]
+    trials = list(_runs(choice, [trial for _, trial in trials], epochs=then)) if then else trials
     for run, trial in trials:
         trial.candidate.why = "dropped after its trial: too far behind the probe" if choice.is_hopeless(run) else ""
     left = sorted(((run, trial) for run, trial in trials if not trial.candidate.why), key=lambda one: one[0].loss)
     for _, trial in left[1:]:
         trial.candidate.why = "dropped after its trial: another one leads"
     return left[0][1] if left else None
+
+
+def _trials(choice: Choice, candidates: Sequence[Candidate]) -> Iterator[Trial]:
+    """Yield the trials of the candidates, each made when the one before has run, as far as the budget allows."""
+    few, promised = choice.deadline is None and not choice.asked, 0.0
+    first, then = trial_epochs(choice.setup)
+    epochs = then if choice.setup.settings.cluster is None else first + then  # on a cluster, all are made before the first one runs
+    for number, one in enumerate(candidates):
+        if few and number >= FIRST:
+            one.why = f"{NOT_TRIED}: {FIRST} that differ more were; with a budget, all are"
+            continue
+        trial = _begun(choice, one, promised=promised)
+        if trial is not None:
+            yield trial
+            promised += choice.seconds(one, items=min(len(choice.setup.parts.training), LARGEST), epochs=epochs)
 
 
 def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
@@ -251,9 +258,24 @@ def _begun(choice: Choice, one: Candidate, *, promised: float = 0.0) -> Trial | 
     return trial
 
 
-def _run(choice: Choice, trial: Trial, *, epochs: int) -> HeldOut:
-    """Run a trial for further epochs and return its errors on the validation set; a head is only evaluated."""
-    run = trial.run_(epochs=epochs) if trial.starts else trial.judged()
+def _runs(choice: Choice, trials: Iterable[Trial], *, epochs: int) -> Iterator[tuple[HeldOut, Trial]]:
+    """Run each trial for further epochs, on a cluster all at the same time; yield its errors on the validation set, and the trial."""
+    cluster = choice.setup.settings.cluster
+    if cluster is not None:
+        trials = list(trials)
+        try:
+            with choice.log.clock.during("compare"):
+                runs = list(on_workers(trials, epochs=epochs, cluster=cluster))
+        except SettingError as problem:
+            choice.log.notes.extend({f"The trials ran on this machine. {problem}"}.difference(choice.log.notes))
+        else:
+            yield from ((_shown(choice, trial, run=run), trial) for run, trial in zip(runs, trials, strict=True))
+            return
+    yield from ((_shown(choice, trial, run=trial.run_(epochs=epochs)), trial) for trial in trials)
+
+
+def _shown(choice: Choice, trial: Trial, *, run: HeldOut) -> HeldOut:
+    """Enter the errors of a trial into its candidate, print its loss, and return the errors."""
     figures_(trial.candidate, run.errors, shares=choice.setup.items.data.task == "classification")
     say(f"trial of {trial.candidate.name}: loss {run.loss:.4g} on the validation set")
     return run
@@ -262,7 +284,7 @@ def _run(choice: Choice, trial: Trial, *, epochs: int) -> HeldOut:
 def _finished(choice: Choice, trial: Trial | None, *, head: Candidate | None) -> Final | None:
     """Train the leading trial to its end; return the best of it, the trained head, and the best candidate without training."""
     alone = None if head is None else _begun(choice, head)
-    head_run = None if alone is None else _run(choice, alone, epochs=0)
+    head_run = None if alone is None else _shown(choice, alone, run=alone.judged())
     if head is not None and head_run is not None and not choice.is_beaten_by(head_run):
         head.why, alone, head_run = "not better than the probe by more than chance", None, None
     run = None if trial is None else _trained(choice, trial)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...console import speaking
+from ...freezing.spread import sent
 from ...methods import METHODS
 from ...networks.contract import Network
+from ...scale import on_cluster
 from ...training import Feed, Settings, Training, WholeFeed, all_logits
 from ...training.loop import copied, restore_
 from ...training.recipe import DRAWN, LARGEST, Measured, Short, Starts, first_short, measured_training, refitted, short_epochs
@@ -25,8 +28,10 @@ from .bases import Base
 from .candidates import Candidate, below_probe, frozen_layers
 from .solving import HeldOut, held_out
 
-__all__ = ["Trial", "blended_", "mix_", "trial_epochs", "trial_of"]
+__all__ = ["Trial", "blended_", "mix_", "on_workers", "trial_epochs", "trial_of"]
 
+TrialState = tuple[int, list[list[float]], Mapping[str, Any] | None] | None
+"""Epochs and curves of a trial's short training and its state if that was kept; None before it has begun."""
 LENGTH = 3
 """Length of a trial, as a multiple of the shortest training that compares settings: it equals the longest one."""
 
@@ -36,7 +41,7 @@ class Trial:
     """A candidate with its own network.
 
     Attributes:
-        base: start of the candidate.
+        history: history of the head that the candidate starts from.
         frozen: layers that are not trained.
         starts: name -> start weights, as in its strategy; empty if nothing below the head is trained.
         tuning: form of the method, if the strategy is one.
@@ -46,7 +51,7 @@ class Trial:
     """
 
     candidate: Candidate
-    base: Base
+    history: list[dict[str, Any]]
     setup: Setup
     log: Log
     frozen: frozenset[str]
@@ -70,11 +75,39 @@ class Trial:
         """Train for further epochs at the usual rate, like the first comparison of settings; return the held-out errors."""
         began = time.perf_counter()
         with self._form(), self.log.clock.during("compare"):
-            self.short = self.short or first_short(self._training(self.setup.settings), usual=self.rate, starts=self.starts)
+            self.short = self.short or self._first()
             self.short.go_on_(epochs, self.starts)
             run = self.judged()
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
         return run
+
+    def _first(self) -> Short:
+        return first_short(self._training(self.setup.settings), usual=self.rate, starts=self.starts)
+
+    def sent(self) -> Trial:
+        """Return the trial as workers run it: without what only this process has, such as callbacks and further cluster use."""
+        settings = replace(self.setup.settings, callbacks=(), log_with=None, cluster=None)
+        setup = replace(self.setup, plan=replace(self.setup.plan, settings=settings), test=None, checkpoints=None)
+        short = self.short or self._first()
+        start = self.starts[short.recipe.start](short.trainings[0].fit)
+        tuning = None if self.tuning is None else replace(self.tuning, setup=setup)
+        return replace(self, setup=setup, log=Log(), starts={short.recipe.start: lambda _rows: start}, tuning=tuning, short=None)
+
+    def state(self) -> TrialState:
+        """Return how far the short training has come."""
+        if self.short is None:
+            return None
+        return self.short.epochs, self.short.curves, self.short.states()[0]
+
+    def resume_(self, state: TrialState) -> None:
+        """Continue from a state that the trial had in another process."""
+        if state is None:
+            return
+        self.short = self._first()
+        self.short.epochs, self.short.curves, content = state
+        store = self.short.trainings[0].checkpoint
+        if content is not None and store is not None:
+            store.write(dict(content))
 
     def finished(self, epochs: int | None) -> HeldOut:
         """Train with measured settings, as the strategy does; return the errors on the validation set or, if it is small, on folds.
@@ -161,7 +194,7 @@ def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> 
     """Return a trial of a candidate with its own network."""
     setup = base.setup.on(base.setup.network.copy())
     if candidate.strategy == "head":
-        return Trial(candidate, base, setup, log, setup.all_but_heads, {}, replace(base, setup=setup).head_feed)
+        return Trial(candidate, base.history, setup, log, setup.all_but_heads, {}, replace(base, setup=setup).head_feed)
     tuning = _tuning(candidate, setup) if candidate.strategy in METHODS else None
     if tuning is not None:
         setup, frozen = tuning.setup, tuning.frozen
@@ -174,7 +207,37 @@ def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> 
         starts: Starts = {DRAWN: lambda _rows: start}
     else:
         starts = starts_of(setup, frozen=frozen, features=base.features if tuning is None and candidate.base == "head" else None)
-    return Trial(candidate, base, setup, log, frozen, starts if start else {}, feed, tuning)
+    return Trial(candidate, base.history, setup, log, frozen, starts if start else {}, feed, tuning)
+
+
+def on_workers(trials: Sequence[Trial], *, epochs: int, cluster: str) -> Iterator[HeldOut]:
+    """Run each trial for further epochs as a task of the cluster; yield their errors on the validation set, in order."""
+    threads = torch.get_num_threads()
+    shared = ([one.sent() for one in trials], epochs, threads)
+    content = sent(shared, [one.setup.network for one in trials], values=_two_scores)
+    pieces = [(number, one.state()) for number, one in enumerate(trials)]
+    for trial, (run, state, seconds) in zip(
+        trials, on_cluster(_task, content, pieces=pieces, cluster=cluster, threads=threads), strict=True
+    ):
+        trial.resume_(state)
+        trial.candidate.seconds = seconds
+        yield run
+
+
+def _two_scores(shared: tuple[list[Trial], int, int]) -> list[Tensor]:
+    scores = [all_logits(one.setup.network, one.feed, indices=one.setup.parts.validation[:2]) for one in shared[0]]
+    return [torch.from_numpy(part) for by_task in scores for part in by_task.values()]
+
+
+def _task(shared: tuple[list[Trial], int, int], piece: tuple[int, TrialState]) -> tuple[HeldOut, TrialState, float | None]:
+    """Run one of the trials in a worker; return its errors, its state and the seconds that it has taken."""
+    (trials, epochs, threads), (number, state) = shared, piece
+    torch.set_num_threads(threads)
+    trial = trials[number]
+    trial.resume_(state)
+    with speaking(False):
+        run = trial.run_(epochs=epochs)
+    return run, trial.state(), trial.candidate.seconds
 
 
 def _tuning(candidate: Candidate, setup: Setup) -> Tuning:

@@ -159,7 +159,7 @@ def _trials_as_tasks(board: Board, bench: Bench, *, ends: float) -> Iterator[Kep
             yield replace(taken, lock=None)
 
     alone = replace(bench, fixed={name: value for name, value in bench.fixed.items() if name != "cluster"})
-    content = sent((alone, threads), bench.network, values=_two_scores)
+    content = sent((alone, threads), [bench.network], values=_two_scores)
     try:
         done = on_cluster(_task, content, pieces=takes(), cluster=bench.fixed["cluster"], threads=threads, in_order=False)
         for ended, items in done:
