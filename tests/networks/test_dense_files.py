@@ -134,14 +134,21 @@ class Skip(nn.Module):
         return self.out(torch.relu(self.first(inputs)) + inputs)
 
 
+class _Last(nn.Module):
+    def forward(self, read: tuple[torch.Tensor, Any]) -> torch.Tensor:
+        return read[0][:, -1]
+
+
 def refused_networks() -> dict[str, Any]:
     multi = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid())
     gelu = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 3))
     norm = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3))
     picture = {"kind": "image", "height": 2, "width": 2, "channels": 1}
     flat = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    steps = nn.Sequential(nn.LSTM(4, 3), _Last(), nn.Linear(3, 3))
     return {
-        "dense layers alone; this network has others .conv": regraft.load(torch_examples.Cnn(3), classes=ABC, inputs=(1, 8, 8)),
+        "this network has others: 'conv1' .Conv2d., 'conv2' .Conv2d.": regraft.load(torch_examples.Cnn(3), classes=ABC, inputs=(1, 8, 8)),
+        "this network has others: '0' .LSTM.": regraft.load(steps, inputs=(5, 4), classes=ABC),
         "no weighted sum .gelu": regraft.load(gelu, classes=ABC, inputs=(4,)),
         "no weighted sum .*norm": regraft.load(norm, classes=ABC, inputs=(4,)),
         "layers that follow one another": regraft.load(Skip(), classes=ABC, inputs=(4,)),

@@ -509,20 +509,6 @@ def test_what_has_no_counterpart_is_refused_by_the_name_of_the_layer(layer: Call
     assert repr(made.name) in str(caught.value) and said in str(caught.value) and ".onnx" in str(caught.value)
 
 
-@pytest.mark.slow
-def test_a_keras_network_that_reads_a_mask_is_written_as_onnx_by_way_of_pytorch(tmp_path: Path) -> None:
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    net = regraft.load(_made("mask, both ways"), classes=ABC)
-    with pytest.raises(NetworkError, match=r'net\.to\("torch"\)'):
-        net.export(tmp_path / "x.onnx")
-    path = net.to("torch").export(tmp_path / "x.onnx")
-    items, _ = _items(net)
-    (found,) = runtime.InferenceSession(path).run(["logits"], {"input": items})
-    expected = net.logits(items)
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
-
-
 FIRST = {"data_format": "channels_first"}
 CHANNELS_FIRST: dict[str, Callable[[], list[Any]]] = {
     "pooled": lambda: [

@@ -30,7 +30,8 @@ _NONLINEAR = {
     **{"exp": ("exponential", 1.0), "sin": ("sine", 1.0), "cos": ("cosine", 1.0)},
 }
 """PyTorch operator -> the activation in PMML, and the factor of its value."""
-_SPATIAL = ("conv", "lstm", "gru", "rnn", "pool", "attention", "embedding")
+_OTHER = ("conv", "lstm", "gru", "rnn", "symbolic", "pool", "attention", "embedding")
+"""Parts of the names of operators, and of classes of layers, that are no dense ones; recurrent layers are "symbolic" in an export."""
 _LARGEST = 4096
 """Largest number of inputs, or of units of a layer."""
 _RANDOM = 8
@@ -116,6 +117,8 @@ def _layers(network: Record) -> Iterator[DenseLayer]:
     if input_names(twin.sample):
         raise NetworkError(f"PMML takes one row of numbers; this network takes {', '.join(input_names(twin.sample))}. {_INSTEAD}")
     (sample,) = sample_tensors(twin.sample)
+    modules = twin.modules()
+    kinds = {layer.name: type(modules[layer.name]).__name__ for layer in twin.layers}
     twin.name_for_export_()
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -127,6 +130,7 @@ def _layers(network: Record) -> Iterator[DenseLayer]:
             raise
         raise NetworkError(f"The network cannot be written as PMML: {why_not_exported(problem)}. {_INSTEAD}") from problem
     walk = _Walk(program)
+    walk.others = [f"{name!r} ({kind})" for name, kind in kinds.items() if any(word in kind.lower() for word in _OTHER)]
     with torch.no_grad():
         walk.measure_(sample.double() if sample.is_floating_point() else sample)
     yield from walk.layers
@@ -139,6 +143,7 @@ class _Walk(Interpreter):
         super().__init__(program, garbage_collect_values=False)
         self.layers: list[DenseLayer] = []
         self.suspect, self.scale = "", 1.0
+        self.others: list[str] = []
         self.live: set[Node] = set()
         """Nodes that depend on the current basis; `past` holds those that depend only on earlier ones."""
         self.past: set[Node] = set()
@@ -156,9 +161,9 @@ class _Walk(Interpreter):
 
     def check(self, nodes: Sequence[Node], *, width: int) -> None:
         """Raise if the program has operators of other layers than dense ones, or if its largest `width` exceeds the limit."""
-        spatial = next((name for node in nodes for name in _SPATIAL if name in _operator(node)), None)
-        if spatial is not None:
-            raise NetworkError(f"PMML has dense layers alone; this network has others ({spatial}). {_INSTEAD}")
+        other = next((name for node in nodes for name in _OTHER if name in _operator(node)), None)
+        if other is not None:
+            raise NetworkError(f"PMML has dense layers alone; this network has others: {', '.join(self.others[:5]) or other}. {_INSTEAD}")
         if width > _LARGEST:
             raise NetworkError(f"PMML is written for up to {_LARGEST:,} inputs and units a layer; this network has {width:,}. {_INSTEAD}")
 

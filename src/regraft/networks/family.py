@@ -324,7 +324,7 @@ class Body(abc.ABC):
         raise NetworkError(f"{type(self.module).__name__} cannot be exported; expected a network of PyTorch or Keras.")
 
     def name_for_export_(self) -> None:  # noqa: B027  # nothing to do in most families
-        """Rename the modules of a private copy for an exporter. Call this last: lookups by the old names fail afterwards."""
+        """Prepare the modules of a private copy for ONNX. Call this last: old names are not found, recurrent layers run in ONNX only."""
 
 
 B = TypeVar("B", bound=Body)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +32,23 @@ _ROUNDING = 0.05
 
 
 class _Whole(WholeNetwork):
-    """Module that returns the logits and probabilities of each head, or the values of a regression."""
+    """Module that returns the logits and probabilities of each head, or the values of a regression; `tasks` gives their order."""
+
+    def __init__(self, network: Record, tasks: Sequence[str] = ()) -> None:
+        super().__init__(network)
+        self.__dict__["tasks"] = tasks
+
+    def scores(self, tensors: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        """Return the logits of each task."""
+        found: Mapping[str, Tensor] = self.__dict__["network"].scores(self.inputs(tensors))
+        return found
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs in the order of `_outputs`, as float32."""
-        network, inputs = self.__dict__["network"], self.inputs(tensors)
+        network, scores = self.__dict__["network"], self.scores(tensors)
         found: list[Tensor] = []
-        for task, values in network.scores(inputs).items():
-            logits, kind = values.float(), _kind(network.heads.get(task))
+        for task in self.__dict__["tasks"] or scores:
+            logits, kind = scores[task].float(), _kind(network.heads.get(task))
             found.append(logits)
             if kind != "regression":
                 found.append(logits.sigmoid() if kind == "multi-label" else logits.softmax(1))
@@ -50,18 +61,17 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
     Inputs keep the network's names, or are called "input". Each head has the outputs "logits" and "probabilities", or "value" for a
     regression; with several heads they are prefixed with the task ("main.logits"). The batch axis is dynamic, and so are the lengths that
     the network leaves open. The metadata hold, as JSON, the class names ("classes" of the first head, "tasks" of all), the preprocessing
-    and the library versions.
+    and the library versions. A Keras network is written as PyTorch's layers, if it can be made of them, and otherwise as it is.
 
     With the preprocessing in the graph, images are uint8 (N, H, W, C) of any size, with the network's number of channels; rows of numbers
     are raw.
     """
     refuse_program(network.origin, "exported")
-    twin = network.for_export()
     try:
         check_size(network.state(), purpose="Writing an ONNX file")
         if preprocessing:
             check_steps(network.preprocessing.to_dict())
-        model = _model(network, twin)
+        model = _model(network)
         if preprocessing:
             _put_preprocessing_(model, network)
         content = bytes(model.SerializeToString())
@@ -69,42 +79,52 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
         if isinstance(problem, RegraftError) and not isinstance(problem, NetworkError):
             raise
         reason = why_not_exported(problem)
-        first = 'net.to("torch") makes it of PyTorch\'s layers, which often can be; or export' if network.family == "keras" else "Export"
-        raise NetworkError(f"The network cannot be written as an ONNX file: {reason}. {first} it as {network.own_endings[0]}.") from problem
+        raise NetworkError(f"The network cannot be written as an ONNX file: {reason}. Export it as {network.own_endings[0]}.") from problem
     with writable(path.parent, error=NetworkError):
         write_bytes(path, content)
     return path
 
 
-def _model(network: Record, twin: Record) -> Any:
-    """Return the `onnx.ModelProto` exported from `twin`, after comparing it with `network`."""
-    whole, sample = _Whole(twin).eval(), sample_tensors(twin.sample)
-    names = input_names(twin.sample)
-    inputs, outputs = names or ["input"], _outputs(whole, sample)
-    free = _lengths(twin, sample)
+def _model(network: Record) -> Any:
+    """Return the `onnx.ModelProto` of a network, after comparing it with the network."""
+    plain = _Whole(_on_cpu(network)).eval()
+    own = plain.__dict__["network"]
+    sample, names = sample_tensors(own.sample), input_names(own.sample)
+    tasks, inputs = list(plain.scores(sample)), names or ["input"]
+    plain.__dict__["tasks"], outputs = tasks, _outputs(network, tasks)
+    free = _lengths(own, sample)
     fixed: list[dict[int, torch.export.Dim]] = [{} for _ in sample]
-    for lengths in (free, fixed) if any(free) else (free,):
+    problems: list[Exception] = []
+    for lengths, make in product((free, fixed) if any(free) else (free,), _forms(own)):
         axes = [{0: torch.export.Dim("batch", min=1), **each} for each in lengths]
         try:
+            whole = _Whole(make().for_export(), tasks).eval()
             model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
+            check_onnx_(model, what="the ONNX file")
+            program = OnnxProgram(model.SerializeToString(), names, called=inputs)
+            difference = prove(plain, program, batches=batches_of(own, longer=lengths), outputs=outputs, state=own.state())
             break
-        except Exception:
-            if not any(lengths):
-                raise
+        except Exception as problem:  # exporters raise anything
+            problems.append(problem)
+    else:
+        reasons = dict.fromkeys(why_not_exported(problem).removesuffix(". Export the network as .onnx.") for problem in problems)
+        raise NetworkError("; ".join(reasons)) from problems[-1]
     if any(free) and not any(lengths):
         warnings.warn(
-            f"The ONNX file takes examples of the shape {_shapes(sample)} only: the exporter fixed their length. Longer and "
-            f"shorter ones have "
-            "to be cut or padded to it.",
+            f"The ONNX file takes examples of the shape {_shapes(sample)} only: the exporter fixed their length. Longer and shorter ones "
+            "have to be cut or padded to it.",
             stacklevel=4,
         )
-    check_onnx_(model, what="the ONNX file")
     _name_axes_(model, axes)
-    program = OnnxProgram(model.SerializeToString(), names, called=inputs)
-    plain = _Whole(_on_cpu(network)).eval()
-    difference = prove(plain, program, batches=batches_of(twin, longer=lengths), outputs=outputs, state=twin.state())
-    _add_facts_(model, _metadata(twin, difference))
+    _add_facts_(model, _metadata(own, difference))
     return model
+
+
+def _forms(network: Any) -> list[Callable[[], Record]]:
+    """Return functions that make the networks to export, in the order in which they are tried; each has the axes of `network`."""
+    if network.family == "torch":
+        return [lambda: network]
+    return [partial(network.kind.becomes["torch"], network, "as it is"), lambda: network]
 
 
 def _add_facts_(model: Any, facts: Mapping[str, Any]) -> None:
@@ -154,11 +174,8 @@ def _kind(head: Head | None) -> str:
     return "regression" if head is None else head.kind
 
 
-def _outputs(whole: _Whole, sample: Sequence[Tensor]) -> list[str]:
-    """Return the names of the outputs of `whole`, in order."""
-    network = whole.__dict__["network"]
-    with torch.no_grad():
-        tasks = list(network.scores(whole.inputs(sample)))
+def _outputs(network: Record, tasks: Sequence[str]) -> list[str]:
+    """Return the names of the outputs for some tasks, in order."""
     kinds = {task: ("value",) if _kind(network.heads.get(task)) == "regression" else ("logits", "probabilities") for task in tasks}
     return [kind if len(tasks) == 1 else f"{task}.{kind}" for task in tasks for kind in kinds[task]]
 

@@ -327,8 +327,11 @@ class KerasBody(Body):
         return NotImplemented if name is None else (named_module, (self.module, name))
 
     def ready_for_export_(self) -> None:
-        """Put a private copy into inference mode and make its recurrent layers single operators."""
+        """Put a private copy into inference mode."""
         self.mode_(False)
+
+    def name_for_export_(self) -> None:
+        """Make recurrent layers single operators of ONNX."""
         as_operators_(self.modules().values())
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import NetworkError
 from ..family import Body
 from ..parts.protocols import Inputs, Scores
-from ..parts.recurrent import GATES, operator
+from ..parts.recurrent import GATES, cells, weights_of
 from ..parts.structure import below
 from ..samples import sample_of
 from .library import keras
@@ -183,30 +183,42 @@ def _run_(steps: Sequence[Any], known: dict[int, Any], *, training: bool) -> Non
         known.update(zip(map(id, node.outputs), keras.tree.flatten(outputs), strict=True))
 
 
+_KINDS = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "RNN"}
+_ACTIVATIONS = {"tanh": "Tanh", "sigmoid": "Sigmoid", "relu": "Relu", "softsign": "Softsign", "softplus": "Softplus"}
+"""Activations that the operators of ONNX have, by Keras' names."""
+
+
 def as_operators_(layers: Iterable[Any]) -> None:
-    """Run LSTM and GRU layers as one operator each if no mask is given. Layers with other activations stay unchanged."""
+    """Run recurrent layers as one ONNX operator each if no mask is given. Layers with other activations stay unchanged."""
     for layer in layers:
-        if type(layer).__name__ in GATES and type(layer).__module__.startswith("keras.") and _is_usual(layer):
-            object.__setattr__(layer, "inner_loop", partial(_run, layer, layer.inner_loop))
+        if type(layer).__name__ in _KINDS and type(layer).__module__.startswith("keras.") and not layer.stateful:
+            gate, own = (getattr(getattr(layer, name, None), "__name__", "") for name in ("recurrent_activation", "activation"))
+            wanted = {"LSTM": [gate, own, own], "GRU": [gate, own], "SimpleRNN": [own]}[type(layer).__name__]
+            if _ACTIVATIONS.keys() >= set(wanted) and "inner_loop" not in vars(layer):
+                run = partial(
+                    cells, _KINDS[type(layer).__name__], weights=_weights(layer), activations=[_ACTIVATIONS[name] for name in wanted]
+                )
+                if (before := getattr(layer, "reset_after", None)) is not None:
+                    run.keywords["linear_before_reset"] = int(before)
+                object.__setattr__(layer, "inner_loop", partial(_run, layer, layer.inner_loop, run))
 
 
-def _is_usual(layer: Any) -> bool:
-    usual = layer.activation.__name__ == "tanh" and layer.recurrent_activation.__name__ == "sigmoid"
-    return usual and not layer.stateful and bool(getattr(layer, "reset_after", True))
+def _weights(layer: Any) -> list[Tensor]:
+    cell, kind = layer.cell, _KINDS[type(layer).__name__]
+    parts = [cell.kernel.value.T, cell.recurrent_kernel.value.T]
+    if layer.use_bias:
+        bias = cell.bias.value
+        parts += list(bias) if bias.ndim == 2 else [bias, torch.zeros_like(bias)]
+    return weights_of([parts], range(3) if kind == "GRU" else GATES[kind])
 
 
-def _run(layer: Any, stepwise: Any, *, sequences: Tensor, initial_state: Any, mask: Any, training: bool = False) -> Any:
+def _run(layer: Any, stepwise: Any, run: Any, /, *, sequences: Tensor, initial_state: Any, mask: Any, training: bool = False) -> Any:
     """Return the last output, all outputs and the last states, as Keras does."""
     if mask is not None:
         return stepwise(sequences, initial_state, mask, training=training)
-    kind, cell = type(layer).__name__, layer.cell
-    kernel, recurrent = cell.kernel.value, cell.recurrent_kernel.value
-    wide = GATES[kind] * layer.units
-    bias = cell.bias.value if layer.use_bias else torch.zeros((wide,) if kind == "LSTM" else (2, wide), dtype=kernel.dtype)
-    steps = sequences.flip(1) if layer.go_backwards else sequences
-    first = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
-    outputs, *states = operator(kind)(steps, kernel, recurrent, bias, *first)
-    return states[0], outputs, states
+    first = [state[None] for state in (initial_state if isinstance(initial_state, list | tuple) else [initial_state])]
+    outputs, last = run(sequences.flip(1) if layer.go_backwards else sequences, states=first)
+    return last[0][0], outputs, [state[0] for state in last]
 
 
 def hook_strided_(layers: Iterable[Any]) -> list[Any]:

@@ -36,10 +36,10 @@ __all__ = ["as_application", "as_keras", "as_torch"]
 _TOLERANCE = 1e-4
 
 
-def as_torch(network: Network) -> Network:
-    """Convert a Keras network to PyTorch layers. Images become channels first, as PyTorch's convolutions need."""
+def as_torch(network: Network, *, turn: bool = True) -> Network:
+    """Convert a Keras network to PyTorch layers. With `turn`, images become channels first, as PyTorch's convolutions need."""
     _check(network)
-    turned = _turns(network)
+    turned = turn and _turns(network)
     sample = network.sample.cpu().movedim(-1, 1) if turned else network.sample.cpu()  # type: ignore[union-attr]  # checked to be one
     reader = KerasReader(sample.contiguous(), turned, ROWS)
     with as_given(cast(KerasBody, network.body)):

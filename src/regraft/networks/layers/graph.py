@@ -299,7 +299,9 @@ class Recurrent(nn.Module):
         made = [run(first, upto - 1, there=upto > 0, part=slice(0, size))]
         if self.cells.bidirectional:  # runs from the last step, with the kept steps at the end
             before, start = upto - mask.long(), length - kept
-            made.append(run((first + start) % length, start + before, there=before < kept, part=slice(size, 2 * size)))
+            moved = first + start
+            place = torch.where(moved < length, moved, moved - length)
+            made.append(run(place, start + before, there=before < kept, part=slice(size, 2 * size)))
         return made
 
 

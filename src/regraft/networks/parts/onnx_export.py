@@ -18,7 +18,6 @@ from ...files.formats import reason_of
 from ..family import Body
 from .protocols import Inputs
 from .record import Record
-from .recurrent import translations
 
 __all__ = ["WholeNetwork", "batches_of", "check_size", "input_names", "onnx_model", "prove", "sample_tensors", "why_not_exported"]
 
@@ -108,7 +107,6 @@ def onnx_model(
             verbose=False,
             input_names=list(inputs),
             output_names=list(outputs),
-            custom_translation_table=dict(translations()),
         )
     return made.model_proto
 

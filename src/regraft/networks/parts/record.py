@@ -291,7 +291,7 @@ class Record:
         return twin
 
     def name_for_export_(self) -> None:
-        """Rename the modules of a private copy for an exporter. Call this last: lookups by the old names fail afterwards."""
+        """Prepare the modules of a private copy for ONNX. Call this last: old names are not found, recurrent layers run in ONNX only."""
         self.body.name_for_export_()
 
     def head_of(self, task: str | None) -> Head:

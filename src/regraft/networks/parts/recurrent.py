@@ -1,93 +1,77 @@
-"""LSTM and GRU as custom operators, which PyTorch's exporter translates with a dynamic sequence length.
+"""Recurrent layers as single ONNX operators, with a free number of steps, in the copy of a network that is translated to ONNX.
 
-For PyTorch's own LSTM and GRU the exporter would fix the length.
-
-Weights are laid out as in Keras: kernel (d, G · u), recurrent kernel (u, G · u), and bias (4 · u,) for an LSTM, (2, 3 · u) for a GRU.
-Initial states are (N, u): hidden and cell for an LSTM, one for a GRU.
+PyTorch's exporter would fix the number of steps, and write the cells of Keras out step by step.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["GATES", "operator", "translations"]
+__all__ = ["GATES", "cells", "cells_as_operators_", "weights_of"]
 
-GATES = {"LSTM": 4, "GRU": 3}
-"""Number of gates G by kind, in this order: input, forget, candidate, output (LSTM); update, reset, candidate (GRU)."""
-
-
-def _lstm(*tensors: Tensor) -> tuple[Tensor, ...]:
-    steps, kernel, recurrent, bias, hidden, cell = tensors
-    weights = [kernel.T, recurrent.T, bias, torch.zeros_like(bias)]
-    # one bias each, one layer, no dropout, inference, one direction, batch first
-    outputs, last, kept = torch.lstm(steps, [hidden[None], cell[None]], weights, True, 1, 0.0, False, False, True)
-    return outputs.clone(), last[0].clone(), kept[0].clone()
+GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
+"""Gate order of ONNX, as positions in PyTorch. Keras has PyTorch's order for an LSTM, and that of ONNX for a GRU."""
 
 
-def _gru(*tensors: Tensor) -> tuple[Tensor, ...]:
-    steps, kernel, recurrent, bias, hidden = tensors
-    units = len(recurrent)
-    parts = (kernel.T, recurrent.T, bias[0], bias[1])  # PyTorch has reset, update, candidate
-    weights = [torch.cat([part[units : 2 * units], part[:units], part[2 * units :]]) for part in parts]
-    outputs, last = torch.gru(steps, hidden[None], weights, True, 1, 0.0, False, False, True)
-    return outputs.clone(), last[0].clone()
+def weights_of(directions: Sequence[Sequence[Tensor]], order: Sequence[int]) -> list[Tensor]:
+    """Return kernel (D, G · u, d), recurrent kernel (D, G · u, u) and bias (D, 2 · G · u) in the gate order of ONNX.
 
-
-@functools.cache
-def operator(kind: str) -> Callable[..., list[Tensor]]:
-    """Return the operator of a kind, "LSTM" or "GRU"; the first call registers it with PyTorch.
-
-    It takes steps (N, T, d), both kernels, the bias and the initial states; it returns the outputs (N, T, u) and the last states (N, u).
+    For each direction: both kernels, and both biases (G · u,) or none. `order`: positions of ONNX's gates in them.
     """
-    run, states = {"LSTM": (_lstm, ("hidden", "cell")), "GRU": (_gru, ("hidden",))}[kind]
-
-    def shapes(*tensors: Tensor) -> tuple[Tensor, ...]:
-        steps, first = tensors[0], tensors[4:]
-        return steps.new_empty(steps.shape[0], steps.shape[1], first[0].shape[1]), *(torch.empty_like(state) for state in first)
-
-    names, given = ("steps", "kernel", "recurrent", "bias", *states), ", ".join(["Tensor"] * (1 + len(states)))
-    schema = f"({', '.join(f'Tensor {name}' for name in names)}) -> ({given})"
-    made: Any = torch.library.custom_op(f"regraft::{kind.lower()}", run, mutates_args=(), schema=schema)
-    made.register_fake(shapes)
-    return lambda *tensors: list(made(*tensors))
+    parts = [[torch.cat([one.detach().chunk(len(order))[at] for at in order]) for one in direction] for direction in directions]
+    kernel, recurrent = (torch.stack([part[at] for part in parts]) for at in (0, 1))
+    return [kernel, recurrent, torch.stack([torch.cat(bias) if bias else one.new_zeros(2 * len(one)) for one, _, *bias in parts])]
 
 
-def translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
-    """Return the ONNX translations of the operators, for the exporter."""
-    for kind in GATES:
-        operator(kind)
-    script = importlib.import_module("onnxscript").opset20
+def cells(kind: str, steps: Tensor, *, weights: Sequence[Tensor], states: Sequence[Tensor], **settings: Any) -> tuple[Tensor, list[Tensor]]:
+    """Return outputs (N, T, D · u) and last states (D, N, u) of a layer in D directions, as an operator that only ONNX can compute.
 
-    def first(value: Any) -> Any:
-        """Add a leading axis for directions."""
-        return script.Unsqueeze(value, script.Constant(value_ints=[0]))
+    `states`: the initial states, (D, N, u) each. `settings`: attributes of the operator.
+    """
+    directions, count, units = states[0].shape
+    outputs, *last = torch.onnx.ops.symbolic_multi_out(
+        kind,
+        [steps.transpose(0, 1), *weights, None, *states],
+        attrs={"hidden_size": units, "direction": "bidirectional" if directions > 1 else "forward", **settings},
+        dtypes=[steps.dtype] * (1 + len(states)),
+        shapes=[(steps.shape[1], directions, count, units), *[(directions, count, units)] * len(states)],
+        version=20,
+    )
+    return outputs.permute(2, 0, 1, 3).flatten(2), last
 
-    def weights(kernel: Any, order: tuple[int, ...]) -> Any:
-        parts = script.Split(script.Transpose(kernel, perm=[1, 0]), num_outputs=len(order), axis=0)
-        return first(script.Concat(*(parts[at] for at in order), axis=0))
 
-    def by_item(outputs: Any, *states: Any) -> tuple[Any, ...]:
-        whole = script.Transpose(script.Squeeze(outputs, script.Constant(value_ints=[1])), perm=[1, 0, 2])
-        return whole, *(script.Squeeze(state, script.Constant(value_ints=[0])) for state in states)
+def cells_as_operators_(modules: Iterable[nn.Module]) -> None:
+    """Make PyTorch's recurrent layers one operator for each depth, unless they have a projection."""
+    for layer in modules:
+        if isinstance(layer, nn.LSTM | nn.GRU | nn.RNN) and not layer.proj_size and "forward" not in vars(layer):
+            directions, parts = 1 + layer.bidirectional, layer.all_weights
+            weights = [weights_of(parts[at : at + directions], GATES[_kind(layer)]) for at in range(0, len(parts), directions)]
+            object.__setattr__(layer, "forward", partial(_run, layer, layer.forward, weights))
 
-    def lstm(steps: Any, kernel: Any, recurrent: Any, bias: Any, hidden: Any, cell: Any) -> tuple[Any, ...]:
-        order = (0, 3, 1, 2)  # ONNX has input, output, forget, candidate
-        parts = script.Split(bias, num_outputs=4, axis=0)
-        used = script.Concat(*(parts[at] for at in order), axis=0)
-        both = first(script.Concat(used, script.Mul(used, script.Constant(value_float=0.0)), axis=0))
-        given = (script.Transpose(steps, perm=[1, 0, 2]), weights(kernel, order), weights(recurrent, order), both, None)
-        return by_item(*script.LSTM(*given, first(hidden), first(cell), hidden_size=int(recurrent.shape[0])))
 
-    def gru(steps: Any, kernel: Any, recurrent: Any, bias: Any, hidden: Any) -> tuple[Any, ...]:
-        order, units = (0, 1, 2), int(recurrent.shape[0])  # ONNX has update, reset, candidate, as Keras
-        both = script.Reshape(bias, script.Constant(value_ints=[1, 6 * units]))
-        given = (script.Transpose(steps, perm=[1, 0, 2]), weights(kernel, order), weights(recurrent, order), both, None)
-        return by_item(*script.GRU(*given, first(hidden), hidden_size=units, linear_before_reset=1))
+def _kind(layer: nn.RNNBase) -> str:
+    return layer.mode.partition("_")[0]
 
-    return {torch.ops.regraft.lstm.default: lstm, torch.ops.regraft.gru.default: gru}
+
+# over the limit: PyTorch calls it so
+def _run(layer: nn.RNNBase, usual: Callable[..., Any], weights: Sequence[Sequence[Tensor]], /, steps: Any, hx: Any = None) -> Any:
+    """Return all outputs and the last states, as PyTorch does."""
+    if not isinstance(steps, Tensor) or steps.ndim != 3:
+        return usual(steps, hx)
+    value, directions, kind = steps if layer.batch_first else steps.transpose(0, 1), 1 + layer.bidirectional, _kind(layer)
+    settings: dict[str, Any] = {"linear_before_reset": 1} if kind == "GRU" else {}
+    if kind == "RNN":
+        settings["activations"] = [layer.mode.partition("_")[2].title()] * directions
+    first, lasts = hx if isinstance(hx, tuple) else [hx] * (1 + (kind == "LSTM")), []
+    for depth, one in enumerate(weights):
+        own = slice(depth * directions, (depth + 1) * directions)
+        states = [value.new_zeros(directions, value.shape[0], layer.hidden_size) if state is None else state[own] for state in first]
+        value, last = cells(kind, value, weights=one, states=states, **settings)
+        lasts.append(last)
+    ends = [torch.cat(parts) for parts in zip(*lasts, strict=True)]
+    return value if layer.batch_first else value.transpose(0, 1), tuple(ends) if len(ends) > 1 else ends[0]

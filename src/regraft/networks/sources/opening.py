@@ -174,10 +174,10 @@ def _open_live(source: Any, inputs: Shapes, *, head: HeadChoice = None) -> Netwo
     return open_torch(source, inputs=inputs, head=head)
 
 
-def _as_torch(network: Network, _name: str) -> Network:
+def _as_torch(network: Network, axes: str) -> Network:
     with _keras_needed():
         from ..layers.converting import as_torch
-    return as_torch(network)
+    return as_torch(network, turn=not axes)
 
 
 def _as_keras(network: Network, name: str) -> Network:

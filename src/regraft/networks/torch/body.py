@@ -22,6 +22,7 @@ from ..fingerprints.values import Fingerprint, Structure
 from ..parts.head import FoundHead, HeadChoice
 from ..parts.layers import Layer
 from ..parts.protocols import Inputs, Scores
+from ..parts.recurrent import cells_as_operators_
 from ..parts.structure import below, blocks_of, prefixes, torch_layers, torch_units
 from ..parts.taps import TapSlice
 from ..samples import is_pictures, three_items, to_inputs
@@ -378,8 +379,9 @@ class TorchBody(Body):
                 config._experts_implementation = "batched_mm"
 
     def name_for_export_(self) -> None:
-        """Name the parts of edits by their attributes, which PyTorch's exporter follows."""
+        """Name the parts of edits by their attributes, which PyTorch's exporter follows, and make recurrent layers single operators."""
         for_exporter_(self.module)
+        cells_as_operators_(self.module.modules())
 
 
 def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None) -> TorchBody:
