@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import ast
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import regraft
 from regraft.data import ArrayPreprocessing, Prepared, read
 from regraft.data.preprocessings.array_preprocessing import augmented_array
 from regraft.data.preprocessings.preprocessing import from_dict
@@ -84,3 +87,18 @@ def test_shift_along_the_longest_axis():
     assert min(offsets) >= 45 and max(offsets) <= 55 and len(offsets) > 6
     tokens = ArrayPreprocessing(integers=True, spread=1.0).batch(np.arange(5)[None], 1, seeds=[1])
     assert tokens.tolist() == [[0, 1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_pictures_that_are_passed_as_arrays_are_pointed_out(family: str) -> None:
+    torch.manual_seed(0)
+    if family == "torch":
+        module: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    else:
+        keras = pytest.importorskip("keras")
+        module = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.AveragePooling2D(8), keras.layers.Flatten(), keras.layers.Dense(2)])
+    net = regraft.load(module, **({"inputs": (3, 8, 8)} if family == "torch" else {}))
+    pixels = np.random.default_rng(0).integers(0, 256, (12, *net.input_shape), dtype=np.uint8)
+    labels = ["a", "b"] * 6
+    for given, told in (((pixels, labels), True), ((pixels / 255, labels), False), (regraft.read((pixels, labels), kind="image"), False)):
+        assert ("passed to the network as they are, as 0 to 255" in str(regraft.check(given, net))) is told

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 import regraft
 from regraft.data import Dataset
+from regraft.data.preprocessings.preprocessing import as_dataset
 from regraft.errors import DataError
 
 X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
@@ -63,6 +64,21 @@ class Column:
 PAIRS = [(X[at], int(Y[at])) for at in range(9)]
 TENSORS = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
 BATCHES = [(torch.from_numpy(X[at : at + 4]), torch.from_numpy(Y[at : at + 4])) for at in (0, 4, 8)]
+
+
+class KerasBatches:
+    """As `keras.utils.PyDataset`: a batch for each index, without an end."""
+
+    def __len__(self) -> int:
+        return len(BATCHES)
+
+    def __getitem__(self, index: int) -> Any:
+        return tuple(part.numpy() for part in BATCHES[index % len(BATCHES)])
+
+    def on_epoch_end(self) -> None:
+        """Shuffle; what tells a data set of Keras."""
+
+
 FORMS: dict[str, Callable[[], Any]] = {
     "tensors": lambda: TENSORS,
     "map-style": lambda: Mapped(lambda at: (torch.from_numpy(X[at]), torch.tensor(Y[at]))),
@@ -76,6 +92,7 @@ FORMS: dict[str, Callable[[], Any]] = {
     "generator": lambda: (pair for pair in PAIRS),
     "list of pairs": lambda: PAIRS,
     "columns": Column,
+    "batches by index": KerasBatches,
 }
 
 
@@ -88,6 +105,17 @@ def test_each_form_gives_its_items_and_labels(form: str) -> None:
     assert data.notes and data.summary().facts["examples"] == 9
     part = data.subset([4, 1])
     assert np.allclose(np.asarray(part.items[1]), X[1]) and part.digest(0) == data.digest(4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_is_predicted_from_without_its_labels(form: str) -> None:
+    items = as_dataset(FORMS[form](), "array").items
+    assert np.allclose(np.stack([np.asarray(item) for item in items]), X)
+
+
+def test_what_the_example_is_must_be_clear() -> None:
+    with pytest.raises(DataError, match="has the parts 'x', 'z', 'label'; expected one beside its label"):
+        as_dataset(Mapped(lambda at: {"x": X[at], "z": X[at], "label": 0}), "array")
 
 
 def test_items_are_asked_for_when_they_are_needed() -> None:

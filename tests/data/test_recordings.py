@@ -157,11 +157,32 @@ def test_a_network_of_pictures_is_shown_a_spectrogram(sounds: Path, family: str)
 
 def test_what_the_network_cannot_take_is_told_in_our_words(sounds: Path) -> None:
     pytest.importorskip("librosa")
-    with pytest.raises(NetworkError, match=r"cannot run on examples of the shape and type \(1, 64, 126\)"):
-        regraft.adapt(_torch(preprocessing={"kind": "audio"}), sounds, strategy="probe")
+    with pytest.raises(NetworkError, match=r"cannot run on examples of the shape and type \(1, 32, 126\)"):
+        regraft.adapt(_torch(preprocessing={"kind": "audio", "n_mels": 32}), sounds, strategy="probe")
     pictures = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-    with pytest.raises(NetworkError, match=r"cannot run on examples of the shape and type \(1, 64, 126\)"):
+    with pytest.raises(DataError, match=r"'as_': 'mel'"):
         regraft.adapt(regraft.load(pictures, inputs=(3, 32, 32), preprocessing={"kind": "audio"}), sounds, strategy="probe")
+
+
+@pytest.mark.parametrize(
+    ("shape", "rate", "described"),
+    [
+        ((1, 4000), 8000, "0.5 s at 8000 Hz as a waveform"),
+        ((1, 4000), 16000, "0.25 s at 16000 Hz as a waveform"),
+        ((1, None), 8000, "s at 8000 Hz as a waveform"),
+        ((1, 40, 50), 8000, "2.003 s at 8000 Hz, 40 log-mel bands, window 1024, hop 327"),
+    ],
+)
+def test_of_sound_whose_kind_and_rate_alone_are_given_the_rest_is_found_from_the_input(
+    sounds: Path, shape: tuple[int | None, ...], rate: int, described: str
+) -> None:
+    layer: Any = nn.Conv1d(1, 4, 9, 4) if len(shape) == 2 else nn.Conv2d(1, 4, 3, 4)
+    pooled = nn.AdaptiveAvgPool1d(1) if len(shape) == 2 else nn.AdaptiveAvgPool2d(1)
+    net = regraft.load(
+        nn.Sequential(layer, pooled, nn.Flatten(), nn.Linear(4, 3)), inputs=shape, preprocessing={"kind": "audio", "sample_rate": rate}
+    )
+    told = str(regraft.check(sounds, net))
+    assert f"{described}, standardised, inferred" in told and "does not say how it reads sound" in told, told
 
 
 def test_check_says_how_recordings_are_read(sounds: Path) -> None:

@@ -146,6 +146,15 @@ def test_names_keep_their_characters_wherever_they_stand(csv, late):
         assert late in read(path, target="g", kind="array").classes
 
 
+def test_fractions_that_are_classes_keep_their_characters(tmp_path):
+    (tmp_path / "t.csv").write_text("x,version,size\n" + "".join(f"{at},{('1.1', '1.10')[at % 2]},{at % 3}\n" for at in range(6)))
+    said = read(tmp_path / "t.csv", target="version", task="classification")
+    assert said.classes == ("1.1", "1.10") and said.targets.tolist() == [0, 1] * 3
+    both = read(tmp_path / "t.csv", target={"a": "version", "b": "size"}, task={"a": "classification", "b": "classification"})
+    assert both.classes == ("1.1", "1.10") and both.further["b"].classes == ("0", "1", "2")
+    assert read(tmp_path / "t.csv", target="version").task == "regression"
+
+
 def test_texts_between_numbers_keep_their_characters(csv):
     """The pandas reader decides on types part by part, so that numbers at the head would be rewritten."""
     head = "".join(f"{row}.10,u\n" for row in range(ROWS))

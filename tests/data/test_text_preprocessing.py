@@ -10,7 +10,7 @@ from torch import nn
 import regraft
 from regraft.data import Prepared, TextPreprocessing, preprocessing_from_dict, read
 from regraft.data.preprocessings.text_preprocessing import replaced_tokens
-from regraft.errors import DataError, SettingError
+from regraft.errors import DataError, NetworkError, SettingError
 
 TEXTS = ["a short text", "another one, somewhat longer than the first of them", "third"]
 
@@ -121,6 +121,70 @@ class _Words(nn.Module):
     def forward(self, input_ids, attention_mask):
         mask = attention_mask[..., None].float()
         return self.head((self.words(input_ids) * mask).sum(1) / mask.sum(1))
+
+
+class _Called(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.words, self.head = nn.Embedding(count, 4), nn.Linear(4, 2)
+
+    def looked_up(self, ids):
+        return self.head(self.words(ids).mean(1))
+
+
+class _Ids(_Called):
+    def forward(self, input_ids):
+        return self.looked_up(input_ids)
+
+
+class _Masked(_Called):
+    def forward(self, input_ids, attention_mask=None):
+        return self.looked_up(input_ids)
+
+
+class _Named(_Called):
+    def forward(self, input_ids, **named):
+        return self.looked_up(input_ids)
+
+
+class _Other(_Called):
+    def forward(self, x):
+        return self.looked_up(x)
+
+
+def _keras_of(*names):
+    def build(count):
+        keras = pytest.importorskip("keras")
+        inputs = [keras.Input((None,), dtype="int64", name=name) for name in names]
+        pooled = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(count, 4)(inputs[0]))
+        return keras.Model(inputs, keras.layers.Dense(2)(pooled))
+
+    return build
+
+
+BOTH = ("input_ids", "attention_mask")
+
+
+@pytest.mark.parametrize(
+    ("build", "kept"),
+    [
+        (_Ids, BOTH[:1]),
+        (_Masked, BOTH),
+        (_Named, (*BOTH, "token_type_ids")),
+        (_Other, "The network takes 'x'"),
+        (_keras_of("input_ids"), BOTH[:1]),
+        (_keras_of(*BOTH), BOTH),
+        (_keras_of("words"), "The network takes 'words'"),
+    ],
+)
+def test_only_tensors_that_the_network_takes_are_made_of_texts(made, build, kept):
+    how = {"preprocessing": made, **({"inputs": (8,)} if isinstance(build, type) else {})}
+    if isinstance(kept, str):
+        with pytest.raises(NetworkError, match=f"{kept}; texts become 'input_ids', .*Name its input 'input_ids'"):
+            regraft.load(build(made.tokens), **how)
+        return
+    net = regraft.load(build(made.tokens), **how)
+    assert net.preprocessing.inputs == kept and len(net.predict(TEXTS)) == 3
 
 
 def _net(made, family, **how):

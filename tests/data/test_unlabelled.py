@@ -52,12 +52,23 @@ def test_rows_of_numbers_in_every_kind_of_file(tmp_path: Path, suffix: str) -> N
             assert found.name_of(3).endswith(f"data{suffix}:4")  # rows are counted from 1
 
 
+def test_arrays_in_files_are_pictures_for_a_network_of_pictures(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 9, 7, 3), dtype=np.uint8)
+    np.save(tmp_path / "several.npy", pictures)
+    np.save(tmp_path / "one.npy", pictures[0])
+    np.savez(tmp_path / "with_labels.npz", X=pictures, y=["a", "b", "a"])
+    for name, count in (("several.npy", 3), ("one.npy", 1), ("with_labels.npz", 3)):
+        found = as_dataset(tmp_path / name, "image")
+        assert np.array_equal(np.asarray(found.items), pictures[:count]) and found.name_of(0).endswith(f"{name}:1")
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_tables_without_labels(tmp_path: Path, suffix: str) -> None:
     pandas = pytest.importorskip("pandas")
     frame, path = pandas.DataFrame(ROWS, columns=list("pqr")), tmp_path / f"new{suffix}"
     frame.to_parquet(path) if suffix == ".parquet" else frame.to_csv(path, index=False)
-    assert np.array_equal(np.asarray(as_dataset(str(path), "array").items), ROWS)
+    found = as_dataset(str(path), "array")
+    assert np.array_equal(np.asarray(found.items), ROWS) and not any("regression" in note for note in found.notes)
     frame = pandas.DataFrame({"text": ["one long text", "another text", "a third one of them"]})
     frame.to_parquet(path) if suffix == ".parquet" else frame.to_csv(path, index=False)
     for given in (path, str(path)):
@@ -191,7 +202,7 @@ def test_a_named_column_that_numbers_the_rows_is_pointed_out(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["image", "audio", "text", "array"])
-@pytest.mark.parametrize("items", [None, 3, 2.5, [3], [b"x"], [{"a": 1}], [], [None]], ids=str)
+@pytest.mark.parametrize("items", [None, 3, 2.5, b"x", {"a": 1}, [3], [b"x"], [{"a": 1}], [], [None]], ids=str)
 def test_what_is_no_item_is_one_error(items: object, kind: str) -> None:
     if kind in ("array", "text") and items in ([3], [b"x"], [{"a": 1}]):
         return  # an array of one number; refused where its shape and type are checked

@@ -33,7 +33,8 @@ def limits_of(items: Sequence[Any] | np.ndarray) -> Range | None:
         return None
     step = max(1, CHUNK_BYTES // max(1, items[0].nbytes))
     chunks = (take(items, np.arange(start, min(start + step, len(items)))) for start in range(0, len(items), step))
-    limits = [(float(part.min()), float(part.max())) for chunk in chunks for part in ([chunk] if isinstance(chunk, np.ndarray) else chunk)]
+    parts = (part for chunk in chunks for part in ([chunk] if isinstance(chunk, np.ndarray) else chunk))
+    limits = [(float(part.min()), float(part.max())) for part in parts if isinstance(part, np.ndarray)]
     return min(low for low, _ in limits), max(high for _, high in limits)
 
 

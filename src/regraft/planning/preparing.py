@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,8 @@ USUAL_SHARE, USUAL_TIMES = 99, 2
 """The user is told if the longest text has more than `USUAL_TIMES` times the tokens of the `USUAL_SHARE`-th percentile."""
 LONGER = 7
 """Factor by which waveforms are lengthened to test whether a network takes any length."""
+SMALLEST_SIDE = 8
+"""Sides from which on an array of 8 bits is taken for a picture."""
 _TRIED = 64
 """Largest size of an example with which a network is tried, as a multiple of the sample's size."""
 
@@ -114,6 +117,11 @@ def notes_on_length(items: Prepared) -> list[str]:
         notes.append(
             f"The network does not say how it reads sound; taken is {own.describe()}. If it learned from another, give preprocessing=."
         )
+    if isinstance(own, ArrayPreprocessing) and own.inferred and data.kind == "array" and _pixels(np.asarray(data[0])):
+        notes.append(
+            "The pictures of whole numbers are passed to the network as they are, as 0 to 255, as they are given as arrays. If it learned "
+            "from scaled pixels, read the data with kind='image': the preprocessing is then measured."
+        )
     if isinstance(own, ImagePreprocessing):
         transparent = own.transparent(data)
         return [f"Warning: {transparent}"] if transparent else []
@@ -128,6 +136,12 @@ def notes_on_length(items: Prepared) -> list[str]:
             f"preprocessing={{'max_length': {usual}}} makes a pass about {most / usual:.0f} times as fast and cuts the others."
         )
     return notes
+
+
+def _pixels(item: np.ndarray) -> bool:
+    """Return whether an array is a picture of 8 bits with 1 or 3 channels, and not a table of a few columns."""
+    channels = [side for side in (*item.shape[:1], *item.shape[-1:]) if side in (1, 3)]
+    return item.dtype == np.uint8 and item.ndim == 3 and bool(channels) and min(sorted(item.shape)[1:]) >= SMALLEST_SIDE
 
 
 def _without_range(own: Preprocessing) -> Preprocessing:
@@ -214,6 +228,7 @@ def within_tokens(net: Network, own: Preprocessing) -> Preprocessing:
     """Return a text preprocessing limited to the tokens and positions that the network knows; limits are noted in the network's account."""
     if not isinstance(own, TextPreprocessing) or own.vocabulary is not None:
         return own
+    own = _accepted(net, own)
     vocabulary, positions = known_tokens(net), known_positions(net, own.maximum)
     notes = [f"it has {positions} positions: longer texts are cut, though its tokenizer allows {own.maximum}"] if positions else []
     if vocabulary is not None and own.tokens > vocabulary:
@@ -223,6 +238,24 @@ def within_tokens(net: Network, own: Preprocessing) -> Preprocessing:
     suited = replace(own, vocabulary=vocabulary, maximum=positions or own.maximum)
     _check_end(net, suited)
     return suited
+
+
+def _accepted(net: Network, own: TextPreprocessing) -> TextPreprocessing:
+    """Return a text preprocessing that makes only tensors the network takes by name, such as no token types."""
+    keras, forward = getattr(net.module, "inputs", None), getattr(net.module, "forward", None)
+    names = [str(one.name) for one in keras if hasattr(one, "name")] if isinstance(keras, list) else []
+    if not names and forward is not None and not isinstance(net.sample, dict):
+        taken = signature(forward).parameters.values()
+        names = [] if any(one.kind is one.VAR_KEYWORD for one in taken) else [one.name for one in taken]
+    if not names or set(own.inputs) <= set(names):
+        return own
+    if "input_ids" not in names:
+        raise NetworkError(
+            f"The network takes {', '.join(map(repr, names))}; texts become {', '.join(map(repr, own.inputs))}. Name its input "
+            "'input_ids', "
+            "or give it token ids as arrays instead of texts."
+        )
+    return replace(own, inputs=tuple(name for name in own.inputs if name in names))
 
 
 def _check_end(net: Network, own: TextPreprocessing) -> None:
@@ -328,14 +361,17 @@ def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[
     """Return the preprocessing of examples without parts and columns, for a network whose input has the shape `shape`."""
     if isinstance(own, AudioPreprocessing) and own.as_ == "mel" and own.picture is None:
         return own.for_picture(shape, net.layout)
+    if data.kind == "audio" and own == AudioPreprocessing(sample_rate=getattr(own, "sample_rate", 0)):  # no more than its rate is given
+        made = AudioPreprocessing.for_shape(_open_length(net, shape), net.layout, sample_rate=own.sample_rate)
+        return replace(made, inferred=True)
     if not own.inferred:
         if data.kind not in (own.item_kind, "array"):
             shown = "regraft.load(…, preprocessing={'kind': 'audio', 'as_': 'mel'}) shows it a log-mel spectrogram of each recording"
             remedy = shown if (data.kind, own.item_kind) == ("audio", "image") else f"Read them with kind={own.item_kind!r}"
             raise DataError(f"The network takes examples of the kind {own.item_kind!r}; received data of the kind {data.kind!r}. {remedy}.")
         return _shortened(own, data)
-    if data.kind == "audio" and net.input_guessed and len(shape) in (1, 2):
-        return default_preprocessing("audio", _open_length(net, shape), net.layout)
+    if data.kind == "audio":
+        shape = _open_length(net, shape)
     if data.kind == "array" and isinstance(own, ArrayPreprocessing):
         found = tuple(np.shape(data[0]))
         if not net.input_guessed:
@@ -359,7 +395,9 @@ def _shortened(own: Preprocessing, data: Dataset) -> Preprocessing:
 
 
 def _open_length(net: Network, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    """Return the waveform shape of a network with a guessed input, its length open; `DataError` if longer waveforms fail."""
+    """Return the shape, of a guessed waveform with its length open; `DataError` if longer waveforms fail."""
+    if not net.input_guessed or len(shape) not in (1, 2):
+        return shape
     length = max(side or 1 for side in shape)
     wide = tuple(LONGER * length if side == length else side for side in shape)
     try:

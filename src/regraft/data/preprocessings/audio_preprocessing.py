@@ -93,7 +93,9 @@ class AudioPreprocessing(Preprocessing):
             raise DataError(f"n_mfcc={self.n_mfcc} is more than n_mels={self.n_mels}; expected at most as many coefficients as bands.")
 
     @classmethod
-    def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first", *, features: str = "log_mel") -> Self:
+    def for_shape(  # over the limit: a shape with its layout, and what is known of the features
+        cls, input_shape: tuple[int | None, ...], layout: str = "channels_first", *, features: str = "log_mel", sample_rate: int = 16000
+    ) -> Self:
         """Return settings whose bands and hop make about two seconds fill the input exactly; whole recordings if its length is open.
 
         `input_shape`: (1, n, frames), (n, frames, 1) or (n, frames), or a waveform's (samples,), (1, samples) or (samples, 1); None for an
@@ -101,8 +103,8 @@ class AudioPreprocessing(Preprocessing):
         """
         wave = _waveform_samples(input_shape)
         if wave is not None:
-            seconds = wave / cls.sample_rate if wave else None
-            return cls("waveform", seconds=seconds, layout=layout, channel=len(input_shape) == 2)
+            seconds = wave / sample_rate if wave else None
+            return cls("waveform", sample_rate, seconds, layout=layout, channel=len(input_shape) == 2)
         shape = input_shape or (1, None, None)[:: 1 if layout == "channels_first" else -1]
         sides = shape if len(shape) == 2 else shape[1:] if layout == "channels_first" else shape[:-1]
         single = len(shape) == 2 or (len(shape) == 3 and shape[0 if layout == "channels_first" else 2] in (1, None))
@@ -117,11 +119,18 @@ class AudioPreprocessing(Preprocessing):
         bands, frames = sides
         hop, seconds = cls.hop_length, None
         if frames:
-            hop = max(1, round(SECONDS * cls.sample_rate / (frames - 1)))
-            seconds = hop * (frames - 1) / cls.sample_rate
+            hop = max(1, round(SECONDS * sample_rate / (frames - 1)))
+            seconds = hop * (frames - 1) / sample_rate
         n_mels, n_mfcc = (bands or cls.n_mels, cls.n_mfcc) if features == "log_mel" else (max(cls.n_mels, bands or 0), bands or cls.n_mfcc)
         return cls(
-            features, seconds=seconds, n_mels=n_mels, n_mfcc=min(n_mfcc, n_mels), hop_length=hop, layout=layout, channel=len(shape) == 3
+            features,
+            sample_rate,
+            seconds,
+            n_mels=n_mels,
+            n_mfcc=min(n_mfcc, n_mels),
+            hop_length=hop,
+            layout=layout,
+            channel=len(shape) == 3,
         )
 
     @property

@@ -20,7 +20,7 @@ from ...tensors import torch
 from ..dataset import Dataset
 from ..items import as_numpy, is_frame, listed, mean_of_windows, take
 from ..readers.examples import are_examples, unlabelled
-from ..readers.unlabelled import is_file_of_items, read_files
+from ..readers.unlabelled import is_file_of_items, read_files, single_picture
 from .augmenting import plain_name
 from .schemas import LARGEST, SCHEMAS, SMALLEST
 
@@ -269,6 +269,8 @@ def as_dataset(items: Any, kind: str) -> Dataset:
     """
     if isinstance(items, Dataset):
         return items
+    if isinstance(items, np.ndarray) and items.ndim == 1 and items.dtype.kind in "OUS":
+        items = items.tolist()
     named = [items] if isinstance(items, str | Path) else list(items) if isinstance(items, list | tuple) else []
     if named and all(isinstance(one, Path) or (isinstance(one, str) and (kind != "text" or is_file_of_items(one))) for one in named):
         return read_files(map(Path, named), kind)
@@ -289,10 +291,10 @@ def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
     if is_frame(items) or (type(items).__module__.split(".")[0] == "torch" and hasattr(items, "detach")):
         items = as_numpy(items)
     if isinstance(items, np.ndarray):
-        return list(items.tolist()) if items.dtype.kind in "OUS" and not of_files else _pictures(items) if kind == "image" else items
+        return single_picture(items) if kind == "image" else items
     if type(items).__module__.split(".")[0] == "PIL":
         return [items]
-    if not isinstance(items, Iterable) and not are_examples(items):
+    if isinstance(items, bytes | Mapping) or (not isinstance(items, Iterable) and not are_examples(items)):
         raise DataError(
             f"Examples of the type {type(items).__name__} were received; expected files, texts or arrays, one or a list of them."
         )
@@ -308,12 +310,6 @@ def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
     if values and not isinstance(values[0], str):
         return as_numpy(values)
     return values
-
-
-def _pictures(array: np.ndarray) -> np.ndarray:
-    """Return one picture, (H, W) or (H, W, C) with C of 1, 3 or 4, as a batch of one; any other array unchanged."""
-    single = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4) and min(array.shape[:2]) > 4)
-    return array[None] if single and array.dtype.kind in "biuf" else array
 
 
 def check_scaling(mean: Any, std: Any) -> None:

@@ -18,6 +18,8 @@ TARGET_NAMES = ("label", "target", "class", "category", "y")
 """Names by which the target of an example is found if it is not specified."""
 _LABELS = ("targets", "labels")
 """Attributes in which torchvision data sets store all labels, so that nothing needs decoding."""
+_KERAS = "on_epoch_end"
+"""Method of a Keras `Sequence` or `PyDataset`, which gives a batch for an index."""
 MOST_SHOWN = 5
 _ADVICE = "expected (example, label), or a mapping in which target= names the label"
 
@@ -46,7 +48,7 @@ def are_examples(source: Any) -> bool:
         return False
     if isinstance(source, tuple | list):
         return len(source) > 2 and all(isinstance(one, tuple) and len(one) == 2 for one in source[:MOST_SHOWN])
-    return _is_mapped(source) or isinstance(source, Iterable)
+    return _is_indexed(source) or isinstance(source, Iterable)
 
 
 def examples_of(source: Any, target: Any) -> Examples:
@@ -57,9 +59,8 @@ def examples_of(source: Any, target: Any) -> Examples:
 
     `target`: key of the label in a mapping; None: inferred.
     """
-    inner = getattr(source, "dataset", None)
-    loader = inner is not None and hasattr(source, "collate_fn")
-    if loader and _is_mapped(inner) and getattr(source.collate_fn, "__name__", "") == "default_collate":
+    loader, inner = _is_loader(source), _loaded(source)
+    if inner is not source:
         found = examples_of(inner, target)
         note = f"{found.note}; order, sampler and batches of the DataLoader are not used"
         return Examples(found.items, found.labels, note, found.classes)
@@ -69,11 +70,12 @@ def examples_of(source: Any, target: Any) -> Examples:
 
 
 def unlabelled(source: Any) -> Iterator[Any]:
-    """Yield the examples of a data set of another library, dropping any labels."""
-    batched, mapped = hasattr(source, "collate_fn"), _is_mapped(source) and not hasattr(source, "collate_fn")
-    for example in _given(source[index] for index in range(len(source))) if mapped else _given(source):
+    """Yield the examples of a data set of another library, dropping any labels; those of a DataLoader in the order of its data set."""
+    source = _loaded(source)
+    mapped, batched = _is_mapped(source), _is_loader(source) or hasattr(source, _KERAS)
+    for example in _given(source):
         pair = isinstance(example, tuple | list) and len(example) == 2
-        item = example[0] if pair else example
+        item = example[0] if pair else _only(example) if isinstance(example, Mapping) else example
         if batched or (pair and not mapped and _is_batch(_Example(*example))):
             yield from map(_item, item)
         else:
@@ -81,7 +83,30 @@ def unlabelled(source: Any) -> Iterator[Any]:
 
 
 def _is_mapped(source: Any) -> bool:
+    """Return whether a value gives one example for an index; a Keras data set and a DataLoader give batches."""
+    return _is_indexed(source) and not hasattr(source, _KERAS)
+
+
+def _is_loader(source: Any) -> bool:
+    return hasattr(source, "dataset") and hasattr(source, "collate_fn")
+
+
+def _loaded(source: Any) -> Any:
+    """Return the data set of a DataLoader that batches a map-style one in the default way, else the source itself."""
+    mapped = _is_loader(source) and _is_mapped(source.dataset) and getattr(source.collate_fn, "__name__", "") == "default_collate"
+    return source.dataset if mapped else source
+
+
+def _is_indexed(source: Any) -> bool:
     return hasattr(source, "__getitem__") and hasattr(source, "__len__")
+
+
+def _only(example: Mapping[str, Any]) -> Any:
+    """Return the one part of an example that is not its label."""
+    parts = [name for name in example if str(name).lower().removesuffix("s") not in TARGET_NAMES]
+    if len(parts) != 1:
+        raise DataError(f"An example has the parts {listed(map(repr, example), 12)}; expected one beside its label. Leave the others out.")
+    return example[parts[0]]
 
 
 # ── by index ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,8 +220,8 @@ def _is_batch(example: _Example) -> bool:
     return len(labels) > 0 and (labels[0],) == (items if isinstance(items, tuple) else (items,))
 
 
-def _given(source: Iterable[Any]) -> Iterator[Any]:
-    iterator = iter(source)
+def _given(source: Any) -> Iterator[Any]:
+    iterator = (source[index] for index in range(len(source))) if _is_indexed(source) else iter(source)
     for index in itertools.count():
         try:
             yield next(iterator)

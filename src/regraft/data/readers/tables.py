@@ -28,7 +28,7 @@ from .label_lists import is_missing
 from .named_files import FilesBelow
 from .table_files import TABLE_EXTENSIONS, Columns, columns_of_file, keeps_types, texts_of_file
 from .targets import ReadOptions, label_array
-from .tasks import Beside, built, targets_by_task
+from .tasks import MAIN, Beside, built, targets_by_task
 
 __all__ = ["TABLE_EXTENSIONS", "absent_columns", "read_frame", "read_table", "read_unlabelled"]
 
@@ -127,7 +127,7 @@ def read_unlabelled(  # over the limit: a table, and what its columns are
     given = kind if inputs is None else None
     rows = np.arange(len(table)) if numbered else None
     options = ReadOptions(zeros, files, kind=given, group=rows, columns=list(columns) or None, outside=outside, inputs=inputs)
-    return _read_columns(table, options)
+    return _read_columns(table, dataclasses.replace(options, task="regression"))
 
 
 def _file_table(path: Path) -> _Table:
@@ -202,17 +202,22 @@ Classes = dict[str | None, tuple[str, ...]]
 def _target_columns(table: _Table, options: ReadOptions) -> tuple[Any, Classes]:
     """Return the labels, of one task or by task, and the class names of tasks whose labels span several columns."""
     if not isinstance(options.target, Mapping):
-        values, names = _task_columns(table, _default_target(table) if options.target is None else options.target)
+        wanted = _default_target(table) if options.target is None else options.target
+        values, names = _task_columns(table, wanted, said=options.task_of(MAIN))
         return values, {} if names is None else {None: names}
-    found = {str(task): _task_columns(table, wanted, of=f" of task {task!r}") for task, wanted in options.target.items()}
+    found = {
+        str(task): _task_columns(table, wanted, of=f" of task {task!r}", said=options.task_of(str(task)))
+        for task, wanted in options.target.items()
+    }
     return {task: values for task, (values, _) in found.items()}, {task: names for task, (_, names) in found.items() if names is not None}
 
 
-def _task_columns(table: _Table, wanted: Any, *, of: str = "") -> tuple[Any, tuple[str, ...] | None]:
+def _task_columns(table: _Table, wanted: Any, *, said: str | None, of: str = "") -> tuple[Any, tuple[str, ...] | None]:
     if isinstance(wanted, str | int | np.generic) or (isinstance(wanted, tuple) and str(wanted) in table.columns):
         name = str(wanted)
         values = table.column(name, f"target{of}")
-        return (table.names(name) if values.dtype.kind == "b" else values), None
+        fractions = said not in (None, "regression") and values.dtype.kind == "f" and bool((values % 1 > 0).any())  # 1.10 is not 1.1
+        return (table.names(name) if fractions or values.dtype.kind == "b" else values), None
     if isinstance(wanted, list | tuple) and wanted and all(isinstance(name, str) and name in table.columns for name in wanted):
         return np.column_stack([table.column(name, "target") for name in wanted]), tuple(wanted)
     array = wanted if isinstance(wanted, list | tuple) else as_numpy(wanted)

@@ -19,7 +19,7 @@ from .array_files import ARRAY_EXTENSIONS, array_file, array_items, read_array
 from .table_files import TABLE_EXTENSIONS, how_else
 from .tables import read_unlabelled
 
-__all__ = ["is_file_of_items", "paths_of", "read_files"]
+__all__ = ["is_file_of_items", "paths_of", "read_files", "single_picture"]
 
 Named = tuple[Any, list[str]]
 
@@ -42,16 +42,22 @@ def read_files(paths: Iterable[Path], kind: str) -> Dataset:
         raise DataError(f"Received {listed(found)}; expected one table, or other files alone.")
     if tables:
         return read_unlabelled(tables[0], kind, columns=())
-    if kind in ("image", "audio"):
+    if kind in ("image", "audio") and any(path.suffix.lower() not in ARRAY_EXTENSIONS for path in found):
         items: Any = [file for path in found for file in paths_of(path, kind)]
         names = list(map(str, items))
     else:
-        parts = [_lines(path) if kind == "text" else _rows(path, whole=path in by_pattern) for path in found]
+        parts = [_lines(path) if kind == "text" else _rows(path, kind, whole=path in by_pattern) for path in found]
         names = [name for _, named in parts for name in named]
         items = [text for texts, _ in parts for text in texts] if kind == "text" else _joined([rows for rows, _ in parts], found)
     if not names:
         raise DataError(f"No examples were found in {listed(found)}; expected one or more.")
     return Dataset(items, np.zeros(len(names), np.float32), (), kind, "regression", names=tuple(names))
+
+
+def single_picture(array: np.ndarray) -> np.ndarray:
+    """Return one picture, (H, W) or (H, W, C) with C of 1, 3 or 4, as a batch of one; any other array unchanged."""
+    single = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4) and min(array.shape[:2]) > 4)
+    return array[None] if single and array.dtype.kind in "biuf" else array
 
 
 def paths_of(path: Path, kind: str) -> list[Path]:
@@ -73,7 +79,7 @@ def _lines(path: Path) -> Named:
     return list(named.values()), list(named)
 
 
-def _rows(path: Path, *, whole: bool) -> Named:
+def _rows(path: Path, kind: str, *, whole: bool) -> Named:
     """Return the examples of an array file, or of a folder with one example per file, and their names."""
     if path.is_dir():
         found = paths_of(path, "array")
@@ -85,6 +91,7 @@ def _rows(path: Path, *, whole: bool) -> Named:
         expected = f"expected one of {known}, or a folder of .npy files. {how_else(path)}"
         raise DataError(f"{printable(path)} is no file of numbers; {expected}".strip())
     rows = read_array(path, mapped=True) if path.suffix.lower() == ".npy" else array_file(path, ())[0]
+    rows = single_picture(rows) if kind == "image" else rows
     return rows, [f"{path}:{row}" for row in range(1, len(rows) + 1)]
 
 
