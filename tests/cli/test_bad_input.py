@@ -184,7 +184,9 @@ def test_words_of_the_command_line_become_values(text: str, value: object) -> No
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path, adapted: tuple[Path, Path, object]) -> None:
     np.save(tmp_path / "five.npy", np.zeros((2, 24, 24, 5)))
     folder, _, _ = adapted
-    assert "five.npy" in refused("predict", folder, tmp_path / "five.npy")
+    assert "(24, 24, 5) is no picture with 3 channels" in refused("predict", folder, tmp_path / "five.npy")
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    assert "no.png" in refused("predict", folder, tmp_path / "no.png")
 
 
 def test_a_missing_extra_is_named_with_the_line_that_installs_it(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
