@@ -15,7 +15,7 @@ from ..data import Dataset, Prepared, Summary, preprocessing_from_dict
 from ..data.items import listed, take
 from ..errors import InputError
 from ..networks.contract import Inputs, Network
-from ..networks.matching import by_shape
+from ..networks.matching import by_order
 from ..networks.names import rows_of
 from ..networks.norms import Norm, misfit
 from ..networks.sources.zoo import timm_siblings
@@ -85,7 +85,7 @@ def equal_across(data: Dataset, parts: Parts, *, test: Dataset | None = None) ->
 
 EXAMPLES = 32
 """Largest number of examples with which the fit of the weights is measured."""
-MATCHED = "weights were matched by order and shape"
+MATCHED = "weights were matched by order, not by name"
 """Part of the message about the fit of the weights."""
 FIRST = 10
 """Number of BatchNorm layers that are measured, in the order of execution."""
@@ -131,18 +131,18 @@ def fit_on(net: Network, items: Prepared, *, rows: np.ndarray) -> WeightsFit | N
 
     Only the examples `rows` (n,) are used.
     """
-    if not by_shape(net.account):  # checked before the batch, which may name conditions that the network has yet to learn
+    if not by_order(net.account):  # checked before the batch, which may name conditions that the network has yet to learn
         return None
     shown = rows[:: max(1, len(rows) // EXAMPLES)][:EXAMPLES]
     return weights_fit(net, list(take(items.data.items, shown)), batch=items.batch(shown), examples=f"{len(shown)} of your examples")
 
 
 def weights_fit(net: Network, items: Sequence[Any], *, batch: Inputs, examples: str) -> WeightsFit | None:
-    """Measure whether weights that were matched only by order and shape fit the architecture of the network.
+    """Measure whether weights that were matched only by order fit the architecture of the network.
 
     Returns None if the weights were matched by name, or if no BatchNorm layer can be measured.
     """
-    if not by_shape(net.account):
+    if not by_order(net.account):
         return None
     twin = net.copy()
     twin.mode_(False)

@@ -1,7 +1,7 @@
 """Matching of the weights in a file to the weights of a network."""
 
 from .alignment import alignments, count_alignments
-from .rules import ORDER, by_shape, match
+from .rules import ORDER, by_order, by_shape, match
 from .weights import Matching, Weight
 
-__all__ = ["ORDER", "Matching", "Weight", "alignments", "by_shape", "count_alignments", "match"]
+__all__ = ["ORDER", "Matching", "Weight", "alignments", "by_order", "by_shape", "count_alignments", "match"]

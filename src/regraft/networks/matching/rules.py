@@ -16,7 +16,7 @@ from .addresses import Places, address_bases
 from .alignment import alignments, count_alignments
 from .weights import Matching, Weight
 
-__all__ = ["ORDER", "by_shape", "match"]
+__all__ = ["ORDER", "by_order", "by_shape", "match"]
 
 _PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.", "net.")
 _SAME = "same name"
@@ -29,7 +29,12 @@ _PROVES_NOTHING = "Order and shape alone prove nothing: check the network's answ
 
 def by_shape(account: Account) -> bool:
     """Return whether any weights of an account were matched by order and shape instead of by name."""
-    return any(rule in (ORDER, _ALIGNED) for rule in account.rules.values())
+    return not {ORDER, _ALIGNED}.isdisjoint(account.rules.values())
+
+
+def by_order(account: Account) -> bool:
+    """Return whether any weights of an account were matched by less than names: also by their place among the layers of a class."""
+    return by_shape(account) or _PLACE in account.rules.values()
 
 
 @dataclass
