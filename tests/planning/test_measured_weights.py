@@ -34,7 +34,7 @@ def keras_model(activation: str = "relu", *, named: str = "given") -> Any:
     for at in range(3):
         norm = keras.layers.BatchNormalization(momentum=0.5, name=f"{named}_norm{at}")
         parts += [keras.layers.Conv2D(8, 3, name=f"{named}{at}"), norm, keras.layers.Activation(activation)]
-    return keras.Sequential([*parts, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)])
+    return keras.Sequential([*parts, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, name=f"{named}_out")])
 
 
 def save_unnamed(made: nn.Module, path: Path) -> None:
@@ -92,6 +92,11 @@ def test_weights_matched_by_name_are_not_measured(tmp_path: Path) -> None:
     torch.save(module().state_dict(), tmp_path / "weights.pt")
     net = regraft.load(module(), inputs=(3, 12, 12), weights=tmp_path / "weights.pt")
     assert weights_fit(net, list(images()), batch=torch.from_numpy(images()), examples="some") is None
+
+
+def test_weights_of_keras_matched_by_name_are_not_measured(trained: dict[str, Path]) -> None:
+    net, items = regraft.load(keras_model(), weights=trained["Keras 3"]), images().transpose(0, 2, 3, 1)
+    assert weights_fit(net, list(items), batch=torch.from_numpy(items.copy()), examples="some") is None
 
 
 @pytest.mark.parametrize(("activation", "named"), [(nn.ReLU, False), (nn.Softplus, True)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -177,3 +178,41 @@ def test_a_head_whose_scores_other_parts_read_is_not_resized() -> None:
     assert regraft.retarget(net, ["a", "b", "c"]).logits(np.zeros((2, 6), np.float32)).shape == (2, 3)
     with pytest.raises(NetworkError, match=r"'code' cannot have 2 rows: other parts of the network read what it gives"):
         regraft.retarget(net, ["a", "b"])
+
+
+class Looped(nn.Module):
+    """A head that a loop calls for single examples, each without or with a batch axis."""
+
+    def __init__(self, single: bool) -> None:
+        super().__init__()
+        self.body, self.top, self.single = nn.Linear(4, 8), nn.Linear(8, 3), single
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x).relu()
+        return torch.stack([self.top(row) for row in hidden]) if self.single else torch.cat([self.top(row[None]) for row in hidden])
+
+
+class LoopedKeras(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.top = keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)
+
+    def call(self, x: Any) -> Any:
+        hidden = self.body(x)
+        return keras.ops.concatenate([self.top(hidden[at : at + 1]) for at in range(hidden.shape[0])])
+
+
+@pytest.mark.parametrize("strategy", ["probe", "head", "partial"])
+@pytest.mark.parametrize("make", [partial(Looped, True), partial(Looped, False), LoopedKeras], ids=["rows", "batches of one", "keras"])
+def test_a_head_that_a_loop_calls_for_single_examples(make: Any, strategy: str) -> None:
+    torch.manual_seed(0)
+    net, items = regraft.load(make(), inputs=(4,), classes=["a", "b", "c"]), examples()
+    for count in (1, 5):
+        features = net.features(items[:count])
+        assert features.shape == (count, 8)
+        assert np.allclose(features @ net.head.weight.T + net.head.bias, net.logits(items[:count]), atol=1e-5)
+    data = (items, np.array(["a", "b", "d"])[items[:, :3].argmax(1)])
+    settings: dict[str, Any] = {"probe": {}, "head": {"epochs": 1}, "partial": {"epochs": 1, "frozen": 1}}[strategy]
+    result = regraft.adapt(net, data, strategy=strategy, **settings)
+    assert result.account.entries["kept"] == ["a", "b"]
+    assert np.isfinite(result.network.predict(items).probabilities).all()

@@ -405,11 +405,13 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
     layers_of_head = network.layers_of(network.head.task)
     head = network.modules()[layers_of_head[0]]
 
+    def whole(inputs: Inputs) -> list[Tensor]:
+        network.mode_(False)
+        with torch.no_grad():
+            return [network.feature_batch(inputs)]
+
     def frozen_part(inputs: Inputs) -> list[Tensor]:
         network.mode_(False)
-        if len(layers_of_head) > 1:
-            with torch.no_grad():
-                return [network.feature_batch(inputs)]
         seen: list[Tensor] = []
 
         def stop(_module: Module, args: tuple[Tensor, ...]) -> None:
@@ -426,7 +428,9 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
             handle.remove()
         return seen[:1]
 
-    return frozen_part, lambda tensors: network.scores_of_features(tensors[0])
+    count = len(next(iter(_named(network.sample).values())))
+    single = len(layers_of_head) == 1 and [len(one) for one in frozen_part(network.sample) if one.ndim > 1] == [count]
+    return (frozen_part if single else whole), lambda tensors: network.scores_of_features(tensors[0])
 
 
 def _of_parts(parts: _Parts, two: Inputs, *, layers: frozenset[str], again: _Again) -> Cut:

@@ -6,10 +6,11 @@ Forward hooks serve both families, because Keras 3 layers are torch modules on t
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.rnn import PackedSequence
 
 __all__ = [
+    "Captured",
     "Trace",
     "as_tensor",
     "capture",
@@ -39,7 +41,7 @@ class Trace:
     Attributes:
         order: module names, ordered by the start of their first call.
         inputs: name -> first positional argument of its last call.
-        outputs: name -> output of its last call.
+        outputs: name -> output of its last call; of all its calls for a module that a loop calls for single examples.
     """
 
     order: list[str] = field(default_factory=list)
@@ -53,7 +55,7 @@ def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
 
     The record keeps all inputs and outputs, so the batch should be small.
     """
-    seen = Trace()
+    seen, outputs = Trace(), defaultdict[str, list[Any]](list)
 
     def before(name: str) -> Callable[..., None]:
         def hook(_module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -65,7 +67,7 @@ def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
 
     def after(name: str) -> Callable[..., None]:
         def hook(_module: Module, _args: Any, output: Any) -> None:
-            seen.outputs[name] = output
+            outputs[name].append(output)
 
         return hook
 
@@ -74,20 +76,44 @@ def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
             stack.callback(module.register_forward_pre_hook(before(name), with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(after(name)).remove)
         seen.result = run()
+    result = as_tensor(seen.result)
+    seen.outputs = {name: _of_examples(calls, result) for name, calls in outputs.items()}
     return seen
 
 
+def _of_examples(calls: Sequence[Any], result: Tensor | None) -> Any:
+    """Return the value of the last call; those of all calls, joined, if each was for some of the examples of a `result` (N, …)."""
+    if result is None or not all(isinstance(one, Tensor) for one in calls) or (len(calls) == 1 and calls[0].ndim > 1):
+        return calls[-1]  # sizes are not looked at: an exporter would fix the number of examples
+    rows = [one[None] if one.ndim == 1 else one for one in calls]
+    looped = sum(map(len, rows)) == len(result) and len({one.shape[1:] for one in rows}) == 1
+    return torch.cat(rows) if looped else calls[-1]
+
+
+class Captured(dict[str, Tensor]):
+    """The "input" and "output" of a module's last call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Tensor, Tensor]] = []
+
+    def of_examples(self, key: str, result: Tensor | None) -> Tensor:
+        """Return the same of all calls, (N, …), for a module that a loop called for single examples of a `result` (N, …)."""
+        return cast(Tensor, _of_examples([call[key == "output"] for call in self.calls], result))
+
+
 @contextmanager
-def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[dict[str, Tensor]]:
-    """Record the input and output of one module within the context, in the yielded dict with the keys "input" and "output".
+def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[Captured]:
+    """Record the input and output of one module within the context.
 
     With `replace_by_input` the module returns its input instead of its output.
     """
-    found: dict[str, Tensor] = {}
+    found = Captured()
 
     def hook(_module: Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         found["input"] = args[0] if args else next(iter(kwargs.values()))
         found["output"] = output
+        found.calls.append((found["input"], output))
         return found["input"] if replace_by_input else None
 
     handle = module.register_forward_hook(hook, with_kwargs=True)
@@ -98,16 +124,18 @@ def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[dict[
 
 
 @contextmanager
-def watching(heads: Sequence[Module], *, channels_last: bool) -> Iterator[Callable[[], Tensor]]:
+def watching(heads: Sequence[Module], *, channels_last: bool) -> Iterator[Callable[[Tensor | None], Tensor]]:
     """Record the inputs of the layers of one head within the context.
 
-    The yielded function returns the features (N, d) of the last batch, averaged over positions.
+    The yielded function takes the result (N, …) of the last batch and returns its features (N, d), averaged over positions.
     """
     with ExitStack() as stack:
         seen = [stack.enter_context(capture(head)) for head in heads]
 
-        def features() -> Tensor:
-            inputs = [one["input"] for one in seen]
+        def features(result: Tensor | None) -> Tensor:
+            inputs = [one.of_examples("input", result) for one in seen]
+            for one in seen:
+                one.calls.clear()
             lasts = [channels_last or values.ndim == 3 for values in inputs]
             parts = [read_by(head, values, channels_last=last) for head, values, last in zip(heads, inputs, lasts, strict=True)]
             return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

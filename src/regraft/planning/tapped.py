@@ -80,7 +80,7 @@ class _Reading:
                 return [self._features(inputs)]
             with watching(self.heads, channels_last=self.last) as read:
                 features = self._features(inputs)
-        return [features, read().float()]
+        return [features, read(features).float()]
 
     def _features(self, inputs: Inputs) -> Tensor:
         return self.network.feature_batch(inputs)[:, : self.slices[-1].stop].float()
@@ -180,8 +180,10 @@ def _with_slices(points: Sequence[Tap], slices: Sequence[TapSlice]) -> tuple[Tap
 
 
 def _head_modules(network: Network, tapped: Network) -> tuple[Module, ...]:
-    """Return the head's layers in the tapped network, whose graph may name them differently."""
-    if not network.head_layers:
+    """Return the head's layers in the tapped network, whose graph may name them differently; none if the run ends before them."""
+    heads = set(network.layers_of(network.head.task)) if network.head_layers else set()
+    ends = {block.name for block in network.blocks if heads & set(block.layers)}
+    if not heads or not ends <= {part.block for part in tapped.tap_slices}:  # a loop may call a head for single examples
         return ()
     modules, names = tapped.modules(), network.layers_of(network.head.task)
     known = [next((modules[one] for one in (name, name.rpartition(".")[2]) if one in modules), None) for name in names]

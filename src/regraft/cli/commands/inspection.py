@@ -27,7 +27,7 @@ from ..shared import check_given, class_names, kind_for, opened, read_data, want
 
 __all__ = ["add_to"]
 
-_DATA = "Examples to measure weights that were matched by order and shape. `regraft check` reads them with all its options."
+_DATA = "Examples to measure weights that were matched by order. `regraft check` reads them with all its options."
 _Data = Annotated[str | None, typer.Argument(metavar="[DATA]", help=_DATA, show_default=False)]
 
 

@@ -19,7 +19,7 @@ from ..fingerprints.values import Structure
 from ..parts.head import FoundHead, HeadChoice
 from ..parts.protocols import Inputs, Scores
 from ..parts.taps import TapSlice
-from ..tracing import Trace, as_tensor, capture, pooled, read_by, trace
+from ..tracing import Captured, Trace, as_tensor, capture, pooled, read_by, trace
 from .clone import cloned
 from .heads import (
     channels_last,
@@ -137,7 +137,7 @@ class KerasBody(Body):
         self.reseed_(seed)
 
     @contextmanager
-    def _watched(self, found: FoundHead) -> Iterator[dict[str, Tensor]]:
+    def _watched(self, found: FoundHead) -> Iterator[Captured]:
         layer = self.by_name[found.layer]
         with linear_activation(layer), capture(layer) as seen:
             yield seen
@@ -159,7 +159,9 @@ class KerasBody(Body):
             seen = {task: stack.enter_context(self._watched(found)) for task, found in self.found.items() if not found.whole}
             result = outputs_of(run())
         return {
-            task: result[found.output] if found.whole else pooled(seen[task]["output"], channels_last(self.by_name[found.layer]))
+            task: result[found.output]
+            if found.whole
+            else pooled(seen[task].of_examples("output", result[found.output]), channels_last(self.by_name[found.layer]))
             for task, found in self.found.items()
         }
 
@@ -168,9 +170,9 @@ class KerasBody(Body):
         if not self.found:
             return pooled(cast(Tensor, as_tensor(called(self.module, inputs, training=self.training))), channels_last=True)
         with self._watched(self.first) as seen:
-            called(self.module, inputs, training=self.training)
+            result = as_tensor(called(self.module, inputs, training=self.training))
         head = self.by_name[self.first.layer]
-        return read_by(head, seen["input"], channels_last=channels_last(head))
+        return read_by(head, seen.of_examples("input", result), channels_last=channels_last(head))
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
         """Return the logits (N, C) that a head's `layer` computes from features (N, d), or from the raw input of the first head's layer."""

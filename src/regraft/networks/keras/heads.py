@@ -128,7 +128,7 @@ def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) ->
     with torch.no_grad(), linear_activation(layer), capture(layer) as seen:
         run()
     for at, output in outputs:
-        reading = head_reading(seen["output"], output, channels_last=channels_last(layer))
+        reading = head_reading(seen.of_examples("output", output), output, channels_last=channels_last(layer))
         embedding = reading == "tail" and (seen["output"].ndim == 2 or is_wide(layer))  # the result is the output of a ReLU
         if reading is not None and not embedding:
             return FoundHead(name, {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading), reading == "tail", at)

@@ -175,7 +175,8 @@ class TorchBody(Body):
             heads = {name: module_at(self.module, name) for found in self.found.values() for name in found.layers}
             seen = {name: stack.enter_context(capture(head)) for name, head in heads.items()}
             result = cast(Tensor, as_tensor(call_module(self.module, inputs)))
-        own = {name: pooled(seen[name]["output"], channels_last=last_axis(head)) for name, head in heads.items() if "output" in seen[name]}
+        made = {name: seen[name].of_examples("output", result) for name in heads if seen[name]}
+        own = {name: pooled(values, channels_last=last_axis(heads[name])) for name, values in made.items()}
         return {task: result if found.whole else _sum_of(found, own) for task, found in self.found.items()}
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
@@ -191,11 +192,11 @@ class TorchBody(Body):
         head, found = module_at(self.module, self.head.layer), self.found[self.head.task]
         if found.shares:
             with watching([module_at(self.module, name) for name in found.layers], channels_last=False) as read:
-                call_module(self.module, inputs)
-            return read()
+                result = as_tensor(call_module(self.module, inputs))
+            return read(result)
         with capture(head, replace_by_input=not is_wide(head)) as seen:
             result = as_tensor(call_module(self.module, inputs))
-        features = seen["input"]
+        features = seen.of_examples("input", result)
         if features.ndim > 2 and not is_wide(head) and found.whole and result is not None and result.ndim == 2:
             return result  # steps after the head (token choice, average) applied to the head's input
         return read_by(head, features, channels_last=last_axis(head))

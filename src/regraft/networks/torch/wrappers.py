@@ -124,7 +124,7 @@ class BranchedNetwork(Graft):
         head = module_at(self.network, self.tapped)
         with capture(head, replace_by_input=self.chosen) as found:
             result = cast(Tensor, as_tensor(self.network(*tensors, **named)))
-        features = result if self.chosen else read_by(head, found["input"], channels_last=isinstance(head, Linear))
+        features = result if self.chosen else read_by(head, found.of_examples("input", result), channels_last=isinstance(head, Linear))
         own = head(features) if self.chosen else result
         return {self.task: own, **{name: branch(features) for name, branch in self.branches.items()}}
 
