@@ -239,13 +239,15 @@ def test_the_heads_copy_of_its_rows_is_the_drawn_one(name: str) -> None:
 @every_network
 def test_short_forms_say_what_it_is(name: str) -> None:
     net, (pictures, labels) = opened(name)
-    assert "5 rows without names" in repr(net) and "blocks" in repr(net) and len(repr(net)) < 200
+    assert "5 outputs without names" in repr(net) and "blocks" in repr(net) and len(repr(net)) < 200
     told = repr(regraft.retarget(net, ["cat", "dog", "bus", "car", "cow", "hen"]))
-    assert "main: classification, 6 rows (cat, dog, bus, car, cow and 1 more)" in told
+    assert "main: classification, 6 classes (cat, dog, bus, car, cow and 1 more)" in told
     data = regraft.read((pictures, labels))
     assert repr(data) == "<Dataset of 60 examples (array); main: classification, 3 classes (bus, cat, dog)>"
     result = regraft.adapt(net, data, strategy="head", **QUICK)
     assert repr(result) == f"<Result of strategy 'head': {result.verdict}>"
+    assert repr(result.history).startswith(f"<History of {len(result.history)} epochs") and "loss" in result.history._repr_html_()
+    assert repr(result.account) == "<Account: 3 new, 5 dropped>" and "dropped" in result.account._repr_html_()
 
 
 @every_network

@@ -21,7 +21,7 @@ from .files.text import csv_cell, printable, printable_json, printable_lines
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["STEPS", "duration", "progress", "say", "show", "show_csv", "show_json", "show_table", "speaking", "spent", "tell"]
+__all__ = ["STEPS", "duration", "progress", "rewording", "say", "show", "show_csv", "show_json", "show_table", "speaking", "spent", "tell"]
 
 _SPEAKING: ContextVar[tuple[bool, bool]] = ContextVar("regraft_speaking", default=(False, False))
 """(show progress, show sentences). The commands switch them on; the library is silent by default."""
@@ -42,8 +42,21 @@ STEPS = {
 _SHOWN: list[Progress] = []
 """The active progress display, if any."""
 
+_CHANGES: list[Callable[[str], str]] = []
+"""Functions that change what `show` and `tell` print; the commands replace keywords by options."""
+
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 """Lone surrogates that do not encode a byte of a file name."""
+
+
+@contextmanager
+def rewording(change: Callable[[str], str]) -> Iterator[None]:
+    """Context manager in which a function changes what `show` and `tell` print."""
+    _CHANGES.append(change)
+    try:
+        yield
+    finally:
+        _CHANGES.remove(change)
 
 
 @contextmanager
@@ -58,12 +71,19 @@ def speaking(on: bool, *, words: bool = True) -> Iterator[None]:
 
 def show(text: object, *, lines: bool = False) -> None:
     """Print a result to stdout, escaped."""
-    _write(sys.stdout, printable_lines(text) if lines else printable(text))
+    _write(sys.stdout, _shown(text, lines))
 
 
 def tell(text: object, *, lines: bool = False) -> None:
     """Print a `text` to stderr, escaped as in `show`; `lines` keeps line breaks. stdout is for results only."""
-    _write(sys.stderr, printable_lines(text) if lines else printable(text))
+    _write(sys.stderr, _shown(text, lines))
+
+
+def _shown(text: object, lines: bool) -> str:
+    told = str(text)
+    for change in _CHANGES:
+        told = change(told)
+    return printable_lines(told) if lines else printable(told)
 
 
 def say(sentence: str) -> None:

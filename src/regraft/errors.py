@@ -42,7 +42,7 @@ _ELSEWHERE: dict[str, str] = {
     "clip_norm": "clipnorm global_clipnorm grad_clip clip_grad clip_grad_norm max_grad_norm gradient_clip_val",
     "weight_decay": "l2 wd weight_decay_rate",
     "epochs": "n_epochs num_epochs max_epochs nb_epoch nb_epochs num_train_epochs max_iter epoch",
-    "batch_size": "bs batch per_device_train_batch_size train_batch_size",
+    "batch_size": "bs batch per_device_train_batch_size train_batch_size gradient_accumulation_steps accumulate_grad_batches",
     "optimizer": "opt optim opt_func optimiser",
     "validation": "validation_split val_split valid_pct validation_fraction val_size select",
     "holdout": "test_split test_size valid",
@@ -71,13 +71,21 @@ _HERE = {other: name for name, others in _ELSEWHERE.items() for other in others.
 _NONE = {
     "verbose": "progress is shown where the output is a terminal",
     "nesterov": "optimizer='sgd' has Nesterov momentum",
+    "clipvalue": "gradients are clipped by their norm: clip_norm=",
+    "initial_epoch": "epochs continue after those in the network's history",
+    "steps_per_epoch": "an epoch is one pass over the training set",
+    "mixup": "label_smoothing=, dropout= and views= are the regularisation that there is",
+    "num_workers": "there are no loader processes; the frozen part sees each example once, and its outputs are cached",
     "fp16": "training is in single precision; dtype= is that of cached activations",
-    "bf16": "training is in single precision; dtype= is that of cached activations",
-    "precision": "training is in single precision; dtype= is that of cached activations",
-    "mixed_precision": "training is in single precision; dtype= is that of cached activations",
     "shuffle": "examples are shuffled in every epoch, by seed=",
 }
 """Setting of other libraries that regraft does not have -> explanation of what regraft does instead."""
+_NONE_TOO = {
+    **dict.fromkeys(("bf16", "precision", "mixed_precision", "amp"), "fp16"),
+    **dict.fromkeys(("workers", "use_multiprocessing", "dataloader_num_workers", "n_jobs", "max_queue_size"), "num_workers"),
+    **{"max_steps": "steps_per_epoch", "validation_steps": "steps_per_epoch", "cutmix": "mixup", "mixup_alpha": "mixup"},
+}
+"""Further name -> its name in `_NONE`."""
 
 
 class RegraftError(Exception):
@@ -155,7 +163,10 @@ def near_names(name: str, names: Iterable[str], *, count: int = 3) -> str:
 
 def unknown_setting(name: str, known: Iterable[str]) -> str:
     """Return an error message for an unknown setting `name`: similar `known` names, or what regraft does instead."""
-    return f"there is no setting {name!r}: {_NONE[name]}" if name in _NONE else f"unknown setting {name!r}{near_names(name, known)}"
+    instead, here = _NONE.get(_NONE_TOO.get(name, name)), name_here(name)
+    if instead is not None:
+        return f"there is no setting {name!r}: {instead}"
+    return f"unknown setting {name!r}; here it is called {here!r}" if here else f"unknown setting {name!r}{near_names(name, known)}"
 
 
 def optional_import(module: str, extra: str, *, purpose: str) -> ModuleType:

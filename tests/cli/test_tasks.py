@@ -238,4 +238,4 @@ def test_every_command_that_reads_labels_takes_the_kind_of_task(saved: Saved, tm
     data = table(tmp_path / "t.csv", ["count", "3", "4", "3", "5"])
     places = [data] if command == "check" else [saved[0] / "net", data]
     asked = [*places, *(["--out", tmp_path / "out"] if command in ("adapt", "search") else []), "--task", "regresion"]
-    assert "task='regresion' is no kind of task; did you mean 'regression'?" in refused(command, *asked)
+    assert "--task regresion is no kind of task; did you mean 'regression'?" in refused(command, *asked)

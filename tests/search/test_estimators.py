@@ -25,6 +25,8 @@ from regraft.training import Settings
 QUICK: dict[str, Any] = {"strategy": "head", "epochs": 1, "learning_rate": 0.01, "cache": None, "device": "cpu"}
 EXPECTED = {
     "check_class_weight_classifiers": "the epoch is chosen by the plain loss, so that a weight of 1000 may not ruin the network",
+    "check_sample_weight_equivalence_on_dense_data": "examples that are repeated or left out change the split and the batches",
+    "check_sample_weights_not_overwritten": "heads solved in closed form refuse weights",
     "check_methods_subset_invariance": "float32 products round otherwise in batches of another size",
 }
 
@@ -119,6 +121,13 @@ def test_both_work_in_the_tools_of_scikit_learn() -> None:
     scores = cross_val_score(line, rows, values, cv=3, scoring="r2")
     assert len(scores) == 3 and scores.mean() > 0.2
     assert line.fit(rows, values).predict(rows).shape == (60,)
+
+
+def test_weights_of_examples_decide_what_is_learned() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    labels, weights = np.where(np.arange(40) % 2, "a", "b"), np.where(np.arange(40) % 2, 1.0, 0.0)
+    model = regraft.TransferClassifier(Tiny, **QUICK | {"epochs": 30, "refit": False}).fit(rows, labels, sample_weight=weights)
+    assert set(model.predict(rows)) == {"a"}
 
 
 def test_several_labels_or_targets_of_an_example_are_refused() -> None:

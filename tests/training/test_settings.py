@@ -81,6 +81,8 @@ def test_plain_data_both_ways(tmp_path: Path) -> None:
         ("lr_scheduler_type", "schedule"),
         ("class_weights", "class_weight"),
         ("early_stopping", "patience"),
+        ("validation_data", "test"),
+        ("n_trials", "trials"),
     ],
 )
 def test_names_of_other_libraries_are_told_by_their_name_here(other: str, here: str) -> None:
@@ -88,7 +90,7 @@ def test_names_of_other_libraries_are_told_by_their_name_here(other: str, here: 
         Settings.of({other: 1})
 
 
-@pytest.mark.parametrize("name", ["verbose", "nesterov", "shuffle"])
+@pytest.mark.parametrize("name", ["verbose", "nesterov", "shuffle", "initial_epoch", "clipvalue", "workers", "steps_per_epoch", "bf16"])
 def test_what_cannot_be_set_says_what_holds(name: str) -> None:
     with pytest.raises(SettingError, match=f"there is no setting '{name}': .{{20,}}"):
         Settings.of({name: 1})

@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..console import progress, speaking, tell
+from ..console import progress, rewording, speaking, tell
 from ..errors import InputError, MissingExtraError, RegraftError, name_here
 from ..files.text import printable
 
@@ -36,11 +36,10 @@ _OPTIONS = {
     "architecture=, a module or a function that makes it": "--architecture MODULE:NAME, a class or a function that makes it",
     "classes= when the network is loaded": "--source-classes",
 }
-_KEYWORDS = (
-    "architecture|cache|channels|columns|condition|files|group|head|holdout|input|kind|old_data|out|rename|start|statistics|"
-    "target|test|weights"
-)
-_KEYWORD = re.compile(rf"\b({_KEYWORDS})=(?=[\s.,;]|$)")
+_KEYWORD = re.compile(r"\b([a-z_]+)=('[^']*'|(?=[\s.,;)]|$))")
+"""A keyword of the library in a message: `kind='text'`, or `kind=` alone."""
+_OWN: ContextVar[frozenset[str] | None] = ContextVar("regraft_options", default=None)
+"""Options of the running command; None outside of one."""
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
 """click's UsageError. Newer versions of Typer contain their own copy of click."""
@@ -71,6 +70,7 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Return the remaining arguments."""
         options = {name: option for option in self.params for name in option.opts if name.startswith("--")}
+        _OWN.set(frozenset(options))
         for word, value in itertools.pairwise(args[: args.index("--")] if "--" in args else args):
             option: Any = options.get(word)
             if option is not None and not option.is_flag and value in options:
@@ -102,9 +102,10 @@ def guarded(
     """
 
     @functools.wraps(command)
+    @rewording(as_options)
     def run(*args: Any, **named: Any) -> None:
+        quiet = named.get("quiet")
         try:
-            quiet = named.get("quiet")
             with _readable_warnings(), speaking(not quiet, words=quiet is not None), progress(shown):
                 command(*args, **named)
         except (typer.Exit, BrokenPipeError):
@@ -123,17 +124,22 @@ def guarded(
 
 def _message(error: Exception) -> str:
     if isinstance(error, RegraftError):
-        return f"Error: {as_options(str(error))}"
+        return f"Error: {error}"
     what = " ".join(str(error).split()) or "no further message"
     hint = "" if _DEBUG.get() else " Run the same command with --debug to see where it happened."
     return f"Error: {type(error).__name__}: {what}.{hint}".replace("..", ".")
 
 
 def as_options(message: str) -> str:
-    """Replace keywords of the library in a `message` by the options of the command line."""
+    """Replace keywords of the library in a message by the options of the running command."""
     for keyword, option in _OPTIONS.items():
         message = message.replace(keyword, option)
-    return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')}", message)
+    return _KEYWORD.sub(_as_option, message)
+
+
+def _as_option(found: re.Match[str]) -> str:
+    option, own = f"--{found[1].replace('_', '-')}", _OWN.get()
+    return f"{option} {found[2].strip(chr(39))}".rstrip() if own is None or option in own else found[0]
 
 
 @contextmanager

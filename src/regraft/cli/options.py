@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
 
 from ..files.remote import is_url
 
-__all__ = ["Format", "place_of"]
+__all__ = ["Format", "place_of", "time_of"]
 
 
 def place_of(text: str) -> Any:
     """Return a command-line word as a path, or unchanged if it is a URL such as "s3://bucket/run"."""
     return text.rstrip("/") if is_url(text) else Path(text)
+
+
+def time_of(text: str) -> str:
+    """Return a time limit such as "10m" as it is; raise a usage error for other texts."""
+    if text != "auto" and not re.fullmatch(r"\d+(\.\d+)?[smh]", text):
+        raise BadParameter(f"{text!r}: expected a time such as 30s, 10m or 1h.")
+    return text
 
 
 class Format(StrEnum):
@@ -63,7 +71,7 @@ HeadLayer = Annotated[list[str] | None, _network("--head", metavar="LAYER", help
 _INPUTS = "Shape of an example if NETWORK does not define it: 3,224,224. For several tensors, by name: X=40 Z=8 (repeatable)."
 InputShapes = Annotated[list[str] | None, _network("--inputs", metavar="SHAPE", help=_INPUTS, show_default=False)]
 _CHANNELS = "Number of channels of the images or signals. The weights of the first layer are summed or repeated to match."
-Channels = Annotated[int | None, _network("--channels", metavar="N", help=_CHANNELS)]
+Channels = Annotated[int | None, _network("--channels", metavar="N", min=1, help=_CHANNELS)]
 _JOIN = "Columns of DATA that the head also reads, separated by commas. Their weights start at zero."
 Join = Annotated[str | None, _network("--join", metavar="A,B", help=_JOIN)]
 _HIDDEN = (
@@ -100,7 +108,7 @@ SkipBad = Annotated[bool, _data("--skip-bad", help="Skip and list examples that 
 _TASK = "Kind of task: classification, multi-label or regression. By default, it follows from the labels and the network's head."
 Task = Annotated[str | None, _data("--task", metavar="KIND", help=_TASK)]
 _MAX_LENGTH = "Maximum number of tokens per text in training. By default, the maximum that the network accepts."
-MaxLength = Annotated[int | None, _data("--max-length", metavar="N", help=_MAX_LENGTH)]
+MaxLength = Annotated[int | None, _data("--max-length", metavar="N", min=1, help=_MAX_LENGTH)]
 _OF_TASK = "Task of DATA to use, if there are several."
 OfTask = Annotated[str | None, _data("--of-task", metavar="TASK", help=_OF_TASK)]
 Test = Annotated[str | None, _data("--test", metavar="DATA", help="Test set: additional data that are only used for evaluation.")]
@@ -108,7 +116,9 @@ _OLD_DATA = "Examples of the old classes. The new class weights are fitted to ol
 OldData = Annotated[str | None, _data("--old-data", metavar="DATA", help=_OLD_DATA)]
 _STATISTICS = "Solve the class weights of all classes again, from the class statistics of the old ones: those in DIR, or the network's own."
 Statistics = Annotated[str | None, _data("--statistics", metavar="DIR|own", help=_STATISTICS)]
-Holdout = Annotated[float, _data("--holdout", metavar="X", help="Share of the examples in the holdout set. Use 0 together with --test.")]
+Holdout = Annotated[
+    float, _data("--holdout", metavar="X", min=0, max=1, help="Share of the examples in the holdout set. Use 0 together with --test.")
+]
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _STRATEGY = (
@@ -124,7 +134,7 @@ _PROBE = (
 )
 Probe = Annotated[str | None, _setting("--probe", metavar="P", help=_PROBE)]
 _BUDGET = "For auto: time limit, such as 90s, 10m or 1h. By default, it ends when no improvement is expected."
-Budget = Annotated[str | None, _setting("--budget", metavar="TIME", help=_BUDGET)]
+Budget = Annotated[str | None, _setting("--budget", metavar="TIME", help=_BUDGET, parser=time_of)]
 _FROZEN = (
     "For partial: number of frozen blocks; or the last frozen block, layer or module; or layers:8, counted as in the library of NETWORK."
 )
@@ -141,19 +151,22 @@ _RENAME = "New name of an old class. Its class weights are kept. Repeatable."
 Rename = Annotated[list[str] | None, _setting("--rename", metavar="OLD=NEW", help=_RENAME, show_default=False)]
 Views = Annotated[
     int,
-    _setting("--views", metavar="N", help="Number of views (fixed augmented copies) of each training example, including the plain one."),
+    _setting(
+        "--views", metavar="N", min=1, help="Number of views (fixed augmented copies) of each training example, including the plain one."
+    ),
 ]
 _AUGMENT = (
     "How the views are made: auto, none, light (small changes of rotation, zoom and brightness; no mirroring) or photo (cropping, "
     "mirroring, colour changes). light and photo make 4 views unless --views is given."
 )
 Augment = Annotated[str | None, _setting("--augment", metavar="A", help=_AUGMENT)]
-Seed = Annotated[int, _setting("--seed", metavar="N", help="Random seed of the split, the order and dropout.")]
+Seed = Annotated[int, _setting("--seed", metavar="N", min=0, help="Random seed of the split, the order and dropout.")]
 Epochs = Annotated[
-    int | None, _setting("--epochs", metavar="N", help="Maximum number of epochs. By default, training stops when it no longer improves.")
+    int | None,
+    _setting("--epochs", metavar="N", min=0, help="Maximum number of epochs. By default, training stops when it no longer improves."),
 ]
-BatchSize = Annotated[int | None, _setting("--batch-size", metavar="N", help="Examples per step.")]
-LearningRate = Annotated[float | None, _setting("--learning-rate", metavar="X", help="By default, short training runs choose it.")]
+BatchSize = Annotated[int | None, _setting("--batch-size", metavar="N", min=1, help="Examples per step.")]
+LearningRate = Annotated[float | None, _setting("--learning-rate", metavar="X", min=0, help="By default, short training runs choose it.")]
 _CACHE = "Feature cache for the outputs of the frozen part: a folder or an address. By default, the user's cache folder."
 Cache = Annotated[str | None, _setting("--cache", metavar="DIR|memory|none", help=_CACHE)]
 _ENGINE = "Engine that computes the frozen part or the predictions on a CPU: auto, eager, compile, onnxruntime or openvino."

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..files.text import printable
+from ..files.text import notebook_html, printable
 
 __all__ = ["Account", "unused_outputs"]
 
@@ -76,6 +76,14 @@ class Account:
         }
         return Account(entries, {**self.rules, **later.rules}, (*self.notes, *later.notes), {**self.figures, **later.figures})
 
+    def __repr__(self) -> str:
+        return (
+            f"<Account: {', '.join(f'{len(self.entries[key])} {key}' for key in _ORDER if self.entries.get(key)) or 'nothing was changed'}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self, title="Account")
+
     def __str__(self) -> str:
         lines = []
         for key in _ORDER:
@@ -88,7 +96,7 @@ class Account:
         for rule in self.rules.values():
             counts[rule] = counts.get(rule, 0) + 1
         lines += [f"{'rule':<11}{count:>6}  {rule}" for rule, count in counts.items()]
-        lines += [f"{name.replace('_', ' '):<18}{value:.4g}" for name, value in self.figures.items()]
+        lines += [f"{name.replace('_', ' '):<18} {value:.4g}" for name, value in self.figures.items()]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(map(printable, lines)) if lines else "nothing was changed"
 

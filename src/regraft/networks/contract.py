@@ -393,8 +393,8 @@ class Network(Editable):
 
 
 def _rows_told(head: Head) -> str:
-    """Return a short description of a `head`: kind, number of rows, class names."""
+    """Return a short description of a `head`: kind, number of outputs, class names."""
     names = head.classes or ()
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     called = f"({', '.join(map(printable, names[:_NAMED]))}{more})" if names else "without names"
-    return f"{head.kind}, {len(head.weight)} rows {called}"
+    return f"{head.kind}, {len(head.weight)} {'classes' if names else 'outputs'} {called}"

@@ -39,6 +39,14 @@ class History(list[dict[str, Any]]):
         """Epoch numbers of the columns, from 0 as in Keras."""
         return [int(entry["epoch"]) - 1 for entry in self._epochs()]
 
+    def __repr__(self) -> str:
+        last = {name: round(self[name][-1], 4) for name in self.keys()}
+        return f"<History of {len(self)} epochs in {len({entry.get('run', 1) for entry in self})} trainings; last: {last}>"
+
+    def _repr_html_(self) -> str:
+        rows = [f"{name:<14}" + " ".join(f"{value:10.4g}" for value in self[name]) for name in self.keys()]
+        return notebook_html("\n".join(rows) or "no epochs", title="History of the last training")
+
     def keys(self) -> list[str]:
         """Return the names of the columns: some of "loss", "val_loss", "val_accuracy" and "learning_rate"."""
         return [name for name in _COLUMNS if not all(map(math.isnan, self._column(name)))]

@@ -9,7 +9,7 @@ import typer
 
 from ...console import show, show_json, tell
 from .. import options
-from ..guard import as_options, command
+from ..guard import command
 from ..shared import check_given, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
 from .adaptation import print_folder, printed_report
 
@@ -75,7 +75,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
 def _print_result(result: Any, *, folder: str | Path, as_json: bool) -> None:
     report, shown = printed_report(folder)
     for note in result.notes:
-        tell(f"Note: {as_options(note)}")
+        tell(f"Note: {note}")
     if as_json:
         plain = {"verdict": result.verdict, "scores": result.scores, "account": result.account.to_dict(), "cost": result.cost}
         show_json({**plain, "folder": str(folder), "report": report})

@@ -37,14 +37,16 @@ _OUT = "Folder or address of the study: table, plots, and the adapted network in
 _SPACE = 'A JSON file: {"learning_rate": {"low": 1e-4, "high": 0.1, "log": true}, "optimizer": ["adamw", "sgd"], …}.'
 
 Out = Annotated[Any, Option("--out", metavar="DIR", help=_OUT, parser=options.place_of)]
-Trials = Annotated[int, Option("--trials", metavar="N", help="Number of trials, over all processes and calls.")]
+Trials = Annotated[int, Option("--trials", metavar="N", min=1, help="Number of trials, over all processes and calls.")]
 Space = Annotated[Path | None, Option("--space", metavar="FILE", help=_SPACE)]
 Sampler = Annotated[str, Option("--sampler", metavar="S", help="Sampler: tpe, random or grid.")]
 Pruner = Annotated[str, Option("--pruner", metavar="S", help="median, hyperband or none. Stops trials that fall behind.")]
-Folds = Annotated[int | None, Option("--folds", metavar="N", help="Number of cross-validation folds of each plan. Groups are not split.")]
+Folds = Annotated[
+    int | None, Option("--folds", metavar="N", min=2, help="Number of cross-validation folds of each plan. Groups are not split.")
+]
 _Strategy = Annotated[str | None, Option("--strategy", metavar="S", help="Strategy of all trials. By default, it is searched.")]
 _LIMIT = "Time after which no trial starts, such as 90s, 10m or 1h."
-_Budget = Annotated[str | None, Option("--budget", metavar="TIME", help=_LIMIT)]
+_Budget = Annotated[str | None, Option("--budget", metavar="TIME", help=_LIMIT, parser=options.time_of)]
 Metric = Annotated[str | None, Option("--metric", metavar="S", help="Metric that selects the best trial, such as accuracy or log_loss.")]
 
 

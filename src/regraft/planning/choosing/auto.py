@@ -126,10 +126,10 @@ def _enter_probes_(choice: Choice, found: Sequence[Probed]) -> None:
         float(item_errors(setup, np.tile(blind_scores(data, rows), (len(rows), 1)), rows=rows).mean())
     ):
         choice.log.notes.append(
-            "The columns themselves do as well as any depth of the network: a linear model on them needs no network."
+            "Warning: the columns themselves do as well as any depth of the network. A linear model on them needs no network."
             if setup.items.data.has_rows
-            else "Statistics of the input alone do as well as any depth of the network: the answer stands in level, colour or channel, "
-            "which may be a shortcut of these data."
+            else "Warning: simple input statistics classify as well as the network. Your data may contain a shortcut (brightness, "
+            "colour, recording channel)."
         )
 
 
@@ -183,7 +183,7 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
         choice.expect_(one)
     if choice.is_settled() and not choice.asked and choice.deadline is None:
         for one in candidates:
-            one.why = f"{NOT_TRIED}: the gain that can be expected is smaller than what these examples can show"
+            one.why = f"{NOT_TRIED}: the expected gain is smaller than these examples can show"
         return _untrained(choice)
     _announce(choice, candidates)
     trained = [one for one in candidates if one.strategy != "head"]

@@ -254,7 +254,7 @@ class Profile:
         return f"{self.table()}\n\n{self.summary()}"
 
     def __repr__(self) -> str:
-        return f"<Profile of {self.items} items: {self.metric} is best at {self.best!r}, {self.scenario}>"
+        return f"<Profile of {self.items} examples: {self.metric} is best at {self.best!r}. {self.scenario}>"
 
     def _repr_html_(self) -> str:
         return notebook_html(self, title=f"Profile of {self.network}")

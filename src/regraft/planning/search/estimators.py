@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, column_or_1d, validate_data
 
 from ...data import Dataset, default_preprocessing, preprocessing_from_dict, read
 from ...errors import DataError, NetworkError
@@ -85,6 +85,13 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     precision: str = "float32"
     device: str | None = None
 
+    def _read(self, items: Any, targets: Any, *, sample_weight: Any, **how: Any) -> Dataset:
+        """Read the examples of `fit` with their weights, if any are given and not all equal."""
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, items if _are_numbers(items) else np.empty((len(items), 1)))
+            how |= {"sample_weight": weights} if np.ptp(weights) else {}
+        return read((items, targets), kind=self.kind, **how)
+
     def _adapted(self, items: Any, data: Dataset, *, options: Mapping[str, Any]) -> None:
         """Adapt a copy of the network to all data, and store it with its history."""
         with seeded(self.seed):
@@ -154,12 +161,13 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
         ((2,), (60, 2))
     """
 
-    def fit(self, X: Any, y: Any) -> TransferClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TransferClassifier:
         """Adapt a copy of the network to labelled examples.
 
         Args:
             X: N examples: rows of numbers (N, k), arrays (N, ...), texts, or file paths.
             y: (N,) labels of any type.
+            sample_weight: (N,) weight of each example in the loss, 0 or more. None for equal weights.
 
         Returns:
             This estimator, with `network_` (a `Network`), `classes_`, `history_`, and `n_features_in_` for rows of numbers.
@@ -179,7 +187,8 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
         options = self._options()
         if isinstance(self.class_weight, Mapping):
             options["class_weight"] = [self.class_weight.get(label, 1.0) for label in classes.tolist()]
-        self._adapted(items, read((items, [names[row] for row in rows]), kind=self.kind, classes=names), options=options)
+        data = self._read(items, [names[row] for row in rows], sample_weight=sample_weight, classes=names)
+        self._adapted(items, data, options=options)
         self.classes_ = classes
         return self
 
@@ -232,12 +241,13 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
         (60,)
     """
 
-    def fit(self, X: Any, y: Any) -> TransferRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TransferRegressor:
         """Adapt a copy of the network to examples with numeric targets.
 
         Args:
             X: N examples: rows of numbers (N, k), arrays (N, ...), texts, or file paths.
             y: (N,) numbers.
+            sample_weight: (N,) weight of each example in the loss, 0 or more. None for equal weights.
 
         Returns:
             This estimator, with `network_` (a `Network`), `history_`, and `n_features_in_` for rows of numbers.
@@ -255,7 +265,8 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
             items, targets = list(X), column_or_1d(check_array(y, ensure_2d=False, dtype="numeric", input_name="y"), warn=True)
         if len(items) != len(targets):
             raise DataError(f"X has {len(items)} examples and y has {len(targets)}; expected one target for each example.")
-        self._adapted(items, read((items, np.asarray(targets, np.float32)), kind=self.kind, task="regression"), options=self._options())
+        data = self._read(items, np.asarray(targets, np.float32), sample_weight=sample_weight, task="regression")
+        self._adapted(items, data, options=self._options())
         return self
 
     def predict(self, X: Any) -> np.ndarray:
