@@ -161,7 +161,7 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
         ((2,), (60, 2))
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TransferClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TransferClassifier:  # over the limit: as in scikit-learn
         """Adapt a copy of the network to labelled examples.
 
         Args:
@@ -241,7 +241,7 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
         (60,)
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TransferRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TransferRegressor:  # over the limit: as in scikit-learn
         """Adapt a copy of the network to examples with numeric targets.
 
         Args:
