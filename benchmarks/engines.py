@@ -110,8 +110,8 @@ def engines_of(net: Network, examples: np.ndarray) -> dict[str, Any]:
     batch = torch.from_numpy(examples[:BATCH])
     cut = find_cut(net, cacheable_layers(net, frozen), sample=batch[:3])
     assert isinstance(cut, Cut), cut
-    ready = placed(batch, torch.device("cpu"), order=net.memory_order)
-    work = frozen_work(net, cut, values=lambda inputs: cut.frozen_part(placed(inputs, torch.device("cpu"), order=net.memory_order)))
+    ready = placed(batch, torch.device("cpu"), order=net.body.memory_order)
+    work = frozen_work(net, cut, values=lambda inputs: cut.frozen_part(placed(inputs, torch.device("cpu"), order=net.body.memory_order)))
     proof, notes = [Batch(batch, work.values(batch), 1.0)], list[str]()
     runs, built = {"eager": lambda: cut.frozen_part(ready)}, {}
     for name in ENGINES:

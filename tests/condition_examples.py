@@ -44,7 +44,7 @@ def coded(family: str, *, into: str = "layers", late: bool = False) -> Network:
         for name, tensor in net.state().items():
             if name not in before:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.7)
-        table = net.code_table()
+        table = net.body.code_table()
         table[0] = table[1:].mean(0)
     net.preprocessing = with_conditions(given, KNOWN)
     return net
@@ -61,7 +61,7 @@ def items(conditions: tuple[str, ...] = ("new",), *, each: int = 9, seed: int = 
 
 def without_table(net: Network) -> dict[str, np.ndarray]:
     """Return every parameter and buffer but the table of codes, as copies."""
-    own = net.code_table().data_ptr()
+    own = net.body.code_table().data_ptr()
     return {name: tensor.detach().numpy().copy() for name, tensor in net.state().items() if tensor.data_ptr() != own}
 
 

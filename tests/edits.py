@@ -54,7 +54,7 @@ def with_channels(net: Network, count: int) -> Network:
 def recoded(net: Network, seed: int) -> Network:
     coded = net if net.coding is not None else _coded(net, seed, into=LAYERS)
     known = coded.coding.conditions if coded.coding is not None else ()
-    table = np.random.default_rng(seed).normal(size=(1 + len(known) + 1, coded.code_table().shape[1])).astype(np.float32)
+    table = np.random.default_rng(seed).normal(size=(1 + len(known) + 1, coded.body.code_table().shape[1])).astype(np.float32)
     return coded.recoded((*known, f"new{len(known)}"), table)
 
 
@@ -90,13 +90,13 @@ EDITS: dict[str, Edit] = {
 
 def stirred_(net: Network, before: Network, *, seed: int) -> None:
     """Move what an edit added, which mostly starts where it changes nothing; the names are those of format 1."""
-    known = {_bare(before.former_name(name)) for name in before.state()}
+    known = {_bare(before.body.former_name(name)) for name in before.state()}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, tensor in sorted(net.state().items(), key=lambda item: net.former_name(item[0])):
-            if tensor.is_floating_point() and _bare(net.former_name(name)) not in known:
+        for name, tensor in sorted(net.state().items(), key=lambda item: net.body.former_name(item[0])):
+            if tensor.is_floating_point() and _bare(net.body.former_name(name)) not in known:
                 tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.1)
-    net.refresh_heads_()
+    net.body.refresh_heads_()
 
 
 def _bare(name: str) -> str:

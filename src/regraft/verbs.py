@@ -139,11 +139,11 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
             network.preprocessing = _preprocessing(given, channels)
             check_items(network, network.preprocessing)
     network.preprocessing = within_tokens(network, network.preprocessing)
-    network.account = network.account.with_frozen(sorted(network.held))
+    network.account = network.account.with_frozen(sorted(network.body.held))
     share, mixed = differing_passes(network)
-    network.draws = share > 0
+    network.body.draws = share > 0
     network.account = network.account.joined(Account(notes=(_MIXED,) if mixed and _MIXED not in network.account.notes else ()))
-    if network.draws and not any(note.startswith(_DRAWS) for note in network.account.notes):
+    if network.body.draws and not any(note.startswith(_DRAWS) for note in network.account.notes):
         note = f"{_DRAWS}: two passes over the same examples differ by {share:.0%} of the largest score. {_DRAWS_MEANS}"
         network.account = network.account.joined(Account(notes=(note,)))
     if opened.unknown is not None and channels is None:

@@ -90,7 +90,7 @@ def test_a_network_by_name_is_opened_again_whole(tmp_path: Path) -> None:
     again = regraft.load(net.save(tmp_path / "kept"))
     assert again.origin["source"] == "combined" and len(again.blocks) == len(net.blocks)
     np.testing.assert_array_equal(again.logits(pictures), net.logits(pictures))
-    assert not again.held and regraft.retarget(again, ["bird", "cat"]).account.entries["kept"] == ["cat"]
+    assert not again.body.held and regraft.retarget(again, ["bird", "cat"]).account.entries["kept"] == ["cat"]
 
 
 def _many(classes: list[str] | None) -> regraft.Network:

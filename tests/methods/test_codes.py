@@ -39,7 +39,7 @@ def test_the_mean_code_stands_for_what_is_not_known(kind: str) -> None:
     net = regraft.adapt(examples.opened(kind), data, strategy="codes", size=3, **QUICK).network
     assert list(net.codes) == [f"room {number}" for number in range(4)]
     assert net.coding is not None and net.coding.learned == net.coding.conditions
-    table = net.code_table().detach().numpy()
+    table = net.body.code_table().detach().numpy()
     np.testing.assert_allclose(table[0], table[1:].mean(0), atol=1e-6)
     plain = data.items
     by_name = [net.predict(plain, condition=name).probabilities for name in ("mean", "room 1")]
@@ -63,7 +63,7 @@ def test_a_further_adaptation_keeps_the_codes_by_name(kind: str) -> None:
     assert list(second.codes) == [f"room {number}" for number in range(5)]
     for name, code in first.codes.items():
         np.testing.assert_array_equal(second.codes[name], code)
-    np.testing.assert_allclose(second.codes["room 4"], first.code_table().detach().numpy()[0], atol=1e-6)
+    np.testing.assert_allclose(second.codes["room 4"], first.body.code_table().detach().numpy()[0], atol=1e-6)
     with pytest.raises(regraft.RegraftError, match="size=5: the network has codes of 3"):
         regraft.adapt(first, rooms(kind, 3), strategy="codes", size=5, **QUICK)
 

@@ -130,7 +130,7 @@ def stir_(net: Any) -> None:
     with torch.no_grad():
         for parameter in net.module.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    net.refresh_heads_()
+    net.body.refresh_heads_()
 
 
 def made(name: str) -> Network:

@@ -35,7 +35,7 @@ def net() -> regraft.Network:
 
 def moved(net: regraft.Network) -> regraft.Network:
     twin = net.copy()
-    twin.move_(torch.device("lazy"))
+    twin.body.move_(torch.device("lazy"))
     return twin
 
 

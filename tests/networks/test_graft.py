@@ -49,7 +49,7 @@ def test_folders_saved_under_former_names_open_and_are_saved_under_the_present_o
     check(opened, name, saved=saved)
     today = made(name)
     check(today, name, saved=saved)
-    assert sorted(opened.state()) == sorted(today.state()) and opened.held == today.held
+    assert sorted(opened.state()) == sorted(today.state()) and opened.body.held == today.body.held
     assert [head.layer for head in opened.heads.values()] == [head.layer for head in today.heads.values()]
     assert [block.name for block in opened.blocks] == [block.name for block in today.blocks]
     assert opened.edits == today.edits
@@ -57,7 +57,7 @@ def test_folders_saved_under_former_names_open_and_are_saved_under_the_present_o
         return
     again = regraft.load(opened.save(tmp_path / "again"), architecture=architecture(name))
     check(again, name, saved=saved)
-    assert again.coding == opened.coding and again.held == opened.held
+    assert again.coding == opened.coding and again.body.held == opened.body.held
 
 
 @pytest.mark.parametrize("name", ["codes", "branch of codes"])
@@ -66,7 +66,7 @@ def test_a_code_learned_today_goes_into_a_folder_of_before(name: str, saved: Pat
     pytest.importorskip("onnxruntime")
     net = regraft.load(saved / name, architecture=Small)
     assert code_digest(net) == read_facts(saved / name)["digest"]
-    table = np.concatenate([net.code_table().detach().numpy(), np.ones((1, 2), np.float32)])
+    table = np.concatenate([net.body.code_table().detach().numpy(), np.ones((1, 2), np.float32)])
     saved_to(net.recoded(("ann", "bob", "eve"), table), saved / name, conditions=["eve"])
     for architecture in (Small, None):
         again = regraft.load(saved / name, architecture=architecture)

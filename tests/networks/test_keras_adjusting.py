@@ -129,7 +129,7 @@ def test_only_the_adjustments_are_trained(form: str) -> None:
     given = [key for own in training.layer_parameters().values() for key, value in own.items() if value.grad is not None]
     assert given == [f"backbone.adjusted_stem_bn.{key}" for key in ({"lhuc": ["a"], "film": ["g", "b"]}[form])]
     assert all(torch.equal(value, before[key]) for key, value in training.state().items())  # the statistics did not move
-    frozen, live = training.split([layer.name for layer in training.layers if layer.name not in training.head_layers])  # type: ignore[misc]
+    frozen, live = training.body.split([layer.name for layer in training.layers if layer.name not in training.head_layers])  # type: ignore[misc]
     with torch.no_grad():
         training.mode_(False)
         assert same(live(frozen(training.sample)), scores(training))
@@ -194,7 +194,7 @@ def test_low_rank_networks_begin_as_they_were_and_settle(name: str) -> None:
     assert same(scores(training), before)
     added = [key for own in training.layer_parameters().values() for key in own if key not in network.state()]
     assert len(added) == 2 * len(layers)
-    training.hold_([])  # the owner of the nested one has frozen its base
+    training.body.hold_([])  # the owner of the nested one has frozen its base
     training.freeze_([key for own in training.layer_parameters().values() for key in own if key not in added])
     twin = training.copy()
     twin.mode_(True)
@@ -251,7 +251,7 @@ def test_low_rank_refuses_by_name(layers: list[str], message: str) -> None:
 
 def test_single_parameters_are_frozen() -> None:
     network = opened("nested")
-    network.hold_([])  # its owner has frozen the base
+    network.body.hold_([])  # its owner has frozen the base
     network.freeze_(["backbone.stem_bn.gamma", "scores.kernel"])
     gradients = {key for key, variable in network.body.variables().items() if variable.value.requires_grad}
     wanted = {key for own in network.layer_parameters().values() for key in own}

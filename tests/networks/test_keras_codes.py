@@ -76,7 +76,7 @@ def test_codes_change_nothing_at_first_and_fold(name: str) -> None:
     plain = scores(network)
     assert first.coding == replace(CODING, points=tuple(point.name for point in network.points()))
     assert same(scores(first), plain) and same(scores(first, at(first, 1, 2)), plain)
-    table = first.code_table()
+    table = first.body.code_table()
     assert isinstance(table, torch.nn.Parameter) and table.shape == (3, 4)
     assert not table[0].any() and table[1:].all() and float(table.detach().abs().max()) < 1
     assert list(first.codes) == ["ann", "bob"] and np.array_equal(first.codes["bob"], table[2].detach().numpy())
@@ -109,14 +109,14 @@ def test_equal_seeds_give_equal_networks() -> None:
     network = opened("small")
     one, other, third = (network.coded(replace(CODING, into="entrance"), seed=seed) for seed in (3, 3, 4))
     assert all(torch.equal(value, other.state()[key]) for key, value in one.state().items() if "seed" not in key)
-    assert not torch.equal(one.code_table(), third.code_table())
+    assert not torch.equal(one.body.code_table(), third.body.code_table())
     assert not torch.equal(one.state()["entrance_hidden.kernel"], third.state()["entrance_hidden.kernel"])
 
 
 @pytest.mark.parametrize("name", ["small", "nested", "masked text", "two inputs"])
 def test_a_new_row_leaves_all_else_as_it_was(name: str) -> None:
     network = coded(name)
-    table = np.concatenate([network.code_table().detach().numpy(), np.ones((1, 4), "float32")])
+    table = np.concatenate([network.body.code_table().detach().numpy(), np.ones((1, 4), "float32")])
     more = network.recoded(["ann", "bob", "eve"], table)
     assert more.coding is not None and more.coding.conditions == ("ann", "bob", "eve") and more.coding.learned == ("ann", "bob")
     for rows in ((0, 0), (1, 2)):
@@ -126,11 +126,11 @@ def test_a_new_row_leaves_all_else_as_it_was(name: str) -> None:
     assert {layer.name: layer.parameters for layer in more.layers}["codes"] == 16
     more.freeze_([key for own in more.layer_parameters().values() for key in own if key != "codes.embeddings"])
     more.scores(at(more, 3, 3))["main"].square().sum().backward()
-    gradient = more.code_table().grad
+    gradient = more.body.code_table().grad
     assert gradient is not None and gradient[3].any() and not gradient[:3].any()
     again = more.recoded(["eve"], table[[0, 3]])
     assert same(scores(again, at(again, 1, 1)), scores(more, at(more, 3, 3)))
-    assert np.array_equal(network.code_table().detach().numpy(), table[:3])
+    assert np.array_equal(network.body.code_table().detach().numpy(), table[:3])
 
 
 @pytest.mark.parametrize("table", [np.zeros((3, 4)), np.zeros((4, 5)), np.full((4, 4), np.nan)])
@@ -141,7 +141,7 @@ def test_tables_that_do_not_fit_are_refused(table: np.ndarray) -> None:
 
 def test_plain_networks_have_no_codes() -> None:
     network = opened("small")
-    for ask in (network.code_table, lambda: network.folded("ann"), lambda: network.recoded(["ann"], np.zeros((2, 4)))):
+    for ask in (network.body.code_table, lambda: network.folded("ann"), lambda: network.recoded(["ann"], np.zeros((2, 4)))):
         with pytest.raises(NetworkError, match="knows no conditions"):
             ask()
     with pytest.raises(NetworkError, match=r"'anne' is not known.*did you mean 'ann'"):
@@ -175,7 +175,7 @@ def test_a_code_takes_the_place_of_an_input() -> None:
     assert set(twin.sample) == {"X", "condition"}
     rows = [1, 2]
     batch = {"X": torch.randn(2, 6), "condition": torch.tensor(rows)}
-    expected = scores(network, {"X": batch["X"], "Z": twin.code_table().detach()[rows]})
+    expected = scores(network, {"X": batch["X"], "Z": twin.body.code_table().detach()[rows]})
     assert same(scores(twin, batch), expected)
     folded = twin.folded("bob")
     assert isinstance(folded.sample, torch.Tensor) and folded.input_shape == (6,)
@@ -233,7 +233,7 @@ def test_a_coded_network_gets_other_heads() -> None:
         scores(branched.folded("ann"), without(network.sample)), scores(branched, at(branched, 1, 1)), atol=1e-6, rtol=1e-5
     )
     wider = network.with_head(replace(network.head, weight=np.ones((5, 6), "float32"), bias=np.zeros(5, "float32")))
-    assert scores(wider, at(wider, 1, 2))["main"].shape == (2, 5) and wider.code_table().shape == (3, 4)
+    assert scores(wider, at(wider, 1, 2))["main"].shape == (2, 5) and wider.body.code_table().shape == (3, 4)
     columned = network.with_columns(2)
     assert set(columned.sample) == {"inputs", "condition", "columns"} and set(columned.folded("ann").sample) == {"inputs", "columns"}
     torch.testing.assert_close(scores(columned, at(columned, 1, 2))["main"], ann, atol=1e-6, rtol=1e-5)
@@ -285,7 +285,7 @@ def test_saved_folders_know_their_conditions(name: str, tmp_path: Path) -> None:
     network.save(tmp_path / "net")
     again = regraft.load(tmp_path / "net")
     assert again.family == "keras" and again.coding == network.coding
-    assert torch.equal(again.code_table(), network.code_table())
+    assert torch.equal(again.body.code_table(), network.body.code_table())
     assert same(scores(again, at(network, 1, 2)), scores(network, at(network, 1, 2)))
     assert [block.name for block in again.blocks] == [block.name for block in network.blocks]
     more = again.recoded(["eve"], np.ones((2, 4), "float32"))

@@ -183,7 +183,7 @@ def test_derived_heads(tmp_path: Path) -> None:
     outputs = opens_in_plain_keras(network, tmp_path)
     assert len(outputs) == 3
     same(outputs[2], scores["main"].softmax(1)[:, [0, 1]] + scores["main"].softmax(1)[:, [2, 3]])
-    assert len(keras.saving.load_model(tmp_path / network.write(tmp_path)["file"]).outputs) == 2
+    assert len(keras.saving.load_model(tmp_path / network.kind.write(network.body, tmp_path, origin={}, edits=())["file"]).outputs) == 2
     assert list(network.with_head(replace(rows(6, 64), activation="softmax")).heads) == ["main", "b"]
 
 
@@ -343,7 +343,7 @@ def test_one_of_several_candidates_is_chosen(tmp_path: Path) -> None:
     network = open_keras(model, head="second", classes=list("abcde"))
     assert network.module.outputs[0].shape == (None, 5) and len(network.module.outputs) == 1 and len(model.outputs) == 2
     same(network.scores(network.sample)["main"].softmax(1), network.module(network.sample))
-    network.write(tmp_path)
+    network.kind.write(network.body, tmp_path, origin={}, edits=())
     assert not keras.saving.load_model(tmp_path / "network.keras").get_layer("second").trainable
     with pytest.raises(NetworkError, match=r"head='secnd'.*did you mean 'second'"):
         open_keras(model, head="secnd")
@@ -361,7 +361,7 @@ def test_one_of_several_candidates_is_chosen(tmp_path: Path) -> None:
 def test_saved_heads_are_taken_again(tmp_path: Path) -> None:
     network = open_keras(dense_network(activation="softmax"))
     network = network.with_head(extended(network.head, 5, (40, 5))).with_head(rows(3, 64, task="b", activation="softmax"))
-    network.write(tmp_path)
+    network.kind.write(network.body, tmp_path, origin={}, edits=())
     facts = [
         {"task": head.task, "layer": head.layer, "activation": head.activation, "kind": head.kind, "parts": list(head.parts)}
         for head in network.heads.values()

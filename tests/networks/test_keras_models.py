@@ -116,7 +116,7 @@ def test_blocks_and_parameters_cover_the_network(opened: dict[str, Network], nam
 
 def test_seeds_are_part_of_the_state(opened: dict[str, Network]) -> None:
     network = opened["speaker"].copy()
-    network.reseed_(5)
+    network.body.reseed_(5)
     seeds = [tensor.tolist() for key, tensor in network.state().items() if "seed" in key]
     assert seeds == [[5, 0], [6, 0], [7, 0]]
 
@@ -124,10 +124,10 @@ def test_seeds_are_part_of_the_state(opened: dict[str, Network]) -> None:
 def test_a_seeded_dropout_follows_reseeding() -> None:
     network = open_keras(keras.Sequential([keras.Input((30,)), L.Dropout(0.5, seed=1), L.Dense(2)]))
     network.mode_(True)
-    network.reseed_(5)
+    network.body.reseed_(5)
     first = network.scores(network.sample)["main"]
     assert not torch.equal(first, network.scores(network.sample)["main"])
-    network.reseed_(5)
+    network.body.reseed_(5)
     assert torch.equal(first, network.scores(network.sample)["main"])
 
 
@@ -188,7 +188,7 @@ def test_frozen_means_frozen(opened: dict[str, Network], name: str) -> None:
 
 def test_training_moves_statistics_of_what_is_not_frozen(opened: dict[str, Network]) -> None:
     network = opened["nested"].copy()
-    network.hold_(())  # its user had frozen the backbone
+    network.body.hold_(())  # its user had frozen the backbone
     network.freeze_(())
     before = network.state()["backbone.stem_bn.moving_mean"].clone()
     network.scores(network.sample)
@@ -215,7 +215,7 @@ def test_with_head(opened: dict[str, Network], name: str, tmp_path: Path) -> Non
     assert all(torch.equal(before[key], value) for key, value in network.state().items())
     assert sum(block.parameters for block in twin.blocks) == sum(layer.parameters for layer in twin.layers)
     if name != "subclassed":
-        facts = twin.write(tmp_path)
+        facts = twin.kind.write(twin.body, tmp_path, origin={}, edits=())
         again = keras.saving.load_model(tmp_path / facts["file"])
         assert again.output_shape == (None, 7)
         torch.testing.assert_close(again(twin.sample), twin.module(twin.sample))
@@ -240,7 +240,7 @@ def test_with_head_refuses_rows_of_another_length(opened: dict[str, Network]) ->
 @pytest.mark.parametrize("name", ALL)
 def test_reinitialised(opened: dict[str, Network], name: str) -> None:
     network = opened[name].copy()
-    network.hold_(())
+    network.body.hold_(())
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state()
     first, second, other = network.reinitialised(1).state(), network.reinitialised(1).state(), network.reinitialised(2).state()
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -253,12 +253,12 @@ def test_reinitialised(opened: dict[str, Network], name: str) -> None:
 def test_written_file_keeps_the_trainable_flags(opened: dict[str, Network], tmp_path: Path) -> None:
     network = opened["nested"].copy()
     network.freeze_(["scores"])
-    network.write(tmp_path)
+    network.kind.write(network.body, tmp_path, origin={}, edits=())
     again = keras.saving.load_model(tmp_path / "network.keras")
     assert not again.get_layer("backbone").trainable and again.get_layer("scores").trainable
     assert not network.layer_parameters()["scores"]["scores.kernel"].requires_grad
     assert not network.layer_parameters()["backbone.stem"]["backbone.stem.kernel"].requires_grad  # as its user had it
-    network.hold_(())
+    network.body.hold_(())
     network.freeze_(["scores"])
     assert network.layer_parameters()["backbone.stem"]["backbone.stem.kernel"].requires_grad
 
@@ -288,7 +288,7 @@ def test_split_gives_the_same_scores(opened: dict[str, Network], name: str) -> N
     network = opened[name].copy()
     frozen = [part for block in network.blocks[:-1] for part in block.layers]
     network.freeze_(frozen)
-    parts = network.split(frozen)
+    parts = network.body.split(frozen)
     assert parts is not None
     live = parts[0](network.sample)
     assert not any(tensor.requires_grad for tensor in live)
@@ -300,22 +300,22 @@ def test_split_gives_the_same_scores(opened: dict[str, Network], name: str) -> N
 
 
 def test_split_refuses_what_it_cannot_cut(opened: dict[str, Network]) -> None:
-    assert opened["subclassed"].split([opened["subclassed"].layers[0].name]) is None
-    assert opened["nested"].split(["backbone.stem"]) is None
-    assert opened["speaker"].split([opened["speaker"].layers[5].name]) is None
+    assert opened["subclassed"].body.split([opened["subclassed"].layers[0].name]) is None
+    assert opened["nested"].body.split(["backbone.stem"]) is None
+    assert opened["speaker"].body.split([opened["speaker"].layers[5].name]) is None
     entry = keras.Input((4,), dtype="int32")
     masked = open_keras(keras.Model(entry, L.Dense(2)(L.LSTM(3)(L.Embedding(5, 3, mask_zero=True)(entry)))))
-    assert masked.split([masked.layers[0].name]) is None
+    assert masked.body.split([masked.layers[0].name]) is None
 
 
 def test_structure_follows_the_computation_not_the_weights(opened: dict[str, Network]) -> None:
     network = opened["nested"]
     names = ["backbone.stem", "backbone.inner"]
-    assert network.structure(names) == network.copy().structure(names)
-    assert network.structure(names) == network.reinitialised(3).structure(names)
+    assert network.body.structure(names) == network.copy().body.structure(names)
+    assert network.body.structure(names) == network.reinitialised(3).body.structure(names)
     other = open_keras(examples.nested_network())
     other.modules()["backbone.stem"].activation = keras.activations.relu
-    assert network.structure(names) != other.structure(names)
+    assert network.body.structure(names) != other.body.structure(names)
 
 
 class Scaled(keras.layers.Layer):
@@ -336,7 +336,7 @@ def test_the_structure_of_a_layer_without_a_config_is_that_of_its_plain_attribut
     twice, again, thrice = made(2.0), made(2.0), made(3.0)
     with pytest.raises(NotImplementedError):
         Scaled(2.0, object()).get_config()
-    assert twice.structure(["scaled"]) == again.structure(["scaled"]) != thrice.structure(["scaled"])
+    assert twice.body.structure(["scaled"]) == again.body.structure(["scaled"]) != thrice.body.structure(["scaled"])
 
 
 def test_named_inputs() -> None:

@@ -549,7 +549,7 @@ def test_layers_that_were_frozen_stay_so_and_the_network_trains(tmp_path: Path) 
     )
     model.get_layer("eyes").trainable = False
     made = regraft.load(model, classes=ABC).to("torch")
-    assert made.held == {"eyes"}
+    assert made.body.held == {"eyes"}
     assert type(made.module.eyes) is torch.nn.Conv2d
     draws = np.random.default_rng(0)
     targets = np.array(ABC * 8)

@@ -122,20 +122,20 @@ def test_every_column_is_the_pool_it_is_called_by(name: str) -> None:
     with torch.no_grad():
         found = tapped.feature_batch(batch).numpy()
     assert not tapped.heads and all(torch.equal(value, before[key]) for key, value in net.state().items())
-    assert [part.start for part in tapped.tap_slices] == [0, *(part.stop for part in tapped.tap_slices[:-1])]
-    assert found.shape == (3, tapped.tap_slices[-1].stop)
-    for part in tapped.tap_slices:
+    assert [part.start for part in tapped.body.tap_slices] == [0, *(part.stop for part in tapped.body.tap_slices[:-1])]
+    assert found.shape == (3, tapped.body.tap_slices[-1].stop)
+    for part in tapped.body.tap_slices:
         values = raw_output(net, part.block, batch)
         first = values.ndim > 2 and (name in CHANNELS_FIRST or (name == "transformer" and values.ndim == 4))
         expected = {2: {"vector"}, 3: {"mean", "std", "token"}, 4: {"mean", "std", "rows", "columns"}}[values.ndim]
-        assert {other.pool for other in tapped.tap_slices if other.block == part.block} == expected
+        assert {other.pool for other in tapped.body.tap_slices if other.block == part.block} == expected
         np.testing.assert_allclose(
             found[:, part.start : part.stop], by_hand(values, part.pool, first=first), rtol=1e-4, atol=1e-5, err_msg=str(part)
         )
 
 
 def with_new_head(tapped: Network) -> Network:
-    width = tapped.tap_slices[-1].stop
+    width = tapped.body.tap_slices[-1].stop
     weight = np.random.default_rng(0).normal(size=(2, width)).astype(np.float32)
     return tapped.with_head(Head("main", ("a", "b"), "classification", "linear", "", weight, np.zeros(2, np.float32)))
 
@@ -147,11 +147,11 @@ def test_with_a_head_it_saves_and_opens_to_the_bit(name: str, tmp_path: Path) ->
     headed = with_new_head(tapped)
     batch = np.random.default_rng(1).normal(size=(5, *shape)).astype(np.float32)
     np.testing.assert_allclose(headed.logits(batch), tapped.features(batch) @ headed.head.weight.T, rtol=1e-4, atol=1e-4)
-    assert headed.tap_slices == tapped.tap_slices
+    assert headed.body.tap_slices == tapped.body.tap_slices
     for number, net in enumerate((tapped, headed)):
         folder = net.save(tmp_path / str(number))
         again = regraft.load(folder, architecture=make) if net.family == "torch" else regraft.load(folder)
-        assert again.tap_slices == net.tap_slices
+        assert again.body.tap_slices == net.body.tap_slices
         assert [block.name for block in again.blocks] == [block.name for block in net.blocks]
         assert np.array_equal(again.features(batch), net.features(batch))
     assert again.classes == ("a", "b")
@@ -182,7 +182,7 @@ def test_both_families_give_the_same_numbers() -> None:
     first = one.tapped([Tap("input", POOLS), Tap(last, POOLS)])
     second = two.tapped([Tap("input", POOLS), Tap("0", POOLS)])
     batch = np.random.default_rng(0).normal(2, 3, size=(4, 11, 9, 2)).astype(np.float32)
-    assert [part[1:] for part in first.tap_slices] == [part[1:] for part in second.tap_slices]
+    assert [part[1:] for part in first.body.tap_slices] == [part[1:] for part in second.body.tap_slices]
     np.testing.assert_allclose(first.features(batch), second.features(batch.transpose(0, 3, 1, 2)), rtol=1e-5, atol=1e-5)
 
 
@@ -202,7 +202,7 @@ def test_filling_is_left_out_of_mean_and_deviation() -> None:
     sample = {"input_ids": torch.randint(0, 30, (2, 7)), "attention_mask": torch.tensor([[1] * 7, [1] * 4 + [0] * 3])}
     net = open_torch(transformers.BertForSequenceClassification(transformers.BertConfig(**sizes)), sample=sample)
     tapped = net.tapped([Tap("input"), Tap("bert.embeddings", POOLS)])
-    assert {part.block for part in tapped.tap_slices} == {"bert.embeddings"}  # token ids are no features
+    assert {part.block for part in tapped.body.tap_slices} == {"bert.embeddings"}  # token ids are no features
     whole, short = ({key: tensor[1:, :size] for key, tensor in sample.items()} for size in (7, 4))
     tapped.mode_(False)
     with torch.no_grad():
@@ -224,7 +224,7 @@ def test_blocks_stay_and_heads_train() -> None:
         batch[::2] += 1.5
         labels = ["a", "b"] * 12
         result = regraft.adapt(headed, (batch, labels), strategy="head", epochs=12, seed=0)
-        assert result.network.tap_slices == headed.tap_slices
+        assert result.network.body.tap_slices == headed.body.tap_slices
         assert np.mean(np.array(result.network.predict(batch).labels) == labels) > 0.9
 
 
@@ -232,7 +232,7 @@ def test_other_pools_are_another_structure() -> None:
     for name in ("cnn", "functional"):
         net = opened(name)
         block = net.blocks[0].name
-        found = {net.tapped([Tap(block, (pool,))]).structure([]) for pool in ("mean", "rows", "columns")}
+        found = {net.tapped([Tap(block, (pool,))]).body.structure([]) for pool in ("mean", "rows", "columns")}
         assert len(found) == 3
 
 
@@ -254,8 +254,8 @@ def test_a_network_whose_head_reads_taps_is_tapped_again(name: str) -> None:
     with torch.no_grad():
         first, second = tapped.feature_batch(batch), again.feature_batch(batch)
     assert torch.equal(second[:, : first.shape[1]], first) and second.shape[1] > first.shape[1]
-    told = [(part.pool, part.start, part.stop) for part in tapped.tap_slices]
-    assert [(part.pool, part.start, part.stop) for part in again.tap_slices][: len(told)] == told
+    told = [(part.pool, part.start, part.stop) for part in tapped.body.tap_slices]
+    assert [(part.pool, part.start, part.stop) for part in again.body.tap_slices][: len(told)] == told
 
 
 def test_what_is_not_there_is_said() -> None:
@@ -278,11 +278,11 @@ def test_what_is_not_there_is_said() -> None:
 def test_columns_speak_only_of_features() -> None:
     for name in ("cnn", "functional"):
         net = opened(name)
-        assert net.tap_slices == ()
+        assert net.body.tap_slices == ()
         headed = with_new_head(net.tapped([Tap("input", ("mean",))]))
-        assert headed.tap_slices == (TapSlice("input", "mean", 0, NETWORKS[name][1][-1 if name == "functional" else 0]),)
+        assert headed.body.tap_slices == (TapSlice("input", "mean", 0, NETWORKS[name][1][-1 if name == "functional" else 0]),)
         stacked = headed.with_stack(replace(headed.head, weight=np.zeros((2, 2), np.float32)), "relu")
-        assert stacked.tap_slices == ()
+        assert stacked.body.tap_slices == ()
 
 
 @pytest.mark.parametrize("outer", ["ended", "tapped"])

@@ -66,7 +66,7 @@ def test_what_it_cannot_do_is_refused_in_words(tmp_path: Any) -> None:
         (lambda: net.reinitialised(0), "no weights that are drawn"),
         (lambda: regraft.stack(net, ["x", "y"]), "cannot be changed by Stack"),
         (lambda: net.adjusted(net.points(), form="film"), "received no points"),
-        (lambda: net.code_table(), "takes no codes"),
+        (lambda: net.body.code_table(), "takes no codes"),
         (lambda: net.save(tmp_path / "saved"), "cannot be saved"),
         (lambda: net.export(tmp_path / "net.onnx"), "cannot be exported"),
         (lambda: net.export(tmp_path / "net.keras"), "'numpy' is written"),

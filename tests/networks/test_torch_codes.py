@@ -87,7 +87,7 @@ def test_shifts_by_hand() -> None:
     found = net.coded(Coding(1, ("a",)), seed=0)
     with torch.no_grad():
         found.module.maps[0].weight.copy_(torch.tensor([[1.0], [-2.0]]))
-        found.code_table().copy_(torch.tensor([[0.0], [3.0]]))
+        found.body.code_table().copy_(torch.tensor([[0.0], [3.0]]))
     x = torch.tensor([[0.5, -1.0], [1.0, 1.0]])
     first, _, last = net.module.children()
     expected = last((first(x) + torch.tensor([[0.0, 0.0], [3.0, -6.0]])).relu())
@@ -113,7 +113,7 @@ def test_only_the_code_is_needed_beside_what_is_kept(name: str, into: str) -> No
     assert cut.live[0].name.startswith("entrance.first" if into == "entrance" else "1#" if name == "mlp" else "norm1#")
     with torch.no_grad():
         kept = cut.frozen_part(sample)
-    (gradient,) = torch.autograd.grad(cut.trainable_part(kept)["main"].square().sum(), found.code_table())
+    (gradient,) = torch.autograd.grad(cut.trainable_part(kept)["main"].square().sum(), found.body.code_table())
     assert bool(gradient.abs().sum(1).gt(0).all())
 
 
@@ -142,7 +142,7 @@ def test_an_adaptation_network_by_hand() -> None:
         shaken_(found, f"entrance.{part}")
     names = ("first.weight", "first.bias", "last.weight", "last.bias", "maps.0.weight", "maps.1.weight")
     w1, b1, w2, b2, to1, to2 = (found.state()[f"entrance.{name}"] for name in names)
-    x, code = torch.tensor([[0.5, -1.0]]), found.code_table().detach()[1]
+    x, code = torch.tensor([[0.5, -1.0]]), found.body.code_table().detach()[1]
     given = x + (x @ w1.T + b1 + to1 @ code).relu() @ w2.T + b2 + to2 @ code
     expected = found.module.network(given)
     assert torch.allclose(scores(found, {"inputs": x, "condition": torch.tensor([1])})["main"], expected, atol=1e-6)
@@ -151,7 +151,7 @@ def test_an_adaptation_network_by_hand() -> None:
 def test_the_code_is_an_input_of_the_network() -> None:
     net = both()
     found = net.coded(Coding(4, (), into="input Z"), seed=1)
-    assert list(found.sample) == ["X", "condition"] and found.code_table().shape == (1, 4)
+    assert list(found.sample) == ["X", "condition"] and found.body.code_table().shape == (1, 4)
     found = found.recoded(("ann",), np.stack([np.zeros(4), np.arange(4)]).astype(np.float32))
     given = torch.stack([torch.arange(4.0), torch.zeros(4)]).reshape(2, 2, 2)
     assert same(scores(found, in_rows(found, 1, 0)), scores(net, {**net.sample, "Z": given}))
@@ -182,7 +182,7 @@ def test_a_new_row_changes_no_other() -> None:
     before = {name: value.clone() for name, value in found.state().items() if name != "codes.weight"}
     old, kept = scores(found, in_rows(found, 1, 2)), replace(CODING, learned=("ann",))
     found.coding = replace(found.coding, learned=kept.learned)
-    table = np.concatenate([found.code_table().detach().numpy(), np.ones((1, 4), np.float32)])
+    table = np.concatenate([found.body.code_table().detach().numpy(), np.ones((1, 4), np.float32)])
     more = found.recoded(("ann", "bob", "eve"), table)
     assert same(scores(more, in_rows(more, 1, 2)), old) and not near(scores(more, in_rows(more, 3, 3)), old)
     assert all(torch.equal(value, before[name]) for name, value in more.state().items() if name != "codes.weight")
@@ -201,7 +201,7 @@ def test_conditions_are_known_by_name() -> None:
     with pytest.raises(NetworkError, match="takes codes already, of 2 conditions"):
         found.coded(CODING)
     with pytest.raises(NetworkError, match="takes no codes"):
-        opened("mlp").code_table()
+        opened("mlp").body.code_table()
     with pytest.raises(NetworkError, match="no linear layer or convolution 'fc'"):
         opened("mlp").coded(replace(CODING, points=("fc",)))
     assert near(scores(found.folded("mean")), scores(opened("mlp")))
@@ -266,7 +266,7 @@ def test_saved_and_opened_again(name: str, form: str, tmp_path: Path) -> None:
     if form == "folded":
         net = net.folded("ann")
     elif form == "recoded":
-        net = net.recoded(("ann",), net.code_table()[:2].detach().numpy() + 1)
+        net = net.recoded(("ann",), net.body.code_table()[:2].detach().numpy() + 1)
     batch = net.sample if form == "folded" else in_rows(net, 1, 0)
     pictures = name in {"cnn", "entrance"}
     plain = regraft.load(NETWORKS["cnn"][0](), inputs=(1, 8, 8)) if pictures else regraft.load(mlp(), inputs=(6,))

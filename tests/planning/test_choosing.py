@@ -108,7 +108,7 @@ def test_dead_channels_have_no_weight_and_half_precision_says_the_same(family: s
 
 def test_a_probe_of_one_block_reads_that_block_alone() -> None:
     result = regraft.adapt(_net(), _hard(), strategy="probe", frozen="norm2", **QUICK)
-    assert {part.block for part in result.network.tap_slices} == {"norm2"}
+    assert {part.block for part in result.network.body.tap_slices} == {"norm2"}
     by_number = regraft.adapt(_net(), _hard(), strategy="probe", frozen=4, **QUICK)
     assert examples.bit_equal(result.network.state(), by_number.network.state())
 

@@ -31,10 +31,10 @@ both = pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("into", ["layers", "entrance"])
 def test_only_the_new_code_is_fitted_and_the_account_proves_it(family: str, into: str) -> None:
     net, data = coded(family, into=into), items()
-    state, table = without_table(net), net.code_table().detach().numpy().copy()
+    state, table = without_table(net), net.body.code_table().detach().numpy().copy()
     known = regraft.adapt_condition(net, data, "new", prior=0.3)
     assert same(without_table(known), state) and same(without_table(net), state)
-    assert np.array_equal(known.code_table().detach().numpy()[: len(table)], table)
+    assert np.array_equal(known.body.code_table().detach().numpy()[: len(table)], table)
     assert np.abs(known.codes["new"] - table[0]).max() > 1e-3  # trainable although all else is frozen
     figures = known.account.figures
     assert figures["loss_after"] < figures["loss_before"]
@@ -82,7 +82,7 @@ def test_the_part_below_the_first_code_is_computed_once(family: str) -> None:
     first = known.codes["new"]
     batch = next(iter(known.preprocessing.batches(data, 8)))
     targets, free = torch.from_numpy(data.targets), torch.from_numpy(first).double()
-    table = known.code_table()
+    table = known.body.code_table()
     loss = functional.cross_entropy(next(iter(known.scores(batch).values())), targets, reduction="sum")
     row = torch.autograd.grad(loss, table)[0][-1].double()
     prior = code_prior(table.detach().numpy()[1:-1].astype(float), table.detach().numpy()[0])
@@ -93,7 +93,7 @@ def test_the_part_below_the_first_code_is_computed_once(family: str) -> None:
 def test_one_item_will_do_and_moves_little(family: str) -> None:
     net, one = coded(family), items(each=1)
     near, far = (regraft.adapt_condition(net, one, "new", prior=prior).codes["new"] for prior in ("auto", None))
-    mean = net.code_table().detach().numpy()[0]
+    mean = net.body.code_table().detach().numpy()[0]
     assert 0 < np.abs(near - mean).max() < np.abs(far - mean).max()
     assert np.array_equal(near, regraft.adapt_condition(net, one, "new", prior=1).codes["new"])
 
@@ -139,7 +139,7 @@ def test_numbers_are_targets_too() -> None:
 
     net = net.coded(Coding(SIZE, KNOWN, learned=KNOWN))
     with torch.no_grad():
-        net.code_table().normal_()
+        net.body.code_table().normal_()
         next(tensor for name, tensor in net.state().items() if "maps" in name).normal_()
     data = items()
     known = regraft.adapt_condition(net, regraft.read((data.items, np.asarray(data.items).sum(1))), "new", prior=1)
@@ -187,7 +187,7 @@ def test_items_that_contradict_each_other_leave_the_mean_code() -> None:
     rows = np.repeat(np.asarray(data.items), 12, 0)
     told = regraft.adapt_condition(net, (rows, np.array([*"ab"] * 6)), "new")
     free = regraft.adapt_condition(net, (rows, np.array([*"ab"] * 6)), "new", prior=None)
-    mean = net.code_table().detach().numpy()[0]
+    mean = net.body.code_table().detach().numpy()[0]
     assert np.abs(told.codes["new"] - mean).max() < np.abs(free.codes["new"] - mean).max()
 
 

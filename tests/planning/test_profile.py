@@ -60,7 +60,7 @@ def test_one_pass_gives_every_depth_and_what_the_head_reads() -> None:
     np.testing.assert_allclose(found.head_features, net.features(data[0]), atol=1e-6)
     again = net.tapped(found.points)
     np.testing.assert_allclose(found.features, again.features(data[0]), atol=1e-6)
-    assert again.tap_slices == found.slices
+    assert again.body.tap_slices == found.slices
     assert found.features.shape[1] == found.slices[-1].stop
     assert [tap.block for tap in found.points] == ["input", "conv1", "norm1", "conv2", "norm2", "fc1"]
 
@@ -80,7 +80,7 @@ def test_grids_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     pools = {part.block: {piece.pool for piece in small.slices if piece.block == part.block} for part in small.slices}
     assert small.features.shape[1] <= 150 and small.notes
     assert all({"mean", "std"} <= pools[block] for block in ("conv1", "conv2"))
-    assert net.tapped(small.points).tap_slices == small.slices
+    assert net.tapped(small.points).body.tap_slices == small.slices
 
 
 def test_profile_finds_the_depth_that_knows_and_says_where_transfer_breaks() -> None:

@@ -262,7 +262,7 @@ def test_probes_by_name_differ_and_one_block_alone_may_be_read() -> None:
     data = _pictures(count=120)
     found = {name: regraft.adapt(_net(), data, strategy="probe", frozen="norm2", probe=name, cache="memory") for name in PROBES}
     for name, result in found.items():
-        assert {part.block for part in result.network.tap_slices} <= {"norm2"}, name
+        assert {part.block for part in result.network.body.tap_slices} <= {"norm2"}, name
     weights = [result.network.head.weight for name, result in found.items() if name not in ("random_projection", "knn")]
     assert all(np.abs(one - other).max() > 1e-4 for one, other in pairwise(weights))
 
@@ -277,7 +277,7 @@ def test_tuning_starts_from_the_probe_that_is_asked_for(strategy: str) -> None:
     )
     assert first["train_loss"] != other["train_loss"]
     based = regraft.adapt(_net(), _pictures(count=90), strategy=strategy, probe="logistic", base="probe", **quick, **options)
-    assert based.network.tap_slices
+    assert based.network.body.tap_slices
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def _doubled(shared: dict[str, Any], piece: int) -> int:
 def test_a_pass_is_the_same_after_it_was_sent(family: str) -> None:
     made, items = _pass(family, "memory")
     inputs = items.batch(np.arange(5))
-    values, other = unpacked(packed((made._values, items), made.network.reduced))
+    values, other = unpacked(packed((made._values, items), made.network.body.reduced))
     with torch.no_grad():
         assert all(torch.equal(one, two) for one, two in zip(made._values(inputs), values(other.batch(np.arange(5))), strict=True))
 

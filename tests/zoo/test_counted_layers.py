@@ -51,7 +51,7 @@ def test_as_keras_counts(name: str) -> None:
         net = regraft.load(model)
         for layer in model.layers[:count]:
             layer.trainable = False
-        assert with_weights(net, frozen_up_to(net, f"layers:{count}")) == with_weights(net, regraft.load(model).held)
+        assert with_weights(net, frozen_up_to(net, f"layers:{count}")) == with_weights(net, regraft.load(model).body.held)
 
 
 @pytest.mark.parametrize("name", ["Plain", "Auxiliary", "Listed", "Tied"])
@@ -65,7 +65,7 @@ def test_as_torch_defines(name: str) -> None:
         net = regraft.load(module, inputs=(3, 16, 16))
         for part in leaves[:count]:
             part.requires_grad_(False)
-        assert with_weights(net, frozen_up_to(net, f"layers:{count}")) == set(regraft.load(module, inputs=(3, 16, 16)).held)
+        assert with_weights(net, frozen_up_to(net, f"layers:{count}")) == set(regraft.load(module, inputs=(3, 16, 16)).body.held)
 
 
 def test_a_layer_around_others_is_frozen_with_the_last_of_them() -> None:
@@ -78,7 +78,7 @@ def test_a_layer_around_others_is_frozen_with_the_last_of_them() -> None:
             return self.out(self.attention(x, x, x)[0].mean(1))
 
     net = regraft.load(Attends(), inputs=(4, 8))
-    assert net.counted() == ("attention.out_proj", "out")
+    assert net.body.counted() == ("attention.out_proj", "out")
     assert with_weights(net, frozen_up_to(net, "layers:1")) == {"attention", "attention.out_proj"}
 
 

@@ -96,11 +96,11 @@ def within(names: set[str], held: set[str]) -> set[str]:
 def test_no_strategy_changes_what_its_owner_has_frozen(family: str, strategy: str) -> None:
     """Weights, and the moving statistics of BatchNorm, are the same to the bit; the account names them."""
     net = opened(family)
-    assert net.held == HELD[family] and set(net.account.entries["frozen"]) == HELD[family]
+    assert net.body.held == HELD[family] and set(net.account.entries["frozen"]) == HELD[family]
     result = adapted(family, net, **{"strategy": strategy} | STRATEGIES[strategy])
     assert not within(changed(net, result.network), HELD[family])
     assert set(result.account.entries["frozen"]) == HELD[family]
-    assert len(result.network.held) == len(HELD[family])
+    assert len(result.network.body.held) == len(HELD[family])
     assert any("freeze flags" in reason for reason in result.plan.reasons) == (strategy != "nothing")
     if strategy == "full":
         assert f"{OWN[family]}.bias" in changed(net, result.network)
@@ -129,10 +129,10 @@ def test_flags_are_kept_by_saving_and_by_changes_of_the_head(family: str, tmp_pa
     net = adapted(family, strategy="head").network
     net.save(tmp_path / "saved")
     again = regraft.load(tmp_path / "saved", architecture=Plain if family == "torch" else None)
-    assert again.held == net.held == HELD[family]
+    assert again.body.held == net.body.held == HELD[family]
     assert set(again.account.entries["frozen"]) == HELD[family]
     for made in (regraft.retarget(again, ["x", "y"]), regraft.branch(again, "other", ["x", "y"]), again.copy()):
-        assert made.held == HELD[family]
+        assert made.body.held == HELD[family]
 
 
 def test_an_exported_model_has_the_flags_that_came(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_trainable_names_exactly_what_is_trained(family: str, given: Any, open_:
     wanted = {places[one] for one in open_}
     assert layers or result.history
     assert all(any(name.startswith(f"{one}.") for one in wanted) for name in layers) or given == "all"
-    assert result.network.held == HELD[family]  # it holds for one adaptation
+    assert result.network.body.held == HELD[family]  # it holds for one adaptation
     plan = Plan.from_json(result.plan.to_json())
     assert plan.trainable == result.plan.trainable
 
@@ -167,7 +167,7 @@ def test_trainable_names_exactly_what_is_trained(family: str, given: Any, open_:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_head_with_new_classes_is_trained_whoever_froze_it(family: str) -> None:
     net = opened(family)
-    net.hold_([layer.name for layer in net.layers if layer.parameters])
+    net.body.hold_([layer.name for layer in net.layers if layer.parameters])
     made = adapted(family, strategy="head", trainable=[OWN[family]])
     assert made.scores["holdout"]["accuracy"] > 0.5 or made.history
     assert HEAD[family] not in made.account.entries["frozen"]
@@ -227,10 +227,10 @@ def test_the_flag_of_a_layer_without_weights_says_nothing() -> None:
     for layer in model.layers[:-1]:
         layer.trainable = False
     net = regraft.load(model)
-    assert net.held == {"base.conv", "base.norm", "own"}
+    assert net.body.held == {"base.conv", "base.norm", "own"}
     net.freeze_(())
     net.mode_(True)
-    net.reseed_(0)
+    net.body.reseed_(0)
     inputs = torch.rand(4, 16, 16, 3)
     assert not torch.equal(net.scores(inputs)["main"], net.scores(inputs)["main"])
 
@@ -238,12 +238,12 @@ def test_the_flag_of_a_layer_without_weights_says_nothing() -> None:
 def test_flags_of_weights_that_come_in_another_form() -> None:
     module = OldWeightNorm()
     module.fc1.requires_grad_(False)
-    assert regraft.load(module, inputs=(3, 16, 16)).held == {"fc1"}
+    assert regraft.load(module, inputs=(3, 16, 16)).body.held == {"fc1"}
 
 
 def test_a_copy_with_its_own_flags_shares_the_cache() -> None:
     """What is frozen is no part of what a layer computes."""
     plain = torch_module().requires_grad_(True)
     nets = [regraft.load(one, inputs=(3, 16, 16)) for one in (plain, copy.deepcopy(plain).requires_grad_(False))]
-    first, second = (net.structure(["conv1"]) for net in nets)
+    first, second = (net.body.structure(["conv1"]) for net in nets)
     assert first.text == second.text

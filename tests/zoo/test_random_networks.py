@@ -60,7 +60,7 @@ def opened(kind: Any) -> Network:
 @pytest.mark.parametrize(("family", "kind"), CASES)
 def test_it_is_said_when_the_network_is_opened_and_with_its_predictions(family: str, kind: Any) -> None:
     net, data = opened(kind), data_for(family)
-    assert net.draws and "draws at random, in inference too" in str(net.account)
+    assert net.body.draws and "draws at random, in inference too" in str(net.account)
     with pytest.warns(UserWarning, match="differ from call to call"):
         first, second = net.predict(data), net.predict(data)
     assert not np.array_equal(first.probabilities, second.probabilities)
@@ -75,7 +75,7 @@ def test_nothing_of_it_is_cached(family: str, kind: Any, strategy: str, options:
     net, data = opened(kind), data_for(family)
     result = regraft.adapt(net, data, strategy=strategy, cache=tmp_path, batch_size=12, refit=False, **options)
     assert not list(tmp_path.iterdir())
-    assert result.network.draws and any("draws at random" in reason for reason in result.plan.reasons)
+    assert result.network.body.draws and any("draws at random" in reason for reason in result.plan.reasons)
     assert result.history and result.history[-1]["stage"] == strategy
     if strategy == "head":
         assert result.cost["frozen_forward_items"] > len(data)
@@ -93,7 +93,7 @@ def test_ordinary_networks_are_not_taken_for_random_ones(make: Any) -> None:
     """Two passes of them are the same, dropout layers and BatchNorm included."""
     module = make()
     net = regraft.load(module) if isinstance(module, keras.Model) else regraft.load(module.train(), inputs=(3, 16, 16))
-    assert not net.draws and "random" not in str(net.account)
+    assert not net.body.draws and "random" not in str(net.account)
 
 
 def test_a_saved_one_is_known_again_and_said_once(tmp_path: Path) -> None:
@@ -101,5 +101,5 @@ def test_a_saved_one_is_known_again_and_said_once(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="opens only with its class.*draws at random"):
         net.save(tmp_path / "saved")
     again = regraft.load(tmp_path / "saved", architecture=AlwaysDropped)
-    assert again.draws
+    assert again.body.draws
     assert str(again.account).count("draws at random") == 1

@@ -89,7 +89,7 @@ def test_a_block_ends_with_all_of_its_own_code() -> None:
     assert np.allclose(first.features(items), expected, atol=1e-5)
     tapped = net.tapped([Tap(net.blocks[1].name, ("mean",)), Tap("input", ("mean",))])
     assert np.allclose(tapped.features(items)[:, :6], expected, atol=1e-5)
-    assert [(part.block, part.stop) for part in tapped.tap_slices] == [(net.blocks[1].name, 6), ("input", 9)]
+    assert [(part.block, part.stop) for part in tapped.body.tap_slices] == [(net.blocks[1].name, 6), ("input", 9)]
     assert set(tapped.state()) == set(net.state())
     assert type(net.module).call is Maps.call
 

@@ -105,14 +105,14 @@ def test_all_layers_are_the_head(name: str) -> None:
     found = net.predict(pictures()).probabilities
     expected = own(module) if name in ("softmax", "sigmoid") else torch.from_numpy(own(module)).softmax(1).numpy()
     assert np.allclose(found, expected, atol=1e-5)
-    assert net.layers_of("main") == HEADS.get(name, net.layers_of("main"))
-    assert len(net.layers_of("main")) > 1
+    assert net.body.layers_of("main") == HEADS.get(name, net.body.layers_of("main"))
+    assert len(net.body.layers_of("main")) > 1
     assert np.allclose(net.features(pictures()) @ net.head.weight.T + net.head.bias, logits, atol=1e-4)
     turned = regraft.retarget(net, ["c", "new", "b", "a"])
     assert np.allclose(turned.logits(pictures())[:, [3, 2, 0]], logits, atol=1e-5)
     assert not turned.logits(pictures())[:, 1].any()
     assert turned.account.entries["kept"] == ["c", "b", "a"]
-    assert {len(turned.module.get_submodule(layer).weight) for layer in turned.layers_of("main")} == {4}
+    assert {len(turned.module.get_submodule(layer).weight) for layer in turned.body.layers_of("main")} == {4}
 
 
 @pytest.mark.parametrize("name", ["mean", "three", "timm", "transformers"])
@@ -148,7 +148,7 @@ def test_a_vision_transformer_with_two_heads_is_adapted(strategy: str) -> None:
 
 
 def test_one_named_head_of_several_is_the_whole() -> None:
-    assert regraft.load(TwoHeads(), inputs=(3, 16, 16), head="fc_dist").layers_of("main") == ("fc", "fc_dist")
+    assert regraft.load(TwoHeads(), inputs=(3, 16, 16), head="fc_dist").body.layers_of("main") == ("fc", "fc_dist")
 
 
 def test_what_reads_the_same_as_the_head_is_refused() -> None:
@@ -181,4 +181,4 @@ def test_small_logits_are_no_proof_of_a_head(scale: float) -> None:
         for layer in (module.fc, module.fc_dist):
             layer.weight *= scale
             layer.bias *= scale
-    assert regraft.load(module, inputs=(3, 16, 16)).layers_of("main") == ("fc", "fc_dist")
+    assert regraft.load(module, inputs=(3, 16, 16)).body.layers_of("main") == ("fc", "fc_dist")

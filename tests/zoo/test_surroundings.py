@@ -152,7 +152,7 @@ def test_old_weight_norm_keeps_its_numbers(trained: bool) -> None:
 
 def test_a_traced_graph_prints_nothing_where_another_order_in_memory_fails(capfd: pytest.CaptureFixture[str]) -> None:
     net = regraft.load(torch.fx.symbolic_trace(Viewed()), inputs=(3, 16, 16))
-    assert net.memory_order == torch.contiguous_format
+    assert net.body.memory_order == torch.contiguous_format
     assert capfd.readouterr().err == ""
 
 
@@ -165,7 +165,7 @@ def test_a_program_of_a_fixed_batch_is_refused_when_it_is_opened() -> None:
 def test_results_that_depend_on_the_other_examples_are_said(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 3))
     net = regraft.load(module, inputs=(6,))
-    assert not net.draws and str(net.account).count("depends on the others in its batch") == 1
+    assert not net.body.draws and str(net.account).count("depends on the others in its batch") == 1
     with pytest.warns(UserWarning, match="opens only with its class"):
         net.save(tmp_path / "saved")
     assert str(regraft.load(tmp_path / "saved", architecture=module).account).count("depends on the others in its batch") == 1

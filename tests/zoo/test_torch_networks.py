@@ -91,7 +91,7 @@ def test_a_network_is_not_cut_at_a_block_that_is_never_called() -> None:
 def test_another_order_in_memory_is_used_only_where_it_gives_the_same(name: str, order: torch.memory_format) -> None:
     net = opened(name)
     net.module.train()
-    assert net.memory_order == order
+    assert net.body.memory_order == order
     assert all(module.training for module in net.module.modules())
 
 
@@ -107,9 +107,9 @@ def test_another_order_in_memory_is_used_only_where_it_gives_the_same(name: str,
 def test_training_on_a_cpu_is_channels_last_only_where_that_pays_and_works(layers: list[nn.Module], order: torch.memory_format) -> None:
     module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
     net = regraft.load(module, classes=["a", "b", "c"], inputs=(3, 16, 16))
-    assert net.memory_order == torch.channels_last
-    assert net.training_order(torch.device("cpu")) == order
-    assert net.training_order(torch.device("cuda")) == torch.channels_last
+    assert net.body.memory_order == torch.channels_last
+    assert net.body.training_order(torch.device("cpu")) == order
+    assert net.body.training_order(torch.device("cuda")) == torch.channels_last
 
 
 def test_googlenet_with_auxiliary_heads() -> None:
@@ -119,7 +119,7 @@ def test_googlenet_with_auxiliary_heads() -> None:
     assert net.head.layer == "fc"
     for block in net.blocks[3], net.blocks[-1]:
         tapped = net.tapped([Tap("input", ("mean",)), Tap(block.name, ("mean",))])
-        assert ("aux" in block.name) == (len(tapped.tap_slices) == 1)
+        assert ("aux" in block.name) == (len(tapped.body.tap_slices) == 1)
 
 
 class _Padded(nn.Module):

@@ -341,7 +341,7 @@ def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs) -> Cut
     if not layers:
         return Refusal("no frozen module is called before the trainable part")
     with torch.no_grad(), called_one_by_one():
-        for direct in (_before_head(network, layers), network.split(layers)):
+        for direct in (_before_head(network, layers), network.body.split(layers)):
             if direct is not None:
                 make = partial(_of_parts, direct, two, layers=layers, again=again)
                 proved = _attempt(make, network, sample=sample)
@@ -402,7 +402,7 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
         or {layer.name for layer in after if layer.parameters or is_dropout(layer)} != set(network.head_layers)
     ):
         return None
-    layers_of_head = network.layers_of(network.head.task)
+    layers_of_head = network.body.layers_of(network.head.task)
     head = network.modules()[layers_of_head[0]]
 
     def whole(inputs: Inputs) -> list[Tensor]:

@@ -57,7 +57,7 @@ def _settled(network: Network, layers: Collection[str]) -> Structure:
     Such values are not part of the identity, as long as the same batch gives the same output. Two runs on different batches show which
     values these are. Networks made of installed libraries only are not run, because library objects are not inspected.
     """
-    structure = network.structure(layers)
+    structure = network.body.structure(layers)
     if not structure.own:
         return structure
     ignored: frozenset[str] = frozenset()
@@ -67,7 +67,7 @@ def _settled(network: Network, layers: Collection[str]) -> Structure:
             network.mode_(False)
             with torch.no_grad():
                 network.scores(rows_of(on_network(network, network.sample), rows))
-            seen.append(network.structure(layers, ignored=ignored))
+            seen.append(network.body.structure(layers, ignored=ignored))
         if seen[0].text == seen[1].text:
             return seen[1]
         ignored |= _changed(seen[0].leaves, seen[1].leaves)

@@ -221,7 +221,7 @@ class FrozenPass:
         return Check(items, views, self._values, self.batch_size, exact, rounding).holds(cache)
 
     def _values(self, inputs: Inputs) -> list[Tensor]:
-        return self.cut.frozen_part(placed(inputs, self.device, order=self.network.memory_order))
+        return self.cut.frozen_part(placed(inputs, self.device, order=self.network.body.memory_order))
 
     def _begun(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], wanted: str) -> _Begun:
         """Choose the engine of a pass and its precision."""

@@ -91,7 +91,7 @@ def counted_layers(end: int | str | None) -> int | None:
 
 def _first_counted(network: Network, count: int) -> frozenset[str]:
     """Return the first `count` layers as the library counts them. A layer around others is included once all of these are."""
-    every = network.counted()
+    every = network.body.counted()
     if not 0 <= count < len(every):
         raise SettingError(
             f"frozen='layers:{count}': this network has {len(every)} layers, counted as in its library; expected 0 to {len(every) - 1}."
@@ -128,12 +128,12 @@ def frozen_before(network: Network, layers: Collection[str]) -> frozenset[str]:
 
 
 def held_layers(network: Network) -> frozenset[str]:
-    """Return the layers that the network holds frozen (`network.held`), with the layers without weights that are frozen with them.
+    """Return the layers that the network holds frozen (`network.body.held`), with the layers without weights that are frozen with them.
 
     These run before every trained layer, or are inside a module whose weights are all held. Dropout directly before the trained part is
     not included.
     """
-    return _with_those_between(network.layers, network.held)
+    return _with_those_between(network.layers, network.body.held)
 
 
 def _with_those_between(layers: Sequence[Layer], held: Collection[str]) -> frozenset[str]:

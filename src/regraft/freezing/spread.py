@@ -66,7 +66,7 @@ def sent(shared: T, networks: Sequence[Network], *, values: Callable[[T], Sequen
     def reduced(part: Any) -> Any:
         if isinstance(part, torch.memory_format):  # pickle would look up its name in `__main__`
             return getattr, (torch, str(part).removeprefix("torch."))
-        return next((made for network in networks if (made := network.reduced(part)) is not NotImplemented), NotImplemented)
+        return next((made for network in networks if (made := network.body.reduced(part)) is not NotImplemented), NotImplemented)
 
     content = packed(shared, reduced)
     with torch.no_grad():

@@ -49,7 +49,7 @@ class WholePass:
         if self.cluster is not None:
             made = self._spread(function, network, items=Prepared(data, cast(Preprocessing, network.preprocessing)), batch_size=batch_size)
             return made if data is given else network.preprocessing.averaged(made, data.items)
-        if self.engine == EAGER or len(data) < (FEWEST if self.engine == "auto" else 2) or network.draws:
+        if self.engine == EAGER or len(data) < (FEWEST if self.engine == "auto" else 2) or network.body.draws:
             return concatenated(function, network, items=given, batch_size=batch_size)
 
         def values(inputs: Inputs) -> list[Tensor]:

@@ -132,7 +132,7 @@ def _calibrated(net: Network, given: Any) -> Network:
     factors, shifts = fit_scales(scores, truth, kind=kind)
     own = replace(head, weight=np.diag(factors).astype(np.float32), bias=shifts.astype(np.float32))
     net.set_rows_(head.layer, own.weight, bias=own.bias)
-    net.refresh_heads_()
+    net.body.refresh_heads_()
     told, figures = f"calibrated on {len(data):,} examples: a factor and a shift for the score of each class", dict[str, float]()
     if kind == "classification":
         figures = {"log_loss_before": log_loss(scores, data.targets), "log_loss": log_loss(scores * factors + shifts, data.targets)}

@@ -79,8 +79,8 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
         known = known.joined(added, key=exact_name)
         head, known = _joint(head, known, old=(old.weight, old.bias)) if statistics is not None else (head, known)
     changed = net.with_head(head)
-    for layer in changed.layers_of(changed.head.task):
-        changed.release_(layer)
+    for layer in changed.body.layers_of(changed.head.task):
+        changed.body.release_(layer)
     changed.heads = {task: one for task, one in changed.heads.items() if one.groups is None}
     changed.statistics, changed.unknown = None if known is None else known.to_arrays(), None  # fitted without the new classes
     changed.account = _account(net, changed, names=names, items=items, judges=test, joint=statistics is not None)

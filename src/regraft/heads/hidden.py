@@ -66,9 +66,9 @@ def deepened(net: Network, classes: Sequence[str], *, layers: Hidden, dropout: f
     first = _drawn(net, layers[0][0], features=width, task=task, seed=asked.seed)
     made = net.with_head(first if ends is None else replace(first, activation=ends.activation))
     for number, ((below, activation), (units, _)) in enumerate(pairwise([*layers, (len(classes), "")]), start=1):
-        for layer in made.layers_of(task):
-            made.release_(layer)
-        made.fresh_([*made.fresh, *made.layers_of(task)])
+        for layer in made.body.layers_of(task):
+            made.body.release_(layer)
+        made.body.fresh_([*made.fresh, *made.body.layers_of(task)])
         head = _drawn(made, units, features=below, task=task, seed=asked.seed + number)
         if number == len(layers):
             zeros = empty_head(task, classes, kind=kind, features=below)
@@ -84,5 +84,5 @@ def deepened(net: Network, classes: Sequence[str], *, layers: Hidden, dropout: f
 
 def _drawn(net: Network, units: int, *, features: int, task: str, seed: int) -> Head:
     """Return a head without class names, with weights (units, features) that the framework initialises with `seed`."""
-    weight, bias = net.fresh_rows(units, features, seed=seed)
+    weight, bias = net.body.fresh_rows(units, features, seed=seed)
     return Head(task, None, "classification", "linear", "", weight, bias)

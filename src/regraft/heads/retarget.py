@@ -89,8 +89,8 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
     changed = net.with_head(_of_kind(head, kind))
     changed.account = net.account.of_weights().joined(account)
     if len(new):
-        for layer in changed.layers_of(old.task):
-            changed.release_(layer)
+        for layer in changed.body.layers_of(old.task):
+            changed.body.release_(layer)
     if net.heads and old.task == net.head.task:
         changed.statistics = changed.unknown = None  # belong to the old classes
         changed.heads = {name: known for name, known in changed.heads.items() if known.groups is None}

@@ -65,7 +65,7 @@ def stack(
     filled = started(stacked, stacked.head, new=np.arange(len(names)), old=none, start=replace(asked, data=items))
     if start != "zeros":
         stacked.set_rows_(filled.layer, filled.weight, bias=filled.bias)
-        stacked.refresh_heads_()
+        stacked.body.refresh_heads_()
     stacked.statistics = stacked.unknown = None  # belong to the old features
     below = f"the {len(old.weight)} old scores ({activation}) are the features of the new head; the old head is part of the backbone"
     stacked.account = net.account.of_weights().joined(Account({"new": list(names)}, notes=(below,)))

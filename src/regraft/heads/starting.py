@@ -74,7 +74,7 @@ def started(net: Network, head: Head, *, new: np.ndarray, old: Rows, start: Star
     kept = np.setdiff1d(np.arange(len(head.weight)), new)
     rows = (head.weight[kept], head.bias[kept])
     if start.how == "random":
-        made = net.fresh_rows(len(new), head.features, seed=start.seed)
+        made = net.body.fresh_rows(len(new), head.features, seed=start.seed)
     elif start.how == "mean":
         made = mean_rows(old[0], old[1], count=len(new))
     else:

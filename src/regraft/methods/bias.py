@@ -36,8 +36,8 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
         NetworkError: if there is no bias below the heads.
     """
     heads = set(network.head_layers)
-    below = {layer: names for layer, names in network.layer_parameters().items() if layer not in heads | network.held}
-    biases = biases_among(name for names in below.values() for name in names if name not in network.held)
+    below = {layer: names for layer, names in network.layer_parameters().items() if layer not in heads | network.body.held}
+    biases = biases_among(name for names in below.values() for name in names if name not in network.body.held)
     if not biases:
         raise NetworkError(
             f"strategy='bias' trains biases; received a network with {len(below)} layers to train before its head and none in them. "

@@ -71,7 +71,7 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
     """
     known = network.coding
     twin = _further(network, conditions, size=options["size"]) if known else _coded(network, options, conditions=conditions, seed=seed)
-    table = twin.code_table()
+    table = twin.body.code_table()
     name = next(name for names in twin.layer_parameters().values() for name, parameter in names.items() if parameter is table)
     added = {name} if known else added_parameters(network, twin)
     frozen = frozenset[str]() if options["training"] == "joint" else frozen_but(twin, {*added, *head_parameters(twin)})
@@ -104,7 +104,7 @@ def _further(network: Network, conditions: Sequence[str], *, size: int | None) -
     Raises:
         NetworkError: if `size` differs from the size of the existing codes.
     """
-    coding, table = network.coding, network.code_table().detach().cpu().numpy()
+    coding, table = network.coding, network.body.code_table().detach().cpu().numpy()
     if coding is None or size not in (None, coding.size):
         raise NetworkError(f"size={size}: the network has codes of {table.shape[1]} numbers already; leave size= out.")
     new = [name for name in conditions if name not in coding.conditions]
@@ -114,7 +114,7 @@ def _further(network: Network, conditions: Sequence[str], *, size: int | None) -
 @contextmanager
 def _mean_in_place(network: Network) -> Iterator[None]:
     """Use the mean of all codes as row 0 of the table, and in training also for a random share of the examples."""
-    table, modules = network.code_table(), network.modules()
+    table, modules = network.body.code_table(), network.modules()
     owned = network.layer_parameters()
     place: Module = next(modules[layer] for layer, names in owned.items() if any(parameter is table for parameter in names.values()))
 
@@ -145,7 +145,7 @@ def _end(network: Network) -> Network:
     coding = network.coding
     if coding is None:
         raise NetworkError("Received a network that takes no codes; expected the one that was trained with them.")
-    table = network.code_table().detach().cpu().numpy().copy()
+    table = network.body.code_table().detach().cpu().numpy().copy()
     table[0] = mean_code(table)
     twin = network.recoded(coding.conditions, table)
     twin.coding = replace(coding, learned=coding.conditions)

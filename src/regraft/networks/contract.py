@@ -184,7 +184,7 @@ class Network(Editable):
         """
         if condition is not None and self.coding is None:
             raise NetworkError(f"Received condition={condition!r}; this network knows no conditions. Train codes with strategy='codes'.")
-        if self.draws:
+        if self.body.draws:
             warnings.warn("This network draws at random, in inference too: its predictions differ from call to call.", stacklevel=2)
         row = self.coding.row(condition) if self.coding is not None and condition is not None else None
         if unknown and self.unknown is None:
@@ -253,18 +253,18 @@ class Network(Editable):
         """
         twin = self.copy()
         twin.body.redraw_(seed)
-        own, held = twin.state(), self.held
+        own, held = twin.state(), self.body.held
         with torch.no_grad():
             for name, values in self.state().items():
                 if not held.isdisjoint(prefixes(name)):
                     own[name].copy_(values)
-        twin.refresh_heads_()
+        twin.body.refresh_heads_()
         return twin
 
     def scores_of_features(self, features: Tensor) -> Scores:
         """Return the logits (N, C) by task for the heads' input `features` (N, d); NaN for heads that read other features."""
         near = {task: self.body.layers_of(task)[0] for task, head in self.heads.items() if head.groups is None and not head.apart}
-        own = {task: self.scores_of_layer(layer, features) for task, layer in near.items()}
+        own = {task: self.body.scores_of_layer(layer, features) for task, layer in near.items()}
         return self.body.with_derived(self.scores_apart(features) | own)
 
     def sample_features(self) -> Tensor:
@@ -356,10 +356,10 @@ class Network(Editable):
             return write_onnx(self, aim, preprocessing=preprocessing)
         if ending == ".pmml":
             return write_pmml(self, aim, version=pmml_version or "4.4", what=what or "network", columns=columns, target=target)
-        if ending not in self.own_endings:
+        if ending not in self.kind.own_endings:
             raise NetworkError(
                 f"Received the path {str(path)!r}; a network of the family {self.family!r} is written to a file that ends in "
-                f"{', '.join(map(repr, self.own_endings))}, '.onnx' or '.pmml'."
+                f"{', '.join(map(repr, self.kind.own_endings))}, '.onnx' or '.pmml'."
             )
         refuse_program(self.origin, "exported")
         self.refuse_training_form()

@@ -119,7 +119,7 @@ def _layers(network: Record) -> Iterator[DenseLayer]:
     (sample,) = sample_tensors(twin.sample)
     modules = twin.modules()
     kinds = {layer.name: type(modules[layer.name]).__name__ for layer in twin.layers}
-    twin.name_for_export_()
+    twin.body.name_for_export_()
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")

@@ -51,7 +51,7 @@ class Editable(Record):
         refuse_program(self.origin, edit.done)
         if isinstance(edit, Folded):
             body = self.kind.edit(self.body, Biased(edit.biased), head=None, seed=seed)
-            body, _ = self.kind.unedit(body, Codes(cast(Coding, self.coding)), code=torch.zeros_like(self.code_table()[0]))
+            body, _ = self.kind.unedit(body, Codes(cast(Coding, self.coding)), code=torch.zeros_like(self.body.code_table()[0]))
         else:
             if isinstance(edit, Rows | Stack) and head is None:  # the first head may have been renamed since the edit was noted
                 head = edit.empty(edit.task if not self.heads or (isinstance(edit, Rows) and edit.branch) else self.head.task)
@@ -116,7 +116,7 @@ class Editable(Record):
         refuse_program(self.origin, Channels.done)
         if count < 1:
             raise NetworkError(f"Received {count} channels; expected 1 or more.")
-        refuse_read_input(self.tap_slices, f"channels={count}")
+        refuse_read_input(self.body.tap_slices, f"channels={count}")
         return self.edited(Channels(count))
 
     def with_columns(self, count: int) -> Self:
@@ -183,7 +183,7 @@ class Editable(Record):
 
     def recoded(self, conditions: Sequence[str], table: np.ndarray) -> Self:
         """Return a copy with these K conditions and this table of codes, (1 + K, size); everything else stays bit-identical."""
-        values, expected = np.asarray(table, np.float32), (1 + len(conditions), self.code_table().shape[1])
+        values, expected = np.asarray(table, np.float32), (1 + len(conditions), self.body.code_table().shape[1])
         wrong, names = int((~np.isfinite(values)).sum()), set(conditions)
         if values.shape != expected or len(names) != len(conditions) or wrong:
             raise NetworkError(
@@ -198,7 +198,7 @@ class Editable(Record):
 
     def folded(self, condition: str) -> Self:
         """Return a copy without the input "condition": the code of a known condition (or "mean") is folded into the biases."""
-        table, coding = self.code_table().detach(), cast(Coding, self.coding)
+        table, coding = self.body.code_table().detach(), cast(Coding, self.coding)
         twin, biased = self.unedited(Codes(coding), code=table[coding.row(condition)].clone())
         twin.edits = (*self.edits, Folded(biased))
         return twin

@@ -94,7 +94,7 @@ def write_network(network: Editable, folder: Path) -> None:
     network.refuse_training_form()
     own = None if network.unknown is None else network.unknown.own_arrays()
     try:
-        facts = dict(network.write(folder))
+        facts = dict(network.kind.write(network.body, folder, origin=network.origin, edits=network.edits))
         digest = write_codes(network, folder)
         for file, arrays in ((STATISTICS_FILE, network.statistics), (UNKNOWN_FILE, own)):
             if arrays is not None:
@@ -170,7 +170,7 @@ def read_heads_(network: Editable, facts: Mapping[str, Any]) -> None:
     if missing:
         raise NetworkError(f"{FACTS_FILE} is damaged: it says nothing of the head {missing[0]!r} that the network has. {_REMEDY}")
     network.heads, network.outputs = found, tuple(facts.get("outputs", ()))
-    network.fresh_(facts.get("fresh", ()))
+    network.body.fresh_(facts.get("fresh", ()))
 
 
 def _known_head(network: Editable, plain: Mapping[str, Any]) -> Head:

@@ -79,7 +79,8 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
         if isinstance(problem, RegraftError) and not isinstance(problem, NetworkError):
             raise
         reason = why_not_exported(problem)
-        raise NetworkError(f"The network cannot be written as an ONNX file: {reason}. Export it as {network.own_endings[0]}.") from problem
+        instead = "".join(f" Export it as {ending}." for ending in network.kind.own_endings[:1])
+        raise NetworkError(f"The network cannot be written as an ONNX file: {reason}.{instead}") from problem
     with writable(path.parent, error=NetworkError):
         write_bytes(path, content)
     return path
@@ -102,7 +103,7 @@ def _model(network: Record) -> Any:
             model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
             check_onnx_(model, what="the ONNX file")
             program = OnnxProgram(model.SerializeToString(), names, called=inputs)
-            difference = prove(plain, program, batches=batches_of(own, longer=lengths), outputs=outputs, state=own.state())
+            difference = prove(plain, program, batches=batches_of(own.body, longer=lengths), outputs=outputs, state=own.state())
             break
         except Exception as problem:  # exporters raise anything
             problems.append(problem)
@@ -166,7 +167,7 @@ def _put_preprocessing_(model: Any, network: Record) -> None:
 def _on_cpu(network: Record) -> Record:
     plain = network.copy()
     plain.mode_(False)
-    plain.move_(torch.device("cpu"))
+    plain.body.move_(torch.device("cpu"))
     return plain
 
 
@@ -195,7 +196,7 @@ def _lengths(network: Record, sample: Sequence[Tensor]) -> list[dict[int, torch.
 
 def _takes(network: Record, free: Sequence[Mapping[int, Any]]) -> bool:
     """Return whether a network takes longer texts than its sample."""
-    names, (_, longer) = input_names(network.sample), batches_of(network, longer=free)
+    names, (_, longer) = input_names(network.sample), batches_of(network.body, longer=free)
     try:
         with torch.no_grad():
             network.scores(dict(zip(names, longer, strict=True)) if names else longer[0])

@@ -48,11 +48,11 @@ SHARE = 0.34
 
 def leave_ready_(network: Network) -> None:
     """Reset a `network` for the user: nothing frozen, held or marked as fresh, inference mode, heads read from its layers."""
-    network.fresh_(())
-    network.hold_(None)
+    network.body.fresh_(())
+    network.body.hold_(None)
     network.freeze_(frozenset())
     network.mode_(False)
-    network.refresh_heads_()
+    network.body.refresh_heads_()
 
 
 def calibrate_(setup: Setup, log: Log, *, outcome: Outcome) -> None:

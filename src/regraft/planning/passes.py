@@ -45,7 +45,7 @@ def feed_of(setup: Setup, log: Log, *, frozen: frozenset[str], items: Prepared |
     network.freeze_(frozen | setup.idle_layers)
     layers = cacheable_layers(network, frozen - set(network.head_layers))
     whole = WholeFeed(network, items, views, setup.device, log.counter if layers else None)
-    if not layers or settings.cache is None or network.draws:
+    if not layers or settings.cache is None or network.body.draws:
         return whole
     with log.clock.during("frozen"):
         cut = find_cut(network, layers, sample=items.batch(np.arange(3) % len(items)))
@@ -94,7 +94,7 @@ def head_feed(setup: Setup, log: Log, *, feed: Feed) -> HeadFeed:
 def features_of(network: Network, feed: Feed, *, indices: np.ndarray) -> Tensor:
     """Return the heads' inputs (n, d) of the examples `indices`, view 0."""
     network.mode_(False)
-    heads = [network.modules()[name] for name in network.layers_of(network.head.task)]
+    heads = [network.modules()[name] for name in network.body.layers_of(network.head.task)]
     parts = [indices[start : start + 64] for start in range(0, len(indices), 64)]
     made, filled = torch.zeros(0, network.head.features), 0
     with torch.no_grad(), watching(heads, channels_last=network.layout == "channels_last") as read:

@@ -253,7 +253,7 @@ class Setup:
 
     def on(self, network: Network) -> Setup:
         """Return the same setup with another network, which is moved to the device."""
-        network.move_(self.device)
+        network.body.move_(self.device)
         return replace(self, network=network)
 
     @property
@@ -283,7 +283,7 @@ class Setup:
     @property
     def open_tasks(self) -> dict[str, str]:
         """Task of the data -> task of the network, for the heads that may change: those that the network does not hold."""
-        held = {task for task in self.tasks.values() if any(map(self.network.holds, self.network.layers_of(task)))}
+        held = {task for task in self.tasks.values() if any(map(self.network.holds, self.network.body.layers_of(task)))}
         return {name: task for name, task in self.tasks.items() if task not in held}
 
     @property
@@ -294,7 +294,7 @@ class Setup:
     @property
     def idle_layers(self) -> frozenset[str]:
         """Layers of the heads without targets in the data; they stay frozen."""
-        trained = {layer for task in (*self.tasks.values(), *self.additions.helpers) for layer in self.network.layers_of(task)}
+        trained = {layer for task in (*self.tasks.values(), *self.additions.helpers) for layer in self.network.body.layers_of(task)}
         return frozenset(self.network.head_layers) - trained
 
     @property

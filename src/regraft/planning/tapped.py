@@ -111,7 +111,7 @@ def tapped_features(  # over the limit: what a pass needs to know
     start = time.perf_counter()
     with clock.during("frozen"):
         reading, points, notes = _reading(network, count=len(items))
-        reading.network.move_(device)
+        reading.network.body.move_(device)
         where = default_cache_folder() if settings.cache == "auto" else settings.cache or "memory"
         told: list[str] = []
         cut = _as_cut(reading, source=network)
@@ -138,11 +138,11 @@ def _reading(network: Network, *, count: int) -> tuple[_Reading, tuple[Tap, ...]
 
 def _tapped(network: Network, points: Sequence[Tap]) -> tuple[Network, tuple[TapSlice, ...]]:
     """Return the network tapped at the points and at the block of its head, so that the head runs, and the slices of the points."""
-    heads = set(network.layers_of(network.head.task)) if network.head_layers else set()
+    heads = set(network.body.layers_of(network.head.task)) if network.head_layers else set()
     known = {tap.block for tap in points}
     further = [Tap(block.name, ("mean",)) for block in network.blocks if heads & set(block.layers) and block.name not in known]
     tapped = network.tapped([*points, *further])
-    slices = tuple(part for part in tapped.tap_slices if part.block in known)
+    slices = tuple(part for part in tapped.body.tap_slices if part.block in known)
     if not slices:
         raise NetworkError(
             f"None of {len(points)} points gives real numbers before the head; expected a block with a map, sequence or vector."
@@ -181,11 +181,11 @@ def _with_slices(points: Sequence[Tap], slices: Sequence[TapSlice]) -> tuple[Tap
 
 def _head_modules(network: Network, tapped: Network) -> tuple[Module, ...]:
     """Return the head's layers in the tapped network, whose graph may name them differently; none if the run ends before them."""
-    heads = set(network.layers_of(network.head.task)) if network.head_layers else set()
+    heads = set(network.body.layers_of(network.head.task)) if network.head_layers else set()
     ends = {block.name for block in network.blocks if heads & set(block.layers)}
-    if not heads or not ends <= {part.block for part in tapped.tap_slices}:  # a loop may call a head for single examples
+    if not heads or not ends <= {part.block for part in tapped.body.tap_slices}:  # a loop may call a head for single examples
         return ()
-    modules, names = tapped.modules(), network.layers_of(network.head.task)
+    modules, names = tapped.modules(), network.body.layers_of(network.head.task)
     known = [next((modules[one] for one in (name, name.rpartition(".")[2]) if one in modules), None) for name in names]
     return () if None in known else tuple(one for one in known if one is not None)
 

@@ -32,14 +32,14 @@ def hold_(network: Network, plan: Plan, *, new_rows: Mapping[str, np.ndarray]) -
     `new_rows` maps tasks of the network to the rows of their new classes.
     """
     if plan.trainable == ALL:
-        network.hold_(())
+        network.body.hold_(())
     elif plan.trainable is not None:
         wanted = matching_layers(network, plan.trainable, setting="trainable")
-        network.hold_([layer.name for layer in network.layers if layer.parameters and layer.name not in wanted])
+        network.body.hold_([layer.name for layer in network.layers if layer.parameters and layer.name not in wanted])
     for task, rows in new_rows.items():
         if len(rows) and network.heads[task].groups is None:
-            for layer in network.layers_of(task):
-                network.release_(layer)
+            for layer in network.body.layers_of(task):
+                network.body.release_(layer)
     network.account = network.account.with_frozen(_held_names(network))
 
 
@@ -80,14 +80,14 @@ def without_solving(network: Network, plan: Plan, *, tasks: Iterable[str]) -> Pl
 def _held_names(network: Network) -> list[str]:
     """Return the names of the layers that a `network` holds, in the order of execution."""
     place = {layer.name: at for at, layer in enumerate(network.layers)}
-    return sorted(network.held, key=lambda name: (place.get(name, place.get(name.rpartition(".")[0], len(place))), name))
+    return sorted(network.body.held, key=lambda name: (place.get(name, place.get(name.rpartition(".")[0], len(place))), name))
 
 
 def _last_frozen(network: Network, frozen: int | str) -> str:
     """Return a sentence on where the plan's frozen part ends."""
     chosen, count = frozen_up_to(network, frozen), counted_layers(frozen)
     names = [layer.name for layer in network.layers if layer.name in chosen]
-    last = network.counted()[count - 1] if count else names[-1] if names else "none"
+    last = network.body.counted()[count - 1] if count else names[-1] if names else "none"
     weights = sum(layer.parameters > 0 for layer in network.layers if layer.name in chosen)
     return f"frozen={frozen!r}: {weights} layers with weights, and the last frozen layer is {last!r}."
 
@@ -144,7 +144,7 @@ def _is_drawn(tensors: Sequence[Tensor]) -> bool:
 
 def check_trained(network: Network, plan: Plan) -> list[str]:
     """Raise if the held layers leave a plan nothing to train; else return notes for the user."""
-    held, further = _held_names(network), [DRAWS] if network.draws else []
+    held, further = _held_names(network), [DRAWS] if network.body.draws else []
     further += [_last_frozen(network, plan.frozen)] if plan.strategy == "partial" and plan.frozen else []
     further += _fresh_words(network, plan)
     if not held:
@@ -160,7 +160,7 @@ def check_trained(network: Network, plan: Plan) -> list[str]:
         )
     if plan.strategy in ("auto", "probe", *METHODS) or plan.block == AUTO_BLOCK:
         return [said, *further]
-    frozen = held_layers(network) | {layer.name for layer in network.layers if layer.name in network.held}
+    frozen = held_layers(network) | {layer.name for layer in network.layers if layer.name in network.body.held}
     if plan.strategy == "head":
         frozen |= {layer.name for layer in network.layers} - set(network.head_layers)
     else:

@@ -112,7 +112,7 @@ class WholeFeed(Feed):
     def scores(self, payload: Payload) -> Scores:
         """Return the logits of a batch of inputs."""
         inputs = payload[0] if isinstance(payload, list) else payload
-        order = self.network.training_order(self.device) if torch.is_grad_enabled() else self.network.memory_order
+        order = self.network.body.training_order(self.device) if torch.is_grad_enabled() else self.network.body.memory_order
         return self.network.scores(placed(inputs, self.device, order=order))
 
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:

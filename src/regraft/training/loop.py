@@ -242,7 +242,7 @@ def _epoch_(  # over the limit: what an epoch is made of
 ) -> None:
     """Run one epoch: train, evaluate, record."""
     began, settings, network = time.perf_counter(), training.settings, training.network
-    network.reseed_(seed + training.team.rank)
+    network.body.reseed_(seed + training.team.rank)
     network.freeze_(_frozen_now(training, state.epoch))
     network.mode_(True)
     parts = _shuffled(training, seed)

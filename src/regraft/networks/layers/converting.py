@@ -137,7 +137,7 @@ def _told(source: Network, made: Network, *, turned: bool) -> Network:
         own = told_binary(made.heads[task], {"binary": head.binary})
         made.heads[task] = replace(own, classes=head.classes, kind=head.kind, thresholds=head.thresholds)
     made.preprocessing = _turned_preprocessing(source, made) if turned else source.preprocessing
-    made.history, made.statistics, made.unknown, made.draws = source.history, source.statistics, source.unknown, source.draws
+    made.history, made.statistics, made.unknown, made.body.draws = source.history, source.statistics, source.unknown, source.body.draws
     largest = _difference(source, made, turned=turned)
     note = f"made of a network of {source.family}: on random inputs it differs by {largest:.1g} of the largest score"
     made.account = source.account.joined(Account(notes=(note,), figures={"largest_difference": largest}))

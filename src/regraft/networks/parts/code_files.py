@@ -50,7 +50,7 @@ COUNTER = "seed_generator_state"
 def code_digest(network: Record) -> str:
     """Return a digest of the parameters and buffers that `shared_state` returns."""
     digest = hashlib.blake2b(digest_size=16)
-    named = {network.former_name(name): tensor for name, tensor in shared_state(network).items()}
+    named = {network.body.former_name(name): tensor for name, tensor in shared_state(network).items()}
     for name, tensor in sorted(named.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -59,7 +59,7 @@ def code_digest(network: Record) -> str:
 
 def shared_state(network: Record) -> dict[str, torch.Tensor]:
     """Return all parameters and buffers of a network except its table of codes and the random-generator states of Keras."""
-    table = None if network.coding is None else network.code_table().data_ptr()
+    table = None if network.coding is None else network.body.code_table().data_ptr()
     kept = {name: tensor for name, tensor in network.state().items() if not name.endswith(COUNTER)}
     return {name: tensor for name, tensor in kept.items() if table is None or tensor.data_ptr() != table}
 
@@ -111,7 +111,7 @@ def with_code_files(network: N, folder: Path) -> N:
         return network
     if network.coding is None:
         raise NetworkError(f"{str(files[0])!r} is the code of a condition, but this network takes no codes. Remove the file.")
-    old = network.code_table().detach().cpu().numpy()
+    old = network.body.code_table().detach().cpu().numpy()
     names, table = table_with_files(network.coding, old, folder=folder, digest=code_digest(network))
     if len(table) == len(old) and np.array_equal(table, old):
         return network

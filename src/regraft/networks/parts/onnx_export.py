@@ -35,7 +35,7 @@ class WholeNetwork(Module):
         module: the network's module.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Body | Record) -> None:
         super().__init__()
         self.module = network.module
         self.__dict__["network"] = network  # in __dict__, so that it is no submodule
@@ -56,7 +56,7 @@ def input_names(sample: Inputs) -> list[str]:
     return list(sample) if isinstance(sample, dict) else []
 
 
-def batches_of(network: Body | Record, *, longer: Sequence[Mapping[int, Any]] = ()) -> Iterator[list[Tensor]]:
+def batches_of(network: Body, *, longer: Sequence[Mapping[int, Any]] = ()) -> Iterator[list[Tensor]]:
     """Yield a batch of one and a batch of three examples, with different conditions if the network takes codes.
 
     In the second batch the axes in `longer` (one mapping per input) are one element longer than in the sample.
@@ -94,7 +94,8 @@ def onnx_model(
 
     `axes` gives the dynamic axes of each input. `exported` is called after `torch.export`, before the translation to ONNX.
     """
-    whole.__dict__["network"].name_for_export_()
+    network = whole.__dict__["network"]
+    (network if isinstance(network, Body) else network.body).name_for_export_()
     with _quiet():
         program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(map(dict, axes))}, strict=False)
         exported()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
@@ -18,14 +16,12 @@ from ...errors import NetworkError
 from ..account import Account
 from ..edits import Edit
 from ..family import Body, Family
-from ..fingerprints.values import Structure
 from .coding import Coding
 from .head import Head, head_called
 from .layers import Block, Layer
 from .points import Point
 from .protocols import Inputs, Preprocessing, Scores, Unknowns
 from .structure import prefixes
-from .taps import TapSlice
 
 __all__ = ["Record"]
 
@@ -65,11 +61,6 @@ class Record:
     def layout(self) -> str:
         """Channel order of images: "channels_first" or "channels_last"."""
         return self.kind.layout
-
-    @property
-    def own_endings(self) -> tuple[str, ...]:
-        """Endings of the framework's own file formats, the main one first."""
-        return self.kind.own_endings
 
     @property
     def module(self) -> Any:
@@ -119,15 +110,6 @@ class Record:
         self.body.coding = value
 
     @property
-    def draws(self) -> bool:
-        """Whether two passes over the same examples differ, even in inference."""
-        return self.body.draws
-
-    @draws.setter
-    def draws(self, value: bool) -> None:
-        self.body.draws = value
-
-    @property
     def head(self) -> Head:
         """The first head; a network without one raises `NetworkError`."""
         return self.body.head
@@ -138,24 +120,9 @@ class Record:
         return self.body.head_layers
 
     @property
-    def held(self) -> frozenset[str]:
-        """Names of layers and parameters that training never changes."""
-        return self.body.held
-
-    @property
     def fresh(self) -> tuple[str, ...]:
         """Names of the layers that were built here and have not been trained, in execution order."""
         return self.body.fresh
-
-    @property
-    def memory_order(self) -> torch.memory_format:
-        """Preferred memory format of image batches."""
-        return self.body.memory_order
-
-    @property
-    def tap_slices(self) -> tuple[TapSlice, ...]:
-        """The tap that each range of features comes from, in order; empty if the network is not tapped."""
-        return self.body.tap_slices
 
     def copy(self) -> Self:
         """Return an independent copy: same weights, no shared storage.
@@ -168,17 +135,9 @@ class Record:
         twin.body, twin.origin = self.body.copy(), dict(self.origin)
         return twin
 
-    def training_order(self, device: torch.device) -> torch.memory_format:
-        """Return the preferred memory format of image batches for training on `device`."""
-        return self.body.training_order(device)
-
     def modules(self) -> dict[str, Module]:
         """Return all modules by dotted name ("container.part"), including containers."""
         return self.body.modules()
-
-    def layers_of(self, task: str) -> tuple[str, ...]:
-        """Return the names of the linear layers whose outputs sum to the logits of a `task`."""
-        return self.body.layers_of(task)
 
     def scores(self, inputs: Inputs) -> Scores:
         """Return the logits (N, C) of one batch by task, in the current mode and with gradients if they are enabled."""
@@ -188,25 +147,9 @@ class Record:
         """Return the features (N, d) of one batch that the first head reads; without a head, the pooled output."""
         return self.body.feature_batch(inputs)
 
-    def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
-        """Return the logits (N, C) of a head's `layer` for `features` (N, d), or for the unpooled input of the first head's layer."""
-        return self.body.scores_of_layer(layer, features)
-
-    def split(self, layers: Collection[str]) -> tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]] | None:
-        """Return the family's own split after these `layers` (frozen part, trainable part); None if the boundary is found by running."""
-        return self.body.split(layers)
-
-    def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
-        """Return a fingerprint of the computation of these `layers`, without their weights and without the values at `ignored`."""
-        return self.body.structure(layers, ignored=ignored)
-
     def state(self) -> dict[str, Tensor]:
         """Return all parameters and buffers by name, sharing storage with the network."""
         return self.body.state()
-
-    def former_name(self, name: str) -> str:
-        """Return the name of a parameter or buffer in folders of format 1."""
-        return self.body.former_name(name)
 
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
         """Return the parameters of each layer: layer name -> name in `state()` -> parameter."""
@@ -216,63 +159,24 @@ class Record:
         """Return copies of a linear `layer`'s weight (C, d) and bias (C,), with two rows for a binary head."""
         return self.body.rows(layer)
 
-    def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a weight (count, features) and bias (count,), initialised as the framework's linear layers are."""
-        return self.body.fresh_rows(count, features, seed=seed)
-
-    def refresh_heads_(self) -> None:
-        """Update the heads' copies of their class weights after the layers have changed."""
-        self.body.refresh_heads_()
-
     def freeze_(self, layers: Collection[str]) -> None:
         """Freeze exactly these `layers` or parameters and the `held` ones, in every mode."""
         self.body.freeze_(layers)
 
-    def counted(self) -> tuple[str, ...]:
-        """Return the layer names that users of this family count, including inputs, pooling and dropout.
-
-        In Keras these are `model.layers`; in PyTorch the modules without submodules, in the order of definition.
-        """
-        return self.body.counted()
-
     def holds(self, layer: str) -> bool:
         """Return whether a `layer`, a part of it or one of its parameters is held."""
-        return any(layer in prefixes(name)[:-1] for name in self.held)
-
-    def hold_(self, layers: Collection[str] | None) -> None:
-        """Hold exactly these `layers` instead of those that the owner froze; None restores the owner's."""
-        self.body.hold_(layers)
-
-    def release_(self, layer: str) -> None:
-        """Stop holding a `layer`, whoever froze it, because it is new."""
-        self.body.release_(layer)
-
-    def fresh_(self, layers: Collection[str]) -> None:
-        """Record that exactly these `layers` have not been trained."""
-        self.body.fresh_(layers)
+        return any(layer in prefixes(name)[:-1] for name in self.body.held)
 
     def mode_(self, training: bool) -> None:
         """Switch the part that is not frozen to training or inference mode."""
         self.body.mode_(training)
-
-    def move_(self, device: torch.device) -> None:
-        """Move the weights to a `device`."""
-        self.body.move_(device)
-
-    def reseed_(self, seed: int) -> None:
-        """Seed the network's own random generators."""
-        self.body.reseed_(seed)
-
-    def code_table(self) -> Parameter:
-        """Return the network's own table of codes, (1 + K, size); row 0 is the mean code."""
-        return self.body.code_table()
 
     @property
     def codes(self) -> dict[str, np.ndarray]:
         """Copies of the codes (size,) by condition; empty if the network takes none."""
         if self.coding is None:
             return {}
-        table = self.code_table().detach().cpu().numpy()
+        table = self.body.code_table().detach().cpu().numpy()
         return {name: table[row].copy() for row, name in enumerate(self.coding.conditions, start=1)}
 
     def points(self) -> tuple[Point, ...]:
@@ -280,19 +184,11 @@ class Record:
         blocks = {layer: block.name for block in self.blocks for layer in block.layers}
         return tuple(Point(name, blocks[name], site.channels) for name, site in self.body.sites().items())
 
-    def reduced(self, part: Any) -> Any:
-        """Return the pickle reduction of a `part` of the module; NotImplemented for pickle's default."""
-        return self.body.reduced(part)
-
     def for_export(self) -> Self:
         """Return a private copy for exporters: on the CPU and in inference mode."""
         twin = self.copy()
         twin.body.ready_for_export_()
         return twin
-
-    def name_for_export_(self) -> None:
-        """Prepare the modules of a private copy for ONNX. Call this last: old names are not found, recurrent layers run in ONNX only."""
-        self.body.name_for_export_()
 
     def head_of(self, task: str | None) -> Head:
         """Return the head of a task; None for the first head.
@@ -321,7 +217,3 @@ class Record:
             name if known == task else known: replaced(head, task=name if known == task else known) for known, head in self.heads.items()
         }
         self.body.found = {name if known == task else known: found for known, found in self.body.found.items()}
-
-    def write(self, folder: Path) -> Mapping[str, Any]:
-        """Write the weights into `folder`; return the facts needed to open them, as plain data."""
-        return self.kind.write(self.body, folder, origin=self.origin, edits=self.edits)

@@ -118,7 +118,7 @@ def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None)
             "layers.Dense(12, name='first'), or open the folder in a new process: Keras numbers the names that it makes."
         )
     network.account = account
-    network.refresh_heads_()
+    network.body.refresh_heads_()
     return network
 
 

@@ -99,7 +99,7 @@ def open_source(
     elif weights is not None:
         refuse_program(opened.network.origin, "given other weights")
         opened.network.account = opened.network.account.joined(_put_file_(opened.network, Path(weights)))
-        opened.network.refresh_heads_()
+        opened.network.body.refresh_heads_()
     if classes is not None:
         opened.network.name_classes_(classes)
     opened.network.account = opened.network.account.joined(Account(notes=_wrong_numbers(opened.network)))
@@ -307,7 +307,7 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
         )
     network = _open_live(_made(architecture), inputs, head=head)
     network.account = network.account.joined(_put_file_(network, path))
-    network.refresh_heads_()
+    network.body.refresh_heads_()
     return Source(network)
 
 
@@ -461,5 +461,5 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
     held = facts["network"].get("held")
     if held is not None:
         sized.body.given = frozenset(present_name(sized.module, name) for name in held) if former else frozenset(held)
-    sized.refresh_heads_()
+    sized.body.refresh_heads_()
     return sized

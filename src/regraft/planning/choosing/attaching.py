@@ -30,7 +30,7 @@ def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
     data = items.data
     known = rows[data.known[rows]]
     known = known[:: max(1, len(known) // _MOST)][:_MOST]
-    if net.heads or not net.blocks or net.draws or len(known) < LEAST or not np.ptp(data.targets[known], axis=0).any():
+    if net.heads or not net.blocks or net.body.draws or len(known) < LEAST or not np.ptp(data.targets[known], axis=0).any():
         return net
     blocks = [block.name for block in net.blocks[-_BLOCKS:]]
     try:
@@ -39,7 +39,7 @@ def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
         return net
     places = {"": _features(net, items, rows=known)}
     table = _features(tapped, items, rows=known)
-    places |= {part.block: table[:, part.start : part.stop] for part in tapped.tap_slices}
+    places |= {part.block: table[:, part.start : part.stop] for part in tapped.body.tap_slices}
     losses = {name: _losses(features, items, rows=known) for name, features in places.items() if np.isfinite(features).all()}
     if "" not in losses or len(losses) < 2:
         return net

@@ -47,9 +47,9 @@ def read_depths(setup: Setup, log: Log, *, items: Prepared | None = None) -> Tap
     """Read the network at every depth in one pass over the examples."""
     network, settings, compared = setup.network, setup.settings, setup.parts.learned_from if items is None else np.arange(0)
     items = items or setup.items
-    settings = replace(settings, cache="memory") if network.draws and settings.cache is not None else settings
+    settings = replace(settings, cache="memory") if network.body.draws and settings.cache is not None else settings
     if settings.cache == "auto":
-        width = network.tapped(default_points(network)).tap_slices[-1].stop + (network.head.features if network.heads else 0)
+        width = network.tapped(default_points(network)).body.tap_slices[-1].stop + (network.head.features if network.heads else 0)
         settings = replace(settings, cache="memory") if too_large(4 * width * len(items), log) else settings
     how: dict[str, Any] = {"settings": settings, "device": setup.device, "counter": log.counter, "clock": log.clock}
     tapped = tapped_features(network, items, compared=compared, **how)

@@ -31,7 +31,7 @@ MOST_NUMBERS = 2**28
 def loop_reason(setup: Setup) -> str:
     """Return the parts of a `setup` that need an epoch loop, such as "dropout=0.2"; empty if the heads can be solved."""
     changed = list(setup.plan.of_the_loop())
-    changed += ["a network that draws at random"] if setup.network.draws else []
+    changed += ["a network that draws at random"] if setup.network.body.draws else []
     changed += ["sample_weight"] if setup.items.data.weights is not None else []
     changed += ["a further loss"] if setup.additions.terms or setup.additions.share != 1.0 else []
     wide = len(setup.items) * setup.network.head.features
@@ -191,7 +191,7 @@ def _through_layer(setup: Setup, log: Log, *, features: Tensor, source: Source) 
         log.notes.append(f"The heads {', '.join(map(repr, lost))} read other features than the new layer gives, and were left out.")
     network = with_rows(setup.network, setup.network.heads[task], probe=probe, layer=layer)
     network.account, network.preprocessing = setup.network.account, setup.network.preprocessing
-    network.move_(setup.device)
+    network.body.move_(setup.device)
     log.notes.append(f"The head is {method}: it reads {len(layer.bias):,} features that a further layer makes of {features.shape[1]:,}.")
     test_feed = None
     if setup.test is not None and source.judging is not None:

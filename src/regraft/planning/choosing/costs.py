@@ -67,7 +67,7 @@ def measured_costs(setup: Setup) -> Costs:
     """
     rows = setup.parts.training[:TIMED]
     twin = setup.network.copy()
-    twin.move_(setup.device)
+    twin.body.move_(setup.device)
     reading, forward = _forward(setup, twin, rows=rows)
     blocks, middle = twin.blocks, len(twin.blocks) // 2
     lower = frozenset(name for block in blocks[:middle] for name in block.layers) - set(twin.head_layers)
@@ -85,7 +85,7 @@ def _forward(setup: Setup, network: Network, *, rows: np.ndarray) -> tuple[float
     began = time.perf_counter()
     inputs = setup.items.batch(rows)
     reading = (time.perf_counter() - began) / len(rows)
-    inputs, modules = placed(inputs, setup.device, order=network.memory_order), network.modules()
+    inputs, modules = placed(inputs, setup.device, order=network.body.memory_order), network.modules()
     done = np.zeros(len(network.blocks))
 
     def note(index: int) -> Any:

@@ -143,7 +143,7 @@ def refitted(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) 
 def probed_network(setup: Setup, probed: Probed) -> Network:
     """Return the setup's network with the heads `probed`; further tasks are branches."""
     network = setup.network.tapped(probed.taps)
-    found = [(part.block, part.pool, part.stop - part.start) for part in network.tap_slices]
+    found = [(part.block, part.pool, part.stop - part.start) for part in network.body.tap_slices]
     wanted = [(part.block, part.pool, part.stop - part.start) for part in probed.slices]
     if found != wanted:
         raise NetworkError(f"The tapped network gives {found[:3]} …; expected {wanted[:3]} …. Read it anew, without its cache.")

@@ -66,7 +66,7 @@ def adapt_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitti
     groups = condition_groups(data, asked.names, known=() if asked.again else coding.conditions)
     counts, chosen = [len(part) for part in groups.values()], np.concatenate(list(groups.values()))
     kept = with_heads_of(net, data.subset(chosen), supervised=fitting.unsupervised is None)
-    digest, table = code_digest(net), net.code_table().detach().cpu().numpy().copy()
+    digest, table = code_digest(net), net.body.code_table().detach().cpu().numpy().copy()
     prior = _prior(coding, table, fitting=fitting)
     rows = rows_needed(counts, choosing=prior is not None and fitting.prior == "auto")
     items = Prepared(kept, with_conditions(preprocessing_for(net, kept), coding.conditions, lenient=True))

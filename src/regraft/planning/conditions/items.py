@@ -40,15 +40,15 @@ class CodedItems:
     """
 
     def __init__(self, network: Network, items: Prepared, *, device: torch.device) -> None:
-        network.move_(device)
+        network.body.move_(device)
         self.network, self.counter, self._device = network, Counter(), device
-        self.table = network.code_table()
+        self.table = network.body.code_table()
         own = {name for name, held in network.layer_parameters().items() if any(part is self.table for part in held.values())}
         frozen = frozenset(layer.name for layer in network.layers if layer.name not in own)
         network.freeze_(frozen)
         network.mode_(False)
         sample = items.batch(np.arange(3) % len(items))
-        self._cut, self._at = _usable_cut(network, frozen, sample=placed(sample, device, order=network.training_order(device)))
+        self._cut, self._at = _usable_cut(network, frozen, sample=placed(sample, device, order=network.body.training_order(device)))
         self.cached = self._cut is not None
         self._names: list[str] = [] if self.cached else list(_named(sample))
         self._tensors = self._held(items)
@@ -80,7 +80,7 @@ class CodedItems:
         """Return the stored tensors of all examples: the live outputs of the cut, or the inputs without a cut."""
         found: list[list[Tensor]] = []
         for indices, batch in items.batches(READ_AT_ONCE):
-            inputs = placed(batch, self._device, order=self.network.training_order(self._device))
+            inputs = placed(batch, self._device, order=self.network.body.training_order(self._device))
             if self._cut is None:
                 found.append([_named(inputs)[name] for name in self._names])
                 continue

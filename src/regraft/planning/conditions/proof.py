@@ -24,7 +24,7 @@ def proved(known: Network, table: np.ndarray, *, digest: str, changed: Collectio
     else differs.
     """
     after, parameters = code_digest(known), {name for held in known.layer_parameters().values() for name in held}
-    own = known.code_table()
+    own = known.body.code_table()
     compared = shared_state(known)
     now, rows = own.detach().cpu().numpy(), [0]
     if known.coding is not None:

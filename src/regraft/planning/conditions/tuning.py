@@ -170,7 +170,7 @@ def _beside(net: Network, data: Any, *, name: str) -> _Wanted:
     items = Prepared(kept, preprocessing_for(net, kept))
     found: dict[str, list[Tensor]] = {}
     for _, batch in items.batches(64):
-        given = placed(batch, (cpu := torch.device("cpu")), order=net.training_order(cpu))
+        given = placed(batch, (cpu := torch.device("cpu")), order=net.body.training_order(cpu))
         for key, tensor in (given if isinstance(given, dict) else {rest[0]: given}).items():
             found.setdefault(key, []).append(tensor)
     inputs = {key: torch.cat(parts) for key, parts in found.items() if key != name}

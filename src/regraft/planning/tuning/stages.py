@@ -190,7 +190,7 @@ def _note_idle_codes_(setup: Setup, log: Log) -> None:
     if network.coding is None or network.coding.into not in (LAYERS, ENTRANCE):
         return
     network.mode_(False)
-    batch = placed(setup.items.batch(setup.parts.training[:8]), setup.device, order=network.memory_order)
+    batch = placed(setup.items.batch(setup.parts.training[:8]), setup.device, order=network.body.memory_order)
     with torch.no_grad():
         mean, *others = (network.scores(in_condition(batch, row)) for row in range(min(3, 1 + len(network.coding.conditions))))
     if all(torch.equal(mean[task], scores[task]) for scores in others for task in mean):

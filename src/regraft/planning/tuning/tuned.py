@@ -167,7 +167,7 @@ def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None =
     if not changed or features is None:
         return {"as it is": lambda _rows: now}
     known: dict[bytes, dict[str, Tensor]] = {fit.tobytes(): now}
-    layers = [layer for head in changed for layer in network.layers_of(head.task)]
+    layers = [layer for head in changed for layer in network.body.layers_of(head.task)]
 
     def plain(_rows: np.ndarray) -> dict[str, Tensor]:
         for head in changed:
