@@ -66,6 +66,11 @@ def waves(count: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, 8000)).astype(np.float32)
 
 
+def colours(count: int) -> np.ndarray:
+    """Return pictures as numbers of colours (count, 64), as ImageGPT takes them."""
+    return np.random.default_rng(0).integers(0, 60, (count, 64))
+
+
 def texts(count: int) -> list[str]:
     """Return short texts of known words."""
     draw = np.random.default_rng(0)
@@ -200,7 +205,8 @@ def hub_cases() -> list[Case]:
         for model_type, classes in names.items():
             name = classes if isinstance(classes, str) else classes[0]
             if name != "TimmWrapperForImageClassification" and name not in cases:
-                cases[name] = _hub_case(model_type, name, kind=kind, examples=examples)
+                own = colours if model_type == "imagegpt" else examples
+                cases[name] = _hub_case(model_type, name, kind=kind, examples=own)
     return [cases[name] for name in sorted(cases)]
 
 
@@ -213,6 +219,8 @@ def configured(model_type: str, kind: str, *, classes: int) -> Any:
         given |= {key: value for key, value in FOR_SOUND.items() if key in plain}
     if model_type in AS_THEY_ARE:
         given.pop("hidden_sizes", None)
+    if "num_labels" in plain:  # PVT, whose default is 1,000 whatever names are given
+        given["num_labels"] = classes
     given |= SPECIAL.get(model_type, {})
     return made_of(**given, id2label={index: f"label {index}" for index in range(classes)})
 
@@ -315,6 +323,8 @@ def _hub_case(model_type: str, name: str, *, kind: str, examples: Callable[[int]
             transformers.ASTFeatureExtractor(**sizes).save_pretrained(folder)
         if model_type == "whisper":
             transformers.WhisperFeatureExtractor(feature_size=module.config.num_mel_bins, chunk_length=1).save_pretrained(folder)
+        if model_type == "wav2vec2-bert":
+            transformers.SeamlessM4TFeatureExtractor().save_pretrained(folder)
         return regraft.load(f"hf:{folder}")
 
     def remade() -> list[tuple[str, list[int]]]:

@@ -104,6 +104,19 @@ def test_a_classifier_of_texts_is_opened_adapted_and_opened_again(kind: str, tmp
     assert same_logits(regraft.load(tmp_path / "out"), result.network)
 
 
+@pytest.mark.filterwarnings("ignore:It takes pictures as 16 numbers of colours")
+def test_pictures_as_numbers_of_colours(tmp_path: Path) -> None:
+    sizes = {"n_positions": 16, "vocab_size": 33, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    model, colours = made("ImageGPTForImageClassification", sizes), np.random.default_rng(0).integers(0, 32, (24, 16))
+    model.save_pretrained(tmp_path / "hub")
+    net = regraft.load(f"hf:{tmp_path / 'hub'}")
+    assert any("numbers of colours" in note for note in net.account.notes)
+    with torch.no_grad():
+        assert np.allclose(net.logits(colours), model(torch.from_numpy(colours)).logits, atol=1e-6)
+    made_of = regraft.adapt(net, (colours, ["yes", "new", "no"] * 8), strategy="head", epochs=1, out=tmp_path / "out").network
+    assert np.array_equal(regraft.load(tmp_path / "out").logits(colours), made_of.logits(colours))
+
+
 @pytest.mark.parametrize("kind", ["BartForSequenceClassification", "T5ForSequenceClassification"])
 def test_a_tokenizer_that_does_not_end_its_texts_is_told(kind: str, tmp_path: Path) -> None:
     folder_of(kind, tmp_path)

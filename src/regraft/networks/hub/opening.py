@@ -216,6 +216,9 @@ def _hub_sample(folder: Path, module: Module, *, transformers: Any, notes: list[
     sample = hub_sample(module, side=_side(found or {}))
     if isinstance(sample, dict):
         return sample, {"kind": "text", "tokenizer": folder}
+    if not sample.is_floating_point():
+        notes.append(f"It takes pictures as {sample.shape[1]} numbers of colours each: give arrays of what its processor returns.")
+        return sample, None
     if sample.ndim == 4:
         channels, height, width = sample.shape[1:]
         return sample, _hub_image_spec(folder, (height, width, channels), transformers=transformers, notes=notes)

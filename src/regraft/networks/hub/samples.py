@@ -24,7 +24,7 @@ def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs
     """Return two examples; `side` is the default height and width of images."""
     config, name = cast(Any, module.config), str(getattr(module, "main_input_name", ""))
     if type(module).__name__.startswith("ImageGPT"):
-        raise NetworkError(f"The model type {config.model_type!r} takes pictures as ids of colours; expected pixels, texts or sound.")
+        return sample_of((int(config.n_positions),), integers=True)
     of_pictures = "ForImageClassification" in type(module).__name__
     if name == "input_ids" or (name == "inputs" and getattr(config, "vocab_size", None) and not of_pictures):
         ids = torch.zeros((2, _TOKENS), dtype=torch.int64)
@@ -33,7 +33,8 @@ def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs
         return suited_tokens(module, {key: tensor for key, tensor in named.items() if key in known})
     if hasattr(module, "vision_model") and "pixel_attention_mask" in inspect.signature(module.forward).parameters:
         raise NetworkError(
-            f"The model type {config.model_type!r} takes patches of pictures with a mask; expected pictures, texts or sound."
+            f"The model type {config.model_type!r} takes patches of pictures with a mask; expected pictures, texts or sound. Open it with "
+            "transformers, and give a module around it that cuts pictures into patches: regraft.load(module, inputs=(3, 256, 256))."
         )
     if name in ("pixel_values", "inputs"):
         return sample_of(picture_shape(config, side=side))
