@@ -120,7 +120,7 @@ def test_a_file_without_named_tensors_is_refused(tmp_path: Path, content: Any) -
         read_torch_weights(tmp_path / "w.pt")
 
 
-KEYS = ("", "state_dict", "net", "params", "model_state", "ema", "model.state_dict")
+KEYS = ("", "state_dict", "net", "params", "model_state", "ema", "model.state_dict", "generator")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,12 @@ def test_which_of_several_sets_of_weights_was_taken_is_said(tmp_path: Path) -> N
     net = regraft.load(examples.Cnn(), weights=tmp_path / "w.pth", inputs=(1, 8, 8))
     assert examples.bit_equal(_state(), net.state())
     assert any("taken: 'model', left: 'model_ema'" in note for note in net.account.notes)
+
+
+def test_several_networks_in_one_file_are_refused_by_their_keys(tmp_path: Path) -> None:
+    torch.save({"generator": _state(), "critic": _state(), "optimizer": {"state": {0: {"mean": torch.zeros(3)}}}}, tmp_path / "w.pt")
+    with pytest.raises(NetworkError, match=r"holds several networks: 'generator', 'critic'; expected one state dict"):
+        read_torch_weights(tmp_path / "w.pt")
 
 
 def test_a_checkpoint_that_contains_itself_is_refused(tmp_path: Path) -> None:

@@ -102,8 +102,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str, list[str]]:
             except pickle.UnpicklingError as error:
                 raise _not_tensors(shown) from error
     sets = _sets_inside(content)
-    if not sets:
-        raise NetworkError(f"{shown} holds no named tensors; expected a state dict.")
+    if not sets or (len(sets) > 1 and next(iter(sets)).split(".")[0] not in _PARTS):
+        held = printable(", ".join(map(repr, sets or (content if isinstance(content, Mapping) else ()))), width=200)
+        raise NetworkError(
+            f"{shown} holds {'several networks: ' + held if sets else 'no named tensors, but ' + (held or type(content).__name__)}; expected "
+            "one state dict. Save that of your network alone: torch.save(model.state_dict(), 'weights.pt')."
+        )
     (taken, tensors), *others = sets.items()
     for name, tensor in tensors.items():
         _check_tensor(tensor, name=name, shown=shown)
@@ -158,16 +162,19 @@ def _not_tensors(shown: str, name: str = "") -> UnsafeFileError:
 # ── after PyTorch has read it ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _sets_inside(content: Any, deeper: int = 3) -> dict[str, dict[str, Tensor]]:
+def _sets_inside(content: Any, *, deeper: int = 3) -> dict[str, dict[str, Tensor]]:
     """Return the sets of named tensors in a checkpoint by key. The set to use comes first."""
     if not isinstance(content, Mapping):
         return {}
     found: dict[str, dict[str, Tensor]] = {}
     for key in _PARTS if deeper else ():
-        inside = _sets_inside(content.get(key), deeper - 1)
+        inside = _sets_inside(content.get(key), deeper=deeper - 1)
         found |= {key if not inner else f"{key}.{inner}": tensors for inner, tensors in inside.items()}
     own = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    return found or ({"": own} if own else {})
+    others = [key for key in content if deeper and key not in _PARTS and not str(key).startswith("optim")]
+    if found or own or not others:
+        return found or ({"": own} if own else {})
+    return {f"{key}.{inner}".strip("."): one for key in others for inner, one in _sets_inside(content[key], deeper=deeper - 1).items()}
 
 
 def _check_tensor(tensor: Tensor, *, name: str, shown: str) -> None:
