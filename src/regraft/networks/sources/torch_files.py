@@ -103,10 +103,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str, list[str]]:
                 raise _not_tensors(shown) from error
     sets = _sets_inside(content)
     if not sets or (len(sets) > 1 and next(iter(sets)).split(".")[0] not in _PARTS):
-        held = printable(", ".join(map(repr, sets or (content if isinstance(content, Mapping) else ()))), width=200)
+        held = ", ".join(map(repr, sets or (content if isinstance(content, Mapping) else ()))) or type(content).__name__
         raise NetworkError(
-            f"{shown} holds {'several networks: ' + held if sets else 'no named tensors, but ' + (held or type(content).__name__)}; expected "
-            "one state dict. Save that of your network alone: torch.save(model.state_dict(), 'weights.pt')."
+            f"{shown} holds {'several networks' if sets else 'no named tensors'}: {printable(held, width=200)}; expected one state dict. "
+            "Save that of your network alone: torch.save(model.state_dict(), 'weights.pt')."
         )
     (taken, tensors), *others = sets.items()
     for name, tensor in tensors.items():
