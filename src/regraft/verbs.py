@@ -44,7 +44,7 @@ from .planning.extending import Extension, extended
 from .planning.plan import AdaptKeywords, SearchKeywords
 from .planning.preparing import check_items, inferred_preprocessing, within_tokens
 from .planning.profiling import Profile, measure_profile
-from .planning.search import Asked, Study, run_search
+from .planning.search import Asked, Study, arguments_of, first_of, run_search
 from .planning.setup import usable_device
 from .planning.tasks import as_heads_say
 from .probes import UnknownJudge
@@ -656,7 +656,8 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     remaining examples. Trials with the same freeze boundary share one feature cache.
 
     Args:
-        net: a `Network`, or anything that `load` opens.
+        net: a `Network`, anything that `load` opens, or a function that builds one of these: its arguments are names of the space, such
+            as `lambda activation, units: …`.
         data: a `Dataset`, or anything that `read` reads.
         space: setting name -> list of choices, or {"low", "high", "log", "step", "points"}. None uses a default space.
         trials: number of trials, counted over all processes that work on the study.
@@ -692,11 +693,18 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     """
     skip_bad = bool(settings.pop("skip_bad", False))
     dataset = _usable(data, skip_bad, task=task, max_length=max_length)
-    network = net if isinstance(net, Network) else _opened_for(net, dataset)
+    built = arguments_of(net, space or {})
+
+    def build(values: Mapping[str, Any]) -> Network:
+        with seeded(seed):
+            made = net(**values)
+        return made if isinstance(made, Network) else _opened_for(made, dataset)
+
+    network = build(first_of(space, built, settings)) if built else net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if settings.get("classes") else as_heads_say(network, dataset)
     asked = Asked(space, trials, sampler, pruner, folds, holdout, metric, seed, out, budget)
     judges = None if test is None else _usable(test, skip_bad, task=task)
-    return run_search(network, dataset, asked=asked, settings=settings, test=judges)
+    return run_search(network, dataset, asked=asked, settings=settings, test=judges, build=build if built else None, built=built)
 
 
 @own_state()

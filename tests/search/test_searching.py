@@ -370,3 +370,41 @@ def test_further_layers_below_the_head_are_trained_and_the_plan_can_be_given_bac
     kept = again.network.state()
     frozen = {name: tensor for name, tensor in study.network.state().items() if "conv1.weight" in name}
     assert all(torch.equal(tensor, kept[name]) for name, tensor in frozen.items()) and frozen
+
+
+def _built(activation: str, units: int = 4) -> torch.nn.Module:
+    kinds = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
+    return torch.nn.Sequential(torch.nn.Linear(3, units), kinds[activation](), torch.nn.Linear(units, 2))
+
+
+def _built_by_keras(activation: str, units: int = 4) -> Any:
+    import keras
+
+    layers = [keras.layers.Input((3,)), keras.layers.Dense(units, activation=activation), keras.layers.Dense(2, activation="softmax")]
+    return keras.Sequential(layers)
+
+
+@pytest.mark.parametrize("build", [_built, _built_by_keras])
+def test_a_search_over_a_build_function_builds_the_network_of_each_trial(build: Any) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    labels, space = np.where(rows[:, 0] > 0, "a", "b"), {"activation": ["relu", "tanh"], "units": [2, 3], "learning_rate": [0.01]}
+    study = regraft.search(build, (rows, labels), space=space, strategy="scratch", sampler="grid", trials=9, **QUICK)
+    assert {(one.values["activation"], one.values["units"]) for one in study.trials} == set(itertools.product(("relu", "tanh"), (2, 3)))
+    assert all(one.state == "complete" for one in study.trials)
+    assert study.network.head.features == study.best_trial.values["units"]
+    again = regraft.search(build, (rows, labels), space=space, strategy="scratch", sampler="grid", trials=9, **QUICK)
+    assert [one.figure for one in again.trials] == [one.figure for one in study.trials]
+
+
+@pytest.mark.parametrize(
+    ("build", "space", "said"),
+    [
+        (_built, {"units": [2]}, "no values for its argument 'activation'"),
+        (_built, None, "no values for its argument 'activation'"),
+        (lambda: _built("relu"), {"units": [2]}, "builds from no argument"),
+        (_built, {"activation": ["relu"], "unit": [2]}, "'unit' cannot be searched; did you mean 'units'"),
+    ],
+)
+def test_a_build_function_and_its_space_that_do_not_match(build: Any, space: Any, said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        regraft.search(build, (np.zeros((8, 3), np.float32), ["a", "b"] * 4), space=space, trials=2, **QUICK)

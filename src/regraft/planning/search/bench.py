@@ -11,6 +11,7 @@ import numpy as np
 
 from ...console import speaking
 from ...data import Dataset, Prepared
+from ...errors import NetworkError
 from ...freezing import Counter, Kept
 from ...heads import retarget
 from ...networks.contract import Network
@@ -25,8 +26,10 @@ from ..trained import with_fresh
 from ..tuning.tuned import Fold
 from .space import HEAD_NAMES, plan_for
 
-__all__ = ["METRICS", "Bench", "TrialFigures", "carried_out", "deepened", "shown_figure", "shown_values"]
+__all__ = ["METRICS", "Bench", "Build", "TrialFigures", "carried_out", "deepened", "shown_figure", "shown_values"]
 
+Build = Callable[[Mapping[str, Any]], Network]
+"""Makes a network from values of a trial."""
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "log_loss", "ece", "brier"),
     "multi-label": ("macro_f1", "micro_f1", "accuracy", "log_loss"),
@@ -80,6 +83,7 @@ class Bench:
         judging: indices of the holdout set.
         fixed: settings that are the same in every trial.
         longest: maximum number of epochs of one fold, for the steps reported to a pruner.
+        build: makes the network of a trial from its values of the names in `built`; None: every trial starts from `network`.
         counter: number of examples that went through the frozen part in all trials.
         kept: feature caches in memory.
     """
@@ -91,6 +95,8 @@ class Bench:
     fixed: Mapping[str, Any]
     metric: str
     longest: int
+    build: Build | None = None
+    built: tuple[str, ...] = ()
     counter: Counter = field(default_factory=Counter)
     kept: Kept = field(default_factory=Kept)
 
@@ -101,8 +107,13 @@ class Bench:
 
     def prepared(self, values: Mapping[str, Any]) -> tuple[Network, Plan]:
         """Return the network (with additional head layers, if any) and the plan for the values of a trial."""
-        plan, head = plan_for(values, self.fixed), {name: values[name] for name in HEAD_NAMES if name in values}
-        return deepened(self.network, self.items.data, plan=plan, **head)
+        own = {name: values[name] for name in self.built if name in values}
+        rest = {name: value for name, value in values.items() if name not in self.built}
+        plan, head = plan_for(rest, self.fixed), {name: rest[name] for name in HEAD_NAMES if name in rest}
+        network = self.network if self.build is None else self.build(own)
+        if network.preprocessing.to_dict() != self.network.preprocessing.to_dict():
+            raise NetworkError(f"The build function must return networks that read the same examples; with {own} it reads others.")
+        return deepened(network, self.items.data, plan=plan, **head)
 
     def run(self, values: Mapping[str, Any], report: Callable[[float, int], None]) -> TrialFigures:
         """Run one trial and return its metric and loss on each fold."""

@@ -133,7 +133,7 @@ class Board:
             for place, trial in enumerate(kept):
                 if trial.state == "RUNNING" and self.folder is not None and (lock := self._lock(trial.row)) is not None:
                     return Taken(trial.row, *self._asked(kept[:place], trial.facts.values), lock)
-            if len(kept) >= self.options.trials or (self.options.sampler == "grid" and not self._grid_left(kept)):
+            if len(kept) >= self.options.trials or (self.options.sampler == "grid" and self._grid_next(kept) is None):
                 return None
             values, trial = self._asked(kept)
             row = self.database.begin(trial, values)
@@ -145,14 +145,15 @@ class Board:
         if values is None and first is not None and all(trial.facts.values != first for trial in before):
             values = first
         elif values is None and self.options.sampler == "grid":
-            for combination in self._grid_left(before)[:1]:
+            combination = self._grid_next(before)
+            if combination is not None:
                 study.enqueue_trial(combination)
         trial = study.ask()
         return self.space.suggested(trial, self.fixed) if values is None else dict(values), trial
 
-    def _grid_left(self, kept: Sequence[KeptTrial]) -> list[dict[str, Any]]:
+    def _grid_next(self, kept: Sequence[KeptTrial]) -> dict[str, Any] | None:
         seen = [trial.facts.values for trial in kept]
-        return [values for values in self.space.grid(self.fixed) if values not in seen]
+        return next((values for values in self.space.grid(self.fixed) if values not in seen), None)
 
     def carry_out(self, run: Run) -> KeptTrial | None:
         """Take the next trial, run it and return it finished; None if none is left."""

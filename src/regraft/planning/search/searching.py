@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +36,13 @@ from ..plan import Plan
 from ..preparing import prepared_for
 from ..result import Result
 from ..tuning.tuned import folds_of
-from .bench import METRICS, Bench, shown_figure, shown_values
+from .bench import METRICS, Bench, Build, shown_figure, shown_values
 from .board import BEST, PRUNERS, SAMPLERS, Board, Options, Taken, carried
 from .database import KeptTrial, optuna_library
 from .space import CLOSED_FORM, Range, Space, default_space, plan_for
 from .study import Study, TrialRecord
 
-__all__ = ["Asked", "run_search"]
+__all__ = ["Asked", "arguments_of", "first_of", "run_search"]
 
 FEWEST = 4
 """Minimum number of finished trials for importances."""
@@ -102,17 +104,49 @@ class Asked:
             raise SettingError("; ".join(problems))
 
 
-def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[str, Any], test: Dataset | None = None) -> Study:
+def arguments_of(source: Any, space: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of a build function; empty if the source is no function. Raise if the space lacks a required one."""
+    if not any(makes(source) for makes in (inspect.isfunction, inspect.ismethod, inspect.isclass)) and not isinstance(source, partial):
+        return []
+    asked = [one for one in inspect.signature(source).parameters.values() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    lacking = [one.name for one in asked if one.default is one.empty and one.name not in space]
+    if lacking or not asked:
+        said = f"has no values for its argument {lacking[0]!r}" if lacking else "builds from no argument"
+        raise SettingError(f"The build function given as net {said}; expected arguments that are names in space=, with their choices.")
+    return [one.name for one in asked]
+
+
+def first_of(space: Mapping[str, Any] | None, names: Sequence[str], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one value of each of these names of a space in plain data: the lower end of a range, or the first choice."""
+    entries = Space.from_dict(space, fixed, built=names).entries if space else {}
+    return {name: entry.low if isinstance(entry, Range) else entry[0] for name, entry in entries.items() if name in names}
+
+
+def run_search(
+    net: Network,
+    data: Dataset,
+    *,
+    asked: Asked,
+    settings: Mapping[str, Any],
+    test: Dataset | None = None,
+    build: Build | None = None,
+    built: Sequence[str] = (),
+) -> Study:
     """Search for the best plan, run it once more on all examples except the holdout set, and evaluate it on that set.
 
-    `settings`: settings that are the same in every trial. `test`: test set, or None.
+    `settings`: settings that are the same in every trial. `test`: test set, or None. `build` makes the network of a trial from its values
+    of the names `built`; None: every trial starts from `net`.
     """
     optuna_library()
     check_engine(settings.get("engine", "auto"), settings.get("cluster"))
     check_trainable(data)
     asked.check(data.task)
     with _shared(settings) as fixed, nullcontext() if asked.out is None else at_hand(asked.out) as folder:
-        bench, space = _bench(net, data, asked=asked, fixed=fixed)
+        bench, space = _bench(net, data, asked=asked, fixed=fixed, built=built)
+        if build is not None:
+            if fixed.get("cluster") is not None:
+                raise SettingError("cluster= does not go with a build function, which cannot be sent to other machines. Leave it out.")
+            bench = replace(bench, build=build, built=space.built)
         options = Options(
             asked.trials,
             asked.sampler,
@@ -186,11 +220,11 @@ def _task(shared: tuple[Bench, int], taken: Taken) -> tuple[KeptTrial, int]:
         return carried(taken, bench.run), bench.counter.items
 
 
-def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any]) -> tuple[Bench, Space]:
+def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any], built: Sequence[str] = ()) -> tuple[Bench, Space]:
     plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block")})  # raises for unknown names
     usual = default_space(net, data.task, several=bool(data.further))
     usual = {name: values for name, values in usual.items() if name not in fixed}
-    space = Space.from_dict(usual if asked.space is None else asked.space, fixed)
+    space = Space.from_dict(usual if asked.space is None else asked.space, fixed, built=built)
     both = [name for name in _OWN[:2] if name in fixed]
     if both:
         raise SettingError(f"{both[0]} is given twice; give it once, as an argument.")

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import SettingError, near_names
 from ...networks.contract import Network
+from ...networks.parts.head import ACTIVATIONS
 from ...training import Settings
 from ...training.settings import is_whole
 from ..plan import SOLVING, Plan, make_plan
@@ -44,12 +45,14 @@ _CONDITIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {
 """Name -> (name that it depends on, values of that name at which it has an effect, default of that name)."""
 _OWNERS = {"frozen": "partial", "block": "surgical"}
 """Names that belong to a single strategy."""
+_ABSENT = object()
+"""Value of a name that has no effect in a combination."""
 _FIRST = ("strategy", "optimizer", "schedule", "head_layers")
 _KEYS = ("low", "high", "log", "step", "points")
 _HEAD_RULES: dict[str, tuple[str, Any]] = {
     "head_layers": ("a whole number from 0 to 3", lambda value: is_whole(value) and 0 <= value <= 3),
     "head_units": ("a whole number, 1 or more", lambda value: is_whole(value) and value >= 1),
-    "head_activation": ("'relu' or 'linear'", lambda value: value in ("relu", "linear")),
+    "head_activation": (f"one of {', '.join(ACTIVATIONS)}", lambda value: value in ACTIVATIONS),
 }
 
 
@@ -100,27 +103,32 @@ class Space:
 
     Attributes:
         entries: name -> choices or range.
+        built: names that are arguments of a user's build function, not settings.
     """
 
     entries: Mapping[str, tuple[Any, ...] | Range]
+    built: tuple[str, ...] = ()
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any], fixed: Mapping[str, Any]) -> Space:
+    def from_dict(cls, plain: Mapping[str, Any], fixed: Mapping[str, Any], *, built: Sequence[str] = ()) -> Space:
         """Return the space from plain data, after checking it.
 
         `plain`: name -> list of choices, {"low", "high", "log", "step", "points"}, or one value. `fixed`: settings of every trial.
+        `built`: arguments of a build function.
         """
         if not isinstance(plain, Mapping) or not plain:
             raise SettingError(f"space={str(plain)[:80]!r}: expected a mapping from names of settings to choices or ranges.")
-        problems = [f"space: {name!r} cannot be searched{near_names(str(name), NAMES)}" for name in plain if name not in NAMES]
+        names = (*built, *(name for name in NAMES if name not in built))
+        problems = [f"space: {name!r} cannot be searched{near_names(str(name), names)}" for name in plain if name not in names]
         problems += [f"space: {name!r} is also given as a fixed setting; give it once" for name in plain if name in fixed]
         entries = {}
-        for name in (name for name in plain if name in NAMES):
+        for name in (name for name in plain if name in names):
             try:
                 entries[name] = _entry(name, plain[name])
             except SettingError as error:
                 problems.append(str(error))
-        space = cls({name: entries[name] for name in sorted(entries, key=lambda name: (name not in _FIRST, NAMES.index(name)))})
+        order = sorted(entries, key=lambda name: (name not in _FIRST, names.index(name)))
+        space = cls({name: entries[name] for name in order}, tuple(name for name in order if name in built))
         problems += [] if problems else list(space.problems(fixed))
         if problems:
             raise SettingError("; ".join(problems))
@@ -141,7 +149,7 @@ class Space:
                 yield f"space: strategy {owner!r} needs {name!r}, as a list of choices"
         if "head_layers" in self.entries and "head_units" not in self.entries:
             yield "space: 'head_layers' needs 'head_units', such as [32, 128]"
-        for name, entry in self.entries.items():
+        for name, entry in ((name, entry) for name, entry in self.entries.items() if name not in self.built):
             for value in (entry.low, entry.high) if isinstance(entry, Range) else entry:
                 problem = _problem(name, value, fixed=fixed)
                 if problem:
@@ -151,7 +159,7 @@ class Space:
         """Return name -> value as suggested by an Optuna trial. Names without effect in this combination are left out."""
         values: dict[str, Any] = {}
         for name, entry in self.entries.items():
-            if _means_something(name, {**fixed, **values}):
+            if name in self.built or _means_something(name, {**fixed, **values}):
                 values[name] = entry.suggested(name, trial) if isinstance(entry, Range) else trial.suggest_categorical(name, entry)
         return values
 
@@ -159,17 +167,17 @@ class Space:
         """Return whether all values (name -> value) are in the space."""
         return all(name in self.entries and _is_of(self.entries[name], value) for name, value in values.items())
 
-    def grid(self, fixed: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return every combination of values once. `fixed`: settings of every trial."""
-        found: list[dict[str, Any]] = [{}]
-        for name, entry in self.entries.items():
-            options = entry.on_grid() if isinstance(entry, Range) else entry
-            found = [
-                made
-                for values in found
-                for made in ([{**values, name: option} for option in options] if _means_something(name, {**fixed, **values}) else [values])
-            ]
-        return found
+    def grid(self, fixed: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield every combination of values once. `fixed`: settings of every trial; `values`: those of the first names."""
+        values = values or {}
+        name = next((name for name in self.entries if name not in values), None)
+        if name is None:
+            yield {name: value for name, value in values.items() if value is not _ABSENT}
+            return
+        entry, known = self.entries[name], {**fixed, **{name: value for name, value in values.items() if value is not _ABSENT}}
+        options = entry.on_grid() if isinstance(entry, Range) else entry
+        for option in options if name in self.built or _means_something(name, known) else (_ABSENT,):
+            yield from self.grid(fixed, {**values, name: option})
 
 
 def default_space(network: Network, kind: str, *, several: bool = False) -> dict[str, Any]:
@@ -184,14 +192,17 @@ def default_space(network: Network, kind: str, *, several: bool = False) -> dict
         "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
         "momentum": {"low": 0.8, "high": 0.98},
         "weight_decay": {"low": 1e-5, "high": 1e-1, "log": True},
+        "decay": {"low": 1e-5, "high": 1e-2, "log": True},
+        "epochs": {"low": 5, "high": 50, "log": True},
         "l1": {"low": 1e-7, "high": 1e-3, "log": True},
         "dropout": {"low": 0.0, "high": 0.5},
         "batch_size": [16, 32, 64],
         "clip_norm": [None, 1.0],
     }
     if kind != "classification":
-        return space
-    deeper = {"head_layers": [0, 1, 2], "head_units": [32, 128], "head_activation": ["relu", "linear"]}
+        return space | ({"loss": ["mse", "mae", "huber"]} if kind == "regression" else {})
+    space["loss"] = ["cross_entropy", "focal"]
+    deeper = {"head_layers": [0, 1, 2], "head_units": [32, 128], "head_activation": ["relu", "tanh", "linear"]}
     return space | {"label_smoothing": {"low": 0.0, "high": 0.2}} | ({} if several else deeper)
 
 
