@@ -30,8 +30,8 @@ _NONLINEAR = {
     **{"exp": ("exponential", 1.0), "sin": ("sine", 1.0), "cos": ("cosine", 1.0)},
 }
 """PyTorch operator -> the activation in PMML, and the factor of its value."""
-_OTHER = ("conv", "lstm", "gru", "rnn", "symbolic", "pool", "attention", "embedding")
-"""Parts of the names of operators, and of classes of layers, that are no dense ones; recurrent layers are "symbolic" in an export."""
+_OTHER = ("conv", "lstm", "gru", "rnn", "pool", "attention", "embedding")
+"""Parts of the names of operators, and of classes of layers, that are no dense ones."""
 _LARGEST = 4096
 """Largest number of inputs, or of units of a layer."""
 _RANDOM = 8
@@ -119,6 +119,9 @@ def _layers(network: Record) -> Iterator[DenseLayer]:
     (sample,) = sample_tensors(twin.sample)
     modules = twin.modules()
     kinds = {layer.name: type(modules[layer.name]).__name__ for layer in twin.layers}
+    others = [f"{name!r} ({kind})" for name, kind in kinds.items() if any(word in kind.lower() for word in _OTHER)]
+    if any(kind.lower().endswith(("lstm", "gru", "rnn")) for kind in kinds.values()):
+        raise _other(others)
     twin.body.name_for_export_()
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -130,10 +133,14 @@ def _layers(network: Record) -> Iterator[DenseLayer]:
             raise
         raise NetworkError(f"The network cannot be written as PMML: {why_not_exported(problem)}. {_INSTEAD}") from problem
     walk = _Walk(program)
-    walk.others = [f"{name!r} ({kind})" for name, kind in kinds.items() if any(word in kind.lower() for word in _OTHER)]
+    walk.others = others
     with torch.no_grad():
         walk.measure_(sample.double() if sample.is_floating_point() else sample)
     yield from walk.layers
+
+
+def _other(layers: Sequence[str]) -> NetworkError:
+    return NetworkError(f"PMML has dense layers alone; this network has others: {', '.join(layers[:5])}. {_INSTEAD}")
 
 
 class _Walk(Interpreter):
@@ -163,7 +170,7 @@ class _Walk(Interpreter):
         """Raise if the program has operators of other layers than dense ones, or if its largest `width` exceeds the limit."""
         other = next((name for node in nodes for name in _OTHER if name in _operator(node)), None)
         if other is not None:
-            raise NetworkError(f"PMML has dense layers alone; this network has others: {', '.join(self.others[:5]) or other}. {_INSTEAD}")
+            raise _other(self.others or [other])
         if width > _LARGEST:
             raise NetworkError(f"PMML is written for up to {_LARGEST:,} inputs and units a layer; this network has {width:,}. {_INSTEAD}")
 

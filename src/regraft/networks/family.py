@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -324,7 +324,11 @@ class Body(abc.ABC):
         raise NetworkError(f"{type(self.module).__name__} cannot be exported; expected a network of PyTorch or Keras.")
 
     def name_for_export_(self) -> None:  # noqa: B027  # nothing to do in most families
-        """Prepare the modules of a private copy for ONNX. Call this last: old names are not found, recurrent layers run in ONNX only."""
+        """Rename the modules of a private copy for an exporter. Call this last: lookups by the old names fail afterwards."""
+
+    def for_onnx(self) -> AbstractContextManager[None]:
+        """Make what ONNX has operators for single operators within the context: the modules of the copy do not compute then."""
+        return nullcontext()
 
 
 B = TypeVar("B", bound=Body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
@@ -18,6 +18,7 @@ from ..family import Body, Places
 from ..fingerprints.values import Structure
 from ..parts.head import FoundHead, HeadChoice
 from ..parts.protocols import Inputs, Scores
+from ..parts.recurrent import replaced
 from ..parts.taps import TapSlice
 from ..tracing import Captured, Trace, as_tensor, capture, pooled, read_by, trace
 from .clone import cloned
@@ -35,7 +36,7 @@ from .heads import (
 )
 from .library import keras
 from .points import Site, sites_of
-from .running import Split, as_operators_, called, hook_strided_, shapes_of, split_graph
+from .running import Split, as_operators, called, hook_strided_, shapes_of, split_graph
 from .sizes import reset_, retrack_
 from .structure import (
     CODES,
@@ -332,9 +333,9 @@ class KerasBody(Body):
         """Put a private copy into inference mode."""
         self.mode_(False)
 
-    def name_for_export_(self) -> None:
-        """Make recurrent layers single operators of ONNX."""
-        as_operators_(self.modules().values())
+    def for_onnx(self) -> AbstractContextManager[None]:
+        """Make recurrent layers single operators of ONNX within the context."""
+        return replaced(as_operators(self.modules().values()))
 
 
 def inspected(module: Any, sample: Inputs, *, head: HeadChoice = None, heads: Sequence[Mapping[str, Any]] | None = None) -> KerasBody:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from ..samples import sample_of
 from .library import keras
 from .structure import graph_of, steps_of
 
-__all__ = ["Split", "as_operators_", "called", "hook_strided_", "sample_for", "shapes_of", "split_graph"]
+__all__ = ["Split", "as_operators", "called", "hook_strided_", "sample_for", "shapes_of", "split_graph"]
 
 _FREE_SIZES = (32, 224, 64, 96, 128, 16, 299)
 
@@ -188,8 +188,8 @@ _ACTIVATIONS = {"tanh": "Tanh", "sigmoid": "Sigmoid", "relu": "Relu", "softsign"
 """Activations that the operators of ONNX have, by Keras' names."""
 
 
-def as_operators_(layers: Iterable[Any]) -> None:
-    """Run recurrent layers as one ONNX operator each if no mask is given. Layers with other activations stay unchanged."""
+def as_operators(layers: Iterable[Any]) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
+    """Yield, for `replaced`, what makes recurrent layers one ONNX operator each where no mask is given and ONNX has their activations."""
     for layer in layers:
         if type(layer).__name__ in _KINDS and type(layer).__module__.startswith("keras.") and not layer.stateful:
             gate, own = (getattr(getattr(layer, name, None), "__name__", "") for name in ("recurrent_activation", "activation"))
@@ -200,7 +200,7 @@ def as_operators_(layers: Iterable[Any]) -> None:
                 )
                 if (before := getattr(layer, "reset_after", None)) is not None:
                     run.keywords["linear_before_reset"] = int(before)
-                object.__setattr__(layer, "inner_loop", partial(_run, layer, layer.inner_loop, run))
+                yield layer, "inner_loop", partial(_run, layer, layer.inner_loop, run)
 
 
 def _weights(layer: Any) -> list[Tensor]:

@@ -95,8 +95,9 @@ def onnx_model(
     `axes` gives the dynamic axes of each input. `exported` is called after `torch.export`, before the translation to ONNX.
     """
     network = whole.__dict__["network"]
-    (network if isinstance(network, Body) else network.body).name_for_export_()
-    with _quiet():
+    body = network if isinstance(network, Body) else network.body
+    body.name_for_export_()
+    with _quiet(), body.for_onnx():
         program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(map(dict, axes))}, strict=False)
         exported()
         made: Any = torch.onnx.export(

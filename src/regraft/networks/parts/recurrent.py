@@ -5,14 +5,15 @@ PyTorch's exporter would fix the number of steps, and write the cells of Keras o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GATES", "cells", "cells_as_operators_", "weights_of"]
+__all__ = ["GATES", "cells", "cells_as_operators", "replaced", "weights_of"]
 
 GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 """Gate order of ONNX, as positions in PyTorch. Keras has PyTorch's order for an LSTM, and that of ONNX for a GRU."""
@@ -45,13 +46,23 @@ def cells(kind: str, steps: Tensor, *, weights: Sequence[Tensor], states: Sequen
     return outputs.permute(2, 0, 1, 3).flatten(2), last
 
 
-def cells_as_operators_(modules: Iterable[nn.Module]) -> None:
-    """Make PyTorch's recurrent layers one operator for each depth, unless they have a projection."""
+@contextmanager
+def replaced(functions: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
+    """Set methods of single objects within the context: owner, name, function."""
+    with ExitStack() as stack:
+        for owner, name, function in functions:
+            object.__setattr__(owner, name, function)
+            stack.callback(vars(owner).pop, name)
+        yield
+
+
+def cells_as_operators(modules: Iterable[nn.Module]) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
+    """Yield, for `replaced`, what makes PyTorch's recurrent layers one operator for each depth, unless they have a projection."""
     for layer in modules:
         if isinstance(layer, nn.LSTM | nn.GRU | nn.RNN) and not layer.proj_size and "forward" not in vars(layer):
             directions, parts = 1 + layer.bidirectional, layer.all_weights
             weights = [weights_of(parts[at : at + directions], GATES[_kind(layer)]) for at in range(0, len(parts), directions)]
-            object.__setattr__(layer, "forward", partial(_run, layer, layer.forward, weights))
+            yield layer, "forward", partial(_run, layer, layer.forward, weights)
 
 
 def _kind(layer: nn.RNNBase) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self, cast
@@ -22,7 +22,7 @@ from ..fingerprints.values import Fingerprint, Structure
 from ..parts.head import FoundHead, HeadChoice
 from ..parts.layers import Layer
 from ..parts.protocols import Inputs, Scores
-from ..parts.recurrent import cells_as_operators_
+from ..parts.recurrent import cells_as_operators, replaced
 from ..parts.structure import below, blocks_of, prefixes, torch_layers, torch_units
 from ..parts.taps import TapSlice
 from ..samples import is_pictures, three_items, to_inputs
@@ -380,9 +380,12 @@ class TorchBody(Body):
                 config._experts_implementation = "batched_mm"
 
     def name_for_export_(self) -> None:
-        """Name the parts of edits by their attributes, which PyTorch's exporter follows, and make recurrent layers single operators."""
+        """Name the parts of edits by their attributes, which PyTorch's exporter follows."""
         for_exporter_(self.module)
-        cells_as_operators_(self.module.modules())
+
+    def for_onnx(self) -> AbstractContextManager[None]:
+        """Make recurrent layers single operators of ONNX within the context."""
+        return replaced(cells_as_operators(self.module.modules()))
 
 
 def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None) -> TorchBody:
