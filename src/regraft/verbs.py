@@ -700,7 +700,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
             made = net(**values)
         return made if isinstance(made, Network) else _opened_for(made, dataset)
 
-    network = build(first_of(space, built, settings)) if built else net if isinstance(net, Network) else _opened_for(net, dataset)
+    network = build(first_of(space, built, fixed=settings)) if built else net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if settings.get("classes") else as_heads_say(network, dataset)
     asked = Asked(space, trials, sampler, pruner, folds, holdout, metric, seed, out, budget)
     judges = None if test is None else _usable(test, skip_bad, task=task)

@@ -116,7 +116,7 @@ def arguments_of(source: Any, space: Mapping[str, Any]) -> list[str]:
     return [one.name for one in asked]
 
 
-def first_of(space: Mapping[str, Any] | None, names: Sequence[str], fixed: Mapping[str, Any]) -> dict[str, Any]:
+def first_of(space: Mapping[str, Any] | None, names: Sequence[str], *, fixed: Mapping[str, Any]) -> dict[str, Any]:
     """Return one value of each of these names of a space in plain data: the lower end of a range, or the first choice."""
     entries = Space.from_dict(space, fixed, built=names).entries if space else {}
     return {name: entry.low if isinstance(entry, Range) else entry[0] for name, entry in entries.items() if name in names}
