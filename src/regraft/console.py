@@ -21,7 +21,21 @@ from .files.text import csv_cell, printable, printable_json, printable_lines
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["STEPS", "duration", "progress", "rewording", "say", "show", "show_csv", "show_json", "show_table", "speaking", "spent", "tell"]
+__all__ = [
+    "STEPS",
+    "duration",
+    "passed",
+    "progress",
+    "rewording",
+    "say",
+    "show",
+    "show_csv",
+    "show_json",
+    "show_table",
+    "speaking",
+    "spent",
+    "tell",
+]
 
 _SPEAKING: ContextVar[tuple[bool, bool]] = ContextVar("regraft_speaking", default=(False, False))
 """(show progress, show sentences). The commands switch them on; the library is silent by default."""
@@ -160,6 +174,15 @@ def spent(cost: Mapping[str, float]) -> dict[str, float]:
     parts = {words: float(cost[kind]) for kind, words in STEPS.items() if cost.get(kind, 0.0) >= 0.05}
     rest = float(cost.get("total") or 0.0) - sum(parts.values())
     return parts | ({"other" if parts else "all steps": rest} if rest > 0.05 else {})
+
+
+def passed(cost: Mapping[str, float]) -> str:
+    """Return a sentence on the examples that went through the frozen part, and one on the time that its engine saved; "" without any."""
+    examples, building = int(cost.get("frozen_forward_items") or 0), cost.get("engine_building")
+    said = f" {examples:,} examples went through the frozen part." if examples else ""
+    if building is None:
+        return said
+    return f"{said} Its engine saved {duration(cost.get('engine_saved', 0.0))}; choosing and building it took {duration(building)}."
 
 
 @contextmanager

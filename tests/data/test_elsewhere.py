@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -82,6 +83,21 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Any:
     plain = {"kind": "array", "shape": [4]}
     made = regraft.load(module, classes=["x", "y", "z"], inputs=(4,), preprocessing=plain)
     return regraft.load(made.export(tmp_path_factory.mktemp("made") / "net.pmml"))
+
+
+def test_a_second_writer_to_an_address_is_refused_and_a_killed_one_holds_nothing(
+    place: str, net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, given = f"{place}/run", {"strategy": "probe", "cache": None, "resume": False}
+    with pytest.raises(SettingError, match=r"begun to write to .* What was made is kept in"), remote.at_hand(url) as copy:
+        assert _names(url) == [".regraft.lock"] and list(copy.iterdir()) == []
+        with pytest.raises(SettingError, match=r"Another process writes to '.*/run' \(.*process \d+\)\. Wait until it has ended"):
+            regraft.adapt(net, (ROWS, LABELS), out=url, **given)
+        monkeypatch.setattr(remote, "_FREE", -1.0)  # as if the lock had not been renewed for a long time
+        regraft.adapt(net, (ROWS, LABELS), out=url, **given)
+        (copy / "late").write_text("of the first one")
+    assert MARK in _names(url) and not {"late", ".regraft.lock"} & set(_names(url))
+    shutil.rmtree(copy.parent)
 
 
 def _array(item: Any) -> np.ndarray:
@@ -217,7 +233,7 @@ def test_what_is_half_there_never_looks_whole(net: Any, older: bool, monkeypatch
             assert "cannot be written: no more room" in str(error)
             kept = Path(str(error).rpartition("is kept in '")[2].partition("'")[0])
             assert regraft.load(kept).classes == ("a", "b")
-            with pytest.raises(NetworkError):
+            with pytest.raises((NetworkError, DataError)):
                 regraft.load("memory://half")
         else:
             break

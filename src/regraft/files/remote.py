@@ -1,19 +1,25 @@
 """Remote files. This module alone uses fsspec, for `s3://`, `gs://`, `hf://`, `https://`, `memory://` and others.
 
 Files open as streams, and only the parts that are read are downloaded. Libraries that need a path get a temporary download. A folder that
-is written is a local copy whose files are uploaded. The file that marks a folder as complete is uploaded last.
+is written is a local copy whose files are uploaded. The file that marks a folder as complete is uploaded last. A lock file at the address,
+which its holder renews, keeps a second process from writing there.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import socket
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from threading import Event, Thread
 from typing import Any, BinaryIO
 
 from ..errors import DataError, MissingExtraError, RegraftError, SettingError, UnsafeFileError, near_names, optional_import
@@ -25,7 +31,11 @@ __all__ = ["at_hand", "brought", "fetched", "files_at", "is_url", "names_in", "s
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _SIGNS = frozenset({"regraft.json", "manifest.json"})
 """Files without which a folder counts as empty: those of a saved network and of a feature cache."""
-_PROBE = ".regraft.probe"
+_PROBE, _LOCK = ".regraft.probe", ".regraft.lock"
+_RENEWED, _FREE = 30.0, 150.0
+"""Seconds after which a lock is renewed, and after which one that was not is free."""
+_COMMITS = frozenset({"hf"})
+"""Protocols where each written file is a commit; they have no locks."""
 _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory", "hf"})
 """Protocols whose files need no folder."""
 
@@ -127,12 +137,82 @@ def _fetch(system: Any, files: dict[str, str], *, folder: Path) -> None:
 
 
 def _put(system: Any, path: str, *, file: Path) -> None:
-    if not _WITHOUT_FOLDERS & {system.protocol, *(() if isinstance(system.protocol, str) else system.protocol)}:
-        system.makedirs(path.rpartition("/")[0], exist_ok=True)
+    _make_folder_(system, path)
     system.put_file(str(file), path)
 
 
+def _make_folder_(system: Any, path: str) -> None:
+    """Create the folder of a file, if the file system has folders."""
+    if not _WITHOUT_FOLDERS & _protocols(system):
+        system.makedirs(path.rpartition("/")[0], exist_ok=True)
+
+
+def _protocols(system: Any) -> set[str]:
+    return {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
+
+
 # ── folders that are written ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Lock:
+    """Lock file at an address. A thread renews it; one that was not renewed for `_FREE` seconds was left by a killed process."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._ended, self._renewing = url, Event(), Thread(target=self._renew, daemon=True)
+        self._own = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex}".encode()
+
+    def take_(self) -> None:
+        """Take the lock, or raise `SettingError` if another process holds it."""
+        with _reached(self._url, "written") as (system, root):
+            path, probe, age = f"{root.rstrip('/')}/{_LOCK}", f"{root.rstrip('/')}/{_PROBE}", 0.0
+            _make_folder_(system, probe)
+            system.pipe_file(probe, b"")
+            system.invalidate_cache()
+            if system.exists(path):
+                with suppress(NotImplementedError):
+                    age = (system.modified(probe) - system.modified(path)).total_seconds()
+                if age > _FREE:
+                    system.rm_file(path)
+            system.rm_file(probe)
+            if _COMMITS & _protocols(system):
+                return
+            with suppress(FileExistsError):
+                system.pipe_file(path, self._own, mode="create")
+            holder = system.cat_file(path)
+            if holder != self._own:
+                who = printable(holder.decode(errors="replace").rpartition(",")[0])
+                raise SettingError(
+                    f"Another process writes to {printable(self._url)!r} ({who}). "
+                    f"Wait until it has ended, or choose another address. If it was killed, the address is free {_FREE:.0f} s after that."
+                )
+        self._renewing.start()
+
+    def _renew(self) -> None:
+        while not self._ended.wait(_RENEWED):
+            with suppress(RegraftError), _reached(self._url, "written") as (system, root):
+                if self._is_own(system, root):
+                    system.pipe_file(f"{root.rstrip('/')}/{_LOCK}", self._own)
+
+    def _is_own(self, system: Any, root: str) -> bool:
+        path = f"{root.rstrip('/')}/{_LOCK}"
+        system.invalidate_cache()
+        return bool(system.exists(path) and system.cat_file(path) == self._own)
+
+    def check(self) -> None:
+        """Raise `SettingError` if the lock was taken, and another process has it now."""
+        if self._renewing.is_alive():
+            with _reached(self._url, "written") as (system, root):
+                if not self._is_own(system, root):
+                    raise SettingError(f"Another process has begun to write to {printable(self._url)!r}, as this one was not seen.")
+
+    def release_(self) -> None:
+        """Remove the lock file, if this process has it."""
+        if self._renewing.is_alive():
+            self._ended.set()
+            self._renewing.join()
+            with suppress(RegraftError), _reached(self._url, "written") as (system, root):
+                if self._is_own(system, root):
+                    system.rm_file(f"{root.rstrip('/')}/{_LOCK}")
 
 
 @dataclass(frozen=True)
@@ -142,6 +222,11 @@ class _Copy:
     url: str
     folder: Path
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @cached_property
+    def lock(self) -> _Lock:
+        """Lock of the address."""
+        return _Lock(self.url)
 
     def files(self) -> dict[str, tuple[int, int]]:
         """Return size and time of each file that belongs at the address, by relative path."""
@@ -155,15 +240,12 @@ class _Copy:
         with _reached(self.url, "written") as (system, root):
             system.invalidate_cache()
             files = _below(system, root)
-            probe, file = f"{root.rstrip('/')}/{_PROBE}", self.folder.parent / _PROBE
-            file.touch()
-            _put(system, probe, file=file)
-            system.rm_file(probe)
-            _fetch(system, files, folder=self.folder)
+            _fetch(system, {name: path for name, path in files.items() if PurePosixPath(name).name != _LOCK}, folder=self.folder)
         self.sent.update(self.files())
 
     def send(self, names: Iterable[str] | None = None) -> None:
         """Upload the changes, or those of some files. The file that marks a folder as complete is removed first and uploaded last."""
+        self.lock.check()
         now = self.files()
         changed = {name for name, facts in now.items() if self.sent.get(name) != facts}
         gone = set() if names is not None else self.sent.keys() - now.keys()
@@ -185,8 +267,8 @@ _COPIES: ContextVar[tuple[_Copy, ...]] = ContextVar("regraft_copies", default=()
 def at_hand(place: str | Path) -> Iterator[Path]:
     """Yield a folder to work in: the path itself, or a local copy of an address. The copy's changes are uploaded at the end.
 
-    If the process is killed, a partial saved network at the address never counts as complete. Two processes must not write to one address
-    at a time.
+    If the process is killed, a partial saved network at the address never counts as complete. An address that another process writes to
+    is an error.
     """
     if not is_url(place):
         yield Path(place)
@@ -196,6 +278,7 @@ def at_hand(place: str | Path) -> Iterator[Path]:
     folder.mkdir()
     copy, kept = _Copy(str(place).rstrip("/"), folder), False
     try:
+        copy.lock.take_()
         copy.fetch()
         token = _COPIES.set((*_COPIES.get(), copy))
         try:
@@ -209,6 +292,7 @@ def at_hand(place: str | Path) -> Iterator[Path]:
             _sent(copy)
             kept = False
     finally:
+        copy.lock.release_()
         if not kept:
             shutil.rmtree(folder.parent, ignore_errors=True)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..console import duration, spent
+from ..console import duration, passed, spent
 from ..files.schema import HEADINGS, candidate_rows, estimate_words, outcomes, was_tried
 from .figures import Axis, Bar, interval_rows, stacked_bar
 from .planes import axis_of, epochs_of
@@ -188,12 +188,9 @@ def _account(account: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
     parts = spent(cost)
-    items = cost.get("frozen_forward_items")
     body = stacked_bar(parts, title="Where the time went", said={name: duration(size) for name, size in parts.items()})
     caption = f"Total {duration(float(cost['total']))}." if cost.get("total") is not None else ""
-    if items is not None:
-        caption += f" {_phrase(items)} examples went through the frozen part, whose outputs were then kept." if items else ""
-    return {"bar": figure(body, title="Time by step", caption=caption.strip())}
+    return {"bar": figure(body, title="Time by step", caption=f"{caption}{passed(cost)}".strip())}
 
 
 def _candidate_figure(candidates: Sequence[Mapping[str, Any]]) -> Figure | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from ...console import duration, show, show_json, spent, tell
+from ...console import duration, passed, show, show_json, spent, tell
 from ...errors import SettingError
 from ...files.remote import names_in
 from ...files.text import printable
@@ -254,5 +254,4 @@ def print_next(folder: str | Path, *, unknown: bool) -> None:
 
 def _cost(cost: Mapping[str, float]) -> str:
     said = f"{duration(cost['total'])} in all: " + ", ".join(f"{words} {duration(seconds)}" for words, seconds in spent(cost).items())
-    items = int(cost["frozen_forward_items"])
-    return f"{said}. {items:,} examples went through the frozen part." if items else f"{said}."
+    return f"{said}.{passed(cost)}"
