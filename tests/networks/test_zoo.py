@@ -12,7 +12,7 @@ import torch
 import regraft
 from regraft.errors import NetworkError
 from regraft.networks.sources.named import open_named
-from regraft.networks.sources.zoo import torchvision_module, unique_names
+from regraft.networks.sources.zoo import open_torchvision, unique_names
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
@@ -155,5 +155,5 @@ def test_a_vision_transformer_without_weights_takes_the_size_that_its_weights_wo
     """vit_h_14's best weights are of pictures of 518 pixels; torchvision makes one for 224 where none are asked for."""
     models = pytest.importorskip("torchvision.models")
     with torch.device("meta"):
-        module: Any = torchvision_module(name)
+        module: Any = open_torchvision(name, pretrained=False).module
     assert module.image_size == models.get_model_weights(name).DEFAULT.transforms().crop_size[0]

@@ -34,6 +34,8 @@ _SLACK_TENSORS = 2000
 _MOST_TENSORS = 20_000
 _SHAPED = ("empty", "zeros", "ones", "full", "rand", "randn", "randint", "randperm", "arange", "linspace", "logspace", "eye")
 _MAKERS = frozenset(getattr(torch, name) for name in (*_SHAPED, "empty_strided", "empty_permuted", "tril_indices", "triu_indices"))
+_ALWAYS, _FACTOR = 2**30, 16
+"""Bytes that any architecture in a file may take, and the multiple of its weights: initializing one takes a few tensors of its size."""
 _TILE = 65_537
 """Length of the random block that stands for drawn weights. It is prime, so that no two rows of a weight are equal."""
 
@@ -60,6 +62,11 @@ class Limits:
     def of_memory(cls) -> Self:
         """Return the limits for an architecture whose weights are not all known: the machine's memory."""
         return cls(_memory(), _MOST_TENSORS)
+
+    @classmethod
+    def of_bytes(cls, stored: int) -> Self:
+        """Return the limits for an architecture in a file of `stored` bytes of weights."""
+        return cls(_ALWAYS + _FACTOR * stored, 10 * _MOST_TENSORS)
 
     def check(self, edits: Sequence[Edit], *, what: str) -> None:
         """Raise if an edit declares a size above the limit. This runs before anything of that size is built."""
@@ -134,7 +141,8 @@ class _Counted(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
-        if func in _MAKERS:
+        makes = func in _MAKERS or (func is torch.normal and "size" in named)
+        if makes and torch.device(named.get("device") or "cpu").type != "meta":
             plain = {name: value for name, value in named.items() if name not in ("generator", "out", "pin_memory")}
             self._count_(func(*args, **{**plain, "device": "meta"}))
         elif not self.drawn and getattr(func, "__name__", "") in _RANGES and self._copied_(func.__name__, args, named=named):

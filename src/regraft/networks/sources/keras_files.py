@@ -25,9 +25,9 @@ from ..keras.library import keras
 from ..keras.saving import is_without_graph, rename_layers_
 from ..keras.structure import graph_of
 from ..matching import by_shape
+from .building import Limits, building
 from .keras_guard import check_config, serialized_parts
 from .keras_weights import file_kind, opened_h5, put_keras_weights_, read_keras_weights, weight_bytes
-from .room import within
 
 __all__ = [
     "is_full_model",
@@ -80,7 +80,7 @@ def open_keras_file(path: str | Path) -> Any:
     remedy = f"Build the model in code and pass it with its weights: regraft.load(model, weights={str(path)!r})."
     with opening(source, file_kind(source), remedy=remedy):
         check_config(config, source)
-        with within(weight_bytes(source), what=repr(printable(source.name))):
+        with building(repr(printable(source.name)), Limits.of_bytes(weight_bytes(source))):
             model = _loaded(source, config)
         _check_shapes(model, source)
     return model

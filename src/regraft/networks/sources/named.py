@@ -14,23 +14,19 @@ from ..layers.graph import SOURCE as LAYERS_SOURCE
 from ..layers.graph import graph_module
 from .building import Limits, building
 from .dense import dense_module
-from .zoo import Opened, open_timm, open_torchvision, timm_module, torchvision_module
+from .zoo import Opened, open_timm, open_torchvision
 
 __all__ = ["made_again", "open_named"]
 
-_SOURCES = ("timm", "torchvision", "keras", "hf")
+_OPENERS = {"timm": open_timm, "torchvision": open_torchvision, "hf": open_hub}
 
 
 def open_named(source: str, *, pretrained: bool) -> Opened:
     """Open a network by name: "timm:NAME", "torchvision:NAME" or "hf:PATH_OR_ID". `keras_zoo` handles Keras names."""
     kind, _, name = source.partition(":")
-    if kind == "timm":
-        return open_timm(name, pretrained=pretrained)
-    if kind == "torchvision":
-        return open_torchvision(name, pretrained=pretrained)
-    if kind == "hf":
-        return open_hub(name, pretrained=pretrained)
-    raise NetworkError(f"Unknown network source {printable(source)!r}{near_names(kind, _SOURCES)}")
+    if kind not in _OPENERS:
+        raise NetworkError(f"Unknown network source {printable(source)!r}{near_names(kind, (*_OPENERS, 'keras'))}")
+    return _OPENERS[kind](name, pretrained=pretrained)
 
 
 def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Module:
@@ -46,8 +42,7 @@ def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Modul
     if kind == LAYERS_SOURCE:
         with building(what, limits, drawn=False):
             return graph_module(origin)
-    makers = {"timm": timm_module, "torchvision": torchvision_module, "dense": dense_module}
-    if kind not in makers:
+    if kind not in ("timm", "torchvision", "dense"):
         received = f"the origin {printable(repr(source), width=100)}" + (" without its configuration" if kind == "hf" else "")
         raise NetworkError(
             f"{what} has {received}; expected 'timm:NAME', 'torchvision:NAME', 'dense:SIZES', or 'hf:…' with a configuration. "
@@ -56,4 +51,4 @@ def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Modul
     if kind != "dense":
         optional_import(kind, "vision", purpose=what)  # sets the switch of the hub client, so it must come before `building`
     with building(what, limits, drawn=False):
-        return makers[kind](name)
+        return dense_module(name) if kind == "dense" else _OPENERS[kind](name, pretrained=False).module

@@ -30,9 +30,7 @@ __all__ = [
     "open_timm",
     "open_torchvision",
     "recipe_spec",
-    "timm_module",
     "timm_siblings",
-    "torchvision_module",
     "unique_names",
     "unreachable_weights",
 ]
@@ -115,11 +113,6 @@ def _of_timm(module: Module, timm: Any, *, origin: dict[str, Any]) -> Opened:
     return Opened(module, origin, sample_of((channels, height, width)), classes, spec)
 
 
-def timm_module(name: str) -> Module:
-    """Return a timm network with random weights, without downloading anything."""
-    return cast(Module, _timm(name).create_model(name, pretrained=False))
-
-
 def timm_siblings(module: Module) -> Iterator[tuple[str, Opened]]:
     """Yield timm networks with names similar to that of a timm module, with random weights. Yield nothing for other modules."""
     config = getattr(module, "pretrained_cfg", None)
@@ -160,14 +153,22 @@ def image_spec(size: tuple[int, int, int], mean: Sequence[float], *, std: Sequen
 
 def open_torchvision(name: str, *, pretrained: bool) -> Opened:
     """Open a torchvision classification network with the transforms of its best weights."""
-    models, source = _torchvision(name), f"torchvision:{name}"
+    source = f"torchvision:{name}"
+    models = optional_import("torchvision.models", "vision", purpose=repr(printable(source)))
+    known = models.list_models(module=models)
+    if name not in known:
+        raise NetworkError(f"torchvision knows no classification network called {printable(name)!r}{near_names(name, known)}")
     weights = models.get_model_weights(name).DEFAULT
+    spec = recipe_spec(weights.transforms())
 
     def make(trained: bool) -> Module:
-        return _torchvision_made(models, name, weights=weights if trained else None)
+        sized = models.get_model_builder(name).__annotations__.get("return") is models.VisionTransformer and not trained
+        own = {"image_size": spec["height"]} if sized else {}  # torchvision sets it with weights
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return cast(Module, models.get_model(name, weights=weights if trained else None, **own))
 
     module = _fetched(make, pretrained, source=source)
-    spec = recipe_spec(weights.transforms())
     return Opened(module, {"source": source}, sample_of((3, spec["height"], spec["width"])), unique_names(weights.meta["categories"]), spec)
 
 
@@ -184,25 +185,3 @@ def recipe_spec(recipe: Any) -> dict[str, Any]:
 def is_recipe(given: Any) -> bool:
     """Return whether `given` is a torchvision preset of transforms, as `weights.transforms()` returns."""
     return type(given).__module__ == "torchvision.transforms._presets" and type(given).__name__ == "ImageClassification"
-
-
-def torchvision_module(name: str) -> Module:
-    """Return a torchvision classification network with random weights, without downloading anything."""
-    return _torchvision_made(_torchvision(name), name, weights=None)
-
-
-def _torchvision(name: str) -> Any:
-    models = optional_import("torchvision.models", "vision", purpose=f"'torchvision:{printable(name)}'")
-    known = models.list_models(module=models)
-    if name not in known:
-        raise NetworkError(f"torchvision knows no classification network called {printable(name)!r}{near_names(name, known)}")
-    return models
-
-
-def _torchvision_made(models: Any, name: str, *, weights: Any) -> Module:
-    made: dict[str, Any] = {}
-    if weights is None and models.get_model_builder(name).__annotations__.get("return") is models.VisionTransformer:
-        made["image_size"] = models.get_model_weights(name).DEFAULT.transforms().crop_size[0]  # torchvision sets it with weights
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return cast(Module, models.get_model(name, weights=weights, **made))
