@@ -116,3 +116,34 @@ def test_a_program_of_a_keras_network_needs_no_keras(tmp_path: Path) -> None:
     with torch.no_grad():
         found = torch.export.load(tmp_path / "x.pt2").module()(torch.from_numpy(items)).numpy()
     np.testing.assert_allclose(found, net.logits(items), atol=1e-6)
+
+
+FOUND = {
+    "nothing": (b"", "it is empty"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5 data, as '.h5' has"),
+    "a zip archive": (b"PK\x03\x04" + bytes(64), "zip archive"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(64), "a PNG picture"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    "a page": (b"<!DOCTYPE html>\n<html>", "a web page"),
+    "text": (b"no network\n", "text that begins with 'no network'"),
+    "a pickle": (b"\x80\x04K\x01.", "pickle"),
+    "noise": (bytes(range(129, 256)) * 4, "cannot be read as a|is a pickle"),
+}
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".pmml", ".keras", ".h5", ".pt"])
+def test_a_file_of_another_kind_is_refused_with_what_it_holds(ending: str, tmp_path: Path) -> None:
+    for name, (content, said) in FOUND.items():
+        path = tmp_path / f"in{ending}"
+        path.write_bytes(content)
+        right = {"HDF5": (".h5",), "a zip archive": (".keras", ".pt"), "a pickle": (".pt",)}.get(name, ())
+        with pytest.raises(NetworkError, match="cannot be read as|pickle" if ending in right else said) as caught:
+            regraft.load(path)
+        assert repr(path.name) in str(caught.value) or repr(str(path)) in str(caught.value)
+        assert str(caught.value).endswith("."), str(caught.value)
+
+
+def test_a_missing_folder_for_the_result_is_said_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "in.onnx").write_bytes(b"")
+    done = run("convert", tmp_path / "in.onnx", tmp_path / "none" / "out.keras")
+    assert done.exit_code == 2 and "Make it first" in done.stderr and "in.onnx" not in done.stderr

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pathlib import Path
 from ..errors import CacheError, DataError, InputError, NetworkError, RegraftError, SettingError, UnsafeFileError
 from .text import printable
 
-__all__ = ["FORMATS", "Format", "member", "named_in_utf8", "opening", "reading", "reason_of", "within", "writable"]
+__all__ = ["FORMATS", "Format", "content_of", "member", "named_in_utf8", "opening", "reading", "reason_of", "within", "writable"]
 
 
 @dataclass(frozen=True)
@@ -353,13 +354,54 @@ def opening(path: str | Path, kind: str, *, remedy: str = "") -> Iterator[Path]:
     """Check a file before its reader sees it, and convert any error of the reader into one error of regraft."""
     file = Path(path)
     _check(file, FORMATS[kind])
-    with reading(_shown(file), kind, remedy=remedy):
+    with reading(_shown(file), kind, remedy=remedy, file=file):
         yield file
 
 
+_STARTS = {
+    b"\x89HDF\r\n\x1a\n": ("HDF5 data, as '.h5' has", ("h5", "weight arrays")),
+    b"PK\x03\x04": ("a zip archive, as '.keras', '.npz' and '.pt' are", ("keras", "weight arrays", "torch")),
+    b"\x89PNG": ("a PNG picture", ()),
+    b"\xff\xd8\xff": ("a JPEG picture", ()),
+    b"\x1f\x8b": ("data packed by gzip: unpack it first", ()),
+    b"\x80": ("a pickle", ("torch",)),
+    b"version https://git-lfs": ("a pointer of Git LFS, not the file itself: fetch it with 'git lfs pull'", ()),
+    b"<!doctype html": ("a web page, not the file: the download failed", ()),
+    b"<html": ("a web page, not the file: the download failed", ()),
+    b"<?xml": ("XML, as '.pmml' has", ("pmml",)),
+    b"<pmml": ("XML, as '.pmml' has", ("pmml",)),
+}
+"""First bytes of a file, in lower case -> what it holds, and the kinds of networks for which that is right."""
+_NEEDED = {"h5": "HDF5 file", "keras": "zip archive"} | dict.fromkeys(
+    ("onnx", "pmml", "torch", "safetensors", "weight arrays", "program"), ""
+)
+"""Kinds of networks and weights -> what their files are, where the first bytes tell."""
+
+
+def content_of(file: Path, kind: str) -> str:
+    """Return what a file of a network holds if that is not what its kind needs, from its first bytes; "" if it may be right."""
+    if kind not in _NEEDED or not file.is_file():
+        return ""
+    if not file.stat().st_size:
+        return "it is empty"
+    if kind == "program":  # is not opened at all
+        return ""
+    with file.open("rb") as stream:
+        first = stream.read(512)
+    if kind == "keras" and first.startswith(b"PK") and not zipfile.is_zipfile(file):
+        return "it is a zip archive that is cut short"
+    said, right = next((found for start, found in _STARTS.items() if first.lower().startswith(start.lower())), ("", ()))
+    if said:
+        return "" if kind in right else f"it holds {said}"
+    line = first.decode("ascii", "replace").partition("\n")[0].rstrip("\r")
+    if line.isprintable() and line.isascii():
+        return f"it holds text that begins with {printable(repr(line), width=50)}"
+    return f"it is no {_NEEDED[kind]}" if _NEEDED[kind] else ""
+
+
 @contextmanager
-def reading(shown: str, kind: str, *, remedy: str = "") -> Iterator[None]:
-    """Convert any error of a reader inside the context into one error of regraft."""
+def reading(shown: str, kind: str, *, remedy: str = "", file: Path | None = None) -> Iterator[None]:
+    """Convert any error of a reader inside the context into one error of regraft, which says what a `file` of another kind holds."""
     form = FORMATS[kind]
     try:
         yield
@@ -368,8 +410,8 @@ def reading(shown: str, kind: str, *, remedy: str = "") -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # native panics are no Exception, and huge declared sizes are MemoryError
-        end = f" {remedy}" if remedy else ""
-        raise form.error(f"{shown} cannot be read as a {form.title}: {reason_of(error)}.{end}") from error
+        end, found = f" {remedy}" if remedy else "", "" if file is None else content_of(file, kind)
+        raise form.error(f"{shown} cannot be read as a {form.title}: {found or reason_of(error)}.{end}") from error
 
 
 def _shown(file: Path) -> str:

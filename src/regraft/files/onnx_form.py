@@ -16,7 +16,7 @@ from ..errors import NetworkError, UnsafeFileError, optional_import
 from .formats import opening
 from .text import printable
 
-__all__ = ["check_onnx_", "read_onnx", "read_onnx_with_facts"]
+__all__ = ["check_onnx_", "parsed_onnx", "read_onnx", "read_onnx_with_facts"]
 
 _DOMAINS = ("", "ai.onnx")
 _LOOPS = ("Loop", "Scan", "SequenceMap")
@@ -43,10 +43,21 @@ def read_onnx_with_facts(path: Path, *, remedy: str = "") -> tuple[Any, dict[str
     """
     onnx = optional_import("onnx", "onnx", purpose="A network in ONNX form, or of your own class without architecture=,")
     with opening(path, "onnx", remedy=remedy):
-        model = onnx.ModelProto.FromString(path.read_bytes())
+        model = parsed_onnx(onnx, path)
         facts = {entry.key: entry.value for entry in model.metadata_props}
         check_onnx_(model, what=repr(printable(path)), remedy=remedy)
     return model, facts
+
+
+def parsed_onnx(onnx: Any, path: Path) -> Any:
+    """Return the unchecked `onnx.ModelProto` of a file, by the library `onnx`."""
+    try:
+        model = onnx.ModelProto.FromString(path.read_bytes())
+    except Exception as problem:  # protobuf raises an error of its own
+        raise ValueError("it is no ONNX graph, or is damaged or cut short") from problem
+    if not model.graph.node:
+        raise ValueError("it holds no graph of operators")
+    return model
 
 
 def check_onnx_(model: Any, *, what: str, remedy: str = "") -> None:

@@ -19,6 +19,7 @@ __all__ = ["READABLE", "read_pmml"]
 
 READABLE = {"identity": "linear", "rectifier": "relu", "logistic": "sigmoid", "tanh": "tanh", "Elliott": "softsign"}
 """PMML activations that become trainable layers -> their names in the frameworks."""
+_INSTEAD = "Other networks come as .onnx, if the tool that made it writes that."
 _DEEPEST = 100
 _FREE, _SPARSE = 10**6, 16
 """Zero weights that a file may omit: an absolute number, or a multiple of the weights that it holds."""
@@ -66,7 +67,7 @@ def _tree(content: bytes, *, shown: str) -> Element:
     try:
         parser.Parse(content, True)
     except expat.ExpatError as error:
-        raise NetworkError(f"{shown} is no XML document: {printable(str(error))}. Export it again.") from error
+        raise ValueError(f"it is no XML document ({error})") from error
     found: Element = builder.close()
     return found
 
@@ -75,7 +76,7 @@ def _network(root: Element, *, shown: str) -> tuple[DenseNetwork, tuple[str, ...
     models = [element.tag for element in root if element.tag not in _NOT_DATA]
     if root.tag != "PMML" or models != ["NeuralNetwork"]:
         held = ", ".join(printable(tag, width=60) for tag in models[:5]) or f"the element {printable(root.tag, width=60)}"
-        raise NetworkError(f"{shown} holds {held}; expected PMML with one NeuralNetwork.")
+        raise NetworkError(f"{shown} holds {held}; expected PMML with one NeuralNetwork. {_INSTEAD}")
     model = root[[element.tag for element in root].index("NeuralNetwork")]
     derived = {element.get("name", ""): element for element in root.iter("DerivedField") if element.get("name")}
     ids, lines = [], []
@@ -144,7 +145,7 @@ def _layers(model: Element, ids: list[str], *, shown: str) -> tuple[list[DenseLa
                 if source not in places:
                     raise NetworkError(
                         f"{shown}: a neuron of layer {len(layers) + 1} reads {printable(repr(source), width=60)}, none of the layer "
-                        "before it; expected layers that follow one another."
+                        f"before it; expected layers that follow one another, without recurrence. {_INSTEAD}"
                     )
                 weight[row, places[source]] += _number(con, "weight", shown=shown)
         bias = np.array([_number(neuron, "bias", shown=shown, default="0") for neuron in neurons])
@@ -156,7 +157,9 @@ def _layers(model: Element, ids: list[str], *, shown: str) -> tuple[list[DenseLa
     layers = with_rectifier(layers)
     wrong = next((layer.activation for layer in layers if layer.activation not in READABLE), None)
     if wrong is not None:
-        raise NetworkError(f"{shown} has the activation {printable(repr(wrong), width=60)}; expected one of {', '.join(READABLE)}.")
+        raise NetworkError(
+            f"{shown} has the activation {printable(repr(wrong), width=60)}; expected one of {', '.join(READABLE)}. {_INSTEAD}"
+        )
     return [replace(layer, activation=READABLE[layer.activation]) for layer in layers], ids, method
 
 
@@ -189,5 +192,6 @@ def _with_outputs(
         return replace(network, layers=(*before, last), target=target), ()
     raise NetworkError(
         f"{shown} is a {printable(model.get('functionName', 'model of no function'), width=40)} that ends in {last.activation} with "
-        f"{len(rows)} outputs and the normalisation {printable(method, width=40)}; expected a classification by softmax, or one value."
+        f"{len(rows)} outputs and the normalisation {printable(method, width=40)}; expected a classification by softmax, or "
+        f"one value. {_INSTEAD}"
     )

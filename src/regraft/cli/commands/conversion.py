@@ -51,6 +51,10 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
         raise InputError(f"{printable(out)!r} has the ending {out.suffix!r}; expected one of {', '.join(_ENDINGS)}, or none for a folder.")
     if out.exists():
         raise InputError(f"{printable(out)!r} is there already. Give another name, or remove it.")
+    if not out.parent.is_dir():
+        raise InputError(f"The folder {printable(out.parent)!r} is not there; expected one for {printable(out.name)!r}. Make it first.")
+    if not out.suffix and (preprocessing or pmml_version):
+        raise InputError(f"--preprocessing goes with .onnx and --pmml-version with .pmml; received the folder {printable(out)!r}.")
     check_given(source)
     net = opened(source, weights, source_classes=source_classes, head=head, architecture=architecture)
     ending = out.suffix.lower()
@@ -58,8 +62,6 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
         net = net.to(family or "keras")
     for note in net.account.notes:
         tell(f"Note: {note}")
-    if not out.suffix and (preprocessing or pmml_version):
-        raise InputError(f"--preprocessing goes with .onnx and --pmml-version with .pmml; received the folder {printable(out)!r}.")
     path = Path(net.export(out, preprocessing=preprocessing, pmml_version=pmml_version) if out.suffix else net.save(out))
     size = sum(part.stat().st_size for part in ([path] if path.is_file() else path.iterdir()) if part.is_file())
     show(f"Written: {path} ({size_of(size)})")

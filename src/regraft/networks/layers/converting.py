@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ...errors import NetworkError
+from ...errors import NetworkError, RegraftError
 from ..account import Account
 from ..contract import Network
 from ..keras.body import KerasBody
@@ -70,7 +70,8 @@ def as_keras(network: Network) -> Network:
             warnings.simplefilter("ignore")
             program = exported_program(twin.module, sample)
     except Exception as problem:  # not every forward can be exported
-        raise NetworkError(f"The network cannot be made of Keras layers: {why_not_exported(problem)}. Export it as .onnx.") from problem
+        end = "" if isinstance(problem, RegraftError) else " Export it as .onnx."
+        raise NetworkError(f"The network cannot be made of Keras layers: {why_not_exported(problem).rstrip('.')}.{end}") from problem
     shape = list(sample.movedim(1, -1).shape[1:] if turned else sample.shape[1:])
     entry = keras.Input(shape, dtype=str(sample.dtype).removeprefix("torch."), name="input")
     reader = TorchReader(TORCH_ROWS, network.holds, called)

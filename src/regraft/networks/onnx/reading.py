@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import NetworkError, optional_import
 from ...files.formats import opening
-from ...files.onnx_form import check_onnx_
+from ...files.onnx_form import check_onnx_, parsed_onnx
 from ...files.text import printable
 from .metadata import OwnFacts, own_facts
 
@@ -48,11 +48,11 @@ def read_foreign(path: Path) -> ForeignOnnx:
     The scores are the logits if regraft wrote the file, else the first floating-point output.
     """
     onnx, shown = optional_import("onnx", "onnx", purpose="A network in ONNX form"), repr(printable(path))
-    with opening(path, "onnx"):
-        model = onnx.ModelProto.FromString(path.read_bytes())
+    with opening(path, "onnx", remedy="Copy it again, or export the network again."):
+        model = parsed_onnx(onnx, path)
         texts = {entry.key: entry.value for entry in model.metadata_props}
         facts = own_facts(texts, what=shown)
-        wanted, others = _outputs(model.graph, facts)
+        wanted, others = _outputs(model.graph, facts, shown=shown)
         classes = _classes(model.graph, texts) if facts is None else None
         _cut_(model, wanted)
         check_operators(model.graph, shown=shown)
@@ -62,7 +62,7 @@ def read_foreign(path: Path) -> ForeignOnnx:
     return ForeignOnnx(model, facts, classes, notes)
 
 
-def _outputs(graph: Any, facts: OwnFacts | None) -> tuple[str, list[str]]:
+def _outputs(graph: Any, facts: OwnFacts | None, *, shown: str) -> tuple[str, list[str]]:
     """Return the value that holds the scores of the first task, and the names of the outputs that are left out."""
     names = [one.name for one in graph.output]
     task = None if facts is None else next(iter(facts.tasks), None)
@@ -82,7 +82,8 @@ def _outputs(graph: Any, facts: OwnFacts | None) -> tuple[str, list[str]]:
         elif one.type.tensor_type.elem_type in real:
             found.append(one.name)
     if not found:
-        raise NetworkError(f"The ONNX file has the outputs {', '.join(map(printable, names[:_SHOWN]))}; expected one of real numbers.")
+        held = ", ".join(map(printable, names[:_SHOWN])) or "none"
+        raise NetworkError(f"{shown} has these outputs: {held}; expected one of real numbers. Export the network with its scores.")
     return _before_shape(graph, _before_both(graph, found[0])), found[1:]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ...errors import NetworkError, UnsafeFileError, optional_import
+from ...files.formats import reading
 from ...files.onnx_form import read_onnx_with_facts
 from ...files.text import printable
 from ..sources.building import Limits, building
@@ -71,7 +72,9 @@ def _converted(found: ForeignOnnx, *, shown: str) -> tuple[Module, dict[str, Ten
     """Return the converted module, a sample by input name, and the difference from ONNX Runtime."""
     session = session_of(found.model.SerializeToString(), threads=torch.get_num_threads())
     sample, expected = _sample(session, shown=shown)
-    module = onnx_module(_folded(found.model).SerializeToString(), what=shown)
+    with reading(shown, "onnx", remedy="Export the network again."):  # the libraries raise anything on a damaged graph
+        content = _folded(found.model).SerializeToString()
+    module = onnx_module(content, what=shown)
     return module, sample, _proven(module, session, sample=sample, expected=expected, what=shown)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn import Module
 
 from ...errors import MissingExtraError, NetworkError, UnsafeFileError
-from ...files.formats import member, opening
+from ...files.formats import FORMATS, content_of, member, opening
 from ...files.given import LIBRARIES, missing_network
 from ...files.text import printable
 from ..account import Account
@@ -90,6 +90,7 @@ def open_source(
     if drawn and str(source).partition(":")[0] not in LIBRARIES:
         raise NetworkError(f"weights={RANDOM!r} goes with a name such as 'timm:resnet18'; received {printable(str(source))[:80]!r}.")
     if isinstance(source, (str, Path)) and Path(source).suffix.lower() == _PROGRAM and Path(source).is_file():
+        _check_content(Path(source))
         opened = Source(open_torch_program(Path(source), trust=trust))
     else:
         opened = _open(source, architecture, inputs=inputs, pretrained=weights is None, head=head)
@@ -140,6 +141,7 @@ def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained
     path = Path(source)
     if path.is_dir():
         return _open_folder(path, architecture)
+    _check_content(path)
     return _open_file(path, architecture, inputs=inputs, head=head)
 
 
@@ -309,6 +311,14 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
     network.account = network.account.joined(_put_file_(network, path))
     network.body.refresh_heads_()
     return Source(network)
+
+
+def _check_content(path: Path) -> None:
+    """Raise if a file is empty, or holds something else than its ending says, before it is asked what to do with it."""
+    kind = next((name for name, form in FORMATS.items() if path.suffix.lower() in form.suffixes and form.error is NetworkError), None)
+    found = content_of(path, kind) if kind else ""
+    if found:
+        raise NetworkError(f"{printable(path.name)!r} cannot be read as a {FORMATS[kind or ''].title}: {found}. Copy or export it again.")
 
 
 def _put_file_(network: Network, path: Path) -> Account:
