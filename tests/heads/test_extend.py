@@ -16,6 +16,7 @@ from torch import nn
 
 import regraft
 from regraft.errors import DataError, NetworkError, SettingError
+from regraft.heads import extension_figures
 from regraft.heads.starts import fitted_rows, imprinted_rows, separated_rows
 from regraft.probes import statistics_of
 
@@ -153,9 +154,27 @@ def test_formulas_by_hand() -> None:
     np.testing.assert_allclose(features[0] @ rows[0] + biases[0], 0.5 * 1.001)  # just above the old class
     both = np.array([[3.0, 0.0], [2.0, 0.2], [2.5, 0.1], [2.2, 0.4], [0.0, 3.0], [0.1, 2.0], [0.3, 2.2], [0.2, 2.6]])
     stored = (both[:4], np.zeros(4, int))
-    rows, biases = fitted_rows(both[4:], np.zeros(4, int), count=1, old=old, known=None, stored=stored)
+    (rows, biases), right = fitted_rows(both[4:], np.zeros(4, int), count=1, old=old, known=None, stored=stored)
     scores = np.concatenate([both @ old[0].T + old[1], both @ rows.T + biases], 1)
-    assert scores.argmax(1).tolist() == [0] * 4 + [1] * 4
+    assert scores.argmax(1).tolist() == [0] * 4 + [1] * 4 and right == 1
+
+
+@pytest.mark.parametrize(("apart", "noise"), [(2.5, 0.0), (1.7, 2.0)])
+def test_where_old_class_weights_hide_the_new_classes_the_account_names_the_call_that_solves_all(apart: float, noise: float) -> None:
+    draw, targets = np.random.default_rng(0), np.arange(400) % 5
+    features = (apart * np.eye(5, 24)[targets] + draw.normal(size=(400, 24))).astype(np.float32)
+    layer = torch.nn.Linear(24, 3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(apart * np.eye(3, 24) + noise * draw.normal(size=(3, 24))))
+    net, isold = regraft.load(torch.nn.Sequential(layer), classes=["a", "b", "c"], inputs=(24,)), targets < 3
+    net.statistics = statistics_of(features[isold], targets[isold], classes=["a", "b", "c"]).to_arrays()
+    new = features[~isold], np.array(["d", "e"])[targets[~isold] - 3]
+    wider, solved = regraft.extend(net, ["d", "e"], new), regraft.extend(net, ["d", "e"], new, statistics=True)
+    test = regraft.read((features, np.array(list("abcde"))[targets]))
+    assert any("statistics=True" in note for note in wider.account.notes) == (noise > 0)
+    assert np.array_equal(wider.logits(features)[:, :3], net.logits(features))
+    means = [extension_figures(one, test, old=3)["harmonic_mean"] for one in (solved, wider)]
+    assert means[0] > means[1] + 0.1 * (noise > 0) - 0.05
 
 
 @pytest.mark.parametrize("kept", ["statistics", "examples", "both"])
@@ -167,7 +186,7 @@ def test_fitted_rows_have_the_lowest_loss_beside_the_old_ones_whatever_the_unit_
         x, rows = unit * features, (old[0] / unit, old[1])
         known = None if kept == "examples" else statistics_of(x[isold], targets[isold], classes=["a", "b", "c"])
         stored = None if kept == "statistics" else (x[isold], targets[isold])
-        weight, bias = fitted_rows(x[~isold], targets[~isold] - 3, count=2, old=rows, known=known, stored=stored)
+        (weight, bias), _ = fitted_rows(x[~isold], targets[~isold] - 3, count=2, old=rows, known=known, stored=stored)
 
         def loss(weight: np.ndarray, bias: np.ndarray, x: np.ndarray = x, rows: tuple[np.ndarray, np.ndarray] = rows) -> float:
             scores = np.concatenate([x @ rows[0].T + rows[1], x @ weight.T + bias], axis=1)

@@ -94,13 +94,14 @@ def separated_rows(features: np.ndarray, targets: np.ndarray, *, count: int, old
 
 def fitted_rows(
     features: np.ndarray, targets: np.ndarray, *, count: int, old: Rows, known: ClassStatistics | None, stored: Rows | None = None
-) -> Rows:
+) -> tuple[Rows, float]:
     """Return new class weights that minimise the class-balanced log-loss on new and old examples. The old class weights stay fixed.
 
     Old examples are the `stored` ones and features drawn from the statistics: Gaussian noise around the class means, with the within-class
     covariance. The old logits of drawn features are adjusted to those of unseen examples, as `held_out` of the statistics describes them.
     Drawn features have the same total weight as the examples behind the statistics. The fit is a logistic regression with the logits of the
-    old classes as fixed offsets. Its penalty is chosen on held-out examples.
+    old classes as fixed offsets. Its penalty is chosen on held-out examples. Also return the share of new examples that are right when
+    held out.
 
     `features`: (N, d) of the new classes; `targets`: (N,) new class, 0 to n - 1, each with an example; `old`: weight (C, d) and bias (C,);
     `known`: statistics of the same features, the C old classes first, in their order, or None; `stored`: features (M, d) and class indices
@@ -120,7 +121,9 @@ def fitted_rows(
     loss = LogisticLoss(item_weight=share, offset=offset, fixed=first)
     probe = fit_logistic(table.astype(np.float64), truth, classes=first + count, loss=loss)
     zero = int(truth.min())  # a class with zero weights as reference: the probe subtracts the mean over all classes
-    return (probe.weight[first:] - probe.weight[zero]) / probe.temperature, (probe.bias[first:] - probe.bias[zero]) / probe.temperature
+    right = probe.loo_scores[truth >= first].argmax(axis=1) == truth[truth >= first]
+    weight, bias = ((part[first:] - part[zero]) / probe.temperature for part in (probe.weight, probe.bias))
+    return (weight, bias), float(right.mean())
 
 
 def _drawn(known: ClassStatistics, old: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -198,7 +198,12 @@ def held_out_factors(seen: tuple[np.ndarray, np.ndarray], unseen: tuple[np.ndarr
 
 
 def fit_lda(
-    statistics: ClassStatistics, *, shrinkage: float | None = None, balanced: bool = True, standardise: bool = False
+    statistics: ClassStatistics,
+    *,
+    shrinkage: float | None = None,
+    balanced: bool = True,
+    standardise: bool = False,
+    strength: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the head (weight (C, d) and bias (C,)) of linear discriminant analysis, from one Cholesky decomposition in float64.
 
@@ -206,8 +211,8 @@ def fit_lda(
     -m_c' S⁻¹ m_c / 2 + ln prior_c. The mean over the classes is subtracted from both, which leaves the softmax unchanged.
 
     `shrinkage`: a in [0, 1], or None for the OAS formula; `standardise`: shrink towards the variances of the single features instead of
-    their mean, for features without a common unit. A class without examples gets the mean weights of the others and a lowered bias, so that
-    it is never predicted.
+    their mean, for features without a common unit; `strength`: 1 - (1 - a) ** strength replaces the a of the formula. A class without
+    examples gets the mean weights of the others and a lowered bias, so that it is never predicted.
 
     Source: Fisher 1936; Ledoit & Wolf 2004 for the target of the shrinkage; Chen, Wiesel, Eldar & Hero 2010, IEEE Transactions on
     Signal Processing 58:5016-5029, equation (23) (OAS), for the default a.
@@ -223,7 +228,7 @@ def fit_lda(
         raise DataError(f"None of the {len(present)} classes has examples; a discriminant needs at least one.")
     means, counts = statistics.means[present], statistics.counts[present]
     weight, offsets = np.zeros(means.shape), np.zeros(len(counts))
-    within = _within_covariance(statistics, shrinkage=shrinkage, standardise=standardise)
+    within = _within_covariance(statistics, shrinkage=shrinkage, standardise=standardise, strength=strength)
     if len(within.unit):
         about = means - means.mean(axis=0)
         weight = within.solve(about)
@@ -243,13 +248,11 @@ class _WithinCovariance:
         live: (d,) bool, which features vary.
         unit: (l,) unit of each of them.
         matrix: (l, l) S, positive definite, of features divided by their units.
-        shrinkage: the shrinkage a in [0, 1].
     """
 
     live: np.ndarray
     unit: np.ndarray
     matrix: np.ndarray
-    shrinkage: float
 
     def solve(self, rows: np.ndarray) -> np.ndarray:
         """Return S⁻¹ x for each of the `rows` (n, d), in the original units; 0 for constant features."""
@@ -259,19 +262,20 @@ class _WithinCovariance:
         return made
 
 
-def _within_covariance(statistics: ClassStatistics, *, shrinkage: float | None = None, standardise: bool = False) -> _WithinCovariance:
+def _within_covariance(statistics: ClassStatistics, *, shrinkage: float | None, standardise: bool, strength: float) -> _WithinCovariance:
     """Return the shrunk within-class covariance that `fit_lda` inverts."""
     scale, means = statistics.scale(), statistics.means[statistics.counts > 0]
     live = np.isfinite(scale)
     if not live.any():
-        return _WithinCovariance(live, np.ones(0), np.zeros((0, 0)), 1.0)
+        return _WithinCovariance(live, np.ones(0), np.zeros((0, 0)))
     unit = scale[live] if standardise else np.ones(int(live.sum()))
     about = (means[:, live] - means[:, live].mean(axis=0)) / unit
     covariance = statistics.covariance[np.ix_(live, live)] / np.outer(unit, unit)
     lacking = np.square(scale[live] / unit) - statistics.variances()[live] / np.square(unit)
     covariance[np.diag_indices(len(unit))] += np.maximum(lacking, 0)
     size = float(np.abs(means[:, live] / unit).max())
-    return _WithinCovariance(live, unit, *_regularised(covariance, about, size=size, freedom=statistics.freedom, shrinkage=shrinkage))
+    share = 1 - (1 - _oas(covariance, statistics.freedom)) ** strength if shrinkage is None else shrinkage
+    return _WithinCovariance(live, unit, _regularised(covariance, about, size=size, shrinkage=share))
 
 
 def shrunk_covariance(statistics: ClassStatistics) -> np.ndarray:
@@ -281,22 +285,19 @@ def shrunk_covariance(statistics: ClassStatistics) -> np.ndarray:
     """
     means = statistics.means[statistics.counts > 0]
     size = np.abs(means).max()
-    return _regularised(statistics.covariance, means, size=size, freedom=statistics.freedom, shrinkage=None)[0]
+    return _regularised(statistics.covariance, means, size=size, shrinkage=_oas(statistics.covariance, statistics.freedom))
 
 
-def _regularised(
-    covariance: np.ndarray, means: np.ndarray, *, size: float, freedom: float, shrinkage: float | None
-) -> tuple[np.ndarray, float]:
-    """Return S (d, d), positive definite, and its shrinkage. `size` is the largest absolute value in the class means."""
+def _regularised(covariance: np.ndarray, means: np.ndarray, *, size: float, shrinkage: float) -> np.ndarray:
+    """Return S (d, d), positive definite. `size` is the largest absolute value in the class means."""
     width, eps = len(covariance), np.finfo(np.float64).eps
     trace = float(np.trace(covariance))
     if trace <= width * (64 * eps * size) ** 2:  # rounding errors of constant features
         spread = float(means.var(axis=0).mean())
-        return np.eye(width) * (spread if spread > 0 else 1.0), 1.0
-    share = _oas(covariance, freedom) if shrinkage is None else shrinkage
-    shrunk = (1.0 - share) * covariance
-    shrunk[np.diag_indices(width)] += share * trace / width + 10 * width * eps * trace
-    return shrunk, share
+        return np.eye(width) * (spread if spread > 0 else 1.0)
+    shrunk = (1.0 - shrinkage) * covariance
+    shrunk[np.diag_indices(width)] += shrinkage * trace / width + 10 * width * eps * trace
+    return shrunk
 
 
 def _oas(covariance: np.ndarray, freedom: float) -> float:
