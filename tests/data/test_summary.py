@@ -60,7 +60,7 @@ def test_each_column_of_a_table_has_a_type_and_a_use(tmp_path: Path) -> None:
     assert told == {
         "id": ("texts", "left out"),
         "price": ("numbers", "columns"),
-        "text": ("texts", "items"),
+        "text": ("texts", "part of the example"),
         "who": ("texts", "group"),
         "label": ("texts", "target"),
     }

@@ -21,7 +21,7 @@ from regraft.errors import DataError, MissingExtraError
 from regraft.files.schema import candidate_rows
 from regraft.report import picture_uri, read_facts, sound_uri, verdict, write_facts, write_report
 from regraft.report.figures import Axis, Bar, interval_rows, nice_ticks, stacked_bar
-from regraft.report.planes import axis_of, confusion_matrix, line_chart, stage_starts
+from regraft.report.planes import axis_of, confusion_matrix, kept_epochs, line_chart, stage_starts
 from regraft.report.results import confused_pairs, tiles
 from regraft.report.sections import _candidate_figure as candidate_figure
 
@@ -388,3 +388,13 @@ def test_nothing_of_the_network_rooms_is_needed() -> None:
     code = "import sys, regraft.report; print(sorted({'torch', 'keras', 'jinja2', 'matplotlib', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_epochs_kept_are_those_of_the_weights() -> None:
+    def entry(stage: str, phase: str, loss: float | None) -> dict[str, Any]:
+        return {"stage": stage, "phase": phase, "validation_loss": loss}
+
+    head = [entry("head", "train", loss) for loss in (0.5, 0.3, 0.4)]
+    assert kept_epochs(head) == [2.0]
+    assert kept_epochs([*head, entry("full", "fold 1", 0.1), entry("full", "refit", None), entry("full", "refit", None)]) == [2.0, 6.0]
+    assert kept_epochs([*head, entry("full", "train", 0.1)], kept_start="full") == [2.0]

@@ -183,11 +183,11 @@ def _checked_renaming(old: Sequence[str], new: Sequence[str], *, rename: Mapping
 def _notes(old: Head, entries: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     if not len(old.weight):
         return ("the network had no head; one was put on its pooled output",)
-    if old.classes is None:
+    if old.classes is None and old.kind != "regression":
         return (
             f"the head's {len(old.weight)} outputs had no class names, so no class weights were carried over; give the names with "
             "classes= when the network is loaded",
         )
-    if not entries["kept"] and not entries["renamed"]:
+    if old.classes is not None and not entries["kept"] and not entries["renamed"]:
         return (f"no class name is shared with the {len(old.weight)} old ones, so no row was carried over",)
     return ()

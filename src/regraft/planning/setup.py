@@ -93,10 +93,13 @@ class Clock:
             self.seconds[self.running[-1]] += now - self.since
         self.since = now
 
-    def cost(self, counter: Counter) -> dict[str, float]:
-        """Return the seconds by kind and in total, and the number of examples that passed through the frozen part."""
+    def cost(self, counter: Counter | None = None) -> dict[str, float]:
+        """Return the seconds by kind and in total and, from a counter, the number of examples that passed through the frozen part."""
         self._turn()
-        total, log = time.perf_counter() - self.began, counter.engines
+        total = time.perf_counter() - self.began
+        if counter is None:
+            return {kind: round(spent, 3) for kind, spent in self.seconds.items() if spent} | {"total": round(total, 3)}
+        log = counter.engines
         return {
             **{kind: round(spent, 3) for kind, spent in self.seconds.items() if spent or kind in ("read", "frozen", "train")},
             "total": round(total, 3),

@@ -62,7 +62,7 @@ class UnknownChoice:
         """Return a sentence on how well the score detects unknown examples."""
         area, found = self.auroc[self.score], self.detected[self.score]
         how = f"with classes hidden in turn, the score {self.score!r} tells them with an area under the curve of {area:.2f}"
-        said = f"Examples of no known class: {how}; at {self.false_alarm:.0%} false alarms it finds {found:.0%}."
+        said = f"Examples of no known class: {how}; at {100 * self.false_alarm:.0f} % false alarms it finds {100 * found:.0f} %."
         return (
             f"{said} That is too little to rely on: the features do not separate unknown examples from known ones." if self.weak else said
         )

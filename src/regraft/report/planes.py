@@ -155,9 +155,14 @@ def stage_starts(history: Sequence[Mapping[str, Any]]) -> dict[float, str]:
 
 
 def kept_epochs(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = None) -> list[float]:
-    """Return the epochs whose weights were kept: the one with the lowest validation loss in each stage, except the stage `kept_start`."""
+    """Return the epochs whose weights were kept, except in the stage `kept_start`.
+
+    Of each stage, the one with the lowest validation loss; of a refit, which has no validation set, the last one.
+    """
     best: dict[object, tuple[float, float]] = {}
     for number, entry in enumerate(history, start=1):
+        if entry.get("phase") == "refit":
+            best[entry.get("run", 1), entry.get("stage")] = (-math.inf, float(number))
         loss = entry.get("calibrated_loss", entry.get("validation_loss"))
         if isinstance(loss, int | float) and math.isfinite(loss) and entry.get("phase", "train") == "train":
             key = entry.get("run", 1), entry.get("stage")

@@ -164,7 +164,9 @@ def curves(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = Non
     body = line_chart({name: each for name, each in losses.items() if each}, title="Loss by epoch", name="loss", marks=marks, kept=kept)
     said = "Training loss that falls while validation loss rises is overfitting."
     said += " The weights of the marked epoch were kept: the one with the lowest validation loss" if kept else ""
-    said += " (after temperature scaling)." if kept and any("calibrated_loss" in entry for entry in history) else "." * bool(kept)
+    said += " (after temperature scaling)" if kept and any("calibrated_loss" in entry for entry in history) else ""
+    said += "; of a refit, which has no validation set, the last one" if any(entry.get("phase") == "refit" for entry in history) else ""
+    said += "." * bool(kept)
     found = [figure(body, title="Loss", caption=said)]
     body = line_chart(accuracy, title="Accuracy by epoch", name="accuracy", percent=True, marks=marks, kept=kept)
     found.append(figure(body, title="Accuracy", caption="On the validation set; it moves in steps of one example where they are few."))

@@ -32,7 +32,7 @@ from ..shared import (
     wanted_weights,
 )
 
-__all__ = ["add_to", "as_words", "print_folder", "print_next", "print_result", "printed_report", "value_of"]
+__all__ = ["add_to", "as_words", "cost_line", "print_folder", "print_next", "print_result", "printed_report", "value_of"]
 
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
 
@@ -226,7 +226,7 @@ def print_result(result: Any, folder: str | Path, *, as_json: bool = False, befo
         return
     show(f"{result.verdict}\n\n{result.plan}\n\n{result.account}", lines=True)
     opened = f"{duration(before)} until PyTorch was imported, the network opened and the data read; then " if before else ""
-    show(f"\nCost: {opened}{_cost(result.cost)}", lines=True)
+    show(f"\nCost: {opened}{cost_line(result.cost)}", lines=True)
     print_folder(folder, shown, unknown=result.network.unknown is not None)
 
 
@@ -252,6 +252,7 @@ def print_next(folder: str | Path, *, unknown: bool) -> None:
     show("Next:" + "".join(f"\n  regraft {line}" for line in lines), lines=True)
 
 
-def _cost(cost: Mapping[str, float]) -> str:
+def cost_line(cost: Mapping[str, float]) -> str:
+    """Return a cost as text: the seconds in all and by step, and how many examples went through the frozen part."""
     said = f"{duration(cost['total'])} in all: " + ", ".join(f"{words} {duration(seconds)}" for words, seconds in spent(cost).items())
     return f"{said}.{passed(cost)}"

@@ -11,7 +11,7 @@ from ...console import show, show_json, tell
 from .. import options
 from ..guard import command
 from ..shared import check_given, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
-from .adaptation import print_folder, printed_report
+from .adaptation import cost_line, print_folder, printed_report
 
 __all__ = ["add_to"]
 
@@ -85,4 +85,5 @@ def _print_result(result: Any, *, folder: str | Path, as_json: bool) -> None:
     if "max_score_change" in figures:
         change, examples = figures["max_score_change"], figures["proved_on_examples"]
         show(f"Logits of old classes: changed by {change:.3g} at most, on {examples:,} examples (max_score_change)")
+    show(f"Cost: {cost_line(result.cost)}")
     print_folder(folder, shown, unknown=result.network.unknown is not None)

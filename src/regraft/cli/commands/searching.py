@@ -29,7 +29,7 @@ from ..shared import (
     wanted_target,
     wanted_weights,
 )
-from .adaptation import as_words, value_of
+from .adaptation import as_words, cost_line, value_of
 
 __all__ = ["add_to"]
 
@@ -178,6 +178,7 @@ def _print(study: Any, folder: str | Path, *, drawn: list[str], command: str, as
         return
     show(study, lines=True)
     show(f"\nThe best trial as a command:\n  {printable(command)}", lines=True)
+    show(f"Cost: {cost_line(study.cost)}")
     show(f"Study: {folder}/study.json; adapted network: {folder}/best" + "".join(f"; {path}" for path in drawn))
 
 

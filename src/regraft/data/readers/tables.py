@@ -72,7 +72,7 @@ class _Table:
 
     def told(self, data: Dataset, items: Iterable[str]) -> Dataset:
         """Return the data with a record of how each column was used. `items` are the columns that form the examples."""
-        uses = {**dict.fromkeys(items, "items"), **self.used}
+        uses = {**dict.fromkeys(items, "part of the example"), **self.used}
         facts = tuple(column_facts(name, values, use=uses.get(name, "left out")) for name, values in self.columns.items())
         return dataclasses.replace(data, table=facts)
 

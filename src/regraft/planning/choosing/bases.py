@@ -94,7 +94,7 @@ def with_probe(setup: Setup, log: Log) -> Outcome:
     """Run the strategy "probe": one pass, then closed-form heads fitted to training and validation set. Nothing is trained."""
     tapped = read_depths(setup, log)
     probed = probe_at(setup, tapped, rows=setup.parts.learned_from)
-    said = f"{probed.error:.1%} wrong" if setup.items.data.task == "classification" else f"loss {probed.error:.4g}"
+    said = f"{100 * probed.error:.1f} % wrong" if setup.items.data.task == "classification" else f"loss {probed.error:.4g}"
     held_out = probed.probes[setup.items.data.name].held_out
     log.notes.append(f"The head reads {probed.name}: {len(probed.columns)} features, by {probed.method}; {held_out}: {said}.")
     return outcome_of_probe(setup, log, tapped=tapped, probed=probed)

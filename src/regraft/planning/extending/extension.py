@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from ...report import report_page, write_facts, write_report
 from ...tasks import judge
 from ..preparing import preprocessing_for
 from ..result import check_unfinished, made_now
+from ..setup import Clock
 from .parts import Parts, labelled, parted
 
 __all__ = ["Asked", "Extension", "extended", "figures_line"]
@@ -75,7 +75,7 @@ class Extension:
         scores: figures of the "holdout" set and of the "test" set, if given: over all classes, and "old_accuracy", "new_accuracy",
             their "harmonic_mean" and "old_accuracy_before", if there are examples for them.
         notes: warnings, and notes on the data and on what is not evaluated.
-        cost: {"total": seconds}.
+        cost: seconds by step, as in `Result.cost`, and "total".
         facts: additional content of the report, as plain data.
 
     Example:
@@ -173,38 +173,33 @@ def extended(
     with nullcontext() if out is None else held_folder(out) as folder:
         if folder is not None:
             check_unfinished(folder, shown=out)
-        found = _extended(net, data, asked=asked, test=test, skip_bad=skip_bad)
+        clock = Clock()
+        found = _extended(net, data, asked=asked, test=test, skip_bad=skip_bad, clock=clock)
         if folder is not None:
-            found.save(folder, error=SettingError)
-    return found
+            with clock.during("save"):
+                found.save(folder, error=SettingError)
+    return replace(found, cost=clock.cost())
 
 
-def _extended(net: Network, data: Dataset, *, asked: Asked, test: Dataset | None, skip_bad: bool) -> Extension:
-    began = time.perf_counter()
-    stored = None if asked.old_data is None else labelled(net, asked.old_data, skip_bad=skip_bad)
-    shown = labelled(net, data, skip_bad=skip_bad)
-    parts = parted(net, shown, stored=stored, fits_old=asked.fits_old, holdout=asked.holdout, seed=asked.seed)
-    tests = None if test is None else labelled(net, test, skip_bad=skip_bad).with_classes(parts.classes)
-    judging = {name: part for name, part in (("holdout", parts.judging), ("test", tests)) if part is not None}
-    source = copy(net)  # shares the module; `extend` makes its own copy
-    source.preprocessing = preprocessing_for(net, parts.new)
-    if not source.preprocessing.fitted:
-        source.preprocessing = source.preprocessing.fit(parts.new)
-    wider = extend(
-        source,
-        parts.names,
-        parts.new,
-        start=asked.start,
-        old_data=parts.old,
-        statistics=asked.statistics,
-        test=next(iter(judging.values()), None),
-        seed=asked.seed,
-    )
-    scores = {name: _judged(source, wider, data=part, count=parts.count) for name, part in judging.items()}
+def _extended(net: Network, data: Dataset, *, asked: Asked, test: Dataset | None, skip_bad: bool, clock: Clock) -> Extension:
+    with clock.during("read"):
+        stored = None if asked.old_data is None else labelled(net, asked.old_data, skip_bad=skip_bad)
+        shown = labelled(net, data, skip_bad=skip_bad)
+        parts = parted(net, shown, stored=stored, fits_old=asked.fits_old, holdout=asked.holdout, seed=asked.seed)
+        tests = None if test is None else labelled(net, test, skip_bad=skip_bad).with_classes(parts.classes)
+        judging = {name: part for name, part in (("holdout", parts.judging), ("test", tests)) if part is not None}
+        source = copy(net)  # shares the module; `extend` makes its own copy
+        source.preprocessing = preprocessing_for(net, parts.new)
+        if not source.preprocessing.fitted:
+            source.preprocessing = source.preprocessing.fit(parts.new)
+    how: dict[str, Any] = {"old_data": parts.old, "statistics": asked.statistics, "seed": asked.seed}
+    with clock.during("solve"):
+        wider = extend(source, parts.names, parts.new, start=asked.start, test=next(iter(judging.values()), None), **how)
+    with clock.during("evaluate"):
+        scores = {name: _judged(source, wider, data=part, count=parts.count) for name, part in judging.items()}
     warnings = tuple(filter(None, (_too_sure(name, figures, classes=len(parts.classes)) for name, figures in scores.items())))
     facts = _facts(wider, parts, asked=asked, warnings=warnings)
-    cost = {"total": round(time.perf_counter() - began, 3)}
-    return Extension(wider, parts.names, scores, (*warnings, *parts.notes), cost, facts)
+    return Extension(wider, parts.names, scores, (*warnings, *parts.notes), clock.cost(), facts)
 
 
 def _judged(net: Network, wider: Network, *, data: Dataset, count: int) -> dict[str, Any]:

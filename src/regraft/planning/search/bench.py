@@ -20,7 +20,7 @@ from ..finishing import leave_ready_
 from ..judging import judged
 from ..plan import Plan
 from ..preparing import output_names
-from ..setup import Log, Outcome, Parts, learning_parts
+from ..setup import Clock, Log, Outcome, Parts, learning_parts
 from ..tasks import matched_tasks
 from ..trained import with_fresh
 from ..tuning.tuned import Fold
@@ -86,6 +86,7 @@ class Bench:
         build: makes the network of a trial from its values of the names in `built`; None: every trial starts from `network`.
         counter: number of examples that went through the frozen part in all trials.
         kept: feature caches in memory.
+        clock: seconds of all trials of this process, by kind of work.
     """
 
     network: Network
@@ -99,6 +100,7 @@ class Bench:
     built: tuple[str, ...] = ()
     counter: Counter = field(default_factory=Counter)
     kept: Kept = field(default_factory=Kept)
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def direction(self) -> str:
@@ -123,7 +125,7 @@ class Bench:
             parts = learning_parts(self.items.data, plan, rest=rest, holdout=holdout)
             watch = _Watch(report, metric=self.metric, falling=self.metric in _FALLING, step=number * self.longest)
             with speaking(False):  # the search prints one line per trial
-                log = Log(counter=self.counter, kept=self.kept, on_epoch=watch.see_)
+                log = Log(self.clock, self.counter, kept=self.kept, on_epoch=watch.see_)
                 outcome = carried_out(network, self.items, plan=plan, parts=parts, log=log)
             data, tasks = self.items.data, matched_tasks(network, self.items.data)
             found = judged(outcome.network, outcome.feed, tasks=tasks, data=data, indices=parts.holdout)[data.name].figures

@@ -297,7 +297,7 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None, test: Dataset |
     )
     with board.alone():
         result, scores = _judged(board, bench, network=network, plan=plan, best=best, test=test)
-        counted = {"seconds": round(sum(record.seconds for record in records), 3), "frozen_forward_items": float(bench.counter.items)}
+        counted = {**bench.clock.cost(bench.counter), "seconds": round(sum(record.seconds for record in records), 3)}
         final = plan if result is None else result.plan
         space = board.space.to_dict()
         study = Study(

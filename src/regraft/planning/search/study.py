@@ -154,7 +154,8 @@ class Study:
         result: result of the best plan, with the adapted network. None if another process or an earlier call evaluated it;
             `regraft.load(study.folder / "best")` opens it.
         importances: name -> share of the variance of the metric that it explains; empty with few trials.
-        cost: seconds of all trials, and number of examples that went through the frozen part in this process.
+        cost: "seconds" of all trials; seconds of this process by step and in "total", and the number of examples that went through
+            the frozen part.
         folder: folder of the study, or None.
 
     Example:
