@@ -1,7 +1,7 @@
 """Matching of the weights in a file to the weights of a network."""
 
-from .alignment import alignments, count_alignments
+from .alignment import alignments
 from .rules import ORDER, by_order, by_shape, match
-from .weights import Matching, Weight
+from .weights import Matching, Weight, fill_
 
-__all__ = ["ORDER", "Matching", "Weight", "alignments", "by_order", "by_shape", "count_alignments", "match"]
+__all__ = ["ORDER", "Matching", "Weight", "alignments", "by_order", "by_shape", "fill_", "match"]

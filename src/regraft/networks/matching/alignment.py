@@ -1,10 +1,10 @@
-"""Order-preserving alignments of two sequences: number and list of the largest ones."""
+"""The largest order-preserving alignments of two sequences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["alignments", "count_alignments"]
+__all__ = ["alignments"]
 
 
 def _table(first: Sequence[object], second: Sequence[object]) -> list[list[int]]:
@@ -14,23 +14,6 @@ def _table(first: Sequence[object], second: Sequence[object]) -> list[list[int]]
         for j, two in enumerate(second, 1):
             sizes[i][j] = max(sizes[i - 1][j], sizes[i][j - 1], sizes[i - 1][j - 1] + (one == two))
     return sizes
-
-
-def count_alignments(first: Sequence[object], second: Sequence[object]) -> int:
-    """Return the number of largest order-preserving alignments of equal elements.
-
-    Let L be the largest size for prefixes of length i and j. The alignments that use the pair (i, j) extend those of (i-1, j-1) with
-    L-1 pairs. The others omit i or j and are counted by inclusion and exclusion.
-    """
-    sizes = _table(first, second)
-    ways = [[1] * (len(second) + 1) for _ in range(len(first) + 1)]
-    for i, one in enumerate(first, 1):
-        for j, two in enumerate(second, 1):
-            size = sizes[i][j]
-            total = ways[i - 1][j] * (sizes[i - 1][j] == size) + ways[i][j - 1] * (sizes[i][j - 1] == size)
-            total -= ways[i - 1][j - 1] * (sizes[i - 1][j - 1] == size)
-            ways[i][j] = total + ways[i - 1][j - 1] * (one == two and sizes[i - 1][j - 1] + 1 == size)
-    return ways[-1][-1]
 
 
 def alignments(first: Sequence[object], second: Sequence[object], *, limit: int) -> list[tuple[tuple[int, int], ...]]:

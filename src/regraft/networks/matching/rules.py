@@ -13,7 +13,7 @@ from ...errors import AmbiguousMatchError, NetworkError
 from ...files.text import printable
 from ..account import Account
 from .addresses import Places, address_bases
-from .alignment import alignments, count_alignments
+from .alignment import alignments
 from .weights import Matching, Weight
 
 __all__ = ["ORDER", "by_order", "by_shape", "match"]
@@ -24,6 +24,8 @@ _PLACE = "same place among the layers of its class"
 _TAIL = "same end of the name"
 ORDER = "order and shape"
 _ALIGNED = "only alignment by shape"
+_MOST_WAYS = 50
+_Pairs = Sequence[tuple[int, int]]
 _PROVES_NOTHING = "Order and shape alone prove nothing: check the network's answer on an example that you know."
 
 
@@ -215,28 +217,27 @@ def _by_alignment(source: Sequence[Weight], target: Sequence[Weight], *, left: I
     ours, theirs = _layers(source, left), _layers(target, free)
     first = [tuple(source[index].shape for index in group) for group in ours]
     second = [tuple(target[index].shape for index in group) for group in theirs]
-    count = count_alignments(first, second)
-    if count > 1:
-        raise AmbiguousMatchError(_ambiguity(source, target, ours=ours, theirs=theirs, count=count))
-    pairs = alignments(first, second, limit=1)[0]
-    found = _Found([(a, b, _ALIGNED) for one, two in pairs for a, b in zip(ours[one], theirs[two], strict=True)])
+    options = alignments(first, second, limit=_MOST_WAYS)
+    if len(options) > 1:
+        raise AmbiguousMatchError(_ambiguity(source, target, ours=ours, theirs=theirs, options=options))
+    found = _Found([(a, b, _ALIGNED) for one, two in options[0] for a, b in zip(ours[one], theirs[two], strict=True)])
     if found.pairs:
         found.notes.append(_PROVES_NOTHING)
     return found
 
 
-def _ambiguity(source: Sequence[Weight], target: Sequence[Weight], *, ours: list[list[int]], theirs: list[list[int]], count: int) -> str:
-    first = [tuple(source[index].shape for index in group) for group in ours]
-    second = [tuple(target[index].shape for index in group) for group in theirs]
+def _ambiguity(  # over the limit: both sides, and how they fit
+    source: Sequence[Weight], target: Sequence[Weight], *, ours: list[list[int]], theirs: list[list[int]], options: Sequence[_Pairs]
+) -> str:
     places: dict[int, set[int]] = {}
-    for option in alignments(first, second, limit=50):
-        for one, two in option:
-            places.setdefault(one, set()).add(two)
+    for one, two in (pair for option in options for pair in option):
+        places.setdefault(one, set()).add(two)
     several = {one: sorted(two) for one, two in places.items() if len(two) > 1} or {one: sorted(two) for one, two in places.items()}
     lines = [
         f"'{source[ours[one][0]].layer}' could be " + " or ".join(repr(target[theirs[at][0]].layer) for at in options)
         for one, options in list(several.items())[:6]
     ]
+    count = f"{_MOST_WAYS} or more" if len(options) == _MOST_WAYS else str(len(options))
     return (
         f"The weights fit the network in {count} ways, {len(ours)} layers of the file on {len(theirs)} of the network: {'; '.join(lines)}. "
         "Nothing was taken. Expected one way: build the network with the architecture and the layer names that it had when the weights "
@@ -266,12 +267,12 @@ def _matching(source: Sequence[Weight], target: Sequence[Weight], *, found: _Fou
     used = {given for given, *_ in found.pairs} | {given for given, _ in found.reshaped}
     taken = {at for _, at, _ in found.pairs} | {at for _, at in found.reshaped}
     entries: dict[str, list[str]] = {
-        "matched": [target[at].name for _, at, _ in pairs],
-        "reshaped": [target[at].name for _, at in found.reshaped],
-        "missing": [weight.name for at, weight in enumerate(target) if at not in taken],
+        "matched": [target[at].shown for _, at, _ in pairs],
+        "reshaped": [target[at].shown for _, at in found.reshaped],
+        "missing": [weight.shown for at, weight in enumerate(target) if at not in taken],
         "unexpected": [weight.name for given, weight in enumerate(source) if given not in used],
     }
     applying = {key: names for key, names in entries.items() if names or key == "matched"}
-    rules = {target[at].name: rule for _, at, rule in pairs}
-    sizes = [f"{target[at].name} is {source[given].shape} in the file and {target[at].shape} here." for given, at in found.reshaped[:4]]
+    rules = {target[at].shown: rule for _, at, rule in pairs}
+    sizes = [f"{target[at].shown} is {source[given].shape} in the file and {target[at].shape} here." for given, at in found.reshaped[:4]]
     return Matching(tuple(pairs), Account(applying, rules, tuple(dict.fromkeys([*found.notes, *sizes]))))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
+
 from ..account import Account
 
-__all__ = ["Matching", "Weight"]
+__all__ = ["Matching", "Weight", "fill_"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Weight:
         name: full name; the part after the last dot is the tensor's name within its layer.
         kind: class of the layer, or "" if unknown.
         value: the array (NumPy or torch), or None if only the shape matters.
+        label: name in the account, if another one.
     """
 
     name: str
@@ -25,6 +30,12 @@ class Weight:
     layer: str
     kind: str = ""
     value: Any = field(default=None, repr=False, compare=False)
+    label: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The name in the account."""
+        return self.label or self.name
 
 
 @dataclass(frozen=True)
@@ -38,3 +49,12 @@ class Matching:
 
     pairs: tuple[tuple[int, int, str], ...]
     account: Account
+
+
+def fill_(source: Sequence[Weight], target: Sequence[Weight], *, found: Matching) -> Account:
+    """Copy the matched weights of a file into those of a network, in place; return the account."""
+    with torch.no_grad():
+        for given, taken, _rule in found.pairs:
+            value = source[given].value
+            target[taken].value.copy_(value if isinstance(value, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(value)))
+    return found.account

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from scipy.io import loadmat, whosmat
 
 from ...errors import AmbiguousMatchError, NetworkError, UnsafeFileError
@@ -18,7 +17,7 @@ from ...files.formats import opening
 from ...files.sizes import open_archive, refuse_expansion
 from ...files.text import printable
 from ..account import Account
-from ..matching import ORDER, Matching, Weight, match
+from ..matching import ORDER, Matching, Weight, fill_, match
 
 __all__ = ["ARRAY_ENDINGS", "put_arrays_", "read_weight_arrays", "refuse_pickle"]
 
@@ -122,10 +121,7 @@ def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, h
         notes.append("all matrices are square: whether they are the other way round cannot be told, and they were taken as they are")
     if all(map(_UNNAMED.match, arrays)):
         found = replace(found, account=replace(found.account, rules=dict.fromkeys(found.account.rules, ORDER)))
-    with torch.no_grad():
-        for given, taken, _rule in found.pairs:
-            target[taken].value.copy_(torch.from_numpy(np.ascontiguousarray(source[given].value)))
-    return found.account.joined(Account(notes=tuple(notes)))
+    return fill_(source, target, found=found).joined(Account(notes=tuple(notes)))
 
 
 def _weight(name: str, values: np.ndarray) -> Weight:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import mmap
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import h5py
 import numpy as np
-import torch
 
 from ...errors import NetworkError
 from ...files.formats import opening
@@ -21,7 +20,7 @@ from ...files.text import printable
 from ..account import Account
 from ..keras.body import KerasBody
 from ..keras.structure import is_leaf, own_variables
-from ..matching import Weight, match
+from ..matching import Weight, fill_, match
 from ..parts.structure import below
 from .hdf5 import address, check_h5, check_heaps, is_bfloat16
 
@@ -199,14 +198,9 @@ def target_weights(body: KerasBody, *, numbered: bool = False) -> list[Weight]:
         seeds = {id(generator.state) for generator in cast(Any, module)._seed_generators}
         variables = [(key, value) for key, value in own_variables(name, module).items() if id(value) not in seeds]
         for number, (key, variable) in enumerate(variables):
-            weights.append(Weight(f"{name}.{number}" if numbered else key, tuple(variable.shape), leaf, kind, variable.value))
+            own = f"{name}.{number}" if numbered else key
+            weights.append(Weight(own, tuple(variable.shape), leaf, kind, variable.value, label=key))
     return weights
-
-
-def _assign_(given: Weight, taken: Weight) -> None:
-    """Copy one weight into another of the same shape, in place."""
-    with torch.no_grad():
-        taken.value.copy_(torch.from_numpy(np.ascontiguousarray(given.value)))
 
 
 def put_keras_weights_(body: KerasBody, path: str | Path) -> Account:
@@ -217,16 +211,5 @@ def put_keras_weights_(body: KerasBody, path: str | Path) -> Account:
     source = read_keras_weights(path)
     addressed = is_addressed(path)
     target = target_weights(body, numbered=addressed)
-    found = match(source, target, head={head.layer for head in body.heads.values()}, by_address=addressed)
-    for given, taken, _rule in found.pairs:
-        _assign_(source[given], target[taken])
-    readable = {weight.name: named.name for weight, named in zip(target, target_weights(body), strict=True)}
-    return _renamed(found.account, readable)
-
-
-def _renamed(account: Account, readable: Mapping[str, str]) -> Account:
-    """Return an account that lists the network's weights by name instead of by number."""
-    ours = {key: [readable.get(name, name) for name in names] for key, names in account.entries.items() if key != "unexpected"}
-    rules = {readable.get(name, name): rule for name, rule in account.rules.items()}
-    notes = tuple(" ".join([readable.get(note.split(" ")[0], note.split(" ")[0]), *note.split(" ")[1:]]) for note in account.notes)
-    return Account({**account.entries, **ours}, rules, notes)
+    heads = {head.layer for head in body.heads.values()}
+    return fill_(source, target, found=match(source, target, head=heads, by_address=addressed))

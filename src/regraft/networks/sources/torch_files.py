@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -17,7 +17,7 @@ from ...files.pickles import archived_names, names_in
 from ...files.sizes import open_archive, refuse_expansion
 from ...files.text import printable
 from ..account import Account
-from ..matching import Weight, match
+from ..matching import Weight, fill_, match
 from ..torch.body import TorchBody
 
 __all__ = ["TORCH_ENDINGS", "is_torch_file", "put_torch_file_", "put_weights_", "read_torch_weights", "weights_of"]
@@ -198,13 +198,7 @@ def weights_of(tensors: Mapping[str, Tensor]) -> list[Weight]:
 def put_weights_(body: TorchBody, tensors: Mapping[str, Tensor]) -> Account:
     """Load named tensors into a network of any similar architecture.
 
-    The returned account lists the matched weights with their rules, the reshaped, missing and unexpected ones, and weights that are not
-    finite.
+    The returned account lists the matched weights with their rules, and the reshaped, missing and unexpected ones.
     """
     source, target = weights_of(tensors), weights_of(body.state())
-    head = set(body.head_layers)
-    found = match(source, target, head=head)
-    with torch.no_grad():
-        for given, taken, _rule in found.pairs:
-            cast(Tensor, target[taken].value).copy_(cast(Tensor, source[given].value))
-    return found.account
+    return fill_(source, target, found=match(source, target, head=set(body.head_layers)))
