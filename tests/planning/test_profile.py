@@ -179,7 +179,7 @@ def test_of_rows_the_columns_themselves_are_named(kind: str) -> None:
     single = next(part for part in found.beside if "one example left out" in part.name)  # the groups are drawn: nothing is too good
     assert ("too good" in single.words) == (single.value > joint)
     told = regraft.adapt(net, (rows, targets + draw.standard_normal(60) if kind == "numbers" else targets), cache="memory", epochs=2)
-    assert any(reason.startswith("The columns themselves do as well") for reason in told.plan.reasons)
+    assert any(reason.startswith("Warning: the columns themselves do as well") for reason in told.plan.reasons)
     blind = regraft.adapt(net, (np.ones_like(rows), targets), cache="memory", epochs=2)
     assert not any("columns themselves" in reason for reason in blind.plan.reasons)
 

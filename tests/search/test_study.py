@@ -10,7 +10,7 @@ from tests import torch_examples as examples
 import regraft
 from regraft.errors import DataError
 from regraft.planning.search import TrialRecord
-from regraft.planning.search.study import plot_importances, plot_trials, positions
+from regraft.report.plots import plot_importances, plot_trials, positions
 
 
 def test_a_study_prints_ranks_and_draws(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..console import progress, say, speaking
 from ..errors import optional_import
+from ..report.plots import new_figure, saved_figure
 
 __all__ = ["ADAPTED", "Curves", "handwritten", "measured_curves", "printed", "printed_reader"]
 
@@ -81,8 +82,7 @@ class Curves:
 
     def plot(self, path: Path) -> None:
         """Plot the learning curves with 95 % intervals to `path`; the suffix selects the format."""
-        library = optional_import("matplotlib.figure", "report", purpose="A plot of the demo")
-        figure = library.Figure(figsize=(7.2, 4.4), layout="constrained")
+        figure = new_figure(7.2, 4.4)
         axes = figure.add_subplot()
         styles = {ADAPTED: ("#0b6e4f", "o", 2.4), SCRATCH: ("#c44e12", "s", 1.6), MLP: ("#4c5fa8", "^", 1.6)}
         drawn = [name for name in self.shares if name != MAJORITY]  # far below the others, so only in the legend
@@ -105,7 +105,7 @@ class Curves:
         axes.grid(axis="y", alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.25), frameon=False)
-        figure.savefig(path, dpi=150)
+        saved_figure(figure, path)
 
 
 def _interval(values: np.ndarray) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""HTML page and plot of a profile, made from plain data."""
+"""HTML page of a profile, made from plain data."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ..console import duration
-from ..errors import optional_import
 from .figures import Axis, Bar, interval_rows, legend, letters, text_tag
 from .page import rendered
 from .planes import axis_of, dot, line, plane, rule, whisker
+from .plots import SURE
 from .results import Figure, ends_of, figure
 
-__all__ = ["learning_curve", "plot_profile", "scenario_plane", "write_profile"]
+__all__ = ["learning_curve", "scenario_plane", "write_profile"]
 
-_SURE = 1.96
 _SIMILAR = 0.8  # share of the attainable metric from which data count as similar; as in the profile
 _MANY = {"regression": 1000}  # examples from which data count as large; for other kinds, examples per class
 _CORNERS = {
@@ -121,7 +120,7 @@ def _axis(facts: Mapping[str, Any], bars: Sequence[Bar], *, also: Sequence[float
 
 
 def _bar(facts: Mapping[str, Any], part: Mapping[str, Any], *, name: str, mark: str = "", strong: bool = False) -> Bar:
-    value, reach = part["value"], _SURE * part["error"]
+    value, reach = part["value"], SURE * part["error"]
     words = f"{_said(facts, value)} ± {_error(facts, part)}" if part["error"] else _said(facts, value)
     return Bar(name, value, (value - reach, value + reach) if reach else None, f"{words}, {mark}" if mark else words, strong)
 
@@ -157,7 +156,7 @@ def learning_curve(facts: Mapping[str, Any]) -> Figure | None:
     if len(points) < 2:
         return None
     share = facts["kind"] != "regression"
-    shown = [(float(count), value, (value - _SURE * error, value + _SURE * error)) for count, value, error in points]
+    shown = [(float(count), value, (value - SURE * error, value + SURE * error)) for count, value, error in points]
     ahead = _forecast(facts)
     ends = [end for _, _, interval in [*shown, *ahead] for end in interval]
     up = axis_of([min(max(end, 0.0), 1.0) if share else max(end, -1.0) for end in ends], name=facts["metric"], percent=share)
@@ -185,50 +184,3 @@ def _forecast(facts: Mapping[str, Any]) -> list[tuple[float, float, tuple[float,
     (count, value, _), (gain, low, high) = facts["curve"][-1], facts["gain"]
     later = count + facts["more"] * (1 if facts["kind"] == "regression" else max(len(facts["classes"]), 1))
     return [(float(later), value + gain, (value + low, value + high))]
-
-
-def plot_profile(facts: Mapping[str, Any], path: str | Path) -> Path:
-    """Plot the metric by depth and the learning curve with matplotlib. The suffix of `path` selects the format (.png, .pdf, .svg)."""
-    depths, points, scale = facts["depths"], facts["curve"], 1.0 if facts["kind"] == "regression" else 100.0
-    figure = optional_import("matplotlib.figure", "report", purpose="A plot of the profile").Figure(
-        figsize=(max(6.0, 0.3 * len(depths) + 3) + 4.2 * (len(points) > 1), 4.2), layout="constrained"
-    )
-    ratios = {"width_ratios": [max(6.0, 0.3 * len(depths) + 3), 4.2]} if len(points) > 1 else {}
-    panels = figure.subplots(1, 1 + (len(points) > 1), squeeze=False, gridspec_kw=ratios)[0]
-    unit = facts["metric"] if scale == 1.0 else f"{facts['metric']} (%)"
-    _draw_depths(panels[0], facts, scale=scale)
-    panels[0].set_ylabel(unit)
-    if len(points) > 1:
-        items, values, errors = zip(*points, strict=True)
-        panels[1].errorbar(items, _scaled(values, scale), yerr=_scaled(errors, _SURE * scale), marker="o", markersize=4, capsize=3)
-        panels[1].set(xlabel="examples to learn from", ylabel=unit, title="all depths together")
-        panels[1].grid(alpha=0.25)
-    figure.savefig(path, dpi=150)
-    return Path(path)
-
-
-def _draw_depths(axes: Any, facts: Mapping[str, Any], *, scale: float) -> None:
-    depths = facts["depths"]
-    values, errors = [part["value"] for part in depths], [part["error"] for part in depths]
-    axes.errorbar(
-        range(len(depths)),
-        _scaled(values, scale),
-        yerr=_scaled(errors, _SURE * scale),
-        marker="o",
-        markersize=4,
-        capsize=3,
-        label="each depth alone",
-    )
-    first = facts["beside"][0]
-    axes.axhline(scale * first["value"], linestyle="--", linewidth=1.2, color="tab:green", label=first["name"])
-    axes.axhline(scale * facts["chance"], linestyle=":", linewidth=1.2, color="gray", label="chance")
-    at = next(number for number, part in enumerate(depths) if part["block"] == facts["holds_to"])
-    axes.axvline(at, linestyle=":", linewidth=1, color="tab:orange", label="transfer holds to here")
-    axes.set_xticks(range(len(depths)), [part["block"] for part in depths], rotation=60, ha="right", fontsize=7)
-    axes.set_title(f"{facts['network']}: {facts['held_out']} on {facts['judged']:,} examples", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
-    axes.grid(alpha=0.25)
-
-
-def _scaled(values: Sequence[float], scale: float) -> list[float]:
-    return [scale * value for value in values]

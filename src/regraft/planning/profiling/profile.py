@@ -15,7 +15,8 @@ from ...files.formats import member, writable
 from ...files.schema import Plain, checked, read_json
 from ...files.text import notebook_html, printable
 from ...files.writing import write_json
-from ...report.profile import plot_profile, write_profile
+from ...report.plots import plot_profile
+from ...report.profile import write_profile
 from ..plan import Plan, make_plan
 from .words import words_of
 

@@ -54,7 +54,7 @@ class Judged(Plain):
     """Evaluation of the best plan of a study.
 
     Attributes:
-        values: values of its trial; None in studies of earlier versions.
+        values: values of its trial.
         scores: `Result.scores` of the plan.
     """
 
@@ -118,12 +118,6 @@ class KeptTrial:
     reports: Mapping[int, float] = field(default_factory=dict)
     rungs: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def counts(self) -> bool:
-        """Whether the trial counts. Earlier versions marked a trial of a killed process as failed, without an error, and replaced it."""
-        ended = self.state != "FAIL" or bool(self.facts.error or self.facts.folds)
-        return ended and self.state != "WAITING"
-
 
 class Database:
     """Storage of one study: its trials and facts. A caller that writes must hold the folder. `folder`: None for a study in memory."""
@@ -180,9 +174,9 @@ class Database:
                 self._storage.set_study_user_attr(self._study, name, value)
 
     def trials(self) -> list[KeptTrial]:
-        """Return the trials that count, in order."""
+        """Return the trials, in order."""
         with self._reached():
-            return [kept for trial in self._storage.get_all_trials(self._study, deepcopy=False) if (kept := self._kept(trial)).counts]
+            return [self._kept(trial) for trial in self._storage.get_all_trials(self._study, deepcopy=False)]
 
     def _kept(self, trial: Any) -> KeptTrial:
         what = f"Trial {trial.number} of {self._shown}"
