@@ -83,7 +83,8 @@ def of_tensors(tensors: dict[str, torch.Tensor]) -> str:
 
 def of_state(net: regraft.Network) -> str:
     """Return the hash of a network's numbers by their names of format 1, so that stable names are no difference."""
-    return of_tensors({net.body.former_name(name): values for name, values in net.state().items()})
+    former = net.body.former_names()
+    return of_tensors({former.get(name, name): values for name, values in net.state().items()})
 
 
 def attempt(work: Callable[[], Any]) -> Any:

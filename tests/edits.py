@@ -90,11 +90,12 @@ EDITS: dict[str, Edit] = {
 
 def stirred_(net: Network, before: Network, *, seed: int) -> None:
     """Move what an edit added, which mostly starts where it changes nothing; the names are those of format 1."""
-    known = {_bare(before.body.former_name(name)) for name in before.state()}
+    old, former = before.body.former_names(), net.body.former_names()
+    known = {_bare(old.get(name, name)) for name in before.state()}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, tensor in sorted(net.state().items(), key=lambda item: net.body.former_name(item[0])):
-            if tensor.is_floating_point() and _bare(net.body.former_name(name)) not in known:
+        for name, tensor in sorted(net.state().items(), key=lambda item: former.get(item[0], item[0])):
+            if tensor.is_floating_point() and _bare(former.get(name, name)) not in known:
                 tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.1)
     net.body.refresh_heads_()
 

@@ -143,7 +143,7 @@ def test_settled_networks_keep_what_was_learnt_beside() -> None:
         training.modules()["out"].kernel.value.add_(1)  # type: ignore[union-attr]
     training.history = [{"epoch": 1}]
     settled = training.settled()
-    assert settled.classes == ("a", "b", "c") and settled.history == [{"epoch": 1}] and settled.body.form is None
+    assert settled.classes == ("a", "b", "c") and settled.history == [{"epoch": 1}] and settled.body.plain is None
     np.testing.assert_allclose(settled.rows("out")[0], network.rows("out")[0] + 1)
     assert same(scores(settled), scores(training))
     assert settled.settled().state().keys() == settled.state().keys()

@@ -21,7 +21,7 @@ from ..files.formats import writable
 from ..files.text import notebook_html, printable
 from ..randomness import own_state
 from .dense_files import write_pmml
-from .editing import Editable
+from .editing.editable import Editable
 from .folders import save_network
 from .names import checked_classes
 from .onnx_files import write_onnx
@@ -62,7 +62,12 @@ class Network(Editable):
 
     def __repr__(self) -> str:
         numbers = sum(tensor.numel() for tensor in self.state().values())
-        heads = [f"{task}: {_rows_told(head)}" for task, head in self.heads.items()]
+        heads = []
+        for task, head in self.heads.items():
+            names = head.classes or ()
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            called = f"({', '.join(map(printable, names[:_NAMED]))}{more})" if names else "without names"
+            heads.append(f"{task}: {head.kind}, {len(head.weight)} rows {called}")
         kind = f"{self.family} network of {type(self.module).__name__}"
         return f"<{kind}, {len(self.blocks)} blocks, {numbers:,} weights; {'; '.join(heads) or 'no head'}>"
 
@@ -390,11 +395,3 @@ class Network(Editable):
             raise NetworkError(f"The family {printable(family)!r} is unknown{near_names(family, self.kind.becomes)}")
         made: Network = self.kind.becomes[kind](self, name)
         return made
-
-
-def _rows_told(head: Head) -> str:
-    """Return a short description of a `head`: kind, number of outputs, class names."""
-    names = head.classes or ()
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    called = f"({', '.join(map(printable, names[:_NAMED]))}{more})" if names else "without names"
-    return f"{head.kind}, {len(head.weight)} {'classes' if names else 'outputs'} {called}"

@@ -212,9 +212,9 @@ class Body(abc.ABC):
     def state(self) -> dict[str, Tensor]:
         """Return all parameters and buffers by name, sharing storage with the module."""
 
-    def former_name(self, name: str) -> str:
-        """Return the name of a parameter or buffer in folders of format 1."""
-        return name
+    def former_names(self) -> Mapping[str, str]:
+        """Return the name in folders of format 1 of each layer, parameter and buffer that had another one there."""
+        return {}
 
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
         """Return the parameters of each layer: layer name -> name in `state()` -> parameter."""
@@ -278,9 +278,21 @@ class Body(abc.ABC):
 
     # ── freezing ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @abc.abstractmethod
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers and the `held` ones: no gradients, BatchNorm statistics fixed, dropout off, in every mode."""
+        """Freeze exactly these layers or parameters and the `held` ones: no gradients, BatchNorm statistics fixed, dropout off, always.
+
+        A parameter that a frozen and a trainable layer share is frozen.
+        """
+        self.frozen = frozenset(layers) | self.held
+        own, whole = self.layer_parameters(), set[str]()
+        for layer in self.layers:
+            names = own[layer.name]
+            if layer.name in self.frozen or (names and self.frozen.issuperset(names)):
+                whole.add(layer.name)
+        still = [(layer in whole or name in self.frozen, one) for layer, named in own.items() for name, one in named.items()]
+        for frozen, parameter in sorted(still, key=lambda pair: pair[0]):
+            parameter.requires_grad_(not frozen)
+        self.blocks = tuple(replaced(block, frozen=whole.issuperset(block.layers)) for block in self.blocks)
 
     def counted(self) -> tuple[str, ...]:
         """Return the layer names that users of this family count, including inputs, pooling and dropout."""
@@ -297,6 +309,11 @@ class Body(abc.ABC):
     def hold_(self, layers: Collection[str] | None) -> None:
         """Hold exactly these layers or parameters instead of those that the owner froze; None restores the owner's."""
         self.planned = None if layers is None else frozenset(layers)
+
+    def rename_(self, now: Mapping[str, str]) -> None:
+        """Update the recorded names of layers and parameters; `now` maps the old name of each layer that is left to its new one."""
+        self.given, self.untrained = _renamed(self.given, now), _renamed(self.untrained, now)
+        self.planned = None if self.planned is None else _renamed(self.planned, now)
 
     def release_(self, layer: str) -> None:
         """Stop holding a layer and its parameters, whoever froze them, because the layer is new."""
@@ -329,6 +346,11 @@ class Body(abc.ABC):
     def for_onnx(self) -> AbstractContextManager[None]:
         """Make what ONNX has operators for single operators within the context: the modules of the copy do not compute then."""
         return nullcontext()
+
+
+def _renamed(names: Collection[str], now: Mapping[str, str]) -> frozenset[str]:
+    pairs = [(name, next((outer for outer in prefixes(name) if outer in now), None)) for name in names]
+    return frozenset(now[layer] + name[len(layer) :] for name, layer in pairs if layer is not None)
 
 
 B = TypeVar("B", bound=Body)

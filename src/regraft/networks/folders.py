@@ -27,7 +27,7 @@ from ..files.replacing import COMMITTED, Kind, clear_left, left_beside, replaced
 from ..files.schema import HistoryEntry, checked, read_json, read_lines
 from ..files.text import printable
 from ..files.writing import write_json, write_lines
-from .editing import Editable
+from .editing.editable import Editable
 from .parts.code_files import CODES_FOLDER, write_codes
 from .parts.facts import Facts
 from .parts.head import Head, told_binary

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ from ...errors import NetworkError, near_names
 from ..edits import LowRank, ScaleShift
 from ..parts.coding import CODE_SPREAD, ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
 from ..parts.scaling import film, lhuc
-from .body import KerasBody, TrainingForm
+from .body import KerasBody
 from .heads import channels_last
 from .library import keras
 from .opened import Rewiring, Step, named, named_inputs, opened
@@ -77,12 +77,13 @@ class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes thro
 
 def adjusted(twin: KerasBody, edit: ScaleShift) -> KerasBody:
     """Scale and shift the values at the hook points of an `edit` by channel. `settled` folds the result."""
-    plain, pass_, added = twin.copy(), Rewiring(), {}
+    plain, pass_, added = twin.copy(), Rewiring(), dict[str, str]()
     for name, site in twin.chosen_sites(edit.points).items():
         pass_.behind[id(site.layer)] = _adjusting(site, edit.form)
         added[name] = f"{name[: -len(site.layer.name)]}{ADJUSTED}{site.layer.name}"
     whole = opened(twin.module).model(pass_.outputs(graph_of(twin.module), {}))
-    twin.anew(whole, renewed=pass_.models).form = TrainingForm(plain, added)
+    twin.anew(whole, renewed=pass_.models)
+    twin.plain, twin.adjusting = plain, added
     return twin
 
 
@@ -107,7 +108,11 @@ def fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = Non
     factor, offset = _with_places_(layer, scale=scale is not None, shift=shift is not None)
     with torch.no_grad():
         if scale is not None:
-            factor.value.copy_(factor.value * scale if normal else _by_output(layer, factor.value, scale=scale))
+            kernel, kind = factor.value, type(layer).__name__
+            if kind.startswith("Depthwise"):  # (…, input channels, outputs per input channel)
+                kernel.mul_(scale.reshape(kernel.shape[-2:]))
+            else:
+                kernel.mul_(scale[:, None] if kind.endswith("Transpose") else scale)
             if offset is not None:
                 offset.value.mul_(scale)
         if shift is not None:
@@ -135,14 +140,6 @@ def _with_places_(layer: Any, *, scale: bool, shift: bool) -> tuple[Any, Any]:
     return layer.pointwise_kernel if hasattr(layer, "pointwise_kernel") else layer.kernel, layer.bias
 
 
-def _by_output(layer: Any, kernel: Tensor, *, scale: Tensor) -> Tensor:
-    """Return a linear layer's kernel with its output channels scaled by (C,)."""
-    kind = type(layer).__name__
-    if kind.startswith("Depthwise"):  # (…, input channels, outputs per input channel)
-        return kernel * scale.reshape(kernel.shape[-2:])
-    return kernel * (scale[:, None] if kind.endswith("Transpose") else scale)
-
-
 # ── low-rank changes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -162,27 +159,21 @@ def low_rank(twin: KerasBody, edit: LowRank, *, seed: int) -> KerasBody:
             )
         if modules[name].lora_enabled or getattr(modules[name], "quantization_mode", None):
             raise NetworkError(f"The layer {name!r} has a low-rank change of its own, or is quantised; expected a plain one.")
-    plain = twin.copy()
+    twin.plain = twin.copy()
     with seeded(seed):
-        for name in edit.layers:
-            _enable_(modules[name], edit.rank, alpha=edit.alpha)
+        for layer in map(modules.__getitem__, edit.layers):
+            scaled = "lora_alpha" in inspect.signature(layer.enable_lora).parameters
+            try:
+                layer.enable_lora(edit.rank, b_initializer="zeros", **({"lora_alpha": edit.alpha} if scaled else {}))
+            except (ValueError, NotImplementedError) as error:
+                raise NetworkError(f"Keras cannot give the layer {layer.name!r} a low-rank change: {error}") from error
+            if not scaled:  # Keras before 3.9 has no alpha: a larger A gives the same initial scaling
+                with torch.no_grad():
+                    factor = next(variable for variable in layer.variables if variable.name.endswith("_a") and "lora" in variable.name)
+                    factor.value.mul_(edit.alpha / edit.rank)
     retrack_(twin.module)
-    twin.form = TrainingForm(plain, {})
     twin.recount_(edit.layers)
     return twin
-
-
-def _enable_(layer: Any, rank: int, *, alpha: float) -> None:
-    """Give a layer a low-rank change that is initially zero."""
-    scaled = "lora_alpha" in inspect.signature(layer.enable_lora).parameters
-    try:
-        layer.enable_lora(rank, b_initializer="zeros", **({"lora_alpha": alpha} if scaled else {}))
-    except (ValueError, NotImplementedError) as error:
-        raise NetworkError(f"Keras cannot give the layer {layer.name!r} a low-rank change: {error}") from error
-    if not scaled:  # Keras before 3.9 has no alpha: a larger A gives the same initial scaling
-        with torch.no_grad():
-            factor = next(variable for variable in layer.variables if variable.name.endswith("_a") and "lora" in variable.name)
-            factor.value.mul_(alpha / rank)
 
 
 # ── back to a plain network ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -190,39 +181,31 @@ def _enable_(layer: Any, rank: int, *, alpha: float) -> None:
 
 def settled(body: KerasBody) -> tuple[KerasBody, tuple[str, ...]]:
     """Return a copy of a `body` with its training form folded into the weights, and the names of layers that gained a bias."""
-    form = body.form
-    if form is None:
+    if body.plain is None:
         return body.copy(), ()
-    twin = form.plain.copy()
+    twin = body.plain.copy()
     trained, created = body.variables(), []
     with torch.no_grad():
         for name, variable in twin.variables().items():
-            _take_(variable, name, trained=trained, body=body)
-        for name, layer in form.adjusting.items():
+            layer, _, own = name.rpartition(".")
+            module, value = body.by_name.get(layer), trained[name].value if name in trained else None
+            if getattr(module, "lora_enabled", False) and own in {"kernel", "embeddings"}:  # as its layer uses it
+                value = getattr(module, own)
+                value = getattr(value, "value", value)
+            if value is None or value.shape != variable.value.shape:
+                received = "nothing" if value is None else f"shape {tuple(value.shape)}"
+                raise NetworkError(
+                    f"The network was changed in its training form: '{name}' has {received}; expected {tuple(variable.value.shape)}."
+                )
+            variable.value.copy_(value)
+        for name, layer in body.adjusting.items():
             scale, shift = body.by_name[layer].by_channel()
             if fold_(twin.by_name[name], scale=scale, shift=shift if shift is not None and bool(shift.any()) else None):
                 created.append(name)
     twin.sample, twin.input_shape, twin.coding, twin.training = body.sample, body.input_shape, body.coding, body.training
     twin.heads, twin.found, twin.draws, twin.untrained = dict(body.heads), body.found, body.draws, body.untrained
-    twin.recount_([*form.adjusting])
+    twin.recount_(body.adjusting)
     return twin, tuple(created)
-
-
-def _take_(variable: Any, name: str, *, trained: Mapping[str, Any], body: KerasBody) -> None:
-    """Copy a trained variable. A kernel with a low-rank change is copied as its layer uses it."""
-    layer, _, own = name.rpartition(".")
-    given = trained.get(name)
-    value = None if given is None else given.value
-    module = body.by_name.get(layer)
-    if getattr(module, "lora_enabled", False) and own in {"kernel", "embeddings"}:
-        value = getattr(module, own)
-        value = getattr(value, "value", value)
-    if value is None or value.shape != variable.value.shape:
-        received = "nothing" if value is None else f"shape {tuple(value.shape)}"
-        raise NetworkError(
-            f"The network was changed in its training form: '{name}' has {received}; expected {tuple(variable.value.shape)}."
-        )
-    variable.value.copy_(value)
 
 
 # ── a layer before the input ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -274,56 +257,47 @@ def with_entrance(twin: KerasBody) -> KerasBody:
     return twin.anew(opened(twin.module).model(pass_.outputs(graph_of(twin.module), {id(tensor): entered})), renewed=pass_.models)
 
 
-_WIDEST_HIDDEN = 256
-"""Largest number of hidden units of an adaptation network before the input, unless the codes are larger."""
-
-
-@dataclass
-class _Entry:
-    """How the codes enter the network.
-
-    Attributes:
-        inputs: inputs of the new model by name, without the condition.
-        code: the symbolic code (N, size).
-        known: replacements of symbolic tensors, by id.
-        pass_: the rewiring that inserts the codes where they are read.
-    """
-
-    inputs: dict[str, Any]
-    code: Any
-    known: dict[int, Any]
-    pass_: Rewiring
-    points: tuple[str, ...] = ()
-
-
 @seeded(0)
 def coded(twin: KerasBody, coding: Coding, *, seed: int) -> KerasBody:
-    """Let the network take a condition with each example, as `coding` says; `seed` draws the first codes."""
+    """Let the network take a condition with each example, as `coding` says; `seed` draws the first codes.
+
+    "entrance" is an adaptation network of two layers before the input; both read the code. Source: Abdel-Hamid & Jiang (ICASSP 2013).
+    Deviation: its output is added to the input and starts at zero.
+    """
     taken = [name for name, layer in twin.by_name.items() if layer.name == CODES or is_code(layer)]
     if taken:
         raise NetworkError(f"The network has a layer named {taken[0]!r} already; expected no name that begins with 'codes'. Rename it.")
-    graph = opened(twin.module)
-    replaced = coding.into == f"{INPUT}{CONDITION}"
-    inputs = named_inputs(graph, CODES if replaced else CONDITION)
+    graph, pass_, known = opened(twin.module), Rewiring(coded=coding.into == LAYERS), dict[int, Any]()
+    inputs = named_inputs(graph, CODES if coding.into == f"{INPUT}{CONDITION}" else CONDITION)
     condition = keras.Input((), name=CONDITION, dtype="int32")
-    entry = _Entry(inputs, condition, {}, Rewiring(coded=True))
+    chosen = twin.chosen_sites(coding.points) if coding.into == LAYERS else {}
     if coding.into == LAYERS:
-        chosen = twin.chosen_sites(coding.points)
-        entry.points = tuple(chosen)
-        entry.code = _looked_up(entry.code, coding, dtype=next(iter(chosen.values())).linear.variable_dtype)
-        entry.pass_.behind |= {id(site.layer): _shifted_by_code(site) for site in chosen.values()}
+        code = _looked_up(condition, coding, dtype=next(iter(chosen.values())).linear.variable_dtype)
+        pass_.behind |= {id(site.layer): _shifted_by_code(site) for site in chosen.values()}
     elif coding.into == ENTRANCE:
         with seeded(seed):
-            _enter_entrance_(entry, twin, coding=coding)
+            values, axis = tensor, _ = entry_of(twin)
+            width = tensor.shape[axis]
+            code = _looked_up(condition, coding, dtype=tensor.dtype)
+            for name, count, activation in (("hidden", coding.hidden(width), "relu"), ("last", width, "linear")):
+                layer, values = over_channels(values, count, axis=axis, name=f"{ENTRANCE_NAME}_{name}", zero=name == "last")
+                layer.activation = keras.activations.get(activation)
+                values = _shifted_by_code(Site(layer, layer, count))(values, code)
+        known[id(tensor)] = keras.layers.Add(name=f"{ENTRANCE_NAME}_sum", dtype=tensor.dtype)([tensor, values])
     else:
-        _enter_input_(entry, coding)
-    outputs = entry.pass_.outputs(graph_of(twin.module), entry.known, code=entry.code)
-    whole = graph.model(outputs, inputs={**entry.inputs, CONDITION: condition})
+        name = coding.into.removeprefix(INPUT)
+        tensor = inputs.pop(name)
+        if None in tensor.shape[1:]:
+            raise NetworkError(f"A code cannot be the input {name!r} of shape {tuple(tensor.shape[1:])}; expected a fixed one.")
+        code = _looked_up(condition, coding, dtype=tensor.dtype)
+        shaped = keras.layers.Reshape(tensor.shape[1:], name=f"{CODES}_at_{name}", dtype=tensor.dtype)
+        known[id(tensor)] = code if len(tensor.shape) == 2 else shaped(code)
+    whole = graph.model(pass_.outputs(graph_of(twin.module), known, code=code), inputs={**inputs, CONDITION: condition})
     sample = twin.sample if isinstance(twin.sample, dict) else {"inputs": twin.sample}
-    kept = {name: tensor for name, tensor in sample.items() if name in entry.inputs}
+    kept = {name: values for name, values in sample.items() if name in inputs}
     zeros = torch.zeros(len(next(iter(sample.values()))), dtype=torch.int64)
-    twin.anew(whole, sample={**kept, CONDITION: zeros}, renewed=entry.pass_.models)
-    twin.coding = replace(coding, points=entry.points)
+    twin.anew(whole, sample={**kept, CONDITION: zeros}, renewed=pass_.models)
+    twin.coding = replace(coding, points=tuple(chosen))
     twin.put_codes_(drawn_codes(coding, seed=seed))
     return twin
 
@@ -332,9 +306,6 @@ def _looked_up(condition: Any, coding: Coding, *, dtype: str) -> Any:
     drawn = keras.initializers.RandomNormal(stddev=CODE_SPREAD)
     table = keras.layers.Embedding(1 + len(coding.conditions), coding.size, embeddings_initializer=drawn, name=CODES, dtype=dtype)
     return table(condition)
-
-
-# ── what takes the code ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _shifted_by_code(site: Site) -> Step:
@@ -356,35 +327,6 @@ def _shifted_by_code(site: Site) -> Step:
     return step
 
 
-def _enter_entrance_(entry: _Entry, body: KerasBody, *, coding: Coding) -> None:
-    """Put an adaptation network of two layers before the input; both read the code, and the output is added to the input.
-
-    Source: Abdel-Hamid & Jiang (ICASSP 2013), the adaptation network. Deviation: its output is added to the input and starts at zero.
-    """
-    tensor, axis = entry_of(body)
-    width = tensor.shape[axis]
-    code = entry.code = _looked_up(entry.code, coding, dtype=tensor.dtype)
-    values = tensor
-    for name, count, activation in (("hidden", max(coding.size, min(width, _WIDEST_HIDDEN)), "relu"), ("last", width, "linear")):
-        layer, values = over_channels(values, count, axis=axis, name=f"{ENTRANCE_NAME}_{name}", zero=name == "last")
-        layer.activation = keras.activations.get(activation)
-        values = _shifted_by_code(Site(layer, layer, count))(values, code)
-    entry.known[id(tensor)] = keras.layers.Add(name=f"{ENTRANCE_NAME}_sum", dtype=tensor.dtype)([tensor, values])
-    entry.pass_.coded = False
-
-
-def _enter_input_(entry: _Entry, coding: Coding) -> None:
-    """Replace an input with the code."""
-    name = coding.into.removeprefix(INPUT)
-    tensor = entry.inputs.pop(name)
-    if None in tensor.shape[1:]:
-        raise NetworkError(f"A code cannot be the input {name!r} of shape {tuple(tensor.shape[1:])}; expected a fixed one.")
-    entry.code = _looked_up(entry.code, coding, dtype=tensor.dtype)
-    shaped = keras.layers.Reshape(tensor.shape[1:], name=f"{CODES}_at_{name}", dtype=tensor.dtype)
-    entry.known[id(tensor)] = entry.code if len(tensor.shape) == 2 else shaped(entry.code)
-    entry.pass_.coded = False
-
-
 # ── back to a plain network ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -393,40 +335,18 @@ def folded(twin: KerasBody, code: Tensor) -> tuple[KerasBody, tuple[str, ...]]:
 
     The code goes into the biases. If it replaces an input, that input becomes a constant.
     """
-    graph, layers = opened(twin.module), twin.by_name
-    inputs = dict(graph.inputs)
-    known, taken, created = {}, inputs.pop(CONDITION), list[str]()
-    filled = cast(Coding, twin.coding).into.startswith(INPUT)
-    if filled:
-        known[id(taken)] = _zeros_like(next(iter(inputs.values())))
+    graph, layers, created = opened(twin.module), twin.by_name, list[str]()
+    inputs, known, skipped = dict(graph.inputs), dict[int, Any](), dict[int, int | None]()
+    taken, filled = inputs.pop(CONDITION), cast(Coding, twin.coding).into.startswith(INPUT)
+    if filled:  # the row of every example is 0, an integer made of an input of any type
+        entry = next(iter(inputs.values()))
+        zeros = named(f"{CODES}_zeros", keras.ops.zeros_like(entry, dtype="int32"))
+        axes = tuple(range(1, len(entry.shape)))
+        known[id(taken)] = named(f"{CODES}_row", keras.ops.max(zeros, axis=axes)) if axes else zeros
         reset_(layers[CODES], {"input_dim": 1})
-        pass_ = Rewiring()
         with torch.no_grad():
             layers[CODES].embeddings.value.copy_(code[None])
-    else:
-        pass_ = Rewiring(skipped=_without_codes_(layers, code, created=created))
-    first = next(iter(inputs))
-    plain = len(inputs) == 1 and (filled or first == "inputs")
-    whole = graph.model(pass_.outputs(graph_of(twin.module), known), inputs=inputs[first] if plain else inputs)
-    sample = {name: tensor for name, tensor in cast("dict[str, Tensor]", twin.sample).items() if name != CONDITION}
-    twin.anew(whole, sample=sample[first] if plain else sample, renewed=pass_.models)
-    twin.coding = None
-    return twin, tuple(created)
-
-
-def _zeros_like(tensor: Any) -> Any:
-    """Return symbolic zeros, (N,) int32, one per example of a tensor of any type."""
-    zeros = named(f"{CODES}_zeros", keras.ops.zeros_like(tensor, dtype="int32"))
-    axes = tuple(range(1, len(tensor.shape)))
-    return named(f"{CODES}_row", keras.ops.max(zeros, axis=axes)) if axes else zeros
-
-
-def _without_codes_(layers: Mapping[str, Any], code: Tensor, *, created: list[str]) -> dict[int, int | None]:
-    """Fold the code (size,) into the layers that read it. Return the layers to skip, in the form that `Rewiring` takes."""
-    skipped: dict[int, int | None] = {}
-    for name, layer in layers.items():
-        if not is_code(layer):
-            continue
+    for name, layer in [] if filled else [(name, layer) for name, layer in layers.items() if is_code(layer)]:
         prefix, _, own = name.rpartition(f"{CODES}_")
         role, _, target = own.partition("_")
         skipped[id(layer)] = 0 if role in {"plus", "then"} else None
@@ -436,4 +356,10 @@ def _without_codes_(layers: Mapping[str, Any], code: Tensor, *, created: list[st
                     created.append(prefix + target)
         elif role == "then":
             put_activation_(layers[prefix + target], layer.activation)
-    return skipped
+    first, pass_ = next(iter(inputs)), Rewiring(skipped=skipped)
+    plain = len(inputs) == 1 and (filled or first == "inputs")
+    whole = graph.model(pass_.outputs(graph_of(twin.module), known), inputs=inputs[first] if plain else inputs)
+    sample = {name: tensor for name, tensor in cast("dict[str, Tensor]", twin.sample).items() if name != CONDITION}
+    twin.anew(whole, sample=sample[first] if plain else sample, renewed=pass_.models)
+    twin.coding = None
+    return twin, tuple(created)

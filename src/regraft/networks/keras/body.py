@@ -49,22 +49,9 @@ from .structure import (
     tap_slices,
     variables_below,
 )
-from .weights import draw_, drawn, frozen_names, held_names, inference, renamed, seeded, set_gradients_, still_modules
+from .weights import draw_, drawn, frozen_names, held_names, inference, seeded, still_modules
 
-__all__ = ["KerasBody", "TrainingForm", "inspected"]
-
-
-@dataclass(frozen=True)
-class TrainingForm:
-    """The plain form of a network whose training form has extra layers.
-
-    Attributes:
-        plain: a private copy of the unchanged network; its weights are stale.
-        adjusting: hook point -> name of the layer that scales and shifts there.
-    """
-
-    plain: KerasBody
-    adjusting: Mapping[str, str]
+__all__ = ["KerasBody", "inspected"]
 
 
 @dataclass(eq=False)
@@ -73,14 +60,16 @@ class KerasBody(Body):
 
     Attributes:
         given_trainable: the original `trainable` flag of each layer and of the model itself ("").
-        form: the plain form, if the network is in its training form.
+        plain: a private copy of the unchanged network, if this one is in its training form; its weights are stale.
+        adjusting: hook point -> name of the layer that scales and shifts there, in the training form.
         hooks: handles of the hooks for frozen layers, parted heads and strided convolutions.
         by_name: every layer by name, including containers and the layers inside wrappers.
     """
 
     by_name: dict[str, Any] = field(default_factory=dict)
     given_trainable: dict[str, bool] = field(default_factory=dict)
-    form: TrainingForm | None = None
+    plain: KerasBody | None = None
+    adjusting: Mapping[str, str] = field(default_factory=dict)
     hooks: list[Any] = field(default_factory=list)
 
     def take_(self, module: Any, sample: Inputs) -> None:
@@ -186,11 +175,12 @@ class KerasBody(Body):
 
         A container stands for its layers.
         """
+        variables = self.variables()
+        for variable in variables.values():
+            variable.value.requires_grad_(False)
         names = [layer.name for layer in self.layers]
-        self.frozen = frozen_names(layers, names, modules=self.by_name, variables=self.variables()) | self.held
-        whole = set_gradients_(names, self.by_name, frozen=self.frozen)
+        super().freeze_(frozen_names(layers, names, modules=self.by_name, variables=variables))
         self._hook_()
-        self.blocks = tuple(replace(block, frozen=whole.issuperset(block.layers)) for block in self.blocks)
 
     def counted(self) -> tuple[str, ...]:
         """Return the names of the layers in `model.layers`."""
@@ -264,9 +254,8 @@ class KerasBody(Body):
         old = {name: (renewed or {}).get(id(layer), layer) for name, layer in before.by_name.items()}
         now = {name: names[id(layer)] for name, layer in old.items() if id(layer) in names}
         self.given_trainable |= {"": before.given_trainable[""]} | {new: before.given_trainable[name] for name, new in now.items()}
-        self.fresh_(renamed(before.untrained, now))
-        self.given = renamed(before.given, now)
-        self.planned = None if before.planned is None else renamed(before.planned, now)
+        self.given, self.planned = before.given, before.planned
+        self.rename_(now)
         self.found = {task: replace(found, layer=now.get(found.layer, found.layer)) for task, (_, found) in places.items() if found}
         self.heads = {task: replace(head, layer=self.found[task].layer if found else "") for task, (head, found) in places.items()}
         self.inspect_()

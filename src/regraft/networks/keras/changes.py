@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...errors import NetworkError
 from ..account import Account
+from ..editing.sums import joined_rows, summed_layers
 from ..edits import Stack
 from ..family import edit_table
 from ..parts.head import FoundHead, Head
@@ -23,14 +24,13 @@ from ..parts.layers import Block
 from ..parts.structure import block_end
 from ..parts.taps import INPUT, Tap
 from ..samples import sample_of
-from ..torch.rows import joined_rows, summed_layers
 from ..tracing import as_tensor, head_reading, trace
 from . import adjusting, tapping
 from .body import KerasBody
 from .clone import cloned
 from .heads import channels_last, is_wide, outputs_of, rows_of
 from .library import keras
-from .opened import Opened, end_of, last_called, mapped, named, named_inputs, opened, replay_
+from .opened import Opened, Rewiring, end_of, last_called, mapped, named, named_inputs, opened
 from .running import called, sample_for, shapes_of
 from .sizes import put_rows_, rechannel_, resize_
 from .structure import CODES, graph_of, no_graph, steps_of
@@ -186,7 +186,7 @@ def _with_columns(twin: KerasBody, count: int) -> KerasBody:
     put_rows_(layer, FoundHead(layer.name, "linear").head(wider, bias, task="main"))
     known = {id(node.outputs[0]): layer(joined)}
     after = graph.steps[next(at for at, step in enumerate(graph.steps) if step is node) + 1 :]
-    replay_(after, known, layer=layer, steps=[])
+    Rewiring().run_(after, known)
     whole = graph.model(mapped(graph.outputs, known), inputs={**inputs, "columns": columns})
     sample = twin.sample if isinstance(twin.sample, dict) else {"inputs": twin.sample}
     twin.anew(whole, sample={**sample, "columns": sample_of((count,))})
@@ -206,7 +206,7 @@ def _ended(twin: KerasBody, block: str) -> KerasBody:
         end = _ends(twin, [found]).get(found.name)
         if end is None:
             raise NetworkError(f"The block {block!r} is never called: its weights are read by other code, or not at all. Cut elsewhere.")
-        tapping.ended_at(twin.module, end)
+        tapping.become_(twin.module, [end], found=(), result=lambda seen: seen[end])
         return _without_codes(twin.anew(twin.module, {}))
     layers = [twin.by_name[name] for name in found.layers]
     graph = opened(twin.module, last_called(layers))

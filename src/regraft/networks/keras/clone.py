@@ -77,19 +77,16 @@ class _Parts:
         if number is None:
             number = self.index[id(value)] = len(self.old)
             self.old.append(value)
-            self.new.append(_twin(value))
+            made: Any = value
+            if isinstance(value, Tensor):
+                made = value.detach().clone()
+                if isinstance(value, torch.nn.Parameter):
+                    made = torch.nn.Parameter(made, requires_grad=value.requires_grad)
+            elif isinstance(value, _SHELLS):
+                kind: Any = type(value)
+                made = kind.__new__(kind)
+            self.new.append(made)
         return number
-
-
-def _twin(value: Any) -> Any:
-    if isinstance(value, torch.nn.Parameter):
-        return torch.nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, _SHELLS):
-        kind: Any = type(value)
-        return kind.__new__(kind)
-    return value
 
 
 @cache
@@ -155,38 +152,22 @@ def _fill_(twin: Any, state: dict[str, Any]) -> None:
         tracker.stored_ids = {name: {id(value) for value in store} for name, (_, store) in tracker.config.items()}
 
 
-def _number_nodes_(model: Any) -> None:
-    """Recompute the node keys of a functional model: Keras derives them from the address of their layer."""
-    nodes = [node for level in model._nodes_by_depth.values() for node in level]
-    positions = ((node.operation, next(at for at, other in enumerate(node.operation._inbound_nodes) if other is node)) for node in nodes)
-    vars(model)["_nodes"] = {_graphs.make_node_key(operation, at) for operation, at in positions}
-
-
 def cloned(model: Any) -> Any:
     """Return an independent, uncompiled copy of a Keras model: same class, same weights, no shared storage."""
-    parts = _Parts()
+    parts, streams = _Parts(), dict[int, bytes]()
     parts.number(model)
     try:
-        streams = _streams(parts, model)
+        for number, value in enumerate(parts.old):  # parts that are found on the way are appended during the walk
+            if isinstance(value, _SHELLS):
+                file = io.BytesIO()
+                _Pickler(file, parts).dump(_state_of(value, model))
+                streams[number] = file.getvalue()
     except (pickle.PicklingError, TypeError, AttributeError):
         return copy.deepcopy(model)
     for number, stream in streams.items():
         _fill_(parts.new[number], _Unpickler(io.BytesIO(stream), parts).load())
-    for part in parts.new:
-        if isinstance(part, _graphs.Function):
-            _number_nodes_(part)
+    for graph in [part for part in parts.new if isinstance(part, _graphs.Function)]:  # Keras makes node keys of the addresses of layers
+        nodes = [(node.operation, node) for level in graph._nodes_by_depth.values() for node in level]
+        places = ((layer, next(at for at, other in enumerate(layer._inbound_nodes) if other is node)) for layer, node in nodes)
+        vars(graph)["_nodes"] = {_graphs.make_node_key(layer, at) for layer, at in places}
     return parts.new[0]
-
-
-def _streams(parts: _Parts, root: Any) -> dict[int, bytes]:
-    """Return each shell's attributes as bytes. Parts found on the way are appended to the list during the walk."""
-    streams = {}
-    number = 0
-    while number < len(parts.old):
-        value = parts.old[number]
-        if isinstance(value, _SHELLS):
-            file = io.BytesIO()
-            _Pickler(file, parts).dump(_state_of(value, root))
-            streams[number] = file.getvalue()
-        number += 1
-    return streams

@@ -161,29 +161,27 @@ def scores_from(layer: Any, features: Tensor) -> Tensor:
 
 def parts_hook(parts: Sequence[int]) -> Callable[..., Tensor | None]:
     """Return a forward hook that computes a linear layer's output as if each group of rows were a separate layer."""
+    ops = keras.ops
+
+    def product(layer: Any, inputs: Tensor, *, rows: slice) -> Any:
+        kernel = layer.kernel[..., rows].contiguous()  # the memory layout of a separate layer: rounding depends on it
+        dense = isinstance(layer, keras.layers.Dense)
+        scores = ops.matmul(inputs, kernel) if dense else layer.convolution_op(inputs, kernel)
+        if not layer.use_bias:
+            return scores
+        bias, free = ops.convert_to_tensor(layer.bias)[rows], (1,) * (scores.ndim - 2)
+        if not channels_last(layer):
+            bias = ops.reshape(bias, (1, -1, *free))
+        elif not dense:
+            bias = ops.reshape(bias, (1, *free, -1))
+        return ops.add(scores, bias)
 
     def hook(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor | None:
         if not isinstance(output, Tensor):  # a symbolic call
             return None
         inputs = args[0] if args else next(iter(kwargs.values()))
-        ends = np.cumsum(parts)
-        whole = [_product(layer, inputs, rows=slice(int(end - size), int(end))) for size, end in zip(parts, ends, strict=True)]
+        whole = [product(layer, inputs, rows=slice(int(end - size), int(end))) for size, end in zip(parts, np.cumsum(parts), strict=True)]
         scores = torch.cat(whole, -1 if channels_last(layer) else 1)
         return scores if layer.activation is None else cast(Tensor, layer.activation(scores))
 
     return hook
-
-
-def _product(layer: Any, inputs: Tensor, *, rows: slice) -> Tensor:
-    """Return the layer's output before the activation, restricted to these rows."""
-    ops = keras.ops
-    kernel = layer.kernel[..., rows].contiguous()  # the memory layout of a separate layer: rounding depends on it
-    scores = ops.matmul(inputs, kernel) if isinstance(layer, keras.layers.Dense) else layer.convolution_op(inputs, kernel)
-    if not layer.use_bias:
-        return cast(Tensor, scores)
-    bias = ops.convert_to_tensor(layer.bias)[rows]
-    if not channels_last(layer):
-        bias = ops.reshape(bias, (1, -1) + (1,) * (scores.ndim - 2))
-    elif not isinstance(layer, keras.layers.Dense):
-        bias = ops.reshape(bias, (1,) * (scores.ndim - 1) + (-1,))
-    return cast(Tensor, ops.add(scores, bias))

@@ -12,7 +12,7 @@ from .library import keras
 from .sizes import holds
 from .structure import CODE_INPUT, graph_of, is_tap, no_graph, steps_of
 
-__all__ = ["Opened", "Rewiring", "Step", "beside", "end_of", "last_called", "mapped", "named", "named_inputs", "opened", "replay_"]
+__all__ = ["Opened", "Rewiring", "Step", "beside", "end_of", "last_called", "mapped", "named", "named_inputs", "opened"]
 
 
 @dataclass(frozen=True)
@@ -70,58 +70,22 @@ def opened(model: Any, *layers: Any) -> Opened:
         raise no_graph(model)
     steps, outputs = steps_of(graph), graph._outputs_struct
     for layer in layers:
-        known: dict[int, Any] = {}
-        before, steps = steps, []
-        replay_(before, known, layer=layer, steps=steps)
-        outputs = mapped(outputs, known)
-    _rename_(graph, steps)
-    return Opened(model.name, graph._inputs_struct, outputs, steps)
-
-
-def _rename_(graph: Any, steps: Sequence[Any]) -> None:
-    """Rename layers from nested models whose names clash with those of the outer model."""
+        pass_, known = Rewiring(layer=layer), dict[int, Any]()
+        pass_.run_(steps, known)
+        steps, outputs = pass_.steps, mapped(outputs, known)
     taken = {operation.name: operation for operation in graph.operations}
-    for step in steps:
+    for step in steps:  # names of layers from nested models may clash with those of the outer model
         operation, count = step.operation, 0
         name = operation.name
         while taken.setdefault(operation.name, operation) is not operation:
             count += 1
             operation.name = f"{name}_{count}"
+    return Opened(model.name, graph._inputs_struct, outputs, steps)
 
 
 def mapped(structure: Any, known: Mapping[int, Any]) -> Any:
     """Return a structure of symbolic tensors with the replacements in `known`, by id."""
     return keras.tree.map_structure(lambda value: known.get(id(value), value), structure)
-
-
-def replay_(nodes: Sequence[Any], known: dict[int, Any], *, layer: Any, steps: list[Any]) -> None:
-    """Append nodes to `steps`. Nodes that read a tensor replaced in `known` are called again.
-
-    Nested models that hold `layer` are opened; None opens none.
-    """
-    for node in nodes:
-        operation = node.operation
-        if operation is not layer and isinstance(operation, keras.Layer) and holds(operation, layer):
-            _open_(node, known, layer=layer, steps=steps)
-        elif any(id(tensor) in known for tensor in node.input_tensors):
-            args, kwargs = node.arguments.convert(lambda value: known.get(id(value), value))
-            outputs = operation(*args, **kwargs)
-            known.update(zip(map(id, node.outputs), keras.tree.flatten(outputs), strict=True))
-            steps.append(operation._inbound_nodes[-1])
-        else:
-            steps.append(node)
-
-
-def _open_(node: Any, known: dict[int, Any], *, layer: Any, steps: list[Any]) -> None:
-    """Replace a nested model with calls of its layers."""
-    container = node.operation
-    inner = graph_of(container)
-    if inner is None:
-        raise no_graph(container)
-    read = [known.get(id(tensor), tensor) for tensor in node.input_tensors]
-    known.update(zip(map(id, inner.inputs), read, strict=True))
-    replay_(steps_of(inner), known, layer=layer, steps=steps)
-    known.update({id(outer): known.get(id(tensor), tensor) for outer, tensor in zip(node.outputs, inner.outputs, strict=True)})
 
 
 def last_called(layers: Sequence[Any]) -> Any:
@@ -178,47 +142,71 @@ Step = Callable[[Any, Any], Any]
 
 @dataclass
 class Rewiring:
-    """A pass over a graph in which layers keep their names and places.
+    """A pass over a graph: the steps whose inputs or operations change are called again; layers keep their names.
 
     Attributes:
         behind: steps to insert after the outputs of layers, by layer id.
         skipped: layers to leave out, by id, with the index of the input that replaces their output; None if nothing reads it.
         coded: whether rebuilt nested models take the code as a further input. When layers are skipped, they lose that input.
+        layer: a layer whose nested models are opened, so that it is at the top level; None opens none.
         models: rebuilt nested models, by the id of the old one; filled during the pass.
+        steps: the nodes after the pass, in topological order; filled during the pass.
     """
 
     behind: dict[int, Step] = field(default_factory=dict)
     skipped: Mapping[int, int | None] = field(default_factory=dict)
     coded: bool = False
+    layer: Any = None
     models: dict[int, Any] = field(default_factory=dict)
+    steps: list[Any] = field(default_factory=list)
 
     def outputs(self, graph: Any, known: dict[int, Any], *, code: Any = None) -> Any:
         """Return the outputs of a graph, in their structure, after the pass.
 
-        `code`: the symbolic code (N, size); None for none.
+        `known`: replaced symbolic tensors, by id, extended during the pass; `code`: the symbolic code (N, size), or None.
         """
-        for node in steps_of(graph):
-            read = self.skipped.get(id(node.operation), -1)
+        self.run_(steps_of(graph), known, code=code)
+        return mapped(graph._outputs_struct, known)
+
+    def run_(self, nodes: Sequence[Any], known: dict[int, Any], *, code: Any = None) -> None:
+        """Pass over `nodes`, in topological order."""
+        for node in nodes:
+            operation = node.operation
+            read = self.skipped.get(id(operation), -1)
             if read is None:
                 continue
-            outputs = [node.input_tensors[read]] if read >= 0 else self._called(node, known, code=code)
+            if self.layer is not None and operation is not self.layer and holds(operation, self.layer):
+                outputs = self._opened(node, known)
+            else:
+                outputs = [node.input_tensors[read]] if read >= 0 else self._called(node, known, code=code)
             outputs = [known.get(id(tensor), tensor) for tensor in outputs]
-            step = self.behind.get(id(node.operation))
+            step = self.behind.get(id(operation))
             if step is not None:
                 outputs = [step(outputs[0], code)]
             known.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True) if new is not old})
-        return mapped(graph._outputs_struct, known)
+
+    def _opened(self, node: Any, known: dict[int, Any]) -> list[Any]:
+        """Return the outputs of a nested model after calls of its layers in its place."""
+        inner = graph_of(node.operation)
+        if inner is None:
+            raise no_graph(node.operation)
+        known.update({id(own): known.get(id(given), given) for own, given in zip(inner.inputs, node.input_tensors, strict=True)})
+        self.run_(steps_of(inner), known)
+        return list(inner.outputs)
 
     def _called(self, node: Any, known: Mapping[int, Any], *, code: Any) -> list[Any]:
         """Return the outputs of a step. It is called again if its inputs or its operation changed."""
         operation = self._renewed(node.operation, code)
         if operation is node.operation and not any(id(tensor) in known for tensor in node.input_tensors):
+            self.steps.append(node)
             return list(node.outputs)
         args, kwargs = node.arguments.convert(lambda value: known.get(id(value), value))
         if operation is not node.operation:
             read = keras.tree.flatten(args[0] if args else kwargs.pop("inputs"))
             args = (_single([*read, code] if self.coded else read[: len(operation.inputs)]), *args[1:])  # the code comes last
-        return list(keras.tree.flatten(operation(*args, **kwargs)))
+        outputs = keras.tree.flatten(operation(*args, **kwargs))
+        self.steps.append(operation._inbound_nodes[-1])
+        return list(outputs)
 
     def _renewed(self, model: Any, code: Any) -> Any:
         """Return a rebuilt nested model if the pass changes something in it, else the operation itself."""

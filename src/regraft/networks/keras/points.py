@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,28 +98,20 @@ def _sites(graph: Any, excluded: Collection[int]) -> Iterator[Site]:
         if id(linear) in excluded or id(linear) in seen or not _foldable(linear):
             continue
         seen.add(id(linear))
-        layer = _with_norm(linear, output, normalised=normalised) if readers[id(output)] == 1 == calls[id(linear)] else linear
-        yield Site(layer, linear, output.shape[channel_axis(linear, len(output.shape))])
-
-
-def _with_norm(linear: Any, output: Any, *, normalised: Mapping[int, Any]) -> Any:
-    """Return the BatchNormalization that reads a linear layer's output over the same channels, else the layer itself."""
-    norm, rank = normalised.get(id(output)), len(output.shape)
-    plain = linear.activation is keras.activations.linear
-    return norm if plain and norm is not None and channel_axis(norm, rank) == channel_axis(linear, rank) else linear
+        rank = len(output.shape)
+        norm = normalised.get(id(output)) if readers[id(output)] == 1 == calls[id(linear)] else None
+        plain = linear.activation is keras.activations.linear
+        behind = plain and norm is not None and channel_axis(norm, rank) == channel_axis(linear, rank)  # over the same channels
+        yield Site(norm if behind else linear, linear, output.shape[channel_axis(linear, rank)])
 
 
 def _foldable(layer: Any) -> bool:
     """Tell whether a layer is linear and its weights can scale its output channels. Subclasses are excluded: their code may differ."""
-    if type(layer) not in _LINEAR or is_code(layer):
+    if type(layer) not in _LINEAR or is_code(layer) or getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
         return False
-    changed = getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None)
-    return not changed and (not isinstance(layer, keras.layers.EinsumDense) or _is_plain(layer))
-
-
-def _is_plain(layer: Any) -> bool:
-    """Tell whether the kernel of an EinsumDense contributes only the last output axis, as in a Dense layer."""
-    read, _, rest = layer.equation.partition(",")
+    if not isinstance(layer, keras.layers.EinsumDense):
+        return True
+    read, _, rest = layer.equation.partition(",")  # the kernel contributes only the last output axis, as in a Dense layer
     kernel, _, made = rest.partition("->")
     fresh = [label for label in kernel if label not in read]
     return fresh == [made[-1]] == [kernel[-1]] and set(layer.bias_axes or "") <= set(fresh)

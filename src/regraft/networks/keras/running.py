@@ -64,33 +64,24 @@ def sample_for(model: Any, inputs: Sequence[int] | None) -> Inputs:
 
 def _sample(model: Any, inputs: Sequence[int] | None, *, size: int) -> Inputs:
     graph = graph_of(model)
-    if graph is None:
-        shape = tuple(inputs) if inputs is not None else _built_shape(model)
-        integers = len(shape) == 1 and any(isinstance(layer, keras.layers.Embedding) for layer in model._flatten_layers())
-        return sample_of(_sized(shape, size), integers=integers)
-    if len(graph.inputs) == 1 and not isinstance(graph.input, dict):
-        return _tensor(graph.inputs[0], inputs, size=size)
-    return {tensor.name: _tensor(tensor, None, size=size) for tensor in graph.inputs}
 
+    def made(shape: Sequence[int | None], *, integers: bool) -> Tensor:
+        return sample_of([size if length is None else int(length) for length in shape], integers=integers)
 
-def _tensor(symbolic: Any, inputs: Sequence[int] | None, *, size: int) -> torch.Tensor:
-    shape = tuple(inputs) if inputs is not None else tuple(symbolic.shape[1:])
-    return sample_of(_sized(shape, size), integers="int" in symbolic.dtype)
-
-
-def _sized(shape: Sequence[int | None], size: int) -> tuple[int, ...]:
-    return tuple(size if length is None else int(length) for length in shape)
-
-
-def _built_shape(model: Any) -> tuple[int | None, ...]:
-    """Return the shape of one example with which a subclassed model was built."""
-    shapes = [shape for shape in (getattr(model, "_build_shapes_dict", None) or {}).values() if isinstance(shape, (tuple, list))]
-    if len(shapes) != 1 or any(isinstance(part, (tuple, list, dict)) for part in shapes[0]):
-        raise NetworkError(
-            f"{type(model).__name__} '{model.name}' does not state the shape of what it takes ({len(shapes)} shapes known). "
-            "Give the shape of one example without the batch, such as inputs=(224, 224, 3)."
-        )
-    return tuple(shapes[0][1:])
+    if graph is not None:
+        one = len(graph.inputs) == 1 and not isinstance(graph.input, dict)
+        shapes = [inputs if one and inputs is not None else tensor.shape[1:] for tensor in graph.inputs]
+        tensors = [made(shape, integers="int" in tensor.dtype) for shape, tensor in zip(shapes, graph.inputs, strict=True)]
+        return tensors[0] if one else {tensor.name: values for tensor, values in zip(graph.inputs, tensors, strict=True)}
+    if inputs is None:  # those that a subclassed model was built with
+        built = [shape for shape in (getattr(model, "_build_shapes_dict", None) or {}).values() if isinstance(shape, (tuple, list))]
+        if len(built) != 1 or any(isinstance(part, (tuple, list, dict)) for part in built[0]):
+            raise NetworkError(
+                f"{type(model).__name__} '{model.name}' does not state the shape of what it takes ({len(built)} shapes known). "
+                "Give the shape of one example without the batch, such as inputs=(224, 224, 3)."
+            )
+        inputs = built[0][1:]
+    return made(inputs, integers=len(inputs) == 1 and any(isinstance(layer, keras.layers.Embedding) for layer in model._flatten_layers()))
 
 
 Split = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]]
@@ -101,11 +92,13 @@ def split_graph(body: Body, frozen: Collection[str], *, scores: Callable[[Callab
     graph = graph_of(body.module)
     if graph is None or len(graph.inputs) != 1:
         return None
+    given = set(map(id, graph.inputs))
     frozen_steps, live_steps = _parted(body, graph, frozen=set(frozen))
-    made = {id(tensor) for node in frozen_steps for tensor in node.outputs}
-    if any(id(tensor) not in made and id(tensor) not in _ids(graph.inputs) for node in frozen_steps for tensor in node.input_tensors):
+    made = given | {id(tensor) for node in frozen_steps for tensor in node.outputs}
+    if not all(id(tensor) in made for node in frozen_steps for tensor in node.input_tensors):
         return None
-    border = _border(graph, live_steps, made=made | _ids(graph.inputs))
+    read = [tensor for node in live_steps for tensor in node.input_tensors] + list(graph.outputs)
+    border = list({id(tensor): tensor for tensor in read if id(tensor) in made}.values())  # what live steps read, or the model returns
     if not frozen_steps or not live_steps or any(getattr(tensor, "_keras_mask", None) is not None for tensor in border):
         return None
 
@@ -147,15 +140,11 @@ def _part(which: int, cut: tuple[Body, Collection[str]]) -> Any:
     return None if split is None else split[which]
 
 
-def _ids(tensors: Sequence[Any]) -> set[int]:
-    return {id(tensor) for tensor in tensors}
-
-
 def _parted(body: Body, graph: Any, *, frozen: set[str]) -> tuple[list[Any], list[Any]]:
     """Divide the steps. A layer's step is frozen if all its layers are; a step without layers if all its inputs are."""
     names = {id(module): name for name, module in body.modules().items()}
     known = [layer.name for layer in body.layers]
-    made = _ids(graph.inputs)
+    made = set(map(id, graph.inputs))
     frozen_steps: list[Any] = []
     live_steps: list[Any] = []
     for node in steps_of(graph):
@@ -163,14 +152,8 @@ def _parted(body: Body, graph: Any, *, frozen: set[str]) -> tuple[list[Any], lis
         inside = [layer for layer in known if name is not None and below(layer, name)]
         still = frozen.issuperset(inside) if inside else all(id(tensor) in made for tensor in node.input_tensors)
         (frozen_steps if still else live_steps).append(node)
-        made |= _ids(node.outputs) if still else set()
+        made |= set(map(id, node.outputs)) if still else set()
     return frozen_steps, live_steps
-
-
-def _border(graph: Any, live_steps: Sequence[Any], *, made: set[int]) -> list[Any]:
-    """Return the frozen part's tensors that trainable steps read or the model returns."""
-    read = [tensor for node in live_steps for tensor in node.input_tensors] + list(graph.outputs)
-    return list({id(tensor): tensor for tensor in read if id(tensor) in made}.values())
 
 
 def _run_(steps: Sequence[Any], known: dict[int, Any], *, training: bool) -> None:
@@ -233,7 +216,7 @@ def hook_strided_(layers: Iterable[Any]) -> list[Any]:
             strides = tuple(layer.strides)
             if set(layer.kernel_size) == {1} and set(strides) != {1}:
                 hooks.append(layer.register_forward_pre_hook(_thinned))
-                hooks.append(layer.register_forward_hook(_Restored(strides), always_call=True))
+                hooks.append(layer.register_forward_hook(partial(_restored, strides), always_call=True))
     return hooks
 
 
@@ -246,12 +229,6 @@ def _thinned(layer: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     return (values[(slice(None), slice(None), *steps) if layer.data_format == "channels_first" else (slice(None), *steps)], *args[1:])
 
 
-class _Restored:
-    """Hook that restores the `strides` of a layer."""
-
-    def __init__(self, strides: tuple[int, ...]) -> None:
-        self.strides = strides
-
-    def __call__(self, layer: Any, *_call: Any) -> None:
-        if tuple(layer.strides) != self.strides:
-            layer.strides = self.strides
+def _restored(strides: tuple[int, ...], layer: Any, *_call: Any) -> None:
+    if tuple(layer.strides) != strides:
+        layer.strides = strides

@@ -139,7 +139,7 @@ def _refresh_shapes_(container: Any, layer: Any, *, sizes: Mapping[int, int]) ->
     for node in steps_of(graph):
         operation = node.operation
         reads = any(id(tensor) in changed for tensor in node.input_tensors)
-        inside = operation is layer or (isinstance(operation, keras.Layer) and holds(operation, layer))
+        inside = operation is layer or holds(operation, layer)
         if inside and isinstance(operation, keras.Model):
             _refresh_shapes_(operation, layer, sizes=sizes)
         if not (reads or inside):
@@ -155,8 +155,8 @@ def _refresh_shapes_(container: Any, layer: Any, *, sizes: Mapping[int, int]) ->
 
 
 def holds(container: Any, layer: Any) -> bool:
-    """Tell whether `layer` is somewhere below `container`."""
-    return any(part is layer for part in container._flatten_layers(include_self=False))
+    """Tell whether `layer` is somewhere below `container`, which may be any operation."""
+    return isinstance(container, keras.Layer) and any(part is layer for part in container._flatten_layers(include_self=False))
 
 
 def _note_input_shape_(operation: Any, node: Any) -> None:

@@ -224,10 +224,15 @@ def _bottlenecks(graph: Any, steps: Sequence[Any]) -> list[bool]:
 def _stretches(layer: Any, names: Mapping[int, str]) -> list[list[str]]:
     """Return module names in groups between the bottlenecks of the graph; nested models are opened."""
     graph = graph_of(layer)
+    groups: list[list[str]] = []
     if graph is None:
-        return _opened_children(layer, names)
+        total = layer.count_params() if layer.built else 0
+        for part in sublayers(layer):
+            opened = not is_leaf(part) and (graph_of(part) is not None or part.count_params() > total / 2)
+            groups += _stretches(part, names) if opened else [[names[id(part)]]]
+        return groups
     steps = steps_of(graph)
-    groups: list[list[str]] = [[]]
+    groups.append([])
     for node, bottleneck in zip(steps, _bottlenecks(graph, steps), strict=True):
         name = names.get(id(node.operation))
         if bottleneck and isinstance(node.operation, keras.Model):
@@ -237,15 +242,6 @@ def _stretches(layer: Any, names: Mapping[int, str]) -> list[list[str]]:
         if bottleneck:
             groups.append([])
     return [group for group in groups if group]
-
-
-def _opened_children(layer: Any, names: Mapping[int, str]) -> list[list[str]]:
-    total = layer.count_params() if layer.built else 0
-    groups: list[list[str]] = []
-    for part in sublayers(layer):
-        opened = not is_leaf(part) and (graph_of(part) is not None or part.count_params() > total / 2)
-        groups += _stretches(part, names) if opened else [[names[id(part)]]]
-    return groups
 
 
 def blocks_of_model(model: Any, modules: Mapping[str, Any], *, layers: Sequence[Layer]) -> tuple[Block, ...]:
@@ -262,12 +258,11 @@ def blocks_of_model(model: Any, modules: Mapping[str, Any], *, layers: Sequence[
         members[last].append(layer)
     filled = [group for group in members if group]
     filled.sort(key=lambda group: layers.index(group[0]))
-    blocks = merged_blocks([(_name_of(group), group) for group in _joined(filled)])
-    return blocks
-
-
-def _name_of(group: Sequence[Layer]) -> str:
-    return next((layer.name for layer in group if layer.parameters and not _is_side(layer)), group[0].name)
+    named = [
+        (next((layer.name for layer in group if layer.parameters and not _is_side(layer)), group[0].name), group)
+        for group in _joined(filled)
+    ]
+    return merged_blocks(named)
 
 
 def _is_side(layer: Layer) -> bool:
@@ -384,17 +379,11 @@ def _wiring(named: Mapping[str, Any], prints: Fingerprint) -> list[str]:
         for at, node in enumerate(steps_of(graph)):
             step, said = f"{name}#{at}", names.get(id(node.operation), "")
             given = [numbers.get(id(tensor), "?") for tensor in node.input_tensors]
-            constant = [leaf for leaf in keras.tree.flatten([node.arguments.args, node.arguments.kwargs]) if not _is_symbolic(leaf)]
-            own = [] if said else [type(node.operation), *_own_parts(node.operation)]
+            leaves = keras.tree.flatten([node.arguments.args, node.arguments.kwargs])
+            constant, own = [leaf for leaf in leaves if not isinstance(leaf, keras.KerasTensor)], []
+            if not said:  # an operation that is no layer: what it holds beside what every operation has
+                held = sorted(vars(node.operation).items())
+                own = [type(node.operation), *(value for key, value in held if key not in vars(keras.Operation()))]
             lines.append(f"{step} {said} {given} {sorted(node.arguments.kwargs)} {prints.of([constant, own], step)}")
             numbers.update({id(tensor): f"{at}.{index}" for index, tensor in enumerate(node.outputs)})
     return lines
-
-
-def _is_symbolic(value: Any) -> bool:
-    return isinstance(value, keras.KerasTensor)
-
-
-def _own_parts(operation: Any) -> list[Any]:
-    """Return the attributes of a non-layer operation in the order of their names, without those of every operation."""
-    return [value for key, value in sorted(vars(operation).items()) if key not in vars(keras.Operation())]

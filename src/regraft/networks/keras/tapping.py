@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..editing.taps import Point, read_input, read_points, run_reading
 from ..parts.taps import GRID, STD_FLOOR, Tap, grid_shares, nothing_left, pools_at
-from ..torch.taps import Point, read_input, read_points, run_reading
 from .body import KerasBody
 from .heads import channels_last
 from .library import keras
@@ -18,7 +18,7 @@ from .opened import end_of, last_called, named, opened
 from .running import called
 from .structure import READ, TAPS, is_tap, named_modules
 
-__all__ = ["ended_at", "read_at", "tapped"]
+__all__ = ["become_", "read_at", "tapped"]
 
 
 def tapped(model: Any, points: Sequence[Tap], *, layers: Mapping[str, Sequence[Any]]) -> Any:
@@ -62,31 +62,19 @@ def _pooled(values: Any, pool: str, *, mask: Any) -> Any:
     ops, channels = keras.ops, values.shape[-1]
     if pool == "token":
         return ops.take(values, 0, axis=1)
-    if pool == "mean":
-        return _mean(values, mask)
-    if pool == "std":
-        variance = ops.var(values, axis=_positions(values)) if mask is None else _masked_variance(values, mask)
-        return ops.sqrt(variance + STD_FLOOR)
+    if pool in {"mean", "std"} and mask is None:
+        positions = tuple(range(1, len(values.shape) - 1))
+        return ops.mean(values, axis=positions) if pool == "mean" else ops.sqrt(ops.var(values, axis=positions) + STD_FLOOR)
+    if pool in {"mean", "std"}:  # over the positions that a mask (N, L, 1) keeps
+
+        def mean(values: Any) -> Any:
+            return ops.sum(ops.where(mask, values, 0.0), axis=1) / ops.maximum(ops.sum(ops.cast(mask, values.dtype), axis=1), 1.0)
+
+        return mean(values) if pool == "mean" else ops.sqrt(mean(ops.square(values - ops.expand_dims(mean(values), 1))) + STD_FLOOR)
     if pool in {"rows", "columns"}:
         values = _on_grid(ops.mean(values, axis=2 if pool == "rows" else 1))
         channels *= values.shape[1]
     return ops.reshape(values, (-1, channels))
-
-
-def _positions(values: Any) -> tuple[int, ...]:
-    return tuple(range(1, len(values.shape) - 1))
-
-
-def _mean(values: Any, mask: Any) -> Any:
-    """Return the mean over all positions, or over those that a mask (N, L, 1) keeps."""
-    ops = keras.ops
-    if mask is None:
-        return ops.mean(values, axis=_positions(values))
-    return ops.sum(ops.where(mask, values, 0.0), axis=1) / ops.maximum(ops.sum(ops.cast(mask, values.dtype), axis=1), 1.0)
-
-
-def _masked_variance(values: Any, mask: Any) -> Any:
-    return _mean(keras.ops.square(values - keras.ops.expand_dims(_mean(values, mask), 1)), mask)
 
 
 def _on_grid(line: Any) -> Any:
@@ -124,21 +112,14 @@ def read_at(body: KerasBody, points: Sequence[Tap], *, ends: Mapping[str, str]) 
     found = tuple(read_points(points, ends, modules=modules, sample=body.sample, run=run, hint=hint))
 
     def result(seen: Mapping[str | None, Any]) -> Tensor:
-        return torch.cat([part for point in found for part in point.pooled(seen[point.module], _mask_of(seen[point.module]))], 1)
+        pools = [point.pooled(seen[point.module], getattr(seen[point.module], "_keras_mask", None)) for point in found]
+        return torch.cat([part for own in pools for part in own], 1)
 
-    _become_(model, [point.module for point in found if point.module is not None], found=found, result=result)
-
-
-def _mask_of(values: Any) -> Any:
-    return getattr(values, "_keras_mask", None)
+    become_(model, [point.module for point in found if point.module is not None], found=found, result=result)
 
 
-def ended_at(model: Any, name: str) -> None:
-    """Let a model, a private copy, return the output of its layer `name` instead of its own result."""
-    _become_(model, [name], found=(), result=lambda seen: seen[name])
-
-
-def _become_(model: Any, ends: Sequence[str], *, found: tuple[Point, ...], result: Callable[[Mapping[str | None, Any]], Any]) -> None:
+def become_(model: Any, ends: Sequence[str], *, found: tuple[Point, ...], result: Callable[[Mapping[str | None, Any]], Any]) -> None:
+    """Let a model, a private copy, return a `result` of its input (None) and the outputs of the layers `ends` in place of its own."""
     kind = type(model)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..parts.structure import below, prefixes
 from .library import keras
 from .structure import is_leaf, named_modules, own_variables, variables_below
 
-__all__ = ["draw_", "drawn", "frozen_names", "held_names", "inference", "renamed", "seeded", "set_gradients_", "still_modules"]
+__all__ = ["draw_", "drawn", "frozen_names", "held_names", "inference", "seeded", "still_modules"]
 
 
 def frozen_names(
@@ -52,34 +52,6 @@ def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> fro
         if not variable.trainable
     }
     return frozenset(whole | single)
-
-
-def renamed(names: Iterable[str], now: Mapping[str, str]) -> frozenset[str]:
-    """Return the names of layers and variables in a model rebuilt from the same layers, without those that are gone.
-
-    `now`: old name of a layer -> new name.
-    """
-    found = set[str]()
-    for name in names:
-        layer = next((outer for outer in prefixes(name) if outer in now), None)
-        if layer is not None:
-            found.add(now[layer] + name[len(layer) :])
-    return frozenset(found)
-
-
-def set_gradients_(layers: Iterable[str], modules: Mapping[str, Any], *, frozen: Collection[str]) -> set[str]:
-    """Enable gradients for all trainable variables that are not frozen. Return the layers that are frozen entirely.
-
-    `modules`: name -> layer.
-    """
-    whole, frozen = set(), set(frozen)
-    for name in layers:
-        trainable = variables_below(name, modules, trainable_only=True)
-        for key, variable in variables_below(name, modules).items():
-            variable.value.requires_grad_(key in trainable and name not in frozen and key not in frozen)
-        if name in frozen or (trainable and frozen.issuperset(trainable)):
-            whole.add(name)
-    return whole
 
 
 def still_modules(modules: Mapping[str, Any], frozen: Collection[str]) -> list[Any]:

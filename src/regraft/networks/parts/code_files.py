@@ -22,7 +22,7 @@ from ...errors import NetworkError
 from ...files.formats import named_in_utf8, opening, reason_of, within
 from ...files.text import printable
 from ...files.writing import write_bytes
-from ..editing import Editable
+from ..editing.editable import Editable
 from .coding import Coding
 from .record import Record
 
@@ -50,7 +50,8 @@ COUNTER = "seed_generator_state"
 def code_digest(network: Record) -> str:
     """Return a digest of the parameters and buffers that `shared_state` returns."""
     digest = hashlib.blake2b(digest_size=16)
-    named = {network.body.former_name(name): tensor for name, tensor in shared_state(network).items()}
+    former = network.body.former_names()
+    named = {former.get(name, name): tensor for name, tensor in shared_state(network).items()}
     for name, tensor in sorted(named.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

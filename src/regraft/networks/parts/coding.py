@@ -19,6 +19,8 @@ CODE_SPREAD = 0.1
 
 MEAN = "mean"
 """Condition name of the mean of the codes that the network was trained with: row 0 of the table of codes."""
+_WIDEST_HIDDEN = 256
+"""Largest number of hidden units of an adaptation network before the input, unless the codes are larger."""
 LAYERS = "layers"
 ENTRANCE = "entrance"
 INPUT = "input "
@@ -42,6 +44,10 @@ class Coding:
     into: str = LAYERS
     points: tuple[str, ...] = ()
     learned: tuple[str, ...] = ()
+
+    def hidden(self, width: int) -> int:
+        """Return the number of hidden units of an adaptation network before an input of `width` features."""
+        return max(self.size, min(width, _WIDEST_HIDDEN))
 
     def row(self, condition: str) -> int:
         """Return the row of a condition in the table of codes; 0 for "mean"."""

@@ -93,7 +93,15 @@ def torch_units(modules: Mapping[str, Module], *, aside: Collection[str] = ()) -
     They are the children of the network. Containers, and children with over half of the weights, are replaced by their own children.
     Embedding tables do not count as weights: they are looked up, not computed, and would outweigh the layers of a small text encoder.
     """
-    children = _children(modules, aside)
+    children: dict[str, list[str]] = {name: [] for name in modules}
+    for name in modules:
+        outer, _, part = name.rpartition(".")
+        if name and part != "parametrizations" and name not in aside:
+            children[outer].append(name)
+
+    def computed(module: Module) -> int:
+        return sum(_own_parameters(part) for part in module.modules() if not isinstance(part, Embedding))
+
     total = sum(_own_parameters(part) for part in modules.values() if not isinstance(part, Embedding))
     units = children[""]
     while True:
@@ -101,24 +109,10 @@ def torch_units(modules: Mapping[str, Module], *, aside: Collection[str] = ()) -
         for name in units:
             inner = children[name]
             container = type(modules[name]).__name__ in _OPENED
-            opened += inner if inner and (container or _computed_parameters(modules[name]) > total / 2) else [name]
+            opened += inner if inner and (container or computed(modules[name]) > total / 2) else [name]
         if opened == units or len(opened) > 2 * _MOST_BLOCKS:
             return units
         units = opened
-
-
-def _computed_parameters(module: Module) -> int:
-    return sum(_own_parameters(part) for part in module.modules() if not isinstance(part, Embedding))
-
-
-def _children(modules: Mapping[str, Module], aside: Collection[str]) -> dict[str, list[str]]:
-    """Return the names of the submodules of each module, without those in `aside`."""
-    found: dict[str, list[str]] = {name: [] for name in modules}
-    for name in modules:
-        outer, _, part = name.rpartition(".")
-        if name and part != "parametrizations" and name not in aside:
-            found[outer].append(name)
-    return found
 
 
 def blocks_of(layers: Sequence[Layer], units: Sequence[str], *, alone: bool = False) -> tuple[Block, ...]:

@@ -28,10 +28,9 @@ from ..onnx.trainable import open_onnx, read_onnx_module
 from ..parts.code_files import naming_conditions, with_code_files
 from ..parts.head import HeadChoice
 from ..samples import named_sample, sample_of
-from ..torch.changes import with_present_names
 from ..torch.exporting import PROGRAM_FILE
 from ..torch.family import open_torch
-from ..torch.graft import present_name
+from ..torch.former import present_names, with_present_facts, with_present_names
 from ..torch.programs import refuse_program
 from .arrays import ARRAY_ENDINGS, refuse_pickle
 from .building import Limits, building
@@ -365,7 +364,8 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
         network: Network = _open_keras_folder(folder, facts, architecture=architecture)
     else:
         network = _open_torch_folder(folder, facts, architecture=architecture)
-        facts = _with_present_names(facts, network)
+        if facts.get("format", 1) == 1 and network.origin.get("source") != "program":
+            facts = with_present_facts(facts, network.module, coding=network.coding)
     read_heads_(network, facts)
     read_learned_(network, folder, facts=facts)
     if network.origin.get("source") != "program":  # a program has already taken its codes from the folder
@@ -374,18 +374,6 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
     network.account = Account.from_dict(facts["account"]).joined(network.account)
     names = () if network.coding is None else network.coding.conditions
     return Source(network, naming_conditions(facts["preprocessing"], names), _rule_for_unknown(network, facts, folder=folder))
-
-
-def _with_present_names(facts: Mapping[str, Any], network: Network) -> Mapping[str, Any]:
-    """Return the facts of `regraft.json` with the current module names of a PyTorch network. Format 1 used other names."""
-    if facts.get("format", 1) > 1 or network.origin.get("source") == "program":
-        return facts
-    heads = [{**head, "layer": present_name(network.module, head["layer"]) if head["layer"] else ""} for head in facts["heads"]]
-    coding = facts.get("coding")
-    if coding and network.coding is not None:
-        coding = {**coding, "points": list(network.coding.points)}
-    fresh = [present_name(network.module, name) for name in facts.get("fresh", ())]
-    return {**facts, "heads": heads, "coding": coding, "fresh": fresh}
 
 
 def _rule_for_unknown(network: Network, facts: Mapping[str, Any], *, folder: Path) -> Rule | None:
@@ -457,7 +445,8 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
     sample = origin.get("sample") or facts["network"]["sample"]
     sized = _edited(folder, origin, sample=sample, limits=limits, architecture=live, former=former)
     if former:
-        tensors = {present_name(sized.module, name): tensor for name, tensor in tensors.items()}
+        names = present_names(sized.module)
+        tensors = {names.get(name, name): tensor for name, tensor in tensors.items()}
     state = sized.module.state_dict()  # the state also carries version metadata, which some modules need to load
     if set(state) == set(tensors):
         state.update(tensors)
@@ -470,6 +459,6 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
         ) from error
     held = facts["network"].get("held")
     if held is not None:
-        sized.body.given = frozenset(present_name(sized.module, name) for name in held) if former else frozenset(held)
+        sized.body.given = frozenset(names.get(name, name) for name in held) if former else frozenset(held)
     sized.body.refresh_heads_()
     return sized

@@ -14,6 +14,7 @@ from torch.nn import Module, Parameter
 
 from ...errors import NetworkError, near_names, optional_import
 from ...randomness import seeded
+from ..editing.taps import Point, read_point, width_hint
 from ..edits import LowRank, ScaleShift
 from ..parts.coding import ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
 from ..parts.taps import INPUT as ENTRY
@@ -33,15 +34,12 @@ from .conditioned import (
 )
 from .graft import Graft, find_graft, module_at, set_submodule_, without
 from .sites import fold_, give_bias_, is_plain, shared_weights
-from .taps import Point, read_point, width_hint
 
 __all__ = ["adjusted", "biased", "coded", "folded", "low_rank", "settled", "with_entrance"]
 
 _CONDITION = "condition"
 _WIDEST = 4096
 """Widest input vector that a linear layer is put before: its weight has the square of that many entries."""
-_WIDEST_HIDDEN = 256
-"""Largest number of hidden units of an adaptation network before the input, unless the codes are larger."""
 
 
 def adjusted(twin: TorchBody, edit: ScaleShift) -> TorchBody:
@@ -60,7 +58,7 @@ def settled(twin: TorchBody) -> tuple[TorchBody, tuple[str, ...]]:
                 created.append(site.name)
         twin.module = without(twin.module, around)
     changed = _changed(twin)
-    twin.rename_({f"{name}.base_layer": name for name in changed})
+    twin.rename_({layer.name: layer.name for layer in twin.layers} | {f"{name}.base_layer": name for name in changed})
     for name, module in changed.items():
         base = cast(Any, module).base_layer
         with torch.no_grad():
@@ -124,9 +122,10 @@ def coded(twin: TorchBody, coding: Coding, *, seed: int) -> TorchBody:
     around = CodedNetwork(twin.module, table, single=not isinstance(twin.sample, dict), maps=maps)
     if coding.into == ENTRANCE:
         place, sample = _place_of_input(twin, "An adaptation network before the input")
-        hidden = max(coding.size, min(place.channels, _WIDEST_HIDDEN))
         with seeded(seed):  # for the layers that do not start at zero
-            entrance = ResidualEntrance(place.channels, coding.size, hidden=hidden, rank=sample.ndim, last=place.channels_last)
+            entrance = ResidualEntrance(
+                place.channels, coding.size, hidden=coding.hidden(place.channels), rank=sample.ndim, last=place.channels_last
+            )
         around.entrance = entrance.to(sample.dtype)
     elif coding.into != LAYERS:
         name = coding.into.removeprefix(INPUT)
@@ -182,58 +181,44 @@ def low_rank(twin: TorchBody, edit: LowRank, *, seed: int) -> TorchBody:
     missed = sorted(set(layers) - _changed(twin).keys())
     if missed:
         raise NetworkError(f"The installed peft changes no {kinds[missed[0]]} such as {missed[0]!r}. Leave it out.")
-    for module in _inside_fused(twin.module):
-        module.register_forward_hook(_not_fused)
+    encoders = [layer for layer in twin.module.modules() if isinstance(layer, torch.nn.TransformerEncoderLayer)]
+    for part in [part for layer in encoders for part in layer.children() if "base_layer" in dict(part.named_children())]:
+        part.register_forward_hook(_not_fused)
     twin.module.train(mode)
-    twin.rename_({name: f"{name}.base_layer" for name in layers})
+    twin.rename_({layer.name: layer.name for layer in twin.layers} | {name: f"{name}.base_layer" for name in layers})
     return twin.anew()
 
 
-def _inside_fused(module: Module) -> list[Module]:
-    """Return the changed layers inside transformer encoder layers, whose fused inference step reads the weights directly."""
-    layers = [layer for layer in module.modules() if isinstance(layer, torch.nn.TransformerEncoderLayer)]
-    return [part for layer in layers for part in layer.children() if "base_layer" in dict(part.named_children())]
-
-
 def _not_fused(*_call: Any) -> None:
-    """Change nothing. The presence of a hook disables PyTorch's fused step, which would ignore the low-rank matrices."""
+    """Change nothing. A hook disables the fused step of PyTorch's encoder layers, which would ignore the low-rank matrices."""
 
 
 def _check(body: TorchBody, layers: Collection[str]) -> None:
     """Raise unless low-rank matrices can change each of the layers."""
-    modules, known = body.modules(), _reasons(body)
-    fits = [name for name, reason in known.items() if reason is None]
+    modules, called = body.modules(), set(body.traced().order)
+    shared, heads = shared_weights(modules), set(body.head_layers)
+
+    def reason(name: str) -> str | None:
+        module = modules[name]
+        if name in heads:
+            return "a head, whose rows are trained themselves"
+        if not is_plain(module):
+            return f"a {type(module).__name__}"
+        if name not in called:
+            return "whose weight another module reads without calling it"
+        if name in shared:
+            return "whose weight is also that of another layer"
+        if not isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)):
+            return None
+        facts = {"groups": module.groups, "dilation": max(module.dilation), "padding_mode": module.padding_mode}
+        other = [f"{name}={value!r}" for name, value in facts.items() if value not in (1, "zeros")]  # which peft does not support
+        return f"a {type(module).__name__} with {', '.join(other)}" if other else None
+
+    known = {name: reason(name) for name in modules}
     unknown = [name for name in layers if name not in modules]
     if unknown:
+        fits = [name for name, why in known.items() if why is None]
         raise NetworkError(f"layers={unknown[0]!r}: the network has no layer of that name{near_names(unknown[0], fits)}")
     wrong = [f"{name!r}, {known[name]}" for name in layers if known[name]]
     if wrong:
         raise NetworkError(f"Low-rank matrices change linear layers and plain convolutions; received {'; '.join(wrong)}. Leave them out.")
-
-
-def _reasons(body: TorchBody) -> dict[str, str | None]:
-    """Return, for each module, why low-rank matrices cannot change its weight; None if they can."""
-    modules, called = body.modules(), set(body.traced().order)
-    shared, heads = shared_weights(modules), set(body.head_layers)
-    found: dict[str, str | None] = {}
-    for name, module in modules.items():
-        if name in heads:
-            found[name] = "a head, whose rows are trained themselves"
-        elif not is_plain(module):
-            found[name] = f"a {type(module).__name__}"
-        elif name not in called:
-            found[name] = "whose weight another module reads without calling it"
-        elif name in shared:
-            found[name] = "whose weight is also that of another layer"
-        else:
-            found[name] = _unlike(module)
-    return found
-
-
-def _unlike(module: Module) -> str | None:
-    """Return the convolution settings that `peft` does not support; None if there are none."""
-    if not isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)):
-        return None
-    facts = {"groups": module.groups, "dilation": max(module.dilation), "padding_mode": module.padding_mode}
-    other = [f"{name}={value!r}" for name, value in facts.items() if value not in (1, "zeros")]
-    return f"a {type(module).__name__} with {', '.join(other)}" if other else None

@@ -17,10 +17,10 @@ from torch.nn.modules import module as of_all_modules
 
 from ...errors import NetworkError
 from ...randomness import seeded
+from ..editing.sums import joined_rows
 from ..family import Body, Places
 from ..fingerprints.values import Fingerprint, Structure
 from ..parts.head import FoundHead, HeadChoice
-from ..parts.layers import Layer
 from ..parts.protocols import Inputs, Scores
 from ..parts.recurrent import cells_as_operators, replaced
 from ..parts.structure import below, blocks_of, prefixes, torch_layers, torch_units
@@ -28,11 +28,12 @@ from ..parts.taps import TapSlice
 from ..samples import is_pictures, three_items, to_inputs
 from ..tracing import Trace, as_tensor, capture, pooled, read_by, trace, watching, without_padding
 from .conditioned import CodedNetwork
-from .graft import find_graft, for_exporter_, former_name, grafts, module_at, within
+from .former import former_names
+from .graft import find_graft, for_exporter_, grafts, module_at, within
 from .heads import find_head
 from .plain import copied
 from .programs import FEATURES, OnnxProgram, TorchProgram, logits_name, refuse_program
-from .rows import is_wide, joined_rows, last_axis, parted_rows, put_, row_weight
+from .rows import is_wide, last_axis, parted_rows, put_, row_weight
 from .sites import Site, find_sites
 from .uncalled import readers
 from .wrappers import call_module, side_modules, tap_slices
@@ -107,8 +108,19 @@ class TorchBody(Body):
     @property
     def memory_order(self) -> torch.memory_format:
         """Channels last if the module accepts it and gives the same output, else contiguous. Convolutions are fastest in channels last."""
-        if self.found_order is None:
-            self.found_order = torch.channels_last if self._takes_channels_last() else torch.contiguous_format
+        if self.found_order is not None:
+            return self.found_order
+        self.found_order = torch.contiguous_format
+        if is_pictures(self.sample):
+            plain = cast(Tensor, self.sample)
+            device = next((tensor.device for tensor in self.state().values()), plain.device)
+            try:
+                with torch.no_grad(), self.at_rest(), redirect_stderr(io.StringIO()):  # torch.fx modules print their errors
+                    own, other = (as_tensor(call_module(self.module, plain.to(device, memory_format=order))) for order in _ORDERS)
+            except Exception:  # a forward may raise anything where a view is impossible
+                return self.found_order
+            if own is not None and other is not None and torch.allclose(own, other, rtol=1e-3, atol=1e-4, equal_nan=True):
+                self.found_order = torch.channels_last
         return self.found_order
 
     def training_order(self, device: torch.device) -> torch.memory_format:
@@ -126,18 +138,6 @@ class TorchBody(Body):
             works = not any(set(layer.kernel_size) == {1} and set(layer.stride) != {1} for layer in layers)
             self.trains_in_order = pays and works
         return self.memory_order if self.trains_in_order else torch.contiguous_format
-
-    def _takes_channels_last(self) -> bool:
-        if not is_pictures(self.sample):
-            return False
-        plain = cast(Tensor, self.sample)
-        device = next((tensor.device for tensor in self.state().values()), plain.device)
-        try:
-            with torch.no_grad(), self.at_rest(), redirect_stderr(io.StringIO()):  # torch.fx modules print their errors
-                own, other = (as_tensor(call_module(self.module, plain.to(device, memory_format=order))) for order in _ORDERS)
-        except Exception:  # a forward may raise anything where a view is impossible
-            return False
-        return own is not None and other is not None and torch.allclose(own, other, rtol=1e-3, atol=1e-4, equal_nan=True)
 
     def modules(self) -> dict[str, Module]:
         """Return every module by name, containers too."""
@@ -218,17 +218,6 @@ class TorchBody(Body):
             places = cast(torch.nn.Conv2d, head).kernel_size
             return cast(Tensor, head(features.reshape(len(features), -1, *places))).flatten(1)
 
-    def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers or single parameters, plus those that are held. All others become trainable."""
-        self.frozen = frozenset(layers) | self.held
-        own = [(layer, name, one) for layer, parameters in self.layer_parameters().items() for name, one in parameters.items()]
-        for layer, name, parameter in own:
-            parameter.requires_grad_(layer not in self.frozen and name not in self.frozen)
-        for layer, name, parameter in own:  # second pass: a parameter shared by a frozen and a trainable layer stays frozen
-            if layer in self.frozen or name in self.frozen:
-                parameter.requires_grad_(False)
-        self.blocks = tuple(replace(block, frozen=all(layer in self.frozen for layer in block.layers)) for block in self.blocks)
-
     def counted(self) -> tuple[str, ...]:
         """Return the names of the modules without submodules, in the order of definition."""
         return tuple(name for name, module in self.modules().items() if not list(module.children()))
@@ -245,16 +234,6 @@ class TorchBody(Body):
         """Hold exactly these layers or single parameters. None holds those that the owner has frozen."""
         own = self.layer_parameters()
         super().hold_(None if layers is None else [name for layer in layers for name in own.get(layer, (layer,))])
-
-    def rename_(self, now: Mapping[str, str]) -> None:
-        """Update the recorded parameter names after layers were renamed; `now` maps old to new layer names."""
-
-        def renamed(names: Collection[str]) -> frozenset[str]:
-            parts = [name.rpartition(".") for name in names]
-            return frozenset(f"{now.get(layer, layer)}{dot}{own}" for layer, dot, own in parts)
-
-        self.given, self.planned = renamed(self.given), None if self.planned is None else renamed(self.planned)
-        self.untrained = frozenset(now.get(name, name) for name in self.untrained)
 
     def mode_(self, training: bool) -> None:
         """Switch the trainable part to training or inference mode. A container is frozen when all its layers are.
@@ -278,14 +257,18 @@ class TorchBody(Body):
         """Return all parameters and buffers by name, sharing storage with the network."""
         return dict(self.module.state_dict(keep_vars=False))
 
-    def former_name(self, name: str) -> str:
-        """Return the name that format-1 folders use for the parameter or buffer `name`."""
-        return former_name(self.module, name)
+    def former_names(self) -> dict[str, str]:
+        """Return the name in folders of format 1 of each layer, parameter and buffer, by its present one; empty without edits."""
+        return former_names(self.module)
 
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
         """Return each layer's own parameters."""
-        modules = self.modules()
-        return {layer.name: _parameters_of(layer, modules[layer.name]) for layer in self.layers}
+        found, modules = dict[str, dict[str, Parameter]](), self.modules()
+        for layer in self.layers:
+            module, prefix = modules[layer.name], f"{layer.name}." if layer.name else ""
+            wrapped = "parametrizations" in dict(module.named_children())
+            found[layer.name] = {prefix + name: parameter for name, parameter in module.named_parameters(recurse=wrapped)}
+        return found
 
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
         """Return a digest of what the layers, and the modules around and in them, compute: classes, attributes, hooks and code."""
@@ -409,9 +392,3 @@ def _sum_of(found: FoundHead, outputs: Mapping[str, Tensor]) -> Tensor:
     """Return the logits of a head as the weighted sum of its layers' outputs."""
     parts = [outputs[name] if share == 1 else share * outputs[name] for name, share in found.shares or ((found.layer, 1.0),)]
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
-
-
-def _parameters_of(layer: Layer, module: Module) -> dict[str, Parameter]:
-    prefix = f"{layer.name}." if layer.name else ""
-    wrapped = "parametrizations" in dict(module.named_children())
-    return {prefix + name: parameter for name, parameter in module.named_parameters(recurse=wrapped)}

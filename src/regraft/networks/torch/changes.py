@@ -19,7 +19,8 @@ from torch.nn import Identity, Linear, Module, Parameter, Sigmoid, Softmax
 from ...errors import NetworkError
 from ...files.formats import reason_of
 from ..account import Account
-from ..edits import Biased, Codes, Cut, Edit, Folded, Stack, Taps
+from ..editing.taps import read_points, width_hint
+from ..edits import Stack
 from ..family import edit_table
 from ..parts.head import FoundHead, Head
 from ..parts.layers import Block
@@ -30,10 +31,9 @@ from ..tracing import as_tensor, capture, flat_tensors
 from . import adjusting
 from .body import TorchBody
 from .conditioned import CodedNetwork
-from .graft import find_graft, module_at, present_name, set_submodule_, within
+from .graft import find_graft, module_at, set_submodule_, within
 from .plain import copied
 from .rows import last_axis, like, parted_rows, put_
-from .taps import read_points, width_hint
 from .wrappers import (
     AttachedHead,
     BranchedNetwork,
@@ -47,7 +47,7 @@ from .wrappers import (
     with_class_counts,
 )
 
-__all__ = ["EDITS", "with_present_names"]
+__all__ = ["EDITS"]
 
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
@@ -107,19 +107,14 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
     twin.recount_(layers)
     twin.heads[head.task] = replace(head, layer=layers[0])
     if twin.found[head.task].others and len(head.in_layer().weight) != len(old.in_layer().weight):
-        _check_runs(twin, layers[0])
+        try:
+            twin.traced()
+        except Exception as error:  # a forward may raise anything; other parts of the network read the logits
+            raise NetworkError(
+                f"The head {layers[0]!r} cannot have {len(twin.head.in_layer().weight)} rows: other parts of the network read what it "
+                f"gives and fail ({reason_of(error)}). Give a module that ends with {layers[0]!r}, without these parts."
+            ) from error
     return twin
-
-
-def _check_runs(body: TorchBody, layer: str) -> None:
-    """Raise if other parts of the network read the logits of its head, `layer`, and fail with the new number of classes."""
-    try:
-        body.traced()
-    except Exception as error:  # a forward may raise anything
-        raise NetworkError(
-            f"The head {layer!r} cannot have {len(body.head.in_layer().weight)} rows: other parts of the network read what it gives and "
-            f"fail ({reason_of(error)}). Give a module that ends with {layer!r}, without these parts."
-        ) from error
 
 
 def _parted(body: TorchBody, head: Head) -> dict[str, Head]:
@@ -291,28 +286,6 @@ def _with_channels(twin: TorchBody, count: int) -> TorchBody:
     rule = f"summed over its {old} channels" if count == 1 else f"its {old} channels repeated in turn, scaled by {old}/{count}"
     twin.account = Account({"reshaped": [f"{name}.weight"]}, notes=(f"'{name}' reads {count} channels: {rule}",))
     return twin.anew(sample=sample_of((count, *twin.sample.shape[2:])).to(twin.sample.device))
-
-
-# ── format-1 folders ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def with_present_names(edit: Edit, module: Module) -> Edit:
-    """Return an edit from a format-1 folder with the names of today; `module` is the network before the edit."""
-    now = partial(present_name, module)
-    match edit:
-        case Cut():
-            return replace(edit, block=now(edit.block))
-        case Taps():
-            return replace(edit, points=tuple(Tap(now(tap.block), tap.pools) for tap in edit.points))
-        case Biased():
-            return replace(edit, layers=tuple(map(now, edit.layers)))
-        case Codes():
-            return replace(edit, coding=replace(edit.coding, points=tuple(map(now, edit.coding.points))))
-        case Folded():
-            coded = find_graft(module, CodedNetwork)
-            inner = module if coded is None else coded.network
-            return replace(edit, biased=tuple(present_name(inner, name) for name in edit.biased))
-    return edit
 
 
 EDITS = edit_table(

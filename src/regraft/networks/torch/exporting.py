@@ -63,11 +63,23 @@ class LogitsAndFeatures(WholeNetwork):
 
 
 def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
-    """Return a network as ONNX with a free batch axis, verified against PyTorch at two batch sizes."""
+    """Return a network as ONNX with a free batch axis, verified against PyTorch at two batch sizes, and its name of the table of codes.
+
+    Opening a folder fills that table from its code files.
+    """
     check_size(body.state(), purpose="A file that opens without the class")
-    whole = LogitsAndFeatures(body).eval()
-    model = _translated(whole, sample_tensors(body.sample))
-    told = _codes_of(whole, body, model=model)
+    whole, sample, told = LogitsAndFeatures(body).eval(), sample_tensors(body.sample), dict[str, str]()
+    with torch.no_grad():
+        count = len(whole(*sample))
+    inputs, outputs = [input_name(index) for index in range(len(sample))], [*map(logits_name, range(count - 1)), FEATURES]
+    axes = [{0: torch.export.Dim("batch", min=1)}] * len(sample)
+    model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
+    if body.coding is not None:
+        table = body.code_table()
+        told["codes"] = name = next(name for name, parameter in whole.named_parameters() if parameter is table)
+        held = next((tensor for tensor in model.graph.initializer if tensor.name == name), None)
+        if held is None or tuple(held.dims) != tuple(table.shape):
+            raise NetworkError(f"the exporter changed the table of codes {name!r}, which has to stay as it is")
     check_onnx_(model, what="the ONNX form")
     content: bytes = model.SerializeToString()
     program = OnnxProgram(content, input_names(body.sample))
@@ -95,27 +107,6 @@ def write_program(body: TorchBody, folder: Path, *, own: str) -> dict[str, str]:
         return {"no_program": reason}
     write_bytes(folder / PROGRAM_FILE, content)
     return told
-
-
-def _translated(whole: LogitsAndFeatures, sample: tuple[Tensor, ...]) -> Any:
-    """Return the `onnx.ModelProto` of PyTorch's exporter, with our input and output names."""
-    with torch.no_grad():
-        count = len(whole(*sample))
-    inputs, outputs = [input_name(index) for index in range(len(sample))], [*map(logits_name, range(count - 1)), FEATURES]
-    axes = [{0: torch.export.Dim("batch", min=1)}] * len(sample)
-    return onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
-
-
-def _codes_of(whole: LogitsAndFeatures, body: TorchBody, *, model: Any) -> dict[str, str]:
-    """Return the model's name for the table of codes. Opening a folder fills that table from its code files."""
-    if body.coding is None:
-        return {}
-    table = body.code_table()
-    name = next(name for name, parameter in whole.named_parameters() if parameter is table)
-    held = next((tensor for tensor in model.graph.initializer if tensor.name == name), None)
-    if held is None or tuple(held.dims) != tuple(table.shape):
-        raise NetworkError(f"the exporter changed the table of codes {name!r}, which has to stay as it is")
-    return {"codes": name}
 
 
 class _Named(Module):

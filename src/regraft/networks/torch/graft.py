@@ -7,16 +7,12 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from torch.nn import Module
 
-from ..parts.structure import below
-
 __all__ = [
     "Graft",
     "find_graft",
     "for_exporter_",
-    "former_name",
     "grafts",
     "module_at",
-    "present_name",
     "set_submodule_",
     "within",
     "without",
@@ -171,41 +167,6 @@ def without(module: Module, edit: Graft, *, by: Module | None = None) -> Module:
     outer = next(graft for graft in grafts(module) if graft.network is edit)
     outer.network = edit.network if by is None else by
     return module
-
-
-def former_name(module: Module, name: str) -> str:
-    """Return the name that format-1 folders use for the layer or parameter `name` of an edited `module`."""
-    start = ""
-    while isinstance(module, Graft):
-        first, dot, rest = name.partition(".")
-        attribute = module.parts().get(first)
-        if attribute is not None:
-            inside = f"{attribute}{dot}{rest}"
-            return start + module.former_parts.get(inside, inside)
-        name = _moved(name, module.former_layers)
-        start, module = f"{start}{module.former}.", module.network
-    return f"{start}{name}".rstrip(".")
-
-
-def present_name(module: Module, name: str) -> str:
-    """Return the current name of the layer, block or parameter that format-1 folders call `name`; `module` has the same edits."""
-    moved = dict[str, str]()
-    while isinstance(module, Graft):
-        if not name or not below(name, module.former):
-            known = {former: present for present, former in module.former_parts.items()}
-            attribute, dot, rest = known.get(name, name).partition(".")
-            names = {own: visible for visible, own in module.parts().items()}
-            return f"{names.get(attribute, attribute)}{dot}{rest}"
-        name = name.removeprefix(module.former).removeprefix(".")
-        moved |= {former: present for present, former in module.former_layers.items()}
-        module = module.network
-    return _moved(name, moved)
-
-
-def _moved(name: str, known: Mapping[str, str]) -> str:
-    """Return a name with its known prefix replaced."""
-    old = next((old for old in known if below(name, old)), None)
-    return name if old is None else f"{known[old]}.{name.removeprefix(old).removeprefix('.')}".strip(".")
 
 
 def within(module: Module) -> list[str]:

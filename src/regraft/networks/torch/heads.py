@@ -12,9 +12,10 @@ from torch.nn import LayerNorm, Linear, Module
 from torch.nn.modules.batchnorm import _NormBase
 
 from ...errors import NetworkError, near_names
+from ..editing.sums import summed_layers
 from ..parts.head import FoundHead
 from ..tracing import Trace, as_tensor, flat_tensors, head_reading, named_logits
-from .rows import is_rowwise, is_wide, row_weight, summed_layers
+from .rows import is_rowwise, is_wide, row_weight
 
 __all__ = ["find_head"]
 
@@ -34,7 +35,9 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
         raise NetworkError(
             f"The network returned no tensor, but {type(seen.result).__name__}; expected scores of shape (N, C) or an output with 'logits'."
         )
-    candidates = _candidates(modules, seen, results=_results(seen.result, main))
+    further = [] if named_logits(seen.result) is not None else flat_tensors(seen.result)  # they may be logits too
+    results = [main, *(tensor for tensor in further if tensor is not main and tensor.ndim == 2)]
+    candidates = _candidates(modules, seen, results=results)
     summed = None if candidates else _summed(modules, seen, result=main, run=run)
     if summed is not None and wanted in (None, *summed.layers):
         return summed
@@ -49,13 +52,6 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
     if found is not None and result is not main:
         return replace(found, whole=False)
     return found
-
-
-def _results(result: Any, main: Tensor) -> list[Tensor]:
-    """Return the tensors that may be logits: the first one, plus further matrices unless the result names its logits."""
-    if named_logits(result) is not None:
-        return [main]
-    return [main, *(tensor for tensor in flat_tensors(result) if tensor is not main and tensor.ndim == 2)]
 
 
 def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Tensor]) -> dict[str, tuple[FoundHead, Tensor]]:

@@ -74,7 +74,15 @@ def made_plain(module: M) -> tuple[M, tuple[str, ...]]:
             part.use_nested_tensor = False
             part.layers[-1].register_forward_hook(_ZeroPadding(), with_kwargs=True)
         for hook in [hook for hook in part._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]:
-            _parametrise_(part, hook)
+            given = [cast(Tensor, getattr(part, f"{hook.name}_{end}")) for end in ("g", "v")]
+            values = [one.detach().clone() for one in given]
+            remove_weight_norm(part, hook.name)
+            parametrizations.weight_norm(part, hook.name, hook.dim)
+            held = part.get_submodule(f"parametrizations.{hook.name}")
+            for at, (one, value) in enumerate(zip(given, values, strict=True)):
+                own = cast(Tensor, getattr(held, f"original{at}"))
+                own.data.copy_(value)
+                own.requires_grad_(one.requires_grad)
             notes.append(f"the weight norm of {name!r} is in PyTorch's newer form")
     return module, tuple(notes)
 
@@ -134,17 +142,3 @@ def in_single_precision(module: Module, found: Callable[[bool], T]) -> tuple[T, 
         for name, one in module.state_dict(keep_vars=True).items():
             one.data = one.data.to(given.get(name, one.dtype))
         return found(False), ()
-
-
-def _parametrise_(part: Module, old: WeightNorm) -> None:
-    """Replace old weight norm with the parametrised form. The values are bit-identical."""
-    given = [cast(Tensor, getattr(part, f"{old.name}_{end}")) for end in ("g", "v")]
-    length, direction = (one.detach().clone() for one in given)
-    remove_weight_norm(part, old.name)
-    parametrizations.weight_norm(part, old.name, old.dim)
-    held = part.get_submodule(f"parametrizations.{old.name}")
-    with torch.no_grad():
-        cast(Tensor, held.original0).copy_(length)
-        cast(Tensor, held.original1).copy_(direction)
-    for name, one in zip(("original0", "original1"), given, strict=True):
-        cast(Tensor, getattr(held, name)).requires_grad_(one.requires_grad)

@@ -106,7 +106,10 @@ class TorchProgram(Module):
         if not isinstance(self.sample, (Tensor, dict)):
             raise NetworkError(f"{str(path)!r} takes {len(tensors)} tensors without names; expected one, or tensors by name.")
         with torch.no_grad():
-            self.probabilities = _are_probabilities(self._result(self.sample))
+            result = self._result(self.sample)
+        sums = result.double().sum(1)
+        positive = result.shape[1] > 1 and not bool((result < 0).any())
+        self.probabilities = positive and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)  # rows of a softmax
 
     def _result(self, inputs: Any) -> Tensor:
         program = self.__dict__["program"]
@@ -123,11 +126,3 @@ class TorchProgram(Module):
         except (RuntimeError, AssertionError) as error:  # the program's guards: the shape differs from the exported one
             raise NetworkError(f"The program cannot be run on this batch: {reason_of(error)}.") from error
         return {logits_name(0): result.clamp_min(torch.finfo(result.dtype).tiny).log() if self.probabilities else result}
-
-
-def _are_probabilities(result: Tensor) -> bool:
-    """Tell whether the rows of a result (N, C) are softmax outputs."""
-    if result.shape[1] < 2 or bool((result < 0).any()):
-        return False
-    sums = result.double().sum(1)
-    return bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-4))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -81,10 +81,6 @@ def _is_turned(module: Module) -> bool:
     return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
 
 
-def _is_linear(module: Module) -> bool:
-    return isinstance(module, _LINEAR) or _is_turned(module)
-
-
 @dataclass
 class _Call:
     """One call of a module: its input and output, with version counters that reveal later in-place changes."""
@@ -98,23 +94,19 @@ class _Call:
     after: Tensor | None = None
 
 
-@dataclass
-class _Run:
-    calls: list[_Call] = field(default_factory=list)
-
-    def of(self, name: str) -> list[_Call]:
-        return [call for call in self.calls if call.name == name]
+def _of(name: str, calls: Sequence[_Call]) -> list[_Call]:
+    return [call for call in calls if call.name == name]
 
 
-def _recorded(modules: Mapping[str, Module], names: Collection[str], *, copied: Collection[str], run: Callable[[], Any]) -> _Run:
+def _recorded(modules: Mapping[str, Module], names: Collection[str], *, copied: Collection[str], run: Callable[[], Any]) -> list[_Call]:
     """Return the calls of the modules `names`, in the order in which they start; those of modules in `copied` keep copies of tensors."""
-    seen, open_calls = _Run(), list[_Call]()
+    seen, open_calls = list[_Call](), list[_Call]()
 
     def begin(name: str) -> Callable[..., None]:
         def hook(_module: Module, args: tuple[Any, ...]) -> None:
             given = args[0] if args and isinstance(args[0], Tensor) else torch.empty(0)
             call = _Call(name, given, given._version, given.clone() if name in copied else None)
-            seen.calls.append(call)
+            seen.append(call)
             open_calls.append(call)
 
         return hook
@@ -154,11 +146,11 @@ def find_sites(
     linear = [name for name, module in modules.items() if name not in without and name not in shared and _folds(module)]
     names = list(dict.fromkeys([*linear, *norms, *(part for part in parts if part in modules), *([until] if until else [])]))
     two, three, same = (_recorded(modules, names, copied={*own, *parts}, run=run) for run in runs)
-    end = next((index for index, call in enumerate(two.calls) if call.name == until), len(two.calls))
+    end = next((index for index, call in enumerate(two) if call.name == until), len(two))
     found = []
-    for name in dict.fromkeys(call.name for call in two.calls[:end] if call.name in set(linear)):
+    for name in dict.fromkeys(call.name for call in two[:end] if call.name in set(linear)):
         site = _site_behind(name, modules, seen=two, norms=[norm for norm in norms if norm not in shared])
-        factor = _factor(site, two, three=three, same=same) if _works(name, modules, calls=two.of(name)) else 0
+        factor = _factor(site, two, three, same) if _works(name, modules, calls=_of(name, two)) else 0
         found += [Site(site.name, site.place, site.before, site.last, site.channels, factor)] if factor else []
     return found
 
@@ -172,7 +164,8 @@ def shared_weights(modules: Mapping[str, Module]) -> set[str]:
 def _folds(module: Module) -> bool:
     """Tell whether this is a linear layer or convolution with a floating-point parameter as weight."""
     weight = module._parameters.get("weight")
-    return _is_linear(module) and weight is not None and weight.is_floating_point() and not dict(module.named_children())
+    linear = isinstance(module, _LINEAR) or _is_turned(module)
+    return linear and weight is not None and weight.is_floating_point() and not dict(module.named_children())
 
 
 def _works(name: str, modules: Mapping[str, Module], *, calls: Sequence[_Call]) -> bool:
@@ -199,59 +192,58 @@ def _channels(module: Module) -> int:
     return weight.shape[1] if _is_turned(module) else weight.shape[0]
 
 
-def _site_behind(name: str, modules: Mapping[str, Module], *, seen: _Run, norms: Sequence[str]) -> Site:
+def _site_behind(name: str, modules: Mapping[str, Module], *, seen: Sequence[_Call], norms: Sequence[str]) -> Site:
     """Return the hook point behind a layer, or behind the BatchNorm that follows it at each of its calls."""
     module = modules[name]
     plain = Site(name, name, False, isinstance(module, torch.nn.Linear) or _is_turned(module), _channels(module))
-    calls = seen.of(name)
-    behind = {call.name for call in seen.calls for made in calls if call.given is made.made and call.version == made.made_version}
+    calls = _of(name, seen)
+
+    def reads(call: _Call) -> bool:
+        return any(call.given is made.made and call.version == made.made_version for made in calls)
+
+    behind = {call.name for call in seen if reads(call)}
     norm = next((norm for norm in norms if norm in behind), None)
-    if norm is None or len(seen.of(norm)) != len(calls) or not all(_reads(call, calls) for call in seen.of(norm)):
+    if norm is None or len(_of(norm, seen)) != len(calls) or not all(map(reads, _of(norm, seen))):
         return plain
     place = _place_of(norm, cast(_BatchNorm, modules[norm]), seen=seen)
     channels = cast(_BatchNorm, modules[norm]).num_features
     return plain if place is None else Site(norm, place[0], place[1], False, channels)
 
 
-def _reads(call: _Call, calls: Sequence[_Call]) -> bool:
-    return any(call.given is made.made and call.version == made.made_version for made in calls)
-
-
-def _place_of(name: str, norm: _BatchNorm, *, seen: _Run) -> tuple[str, bool] | None:
+def _place_of(name: str, norm: _BatchNorm, *, seen: Sequence[_Call]) -> tuple[str, bool] | None:
     """Return the module whose output (True: input) holds a BatchNorm's values: some BatchNorms call their activation themselves."""
     if type(norm).forward is _BatchNorm.forward:
         return name, False
-    call = seen.of(name)[0]
+    call = _of(name, seen)[0]
     if call.before is None or norm.running_mean is None or norm.running_var is None:
         return None
     values = torch.nn.functional.batch_norm(call.before, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     if call.after is not None and call.after.shape == values.shape and torch.allclose(call.after, values, rtol=1e-4, atol=1e-5):
         return name, False
-    first = seen.calls[seen.calls.index(call) + 1 :][:1]
+    first = seen[seen.index(call) + 1 :][:1]
     inside = bool(first) and first[0].name.startswith(f"{name}.") and first[0].before is not None
     if inside and torch.allclose(cast(Tensor, first[0].before), values, rtol=1e-4, atol=1e-5):
         return first[0].name, True
     return None
 
 
-def _values(site: Site, run: _Run) -> list[Tensor]:
-    calls = run.of(site.place)
-    return [call.given if site.before else call.made for call in calls if call.made is not None]
+def _factor(site: Site, *runs: Sequence[_Call]) -> int:
+    """Return the number of consecutive rows per example at a hook point; 0 if rows do not belong to single examples.
 
-
-def _factor(site: Site, two: _Run, *, three: _Run, same: _Run) -> int:
-    """Return the number of consecutive rows per example at a hook point; 0 if rows do not belong to single examples."""
-    rows = [[len(value) for value in _values(site, run) if value.ndim >= 2] for run in (two, three, same)]
+    The `runs` are of two examples, of three, and of one example twice.
+    """
+    calls = [[call for call in _of(site.place, run) if call.made is not None] for run in runs]
+    two, _, same = values = [[cast(Tensor, call.given if site.before else call.made) for call in run] for run in calls]
+    rows = [[len(value) for value in run if value.ndim >= 2] for run in values]
     if not rows[0] or rows[0] != rows[2] or len(set(rows[0])) > 1 or [size * 3 for size in rows[0]] != [size * 2 for size in rows[1]]:
         return 0
     factor, rest = divmod(rows[0][0], 2)
     axis = -1 if site.last else 1
-    if rest or any(value.shape[axis] != site.channels for value in _values(site, two)):
+    if rest or any(value.shape[axis] != site.channels for value in two):
         return 0
     if factor == 1:
         return 1
-    pairs = zip(_values(site, two), _values(site, same), strict=True)
-    alike = all(torch.allclose(one[:factor], other[:factor], rtol=1e-3, atol=1e-4) for one, other in pairs)
+    alike = all(torch.allclose(one[:factor], other[:factor], rtol=1e-3, atol=1e-4) for one, other in zip(two, same, strict=True))
     return factor if alike else 0
 
 

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ..parts.structure import uncalled
@@ -51,20 +50,20 @@ def _calls(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Calls:
     calls: _Calls = []
 
     def note(name: str) -> Callable[..., None]:
-        return lambda _module, args, kwargs: calls.append((name, _spoilt((args, kwargs))))
+        return lambda _module, args, kwargs: calls.append((name, _holds_nan((args, kwargs))))
 
     with ExitStack() as stack, torch.no_grad():
         for name, module in modules.items():
             stack.callback(module.register_forward_pre_hook(note(name), with_kwargs=True).remove)
         try:
-            calls.append((_END, _spoilt(run())))
+            calls.append((_END, _holds_nan(run())))
         except Exception:  # a forward may raise anything on NaN
             calls.append((_END, True))
     return calls
 
 
-def _spoilt(values: Any) -> bool:
-    return any(isinstance(one, Tensor) and bool(one.isnan().any()) for one in flat_tensors(values))
+def _holds_nan(values: Any) -> bool:
+    return any(bool(one.isnan().any()) for one in flat_tensors(values))
 
 
 def _first_difference(plain: _Calls, poisoned: _Calls) -> str | None:

@@ -13,6 +13,7 @@ from torch.nn import Linear, Module, ModuleDict
 from torch.utils._pytree import tree_map_only
 
 from ...errors import NetworkError
+from ..editing.taps import Point, Reached, ended_by, listening, read_input, run_reading
 from ..parts.head import ACTIVATIONS
 from ..parts.protocols import Inputs
 from ..parts.structure import below
@@ -20,7 +21,6 @@ from ..parts.taps import TapSlice
 from ..tracing import as_tensor, capture, pooled, read_by
 from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput
 from .graft import Graft, grafts, module_at
-from .taps import Point, Reached, ended_by, listening, read_input, run_reading
 
 __all__ = [
     "AttachedHead",

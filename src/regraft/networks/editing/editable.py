@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NetworkError, near_names
-from .edits import FORMS, TRAINING, Biased, Channels, Codes, Columns, Cut, Edit, Folded, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
-from .family import Body
-from .parts.coding import Coding
-from .parts.head import Head
-from .parts.points import Point
-from .parts.record import Record
-from .parts.taps import Tap, checked_points, refuse_read_input
-from .samples import sample_facts
-from .torch.programs import refuse_program
+from ...errors import NetworkError, near_names
+from ..edits import FORMS, TRAINING, Biased, Channels, Codes, Columns, Cut, Edit, Folded, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
+from ..family import Body
+from ..parts.coding import Coding
+from ..parts.head import Head
+from ..parts.points import Point
+from ..parts.record import Record
+from ..parts.taps import Tap, checked_points, refuse_read_input
+from ..samples import sample_facts
+from ..torch.programs import refuse_program
 
 __all__ = ["Editable"]
 

@@ -1,0 +1,1 @@
+"""Edits of networks, written once for every family."""
