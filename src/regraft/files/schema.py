@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..errors import InputError
 from .formats import FORMATS, opening
@@ -73,16 +73,23 @@ class Candidate(Plain):
 
 
 Model = TypeVar("Model", bound=Plain)
+T = TypeVar("T")
 
 
-def checked(content: Any, schema: type[Model], *, what: str, error: type[InputError]) -> Model:
-    """Return plain data as an instance of a schema."""
+@overload
+def checked(content: Any, schema: type[Model], *, what: str, error: type[InputError]) -> Model: ...
+@overload
+def checked(content: Any, schema: TypeAdapter[T], *, what: str, error: type[InputError]) -> T: ...
+def checked(content: Any, schema: Any, *, what: str, error: type[InputError]) -> Any:
+    """Return plain data as an instance of a schema, or of the dataclass of a type adapter."""
     try:
-        return schema.model_validate(content)
+        return schema.validate_json(json.dumps(content)) if isinstance(schema, TypeAdapter) else schema.model_validate(content)
     except ValidationError as problem:
         found = [_fault(part) for part in problem.errors(include_url=False)]
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise error(f"{what} does not have the expected form: {'; '.join(found[:5])}{more}.") from problem
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise error(f"{what} is no plain data: {printable(problem)}.") from problem
 
 
 def _fault(part: Any) -> str:

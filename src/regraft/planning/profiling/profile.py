@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from ...errors import DataError, near_names
 from ...files.formats import member, writable
-from ...files.schema import Plain, checked, read_json
+from ...files.schema import checked, read_json
 from ...files.text import notebook_html, printable
 from ...files.writing import write_json
 from ...report.plots import plot_profile
@@ -20,9 +20,14 @@ from ...report.profile import write_profile
 from ..plan import Plan, make_plan
 from .words import words_of
 
-__all__ = ["PROFILE_FILE", "Beside", "Depth", "Form", "Profile"]
+__all__ = ["PROFILE_FILE", "Beside", "Depth", "Profile"]
 
 PROFILE_FILE, PAGE_FILE = "profile.json", "profile.html"
+
+
+Count = Annotated[int, Field(ge=0, le=2**62)]
+Real = Annotated[float, Field(ge=-1e12, le=1e12)]
+Positive = Annotated[float, Field(ge=0.0, le=1e12)]
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,9 @@ class Depth:
     """
 
     block: str
-    value: float
-    error: float
-    numbers: int
+    value: Real
+    error: Positive
+    numbers: Count
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ class Beside:
     """Figure to compare with: name, value, standard error, and a remark."""
 
     name: str
-    value: float
-    error: float
+    value: Real
+    error: Positive
     words: str = ""
 
 
@@ -100,36 +105,46 @@ class Profile:
         ('classification', 60, ('cold', 'warm'))
     """
 
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
     network: str
-    kind: str
+    kind: Annotated[str, Field(pattern="^(classification|multi-label|regression)$")]
     metric: str
-    items: int
-    judged: int
+    items: Count
+    judged: Count
     classes: tuple[str, ...]
-    counts: Mapping[str, int]
-    groups: int
+    counts: Mapping[str, Count]
+    groups: Count
     held_out: str
-    chance: float
-    depths: tuple[Depth, ...]
+    chance: Real
+    depths: Annotated[tuple[Depth, ...], Field(min_length=1)]
     best: str
-    honest: tuple[float, float]
+    honest: tuple[Real, Positive]
     holds_to: str
-    beside: tuple[Beside, ...]
-    similarity: float | None
-    per_class: int
-    size: str
-    likeness: str
-    scenario: str
+    beside: Annotated[tuple[Beside, ...], Field(min_length=1)]
+    similarity: Real | None
+    per_class: Count
+    size: Annotated[str, Field(pattern="^(small|large)$")]
+    likeness: Annotated[str, Field(pattern="^(similar|different|unknown)$")]
+    scenario: Annotated[str, Field(min_length=1)]
     advice: str
     agrees: bool
     findings: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    curve: tuple[tuple[int, float, float], ...] = ()
-    more: int = 0
-    gain: tuple[float, float, float] | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    passed: int = 0
+    curve: tuple[tuple[Count, Real, Positive], ...] = ()
+    more: Count = 0
+    gain: tuple[Real, Real, Real] | None = None
+    seconds: Mapping[str, Positive] = field(default_factory=dict)
+    passed: Count = 0
+
+    def __post_init__(self) -> None:
+        names = [depth.block for depth in self.depths]
+        for name in (self.best, self.holds_to):
+            if name not in names:
+                raise ValueError(f"{name!r} is none of the depths {names[:6]}")
+        if self.curve and not any(point[0] for point in self.curve):
+            raise ValueError("a learning curve of no examples")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as plain data, for `from_dict`.
@@ -164,15 +179,7 @@ class Profile:
         if unknown or missing:
             said = f"lacks {', '.join(missing[:6])}" if missing else f"has no place for {unknown[0]!r}{near_names(unknown[0], known)}"
             raise DataError(f"The profile {said}. Expected what profile.to_dict() gives; measure it again with regraft.profile.")
-        checked(plain, Form, what="The profile", error=DataError)
-        try:
-            own: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-            own["depths"] = tuple(Depth(**part) for part in own["depths"])
-            own["beside"] = tuple(Beside(**part) for part in own["beside"])
-            own["curve"] = tuple(tuple(point) for point in own["curve"])
-        except TypeError as error:
-            raise DataError(f"The profile's depths, beside or curve are not as profile.to_dict() gives them: {error}.") from error
-        return cls(**own)
+        return checked(plain, _FORM, what="The profile", error=DataError)
 
     @classmethod
     def load(cls, folder: str | Path) -> Profile:
@@ -313,69 +320,4 @@ class Profile:
         return f"{error:.3f}" if self.kind == "regression" else f"{100 * error:.1f}"
 
 
-Count = Annotated[int, Field(ge=0, le=2**62)]
-Real = Annotated[float, Field(ge=-1e12, le=1e12)]
-Error = Annotated[float, Field(ge=0.0, le=1e12)]
-Seconds = Annotated[float, Field(ge=0.0, le=1e12)]
-Pair = Annotated[tuple[Real, Error], Field(strict=False)]  # lists in JSON
-Point = Annotated[tuple[Count, Real, Error], Field(strict=False)]
-Gain = Annotated[tuple[Real, Real, Real], Field(strict=False)]
-
-
-class _Depth(Plain):
-    block: str
-    value: Real
-    error: Error
-    numbers: Count
-
-
-class _Beside(Plain):
-    name: str
-    value: Real
-    error: Error
-    words: str = ""
-
-
-class Form(Plain):
-    """Schema of the plain data of `Profile.to_dict`."""
-
-    network: str
-    kind: Literal["classification", "multi-label", "regression"]
-    metric: str
-    items: Count
-    judged: Count
-    classes: list[str]
-    counts: dict[str, Count]
-    groups: Count
-    held_out: str
-    chance: Real
-    depths: Annotated[list[_Depth], Field(min_length=1)]
-    best: str
-    honest: Pair
-    holds_to: str
-    beside: Annotated[list[_Beside], Field(min_length=1)]
-    similarity: Real | None
-    per_class: Count
-    size: Literal["small", "large"]
-    likeness: Literal["similar", "different", "unknown"]
-    scenario: Annotated[str, Field(min_length=1)]
-    advice: str
-    agrees: bool
-    findings: list[str]
-    warnings: list[str]
-    notes: list[str]
-    curve: list[Point]
-    more: Count
-    gain: Gain | None
-    seconds: dict[str, Seconds]
-    passed: Count
-
-    @model_validator(mode="after")
-    def _is_one(self) -> Self:
-        names = [depth.block for depth in self.depths]
-        for name in (self.best, self.holds_to):
-            if name not in names:
-                raise ValueError(f"{name!r} is none of the depths {names[:6]}")
-        if self.curve and not any(point[0] for point in self.curve):
-            raise ValueError("a learning curve of no examples")
-        return self
+_FORM = TypeAdapter(Profile)
