@@ -353,7 +353,10 @@ def shown(rows: Mapping[str, Mapping[str, dict[str, Any]]]) -> str:
 
 
 def regret(rows: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[str]:
-    """Return the table of `auto` beside everything else of the same draws, and what it costs in terms of regraft's other strategies."""
+    """Return the table of `auto` beside everything else of the same draws, and what it costs in terms of regraft's other strategies.
+
+    The cost is taken on the draws on which all of them ran; a star marks pairs without such a draw, where it is taken on all.
+    """
     lines = ["| pair | draws | auto | the best of all others | regret | cost |", "| --- " * 6 + "|"]
     regrets, costs = [], []
     for pair, draws in rows.items():
@@ -365,9 +368,10 @@ def regret(rows: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[str]:
             continue
         best, mine, other, _ = found
         regrets.append((other - mine).mean())
-        rest = sum(one[name]["seconds"] for one in entries for name in OURS if name != "auto" and name in one)
-        costs.append(sum(one["auto"]["seconds"] for one in entries) / max(rest, 1e-9))
-        figures = (f"{100 * mine.mean():.1f}", f"{100 * other.mean():.1f} ({best})", interval(other - mine), f"{costs[-1]:.0%}")
+        whole = [one for one in entries if all(name in one for name in OURS)]
+        rest = sum(one[name]["seconds"] for one in whole or entries for name in OURS if name != "auto" and name in one)
+        costs.append(sum(one["auto"]["seconds"] for one in whole or entries) / max(rest, 1e-9))
+        figures = (f"{100 * mine.mean():.1f}", f"{100 * other.mean():.1f} ({best})", interval(other - mine), f"{costs[-1]:.0%}{'' if whole else '*'}")
         lines.append(f"| {pair} | {len(mine)} | " + " | ".join(figures) + " |")
     if regrets:
         lines.append(

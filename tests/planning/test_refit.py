@@ -11,6 +11,10 @@ from tests.reliability import cases
 
 import regraft
 from regraft.errors import SettingError
+from regraft.networks.keras.library import keras
+from regraft.planning import setup
+from regraft.planning.tuning.tuned import usual_rate
+from regraft.training import Settings
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "cache": "memory"}
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -26,8 +30,16 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("family", cases.FAMILIES)
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        pytest.param(
+            name, family, marks=pytest.mark.slow if family == "keras" and name in ("from the probe", "bias", "lora", "scratch") else ()
+        )
+        for name in STRATEGIES
+        for family in cases.FAMILIES
+    ],
+)
 def test_all_examples_are_learned_from_once_the_network_has_been_judged(name: str, family: str) -> None:
     given = {"strategy": name, **QUICK, **STRATEGIES[name]}
     net, data = cases.network(family), cases.data(family)
@@ -79,3 +91,38 @@ def test_a_network_from_scratch_beside_it_is_judged_as_the_one_before() -> None:
     given: dict[str, Any] = {"strategy": "full", "baselines": True, **QUICK}
     plain, everything = (regraft.adapt(cases.network("torch"), cases.data("torch"), **given, refit=refit) for refit in ("auto", "all"))
     assert everything.baselines == plain.baselines and "scratch" in plain.baselines
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize(
+    ("validation", "refit", "most", "expected"),
+    [
+        (0.15, "auto", 5_000, {"fold 1", "fold 2", "fold 3", "refit"}),
+        (0.15, False, 5_000, set()),
+        (0.65, "auto", 5_000, {"refit"}),
+        (0.65, "auto", 10, set()),
+        (0.65, True, 10, {"refit"}),
+    ],
+)
+def test_few_examples_choose_by_folds_and_are_then_learned_from_together(
+    family: str, validation: float, refit: Any, most: int, expected: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "MOST_REFITTED", most)
+    given = {"validation": validation, "refit": refit, "epochs": 6, "batch_size": 8, "cache": "memory", "learning_rate": 1e-2}
+    result = regraft.adapt(cases.network(family), cases.data(family), strategy="full", start="zeros", **given)
+    assert result.facts["kept_start"] is None
+    assert {entry["phase"] for entry in result.history} - {"search", "train"} == expected
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize("attends", [True, False])
+def test_rates_are_compared_around_those_usual_for_the_kind_of_network(attends: bool, family: str) -> None:
+    if family == "torch":
+        layer = torch.nn.TransformerEncoderLayer(8, 2, 8) if attends else torch.nn.Linear(8, 8)
+        net = regraft.load(torch.nn.Sequential(layer, torch.nn.Flatten(), torch.nn.Linear(32, 2)), inputs=(4, 8))
+    else:
+        entry = keras.Input((4, 8))
+        inner = keras.layers.MultiHeadAttention(2, 4)(entry, entry) if attends else keras.layers.Dense(8)(entry)
+        net = regraft.load(keras.Model(entry, keras.layers.Dense(2)(keras.layers.Flatten()(inner))))
+    rates = [usual_rate(net, Settings()), usual_rate(net, Settings(), drawn=True), usual_rate(net, Settings(optimizer="sgd"))]
+    assert rates == pytest.approx([1e-4, 3e-4, 1e-3] if attends else [1e-3, 1e-3, 1e-2])
