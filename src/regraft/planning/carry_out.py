@@ -130,7 +130,7 @@ def _carried_out(  # over the limit: as `carry_out`
     digests = {setup.checkpoints.digest} if setup.checkpoints else set()
     if plan.settings.baselines and plan.strategy != "scratch":
         with log.clock.during("baselines"):
-            scratch, digest = _from_scratch(net, setup)
+            scratch, digest = _from_scratch(net, setup, notes=log.notes)
         others["scratch"] = compared_with(scratch, judged)
         digests.add(digest)
     network = last.network
@@ -197,10 +197,11 @@ def adapted(setup: Setup, log: Log) -> Outcome:
     return outcome
 
 
-def _from_scratch(net: Network, setup: Setup) -> tuple[Judged, str]:
+def _from_scratch(net: Network, setup: Setup, *, notes: list[str]) -> tuple[Judged, str]:
     """Train the same architecture from scratch on the same examples; return the evaluation of its first task and the digest of the run.
 
-    Learning rate, epochs and schedule are the defaults: those of the adaptation suit a network that is already trained.
+    Learning rate, epochs and schedule are the defaults: those of the adaptation suit a network that is already trained. What was chosen is
+    added to the `notes`.
     """
     own = (
         "epochs",
@@ -223,6 +224,7 @@ def _from_scratch(net: Network, setup: Setup) -> tuple[Judged, str]:
     if setup.checkpoints is not None:
         other = replace(other, checkpoints=replace(setup.checkpoints, digest=digest))
     outcome = adapted(other, log)
+    notes += [f"The baseline from scratch: {note}" for note in log.notes if "'scratch'" in note]
     return list(judged_parts(other, log, outcome=outcome).values())[-1][setup.items.data.name], digest
 
 
