@@ -61,6 +61,7 @@ _ELSEWHERE: dict[str, str] = {
     "budget": "max_time time_limit timeout time_budget",
     "out": "output_dir save_path save_dir checkpoint_dir default_root_dir logdir log_dir",
     "class_weight": "class_weights",
+    "task_weights": "loss_weights",
     "layer_decay": "layerwise_lr_decay llrd layer_lr_decay",
     "stay_near": "l2_sp",
     "trials": "n_trials n_iter max_trials num_trials",

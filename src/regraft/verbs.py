@@ -524,7 +524,7 @@ def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
     data: Any,
     name: str | Sequence[str] | None = None,
     *,
-    start: str = "mean",
+    start: Any = "mean",
     fit: str = "lbfgs",
     steps: int | None = None,
     step: float | None = None,
@@ -544,7 +544,7 @@ def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
         data: a `Dataset`, or anything that `read` reads. One example is enough.
         name: name for the condition of all examples. If the data have conditions: which of them to learn, one or several; None for all.
             Several conditions are fitted in one batch, each independently of the others.
-        start: initial code: "mean", "zero", or "nearest" (the known code with the lowest loss on the examples).
+        start: initial code: "mean", "zero", "nearest" (the known code with the lowest loss on the examples), or its numbers, (size,).
         fit: full-batch optimiser: "lbfgs", "adam", or "normalised", z <- z - step * g / (rms(g) + 1e-5).
         steps: maximum number of steps. None uses the default of the optimiser.
         step: step size. None uses the default of the optimiser.

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,10 +99,12 @@ def test_one_item_will_do_and_moves_little(family: str) -> None:
     assert np.array_equal(near, regraft.adapt_condition(net, one, "new", prior=1).codes["new"])
 
 
-@pytest.mark.parametrize("start", ["mean", "zero", "nearest"])
+@pytest.mark.parametrize("start", ["mean", "zero", "nearest", "numbers"])
 @pytest.mark.parametrize("fit", ["lbfgs", "adam", "normalised"])
 def test_every_start_and_fit_lowers_the_loss(start: str, fit: str) -> None:
-    known = regraft.adapt_condition(coded("torch"), items(), "new", start=start, fit=fit, prior=None)
+    net = coded("torch")
+    first: Any = np.full(net.coding.size, 0.1) if start == "numbers" else start
+    known = regraft.adapt_condition(net, items(), "new", start=first, fit=fit, prior=None)
     assert known.account.figures["loss_after"] < known.account.figures["loss_before"]
 
 
@@ -228,6 +231,7 @@ def test_items_and_settings() -> None:
     assert "8 examples" in str(regraft.adapt_condition(net, spoiled, "new", skip_bad=True).account)
     for wrong, words in (
         ({"start": "middle"}, "start='middle'"),
+        ({"start": np.zeros(99)}, r"start has the shape \(99,\); expected \d+ finite numbers"),
         ({"prior": -1}, "prior=-1"),
         ({"unsupervised": "yes"}, "unsupervised='yes'"),
     ):

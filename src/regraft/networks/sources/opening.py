@@ -212,8 +212,7 @@ def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
         return Source(_open_live(source, inputs, head=head))
     network = _open_known(known, inputs, head=head)
     network.origin = known.origin or network.origin
-    if known.classes is not None and network.heads and len(network.head.weight) == len(known.classes):
-        network.name_classes_(known.classes)
+    _named_(network, known.classes)
     network.account = Account(notes=(*known.notes, *network.account.notes))
     return Source(network, _at_size(known.preprocessing, network.input_shape))
 
@@ -249,15 +248,21 @@ def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, hea
     with building(repr(printable(source)), Limits.of_memory()):
         network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True, head=head)
     notes = list(opened.notes)
-    if opened.classes is not None and network.heads:
-        rows, count = len(network.head.weight), len(opened.classes)
-        if rows == count or (rows, count) == (1, 2):
-            network.name_classes_(opened.classes)
-        else:
-            notes.append(f"{count} class names come with it, and its head has {rows} rows: they stay without names")
+    if not _named_(network, opened.classes):
+        notes.append(f"{len(opened.classes or ())} class names come with it, and it has another number of outputs: they stay without names")
     _tell_heads_(network, opened.tasks)
     network.account = Account(notes=(*notes, *network.account.notes))
     return Source(network, opened.preprocessing)
+
+
+def _named_(network: Network, classes: Sequence[str] | None) -> bool:
+    """Name the classes of a network; return False if they do not fit its outputs."""
+    try:
+        if classes is not None:
+            network.name_classes_(classes)
+    except NetworkError:
+        return False
+    return True
 
 
 def _tell_heads_(network: Network, tasks: Mapping[str, Mapping[str, Any]]) -> None:

@@ -142,11 +142,15 @@ def _started(
 ) -> tuple[CodeLosses, np.ndarray]:
     """Return the losses to minimise, and the initial code of each condition, (V, M)."""
     count = len(members)
-    start = np.tile(np.zeros_like(table[0]) if fitting.start == "zero" else table[0], (count, 1)).astype(np.float64)
+    named = isinstance(fitting.start, str)
+    code = np.asarray(fitting.start, np.float64) if not named else np.zeros_like(table[0]) if fitting.start == "zero" else table[0]
+    if code.shape != table[0].shape or not np.isfinite(code).all():
+        raise SettingError(f"start has the shape {code.shape}; expected {len(table[0])} finite numbers, as a code of this network has.")
+    start = np.tile(code, (count, 1)).astype(np.float64)
     mean = np.tile(table[0], (count, 1)).astype(np.float64)
     aims = aims_of(held, data, how=fitting.unsupervised, codes=start, members=members)
     losses = CodeLosses(held, scaled(held, aims, codes=mean, members=members), members=members)
-    if fitting.start == "nearest":
+    if named and fitting.start == "nearest":
         found = [[part.mean() for part in losses.each(np.tile(code, (count, 1)).astype(np.float64), members)] for code in table]
         start = table[np.argmin(found, axis=0)].astype(np.float64)
     return losses, start

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Fitting:
     """Settings of the fit of codes.
 
     Attributes:
-        start: initial code: "mean", "zero", or "nearest" (the known code with the lowest loss on the examples).
+        start: initial code: "mean", "zero", "nearest" (the known code with the lowest loss on the examples), or its numbers, (M,).
         fit: "lbfgs", "adam" or "normalised".
         steps: maximum number of steps; None: the default of the method.
         step: step size; None: the default of the method.
@@ -41,7 +42,7 @@ class Fitting:
         seed: seed of the cross-validation folds.
     """
 
-    start: str = "mean"
+    start: Any = "mean"
     fit: str = "lbfgs"
     steps: int | None = None
     step: float | None = None
@@ -53,7 +54,8 @@ class Fitting:
         wanted = {"start": STARTS, "fit": FITS, "unsupervised": (None, *UNSUPERVISED)}
         for name, valid in wanted.items():
             value = getattr(self, name)
-            if value not in valid:
+            given = name == "start" and not isinstance(value, str)
+            if not given and value not in valid:
                 raise SettingError(f"{name}={value!r} is not known{near_names(str(value), map(str, valid))}")
         number = isinstance(self.prior, int | float) and not isinstance(self.prior, bool)
         if not (self.prior is None or self.prior == "auto" or (number and 0 <= float(self.prior) < math.inf)):
