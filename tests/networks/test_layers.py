@@ -146,6 +146,14 @@ def _masked_attention() -> Any:
     return keras.Model(entry, L.Dense(3)(L.GlobalAveragePooling1D(keepdims=True)(L.LayerNormalization()(L.Add()([value, two])))[:, 0]))
 
 
+def _products() -> Any:
+    entry = keras.Input(STEPS)
+    steps, row = L.Dense(5)(entry), L.Dense(5)(L.GlobalAveragePooling1D()(entry))
+    parts = [L.Dot(axes=2)([entry, entry]), L.Dot(axes=(1, 1), normalize=True)([entry, steps]), L.Dot(axes=(2, 1))([steps, row])]
+    parts += [L.Dot(axes=(1, 2))([row, steps]), L.Dot(axes=-1, normalize=True)([row, row])]
+    return keras.Model(entry, L.Dense(3)(L.Concatenate()([L.Flatten()(part) for part in parts])))
+
+
 def _moved() -> Any:
     entry = keras.Input(STEPS)
     value = ops.sigmoid(L.Conv2D(2, 3)(ops.expand_dims(ops.transpose(entry, (0, 2, 1)), -1)))
@@ -161,7 +169,7 @@ GRAPHS: dict[str, Callable[[], Any]] = {
     ),
     "mask that nothing reads": _masked(lambda: L.Conv1D(4, 3), lambda: L.GlobalMaxPooling1D()),
     "mask, attention": _masked_attention,
-    "moved": _moved,
+    **{"moved": _moved, "products": _products},
     **{"tokens": _tokens, "branches": _branches, "attention": _attention, "nested": _nested, "functions": _functions},
 }
 
@@ -557,6 +565,12 @@ def test_layers_that_were_frozen_stay_so_and_the_network_trains(tmp_path: Path) 
     before = made.module.eyes.weight.detach().clone()
     result = regraft.adapt(made, data, strategy="full", epochs=1, out=tmp_path / "run")
     assert torch.equal(result.network.module.eyes.weight, before)
+
+
+def test_a_backbone_without_a_head_has_the_same_features() -> None:
+    net = regraft.load(keras.Sequential([keras.Input((9, 8, 3)), L.Conv2D(4, 3), L.ReLU()]))
+    pictures = np.random.default_rng(0).normal(size=(3, 9, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(net.to("torch").features(np.moveaxis(pictures, -1, 1)), net.features(pictures), atol=1e-6)
 
 
 def test_pictures_keep_their_preprocessing() -> None:

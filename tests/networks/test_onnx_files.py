@@ -271,4 +271,20 @@ def test_what_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
         net.export(tmp_path / "net.onnx")
     with pytest.raises(NetworkError, match=r"ends in '\.pt2', '\.onnx' or '\.pmml'"):
         net.export(tmp_path / "net.h5")
+    middle = [layers.Embedding(20, 6, mask_zero=True), layers.LSTM(4, activation="relu", name="cells"), layers.Dense(3)]
+    net = regraft.load(keras.Sequential([keras.Input((7,), dtype="int32"), *middle]))
+    with pytest.raises(NetworkError, match=r"'cells' \(LSTM\) has another activation .*PyTorch here; .*Export it as \.keras") as caught:
+        net.export(tmp_path / "net.onnx")
+    assert str(caught.value).count("Export") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_networks_that_compute_in_16_bits_are_compared_as_such(tmp_path: Path) -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = keras.Sequential([keras.Input((6,)), layers.Dense(8, activation="relu"), layers.Dense(3)])
+    finally:
+        keras.config.set_dtype_policy("float32")
+    net = regraft.load(model, classes=ABC)
+    expected, path = net.logits(STEPS[:, 0]), net.export(tmp_path / "net.onnx")
+    assert np.allclose(run(path, input=STEPS[:, 0])["logits"], expected, atol=1e-2 * np.abs(expected).max())

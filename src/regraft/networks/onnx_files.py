@@ -20,7 +20,17 @@ from ..files.onnx_form import check_onnx_
 from ..files.writing import write_bytes
 from .folders import versions
 from .parts.head import Head
-from .parts.onnx_export import WholeNetwork, batches_of, check_size, input_names, onnx_model, prove, sample_tensors, why_not_exported
+from .parts.onnx_export import (
+    WholeNetwork,
+    batches_of,
+    check_size,
+    input_names,
+    is_coarse,
+    onnx_model,
+    prove,
+    sample_tensors,
+    why_not_exported,
+)
 from .parts.onnx_steps import as_picture, check_steps, put_steps_, sample_items
 from .parts.record import Record
 from .torch.programs import OnnxProgram, refuse_program
@@ -103,12 +113,12 @@ def _model(network: Record) -> Any:
             model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
             check_onnx_(model, what="the ONNX file")
             program = OnnxProgram(model.SerializeToString(), names, called=inputs)
-            difference = prove(plain, program, batches=batches_of(own.body, longer=lengths), outputs=outputs, state=own.state())
+            difference = prove(plain, program, batches=batches_of(own.body, longer=lengths), outputs=outputs, coarse=is_coarse(own))
             break
         except Exception as problem:  # exporters raise anything
             problems.append(problem)
     else:
-        reasons = dict.fromkeys(why_not_exported(problem).removesuffix(". Export the network as .onnx.") for problem in problems)
+        reasons = dict.fromkeys(why_not_exported(problem).partition(". Exp")[0] for problem in problems)  # not what to do instead
         raise NetworkError("; ".join(reasons)) from problems[-1]
     if any(free) and not any(lengths):
         warnings.warn(
@@ -119,6 +129,12 @@ def _model(network: Record) -> Any:
     _name_axes_(model, axes)
     _add_facts_(model, _metadata(own, difference))
     return model
+
+
+def _instead(network: Any) -> str:
+    """Return what to do with a network that cannot be written: what came as ONNX fails as a program of PyTorch for the same reason."""
+    own = f"Export it as {network.own_endings[0]}."
+    return own if network.origin.get("source") != "onnx" else "Save it: regraft predict runs the folder, and adapts it further."
 
 
 def _forms(network: Any) -> list[Callable[[], Record]]:

@@ -219,7 +219,7 @@ def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> Value:
         raise refusal(call.layer, "states that are given, returned or kept")
     usual = one.activation.__name__ == "tanh" and getattr(getattr(one, "recurrent_activation", None), "__name__", "sigmoid") == "sigmoid"
     if not usual or not getattr(one, "reset_after", True):
-        raise refusal(call.layer, "another activation than tanh and sigmoid, or reset_after=False")
+        raise refusal(call.layer, "another activation than tanh and sigmoid" if not usual else "reset_after=False")
     weights: dict[str, np.ndarray] = {}
     for part, end in zip(parts, ("", "_reverse"), strict=False):
         order = _GATES[kind]
@@ -274,6 +274,15 @@ def _dot_attention(reader: KerasReader, call: Call) -> Value:
     if call.layer.use_scale or call.layer.score_mode != "dot" or any(one not in (None, False) for one in call.named.values()):
         raise refusal(call.layer, f"use_scale={call.layer.use_scale}, score_mode={call.layer.score_mode!r}, or a mask")
     return reader.add(call.layer, "DotAttention", *map(reader.as_keras, call.values))
+
+
+def _dot(reader: KerasReader, call: Call) -> Value:
+    values, axes = [reader.as_keras(value) for value in call.values], call.layer.axes
+    ranks = [value.tensor.ndim for value in values]
+    if set(ranks) - {2, 3}:
+        raise refusal(call.layer, f"values of {ranks[0]} and {ranks[1]} axes, not 2 or 3")
+    axes = [axis % rank for axis, rank in zip([axes, axes] if isinstance(axes, int) else axes, ranks, strict=True)]
+    return reader.add(call.layer, "Dot", *values, axes=axes, normalize=bool(call.layer.normalize))
 
 
 def _pooling(reader: KerasReader, call: Call) -> Value:
@@ -536,6 +545,7 @@ ROWS: dict[str, Row] = {
     **dict.fromkeys((f"Conv{rank}DTranspose" for rank in (1, 2, 3)), _transposed),
     **{"BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "GroupNormalization": _group_norm},
     **{"Embedding": _embedding, "Bidirectional": _both_ways, "MultiHeadAttention": _attention, "Attention": _dot_attention},
+    "Dot": _dot,
     **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), _recurrent),
     **dict.fromkeys((f"{kind}Pooling{rank}D" for kind in ("Max", "Average") for rank in (1, 2, 3)), _pooling),
     **dict.fromkeys((f"Global{kind}Pooling{rank}D" for kind in ("Max", "Average") for rank in (1, 2, 3)), _global),

@@ -17,6 +17,7 @@ __all__ = [
     "Affine",
     "Attention",
     "Concatenate",
+    "Dot",
     "DotAttention",
     "Function",
     "Join",
@@ -344,6 +345,24 @@ class DotAttention(nn.Module):
         return functional.scaled_dot_product_attention(query, read[-1], read[0], scale=1.0)
 
 
+class Dot(nn.Module):
+    """Dot product of two values along an axis of each; with `normalize`, of values of unit length along it."""
+
+    def __init__(self, axes: Sequence[int], *, normalize: bool) -> None:
+        super().__init__()
+        self.axes, self.normalize = tuple(axes), normalize
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return the products (N, …), the other axes of the first value before those of the second."""
+        parts = []
+        for value, axis in zip(values, self.axes, strict=True):
+            length = value.square().sum(axis, keepdim=True).sqrt().clamp_min(1e-12) if self.normalize else None
+            moved = (value if length is None else value / length).transpose(axis, -1)
+            parts.append(moved.unsqueeze(1) if moved.ndim == 2 else moved)
+        made = torch.matmul(parts[0], parts[1].transpose(1, 2))
+        return made.flatten(1) if min(value.ndim for value in values) == 2 else made
+
+
 LAYERS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
@@ -386,7 +405,7 @@ LAYERS: dict[str, type[nn.Module]] = {
         *(nn.Softmax, nn.LogSoftmax, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign, nn.Hardsigmoid),
         *(nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.PReLU, nn.Tanhshrink),
         *(Lookup, Permute, Reshape, Select, Pad, Over, Join, Concatenate, Unequal, Affine, Repeat, Rectifier, Function, Recurrent),
-        *(Attention, DotAttention, MeanOfKept),
+        *(Attention, Dot, DotAttention, MeanOfKept),
     )
 }
 """Layer classes by name. A step's settings are the arguments of its class."""

@@ -88,7 +88,7 @@ class KerasReader:
         self._check(model)
         with torch.no_grad():
             outputs = self._run(model, [Value("input", self.sample, self.first)])
-            return [self.as_keras(value).name for value in outputs]
+            return [self.turned(value, first=self.first and value.tensor.ndim > 3).name for value in outputs]
 
     def _check(self, model: Any) -> None:
         found = [(layer, type(layer)) for layer in _operations(model)]
@@ -97,7 +97,7 @@ class KerasReader:
         if wrong:
             raise NetworkError(
                 f"These layers of Keras have no counterpart in PyTorch here: {', '.join(wrong[:8])}. Expected layers of the table in "
-                "docs/export.md. Export the network as .onnx, which takes all of them."
+                "docs/export.md. Export the network as .onnx, which takes more of them."
             )
 
     def _run(self, model: Any, inputs: Sequence[Value]) -> list[Value]:

@@ -45,7 +45,7 @@ class _OnnxPart(nn.Module):
     def forward(self, value: Tensor) -> Tensor:
         """Return the part's output for `value`."""
         if torch.compiler.is_exporting():
-            raise NetworkError(f"{self.entry!r} and what follows run in ONNX Runtime, which no exporter of PyTorch reads. Save the network")
+            raise NetworkError(f"{self.entry!r} and what follows run in ONNX Runtime, which no exporter of PyTorch reads")
         if torch.is_grad_enabled() and value.requires_grad:
             raise NetworkError(
                 f"This part of the network runs in ONNX Runtime, which gives no gradients; it received {list(value.shape)} that asks for "

@@ -19,7 +19,17 @@ from ..family import Body
 from .protocols import Inputs
 from .record import Record
 
-__all__ = ["WholeNetwork", "batches_of", "check_size", "input_names", "onnx_model", "prove", "sample_tensors", "why_not_exported"]
+__all__ = [
+    "WholeNetwork",
+    "batches_of",
+    "check_size",
+    "input_names",
+    "is_coarse",
+    "onnx_model",
+    "prove",
+    "sample_tensors",
+    "why_not_exported",
+]
 
 _OPSET = 20
 _LARGEST = 2**31 - 2**20
@@ -118,7 +128,15 @@ def why_not_exported(problem: BaseException) -> str:
     while problem.__cause__ is not None and not isinstance(problem, RegraftError):
         problem = problem.__cause__
     reason = reason_of(problem)
+    if "data-dependent" in reason:
+        return "the shapes that it computes depend on the values that it is given"
     return "its forward fixes the number of examples in a batch" if reason.startswith("Constraints violated") else reason
+
+
+def is_coarse(network: Body | Record) -> bool:
+    """Return whether a network holds weights of 16 bits, or computes in them as a Keras policy says."""
+    small = (tensor.element_size() < 4 for tensor in network.state().values() if tensor.is_floating_point())
+    return any(small) or any("16" in str(getattr(layer, "compute_dtype", "")) for layer in network.modules().values())
 
 
 def prove(
@@ -127,13 +145,13 @@ def prove(
     *,
     batches: Iterable[Sequence[Tensor]],
     outputs: Sequence[str],
-    state: Mapping[str, Tensor],
+    coarse: bool = False,
 ) -> float:
     """Check that an exported `program` (tensors -> tensors by name) matches the module on all batches.
 
-    Return the largest difference, relative to the largest value of its output. A difference above the tolerance raises `NetworkError`.
+    Return the largest difference, relative to the largest value of its output. A difference above the tolerance raises `NetworkError`;
+    `coarse` is that of numbers of 16 bits.
     """
-    coarse = any(tensor.is_floating_point() and tensor.element_size() < 4 for tensor in state.values())
     largest = 0.0
     for tensors in batches:
         with torch.no_grad():

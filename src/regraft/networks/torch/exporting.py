@@ -17,7 +17,17 @@ from torch.nn import Module
 from ...errors import NetworkError
 from ...files.onnx_form import check_onnx_
 from ...files.writing import write_bytes
-from ..parts.onnx_export import WholeNetwork, batches_of, check_size, input_names, onnx_model, prove, sample_tensors, why_not_exported
+from ..parts.onnx_export import (
+    WholeNetwork,
+    batches_of,
+    check_size,
+    input_names,
+    is_coarse,
+    onnx_model,
+    prove,
+    sample_tensors,
+    why_not_exported,
+)
 from ..parts.protocols import Inputs
 from ..tracing import capture
 from .body import TorchBody
@@ -83,7 +93,7 @@ def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
     check_onnx_(model, what="the ONNX form")
     content: bytes = model.SerializeToString()
     program = OnnxProgram(content, input_names(body.sample))
-    prove(whole, program, batches=batches_of(body), outputs=program.outputs, state=body.state())
+    prove(whole, program, batches=batches_of(body), outputs=program.outputs, coarse=is_coarse(body))
     return content, told
 
 
