@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from regraft.data import read
+from regraft.data.readers import csv_files
+from regraft.data.readers.csv_files import columns_of_csv
 from regraft.data.readers.table_files import columns_of_file, names_of_file
 from regraft.errors import DataError
 
@@ -144,6 +146,35 @@ def test_names_keep_their_characters_wherever_they_stand(csv, late):
     assert list(read(path, group="g").groups[-3:]) == [str(100 + (ROWS - 1) % 3), late, "1.1"]
     if late != "1.10":  # a column of floating-point numbers is no column of classes
         assert late in read(path, target="g", kind="array").classes
+
+
+PARTED = {
+    "whole, then fractions": ["1", "2", "3.5", "4", "5"],
+    "whole with holes": ["1", "", "3", "4", ""],
+    "empty first": ["", "", "", "a", "b"],
+    "numbers, then texts": ["1", "2", "3", "x", "5"],
+    "truth, then numbers": ["True", "False", "1", "0", "1"],
+    "truth with holes": ["True", "False", "", "True", ""],
+    "numbers of 17 digits beside a hole": ["12345678901234567", "2", "", "4", "5"],
+    "codes": ["7", "8", "9", "007", "5"],
+    "missing as a word": ["1.5", "2", "NA", "4", "5"],
+    "decimal commas": ["1", "2", "3,5", "4", "5"],
+    "texts": ["a", "b", "a", "", "a"],
+}
+
+
+@pytest.mark.parametrize("name", PARTED)
+def test_a_file_is_read_in_parts_as_in_one(name, tmp_path, monkeypatch):
+    pytest.importorskip("pandas")
+    lines = [f"{at}.25;{field};{'ab'[at % 2]}" for at, field in enumerate(PARTED[name])]
+    (tmp_path / "t.csv").write_text("\n".join(["x;y;label", *lines]))
+    whole, notes = columns_of_csv(tmp_path / "t.csv")
+    monkeypatch.setattr(csv_files, "ROWS", 2)
+    parted, same = columns_of_csv(tmp_path / "t.csv")
+    assert same == notes
+    for column, values in whole.items():
+        assert (parted[column].dtype.kind == "O") == (values.dtype.kind == "O"), column
+        assert list(map(str, parted[column])) == list(map(str, values)) or np.array_equal(parted[column], values, equal_nan=True), column
 
 
 def test_fractions_that_are_classes_keep_their_characters(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
+from sklearn.datasets import load_digits, load_sample_images
 from torch import nn
 
 import regraft
@@ -27,6 +27,7 @@ WANTED: dict[str, dict[str, Any]] = {
     "0..255": {"scale": 1.0},
 }
 SIDE = 32
+OPEN = "it shows what suits these data, not what the network was trained with: give preprocessing= if you know it"
 
 
 def photographs(count: int = 48, side: int = SIDE, seed: int = 0) -> np.ndarray:
@@ -156,12 +157,50 @@ def test_without_statistics_the_loss_on_examples_left_out_decides_and_what_is_as
     own = ImagePreprocessing.for_shape(net.input_shape)
     found = measured_preprocessing(net, regraft.read((pictures, labels), kind="image"), own=own)
     assert "losses of a probe on 60 examples" in found.measured and found.scale == 1.0
+    assert found.measured.endswith(OPEN)
     noise = drawn.integers(0, 255, size=(60, 8, 8, 3)).astype(np.uint8)
     plain = regraft.load(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 2)), inputs=(3, 8, 8))
     tied = measured_preprocessing(plain, regraft.read((noise, labels), kind="image"), own=own)
-    assert ": 0..1 fits best" in tied.measured and "near tie" in tied.measured and tied.scale == 1 / 255
+    assert ": 0..1 fits best" in tied.measured and tied.scale == 1 / 255
+    assert f"; this is a near tie, so that the default stays, and without statistics of BatchNorm {OPEN}" in tied.measured
     few = measured_preprocessing(plain, regraft.read((noise[:10], labels[:10]), kind="image"), own=own)
     assert few == own
+
+
+class _Attentive(nn.Module):
+    """A small vision transformer: patches of 4 x 4, LayerNorm, attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.norm, self.last = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16), nn.Linear(16, 5)
+        self.mixed = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        found = self.norm(self.patches(pictures).flatten(2).movedim(1, 2))
+        return self.last((found + self.mixed(found, found, found, need_weights=False)[0]).mean(1))
+
+
+@pytest.mark.parametrize("wanted", WANTED)
+def test_of_a_network_without_batchnorm_it_is_never_said_what_it_was_trained_with(wanted: str) -> None:
+    digits, labels = load_digits(return_X_y=True)
+    pictures = np.repeat((digits.reshape(-1, 8, 8, 1) * 15.9).astype(np.uint8), 3, axis=3)
+    own = dataclasses.replace(ImagePreprocessing.for_shape((3, 8, 8)), value_range=(0.0, 255.0), **WANTED[wanted])
+    module, known = _Attentive(), np.flatnonzero(labels < 5)
+    optimizer = torch.optim.Adam(module.parameters(), 0.01)
+    for start in range(0, 640, 32):
+        rows = known[start : start + 32]
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(own.normalised(own.pixels(pictures[rows]))), torch.from_numpy(labels[rows])).backward()
+        optimizer.step()
+    for rows in (known[-120:], np.flatnonzero(labels >= 5)[-120:]):
+        net = regraft.load(module, inputs=(3, 8, 8))
+        found = measured_preprocessing(
+            net, regraft.read((pictures[rows], labels[rows]), kind="image"), own=ImagePreprocessing.for_shape((3, 8, 8))
+        )
+        assert found.measured.endswith(OPEN)
+        if found.scale == 1 / 255 and not found.mean:
+            assert ": 0..1 fits best" in found.measured
 
 
 def test_layers_as_they_begin_and_random_weights_tell_nothing() -> None:

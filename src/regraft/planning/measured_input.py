@@ -28,7 +28,9 @@ LEAST = 20
 OWN, OWN_ONLY = "mean and deviation of the data", 3.0
 """Standardised data fit every standardised network, so they win only if their misfit is this many times smaller than all others."""
 NEAR, SURE, POOR = 1.5, 2.0, 0.3
-"""A near tie is a misfit below `NEAR` times the best, or a loss within `SURE` standard errors; above `POOR`, no candidate fits."""
+"""A near tie is a misfit below `NEAR` times the best, or a loss within `SURE_OF_ALL` standard errors; above `POOR`, no candidate fits."""
+SURE_OF_ALL = 2.5
+"""`SURE`, corrected for the comparison with four other candidates (Bonferroni)."""
 HOPELESS = 4.0
 """A candidate is dropped if its misfit on the first examples is this many times the best one."""
 
@@ -36,6 +38,8 @@ _COLOUR = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.
 _ALONG = (0.2175, 0.0188, 0.0045)
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _FALL, _WITHIN, _CONTRAST = 1.3, 0.6, 0.5
+_TIE = "this is a near tie"
+_OPEN = "without statistics of BatchNorm it shows what suits these data, not what the network was trained with"
 
 
 class _NoneReached(Exception):
@@ -44,19 +48,17 @@ class _NoneReached(Exception):
 
 @dataclass(frozen=True)
 class _Found:
-    """Comparison of the candidates: order with the best first, the measure, the distance of the first two in words, near tie, poor fit."""
+    """Comparison of the candidates: order with the best first, the measure, the distance of the first two in words, and its doubts."""
 
     order: tuple[str, ...]
     by: str
     apart: str
-    near: bool
-    poor: bool = False
+    doubts: tuple[str, ...]
 
     def words(self) -> str:
         """Return the measurement as a part of a sentence."""
         said = f"measured by {self.by}: {self.order[0]} fits best, then {self.order[1]} ({self.apart})"
-        said += ", which is a near tie: give preprocessing= if you know it" if self.near else ""
-        return said + (", and none fits well: give preprocessing= if you know it" if self.poor else "")
+        return said + (f"; {', and '.join(self.doubts)}: give preprocessing= if you know it" if self.doubts else "")
 
 
 def measured_preprocessing(net: Network, data: Dataset, *, own: ImagePreprocessing, rows: np.ndarray | None = None) -> ImagePreprocessing:
@@ -121,11 +123,16 @@ def _by_statistics(net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePre
     (best, layers), (second, _) = off[order[0]], off[order[1]]
     by = f"the statistics of the first {layers} normalisation layers" if layers > 1 else "the statistics of a normalisation layer"
     apart = f"misfits {best:.3g} and {second:.3g}"
-    return _Found(tuple(order), by, apart, second < NEAR * best, best > POOR)
+    doubts = {_TIE: second < NEAR * best, "none fits well": best > POOR}
+    return _Found(tuple(order), by, apart, tuple(doubt for doubt, holds in doubts.items() if holds))
 
 
 def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[str, ImagePreprocessing]) -> _Found | None:
-    """Compare by the loss of ridge regression on held-out examples; the default stays unless another is better beyond `SURE`."""
+    """Compare by the loss of ridge regression on held-out examples; the default stays unless another is better beyond `SURE_OF_ALL`.
+
+    That finds the scaling which suits the data. On data unlike those of its training, a network often does better with another scaling than
+    its own, by many standard errors, so what it was trained with is said to be open.
+    """
     known = np.flatnonzero(data.known)
     targets = data.targets[known]
     if len(known) < LEAST or not np.ptp(targets, axis=0).any():
@@ -146,11 +153,13 @@ def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[st
     if len(losses) < 2 or usual not in losses:
         return None
     order = sorted(losses, key=lambda name: float(losses[name].mean()))
-    if order[0] != usual and surely(losses[usual] - losses[order[0]]) < SURE:
+    if order[0] != usual and surely(losses[usual] - losses[order[0]]) < SURE_OF_ALL:
         order = [usual, *(name for name in order if name != usual)]
     first, second = losses[order[0]], losses[order[1]]
     by = f"losses of a probe on {len(known)} examples, each left out in turn"
-    return _Found(tuple(order), by, f"{first.mean():.3g} and {second.mean():.3g}", abs(surely(second - first)) < SURE)
+    near = any(surely(losses[name] - first) < SURE_OF_ALL for name in order[1:])
+    doubts = (f"{_TIE}, so that the default stays" if order[0] == usual else _TIE,) if near else ()
+    return _Found(tuple(order), by, f"{first.mean():.3g} and {second.mean():.3g}", (*doubts, _OPEN))
 
 
 def losses_of(scores: np.ndarray, targets: np.ndarray, *, kind: str) -> np.ndarray:

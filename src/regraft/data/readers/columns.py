@@ -23,11 +23,16 @@ def column_facts(name: str, values: np.ndarray, *, use: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"column": name, "type": _TYPES.get(kind, "texts"), "use": use}
     if kind in "iuf":
         known = values[np.isfinite(values)]
-        facts["values"] = {"least": known.min().item(), "most": known.max().item()} if known.size else {}
+        facts["values"] = {"least": _number(known.min()), "most": _number(known.max())} if known.size else {}
         missing = len(values) - len(known)
     else:
         missing = sum(value is None or value != value for value in values.tolist())
     return facts | ({"missing": missing} if missing else {})
+
+
+def _number(value: np.generic) -> float:
+    """Return a number with as many digits as its type holds: 0.1 for a float32, not 0.10000000149."""
+    return float(str(value)) if isinstance(value, np.floating) else value.item()
 
 
 def column_array(columns: Any, count: int) -> tuple[np.ndarray | None, tuple[str, ...]]:

@@ -6,7 +6,6 @@ import csv
 import importlib.util
 import re
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +39,8 @@ _ABSENT = frozenset(("NA", "N/A", "#N/A", "NaN", "nan", "NULL", "Null", "null", 
 """Common markers of a missing number; in a text column they are texts."""
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})*")
 _HINT = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
+ROWS = 2**16
+"""Number of lines that pandas parses at a time."""
 _TRUTH = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
 
 
@@ -203,15 +204,28 @@ def _with_pandas(path: Path, form: _Form) -> dict[str, np.ndarray]:
     pandas = optional_import("pandas", "tables", purpose="reading a CSV file")
     how = {"sep": form.separator, "names": form.names, "header": 0, "skiprows": form.skipped, "index_col": False, "skipinitialspace": True}
     how |= {"encoding": form.encoding, "keep_default_na": False, "na_values": [""]}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pandas.errors.DtypeWarning)  # mixed columns are read again below
-        frame = pandas.read_csv(path, dtype=dict.fromkeys(form.codes, str), **how)
-    columns = {name: as_numpy(frame[name]) for name in form.names}
-    again = [name for name, values in columns.items() if _is_mixed(values) or _may_lose_digits(values)]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in form.names}
+    with pandas.read_csv(path, dtype=dict.fromkeys(form.codes, str), chunksize=ROWS, **how) as chunks:
+        for chunk in chunks:  # not as a whole: that takes several times the memory of the numbers
+            for name, several in parts.items():
+                several.append(_kept(as_numpy(chunk[name]), pandas))
+    truth = {name for name, several in parts.items() if len({part.dtype.kind == "b" for part in several}) > 1}
+    columns = {name: np.concatenate(parts.pop(name)) if parts[name] else np.empty(0, object) for name in form.names}
+    again = [name for name, values in columns.items() if name in truth or _is_mixed(values) or _may_lose_digits(values)]
     if again:
         texts = pandas.read_csv(path, dtype=str, usecols=again, **how)
-        columns |= {name: _settled(columns[name], as_numpy(texts[name])) for name in again}
+        columns |= {name: as_numpy(texts[name]) if name in truth else _settled(columns[name], as_numpy(texts[name])) for name in again}
     return columns
+
+
+def _kept(values: np.ndarray, pandas: Any) -> np.ndarray:
+    """Return a part of a column in less memory: fractions as float32, as examples and targets have them, and equal texts as one object."""
+    if values.dtype == np.float64 and (values % 1 > 0).any():
+        return values.astype(np.float32)
+    if values.dtype != object:
+        return values
+    codes, distinct = pandas.factorize(values, use_na_sentinel=False)
+    return np.asarray(distinct[codes])
 
 
 def _with_csv(path: Path, form: _Form) -> dict[str, np.ndarray]:
