@@ -77,20 +77,16 @@ def branch(  # noqa: PLR0913  # over the limit: the public contract
     if rows is None and classes is None:
         raise SettingError(f"The task {task!r} needs class names, or groups= of old classes.")
     names = checked_classes(rows if rows is not None else classes or ())
-    branched = _derived(net, task, groups=rows) if rows is not None and start is None else None
-    if branched is None:
+    if rows is not None and start is None:
+        branched = net.copy()
+        branched.heads = {**branched.heads, task: net.head.derived(task, rows)}
+    else:
         net, items = ready_for(net, data)
         asked = Start(start or "zeros", _grouped_data(items, groups or {}, net=net), seed)
         branched = _with_rows(net, empty_head(task, names, kind=kind, features=net.head.features), rows=rows, start=asked)
     how = "derived from the old probabilities" if branched.heads[task].groups else f"rows start as {start or 'zeros'}"
     noted = Account({} if branched.heads[task].groups else {"new": list(names)}, notes=(f"task {task!r}: {how}",))
     branched.account = net.account.joined(noted)
-    return branched
-
-
-def _derived(net: Network, task: str, *, groups: Mapping[str, Sequence[int]]) -> Network:
-    branched = net.copy()
-    branched.heads = {**branched.heads, task: net.head.derived(task, groups)}
     return branched
 
 

@@ -89,7 +89,8 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
             )
             known = wider if wider is not None else known
     else:
-        head = started(net, head, new=_new(head, names), old=_rows(old), start=Start(start or "zeros", None, seed))
+        new = np.arange(len(head.weight) - len(names), len(head.weight))
+        head = started(net, head, new=new, old=(old.weight, old.bias), start=Start(start or "zeros", None, seed))
     changed = net.with_head(head)
     for layer in changed.body.layers_of(changed.head.task):
         changed.body.release_(layer)
@@ -134,14 +135,6 @@ def _check_shown(items: Dataset, names: Sequence[str]) -> None:
     lacking = [name for name, count in zip(names, items.class_counts(), strict=True) if not count]
     if lacking:
         raise DataError(f"The data show no example of {', '.join(map(repr, lacking[:5]))}; expected one or more of every new class.")
-
-
-def _new(head: Head, names: Sequence[str]) -> np.ndarray:
-    return np.arange(len(head.weight) - len(names), len(head.weight))
-
-
-def _rows(head: Head) -> tuple[np.ndarray, np.ndarray]:
-    return head.weight, head.bias
 
 
 def _appended(old: Head, names: Sequence[str]) -> Head:

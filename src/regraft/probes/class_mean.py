@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..errors import SettingError
 from .calibration import fit_temperature
-from .common import NEVER, LinearProbe, centred, checked_features, checked_groups, checked_targets, held_out_name, widened
+from .common import NEVER, LinearProbe, centred, checked_examples, held_out_name, widened
 
 __all__ = ["ClassMeanProbe", "fit_class_mean"]
 
@@ -80,9 +80,7 @@ def fit_class_mean(
 
     Deviations: the unit of the squared distance is computed from all examples, also if one is left out.
     """
-    x = checked_features(features, least=2, what="The class mean")
-    rows = checked_targets(targets, count=len(x), classes=classes)
-    members = checked_groups(groups, count=len(x))
+    x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="The class mean")
     counts = np.bincount(rows, minlength=classes).astype(np.float64)
     sums = np.zeros((classes, x.shape[1]))
     for index in np.flatnonzero(counts):

@@ -21,6 +21,7 @@ __all__ = [
     "LayeredProbe",
     "LinearProbe",
     "centred",
+    "checked_examples",
     "checked_features",
     "checked_groups",
     "checked_targets",
@@ -190,6 +191,14 @@ def checked_groups(groups: npt.ArrayLike | None, *, count: int) -> np.ndarray | 
     if len(kinds) < 2:
         raise DataError(f"All {count} examples are of the group {names.tolist()[0]!r}; one can only be left out where there are 2 or more.")
     return numbers.astype(np.int64)
+
+
+def checked_examples(
+    features: npt.ArrayLike, targets: npt.ArrayLike, *, groups: npt.ArrayLike | None, classes: int, least: int = 2, what: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return features (N, d), class indices (N,) and groups (N,) after the checks of each of them."""
+    x = checked_features(features, least=least, what=what)
+    return x, checked_targets(targets, count=len(x), classes=classes), checked_groups(groups, count=len(x))
 
 
 def folds_of(features: np.ndarray, targets: np.ndarray, *, groups: np.ndarray | None = None, count: int = FOLDS) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from .calibration import fit_temperature, log_loss
-from .common import HiddenLayer, LayeredProbe, LinearProbe, checked_features, checked_groups, checked_targets, held_out_name, spread_out
+from .common import HiddenLayer, LayeredProbe, LinearProbe, checked_examples, held_out_name, spread_out
 
 __all__ = ["fit_vote", "nearest", "neighbour_scores", "unit_rows"]
 
@@ -54,8 +54,7 @@ def neighbour_scores(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes
 
     Deviations: one additional vote is split evenly over the classes, so that all logs are finite.
     """
-    x = checked_features(features, least=2, what="Nearest neighbours")
-    rows, members = checked_targets(targets, count=len(x), classes=classes), checked_groups(groups, count=len(x))
+    x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="Nearest neighbours")
     reference, count = unit_rows(x), min(_NEIGHBOURS, len(x) - 1)
     near, found = nearest(reference, reference, count=count, groups=np.arange(len(x)) if members is None else members)
     weights = np.where(np.isfinite(near), np.exp((near - np.maximum(near[:, :1], -1.0)) / _SOFTNESS), 0.0)
@@ -78,9 +77,7 @@ def fit_vote(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, g
     Deviations: it replaces k nearest neighbours, whose selection of k is not a standard layer. h is chosen by the leave-one-out log-loss
     among seven multiples of the median distance to the nearest example, with a lower bound for data with duplicates.
     """
-    x = checked_features(features, least=2, what="A vote of neighbours")
-    rows = checked_targets(targets, count=len(x), classes=classes)
-    members = checked_groups(groups, count=len(x))
+    x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="A vote of neighbours")
     own = np.arange(len(x)) if members is None else members
     mean, scale = spread_out(x, standardise=True)
     table, truth = ((x - mean) / scale).astype(np.float64), np.eye(classes)[rows]

@@ -22,9 +22,7 @@ from .common import (
     NEVER,
     LinearProbe,
     centred,
-    checked_features,
-    checked_groups,
-    checked_targets,
+    checked_examples,
     feature_scale,
     folds_of,
     held_out_name,
@@ -391,9 +389,7 @@ def fit_lda_probe(
     Deviations: held-out logits come from 5 folds instead of leave-one-out. The shrinkage changes with each example left out, so a rank-one
     update of the inverse is not possible.
     """
-    x = checked_features(features, least=3, what="Discriminant analysis")
-    rows = checked_targets(targets, count=len(x), classes=classes)
-    members = checked_groups(groups, count=len(x))
+    x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, least=3, what="Discriminant analysis")
     folds = folds_of(x, rows, groups=members)
     names = [str(index) for index in range(classes)]
     parts = {int(fold): statistics_of(x[folds == fold], rows[folds == fold], classes=names) for fold in np.unique(folds)}

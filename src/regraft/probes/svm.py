@@ -17,9 +17,7 @@ from .common import (
     Head,
     LinearProbe,
     centred,
-    checked_features,
-    checked_groups,
-    checked_targets,
+    checked_examples,
     folds_of,
     held_out_name,
     held_out_scores,
@@ -48,9 +46,7 @@ def fit_svm(
     Deviations: the penalty is chosen by the 5-fold log-loss after temperature scaling. The search stops after two higher losses in a row.
     Features are centred and scaled first, and constant features get no weight.
     """
-    x = checked_features(features, least=2, what="A support vector machine")
-    rows = checked_targets(targets, count=len(x), classes=classes)
-    members = checked_groups(groups, count=len(x))
+    x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="A support vector machine")
     present = np.unique(rows)
     if len(present) < 2:
         raise DataError(

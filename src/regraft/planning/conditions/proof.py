@@ -47,9 +47,13 @@ def proved(known: Network, table: np.ndarray, *, digest: str, changed: Collectio
 
 def told(fitted: Fitted, counts: Mapping[str, int], *, fitting: Fitting, proof: Account) -> Account:
     """Return the account of the fitted codes. `counts`: condition -> number of examples, in the order of the codes."""
+    ways = {"pseudo": "labels that the network guessed", "entropy": "the entropy of its predictions"}
+    how = f" without their labels (unsupervised: {ways[fitting.unsupervised]})" if fitting.unsupervised else ""
+    rule = f"fitted, unsupervised ({fitting.unsupervised})" if fitting.unsupervised else "fitted"
+    idle = (fitted.before == fitted.after) & np.isfinite(fitted.weights)
     lines = [
-        f"the code of {name!r} was fitted to {count} examples{_how(fitting)}: loss {fitted.before[row]:.4g} -> {fitted.after[row]:.4g}; "
-        f"{_prior_words(float(fitted.weights[row]), fitting)}{_idle_words(fitted, row)}"
+        f"the code of {name!r} was fitted to {count} examples{how}: loss {fitted.before[row]:.4g} -> {fitted.after[row]:.4g}; "
+        f"{_prior_words(float(fitted.weights[row]), fitting)}{'; no better code was found' if idle[row] else ''}"
         for row, (name, count) in enumerate(counts.items())
     ]
     more = len(lines) - 20
@@ -61,24 +65,7 @@ def told(fitted: Fitted, counts: Mapping[str, int], *, fitting: Fitting, proof: 
         "code_evaluations": float(fitted.evaluations),
         **proof.figures,
     }
-    return Account({"new": [f"code {name}" for name in counts]}, {f"code {name}": _rule(fitting) for name in counts}, notes, figures)
-
-
-def _how(fitting: Fitting) -> str:
-    if fitting.unsupervised is None:
-        return ""
-    way = "labels that the network guessed" if fitting.unsupervised == "pseudo" else "the entropy of its predictions"
-    return f" without their labels (unsupervised: {way})"
-
-
-def _rule(fitting: Fitting) -> str:
-    return "fitted" if fitting.unsupervised is None else f"fitted, unsupervised ({fitting.unsupervised})"
-
-
-def _idle_words(fitted: Fitted, row: int) -> str:
-    """Return a remark if the loss is bit-identical before and after a fit, else ""."""
-    idle = fitted.before[row] == fitted.after[row] and math.isfinite(fitted.weights[row])
-    return "; no better code was found" if idle else ""
+    return Account({"new": [f"code {name}" for name in counts]}, {f"code {name}": rule for name in counts}, notes, figures)
 
 
 def _prior_words(weight: float, fitting: Fitting) -> str:

@@ -68,11 +68,17 @@ def parted(net: Network, shown: Dataset, *, stored: Dataset | None, fits_old: bo
     `stored`: additional examples of old classes, or None. `fits_old`: whether examples of old classes are trained on; otherwise all of
     them evaluate, except those in groups with training examples.
     """
-    old, new = _old_names(net), _new_names(net, shown)
+    if net.classes is None:
+        raise NetworkError(
+            f"The head's {len(net.head.weight)} outputs have no class names; give them with classes= when the network is loaded."
+        )
+    old, new = tuple(net.classes), _new_names(net, shown)
     both = [each.with_classes((*old, *new)) for each in (shown, stored) if each is not None]
     count = len(old)
     repeated = int((both[0].targets < count).sum())
-    notes = [_repeated(repeated, shown, fits_old=fits_old)] if repeated else []
+    use = "the new class weights are fitted to old and new examples" if fits_old else "they only judge"
+    said = f"{repeated:,} of {len(shown):,} examples have labels that the network has already: used as examples of old classes; {use}."
+    notes = [said] if repeated else []
     held, said = _held(both, holdout=holdout, seed=seed)
     learned, aside, known = [], [], []
     for data, judges in zip(both, held, strict=True):
@@ -96,14 +102,6 @@ def _apart(data: Dataset, learned: Dataset) -> np.ndarray:
     return ~np.isin(data.groups, learned.groups)
 
 
-def _old_names(net: Network) -> tuple[str, ...]:
-    if net.classes is None:
-        raise NetworkError(
-            f"The head's {len(net.head.weight)} outputs have no class names; give them with classes= when the network is loaded."
-        )
-    return tuple(net.classes)
-
-
 def _new_names(net: Network, data: Dataset) -> tuple[str, ...]:
     present = [name for name, count in zip(data.classes, data.class_counts(), strict=True) if count]
     old = rows_of(present, net.classes or ())
@@ -114,11 +112,6 @@ def _new_names(net: Network, data: Dataset) -> tuple[str, ...]:
             "adapt learns from further examples of classes that it has."
         )
     return new
-
-
-def _repeated(count: int, data: Dataset, *, fits_old: bool) -> str:
-    use = "the new class weights are fitted to old and new examples" if fits_old else "they only judge"
-    return f"{count:,} of {len(data):,} examples have labels that the network has already: used as examples of old classes; {use}."
 
 
 def _held(both: Sequence[Dataset], *, holdout: float, seed: int) -> tuple[list[np.ndarray], str]:
