@@ -19,8 +19,8 @@ from keras.src.legacy.saving import legacy_h5_format
 from regraft.errors import AmbiguousMatchError, NetworkError, UnsafeFileError
 from regraft.networks.keras.family import open_keras
 from regraft.networks.keras.library import keras
-from regraft.networks.sources.keras_files import is_full_model, open_keras_file, read_keras_weights
-from regraft.networks.sources.keras_weights import put_keras_weights_
+from regraft.networks.sources.keras_files import is_full_model, open_keras_file
+from regraft.networks.sources.keras_weights import put_keras_weights_, read_keras_weights
 
 _spec = importlib.util.spec_from_file_location("keras_examples", Path(__file__).with_name("keras_examples.py"))
 assert _spec is not None and _spec.loader is not None

@@ -51,7 +51,7 @@ def plain() -> Plain:
     return Plain()
 
 
-@pytest.mark.parametrize("strategy", ["probe", "head", "full", "auto"])
+@pytest.mark.parametrize("strategy", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("probe", "head")), "full", "auto"])
 @pytest.mark.parametrize("state", STATES)
 def test_the_state_around_a_call_changes_nothing(state: str, strategy: str) -> None:
     settings = {} if strategy == "probe" else {"epochs": 1}

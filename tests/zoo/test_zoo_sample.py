@@ -11,6 +11,7 @@ import pytest
 import regraft
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SLOW = ("SegformerForImageClassification", "SwiftFormerForImageClassification")
 SAMPLE = (
     *(("timm", name) for name in ("convnext", "vision_transformer")),
     *(("Hugging Face", f"{name}ForSequenceClassification") for name in ("Bert", "GPT2", "Bart", "Wav2Vec2")),
@@ -27,7 +28,9 @@ def zoo(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("library", "key"), SAMPLE, ids=[key for _, key in SAMPLE])
+@pytest.mark.parametrize(
+    ("library", "key"), [pytest.param(*one, marks=[pytest.mark.slow] if one[1] in SLOW else [], id=one[1]) for one in SAMPLE]
+)
 def test_a_network_of_the_zoo(library: str, key: str, zoo: Any, tmp_path: Path) -> None:
     case = next(case for case in zoo.LIBRARIES[library]() if case.key == key)
     trial = zoo.Trial(case, tmp_path)

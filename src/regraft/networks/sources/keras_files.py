@@ -27,14 +27,9 @@ from ..keras.structure import graph_of
 from ..matching import by_shape
 from .building import Limits, building
 from .keras_guard import check_config, serialized_parts
-from .keras_weights import file_kind, opened_h5, put_keras_weights_, read_keras_weights, weight_bytes
+from .keras_weights import file_kind, opened_h5, put_keras_weights_, weight_bytes
 
-__all__ = [
-    "is_full_model",
-    "open_keras_file",
-    "open_saved_keras",
-    "read_keras_weights",
-]
+__all__ = ["is_full_model", "open_keras_file", "open_saved_keras"]
 
 _GONE = {
     "DepthwiseConv2D": ("groups",),

@@ -24,7 +24,7 @@ from ..matching import Weight, fill_, match
 from ..parts.structure import below
 from .hdf5 import address, check_h5, check_heaps, is_bfloat16
 
-__all__ = ["file_kind", "is_addressed", "opened_h5", "put_keras_weights_", "read_keras_weights", "target_weights", "weight_bytes"]
+__all__ = ["file_kind", "opened_h5", "put_keras_weights_", "read_keras_weights", "target_weights", "weight_bytes"]
 
 _OTHER = {"optimizer", "metrics", "_metrics", "loss", "compile_metrics"}
 _INSIDE = re.compile(r"(forward|backward)_.*|.*_cell(_\d+)?")
@@ -54,12 +54,6 @@ def opened_h5(path: str | Path) -> Iterator[h5py.File]:
         with h5py.File(content, "r") as file:
             check_h5(file, size=size, shown=shown)
             yield file
-
-
-def is_addressed(path: str | Path) -> bool:
-    """Return whether a file has the Keras 3 layout: layers by class and running index, weights by number."""
-    with opened_h5(path) as file:
-        return _legacy_group(file) is None
 
 
 def _legacy_group(file: Any) -> Any | None:
@@ -209,7 +203,7 @@ def put_keras_weights_(body: KerasBody, path: str | Path) -> Account:
     The returned account lists the matched weights with their rules, and the reshaped, missing and unexpected ones.
     """
     source = read_keras_weights(path)
-    addressed = is_addressed(path)
+    addressed = all(weight.name.rpartition(".")[2].isdigit() for weight in source)  # as Keras 3 writes them
     target = target_weights(body, numbered=addressed)
     heads = {head.layer for head in body.heads.values()}
     return fill_(source, target, found=match(source, target, head=heads, by_address=addressed))

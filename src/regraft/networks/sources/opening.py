@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -219,11 +219,9 @@ def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
 
 def _open_known(known: Opened, inputs: Shapes, *, head: HeadChoice) -> Network:
     """Open a live module with its known sample if the user gave no shape and the module accepts the sample."""
-    if inputs is None:
-        try:
+    with suppress(Exception):  # a Python forward may fail in any way, for instance if the module was built for another input size
+        if inputs is None:
             return open_torch(known.module, sample=known.sample, head=head)
-        except Exception:  # a Python forward may fail in any way, for instance if the module was built for another input size
-            return _open_live(known.module, inputs, head=head)
     return _open_live(known.module, inputs, head=head)
 
 
