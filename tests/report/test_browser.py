@@ -33,7 +33,9 @@ def report_facts(classes: int) -> dict[str, Any]:
     """All that a report can show; class names are long."""
     rng, names = np.random.default_rng(0), [f"{LONG} {k}" if k == 1 else f"class {k}" for k in range(classes)]
     table = np.eye(classes, dtype=int) * 1234 + rng.integers(0, 4, (classes, classes))
-    figures = judged(0.9, macro_f1=0.89, log_loss=19.74, ece=0.02, brier=0.15, confusion=table.tolist())
+    true, predicted = np.nonzero(table)
+    cells = {"true": true.tolist(), "predicted": predicted.tolist(), "count": table[true, predicted].tolist()}
+    figures = judged(0.9, macro_f1=0.89, log_loss=19.74, ece=0.02, brier=0.15, confusion=cells)
     figures["per_class"] = {name: {"recall": 0.9, "interval": [0.8, 0.95], "items": 120} for name in names}
     bins = [{"probability": p, "accuracy": p, "interval": [p - 0.05, p + 0.05], "items": 40} for p in (0.3, 0.6, 0.9)]
     stages = ("head", "full", "full, refit")

@@ -23,7 +23,6 @@ import regraft
 from regraft.data import read
 from regraft.errors import DataError, SettingError
 from regraft.planning.search import Space, bench, searching
-from regraft.planning.search.bench import TrialFigures
 from regraft.planning.search.board import Board, Options, carried
 from regraft.planning.tuning.tuned import folds_of
 from regraft.scale import unpacked
@@ -47,11 +46,12 @@ def _board(folder: Path | None = None, **changes: Any) -> Board:
     return Board(_options(**changes), Space.from_dict(RATES, {}), {}, folder)
 
 
+Figures = tuple[tuple[float, ...], tuple[float, ...]]
 Report = Callable[[float, int], None]
 
 
-def _steady(values: Mapping[str, Any], report: Report) -> TrialFigures:
-    return TrialFigures((values["learning_rate"],), 0.0)
+def _steady(values: Mapping[str, Any], report: Report) -> Figures:
+    return ((values["learning_rate"],), ())
 
 
 @pytest.mark.parametrize("folds", [None, 3])
@@ -175,7 +175,7 @@ def test_a_trial_whose_process_is_killed_at_the_end_is_taken_by_the_one_that_wai
 
 
 def test_a_trial_that_the_user_interrupts_is_taken_again(tmp_path: Path) -> None:
-    def interrupted(values: Mapping[str, Any], report: Report) -> TrialFigures:
+    def interrupted(values: Mapping[str, Any], report: Report) -> Figures:
         raise KeyboardInterrupt
 
     board = _board(tmp_path, trials=1)
@@ -217,12 +217,12 @@ def test_trials_that_fall_behind_are_stopped(pruner: str) -> None:
     board = _board(pruner=pruner, trials=20, steps=9)
     steps = []
 
-    def falling(values: Mapping[str, Any], report: Report) -> TrialFigures:
+    def falling(values: Mapping[str, Any], report: Report) -> Figures:
         steps.append(0)
         for step in range(1, 10):
             steps[-1] = step
             report(1.0 / len(steps), step)
-        return TrialFigures((1.0 / len(steps),), 0.0)
+        return ((1.0 / len(steps),), ())
 
     while board.carry_out(falling):
         pass
@@ -281,7 +281,7 @@ def test_a_space_of_ones_own_has_no_trial_from_elsewhere() -> None:
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])  # the first trial is the best of all, or the worst
 def test_importances_are_those_of_the_trials_that_the_sampler_took(direction: str) -> None:
     board = _board(trials=16, sampler="tpe", direction=direction, first={"strategy": "probe"})
-    while board.carry_out(lambda values, report: TrialFigures((values.get("learning_rate", 0.5),), 0.0)):
+    while board.carry_out(lambda values, report: ((values.get("learning_rate", 0.5),), ())):
         pass
     found = searching._importances(board)
     assert set(found) == set(RATES) and found["learning_rate"] > 0.5
@@ -302,7 +302,7 @@ def test_the_first_trial_of_a_killed_process_is_done_again_and_put_in_line_once(
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_the_plan_of_the_lower_loss_is_taken_of_equal_figures(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = {0.1: (0.7,), 0.01: (0.2,), 0.001: (0.2,)}
-    monkeypatch.setattr(bench.Bench, "run", lambda self, values, report: TrialFigures((0.5,), 0.0, losses[values["learning_rate"]]))
+    monkeypatch.setattr(bench.Bench, "run", lambda self, values, report: ((0.5,), losses[values["learning_rate"]]))
     metric = "accuracy" if direction == "maximize" else "ece"
     study = regraft.search(
         _net(), examples.pictures(40), space={"learning_rate": list(losses)}, sampler="grid", trials=3, metric=metric, **QUICK

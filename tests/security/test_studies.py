@@ -21,7 +21,6 @@ import regraft
 from regraft.errors import InputError, RegraftError, SettingError, UnsafeFileError
 from regraft.planning.plan import Plan
 from regraft.planning.search import Space, Study, TrialRecord
-from regraft.planning.search.bench import TrialFigures
 from regraft.planning.search.board import Board, Options
 from regraft.planning.search.study import plot_importances
 
@@ -31,15 +30,17 @@ LOCK_PAGE = struct.pack(">I", 0x40000000 // 4096 + 1)
 """Number of the page that no database uses; the name of a further file stands behind it in a journal."""
 RATES = {"learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}, "batch_size": [8, 16]}
 
+Figures = tuple[tuple[float, ...], tuple[float, ...]]
+
 
 def _board(folder: Path, **changes: Any) -> Board:
     usual = {"trials": 4, "sampler": "tpe", "pruner": "median", "seed": 0, "direction": "maximize", "steps": 4, "identity": "a"}
     return Board(Options(**{**usual, **changes}), Space.from_dict(RATES, {}), {}, folder)
 
 
-def _steady(values: Mapping[str, Any], report: Callable[[float, int], None]) -> TrialFigures:
+def _steady(values: Mapping[str, Any], report: Callable[[float, int], None]) -> Figures:
     report(values["learning_rate"], 1)
-    return TrialFigures((values["learning_rate"],), 0.0)
+    return ((values["learning_rate"],), ())
 
 
 def _gone_on(folder: Path) -> Board:

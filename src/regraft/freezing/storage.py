@@ -37,7 +37,6 @@ __all__ = ["CacheEntry", "CacheFolder", "clear_caches", "list_caches"]
 
 _MANIFEST = "manifest.json"
 _DONE = "done.npy"
-_OLD_LOCK = "lock"
 
 
 class _Manifest(Plain):
@@ -55,7 +54,7 @@ class _Manifest(Plain):
     facts: dict[str, str | int | list[str]]
     rows: Annotated[int, Field(ge=0)]
     chunk: Annotated[int, Field(ge=1)]
-    arrays: list[tuple[list[Annotated[int, Field(ge=0)]], str]]
+    arrays: list[Annotated[tuple[list[Annotated[int, Field(ge=0)]], str], Field(strict=False)]]
     engines: list[str] = Field(default_factory=list)
     about: dict[str, str] = Field(default_factory=dict)
 
@@ -206,17 +205,10 @@ def _manifest_in(folder: Path) -> _Manifest | None:
     if path.is_symlink():
         return None
     try:
-        found = checked(_tupled(read_json(path, "cache manifest")), _Manifest, what=str(path), error=CacheError)
+        found = checked(read_json(path, "cache manifest"), _Manifest, what=str(path), error=CacheError)
     except InputError:
         return None
     return found if folder.name == key_of(found.facts) else None
-
-
-def _tupled(content: Any) -> Any:
-    """Return the content of a manifest with its pairs as tuples, which JSON does not have."""
-    if not isinstance(content, dict) or not isinstance(content.get("arrays"), list):
-        return content
-    return {**content, "arrays": [tuple(part) if isinstance(part, list) else part for part in content["arrays"]]}
 
 
 @dataclass(frozen=True)
@@ -226,8 +218,8 @@ class CacheEntry:
     Attributes:
         done: number of finished rows.
         size: in bytes.
-        network: name of the network; "" in caches of earlier versions.
-        data: name of the data; "" in caches of earlier versions.
+        network: name of the network.
+        data: name of the data.
         made: time of the last write of the manifest, in seconds since 1970.
     """
 
@@ -268,7 +260,7 @@ def _own_files(folder: Path) -> dict[str, os.stat_result] | None:
     found = {}
     manifest = _manifest_in(folder)
     arrays = [f"live{at}.npy" for at in range(len(manifest.arrays))] if manifest else []
-    known = {_MANIFEST, _DONE, LOCK_FILE, _OLD_LOCK, f".{_MANIFEST}{PARTIAL}", *arrays}
+    known = {_MANIFEST, _DONE, LOCK_FILE, f".{_MANIFEST}{PARTIAL}", *arrays}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

@@ -64,7 +64,7 @@ class _Figures(Plain):
     accuracy_interval: Interval | None = None
     mae_interval: Interval | None = None
     per_class: dict[str, _Class] = Field(default_factory=dict)
-    confusion: _Cells | list[list[Count]] | None = None
+    confusion: _Cells | None = None
     thresholds: list[float] | None = None
     difference: _Difference | float | None = None
     kind: str | None = None
@@ -74,11 +74,9 @@ class _Figures(Plain):
     @model_validator(mode="after")
     def _is_one(self) -> Self:
         classes, found = len(self.per_class), self.confusion
-        largest = [max(found.true + found.predicted, default=-1)] if isinstance(found, _Cells) else [len(row) - 1 for row in found or ()]
-        if max(largest, default=-1) >= classes:
-            raise ValueError(f"a confusion of {max(largest) + 1} classes, of which {classes} have figures")
-        if isinstance(found, list) and len(found) > classes:
-            raise ValueError(f"a confusion of {len(found)} classes, of which {classes} have figures")
+        largest = -1 if found is None else max(found.true + found.predicted, default=-1)
+        if largest >= classes:
+            raise ValueError(f"a confusion of {largest + 1} classes, of which {classes} have figures")
         return self
 
 

@@ -172,17 +172,12 @@ def kept_epochs(history: Sequence[Mapping[str, Any]], *, kept_start: str | None 
 
 
 CELL = ("true", "predicted", "count")
-Confusion = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
+Confusion = Mapping[str, Sequence[int]]
 
 
 def confusion_cells(confusion: Confusion) -> list[tuple[int, int, int]]:
-    """Return (true, predicted, count) of the nonzero cells.
-
-    `confusion`: the cells that `judge` returns or, from earlier versions, (C, C) counts with true classes as rows.
-    """
-    if isinstance(confusion, Mapping):
-        return list(zip(*(confusion[name] for name in CELL), strict=True))
-    return [(i, j, number) for i, row in enumerate(confusion) for j, number in enumerate(row) if number]
+    """Return (true, predicted, count) of the nonzero cells that `judge` returns; none of an empty mapping."""
+    return list(zip(*(confusion.get(name, ()) for name in CELL), strict=True))
 
 
 def confusion_matrix(confusion: Confusion, names: Sequence[str], *, title: str) -> str:

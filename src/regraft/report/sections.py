@@ -69,7 +69,7 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "tasks": task_sections(figures),
         "labels": label_rows(figures),
         "class_figures": class_figures(figures, facts.get("reliability") or ()),
-        "pairs": confused_pairs(figures.get("confusion") or (), names, count=10),
+        "pairs": confused_pairs(figures.get("confusion") or {}, names, count=10),
         "worst": [_item(entry) for entry in facts.get("worst") or ()],
         "network": _words(facts.get("network") or {}, ("name", "family", "parameters", "blocks", "head")),
         "preprocessing": str(facts.get("preprocessing") or ""),

@@ -40,22 +40,14 @@ class Callbacks:
         """Announce the start of training. `params`: "epochs" and "steps"."""
         if self._given:
             self._module.stop_training = False
-        self._call("set_model", self._module)
-        self._call("set_params", {"verbose": 0, **params})
-        self._call("on_train_begin", {})
-
-    def epoch_begins(self, epoch: int) -> None:
-        """Announce the start of an `epoch`, counted from 0 within this training."""
-        self._call("on_epoch_begin", self.first + epoch, {})
-
-    def step_begins(self, step: int) -> None:
-        """Announce the start of a step."""
-        self._call("on_train_batch_begin", step, {})
+        self.call("set_model", self._module)
+        self.call("set_params", {"verbose": 0, **params})
+        self.call("on_train_begin", {})
 
     def step_ended(self, step: int, loss: float, *, of: int) -> None:
         """Report the loss of a step. `of`: steps per epoch."""
         self._advance(1 / of)
-        self._call("on_train_batch_end", step, {"loss": loss})
+        self.call("on_train_batch_end", step, {"loss": loss})
 
     def epoch_ended(self, entry: Mapping[str, Any]) -> bool:
         """Report the history entry of an epoch. Return whether a callback set `stop_training` of the model, as Keras callbacks do."""
@@ -63,16 +55,17 @@ class Callbacks:
         for one in self._given:
             if callable(one) and not any(hasattr(one, hook) for hook in HOOKS):
                 one(entry["epoch"] - 1, dict(logs))
-        self._call("on_epoch_end", entry["epoch"] - 1, logs)
+        self.call("on_epoch_end", entry["epoch"] - 1, logs)
         return bool(self._given) and getattr(self._module, "stop_training", False) is True
 
     def end(self, entry: Mapping[str, Any]) -> None:
         """Announce the end of training, with the last history entry. Remove `stop_training` from a module that did not have it."""
-        self._call("on_train_end", keras_logs(entry))
+        self.call("on_train_end", keras_logs(entry))
         if self._given and not self._flagged:
             del self._module.stop_training
 
-    def _call(self, hook: str, *values: Any) -> None:
+    def call(self, hook: str, *values: Any) -> None:
+        """Call a hook of every callback that has it."""
         for one in self._given:
             if hasattr(one, hook):
                 getattr(one, hook)(*values)

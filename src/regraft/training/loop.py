@@ -247,12 +247,12 @@ def _epoch_(  # over the limit: what an epoch is made of
     network.mode_(True)
     parts = _shuffled(training, seed)
     first_step, losses = state.epoch * len(parts), []
-    told.epoch_begins(state.epoch)
+    told.call("on_epoch_begin", told.first + state.epoch, {})
     shares = [(training.team.part(indices), training.team.part(views)) for indices, views in parts]
     for number, ((indices, _), (_, payload)) in enumerate(zip(parts, training.feed.batches(shares), strict=True)):
         rate = _rate(training, state, step=first_step + number, each=len(parts))
         set_rate_(optimizer, rate)
-        told.step_begins(number)
+        told.call("on_train_batch_begin", number, {})
         loss = _fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload)
         told.step_ended(number, loss, of=len(parts))
         losses.append(loss * len(indices))

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -212,11 +213,8 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
     """
     settings = training.settings
     given = _usual_recipe(settings, usual, starts=starts)
-    parts = [
-        _smaller(one, fit, validation=validation)
-        for fit, validation in folds or [(training.fit, training.validation)]
-        for one in (training,)
-    ]
+    rows = folds or [(training.fit, training.validation)]
+    parts = [_smaller(training, fit, validation=validation) for fit, validation in rows]
     length, allowed = short_epochs(settings, len(training.fit), each=len(parts[0].fit))
     few = allowed < 16 * length
     with_others = () if few else ("decay", "statistics")
@@ -232,17 +230,18 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
     usual_one = tried[factors.index(1.0)]
     tried[0].announced_((count + 2 * (3 if few else 4)) * length, (len(parts) + 1) * most_epochs(settings, len(training.fit)))
     _run_(tried, length, starts=starts)
-    best = min(tried, key=_loss)
+    best = min(tried, key=attrgetter("loss"))
     others = [_short(parts, one, room=room) for one in _others(training, best.recipe, of=with_others, starts=starts)]
     _run_(others, length, starts=starts)
     tried += others
-    last = sorted(tried, key=_loss)[: 2 if few else 3]
+    last = sorted(tried, key=attrgetter("loss"))[: 2 if few else 3]
     last += [] if usual_one in last else [usual_one]
     if len(tried) > 1:
         _run_(last, 2 * length, starts=starts)
-    chosen = min(last, key=_loss)
+    chosen = min(last, key=attrgetter("loss"))
     compared = [Comparison(one.recipe, one.epochs, one.loss) for one in sorted(tried, key=lambda one: (-one.epochs, one.loss))]
-    if settings.unfreeze_every or not all(map(_is_whole, parts, folds or [(training.fit, training.validation)])):
+    whole = all((len(part.fit), len(part.validation)) == (*map(len, own),) for part, own in zip(parts, rows, strict=True))
+    if settings.unfreeze_every or not whole:
         return Chosen(chosen.recipe, compared, begun=[None] * len(parts))
     return Chosen(chosen.recipe, compared, chosen.epochs, chosen.states())
 
@@ -260,10 +259,6 @@ def short_epochs(settings: Settings, examples: int, *, each: int | None = None) 
 def _usual_recipe(settings: Settings, usual: float, *, starts: Starts) -> Recipe:
     """Return the usual recipe, adjusted to the given settings."""
     return Recipe(settings.learning_rate or usual, 1.0, _statistics(settings), next(iter(starts)))
-
-
-def _loss(one: Short) -> float:
-    return one.loss
 
 
 def _run_(shorts: Sequence[Short], epochs: int, *, starts: Starts) -> None:
@@ -284,11 +279,6 @@ def _others(training: Training, best: Recipe, *, of: Container[str], starts: Sta
     if "statistics" in of and settings.batch_norm == "auto" and moving_statistics(training) and best.start != DRAWN:
         found.append(replace(best, batch_norm="frozen"))
     return found + [replace(best, start=name) for name in starts if name != best.start]
-
-
-def _is_whole(part: Training, rows: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Return whether a short training uses the whole training set and the whole validation set."""
-    return len(part.fit) == len(rows[0]) and len(part.validation) == len(rows[1])
 
 
 def _statistics(settings: Settings) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +25,7 @@ from ..trained import with_fresh
 from ..tuning.tuned import Fold
 from .space import HEAD_NAMES, plan_for
 
-__all__ = ["METRICS", "Bench", "Build", "TrialFigures", "carried_out", "deepened", "shown_figure", "shown_values"]
+__all__ = ["METRICS", "Bench", "Build", "carried_out", "deepened", "shown_figure", "shown_values"]
 
 Build = Callable[[Mapping[str, Any]], Network]
 """Makes a network from values of a trial."""
@@ -61,15 +60,6 @@ def carried_out(net: Network, items: Prepared, *, plan: Plan, parts: Parts, log:
     outcome = adapted(setup, log or Log())
     leave_ready_(outcome.network)
     return outcome
-
-
-@dataclass(frozen=True)
-class TrialFigures:
-    """Result of one trial: metric of each fold, time in seconds, and loss of each fold, which breaks ties."""
-
-    figures: tuple[float, ...]
-    seconds: float
-    losses: tuple[float, ...] = ()
 
 
 @dataclass
@@ -117,9 +107,9 @@ class Bench:
             raise NetworkError(f"The build function must return networks that read the same examples; with {own} it reads others.")
         return deepened(network, self.items.data, plan=plan, **head)
 
-    def run(self, values: Mapping[str, Any], report: Callable[[float, int], None]) -> TrialFigures:
+    def run(self, values: Mapping[str, Any], report: Callable[[float, int], None]) -> tuple[list[float], list[float]]:
         """Run one trial and return its metric and loss on each fold."""
-        began, figures, losses = time.perf_counter(), [], []
+        figures, losses = list[float](), list[float]()
         network, plan = self.prepared(values)
         for number, (rest, holdout) in enumerate(self.folds):
             parts = learning_parts(self.items.data, plan, rest=rest, holdout=holdout)
@@ -131,7 +121,7 @@ class Bench:
             found = judged(outcome.network, outcome.feed, tasks=tasks, data=data, indices=parts.holdout)[data.name].figures
             figures.append(float(found[self.metric]))
             losses.append(float(found[_LOSSES[data.task]]))
-        return TrialFigures(tuple(figures), round(time.perf_counter() - began, 3), tuple(losses))
+        return figures, losses
 
 
 @dataclass

@@ -20,14 +20,15 @@ import numpy as np
 from ...errors import SettingError, UnsafeFileError
 from ...files.locks import held_folder, locked_file
 from ...files.text import printable
-from .bench import TrialFigures
 from .database import STUDY_NAME, Database, KeptTrial, TrialFacts, optuna_library, rungs_of, unwritable
 from .space import Space
 
 __all__ = ["BEST", "PRUNERS", "SAMPLERS", "Board", "Options", "Run", "Taken", "carried"]
 
-Run = Callable[[Mapping[str, Any], Callable[[float, int], None]], TrialFigures]
-"""Function that runs a trial. Arguments: its values, and a function to report a figure and its step, which may prune the trial."""
+Run = Callable[[Mapping[str, Any], Callable[[float, int], None]], tuple[Sequence[float], Sequence[float]]]
+"""Function that runs a trial, and returns the metric and the loss of each fold; losses break ties.
+
+Arguments: its values, and a function to report a figure and its step, which may prune the trial."""
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "hyperband")
@@ -260,15 +261,15 @@ def carried(taken: Taken, run: Run) -> KeptTrial:
     began, state, value = time.perf_counter(), "FAIL", math.nan
     found: dict[str, Any] = {"values": taken.values}
     try:
-        outcome = run(taken.values, report)
+        figures, losses = run(taken.values, report)
     except pruned:
         state = "PRUNED"
     except Exception as error:  # one trial that runs out of memory or diverges must not end the search
         found["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     else:
-        value = float(np.mean(outcome.figures))
+        value = float(np.mean(figures))
         state = "COMPLETE" if math.isfinite(value) else "FAIL"
-        found |= {"folds": list(outcome.figures), "losses": list(outcome.losses)}
+        found |= {"folds": list(figures), "losses": list(losses)}
         found |= {} if math.isfinite(value) else {"error": f"The figure is {value}; expected a number."}
     facts = TrialFacts(**found, seconds=round(time.perf_counter() - began, 3))
     told = trial.study.get_trials(deepcopy=False)[trial.number]
