@@ -13,7 +13,6 @@ from regraft.data import (
     AudioPreprocessing,
     Dataset,
     ImagePreprocessing,
-    collate,
     default_preprocessing,
     preprocessing_from_dict,
 )
@@ -55,15 +54,6 @@ def test_defaults_say_that_they_are_inferred():
         default_preprocessing("text", (128,), "channels_first")
     with pytest.raises(DataError, match="No kind of preprocessing is called 'video'"):
         default_preprocessing("video", None, "channels_first")
-
-
-def test_collate():
-    assert collate([np.zeros(3), np.ones(3)]).tolist() == [[0, 0, 0], [1, 1, 1]]
-    assert collate([{"a": np.zeros(2)}, {"a": np.ones(2)}])["a"].shape == (2, 2)
-    with pytest.raises(DataError, match="A batch of 0 examples"):
-        collate([])
-    with pytest.raises(DataError, match=r"have 2 shapes, such as \[\(2,\), \(3,\)\]"):
-        collate([np.zeros(2), np.zeros(3)])
 
 
 def test_items_of_every_form(pictures, tmp_path):

@@ -203,7 +203,7 @@ def test_windows_survive_saving_and_a_test_set(sounds: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(whole, result.network.predict(paths).probabilities, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["torch", "keras"])
+@pytest.mark.parametrize("family", ["torch", pytest.param("keras", marks=pytest.mark.slow)])
 def test_search_and_profile_read_windows_as_adapt_does(sounds: Path, family: str) -> None:
     net = _torch(preprocessing=_own(0.5)) if family == "torch" else _keras(preprocessing={**_own(0.5), "layout": "channels_last"})
     told = "windows over their whole length, 2 to 4 a recording"
@@ -235,7 +235,7 @@ def speech(tmp_path: Path) -> Path:
     return tmp_path / "speech"
 
 
-@pytest.mark.parametrize("family", ["torch", "keras"])
+@pytest.mark.parametrize("family", ["torch", pytest.param("keras", marks=pytest.mark.slow)])
 def test_words_are_learned_from_some_voices_and_told_apart_in_another(speech: Path, family: str, tmp_path: Path) -> None:
     pytest.importorskip("librosa")
     how: dict[str, Any] = {"preprocessing": {"kind": "audio", "as_": "mel", "sample_rate": RATE, "seconds": 0.8}}

@@ -169,11 +169,11 @@ BOTH = ("input_ids", "attention_mask")
     ("build", "kept"),
     [
         (_Ids, BOTH[:1]),
-        (_Masked, BOTH),
-        (_Named, (*BOTH, "token_type_ids")),
+        pytest.param(_Masked, BOTH, marks=pytest.mark.slow),
+        pytest.param(_Named, (*BOTH, "token_type_ids"), marks=pytest.mark.slow),
         (_Other, "The network takes 'x'"),
         (_keras_of("input_ids"), BOTH[:1]),
-        (_keras_of(*BOTH), BOTH),
+        pytest.param(_keras_of(*BOTH), BOTH, marks=pytest.mark.slow),
         (_keras_of("words"), "The network takes 'words'"),
     ],
 )

@@ -8,7 +8,7 @@ from .preprocessings.conditions_preprocessing import ConditionsPreprocessing, kn
 from .preprocessings.function_preprocessing import preprocessing_of_function
 from .preprocessings.image_preprocessing import ImagePreprocessing, with_channels
 from .preprocessings.parts_preprocessing import PartsPreprocessing
-from .preprocessings.preprocessing import Preprocessing, collate, default_preprocessing
+from .preprocessings.preprocessing import Preprocessing, default_preprocessing
 from .preprocessings.preprocessing import from_dict as preprocessing_from_dict
 from .preprocessings.text_preprocessing import TextPreprocessing
 
@@ -22,7 +22,6 @@ __all__ = [
     "Prepared",
     "Preprocessing",
     "TextPreprocessing",
-    "collate",
     "default_preprocessing",
     "known_conditions",
     "preprocessing_from_dict",

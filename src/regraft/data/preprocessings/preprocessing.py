@@ -16,7 +16,6 @@ import numpy as np
 from ...errors import DataError, SettingError, near_names
 from ...files.schema import checked
 from ...networks.parts.protocols import Inputs
-from ...tensors import torch
 from ..dataset import Dataset
 from ..items import as_numpy, is_frame, listed, mean_of_windows, take
 from ..readers.examples import are_examples, unlabelled
@@ -24,7 +23,7 @@ from ..readers.unlabelled import is_file_of_items, read_files, single_picture
 from .augmenting import plain_name
 from .schemas import LARGEST, SCHEMAS, SMALLEST
 
-__all__ = ["Item", "Preprocessing", "as_dataset", "check_scaling", "collate", "default_preprocessing", "from_dict"]
+__all__ = ["Item", "Preprocessing", "as_dataset", "check_scaling", "default_preprocessing", "from_dict"]
 
 Item = np.ndarray | dict[str, np.ndarray]
 """One example as the network takes it, without batch axis."""
@@ -238,27 +237,6 @@ def default_preprocessing(kind: str, input_shape: tuple[int | None, ...] | None,
     """
     made = _known(kind).for_shape(() if input_shape is None else tuple(input_shape), layout)
     return dataclasses.replace(made, inferred=True)  # type: ignore[type-var]  # subclasses are dataclasses with that field
-
-
-def collate(items: Sequence[Item]) -> Inputs:
-    """Stack examples into one batch: a tensor (n, ...), or a dict of tensors.
-
-    `items`: n arrays of one shape, or n dicts of arrays with the same names.
-    """
-    if not items:
-        raise DataError("A batch of 0 examples was asked for; expected one example or more.")
-    first = items[0]
-    if isinstance(first, dict):
-        rows = [item for item in items if isinstance(item, dict)]
-        return {name: _stacked([row[name] for row in rows]) for name in first}
-    return _stacked([item for item in items if isinstance(item, np.ndarray)])
-
-
-def _stacked(arrays: list[np.ndarray]) -> torch.Tensor:
-    shapes = sorted({array.shape for array in arrays})
-    if len(shapes) > 1:
-        raise DataError(f"The examples of a batch have {len(shapes)} shapes, such as {shapes[:3]}; expected one.")
-    return torch.from_numpy(np.stack(arrays))
 
 
 def as_dataset(items: Any, kind: str) -> Dataset:
