@@ -590,30 +590,44 @@ def test_an_unknown_family_is_refused() -> None:
     assert net.to("torch") is not net
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "application", "same"),
-    [("densenet121", "DenseNet121", True), ("mobilenet_v2", "MobileNetV2", False), ("resnet50", "ResNet50", False)],
-)
-def test_weights_go_into_an_architecture_of_keras_if_the_function_is_the_same(name: str, application: str, same: bool) -> None:
-    """Some seconds for each network; needs torchvision."""
-    models = pytest.importorskip("torchvision.models")
-    torch.manual_seed(0)
-    module = getattr(models, name)(weights=None, num_classes=3)
+def _of_zoo(name: str) -> nn.Module:
+    models, torch_models = pytest.importorskip("torchvision.models"), pytest.importorskip("timm")
+    module = (
+        torch_models.create_model(name, num_classes=3) if name.startswith("tf_") else getattr(models, name)(weights=None, num_classes=3)
+    )
+    if name == "vgg16":  # at a small size; its maps are flattened channels first
+        module.avgpool, module.classifier[0] = nn.Identity(), nn.Linear(2048, 4096)
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.running_var.uniform_(0.5, 1.5)
             part.running_mean.normal_(0, 0.2)
-    net = regraft.load(module, classes=ABC, inputs=(3, 64, 64))
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "application", "same"),
+    [
+        *(("densenet121", "DenseNet121", True), ("vgg16", "VGG16", True), ("tf_efficientnet_b0", "EfficientNetB0", True)),
+        *(("mobilenet_v2", "MobileNetV2", False), ("resnet50", "ResNet50", False)),
+    ],
+)
+def test_weights_go_into_an_architecture_of_keras_if_the_function_is_the_same(
+    name: str, application: str, same: bool, tmp_path: Path
+) -> None:
+    """Some seconds for each network; needs torchvision and timm."""
+    torch.manual_seed(0)
+    net = regraft.load(_of_zoo(name), classes=ABC, inputs=(3, 64, 64))
     if not same:
         with pytest.raises(NetworkError, match=r"differs from it by|has weights of the shapes"):
             net.to(f"keras:{application}")
         return
     made = net.to(f"keras:{application}")
     items = np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)
-    expected = net.logits(items)
-    assert made.account.figures["largest_difference"] <= 1e-5 and made.module.name == "densenet121" and made.classes == tuple(ABC)
-    np.testing.assert_allclose(made.logits(np.moveaxis(items, 1, -1)), expected, atol=1e-5 * np.abs(expected).max())
+    expected, turned = net.logits(items), np.moveaxis(items, 1, -1)
+    assert made.account.figures["largest_difference"] <= 1e-5 and made.module.name == application.lower() and made.classes == tuple(ABC)
+    plain = regraft.load(made.export(tmp_path / "x.keras"))  # without a preprocessing, which would take arrays for pictures
+    np.testing.assert_allclose(plain.logits(turned), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_an_application_that_is_not_there_is_refused() -> None:

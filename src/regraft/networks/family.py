@@ -48,6 +48,7 @@ class Body(abc.ABC):
     Attributes:
         module: the framework's own object.
         input_shape: shape of one example; () for several inputs.
+        input_shapes: shapes of several inputs by name, if the module states them; None for an open axis.
         blocks: the units in which depth is counted.
         found: the location of each head that has its own class weights, by task.
         coding: how the module takes the codes of conditions, or None.
@@ -63,6 +64,7 @@ class Body(abc.ABC):
     module: Any
     sample: Inputs
     input_shape: tuple[int | None, ...] = ()
+    input_shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     layers: tuple[Layer, ...] = ()
     blocks: tuple[Block, ...] = ()
     heads: dict[str, Head] = field(default_factory=dict)

@@ -204,8 +204,12 @@ def _shapes(sample: Sequence[Tensor]) -> str:
 def _lengths(network: Record, sample: Sequence[Tensor]) -> list[dict[int, torch.export.Dim]]:
     """Return the dynamic axes of each input: the tokens of texts, and the open axes of the input shape."""
     if isinstance(network.sample, dict) or not sample[0].is_floating_point():
-        tokens = torch.export.Dim("tokens", min=2)
-        free = [{1: tokens} if tensor.ndim == 2 and not tensor.is_floating_point() else {} for tensor in sample]
+        tokens, shapes = torch.export.Dim("tokens", min=2), network.body.input_shapes
+        free: list[dict[int, torch.export.Dim]] = []
+        for at, (name, tensor) in enumerate(zip(input_names(network.sample) or [""], sample, strict=True)):
+            text = tensor.ndim == 2 and not tensor.is_floating_point()
+            own = {axis: torch.export.Dim(f"length{at}_{axis}", min=2) for axis, side in enumerate(shapes.get(name, ()), 1) if side is None}
+            free.append({1: tokens} if text else own)
         return free if _takes(network, free) else [{} for _ in sample]
     return [{axis: torch.export.Dim(f"length{axis}", min=2) for axis, size in enumerate(network.input_shape, 1) if size is None}]
 

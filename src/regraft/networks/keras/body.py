@@ -75,7 +75,9 @@ class KerasBody(Body):
     def take_(self, module: Any, sample: Inputs) -> None:
         """Become the body of another module. The caller must find its layers and heads afterwards."""
         self.module, self.sample = module, sample
-        self.input_shape = () if isinstance(sample, dict) else tuple(shapes_of(module).get("inputs") or sample.shape[1:])
+        stated = shapes_of(module)
+        self.input_shape = () if isinstance(sample, dict) else tuple(stated.get("inputs") or sample.shape[1:])
+        self.input_shapes = stated.get("named_inputs", {})
         self.training = False
         self.frozen = frozenset()
         self.hooks = []

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,18 +89,49 @@ def as_application(network: Network, plain: Network, *, architecture: Any) -> Ne
 
     `architecture` must have weights of the same shapes in the same order.
     """
-    own, other = ([layer for layer in _leaves(one) if layer.weights] for one in (plain.module, architecture))
+    if network.family != "keras":
+        _take_prepared_(architecture)
+    aside = _PREPARING if network.family != "keras" else ()
+    own, other = ([layer for layer in _leaves(one) if layer.weights and layer.name not in aside] for one in (plain.module, architecture))
+    kernels = _channels_last(plain.module)
     for layer, aim in zip_longest(own, other):
         here, there = ([tuple(weight.shape) for weight in one.weights] if one is not None else "nothing" for one in (layer, aim))
         if here != there:
             named, called = (one.name if one is not None else "its end" for one in (layer, aim))
             raise NetworkError(f"The layer {named!r} has weights of the shapes {here}; {called!r} of {architecture.name} has {there}.")
-        aim.set_weights(layer.get_weights())
+        weights = layer.get_weights()
+        aim.set_weights([kernels.get(layer.name, weights[0]), *weights[1:]])
         for fact in ("epsilon", "momentum"):
             if hasattr(aim, fact) and hasattr(layer, fact):
                 setattr(aim, fact, getattr(layer, fact))
     made = open_keras(architecture, take=True, origin={"source": architecture.name})
     return _told(network, made, turned=network.family != "keras" and _turns(network))
+
+
+_PREPARING = ("rescaling", "normalization", "rescaling_1")
+"""Layers of keras.applications that prepare pixels: the network that the weights come from takes prepared ones."""
+
+
+def _take_prepared_(architecture: Any) -> None:
+    for layer in architecture.layers:
+        if layer.name in _PREPARING and isinstance(layer, keras.layers.Rescaling):
+            layer.scale, layer.offset = 1.0, 0.0
+        elif layer.name in _PREPARING:
+            mean, *_ = layer.get_weights()
+            layer.set_weights([np.zeros_like(mean), np.ones_like(mean), np.array(0)])
+            layer.finalize_state()
+
+
+def _channels_last(model: Any) -> dict[str, np.ndarray]:
+    """Return the kernels of dense layers that read flattened maps channels first, as layers that read them channels last have them."""
+    made = {}
+    for node in (layer for layer in model.layers if isinstance(layer, keras.layers.Flatten)):
+        source = node._inbound_nodes[0].input_tensors[0]._keras_history.operation
+        if isinstance(source, keras.layers.Permute) and tuple(source.dims) == (3, 1, 2):
+            for dense in (reader.operation for reader in node._outbound_nodes if isinstance(reader.operation, keras.layers.Dense)):
+                kernel = dense.get_weights()[0].reshape(*source.output.shape[1:], -1)
+                made[dense.name] = np.moveaxis(kernel, 0, 2).reshape(-1, kernel.shape[-1])
+    return made
 
 
 def _leaves(model: Any) -> list[Any]:
