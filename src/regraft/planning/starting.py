@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..files.room import taken
-from ..heads.starts import Rows, aligned_rows, imprinted_rows
-from ..probes import LinearProbe, fit_ridge
+from ..heads.starts import aligned_rows, imprinted_rows
+from ..probes import fit_ridge
 from ..probes.common import spread_out
-from ..training import Feed, TaskObjective, all_logits
+from ..training import Feed, all_logits
 from .choosing.solving import WORDS, solved_by
 from .setup import Log, Setup, Solved
 
@@ -40,8 +40,10 @@ def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored
         if name not in setup.open_tasks:
             continue
         solved = _start_of(setup, name, solved=found.get(name), features=features)
-        if asked == "auto" and solved is not None and _is_better(solved.probe, part, rows=solved.rows, before=before[part.task][known]):
-            start_from_(setup, part.task, solved=solved, feed=feed, features=features)
+        if asked == "auto" and solved is not None:
+            targets, after = part.targets[solved.rows], torch.from_numpy(solved.probe.loo_scores).float()
+            if part.loss(after, targets) < part.loss(torch.from_numpy(before[part.task][known]), targets):
+                start_from_(setup, part.task, solved=solved, feed=feed, features=features)
         elif asked in ("probe", "imprint"):
             _fill_(setup, log, name=name, solved=solved, rows=fit[known], features=features)
     return found
@@ -77,11 +79,6 @@ def _start_of(setup: Setup, name: str, *, solved: Solved | None, features: Tenso
     return Solved(probe.softened(data.targets[rows], kind=data.task), rows)
 
 
-def _is_better(probe: LinearProbe, part: TaskObjective, *, rows: np.ndarray, before: np.ndarray) -> bool:
-    targets, after = part.targets[rows], torch.from_numpy(probe.loo_scores).float()
-    return bool(part.loss(after, targets) < part.loss(torch.from_numpy(before), targets))
-
-
 def start_from_(setup: Setup, task: str, *, solved: Solved, feed: Feed, features: Tensor) -> bool:
     """Put the probe's class weights into a head in place; return False, without a change, if the network's logits differ.
 
@@ -111,8 +108,13 @@ def _fill_(  # over the limit: what new rows are made of
     head, new = setup.network.heads[task], setup.new_rows[task]
     kept = np.setdiff1d(np.arange(len(head.weight)), new)
     carried = (head.weight[kept], head.bias[kept])
-    made = _imprinted(setup, name, rows=rows, features=features, kept=carried) if setup.plan.start == "imprint" else None
-    if setup.plan.start == "probe" and solved is not None:
+    made = None
+    if setup.plan.start == "imprint":
+        targets = setup.data_of(name).targets[rows]
+        inside = np.isin(targets, new)
+        shown = features[rows[inside]].numpy()
+        made = imprinted_rows(shown, np.searchsorted(new, targets[inside]), count=len(new), kept=carried)
+    elif setup.plan.start == "probe" and solved is not None:
         made = aligned_rows(solved.probe.weight[new], solved.probe.bias[new], kept=carried)
     weight, bias = head.weight.copy(), head.bias.copy()
     if made is not None:
@@ -120,9 +122,3 @@ def _fill_(  # over the limit: what new rows are made of
     if len(new) and (made is None or not setup.network.set_rows_(head.layer, weight, bias=bias)):
         why = "the head has no place for them" if made is not None else f"{len(rows)} examples with {features.shape[1]} features"
         log.notes.append(f"New rows of {name!r} start at zero, not as {setup.plan.start!r}: {why}.")
-
-
-def _imprinted(setup: Setup, name: str, *, rows: np.ndarray, features: Tensor, kept: Rows) -> Rows:
-    targets, new = setup.data_of(name).targets[rows], setup.new_rows[setup.tasks[name]]
-    inside = np.isin(targets, new)
-    return imprinted_rows(features[rows[inside]].numpy(), np.searchsorted(new, targets[inside]), count=len(new), kept=kept)

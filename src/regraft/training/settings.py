@@ -272,10 +272,6 @@ def _weights(value: Any) -> bool:
     return not isinstance(value, (str, Mapping)) and len(value) > 0 and all(weight >= 0 for weight in value)
 
 
-def _task_weights(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(name, str) and 0 < weight < float("inf") for name, weight in value.items())
-
-
 def _device(value: Any) -> bool:
     try:
         return isinstance(value, str) and torch.device(value).type != "meta"
@@ -321,7 +317,10 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "precision": ("one of auto, float32, bfloat16", lambda value: value in ("auto", "float32", "bfloat16")),
     "cluster": ("'auto', 'ray://HOST:PORT' or None", lambda value: value is None or value == "auto" or str(value).startswith("ray://")),
     "device": ("a device such as 'cpu' or 'cuda', or None", lambda value: value is None or _device(value)),
-    "task_weights": ("task -> weight (a number above 0), or None", lambda value: value is None or _task_weights(value)),
+    "task_weights": (
+        "task -> weight (a number above 0), or None",
+        lambda value: value is None or all(isinstance(name, str) and 0 < weight < float("inf") for name, weight in value.items()),
+    ),
     "baselines": ("True or False", lambda value: isinstance(value, bool)),
     **dict.fromkeys(
         ("min_learning_rate", "decay", "l1", "stay_near", "co_tuning"), ("a number, 0 or more", lambda value: 0 <= value < float("inf"))

@@ -2,6 +2,9 @@
 
 Samplers and pruners decide on a study in memory that holds the earlier trials and nothing else. So a trial depends on the seed, its number
 and the earlier trials only, and not on interruptions of the search or on what a killed process left.
+
+Optuna's heartbeat with its retry callback is not used: minutes after a process was killed it marks the trial as failed and appends another
+one with the same values, at another place. Then the trials of a resumed search would not be those of an uninterrupted one.
 """
 
 from __future__ import annotations
