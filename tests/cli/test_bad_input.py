@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import regraft
+from regraft.cli import shared
 from regraft.cli.commands import adaptation, searching
 from regraft.cli.commands.adaptation import value_of
+from regraft.cli.guard import as_options
 
 from .conftest import SETTINGS, TINY, run
 
@@ -203,3 +208,47 @@ def test_an_option_of_another_tool_is_told_by_its_name_here() -> None:
 def test_the_version_as_option_attribute_and_module() -> None:
     told = subprocess.run([sys.executable, "-m", "regraft", "--version"], capture_output=True, text=True, check=True).stdout
     assert told == f"regraft {regraft.__version__}\n" == run("--version").stdout
+
+
+def test_a_preprocessing_is_given_as_json_or_a_file_of_it(tmp_path: Path) -> None:
+    (tmp_path / "how.json").write_text('{"kind": "image", "height": 40, "width": 48}', encoding="utf-8")
+    for given in (tmp_path / "how.json", (tmp_path / "how.json").read_text()):
+        assert "40x48" in run("inspect", TINY, "--preprocessing", given).stdout
+    for wrong, said in (("{'kind': 1}", "is not valid JSON"), ("nowhere.json", "'nowhere.json' cannot be opened"), ('{"scal": 1}', "scal")):
+        assert said in refused("inspect", TINY, "--preprocessing", wrong)
+
+
+@pytest.mark.parametrize("library", ["keras", "torch"])
+def test_a_file_of_weights_without_an_architecture_leads_to_the_option(library: str, tmp_path: Path) -> None:
+    if library == "keras":
+        import keras
+
+        file = tmp_path / "own.weights.h5"
+        keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)]).save_weights(file)
+    else:
+        file = tmp_path / "own.safetensors"
+        save_file({"0.weight": torch.zeros(2, 3)}, file)
+    said = refused("inspect", file)
+    assert "--architecture MODULE:NAME" in said and "regraft.load" not in said
+
+
+def test_a_users_module_that_imports_keras_first_gets_the_torch_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_keras_net.py").write_text('import os\nassert os.environ["KERAS_BACKEND"] == "torch"\nmake = dict\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    assert shared._imported("own_keras_net:make") is dict
+    assert os.environ.pop("KERAS_BACKEND") == "torch"
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("No kind: give kind='text'.", "No kind: give --kind text."),
+        ("Name them with fresh=; or leave it.", "Name them with --fresh; or leave it."),
+        ("Call regraft.read(x, kind='text') and kind=.", "Call regraft.read(x, kind='text') and --kind."),
+        ("epochs=2, refit=False", "epochs=2, refit=False"),
+    ],
+)
+def test_messages_name_options(message: str, said: str) -> None:
+    assert as_options(message) == said

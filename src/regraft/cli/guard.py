@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import re
 import traceback
@@ -10,8 +11,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -20,7 +22,7 @@ from ..console import progress, rewording, speaking, tell
 from ..errors import InputError, MissingExtraError, RegraftError, name_here
 from ..files.text import printable
 
-__all__ = ["Commands", "as_options", "command", "guarded"]
+__all__ = ["Commands", "as_options", "command", "guarded", "spread"]
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 _DEBUG: ContextVar[bool] = ContextVar("regraft_debug", default=False)
@@ -36,8 +38,10 @@ _OPTIONS = {
     "architecture=, a module or a function that makes it": "--architecture MODULE:NAME, a class or a function that makes it",
     "classes= when the network is loaded": "--source-classes",
 }
-_KEYWORD = re.compile(r"\b([a-z_]+)=('[^']*'|(?=[\s.,;)]|$))")
+_KEYWORD = re.compile(r"regraft\.\w+\([^)]*\)|\b([a-z_]+)=('[^']*'|(?=[\s.,;)]|$))")
 """A keyword of the library in a message: `kind='text'`, or `kind=` alone."""
+_BUILT = re.compile(r"Build the (network|model) in code and pass [^:]*: regraft\.load\(\w+, weights='[^']*'\)")
+"""Advice on a file of weights, which has no architecture."""
 _OWN: ContextVar[frozenset[str] | None] = ContextVar("regraft_options", default=None)
 """Options of the running command; None outside of one."""
 
@@ -60,8 +64,11 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command of `ctx` and return its result. Arguments quoted in usage errors are escaped."""
-        with _escaped_usage():
-            return super().invoke(ctx)
+        try:
+            with _escaped_usage():
+                return super().invoke(ctx)
+        finally:
+            _OWN.set(None)
 
 
 class _Command(TyperCommand):
@@ -88,8 +95,28 @@ def command(  # over the limit: all parts of a command
     interrupted: Callable[[Any], str] | None = None,
 ) -> None:
     """Add a command to `app`."""
-    epilog = "\n\n".join(("Examples:", *examples)) if examples else None
+    epilog, run = "\n\n".join(("Examples:", *examples)) if examples else None, spread(run)
     app.command(name, cls=_Command, rich_help_panel=panel, epilog=epilog)(guarded(run, interrupted=interrupted, shown=f"regraft {name}"))
+
+
+def spread(run: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with each parameter that is a group of options, a dataclass, replaced by its options."""
+    signature = inspect.signature(run, eval_str=True)
+    groups: dict[str, Any] = {name: one.annotation for name, one in signature.parameters.items() if is_dataclass(one.annotation)}
+    kept = [one for name, one in signature.parameters.items() if name not in groups]
+    hints: dict[str, Any] = {name: hint for kind in groups.values() for name, hint in get_type_hints(kind, include_extras=True).items()}
+    options = [(one.name, one.default) for kind in groups.values() for one in fields(kind)]
+    kept += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name]) for name, default in options]
+
+    @functools.wraps(run)
+    def collected(*args: Any, **named: Any) -> None:
+        made = {name: kind(**{one.name: named.pop(one.name) for one in fields(kind)}) for name, kind in groups.items()}
+        run(*args, **named, **made)
+
+    changed: Any = collected
+    changed.__signature__ = signature.replace(parameters=kept)
+    changed.__annotations__ = {one.name: one.annotation for one in kept} | {"return": None}
+    return collected
 
 
 def guarded(
@@ -134,10 +161,13 @@ def as_options(message: str) -> str:
     """Replace keywords of the library in a message by the options of the running command."""
     for keyword, option in _OPTIONS.items():
         message = message.replace(keyword, option)
+    message = _BUILT.sub("Give the function that builds it: --architecture MODULE:NAME", message)
     return _KEYWORD.sub(_as_option, message)
 
 
 def _as_option(found: re.Match[str]) -> str:
+    if found[1] is None:
+        return found[0]  # a call of Python stays as it is
     option, own = f"--{found[1].replace('_', '-')}", _OWN.get()
     return f"{option} {found[2].strip(chr(39))}".rstrip() if own is None or option in own else found[0]
 

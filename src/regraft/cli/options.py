@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from typer import Argument, BadParameter, Option
 
 from ..files.remote import is_url
 
-__all__ = ["Format", "place_of", "time_of"]
+__all__ = ["Format", "NetworkOptions", "ReadingOptions", "place_of", "time_of"]
 
 
 def place_of(text: str) -> Any:
@@ -86,6 +87,12 @@ _ARCHITECTURE = "Your class or function that builds NETWORK, if its folder or fi
 Architecture = Annotated[str | None, _network("--architecture", metavar="MODULE:NAME", help=_ARCHITECTURE)]
 _TRUST = "Open a PyTorch program (.pt2), which can only predict. This runs code from the file. Use it only for files from people you trust."
 Trust = Annotated[bool, _network("--trust", help=_TRUST)]
+
+_PREPROCESSING = (
+    'How raw data become the network\'s input, as JSON or a .json file: \'{"kind": "audio", "features": "mfcc", "n_mfcc": 13}\'. '
+    "Values given here replace those of NETWORK."
+)
+Preprocessing = Annotated[str | None, _network("--preprocessing", metavar="JSON|FILE", help=_PREPROCESSING)]
 
 # ── data ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _TARGET = "Column of the label, or array of a .npz. Repeat it if an example can have several labels. For several tasks, repeat TASK=COL."
@@ -194,3 +201,32 @@ Passed = Annotated[str | None, _output("--pass", metavar="A,B", help=_PASS)]
 Texts = Annotated[list[str] | None, _output("--text", help="A text to classify. Repeatable.", show_default=False)]
 CacheFolder = Annotated[Path | None, _output("--cache", metavar="DIR", help="Folder of feature caches. By default, the user's.")]
 Older = Annotated[str | None, Option("--older", metavar="TIME", help="Only caches created longer ago than this, such as 30d or 12h.")]
+
+
+# ── groups, which stand in a command as one parameter ──────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Options that say how a network is opened."""
+
+    weights: Weights = None
+    random_weights: RandomWeights = False
+    head: HeadLayer = None
+    channels: Channels = None
+    architecture: Architecture = None
+    inputs: InputShapes = None
+    preprocessing: Preprocessing = None
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """Options that say how data are read."""
+
+    target: Target = None
+    task: Task = None
+    group: Group = None
+    columns: Columns = None
+    files: Files = None
+    outside: Outside = False
+    kind: Kind = None
+    max_length: MaxLength = None
+    skip_bad: SkipBad = False

@@ -6,8 +6,10 @@ Functions in this package import the library when they run, not at the top of th
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +19,9 @@ from ..console import progress
 from ..errors import DataError, InputError, SettingError, near_names, unknown_setting
 from ..files.formats import opening
 from ..files.given import missing_data, missing_network
+from ..files.schema import read_json
 from ..files.text import printable
+from .options import NetworkOptions, ReadingOptions
 
 __all__ = [
     "SETTINGS",
@@ -34,11 +38,11 @@ __all__ = [
     "opened",
     "own_columns",
     "read_data",
+    "reading_of",
     "run_by",
     "size_of",
     "to_run",
     "wanted_target",
-    "wanted_weights",
 ]
 
 Target = str | list[str] | dict[str, str | list[str]] | None
@@ -143,26 +147,37 @@ def assignments(words: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
-def opened(  # noqa: PLR0913  # over the limit: what `regraft.load` takes from the command line
-    source: str,
-    weights: str | Path | None = None,
-    *,
-    source_classes: Path | None = None,
-    head: Sequence[str] | None = None,
-    channels: int | None = None,
-    architecture: str | None = None,
-    inputs: Sequence[str] | None = None,
-    trust: bool = False,
-) -> Any:
-    """Open a network. `inputs`: the shape of an example, such as "3,224,224", or NAME=SHAPE for each of several tensors."""
+def opened(source: str, given: NetworkOptions | None = None, *, source_classes: Path | None = None, trust: bool = False) -> Any:
+    """Open a network. `given`: how; None: with no options."""
+    given = given or NetworkOptions()
+    if given.random_weights and given.weights is not None:
+        raise SettingError(f"--weights {str(given.weights)!r} and --random-weights cannot both hold; give one of them.")
+    how: dict[str, Any] = {"weights": "random" if given.random_weights else given.weights, "channels": given.channels, "trust": trust}
+    how |= {"classes": class_names(source_classes), "inputs": _shapes(given.inputs), "preprocessing": _preprocessing(given.preprocessing)}
+    how["architecture"] = None if given.architecture is None else _imported(given.architecture)
+    layers = named_pairs(given.head, option="--head", form="TASK=LAYER") if "=" in "".join(given.head or ()) else list(given.head or ())
+    how["head"] = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers or None
+
     from .. import verbs
 
-    names, own = class_names(source_classes), None if architecture is None else _imported(architecture)
-    layers = named_pairs(head, option="--head", form="TASK=LAYER") if head and "=" in "".join(head) else list(head or ())
-    found: Any = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers or None
-    how: dict[str, Any] = {"classes": names, "head": found, "channels": channels, "architecture": own, "inputs": _shapes(inputs)}
     with progress("opening the network"):
-        return verbs.load(source, weights=weights, trust=trust, **how)
+        return verbs.load(source, **how)
+
+
+def reading_of(given: ReadingOptions, condition: str | None = None) -> dict[str, Any]:
+    """Return the keywords of `regraft.read`. `condition`: the column of the condition, where a command has one."""
+    plain: dict[str, Any] = dataclasses.asdict(given) | {"condition": condition, "target": wanted_target(given.target)}
+    return plain | {"columns": listed_names(given.columns, option="--columns")}
+
+
+def _preprocessing(text: str | None) -> Any:
+    """Parse the value of --preprocessing: JSON, or a file of it."""
+    if text is None or not text.lstrip().startswith("{"):
+        return None if text is None else read_json(Path(text), "space", remedy="Expected JSON, or a file of it.")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SettingError(f"--preprocessing {text!r} is not valid JSON: {error}.") from error
 
 
 def _shapes(given: Sequence[str] | None) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
@@ -186,7 +201,7 @@ def to_run(  # over the limit: what `regraft.load` takes from the command line
 ) -> Any:
     """Open a network for prediction: an ONNX file with ONNX Runtime and without PyTorch, others as in `opened`."""
     if Path(source).suffix.lower() != ".onnx":
-        return opened(str(source), head=head, channels=channels, architecture=architecture, trust=trust)
+        return opened(str(source), NetworkOptions(head=list(head or ()), channels=channels, architecture=architecture), trust=trust)
     given = {"--head": " ".join(head) if head else None, "--channels": channels, "--architecture": architecture}
     asked = [f"{name} {value}" for name, value in given.items() if value is not None]
     if asked:
@@ -211,13 +226,6 @@ def run_by(source: str | Path, engine: str | None, *, cluster: str | None) -> di
     return {"run": whole_pass(engine or "auto", cluster)}
 
 
-def wanted_weights(file: Path | None, random: bool) -> str | Path | None:
-    """Return the `weights` argument of `regraft.load`: a `file`, "random", or None. Raise if both options are given."""
-    if random and file is not None:
-        raise SettingError(f"--weights {str(file)!r} and --random-weights cannot both hold; give one of them.")
-    return "random" if random else file
-
-
 def _imported(name: str) -> Any:
     """Import a user's class or function from MODULE:NAME. The working folder is searched first."""
     module, _, own = name.partition(":")
@@ -225,6 +233,8 @@ def _imported(name: str) -> Any:
         raise SettingError(f"--architecture {name!r}: expected MODULE:NAME, such as mine.networks:Small.")
     here = str(Path.cwd())
     sys.path.insert(0, here)
+    if "keras" not in sys.modules:
+        os.environ.setdefault("KERAS_BACKEND", "torch")  # the user's module may import Keras
     try:
         found = importlib.import_module(module)
     except Exception as error:  # the user's module can raise anything

@@ -263,7 +263,7 @@ FORMATS: dict[str, Format] = {
         "Texts are escaped where they are printed.",
     ),
     "space": Format(
-        "JSON file of a search space",
+        "JSON file of a search space or a preprocessing",
         (".json",),
         "`json.loads`",
         "Names and values that are no settings.",

@@ -148,6 +148,7 @@ class _Walk(Interpreter):
 
     def __init__(self, program: Any) -> None:
         super().__init__(program, garbage_collect_values=False)
+        self.extra_traceback = False  # an error is told as it is
         self.layers: list[DenseLayer] = []
         self.suspect, self.scale = "", 1.0
         self.others: list[str] = []

@@ -17,7 +17,7 @@ from ...errors import SettingError
 from ...files.remote import names_in
 from ...files.text import printable
 from .. import options
-from ..guard import command
+from ..guard import command, spread
 from ..shared import (
     assignments,
     check_given,
@@ -28,8 +28,7 @@ from ..shared import (
     named_pairs,
     opened,
     read_data,
-    wanted_target,
-    wanted_weights,
+    reading_of,
 )
 
 __all__ = ["add_to", "as_words", "cost_line", "print_folder", "print_next", "print_result", "printed_report", "value_of"]
@@ -60,6 +59,8 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     network: options.NetworkArgument,
     data: options.DataArgument,
     *,
+    how: options.NetworkOptions,
+    read: options.ReadingOptions,
     out: options.Out,
     strategy: options.Strategy = "auto",
     frozen: options.Frozen = None,
@@ -70,15 +71,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     budget: options.Budget = None,
     holdout: options.Holdout = 0.2,
     test: options.Test = None,
-    group: options.Group = None,
-    target: options.Target = None,
-    task: options.Task = None,
-    max_length: options.MaxLength = None,
-    columns: options.Columns = None,
     condition: options.Condition = None,
-    files: options.Files = None,
-    outside: options.Outside = False,
-    kind: options.Kind = None,
     start: options.Start = None,
     rename: options.Rename = None,
     join: options.Join = None,
@@ -92,15 +85,8 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     cache: options.Cache = None,
     engine: options.Engine = None,
     cluster: options.Cluster = None,
-    weights: options.Weights = None,
-    random_weights: options.RandomWeights = False,
     classes: options.Classes = None,
     source_classes: options.SourceClasses = None,
-    head: options.HeadLayer = None,
-    channels: options.Channels = None,
-    architecture: options.Architecture = None,
-    inputs: options.InputShapes = None,
-    skip_bad: options.SkipBad = False,
     baselines: options.Baselines = False,
     no_resume: options.NoResume = False,
     assigned: options.Assigned = None,
@@ -118,33 +104,23 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     rows["fresh"] = listed_names(fresh, option="--fresh")
     rows["rename"] = named_pairs(rename, option="--rename", form="OLD=NEW")
     settings |= {name: value for name, value in rows.items() if value}
-    joined, asked, layers = listed_names(join, option="--join"), listed_names(columns, option="--columns"), _layers(hidden)
-    reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
-    reading |= {"kind": kind, "skip_bad": skip_bad, "task": task, "max_length": max_length, "columns": asked}
+    joined, layers, reading = listed_names(join, option="--join"), _layers(hidden), reading_of(read, condition)
     words = {"strategy": strategy, "probe": probe, "start": start, "augment": augment, "engine": engine, "block": block}
-    places = {"weights": weights, "source-classes": source_classes}
+    places = {"weights": how.weights, "source-classes": source_classes}
     check_given(network, data, test, reading=reading, places=places, assigned=assigned, **words)
 
     from ... import heads, verbs
     from ...planning import make_plan
 
     plan = make_plan(strategy, _merged(settings, assigned or []))  # report invalid settings before data are read
-    net = opened(
-        network,
-        wanted_weights(weights, random_weights),
-        source_classes=source_classes,
-        head=head,
-        channels=channels,
-        architecture=architecture,
-        inputs=inputs,
-    )
+    net = opened(network, how, source_classes=source_classes)
     net = heads.join(net, joined) if joined else net
-    reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}
+    reading |= {"columns": columns_for(net, reading["columns"]), "kind": kind_for(net, data, asked=read.kind, files=read.files)}
     dataset = read_data(data, **reading)
     judges = None if test is None else read_data(test, **reading)
     net = heads.retarget(net, plan.classes or dataset.classes, hidden=layers, seed=seed) if layers else net
     ready = time.perf_counter()
-    result = verbs.adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=skip_bad)
+    result = verbs.adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=read.skip_bad)
     print_result(result, out, as_json=as_json, before=ready - called)
 
 
@@ -177,7 +153,7 @@ def _lists() -> set[str]:
 
 def as_words(plan: Any) -> list[str]:
     """Return the command-line options that reproduce a plan, except for the classes, which come from the data."""
-    found = [info.default for one in inspect.signature(_adapt, eval_str=True).parameters.values() for info in one.annotation.__metadata__]
+    found = [info.default for one in inspect.signature(spread(_adapt)).parameters.values() for info in one.annotation.__metadata__]
     own = {option for option in found if isinstance(option, str)}  # name of an annotated option
     words = ["--strategy", plan.strategy]
     for name, value in plan.given().items():

@@ -9,7 +9,7 @@ import typer
 from ...console import show, show_json, tell
 from .. import options
 from ..guard import command
-from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, wanted_target, wanted_weights
+from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, wanted_target
 
 __all__ = ["add_to"]
 
@@ -30,6 +30,7 @@ def _check(  # noqa: PLR0913  # over the limit: the options of the command
     data: options.DataArgument,
     network: _Network = None,
     *,
+    how: options.NetworkOptions,
     target: options.Target = None,
     task: options.Task = None,
     max_length: options.MaxLength = None,
@@ -41,12 +42,7 @@ def _check(  # noqa: PLR0913  # over the limit: the options of the command
     kind: options.Kind = None,
     holdout: options.Holdout = 0.2,
     seed: options.Seed = 0,
-    weights: options.Weights = None,
-    random_weights: options.RandomWeights = False,
     source_classes: options.OldClasses = None,
-    head: options.HeadLayer = None,
-    channels: options.Channels = None,
-    architecture: options.Architecture = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show how data are read: columns, classes, sizes, duplicates and unusable examples. Nothing is trained or written."""
@@ -59,20 +55,13 @@ def _check(  # noqa: PLR0913  # over the limit: the options of the command
         "files": files,
     }
     reading |= {"outside": outside, "skip_bad": True, "columns": listed_names(columns, option="--columns"), "kind": kind}
-    check_given(network, data, reading=reading, places={"weights": weights, "source-classes": source_classes})
+    check_given(network, data, reading=reading, places={"weights": how.weights, "source-classes": source_classes})
     if network is None:
         from ...data import checked
 
         summary = checked(read_data(data, **reading), True).summary()
     else:
-        net = opened(
-            network,
-            wanted_weights(weights, random_weights),
-            source_classes=source_classes,
-            head=head,
-            channels=channels,
-            architecture=architecture,
-        )
+        net = opened(network, how, source_classes=source_classes)
         reading |= {"columns": columns_for(net, reading["columns"]), "kind": kind_for(net, data, asked=kind, files=files)}
         from ... import verbs
 

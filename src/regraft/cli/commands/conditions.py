@@ -88,7 +88,7 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
     how |= {"replace": replace, "seed": seed}
     reading: dict[str, Any] = {"condition": condition, "files": files, "outside": outside, "skip_bad": skip_bad}
     check_given(folder, data, reading=reading | {"target": wanted_target(target), "kind": kind, "columns": asked})
-    net = opened(str(folder), architecture=architecture)
+    net = opened(str(folder), options.NetworkOptions(architecture=architecture))
     beside = columns_for(net, asked)
     reading |= {"columns": beside, "kind": kind_for(net, data, asked=kind, files=files)}
     if unsupervised is not None and target is None and condition is None:
@@ -157,7 +157,7 @@ def _export(  # noqa: PLR0913  # over the limit: the options of the command
     """Export a saved network to one file that does not need regraft. With --condition, export a plain network for that condition."""
     from ... import verbs
 
-    net = opened(str(folder), architecture=architecture)
+    net = opened(str(folder), options.NetworkOptions(architecture=architecture))
     whole = net if condition is None else verbs.fold(net, condition)
     of_pmml: dict[str, Any] = {"columns": listed_names(columns, option="--columns"), "target": target, "what": what}
     path = whole.export(file, preprocessing=preprocessing, pmml_version=pmml_version, **of_pmml)

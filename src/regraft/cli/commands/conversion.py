@@ -56,7 +56,7 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
     if not out.suffix and (preprocessing or pmml_version):
         raise InputError(f"--preprocessing goes with .onnx and --pmml-version with .pmml; received the folder {printable(out)!r}.")
     check_given(source)
-    net = opened(source, weights, source_classes=source_classes, head=head, architecture=architecture)
+    net = opened(source, options.NetworkOptions(weights, head=head, architecture=architecture), source_classes=source_classes)
     ending = out.suffix.lower()
     if family is not None or ending in _OF_KERAS:
         net = net.to(family or "keras")

@@ -10,7 +10,7 @@ import typer
 from ...console import show, show_json, tell
 from .. import options
 from ..guard import command
-from ..shared import check_given, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
+from ..shared import check_given, columns_for, opened, read_data, reading_of
 from .adaptation import cost_line, print_folder, printed_report
 
 __all__ = ["add_to"]
@@ -28,47 +28,32 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     network: options.NetworkArgument,
     data: options.DataArgument,
     *,
+    how: options.NetworkOptions,
+    read: options.ReadingOptions,
     out: options.Out,
     start: options.Start = None,
     old_data: options.OldData = None,
     statistics: options.Statistics = None,
     test: options.Test = None,
     holdout: options.Holdout = 0.2,
-    target: options.Target = None,
-    group: options.Group = None,
-    columns: options.Columns = None,
-    files: options.Files = None,
-    outside: options.Outside = False,
-    kind: options.Kind = None,
-    weights: options.Weights = None,
-    random_weights: options.RandomWeights = False,
     classes: options.OldClasses = None,
-    head: options.HeadLayer = None,
-    channels: options.Channels = None,
-    architecture: options.Architecture = None,
     seed: options.Seed = 0,
-    skip_bad: options.SkipBad = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Add the classes of DATA that the network lacks. The class weights and the logits of the old classes stay unchanged."""
-    listed = listed_names(columns, option="--columns")
-    reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind}
-    reading |= {"skip_bad": skip_bad, "columns": listed}
-    places = {"weights": weights, "source-classes": classes}
+    reading, places = reading_of(read), {"weights": how.weights, "source-classes": classes}
     check_given(network, data, old_data, test, reading=reading, places=places, start=start)
 
     from ... import verbs
     from ...planning.extending import Asked
 
-    how: dict[str, Any] = {"start": start, "statistics": True if statistics == "own" else statistics, "holdout": holdout, "seed": seed}
-    Asked(old_data=old_data, **how)  # report conflicting options before anything is opened
-    net = opened(
-        network, wanted_weights(weights, random_weights), source_classes=classes, head=head, channels=channels, architecture=architecture
-    )
-    reading["columns"] = columns_for(net, listed)
+    asked: dict[str, Any] = {"start": start, "statistics": True if statistics == "own" else statistics, "holdout": holdout, "seed": seed}
+    Asked(old_data=old_data, **asked)  # report conflicting options before anything is opened
+    net = opened(network, how, source_classes=classes)
+    reading["columns"] = columns_for(net, reading["columns"])
     shown, stored, tests = (None if one is None else read_data(one, **reading) for one in (data, old_data, test))
-    result = verbs.extend(net, shown, old_data=stored, test=tests, out=out, skip_bad=skip_bad, **how)
+    result = verbs.extend(net, shown, old_data=stored, test=tests, out=out, skip_bad=read.skip_bad, **asked)
     _print_result(result, folder=out, as_json=as_json)
 
 

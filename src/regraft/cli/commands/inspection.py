@@ -11,19 +11,14 @@ from ...console import show, show_json
 from ...files.text import printable
 from ..guard import command
 from ..options import (
-    Architecture,
     AsJson,
-    Channels,
-    HeadLayer,
-    InputShapes,
     NetworkArgument,
+    NetworkOptions,
     Preview,
-    RandomWeights,
     SourceClasses,
     Trust,
-    Weights,
 )
-from ..shared import check_given, class_names, kind_for, opened, read_data, wanted_weights
+from ..shared import check_given, class_names, kind_for, opened, read_data
 
 __all__ = ["add_to"]
 
@@ -41,26 +36,20 @@ def add_to(app: typer.Typer) -> None:
     command(app, "inspect", _inspect, panel="Look", examples=examples)
 
 
-def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
+def _inspect(  # over the limit: the options of the command
     network: NetworkArgument,
     data: _Data = None,
     *,
+    how: NetworkOptions,
     classes: Preview = None,
-    weights: Weights = None,
-    random_weights: RandomWeights = False,
     source_classes: SourceClasses = None,
-    head: HeadLayer = None,
-    channels: Channels = None,
-    architecture: Architecture = None,
-    inputs: InputShapes = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
     wanted = class_names(classes)
-    how: dict[str, Any] = {"head": head, "channels": channels, "architecture": architecture, "inputs": inputs, "trust": trust}
     check_given(network, data)
-    net = opened(network, wanted_weights(weights, random_weights), source_classes=source_classes, **how)
+    net = opened(network, how, source_classes=source_classes, trust=trust)
     preview = _preview(net, wanted) if wanted else None
     fit = _fit(net, data)
     if as_json:

@@ -12,7 +12,7 @@ from ...files.remote import at_hand
 from ...files.text import printable
 from .. import options
 from ..guard import command
-from ..shared import check_given, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
+from ..shared import check_given, columns_for, opened, read_data, reading_of
 
 __all__ = ["add_to"]
 
@@ -33,47 +33,29 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     network: options.NetworkArgument,
     data: options.DataArgument,
     *,
+    how: options.NetworkOptions,
+    read: options.ReadingOptions,
     out: _Out = None,
-    group: options.Group = None,
-    target: options.Target = None,
-    task: options.Task = None,
     of_task: options.OfTask = None,
-    max_length: options.MaxLength = None,
-    columns: options.Columns = None,
-    files: options.Files = None,
-    outside: options.Outside = False,
-    kind: options.Kind = None,
     seed: _Seed = 0,
     cache: options.Cache = None,
     engine: options.Engine = None,
     cluster: options.Cluster = None,
-    weights: options.Weights = None,
-    random_weights: options.RandomWeights = False,
     source_classes: options.OldClasses = None,
-    head: options.HeadLayer = None,
-    channels: options.Channels = None,
-    architecture: options.Architecture = None,
-    inputs: options.InputShapes = None,
-    skip_bad: options.SkipBad = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure where transfer holds: probe accuracy by depth, the scenario, and what more examples would give."""
-    asked = listed_names(columns, option="--columns")
-    reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "columns": asked, "files": files, "outside": outside}
-    reading |= {"kind": kind, "task": task, "max_length": max_length}
-    check_given(network, data, reading=reading, places={"weights": weights, "source-classes": source_classes}, engine=engine)
-    how: dict[str, Any] = {"source_classes": source_classes, "head": head, "channels": channels}
-    how |= {"architecture": architecture, "inputs": inputs}
-    net = opened(network, wanted_weights(weights, random_weights), **how)
-    reading["columns"] = columns_for(net, asked)
-    dataset = read_data(data, skip_bad=skip_bad, **reading)
+    reading = reading_of(read)
+    check_given(network, data, reading=reading, places={"weights": how.weights, "source-classes": source_classes}, engine=engine)
+    net = opened(network, how, source_classes=source_classes)
+    dataset = read_data(data, **reading | {"columns": columns_for(net, reading["columns"])})
     settings: dict[str, Any] = {} if cache is None else {"cache": None if cache == "none" else cache}
     settings |= {name: value for name, value in {"engine": engine, "cluster": cluster}.items() if value is not None}
 
     from ... import verbs
 
-    profile = verbs.profile(net, dataset, of_task=of_task, seed=seed, skip_bad=skip_bad, **settings)
+    profile = verbs.profile(net, dataset, of_task=of_task, seed=seed, skip_bad=read.skip_bad, **settings)
     page = _saved(profile, out)
     if as_json:
         show_json(profile.to_dict() | {"page": page})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,11 +24,9 @@ from ..shared import (
     class_names,
     columns_for,
     kind_for,
-    listed_names,
     opened,
     read_data,
-    wanted_target,
-    wanted_weights,
+    reading_of,
 )
 from .adaptation import as_words, cost_line, value_of
 
@@ -70,6 +69,8 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     network: options.NetworkArgument,
     data: options.DataArgument,
     *,
+    how: options.NetworkOptions,
+    read: options.ReadingOptions,
     out: Out,
     trials: Trials = 50,
     space: Space = None,
@@ -87,26 +88,12 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     test: options.Test = None,
     holdout: options.Holdout = 0.2,
     seed: options.Seed = 0,
-    group: options.Group = None,
-    target: options.Target = None,
-    task: options.Task = None,
-    max_length: options.MaxLength = None,
-    columns: options.Columns = None,
     condition: options.Condition = None,
-    files: options.Files = None,
-    outside: options.Outside = False,
-    kind: options.Kind = None,
     cache: options.Cache = None,
     engine: options.Engine = None,
     cluster: options.Cluster = None,
-    weights: options.Weights = None,
-    random_weights: options.RandomWeights = False,
     classes: options.Classes = None,
     source_classes: options.SourceClasses = None,
-    head: options.HeadLayer = None,
-    channels: options.Channels = None,
-    architecture: options.Architecture = None,
-    skip_bad: options.SkipBad = False,
     assigned: options.Assigned = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
@@ -118,35 +105,24 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     names = class_names(classes)
     settings |= {name: value_of(text) for name, text in assignments(assigned).items()} | ({"classes": tuple(names)} if names else {})
     wanted = _read_space(space)
-    how = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric}
-    how |= {"holdout": holdout, "seed": seed, "budget": budget}
-    reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
-    asked = listed_names(columns, option="--columns")
-    reading |= {"skip_bad": skip_bad, "task": task, "max_length": max_length, "kind": kind, "columns": asked}
+    search: dict[str, Any] = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric}
+    search |= {"holdout": holdout, "seed": seed, "budget": budget}
+    reading = reading_of(read, condition)
     words = {"strategy": strategy, "probe": probe, "engine": engine, "sampler": sampler, "pruner": pruner}
-    places = {"weights": weights, "source-classes": source_classes}
+    places = {"weights": how.weights, "source-classes": source_classes}
     check_given(network, data, test, reading=reading, places=places, assigned=assigned, **words)
-    net = opened(
-        network,
-        wanted_weights(weights, random_weights),
-        source_classes=source_classes,
-        head=head,
-        channels=channels,
-        architecture=architecture,
-    )
-    reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}
+    net = opened(network, how, source_classes=source_classes)
+    reading |= {"columns": columns_for(net, reading["columns"]), "kind": kind_for(net, data, asked=read.kind, files=read.files)}
 
     from ... import verbs
 
     judges = None if test is None else read_data(test, **reading)
     items = read_data(data, **reading)
     with at_hand(out) as folder:
-        study = verbs.search(net, items, space=wanted, test=judges, out=folder, skip_bad=skip_bad, **how, **settings)
+        study = verbs.search(net, items, space=wanted, test=judges, out=folder, skip_bad=read.skip_bad, **search, **settings)
         drawn = [f"{out}/{path.name}" for path in _drawn(study, folder)]
-    same: dict[str, Any] = {"--target": target, "--task": task, "--group": group, "--columns": columns, "--condition": condition}
-    same |= {"--files": files, "--outside": outside, "--kind": kind, "--skip-bad": skip_bad, "--test": test, "--weights": weights}
-    same |= {"--random-weights": random_weights, "--classes": classes, "--source-classes": source_classes, "--head": head}
-    same |= {"--channels": channels, "--architecture": architecture, "--max-length": max_length}
+    same = {f"--{name.replace('_', '-')}": value for given in (read, how) for name, value in dataclasses.asdict(given).items()}
+    same |= {"--condition": condition, "--test": test, "--classes": classes, "--source-classes": source_classes}
     _print(study, out, drawn=drawn, command=_command(study, [network, data], same=same), as_json=as_json)
 
 
