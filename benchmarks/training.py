@@ -371,7 +371,8 @@ def regret(rows: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[str]:
         whole = [one for one in entries if all(name in one for name in OURS)]
         rest = sum(one[name]["seconds"] for one in whole or entries for name in OURS if name != "auto" and name in one)
         costs.append(sum(one["auto"]["seconds"] for one in whole or entries) / max(rest, 1e-9))
-        figures = (f"{100 * mine.mean():.1f}", f"{100 * other.mean():.1f} ({best})", interval(other - mine), f"{costs[-1]:.0%}{'' if whole else '*'}")
+        cost = f"{costs[-1]:.0%}{'' if whole else '*'}"
+        figures = (f"{100 * mine.mean():.1f}", f"{100 * other.mean():.1f} ({best})", interval(other - mine), cost)
         lines.append(f"| {pair} | {len(mine)} | " + " | ".join(figures) + " |")
     if regrets:
         lines.append(
