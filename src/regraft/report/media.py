@@ -19,6 +19,7 @@ __all__ = ["picture_uri", "sound_uri"]
 
 _SIDE = 96
 """Longer side of an image in the report, in pixels."""
+_SECONDS = 5.0
 
 
 def picture_uri(source: npt.ArrayLike | str | Path) -> str | None:
@@ -50,36 +51,23 @@ def _thumbnail(picture: Any, *, nearest: Any) -> Any:
     return picture
 
 
-def sound_uri(source: tuple[npt.ArrayLike, int] | str | Path, *, seconds: float = 5.0) -> str | None:
-    """Return the first `seconds` of a sound as a data URI (WAV, mono, 16 bit); None if the file cannot be read or soundfile is missing.
-
-    `source`: a file, or (waveform, rate): (N,) or (N, channels), floats in [-1, 1] or int16, and samples per second.
-    """
-    if isinstance(source, tuple):
-        waveform, rate = np.asarray(source[0]), int(source[1])
-    else:
-        if _library("soundfile", "audio") is None:
-            return None
-        try:
-            with recording_of(source) as file:
-                rate = int(file.samplerate)
-                waveform = np.asarray(file.read(int(seconds * rate), always_2d=True))
-        except InputError:
-            return None
-    return _uri("audio/wav", _wave(waveform[: int(seconds * rate)], rate))
-
-
-def _wave(waveform: np.ndarray, rate: int) -> bytes:
-    scale = 32768.0 if waveform.dtype == np.int16 else 1.0
-    floats = waveform.astype(np.float64) / scale
-    single = floats.mean(axis=1) if floats.ndim == 2 else floats
+def sound_uri(source: str | Path) -> str | None:
+    """Return the first `_SECONDS` of a sound file as a data URI (WAV, mono, 16 bit); None if it cannot be read or soundfile is missing."""
+    if _library("soundfile", "audio") is None:
+        return None
+    try:
+        with recording_of(source) as recording:
+            rate = int(recording.samplerate)
+            waveform = np.asarray(recording.read(int(_SECONDS * rate), always_2d=True), np.float64).mean(axis=1)
+    except InputError:
+        return None
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(rate)
-        out.writeframes((np.clip(single, -1.0, 1.0) * 32767.0).round().astype("<i2").tobytes())
-    return file.getvalue()
+        out.writeframes((np.clip(waveform, -1.0, 1.0) * 32767.0).round().astype("<i2").tobytes())
+    return _uri("audio/wav", file.getvalue())
 
 
 def _pixels(array: np.ndarray) -> np.ndarray:
