@@ -560,17 +560,8 @@ ROWS: dict[str, Row] = {
     **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D"), _dropout),
     **dict.fromkeys(("ActivityRegularization", "Identity", "GaussianNoise", "GaussianDropout"), _nothing),
     **dict.fromkeys(("Rescaling", "Normalization"), _affine),
-    **{
-        "Cast": _cast,
-        "Mean": _reduced,
-        "Var": _reduced,
-        "Sum": _reduced,
-        "Max": _reduced,
-        "Any": _reduced,
-        "Sqrt": _function,
-        "Square": _function,
-        "Matmul": _product,
-    },
+    **{"Cast": _cast, "Sqrt": _function, "Square": _function, "Matmul": _product},
+    **dict.fromkeys(("Mean", "Var", "Sum", "Max", "Any"), _reduced),
     **{"Take": _selected, "GetItem": _selected, "Moveaxis": _permute, "Transpose": _permute, "ExpandDims": _with_axis},
 }
 """Converter for each layer or function of Keras, by class name. Layers that only add noise or a penalty in training are skipped."""

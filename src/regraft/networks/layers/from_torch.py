@@ -306,13 +306,8 @@ ROWS: dict[str, Row] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
     **dict.fromkeys(_CELLS, _recurrent),
-    **{
-        "attention": _attention,
-        "cells": _masked_cells,
-        "prelu": _prelu,
-        "cat": _concatenate,
-        "zeros": lambda _reader, _call: None,
-    },  # initial states
+    **{"attention": _attention, "cells": _masked_cells, "prelu": _prelu, "cat": _concatenate},
+    "zeros": lambda _reader, _call: None,  # initial states
     **{name: _activation(name) for name in ("relu", "relu6", "sigmoid", "tanh", "silu", "selu", "celu", "mish", "log_sigmoid")},
     **{"hardswish": _activation("hard_silu"), "hardsigmoid": _activation("hard_sigmoid"), "softplus": _softplus},
     **dict.fromkeys(("gelu", "leaky_relu", "elu", "hardtanh", "clamp", "clamp_max", "clamp_min"), _with_settings),

@@ -98,14 +98,7 @@ class Over(nn.Module):
 
     def __init__(self, kind: str, axes: Sequence[int], *, keep: bool = False) -> None:
         super().__init__()
-        kinds: dict[str, Callable[..., Tensor]] = {
-            "mean": torch.mean,
-            "var": _variance,
-            "max": torch.amax,
-            "sum": torch.sum,
-            "any": torch.any,
-        }
-        self.reduce = kinds[kind]
+        self.reduce = _OVER[kind]
         self.axes, self.keep = tuple(axes), keep
 
     def forward(self, value: Tensor) -> Tensor:
@@ -116,6 +109,9 @@ class Over(nn.Module):
 def _variance(value: Tensor, dim: tuple[int, ...], *, keepdim: bool) -> Tensor:
     """Return the population variance. torch.var takes ten times as long."""
     return (value - value.mean(dim, keepdim=True)).square().mean(dim, keepdim=keepdim)
+
+
+_OVER: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "var": _variance, "max": torch.amax, "sum": torch.sum, "any": torch.any}
 
 
 class Join(nn.Module):
@@ -231,15 +227,9 @@ class Function(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.function: Callable[[Tensor], Tensor] = {
-            "exp": torch.exp,
-            "sin": torch.sin,
-            "cos": torch.cos,
-            "atan": torch.atan,
-            "abs": torch.abs,
-            "sqrt": torch.sqrt,
-            "square": torch.square,
-        }[kind]
+        if kind not in ("exp", "sin", "cos", "atan", "abs", "sqrt", "square"):
+            raise NetworkError(f"The function {kind!r} is none that regraft writes.")
+        self.function: Callable[[Tensor], Tensor] = getattr(torch, kind)
 
     def forward(self, value: Tensor) -> Tensor:
         """Return the function of the value."""
@@ -363,51 +353,17 @@ class Dot(nn.Module):
         return made.flatten(1) if min(value.ndim for value in values) == 2 else made
 
 
-LAYERS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind
-    for kind in (
-        *(
-            nn.Linear,
-            nn.Embedding,
-            nn.Flatten,
-            nn.Identity,
-            nn.LayerNorm,
-            nn.GroupNorm,
-            nn.Upsample,
-            nn.Dropout,
-            nn.Dropout1d,
-            nn.Dropout2d,
-        ),
-        *(
-            nn.Conv1d,
-            nn.Conv2d,
-            nn.Conv3d,
-            nn.ConvTranspose1d,
-            nn.ConvTranspose2d,
-            nn.ConvTranspose3d,
-            nn.BatchNorm1d,
-            nn.BatchNorm2d,
-            nn.BatchNorm3d,
-        ),
-        *(
-            nn.MaxPool1d,
-            nn.MaxPool2d,
-            nn.MaxPool3d,
-            nn.AvgPool1d,
-            nn.AvgPool2d,
-            nn.AvgPool3d,
-            nn.AdaptiveAvgPool1d,
-            nn.ReLU,
-            nn.ReLU6,
-            nn.Sigmoid,
-            nn.Tanh,
-        ),
-        *(nn.Softmax, nn.LogSoftmax, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign, nn.Hardsigmoid),
-        *(nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.PReLU, nn.Tanhshrink),
-        *(Lookup, Permute, Reshape, Select, Pad, Over, Join, Concatenate, Unequal, Affine, Repeat, Rectifier, Function, Recurrent),
-        *(Attention, Dot, DotAttention, MeanOfKept),
-    )
-}
+_OF_TORCH = (
+    "Linear Embedding Flatten Identity LayerNorm GroupNorm Upsample Dropout Dropout1d Dropout2d Conv1d Conv2d Conv3d "
+    "ConvTranspose1d ConvTranspose2d ConvTranspose3d BatchNorm1d BatchNorm2d BatchNorm3d MaxPool1d MaxPool2d MaxPool3d "
+    "AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d ReLU ReLU6 Sigmoid Tanh Softmax LogSoftmax ELU SELU CELU GELU SiLU "
+    "Mish Softplus Softsign Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid PReLU Tanhshrink"
+)
+_OWN: tuple[type[nn.Module], ...] = (
+    *(Lookup, Permute, Reshape, Select, Pad, Over, Join, Concatenate, Unequal, Affine, Repeat, Rectifier, Function, Recurrent),
+    *(Attention, Dot, DotAttention, MeanOfKept),
+)
+LAYERS: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in _OF_TORCH.split()} | {kind.__name__: kind for kind in _OWN}
 """Layer classes by name. A step's settings are the arguments of its class."""
 
 
