@@ -27,8 +27,7 @@ from .names import checked_classes
 from .onnx_files import write_onnx
 from .parts.coding import Coding, in_condition, without_conditions
 from .parts.head import Head, one_row
-from .parts.layers import Block, Layer
-from .parts.points import Point
+from .parts.layers import Block, Layer, Point
 from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns
 from .parts.structure import prefixes
 from .parts.taps import Tap, TapSlice
@@ -84,11 +83,6 @@ class Network(Editable):
     def classes(self) -> tuple[str, ...] | None:
         """Class names of the first head, in row order, or None if they are unknown."""
         return self.outputs if self.outputs and not self.heads else self.head.classes
-
-    def scores_apart(self, features: Tensor) -> Scores:
-        """Return NaN logits (N, C) for the tasks whose heads do not read these `features` (N, d)."""
-        heads = {task: head for task, head in self.heads.items() if head.apart}
-        return {task: features.new_full((len(features), len(head.in_layer().weight)), torch.nan) for task, head in heads.items()}
 
     def name_classes_(self, classes: Sequence[str], task: str | None = None) -> None:
         """Set the class names of a head, or of the outputs of a network without one.
@@ -270,7 +264,9 @@ class Network(Editable):
         """Return the logits (N, C) by task for the heads' input `features` (N, d); NaN for heads that read other features."""
         near = {task: self.body.layers_of(task)[0] for task, head in self.heads.items() if head.groups is None and not head.apart}
         own = {task: self.body.scores_of_layer(layer, features) for task, layer in near.items()}
-        return self.body.with_derived(self.scores_apart(features) | own)
+        apart = {task: head for task, head in self.heads.items() if head.apart}
+        missing = {task: features.new_full((len(features), len(head.in_layer().weight)), torch.nan) for task, head in apart.items()}
+        return self.body.with_derived(missing | own)
 
     def sample_features(self) -> Tensor:
         """Return the features (2, d), in inference mode, of the two synthetic examples that the network was inspected with."""

@@ -19,7 +19,7 @@ from ..edits import FORMS, TRAINING, Biased, Channels, Codes, Columns, Cut, Edit
 from ..family import Body
 from ..parts.coding import Coding
 from ..parts.head import Head
-from ..parts.points import Point
+from ..parts.layers import Point
 from ..parts.record import Record
 from ..parts.taps import Tap, checked_points, refuse_read_input
 from ..samples import sample_facts

@@ -12,12 +12,28 @@ import torch
 from torch import Tensor
 from torch.nn import Module, functional
 
+from ...errors import NetworkError
+from ..family import Body
+from ..parts.layers import Block
 from ..parts.protocols import Inputs
+from ..parts.structure import block_end
 from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, nothing_left, pools_at
 from ..samples import three_items
 from ..tracing import as_tensor
 
-__all__ = ["Point", "Reached", "ended_by", "listening", "pooled_by", "read_input", "read_point", "read_points", "run_reading", "width_hint"]
+__all__ = [
+    "Point",
+    "Reached",
+    "block_end_of",
+    "block_ends",
+    "ended_by",
+    "listening",
+    "read_input",
+    "read_point",
+    "read_points",
+    "run_reading",
+    "width_hint",
+]
 
 _CONVOLVED = (
     *(torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d),
@@ -70,7 +86,7 @@ class Point:
         arranged = self.arranged(values)
         fits = mask is not None and arranged.ndim == 3 and mask.ndim == 2 and mask.shape[1] == arranged.shape[2]
         moments = _moments(arranged, mask if fits else None) if {"mean", "std"} & set(self.pools) else {}
-        return [moments[pool] if pool in moments else pooled_by(arranged, pool, cells=self.cells) for pool in self.pools]
+        return [moments[pool] if pool in moments else _pooled_by(arranged, pool, cells=self.cells) for pool in self.pools]
 
 
 def _moments(values: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
@@ -87,7 +103,7 @@ def _moments(values: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
     return {"mean": mean, "std": (variance + STD_FLOOR).sqrt()}
 
 
-def pooled_by(values: Tensor, pool: str, *, cells: tuple[int, int]) -> Tensor:
+def _pooled_by(values: Tensor, pool: str, *, cells: tuple[int, int]) -> Tensor:
     """Return one pool of values, (N, width), other than mean and standard deviation.
 
     `values` are (N, C) for "vector", (N, C, L) for "token", and (N, C, H, W) for "rows" and "columns".
@@ -211,6 +227,20 @@ def _channels_last(values: Tensor, hint: tuple[int, bool]) -> bool:
     width, convolved = hint
     second, last = values.shape[1] == width, values.shape[-1] == width
     return last if second != last else values.ndim == 3 and not convolved
+
+
+def block_ends(body: Body, blocks: Sequence[Block], *, order: Sequence[str], aside: Sequence[str] = ()) -> dict[str, str]:
+    """Return the last module of each of some blocks, called in this `order`, without blocks that are never called and parts `aside`."""
+    found = {block.name: block_end(block, body.layers, order=order, aside=aside) for block in blocks}
+    return {name: end for name, end in found.items() if end is not None}
+
+
+def block_end_of(body: Body, block: Block, *, order: Sequence[str], aside: Sequence[str] = ()) -> str:
+    """Return the last module of a block. Raise if the block is never called."""
+    ends = block_ends(body, [block], order=order, aside=aside)
+    if not ends:
+        raise NetworkError(f"The block {block.name!r} is never called: its weights are read by other code, or not at all. Cut elsewhere.")
+    return ends[block.name]
 
 
 def width_hint(layers: Sequence[Module], *, given: bool) -> tuple[int, bool]:

@@ -17,11 +17,10 @@ from torch import Tensor
 from ...errors import NetworkError
 from ..account import Account
 from ..editing.sums import joined_rows, summed_layers
+from ..editing.taps import block_end_of, block_ends
 from ..edits import Stack
 from ..family import edit_table
 from ..parts.head import FoundHead, Head
-from ..parts.layers import Block
-from ..parts.structure import block_end
 from ..parts.taps import INPUT, Tap
 from ..samples import sample_of
 from ..tracing import as_tensor, head_reading, trace
@@ -203,9 +202,7 @@ def _ended(twin: KerasBody, block: str) -> KerasBody:
     if found is twin.blocks[-1] and set(twin.head_layers) & set(found.layers):
         return twin
     if graph_of(twin.module) is None:
-        end = _ends(twin, [found]).get(found.name)
-        if end is None:
-            raise NetworkError(f"The block {block!r} is never called: its weights are read by other code, or not at all. Cut elsewhere.")
+        end = block_end_of(twin, found, order=trace(twin.modules(), twin.sample_run).order)
         tapping.become_(twin.module, [end], found=(), result=lambda seen: seen[end])
         return _without_codes(twin.anew(twin.module, {}))
     layers = [twin.by_name[name] for name in found.layers]
@@ -219,7 +216,8 @@ def _ended(twin: KerasBody, block: str) -> KerasBody:
 def _tapped(twin: KerasBody, taps: Sequence[Tap]) -> KerasBody:
     if graph_of(twin.module) is None:
         whole, wanted = twin.module, {tap.block for tap in taps}
-        tapping.read_at(twin, taps, ends=_ends(twin, [block for block in twin.blocks if block.name in wanted]))
+        order = trace(twin.modules(), twin.sample_run).order
+        tapping.read_at(twin, taps, ends=block_ends(twin, [block for block in twin.blocks if block.name in wanted], order=order))
     else:
         members = {block.name: [twin.by_name[name] for name in block.layers] for block in twin.blocks if block.name != INPUT}
         whole = tapping.tapped(twin.module, taps, layers={tap.block: members[tap.block] for tap in taps if tap.block in members})
@@ -230,13 +228,6 @@ def _without_codes(twin: KerasBody) -> KerasBody:
     """Return a shortened network. It keeps its conditions only if the table of codes remains."""
     twin.coding = twin.coding if CODES in twin.by_name else None
     return twin
-
-
-def _ends(body: KerasBody, blocks: Sequence[Block]) -> dict[str, str]:
-    """Return the last layer of each of some blocks of a model without a graph. Blocks that are never called are left out."""
-    order = trace(body.modules(), body.sample_run).order
-    found = {block.name: block_end(block, body.layers, order=order) for block in blocks}
-    return {block: end for block, end in found.items() if end is not None}
 
 
 # ── channels ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

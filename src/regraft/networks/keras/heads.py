@@ -99,10 +99,7 @@ def chosen_head(candidates: Mapping[str, FoundHead], head: str | None) -> FoundH
 def given_heads(
     facts: Sequence[Mapping[str, Any]], modules: Mapping[str, Any], *, seen: Trace, run: Callable[[], Any]
 ) -> dict[str, tuple[FoundHead, Head]]:
-    """Return, by task, the heads with their own class weights that a saved folder describes.
-
-    `modules`: name -> layer.
-    """
+    """Return, by task, the heads with their own class weights that a saved folder describes."""
     heads: dict[str, tuple[FoundHead, Head]] = {}
     for fact in facts:
         if fact.get("groups"):

@@ -111,7 +111,10 @@ def write_keras2(module: Any, sample: Any, *, kinds: Sequence[str], target: Path
         stack.callback(partial.unlink, missing_ok=True)
         with h5py.File(partial, "w") as file:
             file.attrs["model_config"] = json.dumps(config).encode()
-            file.attrs["training_config"] = json.dumps(_training(kinds)).encode()
+            losses = [_LOSSES[kind] for kind in kinds]
+            optimizer = {"class_name": "Adam", "config": {"name": "Adam", "learning_rate": 0.001}}
+            training = {"optimizer_config": optimizer, "loss": losses[0] if len(losses) == 1 else losses}
+            file.attrs["training_config"] = json.dumps({**training, "metrics": None, "loss_weights": None}).encode()
             weights = file.create_group("model_weights")
             for place in (file, weights):
                 place.attrs["backend"], place.attrs["keras_version"] = b"tensorflow", _VERSION.encode()
@@ -135,12 +138,6 @@ def _prove(module: Any, path: Path, *, sample: Any) -> None:
         largest = float(expected.abs().max())
         if not float((expected - found).abs().max()) <= _TOLERANCE * max(largest, 1.0):
             raise NetworkError(f"In Keras 2's form the model computes something else. {_INSTEAD}")
-
-
-def _training(kinds: Sequence[str]) -> dict[str, Any]:
-    losses = [_LOSSES[kind] for kind in kinds]
-    optimizer = {"class_name": "Adam", "config": {"name": "Adam", "learning_rate": 0.001}}
-    return {"optimizer_config": optimizer, "loss": losses[0] if len(losses) == 1 else losses, "metrics": None, "loss_weights": None}
 
 
 def _write_weights(group: h5py.Group, layers: Sequence[Any]) -> None:
@@ -167,7 +164,8 @@ def _old_model(model: Mapping[str, Any]) -> dict[str, Any]:
             for layer in config["layers"]
             for name in [layer["name"]]
         ]
-        ends = {name: _ends(config[name]) for name in ("input_layers", "output_layers")}
+        ends = {name: config[name] for name in ("input_layers", "output_layers")}
+        ends = {name: [found] if found and isinstance(found[0], str) else list(found) for name, found in ends.items()}  # also of one
         return {"class_name": kind, "config": {"name": config["name"], "layers": layers, **ends}}
     if kind not in _LAYERS:
         raise NetworkError(f"The layer {config.get('name')!r} ({kind}) is not the same in Keras 2, or is not there. {_INSTEAD}")
@@ -196,11 +194,6 @@ def _old_value(value: Any) -> Any:
             return config["name"]
         return {"class_name": kind, "config": {name: part for name, part in config.items() if name not in _NEWER}}
     return value
-
-
-def _ends(found: Any) -> list[Any]:
-    """Return the references to inputs or outputs as a list, even for a single one."""
-    return [found] if found and isinstance(found[0], str) else list(found)
 
 
 def _old_node(node: Mapping[str, Any], name: str) -> list[list[Any]]:

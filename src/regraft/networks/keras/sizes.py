@@ -34,8 +34,18 @@ def resize_(model: Any, layer: Any, *, head: Head, activation: str, others: Coll
     put_rows_(layer, head)
     if head.activation != activation and others is None:
         layer.activation = keras.activations.get(head.activation)
-    elif head.activation != activation:
-        _set_activation_(model, layer, wanted=head.activation, others=others or ())
+    elif head.activation != activation:  # of the layer, or of one after it
+        parts = [part for part in model._flatten_layers(include_self=False) if not isinstance(part, keras.Model)]
+        after = parts[next(at for at, part in enumerate(parts) if part is layer) :]
+        after = [part for part in after if not any(part is other for other in others or ())]
+        carriers = [part for part in after if getattr(getattr(part, "activation", None), "__name__", "") in _ACTIVATIONS]
+        if any(isinstance(part, keras.layers.Softmax) for part in after):
+            raise NetworkError(
+                f"The scores go through a Softmax layer of their own; expected a head whose activation can become {head.activation!r}."
+            )
+        for part in carriers[1:]:
+            part.activation = keras.activations.linear
+        (carriers[0] if carriers else layer).activation = keras.activations.get(head.activation)
     if len(head.weight) != old:
         _refresh_shapes_(model, layer, sizes={old: len(head.weight)})
     retrack_(model)
@@ -112,22 +122,6 @@ def _rebuild_(layer: Any, config: Mapping[str, Any], *, shape: Sequence[int | No
     vars(layer).update({key: value for key, value in vars(fresh).items() if key not in kept})
     for variable in layer.variables:
         variable._path = names.get(variable.name, variable.path)
-
-
-def _set_activation_(model: Any, layer: Any, *, wanted: str, others: Collection[Any]) -> None:
-    after = [part for part in _after(model, layer) if not any(part is other for other in others)]
-    carriers = [part for part in after if getattr(getattr(part, "activation", None), "__name__", "") in _ACTIVATIONS]
-    if any(isinstance(part, keras.layers.Softmax) for part in after):
-        raise NetworkError(f"The scores go through a Softmax layer of their own; expected a head whose activation can become {wanted!r}.")
-    for part in carriers[1:]:
-        part.activation = keras.activations.linear
-    (carriers[0] if carriers else layer).activation = keras.activations.get(wanted)
-
-
-def _after(model: Any, layer: Any) -> list[Any]:
-    """Return `layer` and the layers defined after it."""
-    parts = [part for part in model._flatten_layers(include_self=False) if not isinstance(part, keras.Model)]
-    return parts[next(at for at, part in enumerate(parts) if part is layer) :]
 
 
 def _refresh_shapes_(container: Any, layer: Any, *, sizes: Mapping[int, int]) -> bool:

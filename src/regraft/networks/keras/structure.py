@@ -305,10 +305,7 @@ _CALLABLE = (FunctionType, MethodType, partial)
 def layer_structure(  # over the limit: what a structure is of, and what does not count
     model: Any, modules: Mapping[str, Any], layers: Collection[str], *, beside: Sequence[Any] = (), ignored: Collection[str] = ()
 ) -> Structure:
-    """Return the structure of some layers: the layers in them, the containers whose code calls them, and the whole graph.
-
-    `modules`: name -> layer, all of them.
-    """
+    """Return the structure of some layers: the layers in them, the containers whose code calls them, and the whole graph."""
     named = {"": model, **modules}
     known = {id(module): name or "the network" for name, module in named.items()}
     for name, module in named.items():

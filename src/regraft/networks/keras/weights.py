@@ -21,10 +21,7 @@ __all__ = ["draw_", "drawn", "frozen_names", "held_names", "inference", "seeded"
 def frozen_names(
     wanted: Collection[str], layers: Collection[str], *, modules: Mapping[str, Any], variables: Collection[str]
 ) -> frozenset[str]:
-    """Return the layers and variables that the given names stand for. A container stands for all layers in it.
-
-    `modules`: name -> layer, containers included.
-    """
+    """Return the layers and variables that the given names stand for. A container stands for all layers in it."""
     unknown = [name for name in wanted if name not in modules and name not in variables]
     if unknown:
         raise NetworkError(f"No layer is called {unknown[0]!r}{near_names(unknown[0], [*layers, *variables])}")
@@ -36,9 +33,7 @@ def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> fro
     """Return the layers, and single variables, that the owner of a model has frozen.
 
     Layers without weights do not count: as in Keras, their flag has no effect (dropout stays active). The flag of the model itself does not
-    count either: setting it sets those of all layers, so a layer with another flag was set on purpose.
-
-    `modules`: name -> layer, containers included; `trainable`: name -> original flag.
+    count either: setting it sets those of all layers, so a layer with another flag was set on purpose. `trainable`: the original flags.
     """
     frozen = {name for name in modules if not all(trainable.get(outer, True) for outer in prefixes(name)[:-1])}
     holding = {
@@ -55,10 +50,7 @@ def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> fro
 
 
 def still_modules(modules: Mapping[str, Any], frozen: Collection[str]) -> list[Any]:
-    """Return the layers that run in inference mode: frozen ones, those with a frozen variable, and their sublayers.
-
-    `modules`: name -> layer.
-    """
+    """Return the layers that run in inference mode: frozen ones, those with a frozen variable, and their sublayers."""
     touched = {name for one in frozen for name in prefixes(one)}
     still = {name for name in touched if name in modules and is_leaf(modules[name])}
     return [layer for name, layer in modules.items() if not still.isdisjoint(prefixes(name))]
@@ -97,10 +89,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def draw_(name: str, modules: Mapping[str, Any]) -> None:
-    """Give one layer the weights of a freshly built twin.
-
-    `modules`: name -> layer.
-    """
+    """Give one layer the weights of a freshly built twin."""
     layer = modules[name]
     mine = variables_below(name, modules)
     if not mine or isinstance(layer, keras.layers.Normalization):

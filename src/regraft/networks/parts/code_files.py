@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,22 +71,18 @@ def write_code(network: Record, folder: Path, *, condition: str, digest: str | N
     network.coding.row(condition)
     code = np.ascontiguousarray(network.codes[condition], np.float32)
     path = folder / CODES_FOLDER / f"{_file_name(condition)}{_ENDING}"
-    told = {"kind": _KIND, **_named(condition), "network": digest or code_digest(network), "sha256": _checksum(code)}
+    try:
+        condition.encode()
+        named = {"condition": condition}
+    except UnicodeEncodeError:  # a name with lone surrogates
+        named = {"condition_json": json.dumps(condition)}
+    told = {"kind": _KIND, **named, "network": digest or code_digest(network), "sha256": _checksum(code)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, save({"code": code}, told))
     except OSError as error:
         raise NetworkError(f"The code file {printable(path)!r} cannot be written: {reason_of(error)}. Make room there.") from error
     return path
-
-
-def _named(condition: str) -> dict[str, str]:
-    """Return a condition's name as UTF-8 file metadata; a name with lone surrogates is stored as escaped JSON."""
-    try:
-        condition.encode()
-    except UnicodeEncodeError:
-        return {"condition_json": json.dumps(condition)}
-    return {"condition": condition}
 
 
 def _checksum(code: np.ndarray) -> str:
@@ -155,8 +150,9 @@ def _read(path: Path, size: int, *, digest: str) -> tuple[str, np.ndarray]:
     """Return the condition and code (size,) of one file, after checking that they belong to the network with this `digest`."""
     with opening(path, "code", remedy=_REMEDY), named_in_utf8(path) as plain, safe_open(plain, framework="numpy") as file:
         told, code = dict(file.metadata() or {}), file.get_tensor("code")
-    name = _read_name(told, path)
-    if told.get("kind") != _KIND or name is None:
+    with opening(path, "code", remedy=_REMEDY):
+        name = json.loads(told["condition_json"]) if "condition_json" in told else told.get("condition")
+    if told.get("kind") != _KIND or not isinstance(name, str):
         kind = printable(told.get("kind"))
         raise NetworkError(f"{printable(path)!r} is not a code file of regraft: its kind is {kind!r}, expected {_KIND!r}. Remove it.")
     about = f"The code file {printable(path)!r} of the condition {printable(name)!r}"
@@ -173,11 +169,3 @@ def _read(path: Path, size: int, *, digest: str) -> tuple[str, np.ndarray]:
     if told.get("sha256", _checksum(code)) != _checksum(code):
         raise NetworkError(f"{about} is damaged: its values are not those that were saved. {_REMEDY}")
     return name, code
-
-
-def _read_name(told: Mapping[str, str], path: Path) -> str | None:
-    if "condition_json" not in told:
-        return told.get("condition")
-    with opening(path, "code", remedy=_REMEDY):
-        name = json.loads(told["condition_json"])
-    return name if isinstance(name, str) else None

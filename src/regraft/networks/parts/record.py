@@ -18,8 +18,7 @@ from ..edits import Edit
 from ..family import Body, Family
 from .coding import Coding
 from .head import Head, head_called
-from .layers import Block, Layer
-from .points import Point
+from .layers import Block, Layer, Point
 from .protocols import Inputs, Preprocessing, Scores, Unknowns
 from .structure import prefixes
 

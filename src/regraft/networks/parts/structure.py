@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
-from torch.nn import Embedding, Module
+import torch
+from torch.nn import Embedding, Module, Parameter
 
+from ..tracing import flat_tensors
 from .layers import Block, Layer
 
-__all__ = ["below", "block_end", "blocks_of", "merged_blocks", "prefixes", "torch_layers", "torch_units", "uncalled"]
+__all__ = ["below", "block_end", "blocks_of", "merged_blocks", "prefixes", "readers", "torch_layers", "torch_units"]
 
 _MOST_BLOCKS = 40
 _OPENED = {"Sequential", "ModuleList", "ModuleDict"}
@@ -82,11 +86,6 @@ def _is_parametrization(name: str) -> bool:
     return ".parametrizations" in f".{name}"
 
 
-def uncalled(modules: Mapping[str, Module], called: Collection[str]) -> list[str]:
-    """Return the names of modules that own parameters and were not called, nor any container of theirs except the network itself."""
-    return [name for name in _uncalled(modules, called) if not _around(name, called)]
-
-
 def torch_units(modules: Mapping[str, Module], *, aside: Collection[str] = ()) -> list[str]:
     """Return the names of the modules that become blocks, from `modules` in definition order.
 
@@ -151,3 +150,63 @@ def merged_blocks(groups: Sequence[tuple[str, Sequence[Layer]]]) -> tuple[Block,
     return tuple(
         Block(name, sum(layer.parameters for layer in members), False, tuple(layer.name for layer in members)) for name, members in merged
     )
+
+
+# ── parameters of modules that are never called ───────────────────────────────────────────────────────────────────────────
+
+_END = ""
+_Calls = list[tuple[str, bool]]
+
+
+def readers(modules: Mapping[str, Module], called: Collection[str], *, run: Callable[[], Any]) -> dict[str, str]:
+    """Return the first call that depends on the parameters of each module that is not called itself, found by NaN in their place.
+
+    `modules`: name -> module, in inference mode.
+    """
+    apart = [name for name in _uncalled(modules, called) if not _around(name, called)]
+    held = {name: [one for one in modules[name].parameters(recurse=False) if one.is_floating_point()] for name in apart}
+    held = {name: parameters for name, parameters in held.items() if parameters}
+    if not held:
+        return {}
+    plain = _calls(modules, run)
+    if _first_difference(plain, _poisoned(modules, [one for group in held.values() for one in group], run=run)) is None:
+        return {}
+    found = {name: _first_difference(plain, _poisoned(modules, group, run=run)) for name, group in held.items()}
+    return {name: reader for name, reader in found.items() if reader is not None}
+
+
+def _poisoned(modules: Mapping[str, Module], parameters: Collection[Parameter], *, run: Callable[[], Any]) -> _Calls:
+    kept = [one.data for one in parameters]
+    try:
+        for one in parameters:
+            one.data = torch.full_like(one.data, torch.nan)
+        return _calls(modules, run)
+    finally:
+        for one, values in zip(parameters, kept, strict=True):
+            one.data = values
+
+
+def _calls(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Calls:
+    """Return the calls of a run in order, each with whether its inputs hold NaN. The last entry is the result or the failure."""
+    calls: _Calls = []
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda _module, args, kwargs: calls.append((name, _holds_nan((args, kwargs))))
+
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in modules.items():
+            stack.callback(module.register_forward_pre_hook(note(name), with_kwargs=True).remove)
+        try:
+            calls.append((_END, _holds_nan(run())))
+        except Exception:  # a forward may raise anything on NaN
+            calls.append((_END, True))
+    return calls
+
+
+def _holds_nan(values: Any) -> bool:
+    return any(bool(one.isnan().any()) for one in flat_tensors(values))
+
+
+def _first_difference(plain: _Calls, poisoned: _Calls) -> str | None:
+    """Return the first call that sees NaN in the poisoned run only; None if there is none."""
+    return next((name for (name, spoilt), (_, clean) in zip(poisoned, plain, strict=False) if spoilt and not clean), None)

@@ -23,19 +23,17 @@ from ..fingerprints.values import Fingerprint, Structure
 from ..parts.head import FoundHead, HeadChoice
 from ..parts.protocols import Inputs, Scores
 from ..parts.recurrent import cells_as_operators, replaced
-from ..parts.structure import below, blocks_of, prefixes, torch_layers, torch_units
+from ..parts.structure import below, blocks_of, prefixes, readers, torch_layers, torch_units
 from ..parts.taps import TapSlice
 from ..samples import is_pictures, three_items, to_inputs
 from ..tracing import Trace, as_tensor, capture, pooled, read_by, trace, watching, without_padding
 from .conditioned import CodedNetwork
 from .former import former_names
 from .graft import find_graft, for_exporter_, grafts, module_at, within
-from .heads import find_head
+from .heads import find_head, is_wide, last_axis, parted_rows, put_, row_weight
 from .plain import copied
 from .programs import FEATURES, OnnxProgram, TorchProgram, logits_name, refuse_program
-from .rows import is_wide, last_axis, parted_rows, put_, row_weight
 from .sites import Site, find_sites
-from .uncalled import readers
 from .wrappers import call_module, side_modules, tap_slices
 
 __all__ = ["TorchBody", "inspected"]

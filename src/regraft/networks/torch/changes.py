@@ -19,12 +19,12 @@ from torch.nn import Identity, Linear, Module, Parameter, Sigmoid, Softmax
 from ...errors import NetworkError
 from ...files.formats import reason_of
 from ..account import Account
-from ..editing.taps import read_points, width_hint
+from ..editing.taps import block_end_of, block_ends, read_points, width_hint
 from ..edits import Stack
 from ..family import edit_table
 from ..parts.head import FoundHead, Head
 from ..parts.layers import Block
-from ..parts.structure import below, block_end, prefixes
+from ..parts.structure import below, prefixes
 from ..parts.taps import INPUT, Tap, slices_of
 from ..samples import sample_of
 from ..tracing import as_tensor, capture, flat_tensors
@@ -32,8 +32,8 @@ from . import adjusting
 from .body import TorchBody
 from .conditioned import CodedNetwork
 from .graft import find_graft, module_at, set_submodule_, within
+from .heads import last_axis, like, parted_rows, put_
 from .plain import copied
-from .rows import last_axis, like, parted_rows, put_
 from .wrappers import (
     AttachedHead,
     BranchedNetwork,
@@ -177,17 +177,10 @@ def _with_columns(twin: TorchBody, count: int) -> TorchBody:
 def _ended(twin: TorchBody, name: str) -> TorchBody:
     """End the network at the output of a block and remove the modules that run only later."""
     block, order = next(known for known in twin.blocks if known.name == name), twin.traced().order
-    last = _end_of(twin, block, order=order)
-    if last is None:
-        raise NetworkError(f"The block {name!r} is never called: its weights are read by other code, or not at all. Cut at another block.")
-    end = EndedNetwork(twin.module, last)
+    end = EndedNetwork(twin.module, block_end_of(twin, block, order=order, aside=within(twin.module)))
     _take_later_out_(twin, block, order=order)
     end.stops = not _runs_through(end, twin)
     return twin.anew(end, {})
-
-
-def _end_of(body: TorchBody, block: Block, *, order: Sequence[str]) -> str | None:
-    return block_end(block, body.layers, order=order, aside=within(body.module))
 
 
 def _take_later_out_(body: TorchBody, block: Block, *, order: Sequence[str]) -> None:
@@ -233,10 +226,8 @@ def _runs_through(end: EndedNetwork | TappedNetwork, body: TorchBody) -> bool:
 def _tapped(twin: TorchBody, points: Sequence[Tap]) -> TorchBody:
     """Return the pooled outputs of several blocks and remove the modules that run only after the last of them."""
     order, layers = twin.traced().order, [layer.name for layer in twin.layers]
-    found = {
-        block.name: _end_of(twin, block, order=order) for block in twin.blocks if block.name in {tap.block for tap in points} - {INPUT}
-    }
-    ends = {name: end for name, end in found.items() if end is not None}  # blocks that are never called have no output
+    wanted = {tap.block for tap in points} - {INPUT}
+    ends = block_ends(twin, [block for block in twin.blocks if block.name in wanted], order=order, aside=within(twin.module))
     chosen = [block for block in twin.blocks if block.name in ends]
 
     def hint(tap: Tap, _values: Tensor | None) -> tuple[int, bool]:

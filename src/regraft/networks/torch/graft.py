@@ -7,16 +7,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from torch.nn import Module
 
-__all__ = [
-    "Graft",
-    "find_graft",
-    "for_exporter_",
-    "grafts",
-    "module_at",
-    "set_submodule_",
-    "within",
-    "without",
-]
+__all__ = ["Graft", "find_graft", "for_exporter_", "grafts", "module_at", "set_submodule_", "within", "without"]
 
 G = TypeVar("G", bound="Graft")
 

@@ -1,23 +1,173 @@
-"""The head of a PyTorch network, found by running it."""
+"""Row layers, whose weight has one row per class, and the head of a PyTorch network among them, found by running it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import LayerNorm, Linear, Module
+from torch.nn import LayerNorm, Linear, Module, Parameter
 from torch.nn.modules.batchnorm import _NormBase
 
 from ...errors import NetworkError, near_names
+from ...randomness import seeded
 from ..editing.sums import summed_layers
 from ..parts.head import FoundHead
 from ..tracing import Trace, as_tensor, flat_tensors, head_reading, named_logits
-from .rows import is_rowwise, is_wide, row_weight
+from .plain import copied
 
-__all__ = ["find_head"]
+__all__ = ["find_head", "is_rowwise", "is_wide", "last_axis", "like", "parted_rows", "put_", "row_weight"]
+
+_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+_COUNTS = ("out_features", "out_channels", "num_classes", "n_classes")
+
+
+class _Parted(Module):
+    """A row layer that multiplies groups of its rows separately.
+
+    A product with more rows may round differently. Rows that are added later therefore get a product of their own, and the logits of
+    earlier rows stay bit-identical.
+
+    Attributes:
+        parts: sizes of the groups; their sum is the number of rows.
+    """
+
+    parts: tuple[int, ...]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits of all rows, computed group by group."""
+        bounds = [sum(self.parts[:count]) for count in range(len(self.parts) + 1)]
+        made = [super(_Parted, self._group(*pair)).forward(inputs) for pair in itertools.pairwise(bounds)]
+        return torch.cat(made, dim=-1 if made[0].ndim == 2 or not isinstance(self, _CONVOLUTIONS) else 1)
+
+    def _group(self, start: int, end: int) -> _Parted:
+        """Return this layer restricted to the rows from `start` to `end`; it shares their storage."""
+        view, count = copy.copy(self), sum(self.parts)
+        shared = {
+            name: rows[start:end] if rows is not None and rows.shape[:1] == (count,) else rows for name, rows in self._parameters.items()
+        }
+        view.__dict__["_parameters"] = shared
+        return view
+
+
+_PARTED: dict[type[Module], type[Module]] = {
+    kind: type(f"Parted{kind.__name__}", (_Parted, kind), {"__module__": __name__}) for kind in (torch.nn.Linear, *_CONVOLUTIONS)
+}
+globals().update({kind.__name__: kind for kind in _PARTED.values()})  # where pickle looks them up
+
+
+def row_weight(module: Module) -> Tensor | None:
+    """Return the weight (C, d) if the module may be a row layer: linear, a convolution, or any other with a matrix `weight`."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+        return None
+    if isinstance(module, _CONVOLUTIONS):
+        plain = set(module.kernel_size) == {1} or (set(module.stride) == {1} and module.padding_mode == "zeros")
+        return weight.flatten(1) if module.groups == 1 and plain else None
+    return weight if weight.ndim == 2 else None
+
+
+def is_wide(layer: Module) -> bool:
+    """Tell whether a row layer is a convolution that reads several positions at once."""
+    return isinstance(layer, _CONVOLUTIONS) and set(layer.kernel_size) != {1}
+
+
+def last_axis(layer: Module) -> bool:
+    """Tell whether the class axis of a row layer's output is the last one."""
+    return not isinstance(layer, _CONVOLUTIONS)
+
+
+def is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
+    """Tell whether each logit of a layer depends on one row of its weight, so that permuting rows permutes logits.
+
+    This holds for linear layers and convolutions. Other layers (cosine heads) are tested with permuted rows.
+    """
+    if isinstance(module, (torch.nn.Linear, *_CONVOLUTIONS)):
+        return True
+    weight = cast(Tensor, module.weight)
+    if not isinstance(inputs, Tensor) or not isinstance(output, Tensor) or not isinstance(weight, Parameter):
+        return False
+    if inputs.shape[-1] != weight.shape[1] or output.shape[-1] != len(weight):
+        return False
+    order = torch.arange(len(weight)).flip(0)
+    turned = copied(module)
+    with torch.no_grad():
+        for rows in turned.parameters(recurse=False):
+            if rows.ndim and len(rows) == len(weight):
+                rows.copy_(rows[order])
+        return bool(torch.allclose(turned(inputs)[..., order], output, rtol=1e-4, atol=1e-5))
+
+
+def put_(layer: Module, weight: Tensor, *, bias: Tensor) -> None:
+    """Write a weight (C, d) and a bias (C,) into a row layer of that size."""
+    with torch.no_grad():
+        kernel = cast(Tensor, layer.weight)
+        kernel.copy_(weight.reshape(kernel.shape))
+        if isinstance(getattr(layer, "bias", None), Tensor):
+            cast(Tensor, layer.bias).copy_(bias)
+
+
+# over the limit: weight and bias are one head, given in this order everywhere
+@seeded()
+def like(old: Module, weight: Tensor, bias: Tensor, *, parts: Sequence[int] = ()) -> Module:
+    """Return a row layer like `old` with another weight (C, d) and bias (C,).
+
+    The layer has a bias if `old` has one or if `bias` is not zero.
+    """
+    device, dtype = cast(Tensor, old.weight).device, cast(Tensor, old.weight).dtype
+    biased = isinstance(getattr(old, "bias", None), Tensor) or bool(bias.any())
+    kind: Any = next((kind for kind in _PARTED if isinstance(old, kind)), None)
+    if kind is None or type(old).forward not in (kind.forward, _Parted.forward):  # user-defined, for example a cosine head
+        new: Any = _resized(old, weight)
+    elif kind is torch.nn.Linear:
+        new = kind(weight.shape[1], len(weight), bias=biased, device=device, dtype=dtype)
+    else:
+        settings = {name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+        new = kind(weight.shape[1] // math.prod(settings["kernel_size"]), len(weight), **settings, bias=biased, device=device, dtype=dtype)
+    put_(new, weight, bias=bias)
+    if parts:
+        new.__class__ = _PARTED.get(type(new)) or type(f"Parted{type(new).__name__}", (_Parted, type(new)), {})
+        new.parts = tuple(int(size) for size in parts)
+    return cast(Module, new)
+
+
+def _resized(old: Module, weight: Tensor) -> Module:
+    """Return a copy of a user-defined row layer, resized to these rows."""
+    new, before = copied(old), len(cast(Tensor, old.weight))
+    if isinstance(new, _Parted):
+        new.__class__ = type(new).__mro__[2]
+    for name, rows in list(new.named_parameters(recurse=False)):
+        if rows.ndim and len(rows) == before:
+            shape = weight.shape if name == "weight" else (len(weight), *rows.shape[1:])
+            new.register_parameter(name, Parameter(rows.new_zeros(shape)))
+    for name in _COUNTS:
+        if getattr(new, name, None) == before:
+            setattr(new, name, len(weight))
+    return new
+
+
+def parted_rows(
+    weight: np.ndarray, bias: np.ndarray, *, layers: Sequence[Module], shares: Sequence[float]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Split the class weights of one head over concatenated features into those of each layer.
+
+    `weight`: (C, sum of all d); `bias`: (C,). All layers with a bias get the same one.
+    """
+    biased = [isinstance(getattr(layer, "bias", None), Tensor) for layer in layers]
+    whole = sum(share for share, has in zip(shares, biased, strict=True) if has) or sum(shares)
+    widths = [cast(Tensor, row_weight(layer)).shape[1] for layer in layers]
+    columns = np.split(weight, np.cumsum(widths)[:-1], axis=1)
+    either = [has or not any(biased) for has in biased]
+    return [
+        (part / np.float32(share), bias / np.float32(whole) if has else np.zeros_like(bias))
+        for part, share, has in zip(columns, shares, either, strict=True)
+    ]
 
 
 def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], Any], wanted: str | None = None) -> FoundHead | None:
