@@ -247,3 +247,14 @@ def test_a_copy_with_its_own_flags_shares_the_cache() -> None:
     nets = [regraft.load(one, inputs=(3, 16, 16)) for one in (plain, copy.deepcopy(plain).requires_grad_(False))]
     first, second = (net.body.structure(["conv1"]) for net in nets)
     assert first.text == second.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layer_is_frozen_by_its_name_or_by_those_of_all_its_parameters(family: str) -> None:
+    net, seen = opened(family), []
+    for names in ((OWN[family],), tuple(net.layer_parameters()[OWN[family]])):
+        net.freeze_(names)
+        own = net.layer_parameters()
+        seen.append(({name for named in own.values() for name, one in named.items() if one.requires_grad}, [b.frozen for b in net.blocks]))
+    assert seen[0] == seen[1] and not any(name.startswith(f"{OWN[family]}.") for name in seen[0][0])
+    assert {f"{HEAD[family]}.bias"} <= seen[0][0] and any(seen[0][1])

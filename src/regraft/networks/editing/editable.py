@@ -21,7 +21,7 @@ from ..parts.coding import Coding
 from ..parts.head import Head
 from ..parts.layers import Point
 from ..parts.record import Record
-from ..parts.taps import Tap, checked_points, refuse_read_input
+from ..parts.taps import INPUT, Tap, checked_points
 from ..samples import sample_facts
 from ..torch.programs import refuse_program
 
@@ -116,7 +116,8 @@ class Editable(Record):
         refuse_program(self.origin, Channels.done)
         if count < 1:
             raise NetworkError(f"Received {count} channels; expected 1 or more.")
-        refuse_read_input(self.body.tap_slices, f"channels={count}")
+        if any(part.block == INPUT for part in self.body.tap_slices):
+            raise NetworkError(f"Received channels={count} for a network whose input is tapped; change the untapped network, then tap it.")
         return self.edited(Channels(count))
 
     def with_columns(self, count: int) -> Self:

@@ -19,9 +19,8 @@ from .body import KerasBody
 from .heads import channels_last
 from .library import keras
 from .opened import Rewiring, Step, named, named_inputs, opened
-from .points import Site, channel_axis
 from .sizes import put_activation_, reset_, retrack_, taken_activation_
-from .structure import ADJUSTED, CODES, CONDITION, graph_of, is_code, no_graph
+from .structure import ADJUSTED, CODES, CONDITION, Site, channel_axis, graph_of, is_code, no_graph
 from .weights import seeded
 
 __all__ = [

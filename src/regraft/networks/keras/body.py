@@ -12,13 +12,14 @@ import numpy as np
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ...errors import NetworkError
+from ...errors import NetworkError, near_names
 from ..account import Account, unused_outputs
 from ..family import Body, Places
 from ..fingerprints.values import Structure
 from ..parts.head import FoundHead, HeadChoice
 from ..parts.protocols import Inputs, Scores
 from ..parts.recurrent import replaced
+from ..parts.structure import below, prefixes
 from ..parts.taps import TapSlice
 from ..tracing import Captured, Trace, as_tensor, capture, pooled, read_by, trace
 from .clone import cloned
@@ -35,21 +36,23 @@ from .heads import (
     scores_from,
 )
 from .library import keras
-from .points import Site, sites_of
 from .running import Split, as_operators, called, hook_strided_, shapes_of, split_graph
 from .sizes import reset_, retrack_
 from .structure import (
     CODES,
+    Site,
     blocks_of_model,
+    is_leaf,
     layer_structure,
     layers_of,
     named_module,
     named_modules,
     own_variables,
+    sites_of,
     tap_slices,
     variables_below,
 )
-from .weights import draw_, drawn, frozen_names, held_names, inference, seeded, still_modules
+from .weights import drawn, held_names, inference, seeded
 
 __all__ = ["KerasBody", "inspected"]
 
@@ -118,13 +121,23 @@ class KerasBody(Body):
         return twin
 
     def redraw_(self, seed: int) -> None:
-        """Redraw the weights of all layers with their own initialisers.
-
-        The statistics of Normalization layers and fixed initialiser seeds stay.
-        """
+        """Give all layers the weights of freshly built twins. Statistics of Normalization layers and fixed initialiser seeds stay."""
         with seeded(seed):
-            for layer in self.layers:
-                draw_(layer.name, self.by_name)
+            for name in [layer.name for layer in self.layers]:
+                layer, mine = self.by_name[name], variables_below(name, self.by_name)
+                if not mine or isinstance(layer, keras.layers.Normalization):
+                    continue
+                try:
+                    fresh = type(layer).from_config(layer.get_config())
+                    fresh.build_from_config(layer.get_build_config())
+                except Exception as error:
+                    raise NetworkError(
+                        f"The layer '{name}' ({type(layer).__name__}) cannot be drawn anew: {error}. Give it get_config() and "
+                        "get_build_config(), or pass a freshly built model in place of strategy='scratch'."
+                    ) from error
+                theirs = variables_below("fresh", {"fresh": fresh, **{f"fresh.{key}": part for key, part in named_modules(fresh).items()}})
+                for variable, value in zip(mine.values(), theirs.values(), strict=True):
+                    variable.assign(value.value)
         self.refresh_heads_()
         self.reseed_(seed)
 
@@ -173,15 +186,16 @@ class KerasBody(Body):
         return scores_from(self.by_name[layer], features if own else read_by(first, features, channels_last=channels_last(first)))
 
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers or single variables, plus those that are held. All others become trainable.
-
-        A container stands for its layers.
-        """
-        variables = self.variables()
+        """Freeze exactly these layers or single variables, plus those that are held. A container stands for its layers."""
+        variables, modules, names = self.variables(), self.by_name, [layer.name for layer in self.layers]
+        unknown = [name for name in layers if name not in modules and name not in variables]
+        if unknown:
+            raise NetworkError(f"No layer is called {unknown[0]!r}{near_names(unknown[0], [*names, *variables])}")
+        exact = {name for name in layers if name in names or name not in modules}
+        inside = {name for name in names for container in set(layers) - exact if below(name, container)}
         for variable in variables.values():
             variable.value.requires_grad_(False)
-        names = [layer.name for layer in self.layers]
-        super().freeze_(frozen_names(layers, names, modules=self.by_name, variables=variables))
+        super().freeze_(exact | inside)
         self._hook_()
 
     def counted(self) -> tuple[str, ...]:
@@ -193,11 +207,14 @@ class KerasBody(Body):
         """Renew the hooks: frozen layers run in inference mode, heads with row groups multiply them separately."""
         for hook in self.hooks:
             hook.remove()
+        touched = {name for one in self.frozen for name in prefixes(one)}  # a layer with a frozen variable counts, and its sublayers
+        still = {name for name in touched if name in self.by_name and is_leaf(self.by_name[name])}
         parted = [(self.heads[task].parts, self.by_name[found.layer]) for task, found in self.found.items() if self.heads[task].parts]
         self.hooks = [
             module.register_forward_pre_hook(inference, with_kwargs=True)
-            for module in still_modules(self.by_name, self.frozen)
-            if module.weights or not self.draws  # weightless layers that draw even in inference must keep drawing
+            for name, module in self.by_name.items()
+            if not still.isdisjoint(prefixes(name))
+            and (module.weights or not self.draws)  # weightless layers that draw even in inference must keep drawing
         ]
         self.hooks += hook_strided_(self.by_name.values())
         self.hooks += [layer.register_forward_hook(parts_hook(parts), with_kwargs=True) for parts, layer in parted]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,23 +10,11 @@ import numpy as np
 from torch.nn import Module
 
 from ... import randomness
-from ...errors import NetworkError, near_names
-from ..parts.structure import below, prefixes
+from ..parts.structure import prefixes
 from .library import keras
-from .structure import is_leaf, named_modules, own_variables, variables_below
+from .structure import is_leaf, own_variables
 
-__all__ = ["draw_", "drawn", "frozen_names", "held_names", "inference", "seeded", "still_modules"]
-
-
-def frozen_names(
-    wanted: Collection[str], layers: Collection[str], *, modules: Mapping[str, Any], variables: Collection[str]
-) -> frozenset[str]:
-    """Return the layers and variables that the given names stand for. A container stands for all layers in it."""
-    unknown = [name for name in wanted if name not in modules and name not in variables]
-    if unknown:
-        raise NetworkError(f"No layer is called {unknown[0]!r}{near_names(unknown[0], [*layers, *variables])}")
-    exact = {name for name in wanted if name in layers or name not in modules}
-    return frozenset(exact | {name for name in layers for container in set(wanted) - exact if below(name, container)})
+__all__ = ["drawn", "held_names", "inference", "seeded"]
 
 
 def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> frozenset[str]:
@@ -47,13 +35,6 @@ def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> fro
         if not variable.trainable
     }
     return frozenset(whole | single)
-
-
-def still_modules(modules: Mapping[str, Any], frozen: Collection[str]) -> list[Any]:
-    """Return the layers that run in inference mode: frozen ones, those with a frozen variable, and their sublayers."""
-    touched = {name for one in frozen for name in prefixes(one)}
-    still = {name for name in touched if name in modules and is_leaf(modules[name])}
-    return [layer for name, layer in modules.items() if not still.isdisjoint(prefixes(name))]
 
 
 def inference(_module: Module, *call: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -86,22 +67,3 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             for name, value in before.items():
                 _global_state.set_global_attribute(name, value)
-
-
-def draw_(name: str, modules: Mapping[str, Any]) -> None:
-    """Give one layer the weights of a freshly built twin."""
-    layer = modules[name]
-    mine = variables_below(name, modules)
-    if not mine or isinstance(layer, keras.layers.Normalization):
-        return
-    try:
-        fresh = type(layer).from_config(layer.get_config())
-        fresh.build_from_config(layer.get_build_config())
-    except Exception as error:
-        raise NetworkError(
-            f"The layer '{name}' ({type(layer).__name__}) cannot be drawn anew: {error}. Give it get_config() and get_build_config(), "
-            "or pass a freshly built model in place of strategy='scratch'."
-        ) from error
-    theirs = variables_below("fresh", {"fresh": fresh, **{f"fresh.{key}": part for key, part in named_modules(fresh).items()}})
-    for variable, value in zip(mine.values(), theirs.values(), strict=True):
-        variable.assign(value.value)

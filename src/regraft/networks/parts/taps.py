@@ -22,7 +22,6 @@ __all__ = [
     "grid_shares",
     "nothing_left",
     "pools_at",
-    "refuse_read_input",
     "slices_of",
 ]
 
@@ -98,12 +97,6 @@ def nothing_left(points: Sequence[Tap]) -> NetworkError:
         f"Nothing of the taps can be read: {asked}. Expected real numbers for each item: token ids are not read, maps have no token, "
         "sequences no rows or columns. Add a block whose output is a feature map, a sequence or a vector."
     )
-
-
-def refuse_read_input(slices: Sequence[TapSlice], change: str) -> None:
-    """Raise if the `slices` include the network's input, because a `change` of the input would change the number of features."""
-    if any(part.block == INPUT for part in slices):
-        raise NetworkError(f"Received {change} for a network whose input is tapped; change the untapped network, then tap it.")
 
 
 def slices_of(parts: Sequence[tuple[str, str, int]]) -> tuple[TapSlice, ...]:

@@ -27,14 +27,14 @@ from ..parts.structure import below, blocks_of, prefixes, readers, torch_layers,
 from ..parts.taps import TapSlice
 from ..samples import is_pictures, three_items, to_inputs
 from ..tracing import Trace, as_tensor, capture, pooled, read_by, trace, watching, without_padding
-from .conditioned import CodedNetwork
+from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork
 from .former import former_names
 from .graft import find_graft, for_exporter_, grafts, module_at, within
 from .heads import find_head, is_wide, last_axis, parted_rows, put_, row_weight
 from .plain import copied
 from .programs import FEATURES, OnnxProgram, TorchProgram, logits_name, refuse_program
 from .sites import Site, find_sites
-from .wrappers import call_module, side_modules, tap_slices
+from .wrappers import call_module, tap_slices
 
 __all__ = ["TorchBody", "inspected"]
 
@@ -341,7 +341,9 @@ class TorchBody(Body):
 
     def sites(self) -> dict[str, Site]:
         """Return the hook points behind linear layers and convolutions. Edit layers, heads and anything after the first head have none."""
-        modules, aside, heads = self.modules(), side_modules(self.module), self.head_layers
+        modules, heads = self.modules(), self.head_layers
+        beside = [graft for graft in grafts(self.module) if isinstance(graft, AdjustedNetwork | CodedNetwork | EntranceNetwork)]
+        aside = [name for graft in beside for name in graft.parts()]
         without = {name for name in modules if any(below(name, other) for other in aside)}
         two = self.sample if isinstance(self.sample, dict) else {"": self.sample}
         same = {name: tensor[:1].expand_as(tensor) for name, tensor in two.items()}

@@ -33,7 +33,6 @@ __all__ = [
     "branch_name",
     "call_module",
     "forget_",
-    "side_modules",
     "tap_slices",
     "with_class_counts",
 ]
@@ -248,12 +247,6 @@ class JoinedNetwork(Graft):
 
     def _with_columns(self, _head: Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return self.join(args[0]), *args[1:]
-
-
-def side_modules(module: Module) -> list[str]:
-    """Return the names of the non-head modules that edits add to a `module`: codes, code maps, adjustments, an entrance."""
-    beside = [graft for graft in grafts(module) if isinstance(graft, (AdjustedNetwork, CodedNetwork, EntranceNetwork))]
-    return [name for graft in beside for name in graft.parts()]
 
 
 def forget_(module: Module, gone: Sequence[str]) -> None:
