@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.edits import EDITS, batch, outputs, stirred_
@@ -77,3 +79,12 @@ def test_a_stack_of_an_earlier_version_says_what_its_scores_go_through_as_activa
     plain = {"edit": "stack", "task": "main", "rows": 3, "features": 2, "bias": False, "activation": "tanh", "newer": 1}
     stack = edit_from_dict(plain)
     assert stack.to_dict() == {"edit": "stack", "task": "main", "rows": 3, "features": 2, "bias": False, "between": "tanh"}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_head_of_other_features_is_refused(name: str) -> None:
+    net, _ = opened(name)
+    wide = replace(net.head, weight=np.ones((2, 77), np.float32), bias=np.zeros(2, np.float32), classes=None)
+    for change in (lambda: net.with_stack(wide, "relu"), lambda: net.with_head(wide), lambda: net.with_head(replace(wide, task="other"))):
+        with pytest.raises(NetworkError, match=r"The rows have 77 features; the .*head '.*\. Give rows of that length"):
+            change()

@@ -55,6 +55,13 @@ class Editable(Record):
         else:
             if isinstance(edit, Rows | Stack) and head is None:  # the first head may have been renamed since the edit was noted
                 head = edit.empty(edit.task if not self.heads or (isinstance(edit, Rows) and edit.branch) else self.head.task)
+            if head is not None and (self.heads or isinstance(edit, Stack)):
+                old = self.heads.get(head.task, self.head) if isinstance(edit, Rows) else self.head
+                there, verb = (len(old.in_layer().weight), "gives") if isinstance(edit, Stack) else (old.features, "reads")
+                if head.features != there:
+                    raise NetworkError(
+                        f"The rows have {head.features} features; the head {old.layer!r} {verb} {there}. Give rows of that length."
+                    )
             body = self.kind.edit(self.body, edit, head=head, seed=seed)
         twin = self.with_body(body)
         twin.origin.setdefault("sample", sample_facts(self.sample))  # of the module before any edit
@@ -74,11 +81,6 @@ class Editable(Record):
             twin = self.copy()
             twin.heads[head.task] = head
             return twin
-        old = self.heads.get(head.task, self.head) if self.heads else head
-        if old.features != head.features:
-            raise NetworkError(
-                f"The rows have {head.features} features; the head {old.layer!r} reads {old.features}. Give rows of that length."
-            )
         return self.edited(Rows.of(head, branch=bool(self.heads) and head.task != self.head.task), head=head)
 
     def with_stack(self, head: Head, activation: str, *, dropout: float = 0.0) -> Self:

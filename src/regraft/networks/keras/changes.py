@@ -60,12 +60,6 @@ def _dense(name: str, head: Head) -> Any:
     return keras.layers.Dense(len(head.in_layer().weight), activation=head.activation, name=name)
 
 
-def _fitting(head: Head, features: int, *, what: str) -> None:
-    """Raise if a head's class weights do not match the number of features that it reads."""
-    if features != head.features:
-        raise NetworkError(f"The rows have {head.features} features; {what} has {features}. Give rows of that length.")
-
-
 def _with_head(twin: KerasBody, head: Head) -> KerasBody:
     """Give the head of its task these class weights. Without a head, attach one to the pooled output; add a further task as a branch."""
     if not twin.found:
@@ -73,7 +67,6 @@ def _with_head(twin: KerasBody, head: Head) -> KerasBody:
     if head.task in twin.found:
         return _with_rows(twin, head)
     model, layer = twin.module, twin.by_name[twin.first.layer]
-    _fitting(head, rows_of(layer)[0].shape[1], what=f"what the first head '{layer.name}' reads")
     graph = opened(model, layer)
     features = graph.node(layer).input_tensors[0]
     name = graph.free_name(head.task)
@@ -121,7 +114,9 @@ def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
     model = twin.module
     with torch.no_grad():
         result = cast(Tensor, as_tensor(called(model, twin.sample, training=False)))
-    _fitting(head, result.shape[-1], what="the network's output")
+    if result.shape[-1] != head.features:
+        given = f"The rows have {head.features} features; the network's output has {result.shape[-1]}."
+        raise NetworkError(f"{given} Give rows of that length.")
     taken = {layer.name for layer in model._flatten_layers()}
     names = ("head", *(f"head_{count}" for count in range(1, 1000)))
     name = next(name for name in names if not {name, f"{name}_pool"} & taken)  # fixed names, because they are part of a cache's identity
@@ -154,7 +149,6 @@ def _with_stack(twin: KerasBody, edit: Stack, *, head: Head) -> KerasBody:
             )
         entry = _entry(twin)
         model = keras.Model(entry, model(entry))
-    _fitting(head, layer.kernel.shape[-1], what=f"the first head '{layer.name}', whose scores they read,")
     graph = opened(model, layer if output is None else None)
     name = graph.free_name("head")
     scores = graph.node(layer).outputs[0] if output is None else keras.tree.flatten(graph.outputs)[output]

@@ -28,9 +28,6 @@ def resize_(model: Any, layer: Any, *, head: Head, activation: str, others: Coll
     `others` are the layers of the other heads, which keep their activations. None: the layer itself holds the activation.
     """
     old, head = layer.kernel.shape[-1], head.in_layer()
-    features = int(np.prod(layer.kernel.shape[:-1]))
-    if features != head.features:
-        raise NetworkError(f"The rows have {head.features} features; the head '{head.layer}' reads {features}. Give rows of that length.")
     put_rows_(layer, head)
     if head.activation != activation and others is None:
         layer.activation = keras.activations.get(head.activation)

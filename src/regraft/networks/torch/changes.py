@@ -5,6 +5,7 @@ Each function takes a private copy and returns the changed body. `editing` has a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,8 +31,8 @@ from ..samples import sample_of
 from ..tracing import as_tensor, capture, flat_tensors
 from . import adjusting
 from .body import TorchBody
-from .conditioned import CodedNetwork
-from .graft import find_graft, module_at, set_submodule_, within
+from .conditioned import AdjustedNetwork, CodedNetwork
+from .graft import Graft, find_graft, grafts, module_at, set_submodule_, within
 from .heads import last_axis, like, parted_rows, put_
 from .plain import copied
 from .wrappers import (
@@ -41,10 +42,7 @@ from .wrappers import (
     JoinedNetwork,
     StackedHead,
     TappedNetwork,
-    branch_name,
     call_module,
-    forget_,
-    with_class_counts,
 )
 
 __all__ = ["EDITS"]
@@ -79,7 +77,8 @@ def _with_head(twin: TorchBody, head: Head) -> TorchBody:
     whole = module if isinstance(module, BranchedNetwork) else None
     if whole is None:
         whole = BranchedNetwork(module, first.layer, task=first.task, chosen=_choice_commutes(twin))
-    name = branch_name(head.task, list(whole.branches))
+    name = re.sub(r"\W", "_", head.task) or "branch"  # the name of a module
+    name = name if name not in whole.branches else f"{name}_{len(whole.branches)}"
     whole.branches[name] = _new_head(head)
     own = FoundHead(f"{whole.name_of('branches')}.{name}", "linear")
     return twin.anew(whole, {**twin.placed(), head.task: (head, own)})
@@ -99,7 +98,10 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
         if ends:
             set_submodule_(twin.module, ends[-1], module=Softmax(dim=1) if head.activation == "softmax" else Identity())
     if head.task == twin.head.task:  # some libraries store the class count (timm: num_classes; Transformers: config.num_labels)
-        for owner in with_class_counts(twin.module):
+        owners = [twin.module]  # with the networks inside that have the classes of this head
+        while isinstance(owners[-1], Graft) and not isinstance(owners[-1], AttachedHead | StackedHead):
+            owners.append(owners[-1].network)
+        for owner in owners:
             config = getattr(owner, "config", None)
             for holder, name in ((owner, "num_classes"), (owner, "num_labels"), (config, "num_labels")):
                 if isinstance(getattr(holder, name, None), int):
@@ -193,7 +195,11 @@ def _take_later_out_(body: TorchBody, block: Block, *, order: Sequence[str]) -> 
     for name in gone:
         if not any(below(name, other) for other in gone if other != name):
             set_submodule_(body.module, name, module=Identity())
-    forget_(body.module, gone)
+    for graft in grafts(body.module):  # edits forget the layers that they refer to
+        if isinstance(graft, AdjustedNetwork | CodedNetwork):
+            graft.keep_sites_([not any(below(site.name, name) for name in gone) for site in graft.sites])
+        elif isinstance(graft, JoinedNetwork) and graft.widened is not None and any(below(graft.widened, name) for name in gone):
+            graft.widened = None
 
 
 def _runs_through(end: EndedNetwork | TappedNetwork, body: TorchBody) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar, cast
 
@@ -16,7 +15,6 @@ from ...errors import NetworkError
 from ..editing.taps import Point, Reached, ended_by, listening, read_input, run_reading
 from ..parts.head import ACTIVATIONS
 from ..parts.protocols import Inputs
-from ..parts.structure import below
 from ..parts.taps import TapSlice
 from ..tracing import as_tensor, capture, pooled, read_by
 from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput
@@ -30,11 +28,8 @@ __all__ = [
     "JoinedNetwork",
     "StackedHead",
     "TappedNetwork",
-    "branch_name",
     "call_module",
-    "forget_",
     "tap_slices",
-    "with_class_counts",
 ]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -249,28 +244,6 @@ class JoinedNetwork(Graft):
         return self.join(args[0]), *args[1:]
 
 
-def forget_(module: Module, gone: Sequence[str]) -> None:
-    """Remove references in the edits of a `module` to layers that have been taken out; `gone` are their names."""
-
-    def is_gone(layer: str) -> bool:
-        return any(below(layer, name) for name in gone)
-
-    for graft in grafts(module):
-        if isinstance(graft, (AdjustedNetwork, CodedNetwork)):
-            graft.keep_sites_([not is_gone(site.name) for site in graft.sites])
-        elif isinstance(graft, JoinedNetwork) and graft.widened is not None and is_gone(graft.widened):
-            graft.widened = None
-
-
-def with_class_counts(module: Module) -> list[Module]:
-    """Return the module and the networks inside its edits that have the same classes as its own head, outermost first."""
-    found = [module]
-    while isinstance(module, Graft) and not isinstance(module, (AttachedHead, StackedHead)):
-        module = module.network
-        found.append(module)
-    return found
-
-
 def tap_slices(module: Module) -> tuple[TapSlice, ...]:
     """Return the slice of the features that comes from each tap; empty if the heads read something else."""
     opaque = [graft for graft in grafts(module) if not isinstance(graft, _TRANSPARENT)]
@@ -280,9 +253,3 @@ def tap_slices(module: Module) -> tuple[TapSlice, ...]:
 
 _TRANSPARENT = (AdjustedNetwork, BranchedNetwork, CodedNetwork, EntranceNetwork, GivenInput)
 """Edits that leave the features of the inner network unchanged."""
-
-
-def branch_name(task: str, taken: Mapping[str, Any] | Sequence[str]) -> str:
-    """Return a valid module name for the branch of a task that is not in `taken`."""
-    name = re.sub(r"\W", "_", task) or "branch"
-    return name if name not in taken else f"{name}_{len(taken)}"
