@@ -262,7 +262,7 @@ def main() -> None:
             if time.monotonic() - begun > options.seconds:
                 return
             found = {"network": case.name, **measured(case, missing, limit=options.limit)}
-            bad = {column: result for column, result in found.items() if column in missing and result != "ok"}
+            bad = {column: result for column, result in found.items() if column in ("open", *missing) and result != "ok"}
             print(library, case.name, bad or "ok", flush=True)
             keep(library, case.key, found)
 

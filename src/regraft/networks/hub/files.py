@@ -129,7 +129,10 @@ def checked_config(content: Mapping[str, Any], *, transformers: Any, what: str) 
         raise NetworkError(
             f"{what}: transformers {transformers.__version__} knows no network of the type {printable(kind, width=80)!r}{near}.{own}"
         )
-    return kind, _allowed(content, transformers.CONFIG_MAPPING[kind], what=what) | _labels(content, what=what)
+    made_of, labels = transformers.CONFIG_MAPPING[kind], _labels(content, what=what)
+    if "id2label" in labels and "num_labels" in _declared(made_of):  # PVT, whose own default counts whatever names are given
+        labels["num_labels"] = len(labels["id2label"])
+    return kind, _allowed(content, made_of, what=what) | labels
 
 
 def _allowed(content: Mapping[str, Any], made_of: Any, *, what: str) -> dict[str, Any]:
