@@ -51,8 +51,9 @@ OTHERS: dict[str, dict[str, Any]] = {
         "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2],
     },
     "PvtForImageClassification": {
-        "hidden_sizes": [8, 16], "depths": [1, 1], "num_encoder_blocks": 2, "sequence_reduction_ratios": [2, 1], "num_attention_heads": [1, 2],
-        "patch_sizes": [4, 2], "strides": [4, 2], "mlp_ratios": [2, 2], "image_size": 32, "num_labels": 3,
+        "hidden_sizes": [8, 16], "depths": [1, 1], "num_encoder_blocks": 2, "num_attention_heads": [1, 2],
+        "sequence_reduction_ratios": [2, 1], "patch_sizes": [4, 2], "strides": [4, 2], "mlp_ratios": [2, 2], "image_size": 32,
+        "num_labels": 3,
     },
     "SwiftFormerForImageClassification": {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 16, 16], "image_size": 64},
     "CLIPForImageClassification": _PARTS,
