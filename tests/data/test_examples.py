@@ -182,6 +182,7 @@ def _failing(at: int) -> Any:
         (Mapped(lambda at: (1, 2, 3)), "3 parts"),
         (Mapped(_failing), "example 5: OSError: disk is gone"),
         (Streamed([]), "no example"),
+        (["a.png", "b.png", "c.png"], r"A list of examples needs their labels: \(examples, labels\)"),
         (Streamed([(X[0], 1), "odd"]), "Example 1"),
         (Mapped(lambda at: (X[at], 7), targets=[7] * 9, classes=["a"]), "names 1 classes"),
     ],

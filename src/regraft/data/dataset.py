@@ -472,9 +472,8 @@ def _check_columns(data: Dataset) -> None:
     names, shape = data.column_names, () if data.columns is None else data.columns.shape
     if data.columns is None or shape != (len(data), len(names)) or len(set(names)) != len(names):
         raise DataError(
-            f"The columns have the shape {shape} and the names {list(names)} for {len(data)} examples; expected one row for "
-            f"each example and "
-            "as many different names as columns."
+            f"The columns have the shape {shape} and the names {list(names)} for {len(data)} examples; expected one row for each example "
+            "and as many different names as columns."
         )
     absent = ~np.isfinite(data.columns)
     if absent.any():

@@ -146,6 +146,7 @@ def _read_source(source: Any, options: ReadOptions) -> Dataset:
     raise DataError(
         f"Data of the type {type(source).__name__} cannot be read; expected a folder, a CSV or Parquet file, a data frame, "
         "a pair (X, y), X and target=, a Dataset, or a data set of PyTorch, Hugging Face or TensorFlow."
+        + (" A list of examples needs their labels: (examples, labels), or target=." if isinstance(source, list) else "")
     )
 
 

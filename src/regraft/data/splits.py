@@ -102,9 +102,8 @@ class _Search:
         options = [group for group in range(len(self.table)) if self.allowed(self.table[group])]
         if not options:
             raise DataError(
-                f"{len(self.table)} groups cannot be split: each of them holds all examples of some class (or all examples); "
-                f"expected every "
-                "class in two groups or more. Give finer groups, or none."
+                f"{len(self.table)} groups cannot be split: each of them holds all examples of some class (or all examples); expected "
+                "every class in two groups or more. Give finer groups, or none."
             )
         chosen = np.zeros(len(self.table), dtype=bool)
         chosen[min(options, key=lambda group: self.cost(self.table[group]))] = True
