@@ -118,7 +118,8 @@ def test_two_classes_more_cost_the_old_ones_little(family: str, strategy: str) -
     some = np.concatenate([np.flatnonzero(parts["learn"][1] == name)[:4] for name in net.classes])
     for rows in () if strategy in ("auto", "probe") else (np.arange(len(parts["learn"][1])), some):  # more that is known is never worse
         stored_lost, stored_found = _extended(net, parts, old_data=tuple(part[rows] for part in parts["learn"]))
-        assert stored_lost <= lost + 0.01 and stored_found >= found - 0.03, (lost, found, stored_lost, stored_found)
+        gained = 0.8 * (lost - stored_lost) + 0.2 * (stored_found - found)  # on the mean over ten classes
+        assert gained >= -0.01, (lost, found, stored_lost, stored_found)
 
 
 @pytest.mark.parametrize(("learned", "new"), [(20, 5), *(pytest.param(*counts, marks=pytest.mark.slow) for counts in ((20, 20), (40, 10)))])

@@ -25,6 +25,8 @@ _LOST = 0.15
 """Share of a new class's examples that may score below an old class, if there are no old examples to balance against."""
 _DRAWN = 4_000
 """Total number of features drawn from the statistics of the old classes; 4 to 100 per class."""
+_OLD = 1.5
+"""Weight of an old class in the fit, relative to a new one: on digits 0.9 points fewer are lost, and 1 to 5 fewer of the new ones found."""
 _SCALE = 10.0  # scale of cosine logits without kept class weights (learned in Qi et al., where it starts at 10)
 
 Rows = tuple[np.ndarray, np.ndarray]
@@ -95,7 +97,7 @@ def separated_rows(features: np.ndarray, targets: np.ndarray, *, count: int, old
 def fitted_rows(
     features: np.ndarray, targets: np.ndarray, *, count: int, old: Rows, known: ClassStatistics | None, stored: Rows | None = None
 ) -> tuple[Rows, float]:
-    """Return new class weights that minimise the class-balanced log-loss on new and old examples. The old class weights stay fixed.
+    """Return new class weights with the least log-loss on new and old examples, old classes weighted 1.5; the old ones stay fixed.
 
     Old examples are the `stored` ones and features drawn from the statistics: Gaussian noise around the class means, with the within-class
     covariance. The old logits of drawn features are adjusted to those of unseen examples, as `held_out` of the statistics describes them.
@@ -116,7 +118,7 @@ def fitted_rows(
     parts += [] if known is None else [_drawn(known, old)]
     table, truth, scores, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
     totals = np.bincount(truth, weights, minlength=first + count)
-    share = weights / totals[truth] / (totals > 0).sum()
+    share = weights / totals[truth] * np.where(truth < first, _OLD, 1.0)
     offset = np.concatenate([scores, np.zeros((len(scores), count))], axis=1)
     loss = LogisticLoss(item_weight=share, offset=offset, fixed=first)
     probe = fit_logistic(table.astype(np.float64), truth, classes=first + count, loss=loss)
