@@ -84,7 +84,10 @@ def _row(name: str, net: Network) -> np.ndarray:
     if count == 1:
         return np.ones(1, np.float32)
     if classes is None:
-        raise NetworkError(f"The network for {name!r} has {count} outputs without names; give them with classes= when it is loaded.")
+        raise NetworkError(
+            f"The network for {name!r} has {count} outputs without names. Give its class names in Python, "
+            f"regraft.load(…, classes=[…]), or adapt it first."
+        )
     row = np.zeros(count, np.float32)
     row[index_of(name, classes)] = 1
     if head.kind == "multi-label":
