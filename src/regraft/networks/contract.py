@@ -66,7 +66,7 @@ class Network(Editable):
             names = head.classes or ()
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             called = f"({', '.join(map(printable, names[:_NAMED]))}{more})" if names else "without names"
-            heads.append(f"{task}: {head.kind}, {len(head.weight)} rows {called}")
+            heads.append(f"{task}: {head.kind}, {len(head.weight)} {'classes' if names else 'outputs'} {called}")
         kind = f"{self.family} network of {type(self.module).__name__}"
         return f"<{kind}, {len(self.blocks)} blocks, {numbers:,} weights; {'; '.join(heads) or 'no head'}>"
 
