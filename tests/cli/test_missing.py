@@ -87,6 +87,7 @@ OPTIONS = {
     "--epochs -1": "'--epochs'",
     "--holdout 2": "'--holdout'",
     "--trials 0": "'--trials'",
+    "--channels 0": "'--channels'",
     "--strategy ful": "--strategy ful is not known; did you mean 'full'?",
     "--probe rigde": "--probe rigde is not known; did you mean 'ridge'?",
     "--start zeroes": "--start zeroes is not known; did you mean 'zeros', 'probe'?",

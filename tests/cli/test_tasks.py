@@ -215,7 +215,6 @@ def test_the_head_and_the_channels_can_be_named(tmp_path: Path) -> None:
     three = json.loads(run("inspect", tmp_path / "net.keras", "--json").stdout)
     assert three["parameters"] - one["parameters"] == 2 * 3 * 3 * 4
     assert "'second'" in refused("inspect", tmp_path / "net.keras", "--head", "secnd")
-    assert "channels=0" in refused("inspect", tmp_path / "net.keras", "--channels", 0)
 
 
 def test_several_heads_and_the_shapes_of_inputs_can_be_named(tmp_path: Path) -> None:
