@@ -30,12 +30,18 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no host name resolve: a test that would fetch something sees what a user without a network sees, everywhere."""
+    """Let no host name resolve: a test that would fetch something sees what a user without a network sees, everywhere.
 
-    def unresolved(*_args: object, **_named: object) -> None:
+    Addresses of this machine do: a local server that is started within a test would wait for itself forever.
+    """
+    resolved = socket.getaddrinfo
+
+    def local(host: Any, *rest: Any, **named: Any) -> Any:
+        if host in ("127.0.0.1", "::1"):
+            return resolved(host, *rest, **named)
         raise OSError("tests run without a network")
 
-    monkeypatch.setattr(socket, "getaddrinfo", unresolved)
+    monkeypatch.setattr(socket, "getaddrinfo", local)
 
 
 @pytest.fixture(autouse=True, scope="session")
