@@ -98,6 +98,17 @@ def test_what_cannot_be_trained_is_run_adapted_saved_and_opened(name: str, tmp_p
     again = regraft.load(result.network.save(tmp_path / "again"))
     np.testing.assert_allclose(again.logits(items), result.network.logits(items), atol=1e-6)
     assert result.scores["holdout"]["accuracy"] > 0.5
+    for changed in (result.network, regraft.extend(opened, ["d"]), regraft.retarget(net, ABC, hidden=[(4, "relu")])):
+        if name == "one_by_one":
+            with pytest.raises(NetworkError, match=r"take one example at a time.*Save it: regraft predict runs the folder"):
+                changed.export(tmp_path / "y.onnx")
+            continue
+        session = runtime.InferenceSession(changed.export(tmp_path / "y.onnx"))
+        probabilities = session.run(["probabilities"], {"input": items[:7]})[0]
+        np.testing.assert_allclose(probabilities, changed.predict(items[:7]).probabilities, atol=1e-5)
+        back = regraft.load(tmp_path / "y.onnx")
+        assert back.classes == changed.classes
+        np.testing.assert_allclose(back.predict(items).probabilities, changed.predict(items).probabilities, atol=1e-5)
 
 
 def test_the_profile_reads_the_parts_from_the_cache(tmp_path: Path) -> None:
@@ -113,7 +124,7 @@ def test_what_needs_gradients_below_the_head_is_refused(strategy: str, tmp_path:
     items = np.random.default_rng(1).normal(size=(30, *STEPS)).astype(np.float32)
     with pytest.raises(RegraftError, match=f"strategy='{strategy}'"):
         regraft.adapt(net, regraft.read((items, np.array(ABC * 10))), strategy=strategy, out=tmp_path / "run")
-    for done in (lambda: net.export(tmp_path / "y.onnx"), lambda: net.to("keras")):
+    for done in (lambda: net.export(tmp_path / "y.pt2"), lambda: net.export(tmp_path / "y.pmml"), lambda: net.to("keras")):
         with pytest.raises(NetworkError, match="ONNX Runtime"):
             done()
 

@@ -265,6 +265,23 @@ def test_kinds_and_thresholds_of_our_own_files_come_back(tmp_path: Path) -> None
     assert found.predict(items).labels == net.predict(items).labels
 
 
+@pytest.mark.parametrize("family", ["torch", "keras"])
+@pytest.mark.parametrize("classes", [("no", "yes"), None])
+def test_a_head_of_one_row_comes_back_with_its_two_classes(family: str, classes: tuple[str, str] | None, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    keras.utils.set_random_seed(0)
+    stack = [keras.Input((4,)), keras.layers.Dense(5, activation="relu"), keras.layers.Dense(1, activation="sigmoid")]
+    plain = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1), nn.Sigmoid())
+    net = regraft.load(keras.Sequential(stack) if family == "keras" else plain, classes=classes, inputs=(4,))
+    found = regraft.load(net.export(tmp_path / "x.onnx"))
+    assert found.head.binary and found.classes == classes and "one row for two classes" in found.summary()
+    items = DRAWS.normal(size=(9, 4)).astype(np.float32)
+    np.testing.assert_allclose(found.predict(items).probabilities, net.predict(items).probabilities, atol=1e-6)
+    opened = regraft.load(regraft.retarget(found, ["yes", "new", "no"]).save(tmp_path / "kept"))
+    if classes:
+        np.testing.assert_allclose(opened.logits(items)[:, [2, 0]], found.logits(items), atol=1e-6)
+
+
 def _graph(*nodes: Any, tensors: Any = (), shape: Any = ("N", 4), **model: Any) -> Any:
     value = helper.make_tensor_value_info
     weight = numpy_helper.from_array(DRAWS.normal(size=(4, 3)).astype(np.float32), "w")

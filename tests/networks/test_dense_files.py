@@ -179,6 +179,29 @@ def test_what_the_standard_cannot_express_is_refused_with_what_would_do(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+class Reduced(nn.Module):
+    """Reads one number of each column of a table: their mean, largest value or length."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.first, self.out = kind, nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        values = torch.tanh(self.first(steps))
+        return self.out({"mean": values.mean, "amax": values.amax, "norm": lambda axis: values.norm(dim=axis)}[self.kind](1))
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("mean", "ReduceMean"), ("amax", "ReduceMax"), ("norm", "ReduceL2")])
+def test_a_layer_of_an_onnx_file_that_pmml_has_not_is_refused_by_name(
+    kind: str, layer: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx2pytorch")
+    net = regraft.load(regraft.load(Reduced(kind), classes=ABC, inputs=(5, 4)).export(tmp_path / "x.onnx"))
+    with pytest.raises(NetworkError, match=rf"this network has others: '\w*{layer}\w*' \({layer}\).*Export it as \.onnx") as told:
+        net.export(tmp_path / "x.pmml")
+    assert "\n" not in str(told.value) and not "".join(capfd.readouterr())
+
+
 OTHER = """<?xml version="1.0"?>
 <PMML version="4.2" xmlns="http://www.dmg.org/PMML-4_2">
  <Header/><DataDictionary/>

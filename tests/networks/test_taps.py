@@ -258,6 +258,34 @@ def test_a_network_whose_head_reads_taps_is_tapped_again(name: str) -> None:
     assert [(part.pool, part.start, part.stop) for part in again.body.tap_slices][: len(told)] == told
 
 
+class InParts(Signal):
+    """Calls its last layers for some examples at a time; without a size, for single ones."""
+
+    def __init__(self, size: int | None) -> None:
+        super().__init__()
+        self.size, self.hidden = size, nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.norm(self.low(x)).relu().mean(2)
+        if self.size is None:
+            return torch.stack([self.head(self.hidden(row)) for row in maps])
+        return torch.cat([self.head(self.hidden(part)) for part in maps.split(self.size)])
+
+
+@pytest.mark.parametrize("size", [3, 2, 1, None])
+def test_layers_that_are_called_for_parts_of_a_batch_are_read_whole(size: int | None) -> None:
+    torch.manual_seed(0)
+    nets = [regraft.load(InParts(each), classes=["a", "b", "c"], inputs=(2, 12)) for each in (99, size)]
+    nets[1].module.load_state_dict(nets[0].module.state_dict())
+    batch = np.random.default_rng(0).normal(size=(30, 2, 12)).astype(np.float32)
+    taps = [Tap("low", ("mean", "rows")), Tap("hidden", ("mean",)), Tap("head", ("mean",))]
+    whole, parts = (net.tapped([tap for tap in taps if tap.block in {one.name for one in net.blocks}]) for net in nets)
+    assert whole.body.tap_slices == parts.body.tap_slices
+    np.testing.assert_allclose(parts.features(batch), whole.features(batch), atol=1e-6)
+    labels = np.where(batch.mean((1, 2)) > 0, "u", "v")
+    assert regraft.adapt(nets[1], (batch, labels), strategy="probe", cache="memory").network.classes == ("u", "v")
+
+
 def test_what_is_not_there_is_said() -> None:
     net = opened("cnn")
     for wrong, words in (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
+from torch.nn import Module
 
 from ..errors import NetworkError, RegraftError, SettingError
 from ..files.formats import writable
 from ..files.pmml_form import ACTIVATIONS, DenseLayer, DenseNetwork, pmml_of
 from ..files.writing import write_bytes
-from .parts.onnx_export import WholeNetwork, input_names, sample_tensors, why_not_exported
+from .parts.onnx_export import WholeNetwork, input_names, sample_tensors, silenced, why_not_exported
 from .parts.onnx_steps import items_of
 from .parts.record import Record
 from .torch.programs import refuse_program
@@ -31,7 +32,7 @@ _NONLINEAR = {
 }
 """PyTorch operator -> the activation in PMML, and the factor of its value."""
 _OTHER = ("conv", "lstm", "gru", "rnn", "pool", "attention", "embedding")
-"""Parts of the names of operators, and of classes of layers, that are no dense ones."""
+"""Substrings of the names of operators and of layer classes that are not dense."""
 _LARGEST = 4096
 """Largest number of inputs, or of units of a layer."""
 _RANDOM = 8
@@ -124,13 +125,15 @@ def _layers(network: Record) -> Iterator[DenseLayer]:
         raise _other(others)
     twin.body.name_for_export_()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with silenced():
             axes = {"tensors": ({0: torch.export.Dim("batch", min=1)},)}
             program = torch.export.export(_Whole(twin).eval(), (sample,), dynamic_shapes=axes, strict=False).module()
     except Exception as problem:  # not every forward can be exported
         if isinstance(problem, RegraftError):
             raise
+        place = _place_of(problem, modules)
+        if place:
+            raise _other([place]) from problem
         raise NetworkError(f"The network cannot be written as PMML: {why_not_exported(problem)}. {_INSTEAD}") from problem
     walk = _Walk(program)
     walk.others = others
@@ -139,8 +142,19 @@ def _layers(network: Record) -> Iterator[DenseLayer]:
     yield from walk.layers
 
 
+def _place_of(problem: BaseException | None, modules: Mapping[str, Module]) -> str:
+    """Return the innermost layer whose forward raised a problem, with its class; "" if none did."""
+    names, found = {id(module): name for name, module in modules.items() if name}, ""
+    while problem is not None and not found:
+        for frame, _ in traceback.walk_tb(problem.__traceback__):
+            name = names.get(id(frame.f_locals.get("self")))
+            found = found if name is None else f"{name!r} ({type(modules[name]).__name__})"
+        problem = problem.__cause__ or problem.__context__
+    return found
+
+
 def _other(layers: Sequence[str]) -> NetworkError:
-    return NetworkError(f"PMML has dense layers alone; this network has others: {', '.join(layers[:5])}. {_INSTEAD}")
+    return NetworkError(f"PMML describes dense layers only; this network has others: {', '.join(layers[:5])}. {_INSTEAD}")
 
 
 class _Walk(Interpreter):

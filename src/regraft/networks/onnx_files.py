@@ -19,6 +19,7 @@ from ..files.formats import writable
 from ..files.onnx_form import check_onnx_
 from ..files.writing import write_bytes
 from .folders import versions
+from .onnx.frozen import parts_of, put_parts_
 from .parts.head import Head
 from .parts.onnx_export import (
     WholeNetwork,
@@ -33,6 +34,7 @@ from .parts.onnx_export import (
 )
 from .parts.onnx_steps import as_picture, check_steps, put_steps_, sample_items
 from .parts.record import Record
+from .parts.recurrent import replaced
 from .torch.programs import OnnxProgram, refuse_program
 
 __all__ = ["write_onnx"]
@@ -71,7 +73,8 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
     Inputs keep the network's names, or are called "input". Each head has the outputs "logits" and "probabilities", or "value" for a
     regression; with several heads they are prefixed with the task ("main.logits"). The batch axis is dynamic, and so are the lengths that
     the network leaves open. The metadata hold, as JSON, the class names ("classes" of the first head, "tasks" of all), the preprocessing
-    and the library versions. A Keras network is written as PyTorch's layers, if it can be made of them, and otherwise as it is.
+    and the library versions. A Keras network is written as PyTorch's layers, if it can be made of them, and otherwise as it is. Parts that
+    ONNX Runtime runs are copied from the file that they come from.
 
     With the preprocessing in the graph, images are uint8 (N, H, W, C) of any size, with the network's number of channels; rows of numbers
     are raw.
@@ -88,9 +91,10 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
     except Exception as problem:  # not every forward can be exported
         if isinstance(problem, RegraftError) and not isinstance(problem, NetworkError):
             raise
-        reason = why_not_exported(problem)
         instead = "".join(f" Export it as {ending}." for ending in network.kind.own_endings[:1])
-        raise NetworkError(f"The network cannot be written as an ONNX file: {reason}.{instead}") from problem
+        if parts_of(network.modules()):
+            instead = " Save it: regraft predict runs the folder, and adapt trains its head further."
+        raise NetworkError(f"The network cannot be written as an ONNX file: {why_not_exported(problem)}.{instead}") from problem
     with writable(path.parent, error=NetworkError):
         write_bytes(path, content)
     return path
@@ -110,7 +114,10 @@ def _model(network: Record) -> Any:
         axes = [{0: torch.export.Dim("batch", min=1), **each} for each in lengths]
         try:
             whole = _Whole(make().for_export(), tasks).eval()
-            model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
+            parts = parts_of(own.modules())
+            with replaced((part, "forward", part.as_node) for part in parts):
+                model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
+            put_parts_(model, parts)
             check_onnx_(model, what="the ONNX file")
             program = OnnxProgram(model.SerializeToString(), names, called=inputs)
             difference = prove(plain, program, batches=batches_of(own.body, longer=lengths), outputs=outputs, coarse=is_coarse(own))
@@ -129,12 +136,6 @@ def _model(network: Record) -> Any:
     _name_axes_(model, axes)
     _add_facts_(model, _metadata(own, difference))
     return model
-
-
-def _instead(network: Any) -> str:
-    """Return what to do with a network that cannot be written: what came as ONNX fails as a program of PyTorch for the same reason."""
-    own = f"Export it as {network.own_endings[0]}."
-    return own if network.origin.get("source") != "onnx" else "Save it: regraft predict runs the folder, and adapts it further."
 
 
 def _forms(network: Any) -> list[Callable[[], Record]]:
@@ -241,7 +242,7 @@ def _name_axes_(model: Any, axes: Sequence[Mapping[int, Any]]) -> None:
 def _metadata(network: Record, difference: float) -> dict[str, Any]:
     first = next(iter(network.heads.values()), None)
     tasks = {
-        task: {"kind": head.kind, "classes": head.classes, "thresholds": head.thresholds, "activation": head.activation}
+        task: {name: getattr(head, name) for name in ("kind", "classes", "thresholds", "activation", "binary")}
         for task, head in network.heads.items()
     }
     conditions = [] if network.coding is None else ["mean", *network.coding.conditions]

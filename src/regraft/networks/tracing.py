@@ -25,6 +25,7 @@ __all__ = [
     "capture",
     "flat_tensors",
     "head_reading",
+    "joined",
     "named_logits",
     "pooled",
     "read_by",
@@ -83,11 +84,18 @@ def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
 
 def _of_examples(calls: Sequence[Any], result: Tensor | None) -> Any:
     """Return the value of the last call; those of all calls, joined, if each was for some of the examples of a `result` (N, …)."""
-    if result is None or not all(isinstance(one, Tensor) for one in calls) or (len(calls) == 1 and calls[0].ndim > 1):
+    if result is None or (len(calls) == 1 and isinstance(calls[0], Tensor) and calls[0].ndim > 1):
         return calls[-1]  # sizes are not looked at: an exporter would fix the number of examples
+    found = joined(calls, len(result))
+    return calls[-1] if found is None else found
+
+
+def joined(calls: Sequence[Any], count: int) -> Tensor | None:
+    """Return the values of all calls, (count, …), if each was for some of the examples; otherwise None."""
+    if not all(isinstance(one, Tensor) and one.ndim for one in calls):
+        return None
     rows = [one[None] if one.ndim == 1 else one for one in calls]
-    looped = sum(map(len, rows)) == len(result) and len({one.shape[1:] for one in rows}) == 1
-    return torch.cat(rows) if looped else calls[-1]
+    return torch.cat(rows) if sum(map(len, rows)) == count and len({one.shape[1:] for one in rows}) == 1 else None
 
 
 class Captured(dict[str, Tensor]):

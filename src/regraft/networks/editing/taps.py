@@ -19,7 +19,7 @@ from ..parts.protocols import Inputs
 from ..parts.structure import block_end
 from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, nothing_left, pools_at
 from ..samples import three_items
-from ..tracing import as_tensor
+from ..tracing import as_tensor, flat_tensors, joined
 
 __all__ = [
     "Point",
@@ -27,6 +27,7 @@ __all__ = [
     "block_end_of",
     "block_ends",
     "ended_by",
+    "first_outputs",
     "listening",
     "read_input",
     "read_point",
@@ -132,20 +133,19 @@ def listening(module: Module, hook: Callable[..., None]) -> Iterator[None]:
         yield
 
 
-def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: Callable[[str, Tensor | None], None], stops: bool) -> None:
-    """Pass the first output of each of some `modules` to `keep` in one run, before later steps can change it in place.
+def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: Callable[[str, Tensor | None], bool], stops: bool) -> None:
+    """Pass the outputs of each of some `modules` to `keep` in one run, before later steps can change them, until it returns True.
 
-    If `stops`, the run ends once all modules have been called. Without modules nothing runs.
+    If `stops`, the run ends once it has returned True for all modules. Without modules nothing runs.
     """
-    seen: set[str] = set()
+    waiting = set(modules)
     end = Reached()
 
     def reader(name: str) -> Callable[..., None]:
         def hook(_module: Module, _args: Any, output: Any) -> None:
-            if name not in seen:
-                seen.add(name)
-                keep(name, as_tensor(output))
-            if stops and len(seen) == len(modules):
+            if name in waiting and keep(name, as_tensor(output)):
+                waiting.discard(name)
+            if stops and not waiting:
                 raise end
 
         return hook
@@ -156,6 +156,24 @@ def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: 
         with ended_by(end):
             if modules:
                 run()
+
+
+def first_outputs(modules: Mapping[str, Module], *, run: Callable[[], Any], count: int, stops: bool) -> dict[str, Tensor | None]:
+    """Return the first output of each of some `modules` in one run; all of them, joined, if a loop calls it for parts of the batch.
+
+    `count` is the number of examples. If `stops`, the run ends once every module has been called for as many.
+    """
+    calls: dict[str, list[Tensor | None]] = {}
+
+    def keep(name: str, values: Tensor | None) -> bool:
+        own = calls.setdefault(name, [])
+        own.append(values)
+        sizes = [one.shape[0] for one in own if one is not None and one.ndim]
+        return stops and (len(sizes) < len(own) or sum(sizes) >= count)
+
+    run_reading(modules, run=run, keep=keep, stops=stops)
+    whole = {name: joined(own, count) if len(own) > 1 else None for name, own in calls.items()}
+    return {name: own[0] if whole[name] is None else whole[name] for name, own in calls.items()}
 
 
 @contextmanager
@@ -209,8 +227,8 @@ def read_points(  # over the limit: a network, and how it is run and read
     with torch.no_grad():
         for batch in (sample, three_items(sample)):
             seen: dict[str | None, Tensor | None] = {None: read_input(batch)}
-            run_reading({name: modules[name] for name in ends.values()}, run=partial(run, batch), keep=seen.__setitem__, stops=True)
-            runs.append(seen)
+            called, count = {name: modules[name] for name in ends.values()}, flat_tensors(batch)[0].shape[0]
+            runs.append({**seen, **first_outputs(called, run=partial(run, batch), count=count, stops=False)})
     found = []
     for tap in taps:
         if tap.block in ends or tap.block == INPUT:

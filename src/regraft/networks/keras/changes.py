@@ -18,13 +18,13 @@ from torch import Tensor
 from ...errors import NetworkError
 from ..account import Account
 from ..editing.sums import joined_rows, summed_layers
-from ..editing.taps import Point, block_end_of, block_ends, read_input, read_points, run_reading
+from ..editing.taps import Point, block_end_of, block_ends, first_outputs, read_input, read_points
 from ..edits import Stack
 from ..family import edit_table
 from ..parts.head import FoundHead, Head
 from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, grid_shares, nothing_left, pools_at
 from ..samples import sample_of
-from ..tracing import as_tensor, head_reading, trace
+from ..tracing import as_tensor, flat_tensors, head_reading, trace
 from . import adjusting
 from .body import KerasBody
 from .clone import cloned
@@ -321,9 +321,10 @@ def _become_(model: Any, ends: Sequence[str], *, found: tuple[Point, ...], resul
     kind = type(model)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        seen: dict[str | None, Any] = {None: read_input(args[0] if args else next(iter(kwargs.values())))}
-        modules = named_modules(self)
-        run_reading({name: modules[name] for name in ends}, run=lambda: kind.call(self, *args, **kwargs), keep=seen.__setitem__, stops=True)
+        given, modules = args[0] if args else next(iter(kwargs.values())), named_modules(self)
+        read, count = {name: modules[name] for name in ends}, flat_tensors(given)[0].shape[0]
+        made = first_outputs(read, run=lambda: kind.call(self, *args, **kwargs), count=count, stops=True)
+        seen: dict[str | None, Any] = {None: read_input(given), **made}
         return result(seen)
 
     model.__class__ = type(kind.__name__, (kind,), {"call": call, READ: found, "__module__": kind.__module__})

@@ -35,7 +35,7 @@ from .torch_reader import TorchReader, Turned, channels_last
 __all__ = ["as_application", "as_keras", "as_torch"]
 
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
-"""Largest difference of the results; the second if the source computes with numbers of 16 bits."""
+"""Largest allowed difference, relative to the largest score; the second applies to a source that computes in 16 bits."""
 
 
 def as_torch(network: Network, *, turn: bool = True) -> Network:
@@ -98,7 +98,10 @@ def as_application(network: Network, plain: Network, *, architecture: Any) -> Ne
         here, there = ([tuple(weight.shape) for weight in one.weights] if one is not None else "nothing" for one in (layer, aim))
         if here != there:
             named, called = (one.name if one is not None else "its end" for one in (layer, aim))
-            raise NetworkError(f"The layer {named!r} has weights of the shapes {here}; {called!r} of {architecture.name} has {there}.")
+            raise NetworkError(
+                f"The layer {named!r} has weights of the shapes {here}; {called!r} of {architecture.name} has {there}. "
+                "Name another architecture, or convert with net.to('keras')."
+            )
         weights = layer.get_weights()
         aim.set_weights([kernels.get(layer.name, weights[0]), *weights[1:]])
         for fact in ("epsilon", "momentum"):
@@ -109,7 +112,7 @@ def as_application(network: Network, plain: Network, *, architecture: Any) -> Ne
 
 
 _PREPARING = ("rescaling", "normalization", "rescaling_1")
-"""Layers of keras.applications that prepare pixels: the network that the weights come from takes prepared ones."""
+"""Preprocessing layers of keras.applications, made neutral: the network that gives the weights takes preprocessed pixels."""
 
 
 def _take_prepared_(architecture: Any) -> None:
@@ -123,7 +126,7 @@ def _take_prepared_(architecture: Any) -> None:
 
 
 def _channels_last(model: Any) -> dict[str, np.ndarray]:
-    """Return the kernels of dense layers that read flattened maps channels first, as layers that read them channels last have them."""
+    """Return, with rows reordered to channels last, the kernels of the dense layers that read maps flattened channels first."""
     made = {}
     for node in (layer for layer in model.layers if isinstance(layer, keras.layers.Flatten)):
         source = node._inbound_nodes[0].input_tensors[0]._keras_history.operation

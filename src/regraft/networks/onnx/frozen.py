@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import json
 import math
@@ -17,7 +18,7 @@ from ...errors import NetworkError
 from .reading import read_by
 from .session import run_session, session_of
 
-__all__ = ["FROZEN", "frozen_graph", "frozen_module"]
+__all__ = ["FROZEN", "OnnxPart", "frozen_graph", "frozen_module", "parts_of", "put_parts_"]
 
 FROZEN = "regraft_frozen"
 """Metadata key under which a graph in a saved folder records how to run it."""
@@ -27,9 +28,11 @@ _RATE = 16000
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(bool)": "bool"}
 _ENDS: dict[str, type[nn.Module]] = {"Softmax": nn.Softmax, "Sigmoid": nn.Sigmoid}
 _BATCH = -1
+_PARTS = "regraft.parts"
+"""Domain of the operators that stand for parts until their graphs are put in their place."""
 
 
-class _OnnxPart(nn.Module):
+class OnnxPart(nn.Module):
     """Part of a network that ONNX Runtime runs, from one value to another, with examples along the first axis.
 
     `fills` holds the type, shape and number that fill each other input, by name.
@@ -51,13 +54,44 @@ class _OnnxPart(nn.Module):
                 f"This part of the network runs in ONNX Runtime, which gives no gradients; it received {list(value.shape)} that asks for "
                 "them. Train what stands behind it: strategy='head', a probe, or layers on top (hidden=, regraft.stack)."
             )
-        plain = value.detach().cpu()
-        if not self.single:
-            return torch.from_numpy(self._run(plain)).to(value.device)
-        return torch.from_numpy(np.concatenate([self._run(one) for one in torch.split(plain, 1)])).to(value.device)
+        plain = value.detach().cpu().contiguous()
+        made = np.concatenate([self._run(one.numpy()) for one in torch.split(plain, 1)]) if self.single else self._run(plain.numpy())
+        return torch.from_numpy(made).to(value.device)
 
-    def _run(self, value: Tensor) -> np.ndarray:
-        feeds = {self.entry: value.contiguous().numpy()}
+    @property
+    def key(self) -> str:
+        """The name of the operator that stands for this part in an export."""
+        return f"part_{hashlib.sha256(self.content).hexdigest()[:16]}"
+
+    def as_node(self, value: Tensor) -> Tensor:
+        """Return the output as a single operator, for an export that `put_parts_` completes."""
+        if self.single:
+            raise NetworkError(f"{self.entry!r} and what follows take one example at a time, and an exported file takes batches")
+        sides = self._run(np.zeros((2, *map(int, value.shape[1:])), np.float32)).shape[1:]
+        return torch.onnx.ops.symbolic(f"{_PARTS}::{self.key}", (value,), dtype=torch.float32, shape=(value.shape[0], *sides), version=1)
+
+    def graph(self, node: Any, opset: int) -> tuple[list[Any], list[Any]]:
+        """Return nodes and initializers that compute the output of a `node` made by `as_node` from its input."""
+        onnx, helper, numpy_helper = (importlib.import_module(name) for name in ("onnx", "onnx.helper", "onnx.numpy_helper"))
+        model, prefix = onnx.ModelProto.FromString(self.content), f"{node.output[0]}/"
+        if next(one.version for one in model.opset_import if not one.domain) != opset:
+            model = importlib.import_module("onnx.version_converter").convert_version(model, opset)
+        graph = importlib.import_module("onnx.compose").add_prefix_graph(model.graph, prefix)
+        nodes, tensors = [helper.make_node("Identity", [node.input[0]], [prefix + self.entry])], list(graph.initializer)
+        if self.fills:
+            tensors.append(numpy_helper.from_array(np.ones(1, np.int64), f"{prefix}one"))
+            nodes.append(helper.make_node("Shape", [node.input[0]], [f"{prefix}count"], start=0, end=1))
+        for name, fill in self.fills.items():
+            filled = _filled(fill, 1)
+            tensors.append(numpy_helper.from_array(filled, f"{prefix}{name}" if _BATCH not in fill[1] else f"{prefix}{name}/one"))
+            if _BATCH in fill[1]:
+                sides = [f"{prefix}count" if side == _BATCH else f"{prefix}one" for side in fill[1]]
+                nodes.append(helper.make_node("Concat", sides, [f"{prefix}{name}/shape"], axis=0))
+                nodes.append(helper.make_node("Expand", [f"{prefix}{name}/one", f"{prefix}{name}/shape"], [f"{prefix}{name}"]))
+        return [*nodes, *graph.node, helper.make_node("Identity", [graph.output[0].name], list(node.output))], tensors
+
+    def _run(self, value: np.ndarray) -> np.ndarray:
+        feeds = {self.entry: value}
         feeds |= {name: _filled(fill, len(value)) for name, fill in self.fills.items()}
         made = np.asarray(run_session(_session(self.content), feeds)[0], np.float32)
         return made.reshape(-1, 1) if made.ndim == 1 else made
@@ -198,7 +232,7 @@ def frozen_module(model: Any, how: str) -> nn.Module:
     head, whole = _head(model), nn.Sequential()
     found = head if head is not None and head[0] == last else None
     for start, stop in zip([entry, *cuts], cuts, strict=False):
-        part = _OnnxPart(_part(model, start, stop=stop), entry=start, fills=fills, single=single)
+        part = OnnxPart(_part(model, start, stop=stop), entry=start, fills=fills, single=single)
         whole.add_module(f"part_{len(whole)}", part)
     if found is not None:
         _, weight, bias, after = found
@@ -228,3 +262,26 @@ def _part(model: Any, start: str, *, stop: str) -> bytes:
     made = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
     content: bytes = made.SerializeToString()
     return content
+
+
+def parts_of(modules: Mapping[str, nn.Module]) -> list[OnnxPart]:
+    """Return the parts among some modules that ONNX Runtime runs, each once."""
+    return list({id(part): part for part in modules.values() if isinstance(part, OnnxPart)}.values())
+
+
+def put_parts_(model: Any, parts: Sequence[OnnxPart]) -> None:
+    """Put the graphs of parts in the place of the nodes of an `onnx.ModelProto` that stand for them."""
+    known = {part.key: part for part in parts}
+    opset = next(one.version for one in model.opset_import if not one.domain)
+    nodes, tensors = [], []
+    for node in model.graph.node:
+        own = known[node.op_type].graph(node, opset) if node.domain == _PARTS else ([node], [])
+        nodes += own[0]
+        tensors += own[1]
+    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    model.graph.initializer.extend(tensors)
+    domains = [one for one in model.opset_import if one.domain == _PARTS]
+    for one in domains:
+        model.opset_import.remove(one)

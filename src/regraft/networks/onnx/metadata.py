@@ -21,6 +21,7 @@ class TaskFacts(Plain):
     classes: list[str] | None = None
     thresholds: list[Share] | None = None
     activation: Activation = "linear"
+    binary: bool = False
 
 
 class OwnFacts(Plain):

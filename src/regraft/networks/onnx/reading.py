@@ -66,11 +66,11 @@ def _outputs(graph: Any, facts: OwnFacts | None, *, shown: str) -> tuple[str, li
     """Return the value that holds the scores of the first task, and the names of the outputs that are left out."""
     names = [one.name for one in graph.output]
     task = None if facts is None else next(iter(facts.tasks), None)
-    if task is not None:
+    if facts is not None and task is not None:
         own = [name for name in (f"{task}.logits", "logits", f"{task}.value", "value") if name in names]
         kept = {own[0], own[0].replace("logits", "probabilities")} if own else set()
         if own:
-            return own[0], [name for name in names if name not in kept]
+            return _before_both(graph, own[0], binary=facts.tasks[task].binary), [name for name in names if name not in kept]
     makers = _makers(graph)
     kinds = importlib.import_module("onnx").TensorProto
     real = (kinds.FLOAT, kinds.DOUBLE, kinds.FLOAT16, kinds.BFLOAT16)
@@ -91,14 +91,17 @@ def _makers(graph: Any) -> dict[str, Any]:
     return {name: node for node in graph.node for name in node.output}
 
 
-def _before_both(graph: Any, name: str) -> str:
-    """Return the name of p for an output (1 - p, p), as scikit-learn writes two classes; otherwise return the given name."""
+def _before_both(graph: Any, name: str, *, binary: bool = False) -> str:
+    """Return the name of p for an output (1 - p, p), as scikit-learn writes two classes; otherwise return the given name.
+
+    `binary`: regraft wrote the output (0, z) of a head with one row, and the result is the name of z.
+    """
     makers = _makers(graph)
     both = makers.get(name)
     if both is None or both.op_type != "Concat" or len(both.input) != 2:
         return name
     rest = makers.get(both.input[0])
-    return str(both.input[1]) if rest is not None and rest.op_type == "Sub" and rest.input[1] == both.input[1] else name
+    return str(both.input[1]) if binary or (rest is not None and rest.op_type == "Sub" and rest.input[1] == both.input[1]) else name
 
 
 def _before_shape(graph: Any, name: str) -> str:

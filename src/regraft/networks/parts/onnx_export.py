@@ -28,6 +28,7 @@ __all__ = [
     "onnx_model",
     "prove",
     "sample_tensors",
+    "silenced",
     "why_not_exported",
 ]
 
@@ -107,7 +108,7 @@ def onnx_model(
     network = whole.__dict__["network"]
     body = network if isinstance(network, Body) else network.body
     body.name_for_export_()
-    with _quiet(), body.for_onnx():
+    with silenced(), body.for_onnx():
         program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(map(dict, axes))}, strict=False)
         exported()
         made: Any = torch.onnx.export(
@@ -171,8 +172,8 @@ def prove(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter within the context, because it prints whole graphs when it fails."""
+def silenced() -> Iterator[None]:
+    """Silence PyTorch's exporters within the context, because they print whole graphs when they fail."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

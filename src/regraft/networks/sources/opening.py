@@ -26,7 +26,7 @@ from ..hub.samples import suited_tokens
 from ..onnx.trainable import SOURCE as ONNX_SOURCE
 from ..onnx.trainable import open_onnx, read_onnx_module
 from ..parts.code_files import naming_conditions, with_code_files
-from ..parts.head import HeadChoice
+from ..parts.head import HeadChoice, told_binary
 from ..samples import named_sample, sample_of
 from ..torch.exporting import PROGRAM_FILE
 from ..torch.family import open_torch
@@ -264,10 +264,15 @@ def _named_(network: Network, classes: Sequence[str] | None) -> bool:
 
 
 def _tell_heads_(network: Network, tasks: Mapping[str, Mapping[str, Any]]) -> None:
-    """Apply the facts of the first task to the first head: name, kind, classes, activation and thresholds."""
-    if not tasks or not network.heads:
+    """Apply the facts of the first task to the first head: name, kind, classes, activation and thresholds; without a head, the classes."""
+    if not tasks:
         return
     task, told = next(iter(tasks.items()))
+    if not network.heads:
+        _named_(network, told["classes"])
+        return
+    if told.get("binary"):
+        network.heads = {**network.heads, network.head.task: told_binary(network.head, told)}
     if told["classes"]:
         network.name_classes_(told["classes"])
     network.rename_task_(network.head.task, task)

@@ -171,20 +171,28 @@ class TappedNetwork(Graft):
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
         """Return the pooled outputs, (N, D)."""
         points = {point.module: point for point in self.points}
-        parts: dict[str | None, list[Tensor]] = {}
+        parts: dict[str | None, list[list[Tensor]]] = {name: [] for name in points}
+        count, mask = (next(iter(named.values())) if named else tensors[0]).shape[0], named.get("attention_mask")
 
-        def keep(module: str | None, values: Tensor | None) -> None:
-            if values is not None:
-                parts[module] = points[module].pooled(values, named.get("attention_mask"))
+        def keep(module: str | None, values: Tensor | None) -> bool:
+            if values is None:
+                return True
+            point, done = points[module], sum(pools[0].shape[0] for pools in parts[module])
+            values = values[None] if values.ndim == 1 else values  # of a loop over single examples
+            upto = done + values.shape[point.items_second]
+            parts[module].append(point.pooled(values, mask if mask is None or upto - done >= count else mask[done:upto]))
+            return bool(upto >= count)
 
         if None in points:
             keep(None, read_input(named or tensors[0]))
         modules = {name: module_at(self.network, name) for name in points if name is not None}
         run_reading(modules, run=lambda: self.network(*tensors, **named), keep=keep, stops=self.stops)
-        missing = [point.block for name, point in points.items() if name not in parts]
+        missing = [point.block for name, point in points.items() if sum(pools[0].shape[0] for pools in parts[name]) != count]
         if missing:
-            raise NetworkError(f"The block {missing[0]!r} gave no output in this run; expected one for each tap. Leave its tap out.")
-        return torch.cat([part for name in points for part in parts[name]], 1)
+            raise NetworkError(f"The block {missing[0]!r} did not give an output for each example of this run. Leave its tap out.")
+        return torch.cat(
+            [pools[0] if len(pools) == 1 else torch.cat(pools) for name in points for pools in zip(*parts[name], strict=True)], 1
+        )
 
 
 class Join(Module):
