@@ -158,12 +158,12 @@ def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: 
                 run()
 
 
-def first_outputs(modules: Mapping[str, Module], *, run: Callable[[], Any], count: int, stops: bool) -> dict[str, Tensor | None]:
+def first_outputs(modules: Mapping[str, Module], *, run: Callable[[], Any], count: int, stops: bool) -> dict[str | None, Tensor | None]:
     """Return the first output of each of some `modules` in one run; all of them, joined, if a loop calls it for parts of the batch.
 
     `count` is the number of examples. If `stops`, the run ends once every module has been called for as many.
     """
-    calls: dict[str, list[Tensor | None]] = {}
+    calls: dict[str | None, list[Tensor | None]] = {}
 
     def keep(name: str, values: Tensor | None) -> bool:
         own = calls.setdefault(name, [])
