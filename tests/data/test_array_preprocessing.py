@@ -101,4 +101,4 @@ def test_pictures_that_are_passed_as_arrays_are_pointed_out(family: str) -> None
     pixels = np.random.default_rng(0).integers(0, 256, (12, *net.input_shape), dtype=np.uint8)
     labels = ["a", "b"] * 6
     for given, told in (((pixels, labels), True), ((pixels / 255, labels), False), (regraft.read((pixels, labels), kind="image"), False)):
-        assert ("passed to the network as they are, as 0 to 255" in str(regraft.check(given, net))) is told
+        assert ("passed to the network unscaled (0 to 255)" in str(regraft.check(given, net))) is told

@@ -28,7 +28,7 @@ def _setup(weights: np.ndarray | None) -> Setup:
 
 
 @pytest.mark.parametrize("family", cases.FAMILIES)
-@pytest.mark.parametrize("strategy", ["head", "full"])
+@pytest.mark.parametrize("strategy", [pytest.param("head", marks=pytest.mark.slow), "full"])
 def test_weights_change_what_is_learned_and_equal_ones_do_not(strategy: str, family: str) -> None:
     net, data = cases.network(family), cases.data(family)
     weights = np.linspace(0, 2, len(data))
@@ -53,6 +53,37 @@ def test_the_loss_is_weighed_and_keeps_its_size() -> None:
     expected = (each * factors).sum() / factors.sum()
     assert float(weighed.objective()(scores, rows)) == pytest.approx(float(expected), rel=1e-5)
     assert len({run_digest(_setup(given)) for given in (None, weights, weights[::-1].copy())}) == 3
+
+
+def test_figures_of_the_validation_set_count_examples_by_their_weight() -> None:
+    plain, half = _setup(None), np.ones(len(cases.data("torch")), np.float32)
+    rows = plain.parts.validation
+    half[rows[::2]] = 0
+    count = len(plain.network.head.classes or ())
+    made = np.random.default_rng(0).normal(0, 1, (len(rows), count)) + 2 * np.eye(count)[cases.data("torch").targets[rows]]
+    scores = dict.fromkeys(plain.tasks.values(), made.astype(np.float32))
+    kept = {task: one[1::2] for task, one in scores.items()}
+    expected = plain.objective().figures(kept, rows[1::2])
+    found, equal = (_setup(given).objective().figures(scores, rows) for given in (half, np.full(len(half), 3.0, np.float32)))
+    unweighted = plain.objective().figures(scores, rows)
+    for name in ("validation_loss", "calibrated_loss"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5) and found[name] != pytest.approx(unweighted[name], rel=1e-3)
+        assert equal[name] == pytest.approx(unweighted[name], rel=1e-5)
+    assert found["validation_accuracy"] == unweighted["validation_accuracy"]
+    half[rows] = 0
+    assert _setup(half).objective().figures(scores, rows) == unweighted
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+def test_weights_of_validation_examples_change_the_validation_loss_and_nothing_else(family: str) -> None:
+    weights = np.ones(len(cases.data("torch")), np.float32)
+    weights[_setup(None).parts.validation[::2]] = 0
+    one, other = (
+        regraft.adapt(cases.network(family), cases.data(family), strategy="full", sample_weight=given, schedule="constant", **QUICK)
+        for given in (np.ones_like(weights), weights)
+    )
+    told = [[[entry[name] for entry in result.history] for name in ("train_loss", "validation_loss")] for result in (one, other)]
+    assert told[0][0] == told[1][0] and told[0][1] != pytest.approx(told[1][1], rel=1e-4)
 
 
 def test_a_column_of_a_table_and_subsets(tmp_path: Path) -> None:

@@ -283,8 +283,10 @@ def test_importances_are_those_of_the_trials_that_the_sampler_took(direction: st
     board = _board(trials=16, sampler="tpe", direction=direction, first={"strategy": "probe"})
     while board.carry_out(lambda values, report: ((values.get("learning_rate", 0.5),), ())):
         pass
-    found = searching._importances(board)
-    assert set(found) == set(RATES) and found["learning_rate"] > 0.5
+    found, intervals = searching._importances(board)
+    assert set(found) == set(intervals) == set(RATES) and found["learning_rate"] > 0.5
+    assert all(0 <= low <= found[name] <= high <= 1 for name, (low, high) in intervals.items())
+    assert searching._importances(board) == (found, intervals)
     assert board.trials()[0].facts.values == {"strategy": "probe"} and len(board.trials()) == 16
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests import torch_examples as examples
 
 import regraft
 from regraft.errors import DataError
-from regraft.planning.search import TrialRecord
+from regraft.planning.plan import Plan
+from regraft.planning.search import Study, TrialRecord
 from regraft.report.plots import plot_importances, plot_trials, positions
 
 
@@ -23,10 +26,26 @@ def test_a_study_prints_ranks_and_draws(tmp_path: Path) -> None:
     assert ranked == sorted(ranked) and study.best_trial.figure == ranked[0] and study.direction == "minimize"
     lines = study.table(most=3).splitlines()
     assert lines[0].split()[:2] == ["trial", "log_loss"] and len(lines) == 5 and lines[-1] == "… and 3 more"
-    assert "log_loss" in str(study) and "chose nothing" in str(study)
+    assert "log_loss" in str(study) and "chose nothing" in str(study) and study.to_dict()["importance_note"] in str(study)
     assert study.importances and sum(study.importances.values()) == pytest.approx(1, abs=1e-3)
     for path in (study.plot(tmp_path / "trials.png"), study.plot_importances(tmp_path / "importances.svg")):
         assert path.stat().st_size > 2000
+
+
+@pytest.mark.parametrize(
+    ("importances", "intervals", "said"),
+    [
+        ({}, {}, "Importances: none. They need 4 or more finished trials"),
+        ({"a": 0.8, "b": 0.2}, {"a": (0.6, 1.0), "b": (0.0, 0.4)}, r"a 80 % \(60 to 100\), b 20 % \(0 to 40\)\.$"),
+        ({"a": 0.8, "b": 0.2}, {"a": (0.4, 1.0), "b": (0.0, 0.6)}, r"The 2 finished trials are too few: .* Raise the number of trials\.$"),
+        ({"a": 1.0}, {"a": (1.0, 1.0)}, r"a 100 % \(100 to 100\)\.$"),
+    ],
+)
+def test_importances_are_said_with_intervals_and_with_a_note_where_trials_are_too_few(importances: Any, intervals: Any, said: str) -> None:
+    trials = (TrialRecord(1, {}, "complete", 0.5), TrialRecord(2, {}, "complete", 0.6), TrialRecord(3, {}, "failed"))
+    net = regraft.load(examples.Cnn(), inputs=(1, 8, 8))
+    study = Study(trials, {}, "accuracy", "maximize", trials[0], Plan("head"), net, {}, None, importances, {}, None, intervals)
+    assert re.search(said, study.to_dict()["importance_note"]) and study.to_dict()["importance_note"] in str(study)
 
 
 def test_the_standard_error_is_that_of_the_mean_over_the_folds() -> None:
@@ -55,7 +74,7 @@ def test_places_on_an_axis() -> None:
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="none of 0 finished trials"):
+    with pytest.raises(DataError, match="no trial is finished"):
         plot_trials([], tmp_path / "x.png", names=["a"], logs=[])
     with pytest.raises(DataError, match="four finished trials"):
         plot_importances({}, tmp_path / "x.png")

@@ -244,8 +244,8 @@ def _doubt(head: Head, known: ClassStatistics, *, shown: Rows, classes: Sequence
         return []
     return [
         f"held out, {100 * right:.0f} % of the examples of the new classes are right beside the old class weights, which stay as they are, "
-        f"and {100 * found.mean():.0f} % with statistics=True, which solves the class weights of all classes again. What either costs the "
-        "old classes is measured with test= and examples of them."
+        f"and {100 * found.mean():.0f} % with statistics=True, which solves the class weights of all classes again. To measure what "
+        "each costs the old classes, give examples of them with test=."
     ]
 
 
@@ -312,7 +312,8 @@ def _account(
 ) -> Account:
     old = list(net.classes or ())
     entries = {"kept": [] if joint else old, "new": [*old, *names] if joint else list(names)}
-    notes += [f"the class weights of all {len(old) + len(names)} classes were solved jointly from class statistics"] if joint else []
+    solved = f"the class weights of all {len(old) + len(names)} classes were solved jointly from class statistics"
+    notes = [*notes, *([solved] if joint else [])]
     figures: dict[str, Any] = {}
     judging = None if judges is None else as_data(judges).with_classes(changed.classes or ())
     proof = [part for part in (items, judging) if part is not None]

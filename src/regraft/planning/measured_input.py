@@ -130,8 +130,8 @@ def _by_statistics(net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePre
 def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[str, ImagePreprocessing]) -> _Found | None:
     """Compare by the loss of ridge regression on held-out examples; the default stays unless another is better beyond `SURE_OF_ALL`.
 
-    That finds the scaling which suits the data. On data unlike those of its training, a network often does better with another scaling than
-    its own, by many standard errors, so what it was trained with is said to be open.
+    This finds the scaling that suits the data. On data unlike its training data, a network often does better with another scaling than its
+    own, by many standard errors. The words therefore leave open which scaling it was trained with.
     """
     known = np.flatnonzero(data.known)
     targets = data.targets[known]

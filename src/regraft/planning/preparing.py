@@ -53,7 +53,7 @@ USUAL_SHARE, USUAL_TIMES = 99, 2
 LONGER = 7
 """Factor by which waveforms are lengthened to test whether a network takes any length."""
 SMALLEST_SIDE = 8
-"""Sides from which on an array of 8 bits is taken for a picture."""
+"""Smallest height and width of an 8-bit array that is taken for a picture, in pixels."""
 _TRIED = 64
 """Largest size of an example with which a network is tried, as a multiple of the sample's size."""
 
@@ -119,8 +119,8 @@ def notes_on_length(items: Prepared) -> list[str]:
         )
     if isinstance(own, ArrayPreprocessing) and own.inferred and data.kind == "array" and _pixels(np.asarray(data[0])):
         notes.append(
-            "The pictures of whole numbers are passed to the network as they are, as 0 to 255, as they are given as arrays. If it learned "
-            "from scaled pixels, read the data with kind='image': the preprocessing is then measured."
+            "The pictures are arrays of 8-bit numbers, which are passed to the network unscaled (0 to 255). If it was trained on scaled "
+            "pixels, read the data with kind='image': the preprocessing is then measured."
         )
     if isinstance(own, ImagePreprocessing):
         transparent = own.transparent(data)
@@ -241,7 +241,7 @@ def within_tokens(net: Network, own: Preprocessing) -> Preprocessing:
 
 
 def _accepted(net: Network, own: TextPreprocessing) -> TextPreprocessing:
-    """Return a text preprocessing that makes only tensors the network takes by name, such as no token types."""
+    """Return the text preprocessing without the tensors that the network does not take by name, such as token types."""
     keras, forward = getattr(net.module, "inputs", None), getattr(net.module, "forward", None)
     names = [str(one.name) for one in keras if hasattr(one, "name")] if isinstance(keras, list) else []
     if not names and forward is not None and not isinstance(net.sample, dict):
@@ -251,9 +251,8 @@ def _accepted(net: Network, own: TextPreprocessing) -> TextPreprocessing:
         return own
     if "input_ids" not in names:
         raise NetworkError(
-            f"The network takes {', '.join(map(repr, names))}; texts become {', '.join(map(repr, own.inputs))}. Name its input "
-            "'input_ids', "
-            "or give it token ids as arrays instead of texts."
+            f"The network takes {', '.join(map(repr, names))}; texts become {', '.join(map(repr, own.inputs))}. "
+            "Name its input 'input_ids', or give it token ids as arrays instead of texts."
         )
     return replace(own, inputs=tuple(name for name in own.inputs if name in names))
 
@@ -395,7 +394,7 @@ def _shortened(own: Preprocessing, data: Dataset) -> Preprocessing:
 
 
 def _open_length(net: Network, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    """Return the shape, of a guessed waveform with its length open; `DataError` if longer waveforms fail."""
+    """Return the shape; if it is that of a guessed waveform, with its length open. `DataError` if longer waveforms fail."""
     if not net.input_guessed or len(shape) not in (1, 2):
         return shape
     length = max(side or 1 for side in shape)

@@ -13,11 +13,13 @@ _MOST = 8192
 _FACTORS = (1e-3, 1e3)
 
 
-def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification", further: float = 1.0) -> float:
+def fit_temperature(
+    scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification", further: float = 1.0, weights: np.ndarray | None = None
+) -> float:
     """Return the factor of held-out logits with the lowest log-loss.
 
     `scores`: (N, C) logits of examples that the head was not fitted to; `truth`: (N, C) of 0 and 1; `further`: weight of the smoothing, in
-    examples.
+    examples; `weights`: (N,) weights of the examples, not all 0, for classification, or None for equal ones.
 
     Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2, equation (9); the factor is 1 / T there.
 
@@ -27,25 +29,26 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "class
     8,192 examples, 8,192 are drawn at random.
     """
     drawn = np.random.default_rng(0).permutation(len(truth))[:_MOST] if len(truth) > _MOST else slice(None)
-    scores, truth = scores[drawn], truth[drawn]
+    scores, truth, weights = scores[drawn], truth[drawn], None if weights is None else weights[drawn]
     items, classes = truth.shape if kind == "classification" else (len(truth), 2)
     truth = (truth * items + further / classes) / (items + further)
+    truth = truth if weights is None else truth * (weights / weights.mean())[:, None]
     meant = float((truth * scores).sum()) / len(scores)
     above = scores - scores.max(axis=1, keepdims=True)
-    highest = float(scores.max(axis=1).mean())
+    highest = float(np.average(scores.max(axis=1), weights=weights))
 
     def loss(log_factor: float) -> float:
         factor = np.exp(log_factor)
         if kind == "classification":
-            return float(np.log(np.exp(factor * above).sum(axis=1)).mean() + factor * (highest - meant))
+            return float(np.average(np.log(np.exp(factor * above).sum(axis=1)), weights=weights) + factor * (highest - meant))
         return float(np.logaddexp(0, factor * scores).mean() - factor * meant / scores.shape[1])
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log(_FACTORS), method="bounded").x))
 
 
-def log_loss(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Return the mean negative log of the softmax of `scores` (N, C) at `targets` (N,), in nats."""
-    return float((logsumexp(scores, axis=1) - scores[np.arange(len(targets)), targets]).mean())
+def log_loss(scores: np.ndarray, targets: np.ndarray, *, weights: np.ndarray | None = None) -> float:
+    """Return the mean, weighted by `weights` (N,) if given, of the negative log of the softmax of `scores` (N, C) at `targets` (N,)."""
+    return float(np.average(logsumexp(scores, axis=1) - scores[np.arange(len(targets)), targets], weights=weights))
 
 
 def fit_scales(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification") -> tuple[np.ndarray, np.ndarray]:

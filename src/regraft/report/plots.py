@@ -58,7 +58,7 @@ def positions(values: Sequence[Any], *, log: bool) -> tuple[list[float | None], 
 def plot_trials(points: Sequence[Mapping[str, Any]], path: str | Path, *, names: Sequence[str], logs: Sequence[str]) -> Path:
     """Plot trials as lines over parallel axes. `points`: name -> value of each trial, best first; `logs`: names with a log axis."""
     if not points:
-        raise DataError(f"Nothing to draw: none of 0 finished trials has values of {', '.join(names)}.")
+        raise DataError("Nothing to draw: no trial is finished. Look at the errors of the trials, or raise their number.")
     used = [name for name in names if any(name in point for point in points)]
     axes_of = {name: positions([point.get(name, "") for point in points], log=name in logs) for name in used}
     figure = new_figure(1.3 * len(used) + 1)
@@ -78,15 +78,21 @@ def plot_trials(points: Sequence[Mapping[str, Any]], path: str | Path, *, names:
     return saved_figure(figure, path)
 
 
-def plot_importances(importances: Mapping[str, float], path: str | Path) -> Path:
-    """Plot importances (name -> share) as bars."""
+def plot_importances(
+    importances: Mapping[str, float], path: str | Path, *, intervals: Mapping[str, tuple[float, float]] | None = None
+) -> Path:
+    """Plot importances (name -> share) as bars, with their 95 % intervals if they are given."""
     if not importances:
-        raise DataError(f"Nothing to draw: importances={dict(importances)}; they take four finished trials or more with different figures.")
+        raise DataError("Nothing to draw: importances need four finished trials or more with different figures. Raise their number.")
     ordered = sorted(importances.items(), key=lambda pair: pair[1])
     figure = new_figure(5.0)
     axes = figure.subplots()
-    axes.barh([name for name, _ in ordered], [share for _, share in ordered], color="tab:blue")
-    axes.set(xlabel="share of the spread that it explains")
+    ends = [(intervals or {}).get(name, (share, share)) for name, share in ordered]
+    reach = [(share - low, high - share) for (_, share), (low, high) in zip(ordered, ends, strict=True)]
+    axes.barh(
+        [name for name, _ in ordered], [share for _, share in ordered], xerr=list(zip(*reach, strict=True)), color="tab:blue", capsize=3
+    )
+    axes.set(xlabel="importance, with 95 % interval")
     return saved_figure(figure, path)
 
 

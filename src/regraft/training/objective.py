@@ -27,7 +27,7 @@ class TaskObjective:
         class_weight: (C,) or None.
         label_smoothing: in [0, 1).
         weight: weight of this task in the sum, above 0.
-        sample_weight: (N,) factors of the examples' losses in training, or None.
+        sample_weight: (N,) factors of the examples' losses in training, and their weights in the validation loss, or None.
         metrics: additional metrics, as in `chosen_figures`.
         calibrates: whether epochs are compared by the loss after temperature scaling; classification only.
     """
@@ -47,6 +47,11 @@ class TaskObjective:
         """Return whether the target of each example in `indices` (n,) is known, (n,) bool."""
         targets = self.targets[indices]
         return ~targets.flatten(1).isnan().any(1) if targets.is_floating_point() else targets >= 0
+
+    def judging_weights(self, indices: np.ndarray) -> Tensor | None:
+        """Return the weights of the examples `indices` (n,) in an evaluation, (n,) with mean 1; None if there are none or all are 0."""
+        weights = None if self.sample_weight is None else self.sample_weight[indices]
+        return None if weights is None or not weights.any() else weights / weights.mean()
 
     def __call__(self, scores: Tensor, indices: np.ndarray) -> Tensor:
         """Return the mean loss of the examples with known targets; 0 with a zero gradient if there are none."""
@@ -82,7 +87,8 @@ class Objective:
     def figures(self, scores: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
         """Return losses, accuracies and metrics of logits (task -> (n, C)) on the examples `indices` (n,).
 
-        Losses are without class weights and label smoothing. With several tasks, figures by task come first.
+        Losses are without class weights and label smoothing, and weighted by `sample_weight` unless all of its values are 0 here.
+        Accuracies and metrics are not weighted. With several tasks, figures by task come first.
         """
         losses, right, total, calibrated, scaled = {}, {}, 0.0, 0.0, False
         for part in self.parts:
@@ -90,11 +96,14 @@ class Objective:
             if not known.any():
                 continue
             rows, targets = torch.from_numpy(scores[part.task][known]), part.targets[indices[known]]
-            losses[f"{part.task}_loss"] = float(part.loss(rows, targets))
+            weights = part.judging_weights(indices[known])
+            losses[f"{part.task}_loss"] = float(part.loss(rows, targets, sample_weight=weights))
             total += part.weight * losses[f"{part.task}_loss"]
             classes = not targets.is_floating_point()
             scaled |= classes and part.calibrates
-            own = _calibrated_loss(rows.double().numpy(), targets.numpy()) if classes and part.calibrates else losses[f"{part.task}_loss"]
+            own = losses[f"{part.task}_loss"]
+            if classes and part.calibrates:
+                own = _calibrated_loss(rows.double().numpy(), targets.numpy(), weights=weights)
             calibrated += part.weight * own
             if classes:
                 right[f"{part.task}_accuracy"] = float((rows.argmax(1) == targets).float().mean())
@@ -113,8 +122,11 @@ class Objective:
         return {}
 
 
-def _calibrated_loss(scores: np.ndarray, targets: np.ndarray) -> float:
+def _calibrated_loss(scores: np.ndarray, targets: np.ndarray, *, weights: Tensor | None) -> float:
     """Return the log-loss of logits (n, C) for targets (n,) after temperature scaling; infinite for one class or non-finite logits."""
     if scores.shape[1] < 2 or not np.isfinite(scores).all():
         return float("inf")
-    return log_loss(fit_temperature(scores, np.eye(scores.shape[1])[targets]) * scores, targets)
+    factors = None if weights is None else weights.double().numpy()
+    if factors is not None:  # a sample of the rest could have weights that are all 0
+        scores, targets, factors = scores[factors > 0], targets[factors > 0], factors[factors > 0]
+    return log_loss(fit_temperature(scores, np.eye(scores.shape[1])[targets], weights=factors) * scores, targets, weights=factors)

@@ -29,6 +29,7 @@ from ...freezing.identity import frozen_digest
 from ...freezing.spread import sent
 from ...networks.contract import Network
 from ...networks.folders import FACTS_FILE
+from ...report.plots import SURE
 from ...scale import on_cluster
 from ...training.courses import MOST
 from ..carry_out import carry_out
@@ -40,12 +41,12 @@ from .bench import METRICS, Bench, Build, shown_figure, shown_values
 from .board import BEST, PRUNERS, SAMPLERS, Board, Options, Taken, carried
 from .database import KeptTrial, optuna_library
 from .space import CLOSED_FORM, Range, Space, default_space, plan_for
-from .study import Study, TrialRecord
+from .study import FEWEST, Study, TrialRecord
 
 __all__ = ["Asked", "arguments_of", "first_of", "run_search"]
 
-FEWEST = 4
-"""Minimum number of finished trials for importances."""
+_RESAMPLES = 50
+"""Bootstrap samples of the trials, for the intervals of the importances."""
 _OWN = ("holdout", "seed", "classes")
 _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 """Optuna's state of a finished trial -> state in `TrialRecord`."""
@@ -299,7 +300,7 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None, test: Dataset |
         result, scores = _judged(board, bench, network=network, plan=plan, best=best, test=test)
         counted = {**bench.clock.cost(bench.counter), "seconds": round(sum(record.seconds for record in records), 3)}
         final = plan if result is None else result.plan
-        space = board.space.to_dict()
+        space, (importances, intervals) = board.space.to_dict(), _importances(board)
         study = Study(
             tuple(records),
             space,
@@ -310,9 +311,10 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None, test: Dataset |
             network,
             scores,
             result,
-            _importances(board),
+            importances,
             counted,
             board.folder,
+            intervals,
         )
         if board.folder is not None:
             study.save(board.folder)
@@ -355,16 +357,32 @@ def _records(board: Board) -> list[TrialRecord]:
     ]
 
 
-def _importances(board: Board) -> dict[str, float]:
-    """Return name -> importance over the trials that the sampler chose; empty if there are too few. The given first trial is left out."""
+def _importances(board: Board) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Return name -> importance over the trials that the sampler chose, and its 95 % interval; both are empty if there are too few.
+
+    The given first trial is left out. The interval is 1.96 standard deviations over bootstrap samples of the trials to each side, within 0
+    and 1. A name that no trial of a sample has counts 0 there.
+    """
     done = [trial for trial in board.trials() if trial.state == "COMPLETE" and trial.facts.values != board.options.first]
     if len(done) < FEWEST or len({trial.value for trial in done}) < 2:
-        return {}
-    taken = board.in_memory(done)
+        return {}, {}
+    optuna, study = optuna_library(), board.in_memory(done)
+    found, trials, drawn = _shares(study), study.get_trials(deepcopy=False), list[dict[str, float]]()
+    for rows in np.random.default_rng(board.options.seed).integers(0, len(trials), (_RESAMPLES, len(trials))):
+        sample = optuna.create_study(direction=board.options.direction)
+        sample.add_trials([trials[row] for row in rows])
+        drawn.append(_shares(sample))
+    reach = {name: SURE * float(np.std([shares.get(name, 0.0) for shares in drawn])) for name in found}
+    intervals = {name: (round(max(share - reach[name], 0.0), 4), round(min(share + reach[name], 1.0), 4)) for name, share in found.items()}
+    return {name: round(share, 4) for name, share in found.items()}, intervals
+
+
+def _shares(study: Any) -> dict[str, float]:
+    """Return name -> importance (PED-ANOVA), with the sum 1; empty if it cannot be computed from the trials of an Optuna study."""
+    importance = optuna_library().importance
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that a name has few trials; all available trials are used
-            found = optuna_library().importance.get_param_importances(taken)
+            warnings.simplefilter("ignore")  # that a name has few trials, which the intervals show
+            return dict(importance.get_param_importances(study, evaluator=importance.PedAnovaImportanceEvaluator()))
     except (RuntimeError, ValueError):  # too few trials for some name
         return {}
-    return {name: round(float(share), 4) for name, share in found.items()}

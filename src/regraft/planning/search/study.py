@@ -18,7 +18,10 @@ from ..result import Result
 from .bench import shown_figure, shown_values
 from .database import unwritable
 
-__all__ = ["Study", "TrialRecord"]
+__all__ = ["FEWEST", "Study", "TrialRecord"]
+
+FEWEST = 4
+"""Minimum number of finished trials for importances."""
 
 _WIDTH = 120
 """Width of the table of trials, in characters."""
@@ -81,10 +84,12 @@ class Study:
         scores: scores of the best plan on the holdout set (and the test set), which chose nothing.
         result: result of the best plan, with the adapted network. None if another process or an earlier call evaluated it;
             `regraft.load(study.folder / "best")` opens it.
-        importances: name -> share of the variance of the metric that it explains; empty with few trials.
+        importances: name -> importance: how much its values in the best tenth of the trials differ from those in all trials (PED-ANOVA),
+            as shares of 1; empty with fewer than four finished trials.
         cost: "seconds" of all trials; seconds of this process by step and in "total", and the number of examples that went through
             the frozen part.
         folder: folder of the study, or None.
+        importance_intervals: name -> 95 % interval of its importance, by a bootstrap over the trials.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -110,6 +115,7 @@ class Study:
     importances: dict[str, float]
     cost: dict[str, float]
     folder: Path | None = None
+    importance_intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def ranked(self) -> list[TrialRecord]:
         """Return the trials, best first; ties are broken by the loss. Pruned and failed trials come last, in order.
@@ -158,7 +164,30 @@ class Study:
             for name, figures in self.scores.items()
             if figures.get(self.metric) is not None
         ]
-        return f"{self.table()}\n\n{'; '.join([chosen, *said])}, which chose nothing.\n{self.best}"
+        judged = f"{'; '.join([chosen, *said])}, which chose nothing."
+        return f"{self.table()}\n\n{judged}\n{printable(self._importance_words())}\n{self.best}"
+
+    def _importance_words(self) -> str:
+        """Return the importances with their intervals, and a note if the trials are too few for them."""
+        if not self.importances:
+            return (
+                f"Importances: none. They need {FEWEST} or more finished trials, chosen by the sampler, with different figures. Raise the "
+                "number of trials."
+            )
+        shown = [f"{name} {100 * share:.0f} %{self._interval_words(name)}" for name, share in list(self.importances.items())[:6]]
+        left = len(self.importances) - len(shown)
+        return f"Importances (95 % interval): {', '.join(shown)}{f'; {left} more are lower' if left else ''}.{self._doubt()}"
+
+    def _interval_words(self, name: str) -> str:
+        bounds = [f"{100 * bound:.0f}" for bound in self.importance_intervals.get(name, ())]
+        return f" ({' to '.join(bounds)})" if bounds else ""
+
+    def _doubt(self) -> str:
+        lowest = max((low for low, _ in self.importance_intervals.values()), default=1.0)
+        if len(self.importances) < 2 or lowest > 1 / len(self.importances):
+            return ""
+        done = sum(trial.figure is not None for trial in self.trials)
+        return f" The {done} finished trials are too few: no interval is above the mean importance. Raise the number of trials."
 
     def _bounds(self, figures: Mapping[str, Any]) -> str:
         bounds = [shown_figure(self.metric, float(bound)) for bound in figures.get(f"{self.metric}_interval") or ()]
@@ -179,6 +208,8 @@ class Study:
             "best": {"trial": self.best_trial.number, "plan": self.best.to_dict()},
             "scores": self.scores,
             "importances": self.importances,
+            "importance_intervals": {name: list(bounds) for name, bounds in self.importance_intervals.items()},
+            "importance_note": self._importance_words(),
             "cost": self.cost,
         }
 
@@ -228,7 +259,7 @@ class Study:
         return plot_trials(points, path, names=[*self.space, self.metric], logs=logs)
 
     def plot_importances(self, path: str | Path) -> Path:
-        """Plot the importance of each name of the space.
+        """Plot the importance of each name of the space, with its 95 % interval.
 
         Args:
             path: file to write; the extension chooses the format.
@@ -244,4 +275,4 @@ class Study:
             >>> dataclasses.replace(study, importances={"epochs": 0.7, "strategy": 0.3}).plot_importances("names.png").name
             'names.png'
         """
-        return plot_importances(self.importances, path)
+        return plot_importances(self.importances, path, intervals=self.importance_intervals)
