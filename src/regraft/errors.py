@@ -75,8 +75,8 @@ _NONE = {
     "clipvalue": "gradients are clipped by their norm: clip_norm=",
     "initial_epoch": "epochs continue after those in the network's history",
     "steps_per_epoch": "an epoch is one pass over the training set",
-    "mixup": "label_smoothing=, dropout= and views= are the regularisation that there is",
-    "num_workers": "there are no loader processes; the frozen part sees each example once, and its outputs are cached",
+    "mixup": "regularise with label_smoothing=, dropout= or views=",
+    "num_workers": "no loader processes are used; the frozen part runs once for each example, and its outputs are cached",
     "fp16": "training is in single precision; dtype= is that of cached activations",
     "shuffle": "examples are shuffled in every epoch, by seed=",
 }
@@ -86,7 +86,7 @@ _NONE_TOO = {
     **dict.fromkeys(("workers", "use_multiprocessing", "dataloader_num_workers", "n_jobs", "max_queue_size"), "num_workers"),
     **{"max_steps": "steps_per_epoch", "validation_steps": "steps_per_epoch", "cutmix": "mixup", "mixup_alpha": "mixup"},
 }
-"""Further name -> its name in `_NONE`."""
+"""Further setting of other libraries -> the entry of `_NONE` that explains it."""
 
 
 class RegraftError(Exception):

@@ -200,9 +200,17 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it(pictures: Path,
     assert not (tmp_path / "out" / "regraft.json").exists()
 
 
-def test_an_option_of_another_tool_is_told_by_its_name_here() -> None:
-    result = run("adapt", TINY, "photos", "--lr", "0.1")
-    assert result.exit_code == 2 and "Here it is called '--learning-rate'" in " ".join(result.stderr.replace("│", " ").split())
+@pytest.mark.parametrize(
+    ("words", "here"),
+    [
+        (("adapt", TINY, "photos", "--lr", "0.1"), "--learning-rate"),
+        (("export", "folder", "network.onnx", "--preprocessing"), "--with-preprocessing"),
+        (("convert", "network.keras", "network.onnx", "--preprocessing"), "--with-preprocessing"),
+    ],
+)
+def test_an_option_of_another_tool_or_command_is_told_by_its_name_here(words: tuple[str, ...], here: str) -> None:
+    result = run(*words)
+    assert result.exit_code == 2 and f"Here it is called '{here}'" in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_the_version_as_option_attribute_and_module() -> None:

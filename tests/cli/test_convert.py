@@ -90,10 +90,10 @@ def test_options_of_the_forms(tmp_path: Path) -> None:
     source = _pmml_folder(tmp_path)
     assert run("convert", source, tmp_path / "old.pmml", "--pmml-version", "3.2").exit_code == 0
     assert 'version="3.2"' in (tmp_path / "old.pmml").read_text()[:200]
-    assert run("convert", source, tmp_path / "x.onnx", "--preprocessing").exit_code == 0
+    assert run("convert", source, tmp_path / "x.onnx", "--with-preprocessing").exit_code == 0
     with pytest.raises(NetworkError, match="preprocessing in its graph"):
         regraft.load(tmp_path / "x.onnx")
-    for out, option in (("x.keras", ["--preprocessing"]), ("y.onnx", ["--pmml-version", "4.1"]), ("z", ["--pmml-version", "4.1"])):
+    for out, option in (("x.keras", ["--with-preprocessing"]), ("y.onnx", ["--pmml-version", "4.1"]), ("z", ["--pmml-version", "4.1"])):
         result = run("convert", source, tmp_path / out, *option)
         assert result.exit_code == 2 and "goes with" in result.stderr and not (tmp_path / out).exists()
 
@@ -101,7 +101,7 @@ def test_options_of_the_forms(tmp_path: Path) -> None:
 def test_what_is_in_the_way_is_told_before_any_work(tmp_path: Path) -> None:
     source = _torch().export(tmp_path / "x.onnx")
     (tmp_path / "there.pmml").write_text("mine")
-    for out, message in (("there.pmml", "is there already"), ("x.tflite", "expected one of .onnx, .pmml")):
+    for out, message in (("there.pmml", "exists already"), ("x.tflite", "expected one of .onnx, .pmml")):
         result = run("convert", source, tmp_path / out)
         assert result.exit_code == 2 and message in result.stderr
     assert (tmp_path / "there.pmml").read_text() == "mine"

@@ -68,7 +68,7 @@ def test_a_short_curve_is_measured_and_drawn(tmp_path: Path) -> None:
     assert len(result.network.classes) == 10
     found.plot(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
-    assert json.loads(json.dumps(found.to_dict()))["items"] == [2.0, 3.0]
+    assert json.loads(json.dumps(found.to_dict()))["examples"] == [2.0, 3.0]
     assert {len(row) for row in found.rows()} == {3}
 
 

@@ -116,6 +116,7 @@ def test_each_form_is_predicted_from_without_its_labels(form: str) -> None:
 def test_what_the_example_is_must_be_clear() -> None:
     with pytest.raises(DataError, match="has the parts 'x', 'z', 'label'; expected one beside its label"):
         as_dataset(Mapped(lambda at: {"x": X[at], "z": X[at], "label": 0}), "array")
+    assert np.allclose(np.stack(as_dataset(Mapped(lambda at: {"x": X[at], "class": 0}), "array").items), X)
 
 
 def test_items_are_asked_for_when_they_are_needed() -> None:

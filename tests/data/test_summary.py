@@ -38,17 +38,17 @@ def test_labels_of_each_kind(labels: list[Any], told: dict[str, Any]) -> None:
 
 def test_arrays_have_shape_type_range_and_columns_that_say_nothing() -> None:
     data = regraft.read((ROWS.astype(np.float32), [0, 1, 0, 1]))
-    assert data.summary().facts["items"] == {"shape": [2], "dtype": "float32", "least": 0.0, "most": 4.0, "constant": [1]}
-    block = regraft.read((np.zeros((3, 4, 4), np.uint8), [0, 1, 0])).summary().facts["items"]
+    assert data.summary().facts["values"] == {"shape": [2], "dtype": "float32", "least": 0.0, "most": 4.0, "constant": [1]}
+    block = regraft.read((np.zeros((3, 4, 4), np.uint8), [0, 1, 0])).summary().facts["values"]
     assert block == {"shape": [4, 4], "dtype": "uint8", "least": 0.0, "most": 0.0}
 
 
 def test_pictures_sounds_and_texts_have_sizes(pictures: Path, recordings: Path) -> None:
-    facts = regraft.read(pictures).summary().facts["items"]
+    facts = regraft.read(pictures).summary().facts["values"]
     assert facts == {"width": {"all": 10}, "height": {"all": 12}, "formats": {"PNG": 5}, "modes": {"RGB": 5}}
-    facts = regraft.read(recordings).summary().facts["items"]
+    facts = regraft.read(recordings).summary().facts["values"]
     assert facts == {"seconds": {"all": 0.5}, "rates": {"8000 Hz": 4}, "channels": {"2": 4}}
-    facts = regraft.read((["a b c", "a"], ["x", "y"])).summary().facts["items"]
+    facts = regraft.read((["a b c", "a"], ["x", "y"])).summary().facts["values"]
     assert facts["characters"] == {"least": 1, "median": 3.0, "most": 5}
 
 

@@ -136,12 +136,13 @@ def test_quotes_that_do_not_fit_are_one_error(csv, content, words):
     assert "Traceback" not in str(caught.value) and "C error" not in str(caught.value)
 
 
-ROWS = 40_000
+ROWS = 3_000
 
 
 @pytest.mark.parametrize("late", ["007", "+49", "-01", "123456789012345678901", "x1", "1.10"])
-def test_names_keep_their_characters_wherever_they_stand(csv, late):
+def test_names_keep_their_characters_wherever_they_stand(csv, late, monkeypatch):
     """The first rows say nothing of the last one: a column is numbers if all of it is."""
+    monkeypatch.setattr(csv_files, "ROWS", 1_000)
     path = csv("a,g,label\n" + "".join(f"{row},{100 + row % 3},u\n" for row in range(ROWS)) + f"1,{late},v\n1,1.1,v\n")
     assert list(read(path, group="g").groups[-3:]) == [str(100 + (ROWS - 1) % 3), late, "1.1"]
     if late != "1.10":  # a column of floating-point numbers is no column of classes
@@ -186,11 +187,20 @@ def test_fractions_that_are_classes_keep_their_characters(tmp_path):
     assert read(tmp_path / "t.csv", target="version").task == "regression"
 
 
-def test_texts_between_numbers_keep_their_characters(csv):
+def test_texts_between_numbers_keep_their_characters(csv, monkeypatch):
     """The pandas reader decides on types part by part, so that numbers at the head would be rewritten."""
+    monkeypatch.setattr(csv_files, "ROWS", 1_000)
     head = "".join(f"{row}.10,u\n" for row in range(ROWS))
     data = read(csv(f"code,label\n{head}" + "x,v\n" * ROWS), kind="text")
     assert data.items[0] == "0.10" and data.items[ROWS - 1] == f"{ROWS - 1}.10" and data.items[-1] == "x"
+
+
+def test_a_column_of_mixed_types_in_a_wide_table_gives_no_warning(tmp_path):
+    """pandas parses wide tables in parts of fewer rows, and warns if the types of the parts differ."""
+    pytest.importorskip("pandas")
+    lines = [",".join(["x" if row > 512 else "1"] + ["2"] * 1023) for row in range(520)]
+    (tmp_path / "t.csv").write_text("\n".join([",".join(f"c{at}" for at in range(1024)), *lines]))
+    assert columns_of_csv(tmp_path / "t.csv")[0]["c0"].tolist() == ["1"] * 513 + ["x"] * 7
 
 
 @pytest.mark.parametrize("words", [("TRUE", "FALSE"), ("true", "false"), ("True", "False")])

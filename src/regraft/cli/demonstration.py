@@ -78,7 +78,7 @@ class Curves:
         """Return the curves as plain data, with the gain over the best other method at each size."""
         gains = [dict(zip(("over", "points", "low", "high"), self.gain(at), strict=True)) for at in range(len(self.sizes))]
         shares = {name: [draws.tolist() for draws in each] for name, each in self.shares.items()}
-        return {"sizes": list(self.sizes), "items": list(self.items), "accuracies": shares, "gains": gains}
+        return {"sizes": list(self.sizes), "examples": list(self.items), "accuracies": shares, "gains": gains}
 
     def plot(self, path: Path) -> None:
         """Plot the learning curves with 95 % intervals to `path`; the suffix selects the format."""

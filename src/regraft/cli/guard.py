@@ -34,16 +34,17 @@ _OPTIONS = {
     "resume=False": "--no-resume",
     "replace=True": "--replace",
     "trust=True": "--trust",
+    "preprocessing=True": "--with-preprocessing",
     "statistics=True": "--statistics own",
     "architecture=, a module or a function that makes it": "--architecture MODULE:NAME, a class or a function that makes it",
     "classes= when the network is loaded": "--source-classes",
 }
 _KEYWORD = re.compile(r"regraft\.\w+\([^)]*\)|\b([a-z_]+)=('[^']*'|(?=[\s.,;)]|$))")
-"""A keyword of the library in a message: `kind='text'`, or `kind=` alone."""
+"""A keyword of the library in a message: `kind='text'`, or `kind=` alone; and a call, which is matched to be left as it is."""
 _BUILT = re.compile(r"Build the (network|model) in code and pass [^:]*: regraft\.load\(\w+, weights='[^']*'\)")
-"""Advice on a file of weights, which has no architecture."""
+"""Advice of the library on a weights file, which contains no architecture."""
 _OWN: ContextVar[frozenset[str] | None] = ContextVar("regraft_options", default=None)
-"""Options of the running command; None outside of one."""
+"""Options of the running command; None if no command runs."""
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
 """click's UsageError. Newer versions of Typer contain their own copy of click."""
@@ -186,9 +187,9 @@ def _called_here(error: Any) -> str:
     """Return a message suffix that names regraft's option for an option of other tools, or an empty string."""
     asked, command = getattr(error, "option_name", None), getattr(getattr(error, "ctx", None), "command", None)
     known = {option for one in getattr(command, "params", ()) for option in one.opts if option.startswith("--")}
-    here = None if asked is None else name_here(asked.removeprefix("--"))
-    option = f"--{(here or '').replace('_', '-')}"
-    return f". Here it is called {option!r}" if option in known else ""
+    plain = "" if asked is None else asked.removeprefix("--")
+    here = next((name for name in (f"--{name_here(plain) or ''}".replace("_", "-"), f"--with-{plain}") if name in known), None)
+    return "" if here is None else f". Here it is called {here!r}"
 
 
 @contextmanager

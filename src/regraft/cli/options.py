@@ -203,10 +203,10 @@ CacheFolder = Annotated[Path | None, _output("--cache", metavar="DIR", help="Fol
 Older = Annotated[str | None, Option("--older", metavar="TIME", help="Only caches created longer ago than this, such as 30d or 12h.")]
 
 
-# ── groups, which stand in a command as one parameter ──────────────────────────────────────────────────────────────────────────
+# ── groups of options, each one parameter of a command ──────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Options that say how a network is opened."""
+    """Options for opening a network."""
 
     weights: Weights = None
     random_weights: RandomWeights = False
@@ -219,7 +219,7 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """Options that say how data are read."""
+    """Options for reading data."""
 
     target: Target = None
     task: Task = None

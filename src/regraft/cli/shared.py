@@ -148,10 +148,10 @@ def assignments(words: Sequence[str] | None) -> dict[str, str]:
 
 
 def opened(source: str, given: NetworkOptions | None = None, *, source_classes: Path | None = None, trust: bool = False) -> Any:
-    """Open a network. `given`: how; None: with no options."""
+    """Open a network. `given`: the options of the command line; None: the defaults."""
     given = given or NetworkOptions()
     if given.random_weights and given.weights is not None:
-        raise SettingError(f"--weights {str(given.weights)!r} and --random-weights cannot both hold; give one of them.")
+        raise SettingError(f"--weights {str(given.weights)!r} and --random-weights exclude each other; give one of them.")
     how: dict[str, Any] = {"weights": "random" if given.random_weights else given.weights, "channels": given.channels, "trust": trust}
     how |= {"classes": class_names(source_classes), "inputs": _shapes(given.inputs), "preprocessing": _preprocessing(given.preprocessing)}
     how["architecture"] = None if given.architecture is None else _imported(given.architecture)
@@ -165,15 +165,15 @@ def opened(source: str, given: NetworkOptions | None = None, *, source_classes: 
 
 
 def reading_of(given: ReadingOptions, condition: str | None = None) -> dict[str, Any]:
-    """Return the keywords of `regraft.read`. `condition`: the column of the condition, where a command has one."""
+    """Return the keywords of `regraft.read`. `condition`: the column of the condition, if the command has that option."""
     plain: dict[str, Any] = dataclasses.asdict(given) | {"condition": condition, "target": wanted_target(given.target)}
     return plain | {"columns": listed_names(given.columns, option="--columns")}
 
 
 def _preprocessing(text: str | None) -> Any:
-    """Parse the value of --preprocessing: JSON, or a file of it."""
+    """Parse the value of --preprocessing: JSON text, or the path of a JSON file."""
     if text is None or not text.lstrip().startswith("{"):
-        return None if text is None else read_json(Path(text), "space", remedy="Expected JSON, or a file of it.")
+        return None if text is None else read_json(Path(text), "space", remedy="Expected JSON text, or the path of a JSON file.")
     try:
         return json.loads(text)
     except ValueError as error:

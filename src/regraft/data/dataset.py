@@ -377,7 +377,7 @@ class Dataset:
                 "examples": len(self),
                 "kind": self.kind,
                 "tasks": tasks,
-                "items": item_facts(self.items, self.kind),
+                "values": item_facts(self.items, self.kind),
                 **beside,
                 **({"table": [dict(one) for one in self.table]} if self.table else {}),
                 "equal": equal_facts(self.duplicates(), self.targets_of(self.name), name_of=self.name_of),

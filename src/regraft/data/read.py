@@ -14,7 +14,7 @@ from ..files.given import matching, missing_data
 from ..files.remote import fetched, is_url, suffix_of
 from ..files.text import printable
 from .dataset import KINDS, Dataset
-from .decoding.files import kind_of, kind_of_files, natural_key
+from .decoding.files import kind_of, kind_of_files
 from .items import as_numpy, is_frame, listed
 from .readers.array_files import ARRAY_EXTENSIONS, array_file, array_items
 from .readers.arrays import read_arrays, read_examples
@@ -211,9 +211,8 @@ def _streamed(source: str | Path, options: ReadOptions) -> Dataset | None:
     return None if found is None else read_examples(found, dataclasses.replace(options, target=None))
 
 
-def _read_files(pattern: Path, found: list[Path], *, options: ReadOptions) -> Dataset:
+def _read_files(pattern: Path, paths: list[Path], *, options: ReadOptions) -> Dataset:
     """Read the files that match a pattern. Their labels are given, or are the names of their folders."""
-    paths = sorted(found, key=lambda path: natural_key(path.as_posix()))
     tables = [path for path in paths if path.suffix.lower() in TABLE_EXTENSIONS]
     labels, notes = options.target, []
     if tables:

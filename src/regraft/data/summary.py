@@ -28,7 +28,7 @@ class Summary:
     """What a data set contains and how it was read; `print(summary)` shows it in words.
 
     Attributes:
-        facts: plain data: "examples", "kind", "tasks", "items", "equal", "left_out", "notes", "problems", and, where present,
+        facts: plain data: "examples", "kind", "tasks", "values", "equal", "left_out", "notes", "problems", and, where present,
             "groups", "conditions", "columns", "weights", "table" and "network".
     """
 
@@ -46,7 +46,7 @@ class Summary:
     def rows(self) -> list[tuple[str, str]]:
         """Return the facts as pairs (name, words), in display order."""
         facts = self.facts
-        found = [("examples", f"{facts['examples']:,}, of the kind {facts['kind']!r}"), ("values", _words(facts["items"]))]
+        found = [("examples", f"{facts['examples']:,}, of the kind {facts['kind']!r}"), ("values", _words(facts["values"]))]
         found += [row for task in facts["tasks"] for row in _task_rows(task, several=len(facts["tasks"]) > 1)]
         found += [(name, _words(facts[name])) for name in ("groups", "conditions", "columns", "weights", "network") if facts.get(name)]
         found += [("column " + repr(one["column"]), _column_words(one)) for one in facts.get("table", ())[:SHOWN_COLUMNS]]

@@ -363,7 +363,7 @@ _STARTS = {
     b"PK\x03\x04": ("a zip archive, as '.keras', '.npz' and '.pt' are", ("keras", "weight arrays", "torch")),
     b"\x89PNG": ("a PNG picture", ()),
     b"\xff\xd8\xff": ("a JPEG picture", ()),
-    b"\x1f\x8b": ("data packed by gzip: unpack it first", ()),
+    b"\x1f\x8b": ("gzip-compressed data: decompress it first", ()),
     b"\x80": ("a pickle", ("torch",)),
     b"version https://git-lfs": ("a pointer of Git LFS, not the file itself: fetch it with 'git lfs pull'", ()),
     b"<!doctype html": ("a web page, not the file: the download failed", ()),
@@ -371,15 +371,15 @@ _STARTS = {
     b"<?xml": ("XML, as '.pmml' has", ("pmml",)),
     b"<pmml": ("XML, as '.pmml' has", ("pmml",)),
 }
-"""First bytes of a file, in lower case -> what it holds, and the kinds of networks for which that is right."""
+"""First bytes of a file, compared without case -> its content, and the kinds of files that may begin so."""
 _NEEDED = {"h5": "HDF5 file", "keras": "zip archive"} | dict.fromkeys(
     ("onnx", "pmml", "torch", "safetensors", "weight arrays", "program"), ""
 )
-"""Kinds of networks and weights -> what their files are, where the first bytes tell."""
+"""Kinds of network and weights files -> the container format, if the first bytes identify it."""
 
 
 def content_of(file: Path, kind: str) -> str:
-    """Return what a file of a network holds if that is not what its kind needs, from its first bytes; "" if it may be right."""
+    """Return the content of a network file, from its first bytes, if it does not fit the kind; "" if it may fit."""
     if kind not in _NEEDED or not file.is_file():
         return ""
     if not file.stat().st_size:
@@ -389,7 +389,7 @@ def content_of(file: Path, kind: str) -> str:
     with file.open("rb") as stream:
         first = stream.read(512)
     if kind == "keras" and first.startswith(b"PK") and not zipfile.is_zipfile(file):
-        return "it is a zip archive that is cut short"
+        return "it is a truncated zip archive"
     said, right = next((found for start, found in _STARTS.items() if first.lower().startswith(start.lower())), ("", ()))
     if said:
         return "" if kind in right else f"it holds {said}"
@@ -401,7 +401,7 @@ def content_of(file: Path, kind: str) -> str:
 
 @contextmanager
 def reading(shown: str, kind: str, *, remedy: str = "", file: Path | None = None) -> Iterator[None]:
-    """Convert any error of a reader inside the context into one error of regraft, which says what a `file` of another kind holds."""
+    """Convert any error of a reader inside the context into one error of regraft. `file`: checked for content of another kind."""
     form = FORMATS[kind]
     try:
         yield

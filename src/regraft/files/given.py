@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import near_names
 from .remote import is_url
-from .text import printable
+from .text import natural_key, printable
 
 __all__ = ["LIBRARIES", "matching", "missing_data", "missing_network"]
 
@@ -36,8 +36,8 @@ def missing_data(source: str | Path) -> str:
 
 
 def matching(source: str | Path) -> list[Path]:
-    """Return the files that match a glob pattern, sorted by name; an empty list if the path itself exists."""
+    """Return the files that match a glob pattern, in natural order; an empty list if the path itself exists."""
     text = str(source)
     if Path(source).exists() or not glob.has_magic(text):
         return []
-    return sorted(Path(path) for path in glob.glob(text, recursive=True) if not Path(path).is_dir())
+    return [Path(path) for path in sorted(glob.glob(text, recursive=True), key=natural_key) if not Path(path).is_dir()]

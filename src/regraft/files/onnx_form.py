@@ -54,7 +54,7 @@ def parsed_onnx(onnx: Any, path: Path) -> Any:
     try:
         model = onnx.ModelProto.FromString(path.read_bytes())
     except Exception as problem:  # protobuf raises an error of its own
-        raise ValueError("it is no ONNX graph, or is damaged or cut short") from problem
+        raise ValueError("it is not an ONNX graph, or it is damaged or truncated") from problem
     if not model.graph.node:
         raise ValueError("it holds no graph of operators")
     return model

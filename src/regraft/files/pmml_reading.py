@@ -19,7 +19,7 @@ __all__ = ["READABLE", "read_pmml"]
 
 READABLE = {"identity": "linear", "rectifier": "relu", "logistic": "sigmoid", "tanh": "tanh", "Elliott": "softsign"}
 """PMML activations that become trainable layers -> their names in the frameworks."""
-_INSTEAD = "Other networks come as .onnx, if the tool that made it writes that."
+_INSTEAD = "For any other network, export an .onnx file if your tool can."
 _DEEPEST = 100
 _FREE, _SPARSE = 10**6, 16
 """Zero weights that a file may omit: an absolute number, or a multiple of the weights that it holds."""

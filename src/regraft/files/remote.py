@@ -203,7 +203,10 @@ class _Lock:
         if self._renewing.is_alive():
             with _reached(self._url, "written") as (system, root):
                 if not self._is_own(system, root):
-                    raise SettingError(f"Another process has begun to write to {printable(self._url)!r}, as this one was not seen.")
+                    raise SettingError(
+                        f"Another process writes to {printable(self._url)!r} now: this one did not renew its lock for {_FREE:.0f} s. "
+                        "Choose another address, or run this again when the other process has ended."
+                    )
 
     def release_(self) -> None:
         """Remove the lock file, if this process has it."""

@@ -89,7 +89,7 @@ def checked(content: Any, schema: Any, *, what: str, error: type[InputError]) ->
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise error(f"{what} does not have the expected form: {'; '.join(found[:5])}{more}.") from problem
     except (TypeError, ValueError, RecursionError) as problem:
-        raise error(f"{what} is no plain data: {printable(problem)}.") from problem
+        raise error(f"{what} is not plain data (numbers, texts, lists and dicts): {printable(problem)}.") from problem
 
 
 def _fault(part: Any) -> str:

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from typing import Any
 
-__all__ = ["csv_cell", "notebook_html", "printable", "printable_json", "printable_lines"]
+__all__ = ["csv_cell", "natural_key", "notebook_html", "printable", "printable_json", "printable_lines"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Some language versions of spreadsheets also accept the full-width forms."""
@@ -52,6 +52,11 @@ def _escaped(character: str) -> str:
         code = ord(character)
         return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     return character
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Return a sort key that puts "img2" before "img10"."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def csv_cell(value: Any) -> Any:

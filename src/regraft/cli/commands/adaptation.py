@@ -229,6 +229,6 @@ def print_next(folder: str | Path, *, unknown: bool) -> None:
 
 
 def cost_line(cost: Mapping[str, float]) -> str:
-    """Return a cost as text: the seconds in all and by step, and how many examples went through the frozen part."""
+    """Return a cost as text: seconds in total and by step, and the number of examples that went through the frozen part."""
     said = f"{duration(cost['total'])} in all: " + ", ".join(f"{words} {duration(seconds)}" for words, seconds in spent(cost).items())
     return f"{said}.{passed(cost)}"

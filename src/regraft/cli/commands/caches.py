@@ -64,7 +64,7 @@ def _clear(*, cache: CacheFolder = None, older: Older = None, as_json: AsJson = 
 def _seconds(text: str) -> float:
     """Parse a duration such as "30d" to seconds."""
     number, unit = text.strip()[:-1], text.strip()[-1:].lower()
-    if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
+    if unit not in _UNITS or not number.replace(".", "", 1).isdecimal():
         raise SettingError(f"--older {text!r}: expected a time such as 30d, 12h or 45m.")
     return float(number) * _UNITS[unit]
 

@@ -19,7 +19,7 @@ __all__ = ["add_to"]
 _FORMS = "An .onnx file, a .pmml file (dense layers), a .keras or .h5 file (Keras), or a .pt2 file (PyTorch program)."
 _File = Annotated[Path, typer.Argument(metavar="FILE", help=_FORMS)]
 _INSIDE = "For .onnx: include the preprocessing in the file. The file then takes images in bytes of any size, or numbers as measured."
-_Inside = Annotated[bool, typer.Option("--preprocessing", help=_INSIDE)]
+_Inside = Annotated[bool, typer.Option("--with-preprocessing", help=_INSIDE)]
 _PMML = "For .pmml: version 3.2, 4.1 or 4.4. The default is 4.4. Weka reads a ReLU of 3.2 and 4.1."
 _Version = Annotated[str | None, typer.Option("--pmml-version", metavar="V", help=_PMML)]
 _INPUTS = "For .pmml: names of the inputs in order, separated by commas. The default is x1, x2, …."

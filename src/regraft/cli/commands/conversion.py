@@ -21,7 +21,7 @@ _OF_KERAS = (".keras", ".h5")
 _OUT = "The file to write. The suffix selects the format: .onnx, .pmml, .keras, .h5 or .pt2. Without a suffix, a saved folder."
 _FAMILY = "Family of the result: torch or keras. .keras and .h5 files always contain Keras layers."
 _Family = Annotated[str | None, typer.Option("--family", metavar="torch|keras", help=_FAMILY)]
-_Preprocessing = Annotated[bool, typer.Option("--preprocessing", help="For .onnx: include the preprocessing in the graph.")]
+_Preprocessing = Annotated[bool, typer.Option("--with-preprocessing", help="For .onnx: include the preprocessing in the graph.")]
 _PmmlVersion = Annotated[str | None, typer.Option("--pmml-version", metavar="3.2|4.1|4.4", help="For .pmml: use 4.1 for Weka.")]
 _Out = Annotated[Path, typer.Argument(metavar="OUT", help=_OUT)]
 
@@ -50,11 +50,13 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
     if out.suffix and out.suffix.lower() not in _ENDINGS:
         raise InputError(f"{printable(out)!r} has the ending {out.suffix!r}; expected one of {', '.join(_ENDINGS)}, or none for a folder.")
     if out.exists():
-        raise InputError(f"{printable(out)!r} is there already. Give another name, or remove it.")
+        raise InputError(f"{printable(out)!r} exists already. Give another name, or remove it.")
     if not out.parent.is_dir():
-        raise InputError(f"The folder {printable(out.parent)!r} is not there; expected one for {printable(out.name)!r}. Make it first.")
+        raise InputError(
+            f"The folder {printable(out.parent)!r} does not exist. Create it, or give another path for {printable(out.name)!r}."
+        )
     if not out.suffix and (preprocessing or pmml_version):
-        raise InputError(f"--preprocessing goes with .onnx and --pmml-version with .pmml; received the folder {printable(out)!r}.")
+        raise InputError(f"--with-preprocessing goes with .onnx and --pmml-version with .pmml; received the folder {printable(out)!r}.")
     check_given(source)
     net = opened(source, options.NetworkOptions(weights, head=head, architecture=architecture), source_classes=source_classes)
     ending = out.suffix.lower()

@@ -22,7 +22,7 @@ from ..shared import check_given, class_names, kind_for, opened, read_data
 
 __all__ = ["add_to"]
 
-_DATA = "Examples to measure weights that were matched by order. `regraft check` reads them with all its options."
+_DATA = "Examples on which weights that were matched by order are measured. `regraft check` has all options for reading data."
 _Data = Annotated[str | None, typer.Argument(metavar="[DATA]", help=_DATA, show_default=False)]
 
 
@@ -36,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
     command(app, "inspect", _inspect, panel="Look", examples=examples)
 
 
-def _inspect(  # over the limit: the options of the command
+def _inspect(
     network: NetworkArgument,
     data: _Data = None,
     *,

@@ -1,18 +1,17 @@
-"""Files of data sets: kinds by extension, natural order, and search below a folder."""
+"""Files of data sets: kinds by extension, and search below a folder."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...errors import DataError
-from ...files.text import printable
+from ...files.text import natural_key, printable
 from ..items import listed
 
-__all__ = ["EXTENSIONS", "existing_folder", "files_below", "is_hidden", "kind_of", "kind_of_files", "natural_key"]
+__all__ = ["EXTENSIONS", "existing_folder", "files_below", "is_hidden", "kind_of", "kind_of_files"]
 
 EXTENSIONS = {
     "image": (".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".avif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
@@ -22,11 +21,6 @@ EXTENSIONS = {
 MOST_VISITS = 16
 """Maximum number of visits to a folder through links; without it a few links could form an endless tree."""
 _KIND_OF = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
-
-
-def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Return a sort key that puts "img2" before "img10"."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def kind_of(path: Path) -> str | None:

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import re
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ _ABSENT = frozenset(("NA", "N/A", "#N/A", "NaN", "nan", "NULL", "Null", "null", 
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})*")
 _HINT = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
 ROWS = 2**16
-"""Number of lines that pandas parses at a time."""
+"""Number of rows that pandas parses at a time."""
 _TRUTH = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
 
 
@@ -205,8 +206,10 @@ def _with_pandas(path: Path, form: _Form) -> dict[str, np.ndarray]:
     how = {"sep": form.separator, "names": form.names, "header": 0, "skiprows": form.skipped, "index_col": False, "skipinitialspace": True}
     how |= {"encoding": form.encoding, "keep_default_na": False, "na_values": [""]}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in form.names}
-    with pandas.read_csv(path, dtype=dict.fromkeys(form.codes, str), chunksize=ROWS, **how) as chunks:
-        for chunk in chunks:  # not as a whole: that takes several times the memory of the numbers
+    reader = pandas.read_csv(path, dtype=dict.fromkeys(form.codes, str), chunksize=ROWS, **how)
+    with warnings.catch_warnings(), reader as chunks:
+        warnings.simplefilter("ignore", pandas.errors.DtypeWarning)  # columns of mixed types are read again below
+        for chunk in chunks:  # in parts: the whole table takes several times the memory of its numbers
             for name, several in parts.items():
                 several.append(_kept(as_numpy(chunk[name]), pandas))
     truth = {name for name, several in parts.items() if len({part.dtype.kind == "b" for part in several}) > 1}
@@ -219,7 +222,7 @@ def _with_pandas(path: Path, form: _Form) -> dict[str, np.ndarray]:
 
 
 def _kept(values: np.ndarray, pandas: Any) -> np.ndarray:
-    """Return a part of a column in less memory: fractions as float32, as examples and targets have them, and equal texts as one object."""
+    """Return a part of a column in less memory: fractions as float32, the type of examples and targets, and equal texts as one object."""
     if values.dtype == np.float64 and (values % 1 > 0).any():
         return values.astype(np.float32)
     if values.dtype != object:

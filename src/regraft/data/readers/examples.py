@@ -12,14 +12,14 @@ import numpy as np
 from ...errors import DataError, near_names
 from ..items import LazyItems, as_numpy, listed
 
-__all__ = ["TARGET_NAMES", "Examples", "are_examples", "examples_of", "unlabelled"]
+__all__ = ["TARGET_NAMES", "Examples", "are_examples", "examples_of", "label_names", "unlabelled"]
 
 TARGET_NAMES = ("label", "target", "class", "category", "y")
 """Names by which the target of an example is found if it is not specified."""
 _LABELS = ("targets", "labels")
 """Attributes in which torchvision data sets store all labels, so that nothing needs decoding."""
 _KERAS = "on_epoch_end"
-"""Method of a Keras `Sequence` or `PyDataset`, which gives a batch for an index."""
+"""Method by which a Keras `Sequence` or `PyDataset` is recognised; its indices stand for batches."""
 MOST_SHOWN = 5
 _ADVICE = "expected (example, label), or a mapping in which target= names the label"
 
@@ -82,6 +82,12 @@ def unlabelled(source: Any) -> Iterator[Any]:
             yield _item(item)
 
 
+def label_names(names: Iterable[Any]) -> list[Any]:
+    """Return the names that may be the name of the label, the most likely first."""
+    given = list(names)
+    return [name for one in TARGET_NAMES for name in given if str(name).lower() in (one, f"{one}s")]
+
+
 def _is_mapped(source: Any) -> bool:
     """Return whether a value gives one example for an index; a Keras data set and a DataLoader give batches."""
     return _is_indexed(source) and not hasattr(source, _KERAS)
@@ -103,9 +109,10 @@ def _is_indexed(source: Any) -> bool:
 
 def _only(example: Mapping[str, Any]) -> Any:
     """Return the one part of an example that is not its label."""
-    parts = [name for name in example if str(name).lower().removesuffix("s") not in TARGET_NAMES]
+    labels = label_names(example)
+    parts = [name for name in example if name not in labels]
     if len(parts) != 1:
-        raise DataError(f"An example has the parts {listed(map(repr, example), 12)}; expected one beside its label. Leave the others out.")
+        raise DataError(f"An example has the parts {listed(map(repr, example), 12)}; expected one beside its label. Remove the others.")
     return example[parts[0]]
 
 
@@ -169,7 +176,7 @@ def _example(source: Any, index: int, *, target: str | None) -> _Example:
 def _parted(example: Any, target: str | None, *, index: int) -> _Example:
     if isinstance(example, Mapping):
         names = list(example)
-        wanted = [target] if target else [name for one in TARGET_NAMES for name in names if str(name).lower() in (one, f"{one}s")][:1]
+        wanted = [target] if target else label_names(names)[:1]
         label = wanted[0] if wanted and wanted[0] in names else None
         others = [name for name in names if name != label]
         if label is None or len(others) != 1:

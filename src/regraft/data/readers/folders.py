@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import DataError
-from ...files.text import printable
+from ...files.text import natural_key, printable
 from ..dataset import Dataset
-from ..decoding.files import existing_folder, files_below, is_hidden, kind_of, kind_of_files, natural_key
+from ..decoding.files import existing_folder, files_below, is_hidden, kind_of, kind_of_files
 from ..items import listed
 from .array_files import array_items
 from .targets import ReadOptions, label_array

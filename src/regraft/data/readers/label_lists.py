@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, near_names
+from ...files.text import natural_key
 from ...networks.names import rows_of
-from ..decoding.files import natural_key
 from ..items import as_numpy, listed
 
 __all__ = ["is_missing", "label_lists", "label_text"]

@@ -13,10 +13,10 @@ from ...errors import DataError, near_names, optional_import
 from ...files.media import picture_of
 from ...files.remote import files_at, stream_of
 from ...files.sizes import check_size
-from ...files.text import printable
-from ..decoding.files import is_hidden, kind_of, natural_key
+from ...files.text import natural_key, printable
+from ..decoding.files import is_hidden, kind_of
 from ..items import listed
-from .examples import TARGET_NAMES
+from .examples import label_names
 
 __all__ = ["Pictures", "pictures_at", "pictures_in_parquet", "pictures_in_tar"]
 
@@ -116,7 +116,7 @@ def pictures_in_parquet(source: str | Path, target: str | None) -> Pictures | No
         if not columns:
             return None
         others = [name for name in schema.names if name not in columns]
-        label = target or next((name for one in TARGET_NAMES for name in others if name.lower() in (one, f"{one}s")), None)
+        label = target or next(iter(label_names(others)), None)
         if label not in others:
             near = near_names(str(target), others) if target else "; name it with target=."
             raise DataError(f"{printable(source)!r} has the columns {listed(map(repr, others))} beside its pictures, and no label{near}")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, near_names
+from ...files.text import natural_key
 from ...networks.names import exact_name, rows_of
-from ..decoding.files import natural_key
 from ..items import as_numpy, listed
 from ..targets import Targets, spelling_notes, wrong_task
 from .label_lists import is_missing, label_lists, label_text
