@@ -103,7 +103,7 @@ def _shown(text: object, lines: bool) -> str:
 def say(sentence: str) -> None:
     """Print one sentence to stderr if sentences are switched on (`speaking`)."""
     if _SPEAKING.get()[1]:
-        _write(sys.stderr, printable(sentence))
+        tell(sentence)
 
 
 def show_json(content: Any, *, indent: int | None = 1) -> None:
