@@ -296,7 +296,7 @@ def check(data: Any, net: Any = None, *, holdout: float = 0.2, validation: float
         >>> table = np.array([[0.0, 1.0], [2.0, 3.0], [0.0, 1.0], [4.0, 5.0]])
         >>> print(regraft.check((table, ["a", "b", "a", "b"])))
         examples    4, of the kind 'array'
-        items       shape 2; dtype float64; least 0; most 5
+        values      shape 2; dtype float64; least 0; most 5
         labels      classification, 2 classes
         classes     a: 2, b: 2
         byte-equal  1 copies of 1 examples: example 0 = example 2
