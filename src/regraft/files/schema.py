@@ -83,7 +83,7 @@ def checked(content: Any, schema: TypeAdapter[T], *, what: str, error: type[Inpu
 def checked(content: Any, schema: Any, *, what: str, error: type[InputError]) -> Any:
     """Return plain data as an instance of a schema, or of the dataclass of a type adapter."""
     try:
-        return schema.validate_json(json.dumps(content)) if isinstance(schema, TypeAdapter) else schema.model_validate(content)
+        return schema.validate_python(content) if isinstance(schema, TypeAdapter) else schema.model_validate(content)
     except ValidationError as problem:
         found = [_fault(part) for part in problem.errors(include_url=False)]
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""

@@ -25,9 +25,9 @@ __all__ = ["PROFILE_FILE", "Beside", "Depth", "Profile"]
 PROFILE_FILE, PAGE_FILE = "profile.json", "profile.html"
 
 
-Count = Annotated[int, Field(ge=0, le=2**62)]
-Real = Annotated[float, Field(ge=-1e12, le=1e12)]
-Positive = Annotated[float, Field(ge=0.0, le=1e12)]
+Count = Annotated[int, Field(strict=True, ge=0, le=2**62)]
+Real = Annotated[float, Field(strict=True, ge=-1e12, le=1e12)]
+Positive = Annotated[float, Field(strict=True, ge=0.0, le=1e12)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Profile:
         ('classification', 60, ('cold', 'warm'))
     """
 
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     network: str
     kind: Annotated[str, Field(pattern="^(classification|multi-label|regression)$")]
@@ -128,7 +128,7 @@ class Profile:
     likeness: Annotated[str, Field(pattern="^(similar|different|unknown)$")]
     scenario: Annotated[str, Field(min_length=1)]
     advice: str
-    agrees: bool
+    agrees: Annotated[bool, Field(strict=True)]
     findings: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
