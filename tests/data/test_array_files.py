@@ -10,6 +10,7 @@ import pytest
 
 import regraft
 from regraft.errors import DataError, UnsafeFileError
+from regraft.files import room
 
 X = np.random.default_rng(0).normal(size=(8, 3, 2)).astype(np.float32)
 Y = np.array(["a", "b"] * 4)
@@ -86,7 +87,8 @@ def test_what_does_not_do_is_told(damage: str, tmp_path: Path) -> None:
         regraft.read(source)
 
 
-def test_a_large_file_is_not_copied_to_memory(tmp_path: Path) -> None:
+def test_a_large_file_is_not_copied_to_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "IN_MEMORY", 0)
     np.save(tmp_path / "X.npy", X)
     np.save(tmp_path / "y.npy", Y)
     items: Any = regraft.read(tmp_path / "X.npy").items

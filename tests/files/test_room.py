@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from tests.moments import limited_files
 
-from regraft.errors import CacheError
+from regraft.data.items import as_rows, take
+from regraft.data.readers.array_files import read_array
+from regraft.errors import CacheError, DataError
 from regraft.files import room
 from regraft.files.room import large_array, reserve, write_at
 
@@ -74,3 +76,25 @@ def _mapped() -> int:
         pytest.skip("the memory of a process is read from /proc here")
     lines = [line.split() for line in status.read_text().splitlines()]
     return sum(int(line[1]) for line in lines if line and line[0] in ("RssFile:", "RssShmem:"))
+
+
+def test_a_file_that_another_program_writes_again_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows, path = np.arange(4000, dtype=np.float32).reshape(-1, 4), tmp_path / "rows.npy"
+    np.save(path, rows)
+    held = read_array(path, mapped=True)
+    np.save(path, rows[:10])
+    assert (take(held, [999]) == rows[999]).all(), "a small file is read as a whole"
+    monkeypatch.setattr(room, "IN_MEMORY", 0)
+    np.save(path, rows)
+    mapped = read_array(path, mapped=True)
+    views = as_rows(mapped[1:], np.arange(900))
+    assert (take(views, [899]) == rows[900]).all()
+    np.save(path.with_name("new.npy"), rows[:10])
+    path.with_name("new.npy").replace(path)
+    assert (take(views, [899]) == rows[900]).all(), "a renamed file leaves the mapped one as it was"
+    mapped = read_array(path, mapped=True)
+    os.truncate(path, 130)
+    with pytest.raises(DataError, match=r"rows.npy was rewritten while .* it had 288 bytes and has 130"):
+        take(mapped, [9])
+    with pytest.raises(DataError, match="declares an array of the shape"):
+        read_array(path, mapped=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files.formats import opening
+from ..files.room import check_unchanged
 from ..files.text import printable
 
 __all__ = [
@@ -191,8 +192,9 @@ def take(items: Sequence[Any] | np.ndarray, indices: Sequence[int] | np.ndarray)
     """Return the examples at `indices`, (n,), in memory: an array (n, ...) if `items` is an array, else a list of n raw examples."""
     rows = np.asarray(indices, dtype=np.int64)
     if isinstance(items, ArrayView):
-        return np.asarray(items.base[items.indices[rows]])
+        return take(items.base, items.indices[rows])
     if isinstance(items, np.ndarray):
+        check_unchanged(items)
         return np.asarray(items[rows])
     return [items[int(index)] for index in rows]
 

@@ -1,6 +1,7 @@
 """Disk space that is really allocated, and arrays in files.
 
-A sparse file, which only declares its size, ends the process with SIGBUS when the disk is full.
+A mapped file ends the process with SIGBUS in two cases: a sparse file, which only declares its size, when the disk is full; and any file
+that another program shortens. So blocks are allocated before a file is mapped, and a user's file is checked before each block is read.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..errors import CacheError
+from ..errors import CacheError, DataError
 from .text import printable
 
-__all__ = ["in_file", "large_array", "release_pages", "reserve", "taken", "write_at"]
+__all__ = ["check_unchanged", "in_file", "large_array", "release_pages", "reserve", "taken", "write_at"]
 
 IN_MEMORY = 2**26
 """Size in bytes above which an array is kept in a temporary file."""
 ROWS_AT_ONCE = 1024
 _ZEROS = bytes(2**20)
-_MAPPINGS = weakref.WeakSet[mmap.mmap]()
+_MAPPINGS = weakref.WeakKeyDictionary[mmap.mmap, tuple[Path, os.stat_result] | None]()
+"""Mapping -> the user's file with its status when it was mapped; None for files that only regraft writes."""
 _NO_SUCH_CALL = frozenset({errno.EINVAL, errno.ENOSYS, getattr(errno, "EOPNOTSUPP", errno.EINVAL), getattr(errno, "ENOTSUP", errno.EINVAL)})
 
 
@@ -79,12 +82,34 @@ def taken(values: np.ndarray, rows: np.ndarray, *, columns: np.ndarray | slice =
     return made
 
 
-def in_file(array: np.memmap) -> np.ndarray:
-    """Return a mapped array as a plain one whose pages `release_pages` can release."""
+def in_file(array: np.memmap, *, of_user: Path | None = None) -> np.ndarray:
+    """Return a mapped array as a plain one whose pages `release_pages` can release.
+
+    `of_user`: the file, if programs other than regraft write it, for `check_unchanged`.
+    """
     mapping = getattr(array, "_mmap", None)
     if isinstance(mapping, mmap.mmap):
-        _MAPPINGS.add(mapping)
+        _MAPPINGS[mapping] = None if of_user is None else (of_user, of_user.stat())
     return np.asarray(array)
+
+
+def check_unchanged(array: np.ndarray) -> None:
+    """Raise a DataError if `array` lies in a user's file that was rewritten in place since it was mapped. A replaced file does no harm."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    path, then = (_MAPPINGS.get(base) if isinstance(base, mmap.mmap) else None) or (None, None)
+    if path is None or then is None:
+        return
+    try:
+        now = path.stat()
+    except OSError:  # deleted or moved: the mapping keeps its content
+        return
+    if (now.st_dev, now.st_ino) == (then.st_dev, then.st_ino) and (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
+        raise DataError(
+            f"{printable(path)} was rewritten while its examples were being read: it had {then.st_size:,} bytes and has {now.st_size:,}. "
+            "Start again when the file is complete; to change it meanwhile, write a new file and rename it."
+        )
 
 
 def release_pages() -> None:

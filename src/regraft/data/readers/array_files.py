@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -11,8 +10,8 @@ from typing import IO, Any
 import numpy as np
 
 from ...errors import DataError, UnsafeFileError, near_names, optional_import
+from ...files import room
 from ...files.formats import opening
-from ...files.room import in_file
 from ...files.sizes import check_size, open_archive
 from ...files.text import printable
 from ...networks.sources.hdf5 import check_h5, check_heaps
@@ -30,12 +29,16 @@ Header = tuple[tuple[int, ...], np.dtype[Any]]
 
 
 def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
-    """Read a .npy file of numbers with one axis or more. Its header is checked against the file size before any allocation."""
+    """Read a .npy file of numbers with one axis or more. Its header is checked against the file size before any allocation.
+
+    `mapped`: map a large file. A small one is read, as another program may write it again.
+    """
     with opening(path, "array", remedy=_ADVICE) as checked, checked.open("rb") as stream:
-        _, dtype = _header(stream, size=checked.stat().st_size, shown=f"'{printable(checked)}'")
+        size = checked.stat().st_size
+        _, dtype = _header(stream, size=size, shown=f"'{printable(checked)}'")
         stream.seek(0)
-        if mapped and dtype.isnative:
-            return in_file(np.lib.format.open_memmap(checked, mode="r"))
+        if mapped and dtype.isnative and size > room.IN_MEMORY:
+            return room.in_file(np.lib.format.open_memmap(checked, mode="r"), of_user=checked)
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
 
@@ -102,9 +105,7 @@ def _from_h5(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
     h5py = optional_import("h5py", "keras", purpose="reading an HDF5 file")
     with opening(path, "h5_arrays", remedy="Write it again with h5py, or as .npz.") as checked, checked.open("rb") as raw:
         shown, size = f"'{printable(checked)}'", checked.stat().st_size
-        if size:
-            with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                check_heaps(content, shown)
+        check_heaps(raw, shown)
         with h5py.File(checked, "r") as file:
             check_h5(file, size=size, shown=shown, texts=True)
             parts: dict[str, Any] = {}

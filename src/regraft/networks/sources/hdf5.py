@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from ...errors import NetworkError, UnsafeFileError, optional_import
 from ...files.sizes import refuse_expansion
@@ -19,6 +19,7 @@ __all__ = ["address", "check_h5", "check_heaps", "is_bfloat16"]
 _DEEPEST = 100
 _HEAP = b"GCOL\x01"
 """First bytes of a global heap, which holds texts."""
+_BLOCK = 2**20
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "checksum", 32000: "lzf"}
 _INTEGER, _FLOAT, _STRING, _OPAQUE, _ENUM = 0, 1, 3, 5, 8
 """HDF5 type classes."""
@@ -49,22 +50,35 @@ def check_h5(file: Any, *, size: int, shown: str, texts: bool = False) -> None:
     refuse_expansion(declared, stored=size, what=shown, error=NetworkError)
 
 
-def check_heaps(content: Any, shown: str) -> None:
+def check_heaps(stream: IO[bytes], shown: str) -> None:
     """Raise if a heap of texts holds an object of length zero, which would put the library into an endless loop.
 
-    `content` holds the bytes of the whole file before it is opened.
+    `stream` is the file before the library opens it; its position is moved.
     """
-    start = content.find(_HEAP)
-    while start >= 0:
-        end = start + int.from_bytes(content[start + 8 : start + 16], "little")
-        at = start + 16
-        while at + 16 <= min(end, len(content)):
-            number, length = int.from_bytes(content[at : at + 2], "little"), int.from_bytes(content[at + 8 : at + 16], "little")
+    for start in _heaps(stream):
+        end, at = start + int.from_bytes(_read_at(stream, start + 8, size=8), "little"), start + 16
+        while at + 16 <= end and len(head := _read_at(stream, at, size=16)) == 16:
+            number, length = int.from_bytes(head[:2], "little"), int.from_bytes(head[8:], "little")
             step = (length + 7) // 8 * 8 + 16 if number else length  # the size of free space includes its own header
             if step % 2**64 == 0:
                 raise NetworkError(f"{shown} is damaged: a heap of texts holds a part of 0 bytes; expected a file as Keras writes it.")
             at += step
-        start = content.find(_HEAP, start + 1)
+
+
+def _heaps(stream: IO[bytes]) -> Iterator[int]:
+    """Yield the positions of heaps. The file is read in blocks: a mapped one would end the process if another program shortened it."""
+    start, overlap = 0, len(_HEAP) - 1
+    while len(block := _read_at(stream, start, size=_BLOCK)) > overlap:
+        at = block.find(_HEAP)
+        while at >= 0:
+            yield start + at
+            at = block.find(_HEAP, at + 1)
+        start += len(block) - overlap
+
+
+def _read_at(stream: IO[bytes], at: int, *, size: int) -> bytes:
+    stream.seek(min(at, 2**63 - 1))
+    return stream.read(size)
 
 
 def _items(file: Any, shown: str) -> Iterator[tuple[Any, str]]:

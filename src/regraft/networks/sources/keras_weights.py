@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import mmap
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,11 +45,11 @@ def opened_h5(path: str | Path) -> Iterator[h5py.File]:
         if kind == "keras":
             with open_archive(source, error=NetworkError) as archive:
                 stored = archive.read("model.weights.h5")
-            check_heaps(stored, shown)
             content, size = io.BytesIO(stored), len(stored)
-        elif size:
-            with source.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as stored_bytes:
-                check_heaps(stored_bytes, shown)
+            check_heaps(content, shown)
+        else:
+            with source.open("rb") as raw:
+                check_heaps(raw, shown)
         with h5py.File(content, "r") as file:
             check_h5(file, size=size, shown=shown)
             yield file
