@@ -100,6 +100,23 @@ def test_a_second_writer_to_an_address_is_refused_and_a_killed_one_holds_nothing
     shutil.rmtree(copy.parent)
 
 
+def test_two_that_begin_at_the_same_moment_leave_each_other_alone(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, (first, second) = f"{place}/run", (remote._Lock(f"{place}/run") for _ in range(2))
+    system = fsspec.core.url_to_fs(url)[0]
+
+    def meanwhile(path: str, **_given: Any) -> bool:
+        monkeypatch.undo()
+        second.take_()
+        return bool(system.exists(path))
+
+    monkeypatch.setattr(system, "exists", meanwhile)
+    with pytest.raises(SettingError, match=r"Another process writes to"):
+        first.take_()
+    assert _names(url) == [".regraft.lock"]
+    second.release_()
+    assert _names(url) == []
+
+
 def _array(item: Any) -> np.ndarray:
     with Image.open(item) if isinstance(item, Path) else nullcontext(item) as content:
         return np.asarray(content)

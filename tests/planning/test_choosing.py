@@ -302,6 +302,44 @@ def test_auto_repeats_itself_also_on_workers_and_tries_what_may_be_better(family
     assert figures[0] == figures[1]
 
 
+@pytest.mark.parametrize(("seconds", "workers", "tried"), [(None, 1, 3), (25, 1, 2), (25, 2, 4), (9, 2, 0)])
+def test_a_budget_counts_the_workers(seconds: float | None, workers: int, tried: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials of ten seconds each: two fit into 25 s on one machine, and twice as many where two workers run at the same time."""
+    asked: list[int] = []
+    monkeypatch.setattr(auto_module, "workers_of", lambda _cluster, threads: asked.append(threads) or workers)
+    monkeypatch.setattr(auto_module, "trial_of", lambda *_given, **_named: SimpleNamespace(starts={"": 0}))
+    monkeypatch.setattr(auto_module, "trial_epochs", lambda _setup: (1, 2))
+    settings = SimpleNamespace(cluster="auto" if workers > 1 else None)
+    setup = SimpleNamespace(settings=settings, parts=SimpleNamespace(training=range(100)), network=None)
+    choice: Any = SimpleNamespace(setup=setup, log=None, deadline=seconds, asked=False, left=np.inf if seconds is None else seconds)
+    choice.seconds, choice.base = lambda _one, items, epochs: 10.0, lambda _one: None
+    candidates: Any = [SimpleNamespace(strategy="full", why="") for _ in range(5)]
+    assert len(list(auto_module._trials(choice, candidates))) == tried
+    assert [one.why[:9] for one in candidates] == [""] * tried + ["not tried"] * (5 - tried)
+    assert asked == [torch.get_num_threads()] * (workers > 1)
+
+
+def test_a_cluster_that_fails_midway_makes_no_trial_train_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = list[tuple[int, str]]()
+
+    def failing(trials: Any, *, epochs: int, cluster: str) -> Iterator[Any]:
+        ran.append((trials[0].number, cluster))
+        yield SimpleNamespace(errors=np.zeros(1), loss=0.1)
+        raise SettingError("The cluster is gone.")
+
+    def run_(number: int, epochs: int) -> Any:
+        ran.append((number, "here"))
+        return SimpleNamespace(errors=np.zeros(1), loss=0.2)
+
+    monkeypatch.setattr(auto_module, "on_workers", failing)
+    monkeypatch.setattr(auto_module, "_shown", lambda _choice, _trial, run: run)
+    log, setup = Log(), SimpleNamespace(settings=SimpleNamespace(cluster="auto"))
+    trials: Any = [SimpleNamespace(number=at, short=at, candidate=None, run_=partial(run_, at)) for at in range(3)]
+    found = list(auto_module._runs(SimpleNamespace(setup=setup, log=log), trials, epochs=2))  # type: ignore[arg-type]
+    assert ran == [(0, "auto"), (1, "here"), (2, "here")] and log.notes == ["The trials ran on this machine. The cluster is gone."]
+    assert [(run.loss, trial.number) for run, trial in found] == [(0.1, 0), (0.2, 1), (0.2, 2)]
+
+
 @pytest.mark.parametrize(("family", "folds"), [("torch", 1), ("keras", 0)])
 def test_trials_begin_and_end_as_the_strategies_that_they_are_of(family: str, folds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """New classes begin at zero, the head has no trial, what leads is compared with the probe at its end, and is the strategy itself.

@@ -31,7 +31,8 @@ __all__ = ["at_hand", "brought", "fetched", "files_at", "is_url", "names_in", "s
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _SIGNS = frozenset({"regraft.json", "manifest.json"})
 """Files without which a folder counts as empty: those of a saved network and of a feature cache."""
-_PROBE, _LOCK = ".regraft.probe", ".regraft.lock"
+_OWN = ".regraft."
+_LOCK = f"{_OWN}lock"
 _RENEWED, _FREE = 30.0, 150.0
 """Seconds after which a lock is renewed, and after which one that was not is free."""
 _COMMITS = frozenset({"hf"})
@@ -83,9 +84,10 @@ def files_at(url: str) -> dict[str, str]:
 
 
 def _below(system: Any, root: str) -> dict[str, str]:
-    """Return the files below a folder by relative path, in order; an empty dict if the folder does not exist."""
-    start = root.rstrip("/")
-    return {name[len(start) + 1 :]: name for name in sorted(system.find(start)) if name.startswith(f"{start}/")}
+    """Return the files below a folder by relative path, in order, but not those of locks; an empty dict if the folder does not exist."""
+    start = f"{root.rstrip('/')}/"
+    found = (name for name in sorted(system.find(root.rstrip("/"))) if name.startswith(start))
+    return {name[len(start) :]: name for name in found if not PurePosixPath(name).name.startswith(_OWN)}
 
 
 def names_in(place: str | Path) -> list[str]:
@@ -164,7 +166,8 @@ class _Lock:
     def take_(self) -> None:
         """Take the lock, or raise `SettingError` if another process holds it."""
         with _reached(self._url, "written") as (system, root):
-            path, probe, age = f"{root.rstrip('/')}/{_LOCK}", f"{root.rstrip('/')}/{_PROBE}", 0.0
+            path, age = f"{root.rstrip('/')}/{_LOCK}", 0.0
+            probe = f"{root.rstrip('/')}/{_OWN}{os.getpid()}-{uuid.uuid4().hex}"  # others take the lock at the same time
             _make_folder_(system, probe)
             system.pipe_file(probe, b"")
             system.invalidate_cache()
@@ -242,8 +245,7 @@ class _Copy:
         """Download the folder. First check, before any work, that the address can be written."""
         with _reached(self.url, "written") as (system, root):
             system.invalidate_cache()
-            files = _below(system, root)
-            _fetch(system, {name: path for name, path in files.items() if PurePosixPath(name).name != _LOCK}, folder=self.folder)
+            _fetch(system, _below(system, root), folder=self.folder)
         self.sent.update(self.files())
 
     def send(self, names: Iterable[str] | None = None) -> None:

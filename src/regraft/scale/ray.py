@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from ..errors import RegraftError, SettingError, optional_import
 
-__all__ = ["WorkerLostError", "alongside", "check_cluster", "on_cluster", "other_machines", "packed", "unpacked"]
+__all__ = ["WorkerLostError", "alongside", "check_cluster", "on_cluster", "other_machines", "packed", "unpacked", "workers_of"]
 
 T = TypeVar("T")
 _RETRIES = 5
@@ -41,6 +41,12 @@ def check_cluster(cluster: str) -> None:
         ) from problem
 
 
+def workers_of(cluster: str, *, threads: int) -> int:
+    """Return the number of tasks of so many threads that a cluster runs at the same time; 1 at least."""
+    check_cluster(cluster)
+    return max(1, sum(int(node["Resources"].get("CPU", 0)) // threads for node in _ray().nodes() if node["Alive"]))
+
+
 def on_cluster(  # over the limit: what a task is made of
     work: Callable[[Any, Any], T], shared: bytes, *, pieces: Iterable[Any], cluster: str, threads: int, in_order: bool = True
 ) -> Iterator[T]:
@@ -55,7 +61,7 @@ def on_cluster(  # over the limit: what a task is made of
             f"cluster=: a task takes {threads} processors, as this process does; the largest machine has {largest:g}. "
             f"Set OMP_NUM_THREADS={max(1, int(largest))} for this process."
         )
-    most = max(1, (_AHEAD if in_order else 1) * int(ray.cluster_resources().get("CPU", 1)) // threads)
+    most = (_AHEAD if in_order else 1) * workers_of(cluster, threads=threads)
     waiting: deque[Any] = deque()
     todo = iter(pieces)
     try:

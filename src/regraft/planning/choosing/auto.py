@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...console import duration, say
 from ...errors import SettingError
 from ...files.schema import NOT_TRIED
 from ...networks.parts.taps import INPUT
+from ...scale import workers_of
 from ...training import Feed, WholeFeed
 from ...training.courses import most_epochs
 from ...training.recipe import LARGEST
@@ -213,17 +216,25 @@ def _leading(choice: Choice, candidates: Sequence[Candidate]) -> Trial | None:
 
 def _trials(choice: Choice, candidates: Sequence[Candidate]) -> Iterator[Trial]:
     """Yield the trials of the candidates, each made when the one before has run, as far as the budget allows."""
-    few, promised = choice.deadline is None and not choice.asked, 0.0
+    few = choice.deadline is None and not choice.asked
     first, then = trial_epochs(choice.setup)
     epochs = then if choice.setup.settings.cluster is None else first + then  # on a cluster, all are made before the first one runs
+    promised = [0.0] * _workers(choice)
     for number, one in enumerate(candidates):
         if few and number >= FIRST:
             one.why = f"{NOT_TRIED}: {FIRST} that differ more were; with a budget, all are"
             continue
-        trial = _begun(choice, one, promised=promised)
+        trial = _begun(choice, one, promised=promised[0])
         if trial is not None:
             yield trial
-            promised += choice.seconds(one, items=min(len(choice.setup.parts.training), LARGEST), epochs=epochs)
+            seconds = choice.seconds(one, items=min(len(choice.setup.parts.training), LARGEST), epochs=epochs)
+            heapq.heapreplace(promised, promised[0] + seconds)
+
+
+def _workers(choice: Choice) -> int:
+    """Return the number of trials that run at the same time."""
+    cluster = choice.setup.settings.cluster
+    return 1 if cluster is None else workers_of(cluster, threads=torch.get_num_threads())
 
 
 def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
@@ -236,22 +247,28 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
     trials = sorted((choice.seconds(one, items=min(items, LARGEST), epochs=sum(trial_epochs(setup))) for one in trained), reverse=True)
     longest = max(PARTS * choice.seconds(one, items=items, epochs=most) for one in trained)
     few = choice.deadline is None and not choice.asked
-    fitting = [seconds for seconds in trials if seconds <= choice.left]
-    left = max(choice.left, 0)
+    fitting = [seconds for seconds in trials if seconds <= choice.left][: FIRST if few else None]
+    left, each = max(choice.left, 0), sum(fitting) / _workers(choice)
     say(
-        f"the trials take about {duration(min(sum(fitting[: FIRST if few else None]), left))}; training the best of them to its end, "
+        f"the trials take about {duration(min(max(each, *fitting[:1], 0), left))}; training the best of them to its end, "
         f"where that is worth it, up to {duration(min(longest, left))}"
     )
 
 
-def _begun(choice: Choice, one: Candidate, *, promised: float = 0.0) -> Trial | None:
-    """Return the trial of a candidate, or None with a reason in the candidate; `promised` seconds are reserved for others."""
+def _is_in_time(choice: Choice, one: Candidate, *, promised: float = 0.0) -> bool:
+    """Return whether the budget has time for a trial; otherwise note the reason in the candidate."""
     setup, left = choice.setup, choice.left - promised
     needed = choice.seconds(one, items=min(len(setup.parts.training), LARGEST), epochs=sum(trial_epochs(setup)))
     if left < needed:
         one.why = f"{NOT_TRIED}: {needed:.0f} s for a trial, {max(left, 0):.0f} s left of the budget"
+    return left >= needed
+
+
+def _begun(choice: Choice, one: Candidate, *, promised: float = 0.0) -> Trial | None:
+    """Return the trial of a candidate, or None with a reason in the candidate; `promised` seconds are reserved for others."""
+    if not _is_in_time(choice, one, promised=promised):
         return None
-    trial = trial_of(one, choice.base(one), source=setup.network, log=choice.log)
+    trial = trial_of(one, choice.base(one), source=choice.setup.network, log=choice.log)
     if not trial.starts and one.strategy != "head":
         one.why = f"{NOT_TRIED}: what it starts from runs no layer above its freeze boundary"
         return None
@@ -262,15 +279,14 @@ def _runs(choice: Choice, trials: Iterable[Trial], *, epochs: int) -> Iterator[t
     """Run each trial for further epochs, on a cluster all at the same time; yield its errors on the validation set, and the trial."""
     cluster = choice.setup.settings.cluster
     if cluster is not None:
-        trials = list(trials)
+        made, runs = list(trials), list[HeldOut]()
         try:
             with choice.log.clock.during("compare"):
-                runs = list(on_workers(trials, epochs=epochs, cluster=cluster))
+                runs.extend(on_workers(made, epochs=epochs, cluster=cluster))
         except SettingError as problem:
             choice.log.notes.extend({f"The trials ran on this machine. {problem}"}.difference(choice.log.notes))
-        else:
-            yield from ((_shown(choice, trial, run=run), trial) for run, trial in zip(runs, trials, strict=True))
-            return
+        yield from ((_shown(choice, trial, run=run), trial) for run, trial in zip(runs, made, strict=False))
+        trials = (trial for trial in made[len(runs) :] if trial.short is not None or _is_in_time(choice, trial.candidate))
     yield from ((_shown(choice, trial, run=trial.run_(epochs=epochs)), trial) for trial in trials)
 
 
