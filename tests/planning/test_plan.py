@@ -93,10 +93,7 @@ def test_edited_plans_are_checked(text: str, message: str) -> None:
 
 
 KEYWORDS = {
-    "cache": "str | Path | None",  # as they may be given; a plan has them in one form
-    "metrics": "str | Callable[..., Any] | Sequence[Any]",
-    "callbacks": "Any",
-    "augment": "str | Callable[..., Any]",
+    "augment": "str | Callable[..., Any]",  # as they may be given; a plan has them in one form
     "classes": "Sequence[str]",
     "rename": "Mapping[str, str]",
     "trainable": "Sequence[str] | str | None",
@@ -109,13 +106,14 @@ def test_editors_know_the_keywords_that_a_verb_takes_with_the_types_of_the_table
     signature = inspect.signature(getattr(regraft, verb)).parameters
     named = typing.get_type_hints(getattr(regraft, verb))["settings"]
     given = {name: part.__forward_arg__ for name, part in typing.get_args(named)[0].__annotations__.items()}
-    settings, plan = ({field.name: field.type for field in dataclasses.fields(kind)} for kind in (Settings, Plan))
+    settings = {field.name for field in dataclasses.fields(Settings)}
+    plan = {field.name: field.type for field in dataclasses.fields(Plan)}
     options = {name for method in METHODS.values() for name in method.options}
     own = {*_OWN, *options, "skip_bad", *(["strategy"] if verb == "search" else [])} if verb != "profile" else set()
-    assert set(given) == (set(settings) | own) - set(signature)
+    assert set(given) == (settings | own) - set(signature)
     for name, kind in given.items():
-        if name not in options and name != "skip_bad":
-            assert kind == KEYWORDS.get(name, (settings | plan)[name]), name
+        if name not in {*options, *settings, "skip_bad"}:
+            assert kind == KEYWORDS.get(name, plan[name]), name
 
 
 def test_a_plan_is_made_without_the_report() -> None:

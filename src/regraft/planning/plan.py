@@ -21,7 +21,18 @@ from ..methods import METHODS, SWITCHES
 from ..training import Settings
 from ..training.settings import SettingKeywords, is_whole
 
-__all__ = ["PROBES", "SOLVING", "STRATEGIES", "THROUGH_LAYERS", "AdaptKeywords", "Plan", "SearchKeywords", "check_plan", "make_plan"]
+__all__ = [
+    "PROBES",
+    "SOLVING",
+    "STRATEGIES",
+    "THROUGH_LAYERS",
+    "AdaptKeywords",
+    "FitKeywords",
+    "Plan",
+    "SearchKeywords",
+    "check_plan",
+    "make_plan",
+]
 
 STARTS_OF_ROWS = ("auto", *STARTS)
 STRATEGIES = ("auto", "probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
@@ -304,17 +315,22 @@ class Plan:
         return notebook_html(self, title="Plan")
 
 
-class AdaptKeywords(SettingKeywords, total=False):
-    """Keywords of `adapt`: the settings, the further fields of a `Plan`, and the options of the methods."""
+class FitKeywords(SettingKeywords, total=False):
+    """The settings, and the fields of a `Plan` that are keywords of `adapt` and of the estimators of scikit-learn."""
 
     frozen: int | str | None
     block: str | None
-    base: str
     probe: str
     augment: str | Callable[..., Any]
+    start: str
+
+
+class AdaptKeywords(FitKeywords, total=False):
+    """Keywords of `adapt`: the settings, the further fields of a `Plan`, and the options of the methods."""
+
+    base: str
     classes: Sequence[str]
     rename: Mapping[str, str]
-    start: str
     statistics: bool
     false_alarm: float
     trainable: Sequence[str] | str | None

@@ -34,20 +34,22 @@ def most_epochs(settings: Settings, examples: int, *, judged: bool = True) -> in
 
     `judged`: whether there is a validation set.
     """
-    if settings.epochs is not None:
-        return settings.epochs
+    epochs: int | None = settings.epochs
+    if epochs is not None:
+        return epochs
     if not judged:
         return FEWEST
-    steps = max(1, round(examples / settings.batch_size))
+    steps: int = max(1, round(examples / settings.batch_size))
     return min(max(math.ceil(STEPS / steps), FEWEST), MOST)
 
 
 def patience_of(settings: Settings, examples: int) -> int | None:
     """Return the number of epochs without progress after which a training stops; None: never. Small training sets get more patience."""
-    if settings.patience is None:
-        return None
-    steps = max(1, round(examples / settings.batch_size))
-    return max(settings.patience, math.ceil(FEWEST_WAITED / steps)) if settings.epochs is None else settings.patience
+    patience: int | None = settings.patience
+    if patience is None or settings.epochs is not None:
+        return patience
+    steps: int = max(1, round(examples / settings.batch_size))
+    return max(patience, math.ceil(FEWEST_WAITED / steps))
 
 
 @dataclass

@@ -300,17 +300,18 @@ def _loss(training: Training, accelerator: Accelerator, *, indices: np.ndarray, 
     with accelerator.autocast(), dropped(training.network, training.settings.dropout), training.team.statistics(training.network):
         scores = training.feed.scores(payload)
     loss = training.objective(training.team.whole(scores, len(indices)), indices)
-    if not training.settings.l1:
+    l1: float = training.settings.l1
+    if not l1:
         return loss
     norm = l1_norm(training.network)
-    return loss + training.settings.l1 * (norm.detach() if training.team.rank else norm)
+    return loss + l1 * (norm.detach() if training.team.rank else norm)
 
 
 def _rate(training: Training, state: Trained, *, step: int, each: int) -> float:
     """Return the learning rate of the head at a step. `each`: steps per epoch."""
-    settings = training.settings
-    rate = state.rate * _factor(training, state, step=step, each=each) / (1 + settings.decay * step)
-    return max(rate, min(settings.min_learning_rate, state.rate))
+    decay, lowest = training.settings.decay, float(training.settings.min_learning_rate)
+    rate: float = state.rate * _factor(training, state, step=step, each=each) / (1 + decay * step)
+    return max(rate, min(lowest, state.rate))
 
 
 def _factor(training: Training, state: Trained, *, step: int, each: int) -> float:
@@ -334,7 +335,8 @@ def _shuffled(training: Training, seed: int) -> list[tuple[np.ndarray, np.ndarra
 
 def _steps(training: Training) -> int:
     """Return the number of steps per epoch."""
-    return max(1, round(len(training.fit) / training.settings.batch_size))
+    batch_size: int = training.settings.batch_size
+    return max(1, round(len(training.fit) / batch_size))
 
 
 def _frozen_now(training: Training, epoch: int) -> frozenset[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict, Unpack, get_args, get_type_hints
 
 import torch
 
@@ -24,8 +24,145 @@ _SEVERAL = ("metrics", "callbacks")
 BATCH_NORMS = ("auto", "batch", "frozen")
 
 
-@dataclass(frozen=True)
-class Settings:
+def is_whole(value: Any) -> bool:
+    """Return whether a value is an int and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_loss(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value) and all(isinstance(name, str) and _is_loss(one) for name, one in value.items())
+    return value is None or value in LOSSES or callable(value) or (isinstance(value, str) and value.startswith(CALLABLE))
+
+
+def _is_callback(value: Any) -> bool:
+    named = isinstance(value, str) and value.startswith(CALLABLE)
+    return named or (not isinstance(value, str | type) and (callable(value) or any(hasattr(value, hook) for hook in HOOKS)))
+
+
+def _weights(value: Any) -> bool:
+    return not isinstance(value, (str, Mapping)) and len(value) > 0 and all(weight >= 0 for weight in value)
+
+
+def _device(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and torch.device(value).type != "meta"
+    except RuntimeError:
+        return False
+
+
+_ABOVE_OR_NONE = ("a number above 0, or None", lambda value: value is None or value > 0)
+_NOT_NEGATIVE = ("a number, 0 or more", lambda value: 0 <= value < float("inf"))
+_SHARE = ("a number in [0, 1)", lambda value: 0 <= value < 1)
+_COUNT_OR_NONE = ("a whole number, 1 or more, or None", lambda value: value is None or (is_whole(value) and value >= 1))
+
+
+class SettingKeywords(TypedDict, total=False):
+    """The settings as keywords: each with its type, its default, what is expected, and a function that tells whether a value is that.
+
+    `Settings` and the estimators of scikit-learn take names and defaults from here; editors complete the keywords.
+    """
+
+    epochs: Annotated[
+        int | None, None, "a whole number, 0 or more, or None", lambda value: value is None or (is_whole(value) and value >= 0)
+    ]
+    batch_size: Annotated[int, 32, "a whole number, 1 or more", lambda value: is_whole(value) and value >= 1]
+    optimizer: Annotated[
+        Any,
+        "adamw",
+        f"one of {', '.join(OPTIMIZERS)}, or a function that makes one from groups of parameters",
+        lambda value: value in OPTIMIZERS or callable(value) or value.startswith(CALLABLE),
+    ]
+    loss: Annotated[
+        Any, None, f"one of {', '.join(LOSSES)}, a function of logits and targets, a mapping from task to these, or None", _is_loss
+    ]
+    learning_rate: Annotated[float | None, None, *_ABOVE_OR_NONE]
+    weight_decay: Annotated[float, 0.01, "a number, 0 or more", lambda value: value >= 0]
+    dropout: Annotated[float, 0.0, *_SHARE]
+    l1: Annotated[float, 0.0, *_NOT_NEGATIVE]
+    stay_near: Annotated[float, 0.0, *_NOT_NEGATIVE]
+    distill: Annotated[float, 0.0, *_SHARE]
+    co_tuning: Annotated[float, 0.0, *_NOT_NEGATIVE]
+    momentum: Annotated[float, 0.9, *_SHARE]
+    schedule: Annotated[str, "auto", f"one of {', '.join(SCHEDULES)}", lambda value: value in SCHEDULES]
+    plateau_factor: Annotated[float, 0.1, "a number in (0, 1)", lambda value: 0 < value < 1]
+    plateau_patience: Annotated[int, 2, "a whole number, 0 or more", lambda value: is_whole(value) and value >= 0]
+    min_learning_rate: Annotated[float, 0.0, *_NOT_NEGATIVE]
+    decay: Annotated[float, 0.0, *_NOT_NEGATIVE]
+    warmup: Annotated[float, 0.05, *_SHARE]
+    layer_decay: Annotated[float | None, None, "a number in (0, 1], or None", lambda value: value is None or 0 < value <= 1]
+    batch_norm: Annotated[str, "auto", f"one of {', '.join(BATCH_NORMS)}", lambda value: value in BATCH_NORMS]
+    refit: Annotated[str | bool, "auto", "'auto', True, False or 'all'", lambda value: isinstance(value, bool) or value in ("auto", "all")]
+    unfreeze_every: Annotated[int | None, None, *_COUNT_OR_NONE]
+    patience: Annotated[int | None, 10, *_COUNT_OR_NONE]
+    min_delta: Annotated[float, 0.0, "a number, 0 or more", lambda value: value >= 0]
+    clip_norm: Annotated[float | None, None, *_ABOVE_OR_NONE]
+    class_weight: Annotated[
+        Any,
+        None,
+        "'balanced', one weight a class (0 or more), or None",
+        lambda value: value is None or value == "balanced" or _weights(value),
+    ]
+    label_smoothing: Annotated[float, 0.0, *_SHARE]
+    metrics: Annotated[
+        str | Callable[..., Any] | Sequence[Any],
+        (),
+        "names of scorers of scikit-learn, or functions of true and predicted targets",
+        lambda value: all(isinstance(one, str) or callable(one) for one in value),
+    ]
+    monitor: Annotated[
+        str | None, None, "the name of a figure of the history, or None", lambda value: value is None or isinstance(value, str)
+    ]
+    mode: Annotated[str, "auto", "'auto', 'min' or 'max'", lambda value: value in ("auto", "min", "max")]
+    callbacks: Annotated[
+        Any,
+        (),
+        "objects with hooks such as on_epoch_end(epoch, logs), or functions of an epoch and its figures",
+        lambda value: all(map(_is_callback, value)),
+    ]
+    log_with: Annotated[
+        Any,
+        None,
+        "the name of a tracker such as 'tensorboard', a tracker of accelerate, or None",
+        lambda value: not isinstance(value, bool),
+    ]
+    cache: Annotated[str | Path | None, "auto", "a folder, 'memory' or None", lambda value: value is None or isinstance(value, str)]
+    dtype: Annotated[str, "float32", "float32 or float16", lambda value: value in ("float32", "float16")]
+    engine: Annotated[str, "auto", f"one of {', '.join(ENGINES)}", lambda value: value in ENGINES]
+    cluster: Annotated[
+        str | None,
+        None,
+        "'auto', 'ray://HOST:PORT' or None",
+        lambda value: value is None or value == "auto" or str(value).startswith("ray://"),
+    ]
+    precision: Annotated[str, "float32", "one of auto, float32, bfloat16", lambda value: value in ("auto", "float32", "bfloat16")]
+    device: Annotated[str | None, None, "a device such as 'cpu' or 'cuda', or None", lambda value: value is None or _device(value)]
+    task_weights: Annotated[
+        Mapping[str, float] | None,
+        None,
+        "task -> weight (a number above 0), or None",
+        lambda value: value is None or all(isinstance(name, str) and 0 < weight < float("inf") for name, weight in value.items()),
+    ]
+    baselines: Annotated[bool, False, "True or False", lambda value: isinstance(value, bool)]
+
+
+_TABLE = {name: get_args(kind) for name, kind in get_type_hints(SettingKeywords, include_extras=True).items()}
+"""Setting -> its type, its default, what is expected, and the function that tells."""
+if TYPE_CHECKING:
+
+    class _Values:
+        """What `make_dataclass` gives."""
+
+        __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+        def __init__(self, **values: Unpack[SettingKeywords]) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    _Values = make_dataclass("_Values", [(name, kind, default) for name, (kind, default, _, _) in _TABLE.items()], frozen=True)
+
+
+class Settings(_Values):
     """Settings of a training.
 
     Attributes:
@@ -89,47 +226,6 @@ class Settings:
         baselines: also train the same architecture from scratch, as a baseline.
     """
 
-    epochs: int | None = None
-    batch_size: int = 32
-    optimizer: Any = "adamw"
-    loss: Any = None
-    learning_rate: float | None = None
-    weight_decay: float = 0.01
-    dropout: float = 0.0
-    l1: float = 0.0
-    stay_near: float = 0.0
-    distill: float = 0.0
-    co_tuning: float = 0.0
-    momentum: float = 0.9
-    schedule: str = "auto"
-    plateau_factor: float = 0.1
-    plateau_patience: int = 2
-    min_learning_rate: float = 0.0
-    decay: float = 0.0
-    warmup: float = 0.05
-    layer_decay: float | None = None
-    batch_norm: str = "auto"
-    refit: str | bool = "auto"
-    unfreeze_every: int | None = None
-    patience: int | None = 10
-    min_delta: float = 0.0
-    clip_norm: float | None = None
-    class_weight: Any = None
-    label_smoothing: float = 0.0
-    metrics: Sequence[Any] = ()
-    monitor: str | None = None
-    mode: str = "auto"
-    callbacks: Sequence[Any] = ()
-    log_with: Any = None
-    cache: str | None = "auto"
-    dtype: str = "float32"
-    engine: str = "auto"
-    cluster: str | None = None
-    precision: str = "float32"
-    device: str | None = None
-    task_weights: Mapping[str, float] | None = None
-    baselines: bool = False
-
     @classmethod
     def of(cls, given: Mapping[str, Any], *, also: Sequence[str] = ()) -> Settings:
         """Return the settings from keywords, after checking every value; omitted names keep their defaults.
@@ -146,7 +242,7 @@ class Settings:
             values[name] = tuple(one) if isinstance(one, list | tuple) else () if one is None else (one,)
         problems += [
             f"{name}={values[name]!r}: expected {rule}"
-            for name, (rule, holds) in _RULES.items()
+            for name, (_, _, rule, holds) in _TABLE.items()
             if name in values and not _holds(holds, values[name])
         ]
         problems += [] if problems else _together(values)
@@ -180,51 +276,6 @@ class Settings:
         return plain
 
 
-class SettingKeywords(TypedDict, total=False):
-    """The fields of `Settings` as keywords, for editors and type checkers."""
-
-    epochs: int | None
-    batch_size: int
-    optimizer: Any
-    loss: Any
-    learning_rate: float | None
-    weight_decay: float
-    dropout: float
-    l1: float
-    stay_near: float
-    distill: float
-    co_tuning: float
-    momentum: float
-    schedule: str
-    plateau_factor: float
-    plateau_patience: int
-    min_learning_rate: float
-    decay: float
-    warmup: float
-    layer_decay: float | None
-    batch_norm: str
-    refit: str | bool
-    unfreeze_every: int | None
-    patience: int | None
-    min_delta: float
-    clip_norm: float | None
-    class_weight: Any
-    label_smoothing: float
-    metrics: str | Callable[..., Any] | Sequence[Any]
-    monitor: str | None
-    mode: str
-    callbacks: Any
-    log_with: Any
-    cache: str | Path | None
-    dtype: str
-    engine: str
-    cluster: str | None
-    precision: str
-    device: str | None
-    task_weights: Mapping[str, float] | None
-    baselines: bool
-
-
 def _holds(rule: Callable[[Any], bool], value: Any) -> bool:
     try:
         return bool(rule(value))
@@ -232,21 +283,16 @@ def _holds(rule: Callable[[Any], bool], value: Any) -> bool:
         return False
 
 
-def _is_callback(value: Any) -> bool:
-    named = isinstance(value, str) and value.startswith(CALLABLE)
-    return named or (not isinstance(value, str | type) and (callable(value) or any(hasattr(value, hook) for hook in HOOKS)))
-
-
 def _together(values: Mapping[str, Any]) -> list[str]:
     """Return the conflicts between values that are each valid."""
-    plateau = [name for name in ("plateau_factor", "plateau_patience") if values.get(name, _USUAL[name]) != _USUAL[name]]
+    plateau = [name for name in ("plateau_factor", "plateau_patience") if values.get(name, _TABLE[name][1]) != _TABLE[name][1]]
     found = [
         f"{name}={values[name]!r} goes with schedule='plateau'; received {values.get('schedule', 'auto')!r}"
         for name in plateau
         if values.get("schedule") != "plateau"
     ]
     made = values.get("optimizer")
-    own = [name for name in ("weight_decay", "momentum") if name in values and values[name] != _USUAL[name]]
+    own = [name for name in ("weight_decay", "momentum") if name in values and values[name] != _TABLE[name][1]]
     return found + [f"{name}={values[name]!r} goes with optimizers by name; set it in your function" for name in own if callable(made)]
 
 
@@ -255,83 +301,3 @@ def _plain_loss(loss: Any) -> Any:
     if isinstance(loss, Mapping):
         return {name: _plain_loss(one) for name, one in loss.items()}
     return None if loss is None else plain_name(loss)
-
-
-def _is_loss(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return bool(value) and all(isinstance(name, str) and _is_loss(one) for name, one in value.items())
-    return value is None or value in LOSSES or callable(value) or (isinstance(value, str) and value.startswith(CALLABLE))
-
-
-def is_whole(value: Any) -> bool:
-    """Return whether a value is an int and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _weights(value: Any) -> bool:
-    return not isinstance(value, (str, Mapping)) and len(value) > 0 and all(weight >= 0 for weight in value)
-
-
-def _device(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and torch.device(value).type != "meta"
-    except RuntimeError:
-        return False
-
-
-_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "epochs": ("a whole number, 0 or more, or None", lambda value: value is None or (is_whole(value) and value >= 0)),
-    "batch_norm": (f"one of {', '.join(BATCH_NORMS)}", lambda value: value in BATCH_NORMS),
-    "refit": ("'auto', True, False or 'all'", lambda value: isinstance(value, bool) or value in ("auto", "all")),
-    "batch_size": ("a whole number, 1 or more", lambda value: is_whole(value) and value >= 1),
-    "optimizer": (
-        f"one of {', '.join(OPTIMIZERS)}, or a function that makes one from groups of parameters",
-        lambda value: value in OPTIMIZERS or callable(value) or value.startswith(CALLABLE),
-    ),
-    "loss": (f"one of {', '.join(LOSSES)}, a function of logits and targets, a mapping from task to these, or None", _is_loss),
-    "metrics": (
-        "names of scorers of scikit-learn, or functions of true and predicted targets",
-        lambda value: all(isinstance(one, str) or callable(one) for one in value),
-    ),
-    "monitor": ("the name of a figure of the history, or None", lambda value: value is None or isinstance(value, str)),
-    "mode": ("'auto', 'min' or 'max'", lambda value: value in ("auto", "min", "max")),
-    "callbacks": (
-        "objects with hooks such as on_epoch_end(epoch, logs), or functions of an epoch and its figures",
-        lambda value: all(map(_is_callback, value)),
-    ),
-    "log_with": (
-        "the name of a tracker such as 'tensorboard', a tracker of accelerate, or None",
-        lambda value: not isinstance(value, bool),
-    ),
-    "plateau_factor": ("a number in (0, 1)", lambda value: 0 < value < 1),
-    "plateau_patience": ("a whole number, 0 or more", lambda value: is_whole(value) and value >= 0),
-    "schedule": (f"one of {', '.join(SCHEDULES)}", lambda value: value in SCHEDULES),
-    "layer_decay": ("a number in (0, 1], or None", lambda value: value is None or 0 < value <= 1),
-    "class_weight": (
-        "'balanced', one weight a class (0 or more), or None",
-        lambda value: value is None or value == "balanced" or _weights(value),
-    ),
-    "cache": ("a folder, 'memory' or None", lambda value: value is None or isinstance(value, str)),
-    "dtype": ("float32 or float16", lambda value: value in ("float32", "float16")),
-    "engine": (f"one of {', '.join(ENGINES)}", lambda value: value in ENGINES),
-    "precision": ("one of auto, float32, bfloat16", lambda value: value in ("auto", "float32", "bfloat16")),
-    "cluster": ("'auto', 'ray://HOST:PORT' or None", lambda value: value is None or value == "auto" or str(value).startswith("ray://")),
-    "device": ("a device such as 'cpu' or 'cuda', or None", lambda value: value is None or _device(value)),
-    "task_weights": (
-        "task -> weight (a number above 0), or None",
-        lambda value: value is None or all(isinstance(name, str) and 0 < weight < float("inf") for name, weight in value.items()),
-    ),
-    "baselines": ("True or False", lambda value: isinstance(value, bool)),
-    **dict.fromkeys(
-        ("min_learning_rate", "decay", "l1", "stay_near", "co_tuning"), ("a number, 0 or more", lambda value: 0 <= value < float("inf"))
-    ),
-    **dict.fromkeys(("weight_decay", "min_delta"), ("a number, 0 or more", lambda value: value >= 0)),
-    **dict.fromkeys(("dropout", "distill", "momentum", "warmup", "label_smoothing"), ("a number in [0, 1)", lambda value: 0 <= value < 1)),
-    **dict.fromkeys(("learning_rate", "clip_norm"), ("a number above 0, or None", lambda value: value is None or value > 0)),
-    **dict.fromkeys(
-        ("unfreeze_every", "patience"),
-        ("a whole number, 1 or more, or None", lambda value: value is None or (is_whole(value) and value >= 1)),
-    ),
-}
-_USUAL = {field.name: field.default for field in fields(Settings)}
-"""Setting -> its default."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -19,71 +19,29 @@ from ...networks.contract import Network
 from ...networks.sources.opening import open_source
 from ...randomness import seeded
 from ...training import Settings
-from ..plan import make_plan
+from ..plan import FitKeywords, Plan, make_plan
 from ..preparing import prepared_for
 from ..setup import learning_parts
 from .bench import carried_out
 
 __all__ = ["TransferClassifier", "TransferRegressor"]
 
-_OF_PLAN = ("frozen", "block", "probe", "views", "augment", "validation", "seed", "start")
+
+class _Keywords(FitKeywords, total=False):
+    strategy: str
+    views: int
+    validation: float
+    seed: int
+    kind: str | None
 
 
-@dataclass(eq=False, repr=False, kw_only=True)  # scikit-learn asks for every setting by name
 class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Base of both estimators: opens the network and adapts a copy of it."""
 
-    # Settings are listed for scikit-learn and for editors; a test compares them with those of `Settings`.
-    # pylint: disable=duplicate-code
-    net: Any = field(kw_only=False)
-    strategy: str = "auto"
-    frozen: int | str | None = None
-    block: str | None = None
-    probe: str = "auto"
-    views: int = 1
-    augment: Any = "auto"
-    validation: float = 0.15
-    seed: int = 0
-    start: str = "auto"
-    kind: str | None = None
-    epochs: int | None = None
-    batch_size: int = 32
-    optimizer: Any = "adamw"
-    loss: Any = None
-    learning_rate: float | None = None
-    weight_decay: float = 0.01
-    dropout: float = 0.0
-    l1: float = 0.0
-    stay_near: float = 0.0
-    distill: float = 0.0
-    co_tuning: float = 0.0
-    momentum: float = 0.9
-    schedule: str = "auto"
-    plateau_factor: float = 0.1
-    plateau_patience: int = 2
-    min_learning_rate: float = 0.0
-    decay: float = 0.0
-    warmup: float = 0.05
-    layer_decay: float | None = None
-    batch_norm: str = "auto"
-    refit: str | bool = "auto"
-    unfreeze_every: int | None = None
-    patience: int | None = 10
-    min_delta: float = 0.0
-    clip_norm: float | None = None
-    class_weight: Any = None
-    label_smoothing: float = 0.0
-    metrics: Sequence[Any] = ()
-    monitor: str | None = None
-    mode: str = "auto"
-    callbacks: Sequence[Any] = ()
-    log_with: Any = None
-    cache: str | None = "auto"
-    dtype: str = "float32"
-    engine: str = "auto"
-    cluster: str | None = None
-    precision: str = "float32"
-    device: str | None = None
+    def __init__(self, net: Any, **settings: Unpack[_Keywords]) -> None:
+        given = _SIGNATURE.bind(self, net, **settings)
+        given.apply_defaults()
+        self.__dict__.update(list(given.arguments.items())[1:])
 
     def _read(self, items: Any, targets: Any, *, sample_weight: Any, **how: Any) -> Dataset:
         """Read the examples of `fit` with their weights, if any are given and not all equal."""
@@ -103,8 +61,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.network_, self.history_ = outcome.network, outcome.history
 
     def _options(self) -> dict[str, Any]:
-        names, own = (*_OF_PLAN, *(field.name for field in fields(Settings))), self.get_params(deep=False)
-        return {name: own[name] for name in names if own.get(name) is not None or name in _NONE_MEANS}
+        return {name: own for name in _DEFAULTS if (own := getattr(self, name)) is not None or name in _NONE_MEANS}
 
     def _checked(self, X: Any, y: Any = "no_validation", *, reset: bool = True, **options: Any) -> Any:
         return validate_data(self, X, y, reset=reset, allow_nd=True, **options)
@@ -281,6 +238,20 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
 
 _NONE_MEANS = ("patience", "cache")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_OF_PLAN = ("frozen", "block", "probe", "views", "augment", "validation", "seed", "start")
+_LEFT_OUT = ("task_weights", "baselines")
+"""Settings for several tasks, and for a report."""
+_DEFAULTS = {one.name: one.default for one in fields(Plan) if one.name in _OF_PLAN}
+_DEFAULTS |= {one.name: one.default for one in fields(Settings) if one.name not in _LEFT_OUT}
+_SIGNATURE = inspect.Signature(
+    [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", "net")]
+    + [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=usual)
+        for name, usual in ({"strategy": "auto", "kind": None} | _DEFAULTS).items()
+    ]
+)
+"""The signature of both estimators: scikit-learn asks for every setting by name."""
+_Transfer.__init__.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
 
 
 def _network_of(source: Any, shape: Sequence[int] | None) -> Network:
