@@ -1,6 +1,6 @@
 """Large data: how time and memory grow with the number of examples. Each size runs in a process of its own; data are made on the way.
 
-Run it with `python benchmarks/large_data.py [FOLDER] [--scale 0.1]`; the figures stand in `benchmarks/README.md`.
+Run it with `python benchmarks/large_data.py [FOLDER] [--scale 0.1] [--strategy auto]`; the figures stand in `benchmarks/README.md`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def made(folder: Path, kind: str, count: int) -> Path:
     return path
 
 
-def measured(path: Path, kind: str, count: int) -> dict[str, float]:
+def measured(path: Path, kind: str, *, count: int, strategy: str) -> dict[str, float]:
     """Read and adapt, and return seconds of CPU and the peak of the memory in MiB."""
     import torch
     from torch import nn
@@ -64,7 +64,7 @@ def measured(path: Path, kind: str, count: int) -> dict[str, float]:
     started, base = time.process_time(), _peak()
     data = regraft.read(path, target=f"labels-{count}.npy") if kind == "npy" else regraft.read(path)
     read, read_peak = time.process_time(), _peak()
-    strategy = "head" if kind == "pictures" else "probe"
+    strategy = strategy or ("head" if kind == "pictures" else "probe")
     result = regraft.adapt(net, data, strategy=strategy, cache=path.parent / f"cache-{kind}-{count}")
     ended = time.process_time()
     accuracy = float(result.scores["holdout"]["accuracy"])
@@ -82,20 +82,22 @@ def main() -> None:
     asked.add_argument("folder", nargs="?", type=Path)
     asked.add_argument("--scale", type=float, default=1.0, help="share of the examples")
     asked.add_argument("--only", nargs="+", default=["csv", "npy", "pictures"], help="kinds of data")
+    asked.add_argument("--strategy", default="", help="strategy of adapt; by default probe for rows and head for pictures")
+    asked.add_argument("--sizes", type=int, nargs="+", help="numbers of examples in place of those in the table")
     asked.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = asked.parse_args()
     if options.one is not None:
         kind, count = options.one[0], int(options.one[1])
-        print(json.dumps(measured(options.folder, kind, count)))
+        print(json.dumps(measured(options.folder, kind, count=count, strategy=options.strategy)))
         return
     with tempfile.TemporaryDirectory() as made_folder:
         folder = options.folder or Path(made_folder)
         folder.mkdir(parents=True, exist_ok=True)
         for kind, counts in (("csv", ROWS), ("npy", ROWS), ("pictures", PICTURES)):
-            for full in counts if kind in options.only else ():
-                count = int(full * options.scale)
+            sizes = options.sizes or [int(full * options.scale) for full in counts]
+            for count in sizes if kind in options.only else ():
                 path = made(folder, kind, count)
-                command = [sys.executable, __file__, str(path), "--one", kind, str(count)]
+                command = [sys.executable, __file__, str(path), "--one", kind, str(count), f"--strategy={options.strategy}"]
                 ran = subprocess.run(command, capture_output=True, text=True, check=False)
                 if ran.returncode:
                     print(f"{kind} {count:,}: {ran.stderr.strip().splitlines()[-1:]}", flush=True)

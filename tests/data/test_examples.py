@@ -129,8 +129,7 @@ def test_items_are_asked_for_when_they_are_needed() -> None:
     assert source.asked <= 4
 
 
-@pytest.mark.parametrize("family", ["torch", "keras"])
-@pytest.mark.parametrize("form", ["map-style", "loader", "generator"])
+@pytest.mark.parametrize(("form", "family"), [("map-style", "torch"), ("loader", "torch"), ("generator", "torch"), ("map-style", "keras")])
 def test_a_network_is_adapted_to_them_as_to_arrays(form: str, family: str) -> None:
     if family == "keras":
         keras = pytest.importorskip("keras")

@@ -126,6 +126,11 @@ def _read_source(source: Any, options: ReadOptions) -> Dataset:
     if options.inputs is not None and not (is_frame(source) or isinstance(source, str | Path)):
         raise DataError(f"inputs={dict(options.inputs)!r} names columns of a table; received {type(source).__name__}. Give a mapping as X.")
     if isinstance(source, Mapping):
+        if any(hasattr(part, "column_names") and hasattr(part, "features") for part in source.values()):
+            raise DataError(
+                f"A {type(source).__name__} of the splits {', '.join(map(repr, source))} was received; expected one of them. Give the "
+                "others separately, such as regraft.adapt(network, data['train'], test=data['test'])."
+            )
         return read_arrays((source, None), options)
     if isinstance(source, Dataset):
         return _again(source, options)

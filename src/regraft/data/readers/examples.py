@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import DataError, near_names
+from ...files.media import picture_of
+from ...files.text import printable
+from ..decoding.files import kind_of
 from ..items import LazyItems, as_numpy, listed
 
 __all__ = ["TARGET_NAMES", "Examples", "are_examples", "examples_of", "label_names", "unlabelled"]
@@ -20,6 +24,8 @@ _LABELS = ("targets", "labels")
 """Attributes in which torchvision data sets store all labels, so that nothing needs decoding."""
 _KERAS = "on_epoch_end"
 """Method by which a Keras `Sequence` or `PyDataset` is recognised; its indices stand for batches."""
+_COLUMNS = "select_columns"
+"""Method by which a data set of Hugging Face is recognised."""
 MOST_SHOWN = 5
 _ADVICE = "expected (example, label), or a mapping in which target= names the label"
 
@@ -128,13 +134,11 @@ def _mapped(source: Any, target: str | None) -> Examples:
         return Examples(as_numpy(tensors[0]), as_numpy(tensors[1]), f"examples and labels are the tensors of the {kind}")
     first = _example(source, 0, target=target)
     label, item = first.names
-    columns = getattr(source, "column_names", None)
+    columns, classes = getattr(source, "column_names", None), _class_names(source, label)
     if isinstance(columns, list) and label in columns:  # Hugging Face: reading one column decodes no other
         labels: Any = list(source[label])
-        feature = (getattr(source, "features", None) or {}).get(label)
-        classes = getattr(feature, "names", None)
     else:
-        labels, classes = _labels_of(source, count, target=target), getattr(source, "classes", None)
+        labels, classes = _labels_of(source, count, target=target), classes or getattr(source, "classes", None)
     items: Any = LazyItems(lambda index: _item(_example(source, index, target=target).item), np.arange(count))
     if columns and isinstance(first.item, str | int | float):
         items = list(source[item])
@@ -143,9 +147,16 @@ def _mapped(source: Any, target: str | None) -> Examples:
     return Examples(items, labels, note, tuple(map(str, classes)) if classes and _count(labels) else None)
 
 
+def _class_names(source: Any, label: str) -> Any:
+    """Return the class names that a Hugging Face data set has for a column of labels, or of lists of labels; None if it has none."""
+    feature = (getattr(source, "features", None) or {}).get(label)
+    return getattr(getattr(feature, "feature", feature), "names", None)
+
+
 def _count(labels: Any) -> bool:
-    """Return whether labels are integers, so that they can index class names."""
-    return as_numpy(labels).dtype.kind in "iu"
+    """Return whether labels are integers, or lists of integers, so that they can index class names."""
+    flat = itertools.chain.from_iterable(one if isinstance(one, list | np.ndarray) else [one] for one in labels)
+    return as_numpy(list(flat)).dtype.kind in "iu"
 
 
 def _labels_of(source: Any, count: int, *, target: str | None) -> Any:
@@ -170,10 +181,10 @@ def _example(source: Any, index: int, *, target: str | None) -> _Example:
         example = source[index]
     except Exception as error:  # the user's data set may raise anything
         raise DataError(f"The data set failed for example {index}: {type(error).__name__}: {error}. Repair it, or leave it out.") from error
-    return _parted(example, target, index=index)
+    return _parted(example, target, index=index, columns=hasattr(source, _COLUMNS))
 
 
-def _parted(example: Any, target: str | None, *, index: int) -> _Example:
+def _parted(example: Any, target: str | None, *, index: int, columns: bool) -> _Example:
     if isinstance(example, Mapping):
         names = list(example)
         wanted = [target] if target else label_names(names)[:1]
@@ -181,7 +192,9 @@ def _parted(example: Any, target: str | None, *, index: int) -> _Example:
         others = [name for name in names if name != label]
         if label is None or len(others) != 1:
             near = near_names(str(target), names) if target else "."
-            raise DataError(f"Example {index} has the parts {listed(map(repr, names), 12)}; {_ADVICE} and one other is the example{near}")
+            how = " Leave out the other columns with select_columns, or give the data set's to_pandas() as a table." if columns else ""
+            shown = listed(map(repr, names), 12)
+            raise DataError(f"Example {index} has the parts {shown}; {_ADVICE} and one other is the example{near}{how}")
         return _Example(example[others[0]], example[label], (label, others[0]))
     if isinstance(example, tuple | list) and len(example) == 2 and target is None:
         return _Example(*example)
@@ -198,7 +211,26 @@ def _plain(value: Any) -> Any:
 
 
 def _item(value: Any) -> Any:
-    return value if isinstance(value, str) or type(value).__module__.startswith("PIL") or hasattr(value, "__fspath__") else as_numpy(value)
+    if isinstance(value, str) or type(value).__module__.startswith("PIL") or hasattr(value, "__fspath__"):
+        return value
+    if isinstance(value, Mapping) and {*value} == {"bytes", "path"}:  # Hugging Face, with decode=False
+        return _stored(value["bytes"], str(value["path"] or ""))
+    made = as_numpy(value)
+    if made.dtype.kind == "O" and not made.ndim:
+        how = " of a recording: cast its column with Audio(decode=False)" if {*dir(value)} & {"get_all_samples", "keys"} else ""
+        raise DataError(f"An example is a {type(value).__name__}; expected numbers, a text, a path or a picture{how}.")
+    return made
+
+
+def _stored(content: bytes | None, path: str) -> Any:
+    """Return the picture in an encoded file, or the path of a file that is not read yet."""
+    if content is None:
+        return Path(path)
+    if kind_of(Path(path)) == "audio":
+        raise DataError(f"An example holds the bytes of the recording {printable(path)!r}; expected the path of a file. Write it to one.")
+    with picture_of(content) as picture:
+        picture.load()
+        return picture.copy()
 
 
 # ── once through ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -207,8 +239,10 @@ def _item(value: Any) -> Any:
 def _once(source: Any, target: str | None, *, batched: bool) -> Examples:
     items: list[Any] = []
     labels: list[Any] = []
+    name, columns = "", hasattr(source, _COLUMNS)
     for index, example in enumerate(_given(source)):
-        found = _parted(example, target, index=index)
+        found = _parted(example, target, index=index, columns=columns)
+        name = found.names[0]
         single = not batched and not _is_batch(found)
         items += [_item(found.item)] if single else [_item(one) for one in found.item]
         labels += [_plain(found.label)] if single else [_plain(one) for one in found.label]
@@ -216,7 +250,9 @@ def _once(source: Any, target: str | None, *, batched: bool) -> Examples:
             raise DataError(f"Batch {index} has other numbers of examples and of labels: {len(found.item)} and {len(found.label)}.")
     if not items:
         raise DataError(f"The data set ({type(source).__name__}) gave no example; expected one or more. An iterator can be read only once.")
-    return Examples(items, labels, f"{len(items):,} examples of the {type(source).__name__} were read once through, and are held in memory")
+    note = f"{len(items):,} examples of the {type(source).__name__} were read once through, and are held in memory"
+    classes = _class_names(source, name)
+    return Examples(items, labels, note, tuple(map(str, classes)) if classes and _count(labels) else None)
 
 
 def _is_batch(example: _Example) -> bool:
