@@ -16,7 +16,7 @@ from tests.reliability import cases
 
 import regraft
 from regraft.networks.keras.library import keras
-from regraft.networks.keras.weights import seeded as keras_seeded
+from regraft.networks.keras.running import seeded as keras_seeded
 from regraft.randomness import seeded
 
 FAMILIES = pytest.mark.parametrize("family", cases.FAMILIES)

@@ -36,7 +36,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "lin": LEARNED,
     "codes": LEARNED,
 }
-FAST = {("torch", "auto"), ("torch", "probe"), ("torch", "head"), ("torch", "full"), ("keras", "probe"), ("keras", "head")}
+FAST = {("torch", "probe"), ("torch", "full"), ("keras", "head")}
 MOST_LOST, LEAST_FOUND = 0.08, 0.6
 
 
@@ -135,7 +135,7 @@ def test_so_it_is_with_more_features_than_examples_and_few_new_ones(learned: int
     assert lost <= MOST_LOST and found >= LEAST_FOUND, extended
 
 
-@pytest.mark.parametrize("strategy", ["probe", "head"])
+@pytest.mark.parametrize("strategy", [pytest.param("probe", marks=pytest.mark.slow), "head"])
 def test_old_classes_that_only_learned_examples_tell_well_are_not_lost(strategy: str, tmp_path: Path) -> None:
     """Forty rows of noise beside a weak answer: a head is sure of what it was fitted to, and not of others. What is kept says so."""
     draw = np.random.default_rng(0)
@@ -159,7 +159,7 @@ def test_old_classes_that_only_learned_examples_tell_well_are_not_lost(strategy:
     assert lost <= 0.12 and lost < blind - 0.05 and found >= 0.3, (lost, blind, found)
 
 
-@pytest.mark.parametrize("strategy", ["probe", "full"])
+@pytest.mark.parametrize("strategy", ["probe", pytest.param("full", marks=pytest.mark.slow)])
 def test_so_it_is_with_statistics_of_some_features_of_a_very_wide_head(
     strategy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -256,7 +256,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def _text_rows() -> list[Any]:
     names = [name for name in STRATEGIES if name != "lin"]  # which needs an input of real numbers
-    return [pytest.param(name, marks=() if name in ("probe", "head", "bias") else pytest.mark.slow) for name in names]
+    return [pytest.param(name, marks=() if name == "head" else pytest.mark.slow) for name in names]
 
 
 @pytest.mark.parametrize("strategy", _text_rows())

@@ -161,7 +161,7 @@ def test_settled_files_open_in_plain_keras(tmp_path: Path) -> None:
         again.sample = settled.sample
         assert same(scores(again), scores(settled))
         paths.append(path)
-    assert_plain_keras_agrees(paths, tmp_path)
+    assert_plain_keras_agrees(paths)
 
 
 def test_training_forms_are_not_saved_nor_stacked(tmp_path: Path) -> None:

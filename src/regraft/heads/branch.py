@@ -14,7 +14,7 @@ from ..networks.contract import Head, Network
 from ..networks.names import checked_classes, rows_of
 from ..randomness import own_state
 from ..tasks import KINDS
-from .starting import Start, as_data, empty_head, ready_for, started
+from .starts import Start, as_data, empty_head, ready_for, started
 
 __all__ = ["branch"]
 

@@ -15,7 +15,7 @@ from ..networks.names import checked_classes, index_of
 from ..networks.sources.opening import side_by_side
 from ..probes.calibration import fit_scales, log_loss
 from ..randomness import own_state
-from .starting import empty_head, ready_for
+from .starts import empty_head, ready_for
 
 __all__ = ["combine"]
 

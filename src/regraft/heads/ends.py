@@ -36,7 +36,6 @@ def cut(net: Network, block: str) -> Network:
         ({}, (5, 8))
     """
     shorter = net.ended(block)
-    shorter.statistics = shorter.unknown = None
     names = [known.name for known in net.blocks]
     gone = tuple(names[names.index(block) + 1 :])
     entries = {"dropped": list(gone)} if gone else {}
@@ -75,6 +74,5 @@ def join(net: Network, columns: Sequence[str]) -> Network:
         raise SettingError(f"Received the columns {names}; expected one or more different names.")
     joined = net.with_columns(len(names))
     joined.preprocessing = ColumnsPreprocessing(preprocessing_from_dict(net.preprocessing.to_dict()), tuple(names))
-    joined.statistics = joined.unknown = None
     joined.account = net.account.joined(Account(notes=(f"the head also reads the columns {', '.join(map(repr, names))}",)))
     return joined

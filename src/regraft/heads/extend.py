@@ -19,8 +19,18 @@ from ..probes import ClassStatistics, fit_lda, fit_ridge, statistics_of
 from ..probes.common import folds_of
 from ..randomness import own_state
 from ..tasks import harmonic_mean
-from .starting import STARTS, Start, as_data, ready_for, started
-from .starts import Rows, fitted_rows, lowest_biases, probed_rows, separated_rows
+from .starts import (
+    STARTS,
+    Rows,
+    Start,
+    as_data,
+    fitted_rows,
+    lowest_biases,
+    probed_rows,
+    ready_for,
+    separated_rows,
+    started,
+)
 
 __all__ = ["extend", "extension_figures"]
 

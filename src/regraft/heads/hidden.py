@@ -11,7 +11,7 @@ from ..errors import NetworkError, SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Head, Network
 from ..networks.parts.head import ACTIVATIONS
-from .starting import Start, empty_head
+from .starts import Start, empty_head
 
 __all__ = ["Hidden", "check_deepened", "deepened", "hidden_layers"]
 
@@ -74,7 +74,6 @@ def deepened(net: Network, classes: Sequence[str], *, layers: Hidden, dropout: f
             zeros = empty_head(task, classes, kind=kind, features=below)
             head = replace(zeros, weight=head.weight, bias=head.bias) if asked.how == "random" else zeros
         made = made.with_stack(head, activation, dropout=dropout)
-    made.statistics = made.unknown = None  # belong to the old features
     told = ", ".join(f"{units} {activation}" for units, activation in layers) + (f", each with dropout {dropout}" if dropout else "")
     note = f"below the new head are layers that were never trained ({told}): {', '.join(map(repr, made.fresh))}"
     entries = {"new": list(classes)} | ({"dropped": list(old)} if old else {})

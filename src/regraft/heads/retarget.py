@@ -15,7 +15,7 @@ from ..networks.contract import Head, Network
 from ..networks.names import checked_classes, exact_name, normal_name, rows_of
 from ..randomness import own_state
 from .hidden import Hidden, check_deepened, deepened, hidden_layers
-from .starting import Start, empty_head, ready_for, started
+from .starts import Start, empty_head, ready_for, started
 from .synonyms import alias_form, aliases
 
 __all__ = ["retarget", "retargeted_rows"]

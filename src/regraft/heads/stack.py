@@ -14,7 +14,7 @@ from ..networks.contract import Network
 from ..networks.names import checked_classes
 from ..networks.parts.head import ACTIVATIONS
 from ..randomness import own_state
-from .starting import Start, empty_head, ready_for, started
+from .starts import Start, empty_head, ready_for, started
 
 __all__ = ["stack"]
 
@@ -66,7 +66,6 @@ def stack(
     if start != "zeros":
         stacked.set_rows_(filled.layer, filled.weight, bias=filled.bias)
         stacked.body.refresh_heads_()
-    stacked.statistics = stacked.unknown = None  # belong to the old features
     below = f"the {len(old.weight)} old scores ({activation}) are the features of the new head; the old head is part of the backbone"
     stacked.account = net.account.of_weights().joined(Account({"new": list(names)}, notes=(below,)))
     return stacked

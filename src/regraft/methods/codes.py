@@ -16,7 +16,7 @@ from ..errors import NetworkError
 from ..freezing import added_parameters, frozen_but, head_parameters
 from ..networks.contract import Coding, Network
 from ..networks.parts.coding import ENTRANCE, LAYERS
-from ..networks.parts.layers import points_in
+from ..networks.parts.structure import points_in
 from .contract import Begun, Method, Option, are_names
 
 __all__ = ["METHOD", "TRAININGS", "mean_code", "shared_rows"]

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import NetworkError
 from ..freezing import added_parameters, frozen_but, head_parameters
 from ..networks.contract import Network
-from ..networks.parts.layers import points_in
+from ..networks.parts.structure import points_in
 from .contract import Begun, Method, Option, are_names
 
 __all__ = ["FORMS", "METHOD"]

@@ -27,9 +27,8 @@ from .names import checked_classes
 from .onnx_files import write_onnx
 from .parts.coding import Coding, in_condition, without_conditions
 from .parts.head import Head, one_row
-from .parts.layers import Block, Layer, Point
 from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns
-from .parts.structure import prefixes
+from .parts.structure import Block, Layer, Point, prefixes
 from .parts.taps import Tap, TapSlice
 from .predictions import Predictions, Run, concatenated, predictions, result_head, together
 from .torch.programs import refuse_program

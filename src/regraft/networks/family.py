@@ -24,21 +24,22 @@ from ..errors import NetworkError, near_names
 from ..files.text import printable
 from ..randomness import seeded
 from .account import Account
-from .edits import Biased, Channels, Codes, Columns, Cut, Edit, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
+from .edits import Edit
 from .fingerprints.values import Structure
 from .parts.coding import Coding
 from .parts.head import FoundHead, Head, two_rows
-from .parts.layers import Block, Layer
 from .parts.protocols import Inputs, Scores, on_device
-from .parts.structure import prefixes
+from .parts.structure import Block, Layer, prefixes
 from .parts.taps import TapSlice
 from .predictions import grouped_scores
 from .tracing import capture
 
-__all__ = ["B", "Body", "Family", "Places", "edit_table"]
+__all__ = ["B", "Body", "EditTable", "Family", "Places"]
 
 Places = Mapping[str, tuple[Head, FoundHead | None]]
 """Heads by task, each with its location in the module, or None for a derived head."""
+EditTable = Mapping[type[Edit], Callable[..., Any]]
+"""The functions that apply the supported kinds of edits: private copy of the body, edit, `head` and `seed` -> changed body."""
 
 
 @dataclass(eq=False)
@@ -358,35 +359,6 @@ def _renamed(names: Collection[str], now: Mapping[str, str]) -> frozenset[str]:
 B = TypeVar("B", bound=Body)
 
 
-def edit_table(
-    *,
-    rows: Callable[..., Any],
-    stack: Callable[..., Any],
-    cut: Callable[..., Any],
-    taps: Callable[..., Any],
-    channels: Callable[..., Any],
-    columns: Callable[..., Any],
-    others: Any,
-) -> Mapping[type[Edit], Callable[..., Any]]:
-    """Return the functions that apply each kind of edit; each takes a private copy of a body, the edit, a head and a seed.
-
-    `others` is the module with the functions for edits that add layers inside or before the network.
-    """
-    return {
-        Rows: lambda twin, _edit, head, _seed: rows(twin, head),
-        Stack: lambda twin, edit, head, _seed: stack(twin, edit, head=head),
-        Cut: lambda twin, edit, _head, _seed: cut(twin, edit.block),
-        Taps: lambda twin, edit, _head, _seed: taps(twin, edit.points),
-        Channels: lambda twin, edit, _head, _seed: channels(twin, edit.count),
-        Columns: lambda twin, edit, _head, _seed: columns(twin, edit.count),
-        Codes: lambda twin, edit, _head, seed: others.coded(twin, edit.coding, seed=seed),
-        InputLayer: lambda twin, _edit, _head, _seed: others.with_entrance(twin),
-        ScaleShift: lambda twin, edit, _head, _seed: others.adjusted(twin, edit),
-        LowRank: lambda twin, edit, _head, seed: others.low_rank(twin, edit, seed=seed),
-        Biased: lambda twin, edit, _head, _seed: others.biased(twin, edit.layers),
-    }
-
-
 class Family(Generic[B]):
     """The operations of a framework on its `Body`; one stateless object per framework.
 
@@ -397,8 +369,7 @@ class Family(Generic[B]):
     name: ClassVar[str]
     layout: ClassVar[str] = "channels_first"
     own_endings: ClassVar[tuple[str, ...]] = ()
-    edits: ClassVar[Mapping[type[Edit], Callable[..., Any]]] = {}
-    """The functions that apply the supported kinds of edits; each takes a private copy of the body, the edit, a head and a seed."""
+    edits: ClassVar[EditTable] = {}
     becomes: ClassVar[dict[str, Callable[[Any, str], Any]]] = {}
     """Converters to each family, by its name. `sources.opening`, which knows all families, registers them."""
 
@@ -411,7 +382,7 @@ class Family(Generic[B]):
         if work is None:
             self._refuse(f"cannot be changed by {edit!r}.")
         with seeded():
-            return cast(B, work(body.copy(), edit, head, seed))
+            return cast(B, work(body.copy(), edit, head=head, seed=seed))
 
     def unedit(self, body: B, edit: Edit, *, code: Tensor | None) -> tuple[B, tuple[str, ...]]:
         """Return a copy with the layers that `edit` added folded into the weights, and the names of layers that gained a bias.

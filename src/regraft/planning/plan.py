@@ -16,7 +16,7 @@ from ..files.formats import reason_of
 from ..files.schema import HEADINGS, Candidate, Plain, candidate_rows, checked
 from ..files.text import notebook_html, printable
 from ..files.writing import json_text
-from ..heads.starting import STARTS
+from ..heads.starts import STARTS
 from ..methods import METHODS, SWITCHES
 from ..training import Settings
 from ..training.settings import SettingKeywords, is_whole

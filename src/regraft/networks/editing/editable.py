@@ -19,8 +19,8 @@ from ..edits import FORMS, TRAINING, Biased, Channels, Codes, Columns, Cut, Edit
 from ..family import Body
 from ..parts.coding import Coding
 from ..parts.head import Head
-from ..parts.layers import Point
 from ..parts.record import Record
+from ..parts.structure import Point
 from ..parts.taps import INPUT, Tap, checked_points
 from ..samples import sample_facts
 from ..torch.programs import refuse_program

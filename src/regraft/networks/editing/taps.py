@@ -14,9 +14,8 @@ from torch.nn import Module, functional
 
 from ...errors import NetworkError
 from ..family import Body
-from ..parts.layers import Block
 from ..parts.protocols import Inputs
-from ..parts.structure import block_end
+from ..parts.structure import Block, block_end
 from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, nothing_left, pools_at
 from ..samples import three_items
 from ..tracing import as_tensor, flat_tensors, joined

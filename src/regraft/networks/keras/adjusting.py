@@ -12,32 +12,21 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkError, near_names
-from ..edits import LowRank, ScaleShift
+from ..edits import Biased, Codes, InputLayer, LowRank, ScaleShift
+from ..family import EditTable
 from ..parts.coding import CODE_SPREAD, ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
 from ..parts.scaling import film, lhuc
 from .body import KerasBody
 from .heads import channels_last
 from .library import keras
 from .opened import Rewiring, Step, named, named_inputs, opened
+from .running import seeded
 from .sizes import put_activation_, reset_, retrack_, taken_activation_
 from .structure import ADJUSTED, CODES, CONDITION, Site, channel_axis, graph_of, is_code, no_graph
-from .weights import seeded
 
-__all__ = [
-    "ENTRANCE_NAME",
-    "adjusted",
-    "biased",
-    "coded",
-    "entry_of",
-    "fold_",
-    "folded",
-    "low_rank",
-    "over_channels",
-    "settled",
-    "with_entrance",
-]
+__all__ = ["INSIDE", "folded", "settled"]
 
-ENTRANCE_NAME = "entrance"
+_ENTRANCE = "entrance"
 
 
 # ── scales and shifts ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -74,7 +63,7 @@ class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes thro
         return {"form": self.form, "axis": self.axis, "name": self.name, "dtype": self.dtype_policy.name}
 
 
-def adjusted(twin: KerasBody, edit: ScaleShift) -> KerasBody:
+def _adjusted(twin: KerasBody, edit: ScaleShift, **_: Any) -> KerasBody:
     """Scale and shift the values at the hook points of an `edit` by channel. `settled` folds the result."""
     plain, pass_, added = twin.copy(), Rewiring(), dict[str, str]()
     for name, site in twin.chosen_sites(edit.points).items():
@@ -100,7 +89,7 @@ def _adjusting(site: Site, form: str) -> Step:
     return step
 
 
-def fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = None) -> bool:
+def _fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = None) -> bool:
     """Fold a channel-wise scale (C,) and shift (C,) of a layer's pre-activation into its weights. Return whether it gained a bias."""
     normal = isinstance(layer, keras.layers.BatchNormalization)
     created = shift is not None and not (layer.center if normal else layer.bias is not None)
@@ -119,12 +108,11 @@ def fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = Non
     return created
 
 
-def biased(twin: KerasBody, layers: Sequence[str]) -> KerasBody:
-    """Give these `layers`, which have hook points, a bias of zeros."""
-    for name in layers:
+def _biased(twin: KerasBody, edit: Biased, **_: Any) -> KerasBody:
+    for name in edit.layers:
         _with_places_(twin.by_name[name], scale=False, shift=True)
     retrack_(twin.module)
-    twin.recount_(layers)
+    twin.recount_(edit.layers)
     return twin
 
 
@@ -142,7 +130,7 @@ def _with_places_(layer: Any, *, scale: bool, shift: bool) -> tuple[Any, Any]:
 # ── low-rank changes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def low_rank(twin: KerasBody, edit: LowRank, *, seed: int) -> KerasBody:
+def _low_rank(twin: KerasBody, edit: LowRank, *, seed: int, **_: Any) -> KerasBody:
     """Replace W with W + (alpha / rank) A B in the layers of an `edit`, by Keras' own `enable_lora`; `seed` draws A.
 
     Source: LoRA (Hu et al. 2022). Deviation: Keras draws A with "he_uniform".
@@ -199,7 +187,7 @@ def settled(body: KerasBody) -> tuple[KerasBody, tuple[str, ...]]:
             variable.value.copy_(value)
         for name, layer in body.adjusting.items():
             scale, shift = body.by_name[layer].by_channel()
-            if fold_(twin.by_name[name], scale=scale, shift=shift if shift is not None and bool(shift.any()) else None):
+            if _fold_(twin.by_name[name], scale=scale, shift=shift if shift is not None and bool(shift.any()) else None):
                 created.append(name)
     twin.sample, twin.input_shape, twin.coding, twin.training = body.sample, body.input_shape, body.coding, body.training
     twin.heads, twin.found, twin.draws, twin.untrained = dict(body.heads), body.found, body.draws, body.untrained
@@ -210,7 +198,7 @@ def settled(body: KerasBody) -> tuple[KerasBody, tuple[str, ...]]:
 # ── a layer before the input ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def entry_of(body: KerasBody) -> tuple[Any, int]:
+def _entry_of(body: KerasBody) -> tuple[Any, int]:
     """Return the only input of a body's graph and its feature (channel) axis, which follows the layout of the first convolution."""
     graph = graph_of(body.module)
     if graph is None:
@@ -221,7 +209,7 @@ def entry_of(body: KerasBody) -> tuple[Any, int]:
         raise NetworkError(
             f"'{body.module.name}' takes {received}; a layer before the input needs one input of real numbers of known width."
         )
-    taken = [name for name in body.by_name if name.split("_")[0] == ENTRANCE_NAME]
+    taken = [name for name in body.by_name if name.split("_")[0] == _ENTRANCE]
     if taken:
         raise NetworkError(f"The network has a layer named {taken[0]!r} already; expected no name that begins with 'entrance'. Rename it.")
     layers = [body.by_name[layer.name] for layer in body.layers]
@@ -231,7 +219,7 @@ def entry_of(body: KerasBody) -> tuple[Any, int]:
 
 
 # over the limit: a layer and its settings
-def over_channels(tensor: Any, count: int, *, axis: int, name: str, zero: bool = False) -> tuple[Any, Any]:
+def _over_channels(tensor: Any, count: int, *, axis: int, name: str, zero: bool = False) -> tuple[Any, Any]:
     """Return a linear layer over the channels (`axis`) of a symbolic tensor, and its output with `count` channels.
 
     With `zero` its weights start at zero.
@@ -245,11 +233,11 @@ def over_channels(tensor: Any, count: int, *, axis: int, name: str, zero: bool =
     return layer, layer(tensor)
 
 
-def with_entrance(twin: KerasBody) -> KerasBody:
+def _with_entrance(twin: KerasBody, _edit: InputLayer, **_: Any) -> KerasBody:
     """Put a linear layer over the features (channels) before the input, initialised to the identity."""
-    tensor, axis = entry_of(twin)
+    tensor, axis = _entry_of(twin)
     width = tensor.shape[axis]
-    layer, entered = over_channels(tensor, width, axis=axis, name=ENTRANCE_NAME)
+    layer, entered = _over_channels(tensor, width, axis=axis, name=_ENTRANCE)
     with torch.no_grad():
         layer.kernel.value.copy_(torch.from_numpy(np.eye(width, dtype="float32")).reshape(layer.kernel.shape))
     pass_ = Rewiring()
@@ -257,13 +245,13 @@ def with_entrance(twin: KerasBody) -> KerasBody:
 
 
 @seeded(0)
-def coded(twin: KerasBody, coding: Coding, *, seed: int) -> KerasBody:
-    """Let the network take a condition with each example, as `coding` says; `seed` draws the first codes.
+def _coded(twin: KerasBody, edit: Codes, *, seed: int, **_: Any) -> KerasBody:
+    """Let the network take a condition with each example; `seed` draws the first codes.
 
     "entrance" is an adaptation network of two layers before the input; both read the code. Source: Abdel-Hamid & Jiang (ICASSP 2013).
     Deviation: its output is added to the input and starts at zero.
     """
-    taken = [name for name, layer in twin.by_name.items() if layer.name == CODES or is_code(layer)]
+    coding, taken = edit.coding, [name for name, layer in twin.by_name.items() if layer.name == CODES or is_code(layer)]
     if taken:
         raise NetworkError(f"The network has a layer named {taken[0]!r} already; expected no name that begins with 'codes'. Rename it.")
     graph, pass_, known = opened(twin.module), Rewiring(coded=coding.into == LAYERS), dict[int, Any]()
@@ -275,14 +263,14 @@ def coded(twin: KerasBody, coding: Coding, *, seed: int) -> KerasBody:
         pass_.behind |= {id(site.layer): _shifted_by_code(site) for site in chosen.values()}
     elif coding.into == ENTRANCE:
         with seeded(seed):
-            values, axis = tensor, _ = entry_of(twin)
-            width = tensor.shape[axis]
+            tensor, axis = _entry_of(twin)
+            values, width = tensor, tensor.shape[axis]
             code = _looked_up(condition, coding, dtype=tensor.dtype)
             for name, count, activation in (("hidden", coding.hidden(width), "relu"), ("last", width, "linear")):
-                layer, values = over_channels(values, count, axis=axis, name=f"{ENTRANCE_NAME}_{name}", zero=name == "last")
+                layer, values = _over_channels(values, count, axis=axis, name=f"{_ENTRANCE}_{name}", zero=name == "last")
                 layer.activation = keras.activations.get(activation)
                 values = _shifted_by_code(Site(layer, layer, count))(values, code)
-        known[id(tensor)] = keras.layers.Add(name=f"{ENTRANCE_NAME}_sum", dtype=tensor.dtype)([tensor, values])
+        known[id(tensor)] = keras.layers.Add(name=f"{_ENTRANCE}_sum", dtype=tensor.dtype)([tensor, values])
     else:
         name = coding.into.removeprefix(INPUT)
         tensor = inputs.pop(name)
@@ -351,7 +339,7 @@ def folded(twin: KerasBody, code: Tensor) -> tuple[KerasBody, tuple[str, ...]]:
         skipped[id(layer)] = 0 if role in {"plus", "then"} else None
         if role == "to":
             with torch.no_grad():
-                if fold_(layers[prefix + target], shift=code @ layer.kernel.value.to(code)):
+                if _fold_(layers[prefix + target], shift=code @ layer.kernel.value.to(code)):
                     created.append(prefix + target)
         elif role == "then":
             put_activation_(layers[prefix + target], layer.activation)
@@ -362,3 +350,7 @@ def folded(twin: KerasBody, code: Tensor) -> tuple[KerasBody, tuple[str, ...]]:
     twin.anew(whole, sample=sample[first] if plain else sample, renewed=pass_.models)
     twin.coding = None
     return twin, tuple(created)
+
+
+INSIDE: EditTable = {Codes: _coded, InputLayer: _with_entrance, ScaleShift: _adjusted, LowRank: _low_rank, Biased: _biased}
+"""The functions of the edits that add layers inside a network or before its input."""

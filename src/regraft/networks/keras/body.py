@@ -36,7 +36,7 @@ from .heads import (
     scores_from,
 )
 from .library import keras
-from .running import Split, as_operators, called, hook_strided_, shapes_of, split_graph
+from .running import Split, as_operators, called, drawn, held_names, hook_strided_, inference, seeded, shapes_of, split_graph
 from .sizes import reset_, retrack_
 from .structure import (
     CODES,
@@ -52,7 +52,6 @@ from .structure import (
     tap_slices,
     variables_below,
 )
-from .weights import drawn, held_names, inference, seeded
 
 __all__ = ["KerasBody", "inspected"]
 
@@ -106,15 +105,12 @@ class KerasBody(Body):
         return seen
 
     def modules(self) -> dict[str, Module]:
-        """Return every layer by name, including containers and the layers inside wrappers."""
         return dict(self.by_name)
 
     def copied_module(self) -> Any:
-        """Return an independent copy of the model: same weights, no shared storage."""
         return cloned(self.module)
 
     def copy(self) -> Self:
-        """Return an independent copy."""
         twin = super().copy()
         twin.by_name, twin.hooks = named_modules(twin.module), []
         twin.freeze_(self.frozen)
@@ -153,7 +149,6 @@ class KerasBody(Body):
         return next(iter(self.found.values()))
 
     def own_scores(self, inputs: Inputs) -> Scores:
-        """Return the logits of the heads with their own class weights, in the current mode."""
         return self.scores_of_run(lambda: called(self.module, inputs, training=self.training))
 
     def scores_of_run(self, run: Callable[[], Any]) -> Scores:
@@ -171,7 +166,6 @@ class KerasBody(Body):
         }
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return the features (N, d) that the heads read, averaged over positions. Without a head, return the pooled output."""
         if not self.found:
             return pooled(cast(Tensor, as_tensor(called(self.module, inputs, training=self.training))), channels_last=True)
         with self._watched(self.first) as seen:
@@ -180,7 +174,6 @@ class KerasBody(Body):
         return read_by(head, seen.of_examples("input", result), channels_last=channels_last(head))
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
-        """Return the logits (N, C) that a head's `layer` computes from features (N, d), or from the raw input of the first head's layer."""
         first = self.by_name[self.first.layer]
         own = layer == self.first.layer
         return scores_from(self.by_name[layer], features if own else read_by(first, features, channels_last=channels_last(first)))
@@ -224,11 +217,9 @@ class KerasBody(Body):
         return {key: variable for name, layer in self.named_with_root() for key, variable in own_variables(name, layer).items()}
 
     def state(self) -> dict[str, Tensor]:
-        """Return all variables by name, including seeds and moving statistics, sharing storage with the network."""
         return {name: variable.value.detach() for name, variable in self.variables().items()}
 
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
-        """Return each layer's own trainable parameters, without moving statistics and seeds."""
         return {
             layer.name: {name: variable.value for name, variable in variables_below(layer.name, self.by_name, trainable_only=True).items()}
             for layer in self.layers
@@ -245,7 +236,6 @@ class KerasBody(Body):
 
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
-        """Slice of the features that comes from each tap, as found in the graph."""
         return tap_slices(self.module, self.by_name[self.first.layer] if self.found else None)
 
     def recount_(self, changed: Collection[str]) -> None:
@@ -294,7 +284,6 @@ class KerasBody(Body):
         return layer_structure(self.module, self.by_name, layers, beside=self.tap_slices, ignored=ignored)
 
     def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of a linear layer's weight (C, d) and bias (C,)."""
         return rows_of(self.by_name[layer])
 
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -315,13 +304,11 @@ class KerasBody(Body):
         return True
 
     def code_table(self) -> Parameter:
-        """Return the model's table of codes, (1 + K, size)."""
         if self.coding is None:
             raise NetworkError("The network knows no conditions; expected one that takes codes. Train codes with strategy='codes'.")
         return cast(Parameter, self.by_name[CODES].embeddings.value)
 
     def put_codes_(self, table: np.ndarray) -> None:
-        """Replace the table of codes, (1 + K, size)."""
         if len(table) != self.by_name[CODES].input_dim:
             reset_(self.by_name[CODES], {"input_dim": len(table)})
             retrack_(self.module)
@@ -338,11 +325,9 @@ class KerasBody(Body):
         return NotImplemented if name is None else (named_module, (self.module, name))
 
     def ready_for_export_(self) -> None:
-        """Put a private copy into inference mode."""
         self.mode_(False)
 
     def for_onnx(self) -> AbstractContextManager[None]:
-        """Make recurrent layers single operators of ONNX within the context."""
         return replaced(as_operators(self.modules().values()))
 
 

@@ -19,13 +19,13 @@ from ...errors import NetworkError
 from ..account import Account
 from ..editing.sums import joined_rows, summed_layers
 from ..editing.taps import Point, block_end_of, block_ends, first_outputs, read_input, read_points
-from ..edits import Stack
-from ..family import edit_table
+from ..edits import Channels, Columns, Cut, Rows, Stack, Taps
+from ..family import EditTable
 from ..parts.head import FoundHead, Head
 from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, grid_shares, nothing_left, pools_at
 from ..samples import sample_of
 from ..tracing import as_tensor, flat_tensors, head_reading, trace
-from . import adjusting
+from .adjusting import INSIDE
 from .body import KerasBody
 from .clone import cloned
 from .heads import channels_last, is_wide, outputs_of, rows_of
@@ -60,7 +60,7 @@ def _dense(name: str, head: Head) -> Any:
     return keras.layers.Dense(len(head.in_layer().weight), activation=head.activation, name=name)
 
 
-def _with_head(twin: KerasBody, head: Head) -> KerasBody:
+def _with_head(twin: KerasBody, _edit: Rows, *, head: Head, **_: Any) -> KerasBody:
     """Give the head of its task these class weights. Without a head, attach one to the pooled output; add a further task as a branch."""
     if not twin.found:
         return _with_first_head(twin, head)
@@ -133,7 +133,7 @@ def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
     return twin.anew(model, {head.task: (head, FoundHead(name, head.activation))})
 
 
-def _with_stack(twin: KerasBody, edit: Stack, *, head: Head) -> KerasBody:
+def _with_stack(twin: KerasBody, edit: Stack, *, head: Head, **_: Any) -> KerasBody:
     """Let a new head, the only output, read the activated logits of the first head."""
     task, first = twin.head.task, twin.found[twin.head.task]
     model, layer, output = twin.module, twin.by_name[first.layer], first.output if first.whole else None
@@ -161,8 +161,8 @@ def _with_stack(twin: KerasBody, edit: Stack, *, head: Head) -> KerasBody:
     return twin.anew(graph.model(result), {task: (replace(head, task=task), FoundHead(name, head.activation))})
 
 
-def _with_columns(twin: KerasBody, count: int) -> KerasBody:
-    """Let the only head, a Dense layer, also read a further input "columns" of `count` numbers, with zero weights."""
+def _columns(twin: KerasBody, edit: Columns, **_: Any) -> KerasBody:
+    """Let the only head, a Dense layer, also read a further input "columns", with zero weights."""
     layer = cast(Any, twin.by_name[twin.first.layer])
     if not isinstance(layer, keras.layers.Dense):
         raise NetworkError(f"The head '{twin.first.layer}' is a {type(layer).__name__}, which reads maps; columns need a Dense head.")
@@ -173,17 +173,17 @@ def _with_columns(twin: KerasBody, count: int) -> KerasBody:
         received = f"reads values of shape {tuple(features.shape)}" if len(features.shape) != 2 else "is called more than once"
         raise NetworkError(f"The head '{layer.name}' {received}; columns are joined to one vector of features for each example, (N, d).")
     inputs = named_inputs(graph, "columns")
-    columns = keras.Input((count,), name="columns", dtype=features.dtype)
+    columns = keras.Input((edit.count,), name="columns", dtype=features.dtype)
     joined = keras.layers.Concatenate(name=f"{graph.free_name('columns')}_joined")([features, columns])
     weight, bias = rows_of(layer)
-    wider = np.concatenate([weight, np.zeros((len(weight), count), np.float32)], 1)
+    wider = np.concatenate([weight, np.zeros((len(weight), edit.count), np.float32)], 1)
     put_rows_(layer, FoundHead(layer.name, "linear").head(wider, bias, task="main"))
     known = {id(node.outputs[0]): layer(joined)}
     after = graph.steps[next(at for at, step in enumerate(graph.steps) if step is node) + 1 :]
     Rewiring().run_(after, known)
     whole = graph.model(mapped(graph.outputs, known), inputs={**inputs, "columns": columns})
     sample = twin.sample if isinstance(twin.sample, dict) else {"inputs": twin.sample}
-    twin.anew(whole, sample={**sample, "columns": sample_of((count,))})
+    twin.anew(whole, sample={**sample, "columns": sample_of((edit.count,))})
     twin.refresh_heads_()
     return twin
 
@@ -191,9 +191,9 @@ def _with_columns(twin: KerasBody, count: int) -> KerasBody:
 # ── an earlier end, several depths ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _ended(twin: KerasBody, block: str) -> KerasBody:
+def _ended(twin: KerasBody, edit: Cut, **_: Any) -> KerasBody:
     """End the network at a block. It keeps a head only if the block ends with one."""
-    found = next(one for one in twin.blocks if one.name == block)
+    found = next(one for one in twin.blocks if one.name == edit.block)
     if found is twin.blocks[-1] and set(twin.head_layers) & set(found.layers):
         return twin
     if graph_of(twin.module) is None:
@@ -208,7 +208,8 @@ def _ended(twin: KerasBody, block: str) -> KerasBody:
     return _without_codes(twin.anew(whole, kept))
 
 
-def _tapped(twin: KerasBody, taps: Sequence[Tap]) -> KerasBody:
+def _tapped(twin: KerasBody, edit: Taps, **_: Any) -> KerasBody:
+    taps = edit.points
     if graph_of(twin.module) is None:
         whole, wanted = twin.module, {tap.block for tap in taps}
         order = trace(twin.modules(), twin.sample_run).order
@@ -339,13 +340,13 @@ def _without_codes(twin: KerasBody) -> KerasBody:
 # ── channels ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _with_channels(twin: KerasBody, count: int) -> KerasBody:
+def _channels(twin: KerasBody, edit: Channels, **_: Any) -> KerasBody:
     """Let the network take examples with another number of channels.
 
     Per-channel numbers before the first convolution (Normalization, Rescaling) are averaged or repeated.
     """
     weighted = [layer.name for layer in twin.layers if layer.parameters and not layer.kind.endswith("Normalization")]
-    before = twin.sample
+    before, count = twin.sample, edit.count
     changed, old = rechannel_(twin.module, count, first=twin.by_name[weighted[0]] if weighted else None)
     shape = shapes_of(twin.module).get("inputs")
     if shape is not None and isinstance(before, Tensor):
@@ -437,6 +438,4 @@ def with_groups(body: KerasBody) -> Any:
     return whole.with_outputs(sums)
 
 
-EDITS = edit_table(
-    rows=_with_head, stack=_with_stack, cut=_ended, taps=_tapped, channels=_with_channels, columns=_with_columns, others=adjusting
-)
+EDITS: EditTable = {Rows: _with_head, Stack: _with_stack, Cut: _ended, Taps: _tapped, Channels: _channels, Columns: _columns, **INSIDE}

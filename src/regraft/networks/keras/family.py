@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 from zipfile import ZipFile
@@ -15,7 +15,7 @@ from ...errors import NetworkError
 from ..account import Account
 from ..contract import Network
 from ..edits import Edit
-from ..family import Family
+from ..family import EditTable, Family
 from ..parts.head import HeadChoice
 from ..sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
 from ..sources.keras_guard import check_config
@@ -40,10 +40,9 @@ class KerasFamily(Family[KerasBody]):
     name: ClassVar[str] = "keras"
     layout: ClassVar[str] = "channels_last"
     own_endings: ClassVar[tuple[str, ...]] = (".keras", _LEGACY, _PROGRAM)
-    edits: ClassVar[Mapping[type[Edit], Callable[..., Any]]] = changes.EDITS
+    edits: ClassVar[EditTable] = changes.EDITS
 
     def unedit(self, body: KerasBody, edit: Edit, *, code: Tensor | None) -> tuple[KerasBody, tuple[str, ...]]:
-        """Return a copy with an `edit` folded into the weights, with one `code` for all examples, and the layers that gained a bias."""
         return adjusting.settled(body) if code is None else adjusting.folded(body.copy(), code)
 
     def write(self, body: KerasBody, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
@@ -86,7 +85,6 @@ class KerasFamily(Family[KerasBody]):
         return path
 
     def put_file_(self, body: KerasBody, path: Path) -> Account:
-        """Load the weights or arrays of a file into a `body` of a similar architecture."""
         if path.suffix.lower() in ARRAY_ENDINGS:
             return put_arrays_(read_weight_arrays(path), target_weights(body), heads=body.head_layers)
         if path.suffix.lower() in KERAS_ENDINGS:

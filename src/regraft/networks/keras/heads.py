@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import NetworkError, near_names
 from ..parts.head import FoundHead, Head, told_binary
-from ..parts.layers import Layer
+from ..parts.structure import Layer
 from ..tracing import Trace, capture, head_reading, pooled, without_padding
 from .library import keras
 

@@ -1,25 +1,41 @@
-"""Run Keras models: a sample batch, calls of whole or split models, and recurrent layers as single operators."""
+"""Run Keras models: seeds, a sample batch, calls of whole or split models, frozen layers, recurrent layers as single operators."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Module
 
+from ... import randomness
 from ...errors import NetworkError
 from ..family import Body
 from ..parts.protocols import Inputs, Scores
 from ..parts.recurrent import GATES, cells, weights_of
-from ..parts.structure import below
+from ..parts.structure import below, prefixes
 from ..samples import sample_of
 from .library import keras
-from .structure import graph_of, steps_of
+from .structure import graph_of, is_leaf, own_variables, steps_of
 
-__all__ = ["Split", "as_operators", "called", "hook_strided_", "sample_for", "shapes_of", "split_graph"]
+__all__ = [
+    "Split",
+    "as_operators",
+    "called",
+    "drawn",
+    "held_names",
+    "hook_strided_",
+    "inference",
+    "sample_for",
+    "seeded",
+    "shapes_of",
+    "split_graph",
+]
 
 _FREE_SIZES = (32, 224, 64, 96, 128, 16, 299)
 
@@ -232,3 +248,58 @@ def _thinned(layer: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
 def _restored(strides: tuple[int, ...], layer: Any, *_call: Any) -> None:
     if tuple(layer.strides) != strides:
         layer.strides = strides
+
+
+# ── frozen layers, seeds and initial values ───────────────────────────────────────────────────────────────────────────────
+
+
+def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> frozenset[str]:
+    """Return the layers, and single variables, that the owner of a model has frozen.
+
+    Layers without weights do not count: as in Keras, their flag has no effect (dropout stays active). The flag of the model itself does not
+    count either: setting it sets those of all layers, so a layer with another flag was set on purpose. `trainable`: the original flags.
+    """
+    frozen = {name for name in modules if not all(trainable.get(outer, True) for outer in prefixes(name)[:-1])}
+    holding = {
+        outer for name, part in modules.items() if part._trainable_variables or part._non_trainable_variables for outer in prefixes(name)
+    }
+    whole = {name for name in frozen & holding if is_leaf(modules[name])}
+    single = {
+        key
+        for name in modules.keys() - frozen
+        for key, variable in own_variables(name, modules[name], trainable_only=True).items()
+        if not variable.trainable
+    }
+    return frozenset(whole | single)
+
+
+def inference(_module: Module, *call: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Forward pre-hook that makes a layer's `call` run in inference mode."""
+    args, kwargs = call
+    return (args, {**kwargs, "training": False}) if "training" in kwargs else None
+
+
+_global_state: Any = keras.src.backend.common.global_state
+_KERAS_GENERATOR = ("global_random_seed", "global_seed_generator")
+"""The seed of Keras' global generator, and the generator itself, which Keras creates from the seed when missing."""
+
+
+def drawn(initializer: Any, shape: tuple[int, ...], *, seed: int) -> np.ndarray:
+    """Return what an initialiser draws with this seed instead of its own."""
+    config = initializer.get_config()
+    own = type(initializer).from_config({**config, "seed": seed} if "seed" in config else config)
+    return np.asarray(keras.ops.convert_to_numpy(own(shape)), np.float32)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the process-wide generators and that of Keras while the context lasts, then restore their states."""
+    with randomness.seeded(seed):
+        before = {name: _global_state.get_global_attribute(name) for name in _KERAS_GENERATOR}
+        try:
+            for name, value in zip(_KERAS_GENERATOR, (seed % 2**32, None), strict=True):
+                _global_state.set_global_attribute(name, value)
+            yield
+        finally:
+            for name, value in before.items():
+                _global_state.set_global_attribute(name, value)

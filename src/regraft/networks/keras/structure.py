@@ -14,8 +14,7 @@ from ...errors import NetworkError
 from ..family import Body
 from ..fingerprints.libraries import library_of
 from ..fingerprints.values import Fingerprint, Structure
-from ..parts.layers import Block, Layer
-from ..parts.structure import below, merged_blocks, prefixes
+from ..parts.structure import Block, Layer, below, merged_blocks, prefixes
 from ..parts.taps import TapSlice, slices_of
 from .heads import channels_last
 from .library import keras

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar, cast
 
 import numpy as np
 from torch import Tensor
@@ -18,11 +18,30 @@ from ..edits import Edit
 from ..family import Body, Family
 from .coding import Coding
 from .head import Head, head_called
-from .layers import Block, Layer, Point
 from .protocols import Inputs, Preprocessing, Scores, Unknowns
-from .structure import prefixes
+from .structure import Block, Layer, Point, prefixes
 
 __all__ = ["Record"]
+
+T = TypeVar("T")
+
+
+class _OfBody(Generic[T]):
+    """An attribute or a method of a network's body under the same name."""
+
+    def __init__(self, *, settable: bool = False) -> None:
+        self.settable = settable
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, record: Record | None, _owner: type) -> T:
+        return cast(T, self if record is None else getattr(record.body, self.name))
+
+    def __set__(self, record: Record, value: T) -> None:
+        if not self.settable:
+            raise AttributeError(f"{self.name!r} of a network cannot be set; received {type(value).__name__}.")
+        setattr(record.body, self.name, value)
 
 
 @dataclass(eq=False, repr=False)
@@ -61,67 +80,28 @@ class Record:
         """Channel order of images: "channels_first" or "channels_last"."""
         return self.kind.layout
 
-    @property
-    def module(self) -> Any:
-        """The framework's own object."""
-        return self.body.module
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The layers in execution order."""
-        return self.body.layers
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """The units in which depth is counted."""
-        return self.body.blocks
-
-    @property
-    def input_shape(self) -> tuple[int | None, ...]:
-        """Shape of one example; () for several inputs."""
-        return self.body.input_shape
-
-    @property
-    def sample(self) -> Inputs:
-        """Two synthetic examples that the network was inspected with."""
-        return self.body.sample
-
-    @sample.setter
-    def sample(self, value: Inputs) -> None:
-        self.body.sample = value
-
-    @property
-    def heads(self) -> dict[str, Head]:
-        """The heads by task, the first one first."""
-        return self.body.heads
-
-    @heads.setter
-    def heads(self, value: dict[str, Head]) -> None:
-        self.body.heads = value
-
-    @property
-    def coding(self) -> Coding | None:
-        """How the network takes the codes of conditions, or None."""
-        return self.body.coding
-
-    @coding.setter
-    def coding(self, value: Coding | None) -> None:
-        self.body.coding = value
-
-    @property
-    def head(self) -> Head:
-        """The first head; a network without one raises `NetworkError`."""
-        return self.body.head
-
-    @property
-    def head_layers(self) -> tuple[str, ...]:
-        """Names of the linear layers of all heads that have their own class weights."""
-        return self.body.head_layers
-
-    @property
-    def fresh(self) -> tuple[str, ...]:
-        """Names of the layers that were built here and have not been trained, in execution order."""
-        return self.body.fresh
+    module = _OfBody[Any]()
+    """The framework's own object."""
+    layers = _OfBody[tuple[Layer, ...]]()
+    blocks = _OfBody[tuple[Block, ...]]()
+    """The units in which depth is counted."""
+    input_shape = _OfBody[tuple[int | None, ...]]()
+    """Shape of one example; () for several inputs."""
+    sample = _OfBody[Inputs](settable=True)
+    heads = _OfBody[dict[str, Head]](settable=True)
+    """The heads by task, the first one first."""
+    head = _OfBody[Head]()
+    """The first head; a network without one raises `NetworkError`."""
+    coding = _OfBody[Coding | None](settable=True)
+    head_layers = _OfBody[tuple[str, ...]]()
+    fresh = _OfBody[tuple[str, ...]]()
+    modules = _OfBody[Callable[[], dict[str, Module]]]()
+    scores = _OfBody[Callable[[Inputs], Scores]]()
+    feature_batch = _OfBody[Callable[[Inputs], Tensor]]()
+    state = _OfBody[Callable[[], dict[str, Tensor]]]()
+    layer_parameters = _OfBody[Callable[[], dict[str, dict[str, Parameter]]]]()
+    rows = _OfBody[Callable[[str], tuple[np.ndarray, np.ndarray]]]()
+    freeze_ = _OfBody[Callable[[Collection[str]], None]]()
 
     def copy(self) -> Self:
         """Return an independent copy: same weights, no shared storage.
@@ -133,34 +113,6 @@ class Record:
         twin = copy.copy(self)
         twin.body, twin.origin = self.body.copy(), dict(self.origin)
         return twin
-
-    def modules(self) -> dict[str, Module]:
-        """Return all modules by dotted name ("container.part"), including containers."""
-        return self.body.modules()
-
-    def scores(self, inputs: Inputs) -> Scores:
-        """Return the logits (N, C) of one batch by task, in the current mode and with gradients if they are enabled."""
-        return self.body.scores(inputs)
-
-    def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return the features (N, d) of one batch that the first head reads; without a head, the pooled output."""
-        return self.body.feature_batch(inputs)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return all parameters and buffers by name, sharing storage with the network."""
-        return self.body.state()
-
-    def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
-        """Return the parameters of each layer: layer name -> name in `state()` -> parameter."""
-        return self.body.layer_parameters()
-
-    def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of a linear `layer`'s weight (C, d) and bias (C,), with two rows for a binary head."""
-        return self.body.rows(layer)
-
-    def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these `layers` or parameters and the `held` ones, in every mode."""
-        self.body.freeze_(layers)
 
     def holds(self, layer: str) -> bool:
         """Return whether a `layer`, a part of it or one of its parameters is held."""

@@ -1,22 +1,86 @@
-"""Layers and blocks of a traced network; depth is counted in blocks."""
+"""Layers, blocks and hook points of a network, in execution order; depth is counted in blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn import Embedding, Module, Parameter
 
+from ...errors import NetworkError, near_names
 from ..tracing import flat_tensors
-from .layers import Block, Layer
 
-__all__ = ["below", "block_end", "blocks_of", "merged_blocks", "prefixes", "readers", "torch_layers", "torch_units"]
+__all__ = [
+    "Block",
+    "Layer",
+    "Point",
+    "below",
+    "block_end",
+    "blocks_of",
+    "merged_blocks",
+    "points_in",
+    "prefixes",
+    "readers",
+    "torch_layers",
+    "torch_units",
+]
 
 _MOST_BLOCKS = 40
 _OPENED = {"Sequential", "ModuleList", "ModuleDict"}
 """Container classes that never form a block."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module that owns parameters or has no submodules.
+
+    `parameters` counts the numbers that training may change, without buffers. `kind` is the class name, for example "Conv2d".
+    """
+
+    name: str
+    kind: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """A group of consecutive layers, the unit in which depth is counted."""
+
+    name: str
+    parameters: int
+    frozen: bool
+    layers: tuple[str, ...] = field(repr=False, default=())
+
+
+@dataclass(frozen=True)
+class Point:
+    """The output of a linear layer or convolution, or of the BatchNorm that follows it, before the activation.
+
+    Attributes:
+        name: name of the layer with this output; a shift or scale per channel can be folded into its weights.
+    """
+
+    name: str
+    block: str
+    channels: int
+
+
+def points_in(points: Sequence[Point], blocks: Collection[str] | None) -> tuple[Point, ...]:
+    """Return the hook points in the named blocks; None for all blocks."""
+    known = list(dict.fromkeys(point.block for point in points))
+    wrong = [name for name in blocks or () if name not in known]
+    if wrong:
+        raise NetworkError(f"blocks={wrong[0]!r}: no block of that name has a linear layer or convolution{near_names(wrong[0], known)}")
+    found = tuple(point for point in points if blocks is None or point.block in blocks)
+    if not found:
+        raise NetworkError(
+            f"Received a network without a linear layer or convolution before its head (blocks={blocks!r}); expected one or more of them. "
+            "Use another strategy, such as 'head' or 'bias'."
+        )
+    return found
 
 
 def below(name: str, container: str) -> bool:

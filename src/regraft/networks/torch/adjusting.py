@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,8 +15,9 @@ from torch.nn import Module, Parameter
 from ...errors import NetworkError, near_names, optional_import
 from ...randomness import seeded
 from ..editing.taps import Point, read_point, width_hint
-from ..edits import LowRank, ScaleShift
-from ..parts.coding import ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
+from ..edits import Biased, Codes, InputLayer, LowRank, ScaleShift
+from ..family import EditTable
+from ..parts.coding import ENTRANCE, INPUT, LAYERS, drawn_codes
 from ..parts.taps import INPUT as ENTRY
 from ..parts.taps import Tap
 from ..samples import three_items
@@ -35,14 +36,14 @@ from .conditioned import (
 from .graft import Graft, find_graft, module_at, set_submodule_, without
 from .sites import fold_, give_bias_, is_plain, shared_weights
 
-__all__ = ["adjusted", "biased", "coded", "folded", "low_rank", "settled", "with_entrance"]
+__all__ = ["INSIDE", "folded", "settled"]
 
 _CONDITION = "condition"
 _WIDEST = 4096
 """Widest input vector that a linear layer is put before: its weight has the square of that many entries."""
 
 
-def adjusted(twin: TorchBody, edit: ScaleShift) -> TorchBody:
+def _adjusted(twin: TorchBody, edit: ScaleShift, **_: Any) -> TorchBody:
     """Scale and shift the values at the hook points of an `edit` by channel."""
     sites = twin.chosen_sites(edit.points).values()
     return twin.anew(AdjustedNetwork(twin.module, {site: Adjustment(site.channels, edit.form) for site in sites}))
@@ -70,9 +71,8 @@ def settled(twin: TorchBody) -> tuple[TorchBody, tuple[str, ...]]:
     return twin.anew(), tuple(created)
 
 
-def biased(twin: TorchBody, layers: Sequence[str]) -> TorchBody:
-    """Give these linear or convolution `layers` a bias of zeros."""
-    for name in layers:
+def _biased(twin: TorchBody, edit: Biased, **_: Any) -> TorchBody:
+    for name in edit.layers:
         give_bias_(module_at(twin.module, name))
     return twin.anew()
 
@@ -94,7 +94,7 @@ def _place_of_input(body: TorchBody, change: str) -> tuple[Point, Tensor]:
     return place, sample
 
 
-def with_entrance(twin: TorchBody) -> TorchBody:
+def _with_entrance(twin: TorchBody, _edit: InputLayer, **_: Any) -> TorchBody:
     """Put a linear layer over the features (channels) before the input, initialised to the identity."""
     place, sample = _place_of_input(twin, "A linear layer before the input")
     entrance = over_channels(place.channels, place.channels, rank=sample.ndim, last=place.channels_last)
@@ -108,8 +108,9 @@ def with_entrance(twin: TorchBody) -> TorchBody:
 # ── codes ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def coded(twin: TorchBody, coding: Coding, *, seed: int) -> TorchBody:
-    """Let the network take a condition with each example, as `coding` says; `seed` draws the first codes."""
+def _coded(twin: TorchBody, edit: Codes, *, seed: int, **_: Any) -> TorchBody:
+    """Let the network take a condition with each example; `seed` draws the first codes."""
+    coding = edit.coding
     own = dict(twin.sample) if isinstance(twin.sample, dict) else {"inputs": twin.sample}
     if _CONDITION in own and coding.into != f"{INPUT}{_CONDITION}":
         raise NetworkError(f"The network has an input called {_CONDITION!r} of its own; expected none. Give it another name.")
@@ -163,7 +164,7 @@ def _changed(body: TorchBody) -> dict[str, Module]:
     return {name: module for name, module in body.modules().items() if {"base_layer", "lora_A"} <= dict(module.named_children()).keys()}
 
 
-def low_rank(twin: TorchBody, edit: LowRank, *, seed: int) -> TorchBody:
+def _low_rank(twin: TorchBody, edit: LowRank, *, seed: int, **_: Any) -> TorchBody:
     """Replace W with W + (alpha / rank) B A in the layers of an `edit`.
 
     `peft` draws A, seeded by `seed`; B is zero. In the copy a layer NAME becomes "NAME.base_layer"; its new parts are "NAME.lora_A.default"
@@ -222,3 +223,7 @@ def _check(body: TorchBody, layers: Collection[str]) -> None:
     wrong = [f"{name!r}, {known[name]}" for name in layers if known[name]]
     if wrong:
         raise NetworkError(f"Low-rank matrices change linear layers and plain convolutions; received {'; '.join(wrong)}. Leave them out.")
+
+
+INSIDE: EditTable = {Codes: _coded, InputLayer: _with_entrance, ScaleShift: _adjusted, LowRank: _low_rank, Biased: _biased}
+"""The functions of the edits that add layers inside a network or before its input."""

@@ -138,11 +138,9 @@ class TorchBody(Body):
         return self.memory_order if self.trains_in_order else torch.contiguous_format
 
     def modules(self) -> dict[str, Module]:
-        """Return every module by name, containers too."""
         return dict(self.module.named_modules())
 
     def copied_module(self) -> Module:
-        """Return an independent copy of the module: same weights, no shared storage."""
         return copied(self.module)
 
     def redraw_(self, seed: int) -> None:
@@ -162,7 +160,6 @@ class TorchBody(Body):
                     parameter.normal_(float(parameter.mean()), spread)
 
     def own_scores(self, inputs: Inputs) -> Scores:
-        """Return the logits of the heads with their own class weights, in the current mode."""
         if isinstance(self.module, OnnxProgram | TorchProgram):
             results = call_module(self.module, inputs)
             own = {task: results[found.layer] for task, found in self.found.items()}
@@ -178,7 +175,6 @@ class TorchBody(Body):
         return {task: result if found.whole else _sum_of(found, own) for task, found in self.found.items()}
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return the features (N, d) that the heads read, averaged over positions. Without a head, return the pooled output."""
         if isinstance(self.module, OnnxProgram | TorchProgram):
             results = call_module(self.module, inputs)
             if FEATURES not in results:
@@ -200,7 +196,6 @@ class TorchBody(Body):
         return read_by(head, features, channels_last=last_axis(head))
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
-        """Return the logits (N, C) that a head's `layer` computes from `features` (N, d)."""
         head = module_at(self.module, layer)
         first = module_at(self.module, self.head.layer)
         found = self._summed(layer)
@@ -229,7 +224,6 @@ class TorchBody(Body):
         return frozenset(whole | (names - {name for layer in whole for name in own[layer]}))
 
     def hold_(self, layers: Collection[str] | None) -> None:
-        """Hold exactly these layers or single parameters. None holds those that the owner has frozen."""
         own = self.layer_parameters()
         super().hold_(None if layers is None else [name for layer in layers for name in own.get(layer, (layer,))])
 
@@ -252,15 +246,12 @@ class TorchBody(Body):
                 module.training = False
 
     def state(self) -> dict[str, Tensor]:
-        """Return all parameters and buffers by name, sharing storage with the network."""
         return dict(self.module.state_dict(keep_vars=False))
 
     def former_names(self) -> dict[str, str]:
-        """Return the name in folders of format 1 of each layer, parameter and buffer, by its present one; empty without edits."""
         return former_names(self.module)
 
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
-        """Return each layer's own parameters."""
         found, modules = dict[str, dict[str, Parameter]](), self.modules()
         for layer in self.layers:
             module, prefix = modules[layer.name], f"{layer.name}." if layer.name else ""
@@ -310,16 +301,14 @@ class TorchBody(Body):
         shares = (1.0,) if found is None else [share for _, share in found.shares]
         parts = parted_rows(np.asarray(weight, np.float32), np.asarray(bias, np.float32), layers=modules, shares=shares)
         for module, (own, shift) in zip(modules, parts, strict=True):
-            put_(module, torch.from_numpy(own), bias=torch.from_numpy(shift))
+            put_(module, own, bias=shift)
         return True
 
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
-        """Slice of the features that comes from each tap."""
         return tap_slices(self.module)
 
     def code_table(self) -> Parameter:
-        """Return the module's table of codes, (1 + K, size)."""
         return cast(Parameter, self.codes_around().codes.weight)
 
     def codes_around(self) -> CodedNetwork:
@@ -332,7 +321,6 @@ class TorchBody(Body):
         return found
 
     def put_codes_(self, table: np.ndarray) -> None:
-        """Replace the table of codes, (1 + K, size)."""
         around = self.codes_around()
         old = around.codes.weight
         around.codes.num_embeddings = len(table)
@@ -354,7 +342,6 @@ class TorchBody(Body):
         return {site.name: site for site in found}
 
     def ready_for_export_(self) -> None:
-        """Move a private copy to the CPU and into inference mode."""
         self.move_(torch.device("cpu"))
         self.mode_(False)
         configs: list[Any] = [getattr(module, "config", None) for module in self.module.modules()]
@@ -367,7 +354,6 @@ class TorchBody(Body):
         for_exporter_(self.module)
 
     def for_onnx(self) -> AbstractContextManager[None]:
-        """Make recurrent layers single operators of ONNX within the context."""
         return replaced(cells_as_operators(self.module.modules()))
 
 

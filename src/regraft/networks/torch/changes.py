@@ -15,25 +15,24 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Identity, Linear, Module, Parameter, Sigmoid, Softmax
+from torch.nn import Identity, Module, Parameter, Sigmoid, Softmax
 
 from ...errors import NetworkError
 from ...files.formats import reason_of
 from ..account import Account
 from ..editing.taps import block_end_of, block_ends, read_points, width_hint
-from ..edits import Stack
-from ..family import edit_table
+from ..edits import Channels, Columns, Cut, Rows, Stack, Taps
+from ..family import EditTable
 from ..parts.head import FoundHead, Head
-from ..parts.layers import Block
-from ..parts.structure import below, prefixes
+from ..parts.structure import Block, below, prefixes
 from ..parts.taps import INPUT, Tap, slices_of
 from ..samples import sample_of
 from ..tracing import as_tensor, capture, flat_tensors
-from . import adjusting
+from .adjusting import INSIDE
 from .body import TorchBody
 from .conditioned import AdjustedNetwork, CodedNetwork
 from .graft import Graft, find_graft, grafts, module_at, set_submodule_, within
-from .heads import last_axis, like, parted_rows, put_
+from .heads import last_axis, like, new_head, parted_rows
 from .plain import copied
 from .wrappers import (
     AttachedHead,
@@ -53,42 +52,29 @@ _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rows(head: Head) -> tuple[Tensor, Tensor]:
-    own = head.in_layer()
-    return torch.from_numpy(np.asarray(own.weight, np.float32)), torch.from_numpy(np.asarray(own.bias, np.float32))
-
-
-def _new_head(head: Head) -> Linear:
-    weight, bias = _rows(head)
-    layer = Linear(weight.shape[1], len(weight))
-    put_(layer, weight, bias=bias)
-    return layer
-
-
-def _with_head(twin: TorchBody, head: Head) -> TorchBody:
+def _with_head(twin: TorchBody, _edit: Rows, *, head: Head, **_: Any) -> TorchBody:
     """Give the head of its task these class weights. Without a head, attach one to the pooled output; add a further task as a branch."""
     if not twin.heads:
-        attached = AttachedHead(twin.module, _new_head(head))
+        attached = AttachedHead(twin.module, new_head(head))
         return twin.anew(attached, {head.task: (head, FoundHead(attached.name_of("head"), "linear", True))})
     if head.task in twin.heads:
         return _with_rows(twin, head)
     _refuse_sum(twin, "another task")
     first, module = twin.head, twin.module
-    whole = module if isinstance(module, BranchedNetwork) else None
-    if whole is None:
-        whole = BranchedNetwork(module, first.layer, task=first.task, chosen=_choice_commutes(twin))
+    if not isinstance(module, BranchedNetwork):
+        module = BranchedNetwork(module, first.layer, task=first.task, chosen=_choice_commutes(twin))
     name = re.sub(r"\W", "_", head.task) or "branch"  # the name of a module
-    name = name if name not in whole.branches else f"{name}_{len(whole.branches)}"
-    whole.branches[name] = _new_head(head)
-    own = FoundHead(f"{whole.name_of('branches')}.{name}", "linear")
-    return twin.anew(whole, {**twin.placed(), head.task: (head, own)})
+    name = name if name not in module.branches else f"{name}_{len(module.branches)}"
+    module.branches[name] = new_head(head)
+    own = FoundHead(f"{module.name_of('branches')}.{name}", "linear")
+    return twin.anew(module, {**twin.placed(), head.task: (head, own)})
 
 
 def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
     """Replace the class weights in the layers of a head."""
     layers, old = twin.layers_of(head.task), twin.heads[head.task]
     for name, own in _parted(twin, head).items():
-        new = like(module_at(twin.module, name), *_rows(own), parts=own.parts)
+        new = like(module_at(twin.module, name), own)
         twin.module = set_submodule_(twin.module, name, module=new)
     twin.untrained -= set(layers)
     if old.binary and head.activation != "sigmoid" and not head.binary:  # replace the final sigmoid by the new activation
@@ -152,33 +138,33 @@ def _choice_commutes(body: TorchBody) -> bool:
         return bool(torch.allclose(swapped, scores[:, -swapped.shape[1] :], rtol=1e-4, atol=1e-5))
 
 
-def _with_stack(twin: TorchBody, edit: Stack, *, head: Head) -> TorchBody:
+def _with_stack(twin: TorchBody, edit: Stack, *, head: Head, **_: Any) -> TorchBody:
     first = twin.found[twin.head.task]
     tapped = "" if first.whole and len(twin.found) == 1 else first.layer
-    stacked = StackedHead(twin.module, tapped, activation=edit.between, head=_new_head(head), dropout=edit.dropout or 0.0)
+    stacked = StackedHead(twin.module, tapped, activation=edit.between, head=new_head(head), dropout=edit.dropout or 0.0)
     own = FoundHead(stacked.name_of("head"), "linear", True)
     return twin.anew(stacked, {head.task: (replace(head, activation="linear"), own)})
 
 
-def _with_columns(twin: TorchBody, count: int) -> TorchBody:
-    """Give the head zero weights for `count` further numbers per example."""
+def _columns(twin: TorchBody, edit: Columns, **_: Any) -> TorchBody:
+    """Give the head zero weights for further numbers per example."""
     _refuse_sum(twin, "columns")
     head, layer = twin.head, module_at(twin.module, twin.head.layer)
-    wide = replace(head, weight=np.concatenate([head.weight, np.zeros((len(head.weight), count), np.float32)], 1))
-    new = like(layer, *_rows(wide), parts=wide.parts)
+    wide = replace(head, weight=np.concatenate([head.weight, np.zeros((len(head.weight), edit.count), np.float32)], 1))
+    new = like(layer, wide)
     joined = JoinedNetwork(set_submodule_(twin.module, head.layer, module=new), head.layer, features=head.features)
     own = twin.sample if isinstance(twin.sample, dict) else {"inputs": twin.sample}
     first = next(iter(own.values()))
-    sample = {**own, "columns": sample_of((count,), batch=len(first)).to(first.device)}
+    sample = {**own, "columns": sample_of((edit.count,), batch=len(first)).to(first.device)}
     return twin.anew(joined, {head.task: (wide, twin.found[head.task])}, sample=sample)
 
 
 # ── an earlier end, several depths ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _ended(twin: TorchBody, name: str) -> TorchBody:
+def _ended(twin: TorchBody, edit: Cut, **_: Any) -> TorchBody:
     """End the network at the output of a block and remove the modules that run only later."""
-    block, order = next(known for known in twin.blocks if known.name == name), twin.traced().order
+    block, order = next(known for known in twin.blocks if known.name == edit.block), twin.traced().order
     end = EndedNetwork(twin.module, block_end_of(twin, block, order=order, aside=within(twin.module)))
     _take_later_out_(twin, block, order=order)
     end.stops = not _runs_through(end, twin)
@@ -229,10 +215,10 @@ def _runs_through(end: EndedNetwork | TappedNetwork, body: TorchBody) -> bool:
     return True
 
 
-def _tapped(twin: TorchBody, points: Sequence[Tap]) -> TorchBody:
+def _tapped(twin: TorchBody, edit: Taps, **_: Any) -> TorchBody:
     """Return the pooled outputs of several blocks and remove the modules that run only after the last of them."""
     order, layers = twin.traced().order, [layer.name for layer in twin.layers]
-    wanted = {tap.block for tap in points} - {INPUT}
+    wanted = {tap.block for tap in edit.points} - {INPUT}
     ends = block_ends(twin, [block for block in twin.blocks if block.name in wanted], order=order, aside=within(twin.module))
     chosen = [block for block in twin.blocks if block.name in ends]
 
@@ -242,7 +228,7 @@ def _tapped(twin: TorchBody, points: Sequence[Tap]) -> TorchBody:
 
     modules = twin.modules()
     with twin.at_rest():
-        read = read_points(points, ends, modules=modules, sample=twin.sample, run=partial(call_module, twin.module), hint=hint)
+        read = read_points(edit.points, ends, modules=modules, sample=twin.sample, run=partial(call_module, twin.module), hint=hint)
     kept = [block for block in chosen if block.name in {point.block for point in read}]
     if kept:
         _take_later_out_(twin, max(kept, key=lambda block: max(map(layers.index, block.layers))), order=order)
@@ -257,15 +243,15 @@ def _tapped(twin: TorchBody, points: Sequence[Tap]) -> TorchBody:
 # ── channels ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _with_channels(twin: TorchBody, count: int) -> TorchBody:
-    """Change the first convolution to read `count` channels.
+def _channels(twin: TorchBody, edit: Channels, **_: Any) -> TorchBody:
+    """Change the first convolution to read another number of channels.
 
     For one channel the old weights are summed: the response to a grey image equals that to the same image in every channel. For other
     counts the old channels repeat in turn, scaled to keep the size of the response.
     """
     if isinstance(twin.sample, dict) or twin.sample.ndim < 3:
-        raise NetworkError(f"channels={count} needs a network that takes pictures or signals; this one takes {twin.input_shape}.")
-    modules, old = twin.modules(), twin.sample.shape[1]
+        raise NetworkError(f"channels={edit.count} needs a network that takes pictures or signals; this one takes {twin.input_shape}.")
+    modules, old, count = twin.modules(), twin.sample.shape[1], edit.count
     called = twin.traced().order  # containers that hold weights (such as a class token) are not layers
     name = next((name for name in called if list(modules[name].parameters(recurse=False)) and not list(modules[name].children())), None)
     first = None if name is None else modules[name]
@@ -285,6 +271,4 @@ def _with_channels(twin: TorchBody, count: int) -> TorchBody:
     return twin.anew(sample=sample_of((count, *twin.sample.shape[2:])).to(twin.sample.device))
 
 
-EDITS = edit_table(
-    rows=_with_head, stack=_with_stack, cut=_ended, taps=_tapped, channels=_with_channels, columns=_with_columns, others=adjusting
-)
+EDITS: EditTable = {Rows: _with_head, Stack: _with_stack, Cut: _ended, Taps: _tapped, Channels: _channels, Columns: _columns, **INSIDE}

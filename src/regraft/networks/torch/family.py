@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from ...errors import NetworkError
 from ..account import Account, unused_outputs
 from ..contract import Inputs, Network
 from ..edits import Edit
-from ..family import Family
+from ..family import EditTable, Family
 from ..parts.head import HeadChoice
 from ..parts.protocols import on_device
 from ..samples import check_sample, first_working_sample, in_one_mapping, sample_facts
@@ -37,10 +37,9 @@ class TorchFamily(Family[TorchBody]):
 
     name: ClassVar[str] = "torch"
     own_endings: ClassVar[tuple[str, ...]] = (".pt2",)
-    edits: ClassVar[Mapping[type[Edit], Callable[..., Any]]] = changes.EDITS
+    edits: ClassVar[EditTable] = changes.EDITS
 
     def unedit(self, body: TorchBody, edit: Edit, *, code: Tensor | None) -> tuple[TorchBody, tuple[str, ...]]:
-        """Return a copy with an `edit` folded into the weights, with one `code` for all examples, and the layers that gained a bias."""
         return adjusting.settled(body.copy()) if code is None else adjusting.folded(body.copy(), code)
 
     def write(self, body: TorchBody, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
@@ -65,7 +64,6 @@ class TorchFamily(Family[TorchBody]):
         return path
 
     def put_file_(self, body: TorchBody, path: Path) -> Account:
-        """Load the tensors or arrays of a file into a `body` of any similar architecture."""
         if path.suffix.lower() in ARRAY_ENDINGS:
             return put_arrays_(read_weight_arrays(path), weights_of(body.state()), heads=body.head_layers)
         if is_torch_file(path):

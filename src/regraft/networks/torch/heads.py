@@ -18,11 +18,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from ...errors import NetworkError, near_names
 from ...randomness import seeded
 from ..editing.sums import summed_layers
-from ..parts.head import FoundHead
+from ..parts.head import FoundHead, Head
 from ..tracing import Trace, as_tensor, flat_tensors, head_reading, named_logits
 from .plain import copied
 
-__all__ = ["find_head", "is_rowwise", "is_wide", "last_axis", "like", "parted_rows", "put_", "row_weight"]
+__all__ = ["find_head", "is_rowwise", "is_wide", "last_axis", "like", "new_head", "parted_rows", "put_", "row_weight"]
 
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _COUNTS = ("out_features", "out_channels", "num_classes", "n_classes")
@@ -104,24 +104,30 @@ def is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
         return bool(torch.allclose(turned(inputs)[..., order], output, rtol=1e-4, atol=1e-5))
 
 
-def put_(layer: Module, weight: Tensor, *, bias: Tensor) -> None:
+def put_(layer: Module, weight: np.ndarray, *, bias: np.ndarray) -> None:
     """Write a weight (C, d) and a bias (C,) into a row layer of that size."""
     with torch.no_grad():
         kernel = cast(Tensor, layer.weight)
-        kernel.copy_(weight.reshape(kernel.shape))
+        kernel.copy_(torch.from_numpy(np.asarray(weight, np.float32)).reshape(kernel.shape))
         if isinstance(getattr(layer, "bias", None), Tensor):
-            cast(Tensor, layer.bias).copy_(bias)
+            cast(Tensor, layer.bias).copy_(torch.from_numpy(np.asarray(bias, np.float32)))
 
 
-# over the limit: weight and bias are one head, given in this order everywhere
+def new_head(head: Head) -> Linear:
+    """Return a linear layer with the class weights of a head."""
+    own = head.in_layer()
+    layer = Linear(own.features, len(own.weight))
+    put_(layer, own.weight, bias=own.bias)
+    return layer
+
+
 @seeded()
-def like(old: Module, weight: Tensor, bias: Tensor, *, parts: Sequence[int] = ()) -> Module:
-    """Return a row layer like `old` with another weight (C, d) and bias (C,).
-
-    The layer has a bias if `old` has one or if `bias` is not zero.
-    """
+def like(old: Module, head: Head) -> Module:
+    """Return a row layer like `old` with the class weights of a head. It has a bias if `old` has one or if that of the head is not zero."""
+    own = head.in_layer()
+    weight, parts = own.weight, own.parts
     device, dtype = cast(Tensor, old.weight).device, cast(Tensor, old.weight).dtype
-    biased = isinstance(getattr(old, "bias", None), Tensor) or bool(bias.any())
+    biased = isinstance(getattr(old, "bias", None), Tensor) or bool(own.bias.any())
     kind: Any = next((kind for kind in _PARTED if isinstance(old, kind)), None)
     if kind is None or type(old).forward not in (kind.forward, _Parted.forward):  # user-defined, for example a cosine head
         new: Any = _resized(old, weight)
@@ -130,14 +136,14 @@ def like(old: Module, weight: Tensor, bias: Tensor, *, parts: Sequence[int] = ()
     else:
         settings = {name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation")}
         new = kind(weight.shape[1] // math.prod(settings["kernel_size"]), len(weight), **settings, bias=biased, device=device, dtype=dtype)
-    put_(new, weight, bias=bias)
+    put_(new, weight, bias=own.bias)
     if parts:
         new.__class__ = _PARTED.get(type(new)) or type(f"Parted{type(new).__name__}", (_Parted, type(new)), {})
         new.parts = tuple(int(size) for size in parts)
     return cast(Module, new)
 
 
-def _resized(old: Module, weight: Tensor) -> Module:
+def _resized(old: Module, weight: np.ndarray) -> Module:
     """Return a copy of a user-defined row layer, resized to these rows."""
     new, before = copied(old), len(cast(Tensor, old.weight))
     if isinstance(new, _Parted):

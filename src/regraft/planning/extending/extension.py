@@ -18,7 +18,7 @@ from ...files.locks import held_folder
 from ...files.text import notebook_html
 from ...files.writing import write_text
 from ...heads import extend, extension_figures
-from ...heads.starting import STARTS
+from ...heads.starts import STARTS
 from ...networks.account import Account
 from ...networks.contract import Network
 from ...networks.folders import replacing, write_network
