@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import regraft
+from regraft.training import loop
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -22,6 +31,37 @@ def test_every_file_and_function_on_the_way_to_the_loss_is_there() -> None:
         source = (ROOT / path).read_text(encoding="utf-8")
         names = re.findall(r"`(\w+)`", words)
         assert names and all(re.search(rf"^\s*def {name}\(", source, flags=re.MULTILINE) for name in names), (path, names)
+
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "head": {},
+    "partial": {"frozen": 1},
+    "full": {"refit": True},
+    "surgical": {"block": "auto"},
+    "scratch": {},
+    "scale_shift": {},
+    "codes": {},
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_loss_is_reached_through_the_five_files_of_the_page(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways, loss = set(), loop._loss
+
+    def noted(*args: Any, **named: Any) -> Any:
+        files = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_stack(None)]
+        ways.add(tuple(dict.fromkeys(f"src/regraft/{one.relative_to(SOURCE)}" for one in reversed(files) if one.is_relative_to(SOURCE))))
+        return loss(*args, **named)
+
+    monkeypatch.setattr(loop, "_loss", noted)
+    rows = np.random.default_rng(0).normal(size=(30, 4)).astype("float32")
+    labels, speakers = np.where(rows[:, 0] > 0, "a", "b"), [f"speaker {row % 3}" for row in range(30)]
+    net = regraft.load(torch.nn.Sequential(*[torch.nn.Linear(4, 4), torch.nn.ReLU()] * 3, torch.nn.Linear(4, 3)), inputs=(4,))
+    data = regraft.read((rows, labels), condition=speakers if strategy == "codes" else None)
+    regraft.adapt(net, data, strategy=strategy, epochs=1, cache="memory", **STRATEGIES[strategy])
+    page = re.findall(r"^\d\. `(src/[^`]+)`", PAGE, flags=re.MULTILINE)
+    heads = [*page[:3], "src/regraft/planning/passes.py", page[4]]
+    assert ways == {"head": {tuple(heads)}, "scratch": {tuple(page)}}.get(strategy, {tuple(page), tuple(heads)})
 
 
 def test_the_tree_is_that_of_the_source() -> None:

@@ -27,7 +27,7 @@ from regraft.networks.keras.library import keras
 from regraft.networks.parts.scaling import film, lhuc
 from regraft.networks.torch.family import open_torch
 from regraft.planning import Plan, make_plan
-from regraft.planning.tuning.stages import names_in, take_over_
+from regraft.planning.strategies import names_in, take_over_
 
 
 def test_scales_and_shifts() -> None:

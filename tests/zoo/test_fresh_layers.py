@@ -69,7 +69,7 @@ def changed(before: Network, after: Network) -> set[str]:
 def test_they_are_trained_first_and_nothing_is_solved_on_them(
     family: str, strategy: str, options: dict[str, Any], expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place in ("strategies.solve_heads_", "tuning.stages.solve_heads_", "choosing.convex.start_from_"):
+    for place in ("strategies.solve_heads_", "choosing.convex.start_from_"):
         monkeypatch.setattr(f"regraft.planning.{place}", lambda *_args, **_named: pytest.fail("a head was solved"))
     net = opened(family)
     result = regraft.adapt(net, rows(), strategy=strategy, fresh=OWN[family], epochs=12, learning_rate=0.01, cache="memory", **options)

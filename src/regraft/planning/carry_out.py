@@ -35,7 +35,7 @@ from .setup import Checkpoints, Log, Outcome, Parts, Setup, parts_of, run_digest
 from .strategies import run_strategy
 from .tasks import changed_heads, matched_tasks, same_tasks, task_problems
 from .trained import check_trained, hold_, with_fresh, without_solving
-from .tuning.stages import check_method
+from .tuning.by_method import check_method
 from .tuning.switches import switch_problems
 
 __all__ = ["adapted", "carry_out", "checked_setup"]

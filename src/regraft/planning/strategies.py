@@ -1,16 +1,21 @@
-"""The strategies: each chooses what is frozen and where training starts; the training loop is the same for all."""
+"""The strategies: each chooses what is frozen and where training starts, and in which order it is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from ..errors import NetworkError
 from ..freezing import frozen_before, frozen_up_to_head, held_layers, matching_layers
 from ..methods.gradients import relative_norms
-from ..training import WholeFeed
+from ..networks.contract import Network
+from ..networks.parts.coding import ENTRANCE, LAYERS, in_condition
+from ..networks.samples import placed
+from ..training import CachedFeed, Feed, WholeFeed
 from ..training.recipe import DRAWN
 from .choosing.auto import choose_and_carry_out
 from .choosing.bases import probe_base, read_depths, source_of, with_probe
@@ -18,14 +23,15 @@ from .choosing.candidates import below_probe, frozen_layers, surgical_blocks
 from .choosing.convex import loop_reason, solved_heads
 from .choosing.probing import probe_at
 from .choosing.solving import softened
-from .passes import features_of, feed_of, judging_features, train_heads
+from .passes import features_of, feed_of, head_feed, judging_features, train_heads, train_heads_alone, whole_feeds
 from .plan import AUTO_BLOCK, THIRDS, THROUGH_LAYERS
 from .setup import Log, Outcome, Setup, Source
 from .starting import solve_heads_
-from .tuning.stages import by_method, trained_head, trained_layers
-from .tuning.tuned import starts_of, tuned, weights_of
+from .tuning.by_method import begun_method, with_conditions_of
+from .tuning.switches import taught
+from .tuning.tuned import History, starts_of, tuned, weights_of
 
-__all__ = ["run_strategy"]
+__all__ = ["names_in", "run_strategy", "take_over_"]
 
 MOST_LOOKED_AT = 256
 """Largest number of examples whose mean gradient is computed."""
@@ -37,7 +43,7 @@ def run_strategy(setup: Setup, log: Log) -> Outcome:
 
     Trained weights of the setup's network are changed in place. Nothing else is changed.
     """
-    outcome, plan = _STRATEGIES.get(setup.plan.strategy, by_method)(setup, log), setup.plan
+    outcome, plan = _STRATEGIES.get(setup.plan.strategy, _by_method)(setup, log), setup.plan
     if outcome.chosen or outcome.measured is None:
         return outcome
     given = {"strategy": plan.strategy, "frozen": plan.frozen, "block": plan.block, "base": None if plan.base == "head" else plan.base}
@@ -91,9 +97,9 @@ def _surgical(setup: Setup, log: Log) -> Outcome:
     if setup.plan.block != AUTO_BLOCK:
         return _from_base(setup, log)
     below = frozen_up_to_head(setup.network)
-    head = trained_head(setup, log, feed=feed_of(setup, log, frozen=below), frozen=below)
+    head = _trained_head(setup, log, feed=feed_of(setup, log, frozen=below), frozen=below)
     frozen = frozen_layers(setup.network, strategy="surgical", frozen=None, block=_third_by_gradient(setup, log))
-    return trained_layers(setup, log, head=head, feed=feed_of(setup, log, frozen=frozen), frozen=frozen, stage="surgical")
+    return _trained_layers(setup, log, head=head, feed=feed_of(setup, log, frozen=frozen), frozen=frozen, stage="surgical")
 
 
 def _from_base(setup: Setup, log: Log) -> Outcome:
@@ -113,8 +119,50 @@ def _from_base(setup: Setup, log: Log) -> Outcome:
     if setup.apart:
         return _measured(setup, log, frozen=frozen, stage=plan.strategy)
     feed = feed_of(setup, log, frozen=frozen)
-    head = trained_head(setup, log, feed=feed, frozen=frozen)
-    return trained_layers(setup, log, head=head, feed=feed, frozen=frozen, stage=plan.strategy)
+    head = _trained_head(setup, log, feed=feed, frozen=frozen)
+    return _trained_layers(setup, log, head=head, feed=feed, frozen=frozen, stage=plan.strategy)
+
+
+@dataclass(frozen=True)
+class _HeadFirst:
+    """State after the heads are trained (the first half of LP-FT: Kumar et al., ICLR 2022).
+
+    Attributes:
+        source: features of the source network, for the baselines.
+        features: (N, d) input of the heads, for all examples.
+    """
+
+    source: Source
+    features: Tensor
+    history: History
+
+
+def _trained_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str]) -> _HeadFirst:
+    """Solve the heads of the setup's network in place, then train them on their features."""
+    source, features = _solved_head(setup, log, feed=feed, frozen=frozen)
+    return _HeadFirst(source, features, train_heads_alone(setup, log, features=features))
+
+
+def _solved_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str]) -> tuple[Source, Tensor]:
+    """Solve the heads; return the source for the baselines, and the features of all examples, (N, d)."""
+    features = head_feed(setup, log, feed=feed).features
+    judging = judging_features(setup, log, features=features, frozen=frozen)
+    return Source(features, judging, solve_heads_(setup, log, feed=feed, features=features)), features
+
+
+def _trained_layers(  # over the limit: what is trained, and on what
+    setup: Setup, log: Log, *, head: _HeadFirst, feed: Feed, frozen: frozenset[str], stage: str
+) -> Outcome:
+    """Train what is not frozen in place, with the old head as a teacher if the settings say so; the history covers both trainings."""
+    other = taught(setup, log, features=head.features)
+    same = other.network is setup.network
+    still = frozen if same else names_in(other.network, frozen)
+    starts = starts_of(other, frozen=still, features=head.features)
+    found = tuned(other, log, feed=feed if same else feed_of(other, log, frozen=still), frozen=still, stage=stage, starts=starts)
+    if not same:
+        take_over_(setup.network, other.network)
+    history = [*head.history, *found.history]
+    return replace(found, network=setup.network, feed=feed, frozen=frozen, history=history, source=head.source)
 
 
 def _third_by_gradient(setup: Setup, log: Log) -> str:
@@ -147,6 +195,82 @@ def _scratch(setup: Setup, log: Log) -> Outcome:
     frozen, start = held_layers(setup.network), weights_of(setup.network, frozenset())
     feed = feed_of(setup, log, frozen=frozen)
     return tuned(setup, log, feed=feed, frozen=frozen, stage="scratch", starts={DRAWN: lambda _rows: start}, drawn=True)
+
+
+def _by_method(setup: Setup, log: Log) -> Outcome:
+    """Train the heads in place, then the network in the form of a method, and return it in the method's final form."""
+    plan = setup.plan
+    if setup.network.coding is not None:
+        setup = with_conditions_of(setup, setup.network.coding.conditions)
+    head = _head_first(setup, log)
+    other = taught(setup, log, features=head.features)
+    tuning = begun_method(other, strategy=plan.strategy, options=plan.options)
+    form = tuning.setup
+    starts = starts_of(form, frozen=tuning.frozen)
+    with tuning.method.during(form.network):
+        feed = feed_of(form, log, frozen=tuning.frozen)
+        found = tuned(form, log, feed=feed, frozen=tuning.frozen, stage=plan.strategy, starts=starts)
+    finished = tuning.finished()
+    if other.network is not setup.network:  # drop the old head: apply the method again and copy the trained weights
+        plain = begun_method(setup, strategy=plan.strategy, options=plan.options).finished()
+        take_over_(plain, finished)
+        finished = plain
+    done = replace(setup, items=form.items, test=form.test).on(finished)
+    _note_idle_codes_(done, log)
+    feed, test_feed = whole_feeds(done)
+    return Outcome(finished, feed, frozenset(), [*head.history, *found.history], head.source, test_feed=test_feed, measured=found.measured)
+
+
+def _head_first(setup: Setup, log: Log) -> _HeadFirst:
+    """Solve and train the heads.
+
+    If a part of the network stays frozen in the method's form, the heads are solved in that form, since its feature cache is already
+    filled.
+    """
+    form = begun_method(setup, strategy=setup.plan.strategy, options=setup.plan.options)
+    plain = replace(setup.plan, views=1)  # heads read only view 0
+    own = replace(form.setup, additions=setup.additions, plan=plain)
+    feed = feed_of(own, log, frozen=form.frozen)
+    if not isinstance(feed, CachedFeed):
+        frozen = frozen_up_to_head(setup.network)
+        return _trained_head(setup, log, feed=feed_of(setup, log, frozen=frozen), frozen=frozen)
+    source, features = _solved_head(own, log, feed=feed, frozen=form.frozen)
+    for task, head in setup.network.heads.items():
+        weight, bias = own.network.rows(own.network.heads[task].layer)
+        setup.network.set_rows_(head.layer, weight, bias=bias)
+    return _HeadFirst(source, features, train_heads_alone(setup, log, features=features))
+
+
+def _note_idle_codes_(setup: Setup, log: Log) -> None:
+    """Add a note if no code changes the output of the trained network, because the layers that read the codes are still zero."""
+    network = setup.network
+    if network.coding is None or network.coding.into not in (LAYERS, ENTRANCE):
+        return
+    network.mode_(False)
+    batch = placed(setup.items.batch(setup.parts.training[:8]), setup.device, order=network.body.memory_order)
+    with torch.no_grad():
+        mean, *others = (network.scores(in_condition(batch, row)) for row in range(min(3, 1 + len(network.coding.conditions))))
+    if all(torch.equal(mean[task], scores[task]) for scores in others for task in mean):
+        log.notes.append(
+            "The codes change nothing: no epoch of their training was better than the start on the validation set. More epochs, another "
+            "learning rate, or conditions that matter more to the answer may change that."
+        )
+
+
+def names_in(network: Network, names: Iterable[str]) -> frozenset[str]:
+    """Return those of the `names` of layers or parameters that exist in a network derived from another."""
+    return frozenset(names) & {*(layer.name for layer in network.layers), *network.state()}
+
+
+def take_over_(network: Network, trained: Network) -> None:
+    """Copy weights and moving averages into a network from a trained one that has further layers."""
+    found, state = trained.state(), network.state()
+    missing = [name for name in state if name not in found]
+    if missing:
+        raise NetworkError(f"The trained network has no {missing[0]!r}; expected all {len(state)} tensors of the one it was made of.")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(found[name])
 
 
 _STRATEGIES: dict[str, Strategy] = {

@@ -1,15 +1,8 @@
-"""Choice of learning rate, layer decay, BatchNorm statistics and start by short trainings, and the trainings that use the choice.
-
-found_recipe     choose by successive halving on the validation set, or on folds if the validation set is small
-trained_by       train with the choice until the validation loss stops falling
-refitted         train again on all examples except the holdout set
-"""
+"""Choice of learning rate, layer decay, BatchNorm statistics and start by short trainings."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from typing import Any
@@ -18,9 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from ..console import duration, say
-from .checkpoints import InMemory, Store
+from .checkpoints import InMemory
 from .courses import monitored_by, most_epochs
-from .loop import Trained, Training, all_logits, loss_of, restore_, trained
+from .loop import Training, loss_of, restore_, trained
 from .optimizers import trained_depth
 from .settings import Settings
 
@@ -34,15 +27,11 @@ __all__ = [
     "Recipe",
     "Short",
     "Starts",
-    "course_of",
     "first_short",
     "found_recipe",
-    "measured_training",
     "moving_statistics",
     "put_start_",
-    "refitted",
     "short_epochs",
-    "trained_by",
     "with_recipe",
 ]
 
@@ -299,31 +288,6 @@ def _short(parts: Sequence[Training], recipe: Recipe, *, room: float) -> Short:
     return Short(recipe, [replace(with_recipe(part, recipe), checkpoint=InMemory(room)) for part in parts])
 
 
-def trained_by(training: Training, chosen: Chosen, *, starts: Starts, part: int = 0) -> Trained:
-    """Train with the chosen recipe until the validation loss stops falling. Leave the best weights in the network; return the final state.
-
-    If the winning short training used the same examples, it is continued. A run that was interrupted in between repeats it, with the
-    same result. `part`: number of the fold.
-    """
-    put_start_(training, chosen.recipe, starts=starts)
-    return trained(replace(with_recipe(training, chosen.recipe), begun=chosen.begun[part], tried=chosen.tried))
-
-
-def course_of(state: Trained) -> tuple[int, int]:
-    """Return the numbers of steady and of falling epochs that led to the best weights of a finished training."""
-    if state.course.falls:
-        return state.course.turned, state.course.epochs
-    return state.best_epoch, 0
-
-
-def refitted(training: Training, recipe: Recipe, *, starts: Starts, course: tuple[int, int], rows: np.ndarray) -> Trained:
-    """Train with a recipe on the examples `rows` (n,), without a validation set, for a known number of epochs; return the final state."""
-    settings = replace(training.settings, patience=None)
-    again = replace(training, fit=rows, validation=rows[:0], settings=settings, course=course, phase="refit", keep_start=False)
-    put_start_(again, recipe, starts=starts)
-    return trained(with_recipe(again, recipe))
-
-
 History = list[dict[str, Any]]
 
 
@@ -353,71 +317,3 @@ class Measured:
         """Return the chosen settings."""
         settings = with_recipe(self.training, self.recipe).settings
         return {"learning_rate": settings.learning_rate, "layer_decay": settings.layer_decay, "batch_norm": self.recipe.batch_norm}
-
-    def refit_(self, rows: np.ndarray, checkpoint: Store | None) -> History:
-        """Train again with the chosen recipe and length on the examples `rows` (n,); return the added history."""
-        again = replace(self.training, checkpoint=checkpoint)
-        history = refitted(again, self.recipe, starts=self.starts, course=self.course, rows=rows).history
-        self.history += history
-        return history
-
-
-def measured_training(  # over the limit: what is measured, on what, and what is known of it
-    training: Training,
-    *,
-    usual: float,
-    starts: Starts,
-    folds: Folds = (),
-    known: Store | None = None,
-    first: Short | None = None,
-    during: Callable[[str], AbstractContextManager[None]] | None = None,
-) -> Measured:
-    """Choose the recipe of a training and run the training.
-
-    `starts`: name -> initial weights; the first is the default. `folds`: (training set, validation set) pairs that replace those of the
-    training. With folds, the network is left with the weights of the last fold and must be refitted on all examples. `known`: store of
-    the choice, which a resumed run reads. `during`: context manager around the comparison.
-    """
-    kept = known.read() if known is not None else None
-    if kept is None:
-        with during("compare") if during else nullcontext():
-            chosen = found_recipe(training, usual=usual, starts=starts, folds=folds, first=first)
-        if known is not None:
-            told = json.dumps([one.to_dict() for one in chosen.compared])
-            known.write({"recipe": json.dumps(vars(chosen.recipe)), "compared": told, "tried": chosen.tried})
-    else:
-        compared = [Comparison.from_dict(one) for one in json.loads(kept["compared"])]
-        chosen = Chosen(Recipe(**json.loads(kept["recipe"])), compared, kept["tried"], [None] * max(len(folds), 1))
-    found = Measured(training, starts, chosen.recipe, chosen.compared, [_entry(training, one) for one in chosen.compared])
-    if folds:
-        _train_folds_(found, folds, chosen=chosen)
-    else:
-        state = trained_by(training, chosen, starts=starts)
-        found.history += state.history
-        found.course, found.kept_start = course_of(state), state.kept_start
-        if len(training.validation):
-            found.held_out = all_logits(training.network, training.feed, indices=training.validation), training.validation
-    return found
-
-
-def _entry(training: Training, one: Comparison) -> dict[str, Any]:
-    """Return the history entry of a short training."""
-    plain, (name, sign) = one.to_dict(), monitored_by(training.settings.monitor, training.settings.mode)
-    figure = {name or "validation_loss": sign * plain.pop("loss")}
-    return {"stage": training.stage, "phase": "search", "epoch": plain.pop("epochs"), **figure, **plain}
-
-
-def _train_folds_(found: Measured, folds: Folds, *, chosen: Chosen) -> None:
-    """Train on each fold. Keep the longest course and the held-out logits of all folds."""
-    training, courses, scores, kept = found.training, [], [], []
-    for number, (fit, validation) in enumerate(folds, start=1):
-        one = replace(training, fit=fit, validation=validation, checkpoint=None, phase=f"fold {number}")
-        state = trained_by(one, chosen, starts=found.starts, part=number - 1)
-        found.history += state.history
-        courses.append(course_of(state))
-        kept.append(state.kept_start)
-        scores.append(all_logits(training.network, training.feed, indices=validation))
-    found.course = max(courses)  # on few examples a fold can peak early by chance, and training too long costs less than too short
-    found.kept_start = sum(kept) > len(kept) / 2
-    rows = np.concatenate([validation for _, validation in folds])
-    found.held_out = {task: np.concatenate([part[task] for part in scores]) for task in scores[0]}, rows

@@ -14,7 +14,7 @@ from ...methods import METHODS
 from ...networks.contract import Network
 from ..plan import BASES, THIRDS, Plan
 from ..setup import Log, Setup
-from ..tuning.stages import check_method
+from ..tuning.by_method import check_method
 from .probing import block_of
 
 __all__ = ["Candidate", "below_probe", "candidates_of", "check_blocks", "frozen_layers", "surgical_blocks"]

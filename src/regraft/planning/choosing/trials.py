@@ -19,11 +19,11 @@ from ...networks.contract import Network
 from ...scale import on_cluster
 from ...training import Feed, Settings, Training, WholeFeed, all_logits
 from ...training.loop import copied, restore_
-from ...training.recipe import DRAWN, LARGEST, Measured, Short, Starts, first_short, measured_training, refitted, short_epochs
+from ...training.recipe import DRAWN, LARGEST, Measured, Short, Starts, first_short, short_epochs
 from ..passes import feed_of, training_of
 from ..setup import Log, Setup
-from ..tuning.stages import Tuning, begun_method
-from ..tuning.tuned import folds_for, refit_, split_of, starts_of, usual_rate, weights_of
+from ..tuning.by_method import Tuning, begun_method
+from ..tuning.tuned import folds_for, measured_training, refit_, refitted, split_of, starts_of, usual_rate, weights_of
 from .bases import Base
 from .candidates import Candidate, below_probe, frozen_layers
 from .solving import HeldOut, held_out

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +16,40 @@ from ...data import Dataset
 from ...errors import DataError
 from ...networks.contract import Network
 from ...training import Feed, HeadFeed, Settings, Training
-from ...training.courses import most_epochs
-from ...training.loop import restore_
-from ...training.recipe import Folds, Measured, Starts, measured_training, put_start_, refitted
+from ...training.checkpoints import Store
+from ...training.courses import monitored_by, most_epochs
+from ...training.loop import Trained, all_logits, restore_, trained
+from ...training.recipe import (
+    Chosen,
+    Comparison,
+    Folds,
+    Measured,
+    Recipe,
+    Short,
+    Starts,
+    found_recipe,
+    put_start_,
+    with_recipe,
+)
 from ..passes import training_of
 from ..setup import Log, Outcome, Parts, Setup
 from ..starting import solve_heads_
 
-__all__ = ["FOLDS", "Fold", "folds_for", "folds_of", "refit_", "split_of", "starts_of", "tuned", "usual_rate", "weights_of"]
+__all__ = [
+    "FOLDS",
+    "Fold",
+    "History",
+    "folds_for",
+    "folds_of",
+    "measured_training",
+    "refit_",
+    "refitted",
+    "split_of",
+    "starts_of",
+    "tuned",
+    "usual_rate",
+    "weights_of",
+]
 
 FEW_TO_CHOOSE = 20
 """Size of the validation set below which folds replace it."""
@@ -89,14 +117,101 @@ def tuned(  # over the limit: what is trained, from where
     return Outcome(setup.network, feed, frozen, found.history, measured=found)
 
 
+def measured_training(  # over the limit: what is measured, on what, and what is known of it
+    training: Training,
+    *,
+    usual: float,
+    starts: Starts,
+    folds: Folds = (),
+    known: Store | None = None,
+    first: Short | None = None,
+    during: Callable[[str], AbstractContextManager[None]] | None = None,
+) -> Measured:
+    """Choose the recipe of a training and run the training.
+
+    `starts`: name -> initial weights; the first is the default. `folds`: (training set, validation set) pairs that replace those of the
+    training. With folds, the network is left with the weights of the last fold and must be refitted on all examples. `known`: store of
+    the choice, which a resumed run reads. `during`: context manager around the comparison.
+    """
+    kept = known.read() if known is not None else None
+    if kept is None:
+        with during("compare") if during else nullcontext():
+            chosen = found_recipe(training, usual=usual, starts=starts, folds=folds, first=first)
+        if known is not None:
+            told = json.dumps([one.to_dict() for one in chosen.compared])
+            known.write({"recipe": json.dumps(vars(chosen.recipe)), "compared": told, "tried": chosen.tried})
+    else:
+        compared = [Comparison.from_dict(one) for one in json.loads(kept["compared"])]
+        chosen = Chosen(Recipe(**json.loads(kept["recipe"])), compared, kept["tried"], [None] * max(len(folds), 1))
+    found = Measured(training, starts, chosen.recipe, chosen.compared, [_entry(training, one) for one in chosen.compared])
+    if folds:
+        _train_folds_(found, folds, chosen=chosen)
+    else:
+        state = _trained_by(training, chosen, starts=starts)
+        found.history += state.history
+        found.course, found.kept_start = _course_of(state), state.kept_start
+        if len(training.validation):
+            found.held_out = all_logits(training.network, training.feed, indices=training.validation), training.validation
+    return found
+
+
+def _trained_by(training: Training, chosen: Chosen, *, starts: Starts, part: int = 0) -> Trained:
+    """Train with the chosen recipe until the validation loss stops falling. Leave the best weights in the network; return the final state.
+
+    If the winning short training used the same examples, it is continued. A run that was interrupted in between repeats it, with the
+    same result. `part`: number of the fold.
+    """
+    put_start_(training, chosen.recipe, starts=starts)
+    return trained(replace(with_recipe(training, chosen.recipe), begun=chosen.begun[part], tried=chosen.tried))
+
+
+def _course_of(state: Trained) -> tuple[int, int]:
+    """Return the numbers of steady and of falling epochs that led to the best weights of a finished training."""
+    if state.course.falls:
+        return state.course.turned, state.course.epochs
+    return state.best_epoch, 0
+
+
+def _entry(training: Training, one: Comparison) -> dict[str, Any]:
+    """Return the history entry of a short training."""
+    plain, (name, sign) = one.to_dict(), monitored_by(training.settings.monitor, training.settings.mode)
+    figure = {name or "validation_loss": sign * plain.pop("loss")}
+    return {"stage": training.stage, "phase": "search", "epoch": plain.pop("epochs"), **figure, **plain}
+
+
+def _train_folds_(found: Measured, folds: Folds, *, chosen: Chosen) -> None:
+    """Train on each fold. Keep the longest course and the held-out logits of all folds."""
+    training, courses, scores, kept = found.training, [], [], []
+    for number, (fit, validation) in enumerate(folds, start=1):
+        one = replace(training, fit=fit, validation=validation, checkpoint=None, phase=f"fold {number}")
+        state = _trained_by(one, chosen, starts=found.starts, part=number - 1)
+        found.history += state.history
+        courses.append(_course_of(state))
+        kept.append(state.kept_start)
+        scores.append(all_logits(training.network, training.feed, indices=validation))
+    found.course = max(courses)  # on few examples a fold can peak early by chance, and training too long costs less than too short
+    found.kept_start = sum(kept) > len(kept) / 2
+    rows = np.concatenate([validation for _, validation in folds])
+    found.held_out = {task: np.concatenate([part[task] for part in scores]) for task in scores[0]}, rows
+
+
 def refit_(setup: Setup, log: Log, *, found: Measured) -> None:
     """Refit on training and validation set if the setup says so; if the start was better, put the start weights back instead."""
     training, rows, refits = found.training, setup.parts.learned_from, setup.refits and setup.settings.epochs != 0
     if found.kept_start:
         put_start_(replace(training, fit=rows if setup.refits else training.fit), found.recipe, starts=found.starts)
     elif refits:
-        found.refit_(rows, setup.checkpoint(f"{training.stage}-refit"))
+        again = replace(training, checkpoint=setup.checkpoint(f"{training.stage}-refit"))
+        found.history += refitted(again, found.recipe, starts=found.starts, course=found.course, rows=rows).history
     _note_(log, found, refitted_on=len(rows) if refits and not found.kept_start else None)
+
+
+def refitted(training: Training, recipe: Recipe, *, starts: Starts, course: tuple[int, int], rows: np.ndarray) -> Trained:
+    """Train with a recipe on the examples `rows` (n,), without a validation set, for a known number of epochs; return the final state."""
+    settings = replace(training.settings, patience=None)
+    again = replace(training, fit=rows, validation=rows[:0], settings=settings, course=course, phase="refit", keep_start=False)
+    put_start_(again, recipe, starts=starts)
+    return trained(with_recipe(again, recipe))
 
 
 def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts) -> History:
