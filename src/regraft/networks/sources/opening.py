@@ -250,7 +250,7 @@ def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, hea
         notes.append(f"{len(opened.classes or ())} class names come with it, and it has another number of outputs: they stay without names")
     _tell_heads_(network, opened.tasks)
     network.account = Account(notes=(*notes, *network.account.notes))
-    return Source(network, opened.preprocessing)
+    return Source(network, opened.preprocessing if inputs is None else _at_size(opened.preprocessing, network.input_shape))
 
 
 def _named_(network: Network, classes: Sequence[str] | None) -> bool:
