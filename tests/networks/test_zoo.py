@@ -57,8 +57,14 @@ def _fails_when_pretrained(make: Any, name: str) -> Any:
 
 
 def test_timm_by_name(tmp_path: Path) -> None:
-    net = _small(_offline("timm:test_resnet"))
+    _offline("timm:test_resnet")
+    net = regraft.load("timm:test_resnet", weights="random", inputs=(3, 64, 64))
     assert net.origin["source"] == "timm:test_resnet"
+    assert {name: net.preprocessing.to_dict()[name] for name in ("height", "width", "resize")} == {
+        "height": 64,
+        "width": 64,
+        "resize": "crop",
+    }
     assert net.classes is not None
     assert len(net.classes) == 1000
     result = regraft.adapt(net, (_pictures(12), list("abc") * 4), strategy="head", epochs=1, cache="memory", out=tmp_path / "out")

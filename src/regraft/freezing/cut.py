@@ -230,7 +230,7 @@ def _poisoned(tensor: Tensor) -> Tensor | None:
 
 
 def _shaken(values: Tensor) -> Tensor:
-    """Return weights with noise added to each: new layers that start as zero or as copies must show their dependencies."""
+    """Return weights with noise added to each: new layers that start as zero or as copies must show their dependencies and differences."""
     noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(values)
     return values + noise * (0.1 * float(values.square().mean().sqrt()) or 0.02)
 
@@ -249,8 +249,8 @@ def _changed(scores: Scores, plain: Scores) -> bool:
     return any(not torch.equal(scores[task], plain[task]) for task in plain)
 
 
-def _find_live_(replay: _Replay, layers: frozenset[str]) -> None:
-    """Set the live outputs and inputs: those that the logits depend on, with trained weights slightly changed."""
+def _find_live_(replay: _Replay) -> None:
+    """Set the live outputs and inputs: those that the logits depend on."""
     named = _named(replay.sample)
     recorded = {slot: replay.recorded(slot) for slot in replay.slots()}
     others = {slot: _poisoned(value) for slot, value in recorded.items()}
@@ -272,13 +272,12 @@ def _find_live_(replay: _Replay, layers: frozenset[str]) -> None:
             {slot: other for slot, other in zip(slots, poison, strict=True) if other is not None}, {}
         )
 
-    with other_weights(replay.network, layers, made=_shaken):
-        plain = scores({}, {})
-        replay.live = tuple(_live_among(replay.slots(), is_live))
-        for name, tensor in named.items():
-            other = _poisoned(tensor)
-            if other is None or differ({}, {name: other}):
-                replay.live_inputs = (*replay.live_inputs, name)
+    plain = scores({}, {})
+    replay.live = tuple(_live_among(replay.slots(), is_live))
+    for name, tensor in named.items():
+        other = _poisoned(tensor)
+        if other is None or differ({}, {name: other}):
+            replay.live_inputs = (*replay.live_inputs, name)
 
 
 def _seen_live(replay: _Replay, inputs: Inputs) -> dict[_Slot, Tensor]:
@@ -332,6 +331,8 @@ def _as_cut(replay: _Replay, layers: frozenset[str], *, again: _Again) -> Cut:
 def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs) -> Cut | Refusal:
     """Return the cut behind the frozen layers, proved on the sample to give the logits of the whole network, or the refusal.
 
+    Meanwhile the trained weights are slightly changed: the logits of a new head, which starts as zero, would prove any cut.
+
     `layers`: frozen layers whose outputs do not change in training. `sample`: two or more real examples.
     """
     network.mode_(False)
@@ -340,7 +341,7 @@ def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs) -> Cut
     again = partial(find_cut, layers=layers, sample=sample)
     if not layers:
         return Refusal("no frozen module is called before the trainable part")
-    with torch.no_grad(), called_one_by_one():
+    with torch.no_grad(), called_one_by_one(), other_weights(network, layers, made=_shaken):
         for direct in (_before_head(network, layers), network.body.split(layers)):
             if direct is not None:
                 make = partial(_of_parts, direct, two, layers=layers, again=again)
@@ -366,7 +367,7 @@ def _by_replay(network: Network, layers: frozenset[str], *, sample: Inputs, agai
     if not units:
         raise _Refused("every frozen module also runs behind the trainable part")
     replay = _Replay(network, _calls(network, units, two=two, three=rows_of(sample, [0, 1, 0])), sample=two)
-    _find_live_(replay, layers)
+    _find_live_(replay)
     cut = _as_cut(replay, layers, again=again)
     _prove_in_training(network, cut, inputs=two)
     return cut

@@ -259,6 +259,8 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
     whole = data.recordings()
     used = {"training": parts.training, "validation": parts.validation, "holdout": parts.holdout}
     split = {name: len(data.subset(rows).recordings()) for name, rows in used.items()}
+    uncached = any(note.startswith(UNCACHED) for note in log.notes)
+    on_output = f"{ATTACHED}: the new one reads its pooled output." if uncached and not setup.network.heads else ""
     return {
         "network": {
             "name": str(network.origin.get("source", network.family)),
@@ -271,10 +273,10 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
         | {"read": [list(row) for row in whole.summary().rows() if row[0] != "note"]}
         | ({"tasks": several} if data.further else {}),
         "kept_start": measured.training.stage if measured is not None and measured.kept_start else None,
-        "uncached": any(note.startswith(UNCACHED) for note in log.notes),
+        "uncached": uncached,
         "random_weights": network.origin.get("weights") == "random",
         "preprocessing": network.preprocessing.describe(),
-        "attached": next((note for note in log.notes if note.startswith(ATTACHED)), ""),
+        "attached": next((note for note in log.notes if note.startswith(ATTACHED)), on_output),
         "measured": setup.items.preprocessing.measured,
         "worst": worst_items(judged),
         "reliability": reliability_of(judged),
