@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from tests import torch_examples as examples
 from torch import nn
@@ -12,6 +15,7 @@ from torch import nn
 from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.freezing.identity import cache_identity, frozen_digest
 from regraft.networks.contract import Network
+from regraft.networks.fingerprints.libraries import library_of
 from regraft.networks.torch.family import open_torch
 
 FROZEN = ["conv1", "norm1", "drop1"]
@@ -91,3 +95,17 @@ def test_buffers_of_frozen_containers_count() -> None:
     with torch.no_grad():
         network.module[0].scale += 1
     assert frozen_digest(network, ["0.fc"]) != before
+
+
+def test_a_library_on_the_search_path_counts_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "unpacked_wheel").mkdir()
+    (tmp_path / "unpacked_wheel" / "__init__.py").write_text("")
+    (tmp_path / "beside_it.py").write_text("")
+    facts = tmp_path / "unpacked_wheel-1.2.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: unpacked_wheel\nVersion: 1.2\n")
+    (facts / "RECORD").write_text("unpacked_wheel/__init__.py,,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("unpacked_wheel", "beside_it"):
+        importlib.import_module(name)
+    assert (library_of("unpacked_wheel.part"), library_of("beside_it")) == ("unpacked_wheel 1.2", None)

@@ -60,4 +60,10 @@ def _is_installed(module: ModuleType | None) -> bool:
     if file is None:
         return False
     path = Path(file).resolve()
-    return any(folder in path.parents for folder in _folders())
+    return any(folder in path.parents for folder in _folders()) or any(map(_holds_libraries, path.parents[:2]))
+
+
+@cache
+def _holds_libraries(folder: Path) -> bool:
+    """Return whether wheels were unpacked into a folder, as by `pip install --target`; it may be on the search path by PYTHONPATH."""
+    return next(folder.glob("*.dist-info/RECORD"), None) is not None
