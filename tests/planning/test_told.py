@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score, mean_absolute_error
 from tests.reliability import cases
 
 import regraft
-from regraft.errors import SettingError
+from regraft.errors import MissingExtraError, SettingError
 from regraft.planning import make_plan
 from regraft.training.courses import monitored_by
 
@@ -191,10 +191,17 @@ class Kept(GeneralTracker):  # type: ignore[misc]
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.told: dict[str, Any] = {}
         self.over = False
+        self.begun = self.failed = False
 
     @property
-    def tracker(self) -> None:
-        return None
+    def tracker(self) -> Kept:
+        return self
+
+    def __exit__(self, kind: Any, *_raised: Any) -> None:
+        self.failed = kind is not None
+
+    def start(self) -> None:
+        self.begun = True
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         self.told = values
@@ -209,14 +216,55 @@ class Kept(GeneralTracker):  # type: ignore[misc]
 @pytest.mark.parametrize("family", cases.FAMILIES)
 def test_a_tracker_is_told_of_every_epoch_and_of_the_figures(family: str) -> None:
     kept = Kept()
-    result = regraft.adapt(cases.network(family), cases.data(family), **QUICK, log_with=kept)
-    assert kept.over and kept.told["batch_size"] == 16
+    result = regraft.adapt(cases.network(family), cases.data(family), **QUICK, log_with=kept, metrics="f1_macro")
+    assert kept.over and not kept.failed and (kept.told["batch_size"], kept.told["strategy"]) == (16, "partial")
     told = [values for _, values in kept.logged[:-1]]
     assert [values[f"{entry['stage']}/train_loss"] for values, entry in zip(told, result.history, strict=True)] == [
         entry["train_loss"] for entry in result.history
     ]
     assert [step for step, _ in kept.logged] == [*range(1, len(told) + 1), len(told)]
     assert kept.logged[-1][1]["holdout/accuracy"] == result.scores["holdout"]["accuracy"]
+    assert kept.logged[-1][1]["holdout/f1_macro"] == result.scores["holdout"]["metrics"]["f1_macro"]
+
+
+def _fail(_epoch: int, _logs: Any) -> None:
+    raise RuntimeError("of the callback")
+
+
+def test_a_refused_adaptation_begins_no_tracked_run_and_a_failed_one_is_marked() -> None:
+    refused, failed = Kept(), Kept()
+    with pytest.raises(SettingError, match="monitor"):
+        regraft.adapt(cases.network("torch"), cases.data("torch"), **QUICK, log_with=refused, monitor="val_f1")
+    assert not refused.begun and not refused.over
+    with pytest.raises(RuntimeError, match="of the callback"):
+        regraft.adapt(cases.network("torch"), cases.data("torch"), **QUICK, log_with=failed, callbacks=[_fail])
+    assert failed.begun and failed.failed and not failed.over
+
+
+def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regraft.training.callbacks.get_available_trackers", lambda: [])
+    with pytest.raises(MissingExtraError, match=r"log_with='mlflow' needs its library, which is not installed.*pip install mlflow"):
+        regraft.adapt(cases.network("torch"), cases.data("torch"), **QUICK, log_with="mlflow")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", cases.FAMILIES)
+def test_mlflow_reads_what_was_written(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/runs.db")
+    net, data = cases.network(family), cases.data(family)
+    result = regraft.adapt(net, data, **QUICK, log_with="mlflow")
+    with pytest.raises(RuntimeError, match="of the callback"):
+        regraft.adapt(net, data, **QUICK, log_with="mlflow", callbacks=[_fail])
+    assert mlflow.active_run() is None
+    failed, finished = mlflow.search_runs(experiment_names=["regraft"], output_format="list")
+    assert (failed.info.status, finished.info.status) == ("FAILED", "FINISHED")
+    assert finished.data.params["strategy"] == "partial" and finished.data.params["learning_rate"] == "0.01"
+    assert finished.data.metrics["holdout/accuracy"] == pytest.approx(result.scores["holdout"]["accuracy"])
+    steps = mlflow.MlflowClient().get_metric_history(finished.info.run_id, "partial/train_loss")
+    tuned = [entry["train_loss"] for entry in result.history if entry["stage"] == "partial"]
+    assert [one.value for one in sorted(steps, key=lambda one: one.step)] == pytest.approx(tuned)
 
 
 def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:

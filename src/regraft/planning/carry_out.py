@@ -65,9 +65,12 @@ def carry_out(  # over the limit: network, data and plan, and how a folder goes 
             finished = finished_run(folder) if resume and reopen is not None else None
             if finished is None:
                 check_unfinished(folder, resume, shown=out, remedy=_ANEW)
-        made = _carried_out(net, data, plan=plan, test=test, out=folder, resume=resume, finished=finished)
-        if made is not None:
-            return made
+        with Tracker(plan.settings.log_with, (folder or Path()) / "logs", plan=plan.to_dict()) as tracker:
+            log = Log(on_epoch=tracker.see)
+            made = _carried_out(net, data, plan=plan, test=test, out=folder, resume=resume, finished=finished, log=log)
+            if made is not None:
+                tracker.end(made.scores)
+                return made
         if folder is None or reopen is None or finished is None:
             raise SettingError(f"{str(out)!r} holds no finished result that could be returned.")
         say(f"{str(out)!r} holds the finished result of the same network, data and plan: it is returned. resume=False begins anew.")
@@ -77,14 +80,20 @@ def carry_out(  # over the limit: network, data and plan, and how a folder goes 
 _ANEW = ", or resume=False to replace it"
 
 
-def _carried_out(  # over the limit: as `carry_out`
-    net: Network, data: Dataset, *, plan: Plan, test: Dataset | None, out: Path | None, resume: bool, finished: str | None
+def _carried_out(  # noqa: PLR0913  # over the limit: as `carry_out`
+    net: Network,
+    data: Dataset,
+    *,
+    plan: Plan,
+    test: Dataset | None,
+    out: Path | None,
+    resume: bool,
+    finished: str | None,
+    log: Log,
 ) -> Result | None:
     """Carry out a plan; return None if `finished`, the digest of the run whose result is in `out`, equals the digest of this run."""
     plan = with_fresh(net, replace(plan, classes=plan.classes or data.classes))
     plan = without_solving(net, plan, tasks=matched_tasks(net, data).values())
-    tracker = Tracker(plan.settings.log_with, (out or Path()) / "logs", settings=plan.settings.to_dict())
-    log = Log(on_epoch=tracker.see)
     with log.clock.during("read"):
         data = data.with_classes(plan.classes) if data.classes else data
         data, test = windowed(net, data), None if test is None else windowed(net, test, as_of=data)
@@ -145,7 +154,6 @@ def _carried_out(  # over the limit: as `carry_out`
     earlier = () if plan.chosen else plan.reasons  # reasons of an earlier choice do not apply to this one
     reasons = tuple(dict.fromkeys([*earlier, *log.notes]))
     plan = replace(plan, reasons=reasons, candidates=outcome.candidates, chosen=dict(outcome.chosen))
-    tracker.end(scores)
     result = Result(network, plan, History(history), scores, others, log.clock.cost(log.counter), facts)
     if out is not None:
         with log.clock.during("save"):
@@ -269,7 +277,7 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
             "blocks": len(blocks),
             "head": network.head.layer,
         },
-        "data": {"items": len(whole), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
+        "data": {"examples": len(whole), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
         | {"read": [list(row) for row in whole.summary().rows() if row[0] != "note"]}
         | ({"tasks": several} if data.further else {}),
         "kept_start": measured.training.stage if measured is not None and measured.kept_start else None,

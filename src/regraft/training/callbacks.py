@@ -75,32 +75,51 @@ PROJECT = "regraft"
 
 
 class Tracker:
-    """Experiment tracker of a run: logs every epoch of all its trainings, with consecutive steps, and the final scores."""
+    """Experiment tracker of a run: logs every epoch of all its trainings, with consecutive steps, and the final scores.
 
-    def __init__(self, wanted: Any, folder: Path, *, settings: Mapping[str, Any]) -> None:
-        """Start a tracked run. `wanted`: name of a tracker, a tracker object of accelerate, or None for no tracking."""
+    A run of the tracker begins with the first figures: an adaptation that is refused leaves none. One that fails is marked as failed where
+    the tracker knows such a state.
+    """
+
+    def __init__(self, wanted: Any, folder: Path, *, plan: Mapping[str, Any]) -> None:
+        """Check the tracker. `wanted`: its name, a tracker object of accelerate, or None for no tracking; `plan`: logged at the start."""
         self._tracker = None if wanted is None else _opened(wanted, folder)
+        self._plan = {**plan, **plan.get("settings", {})}
         self._step = 0
-        if self._tracker is not None:
-            self._tracker.start()
-            kinds = bool | int | float | str
-            self._tracker.store_init_configuration({name: value for name, value in settings.items() if isinstance(value, kinds)})
+        self._started = False
 
     def see(self, entry: Mapping[str, Any]) -> None:
         """Log the history entry of an epoch, with names "STAGE/NAME"."""
-        if self._tracker is None:
-            return
         self._step += 1
-        figures = {name: value for name, value in entry.items() if isinstance(value, float) and math.isfinite(value)}
-        self._tracker.log({f"{entry['stage']}/{name}": value for name, value in figures.items()}, step=self._step)
+        self._log({f"{entry['stage']}/{name}": value for name, value in entry.items()})
 
     def end(self, scores: Mapping[str, Any]) -> None:
-        """Log the final scores (part -> name -> value) and end the tracked run."""
+        """Log the final scores (part -> name -> value) with names "PART/NAME"."""
+        figures = ((part, {**found, **found.get("metrics", {})}) for part, found in scores.items())
+        self._log({f"{part}/{name}": value for part, found in figures for name, value in found.items()})
+
+    def _log(self, figures: Mapping[str, Any]) -> None:
         if self._tracker is None:
             return
-        flat = {f"{part}/{name}": value for part, figures in scores.items() for name, value in figures.items()}
-        self._tracker.log({name: value for name, value in flat.items() if isinstance(value, float)}, step=self._step)
-        self._tracker.finish()
+        if not self._started:
+            self._tracker.start()
+            self._started = True
+            plain = {name: value for name, value in self._plan.items() if isinstance(value, bool | int | float | str)}
+            self._tracker.store_init_configuration(plain)
+        finite = {name: value for name, value in figures.items() if isinstance(value, float) and math.isfinite(value)}
+        self._tracker.log(finite, step=self._step)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: Any) -> None:
+        if self._tracker is None or not self._started:
+            return
+        leave = getattr(self._tracker.tracker, "__exit__", None)
+        if kind is None or leave is None:
+            self._tracker.finish()
+        else:
+            leave(kind, *raised)  # the runs of MLflow and wandb then have the state "failed"
 
 
 def _opened(wanted: Any, folder: Path) -> GeneralTracker:
