@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests import torch_examples as examples
+from tests.reliability import cases
 from torch import nn
 
 import regraft
@@ -132,9 +133,22 @@ def test_weights_of_examples_decide_what_is_learned() -> None:
     assert plain == equal and weighed > plain + 0.01
 
 
-def test_several_labels_or_targets_of_an_example_are_refused() -> None:
+@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize("strategy", ["probe", "full"])
+def test_several_outputs_are_learned_together(family: str, strategy: str) -> None:
+    net = cases.network(family)
+    rows = np.random.default_rng(0).normal(size=(60, *net.input_shape)).astype(np.float32)
+    first = rows.reshape(60, -1)[:, 0]
+    targets = np.stack([first, 3 - 2 * first, 100 * first], 1)
+    model = regraft.TransferRegressor(net, **QUICK | {"strategy": strategy, "epochs": 2})
+    found = model.fit(rows, targets).predict(rows)
+    assert found.shape == (60, 3) and list(model.network_.heads) == ["output 0", "output 1", "output 2"]
+    assert model.score(rows, targets) > (0.1 if strategy == "probe" else -1)
+    assert np.abs(found.mean(0) - targets.mean(0)).max() < 0.2 * targets.std(0).max()
+    assert clone(model).fit(list(rows), targets[:, :1]).predict(rows).shape == (60, 1)
+
+
+def test_several_labels_of_an_example_are_refused() -> None:
     rows = np.random.default_rng(0).normal(size=(12, 5))
     with pytest.raises(ValueError, match="1d array"):
         regraft.TransferClassifier(Tiny, **QUICK).fit(rows, np.eye(2, dtype=int)[np.arange(12) % 2] ^ (np.arange(12) % 3 == 0)[:, None])
-    with pytest.raises(ValueError, match="1d array"):
-        regraft.TransferRegressor(Tiny, **QUICK).fit(rows, rows[:, :2])

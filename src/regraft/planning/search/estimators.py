@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
 
 from ...data import Dataset, default_preprocessing, preprocessing_from_dict, read
 from ...errors import DataError, NetworkError
@@ -71,10 +71,6 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         check_is_fitted(self)
         items = self._checked(X, reset=False) if _are_numbers(X) else list(X)
         return read((items, np.zeros(len(items), np.float32)), kind=self.kind, task="regression")
-
-    def _predictions(self, X: Any) -> np.ndarray:
-        data = self._unlabelled(X)
-        return np.asarray(self.network_.predict(data).probabilities, np.float64)
 
     def _opened(self, items: Any) -> Network:
         shape = np.shape(items)[1:] if isinstance(items, np.ndarray) else None
@@ -156,7 +152,7 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
             >>> model.predict_proba(rows[:3]).sum(axis=1).round(3)
             array([1., 1., 1.])
         """
-        return self._predictions(X)
+        return np.asarray(self.network_.predict(self._unlabelled(X)).probabilities, np.float64)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the predicted labels of the examples X, (N,), in the type of the labels given to `fit`.
@@ -182,7 +178,7 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
 
 
 class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # scikit-learn has no types
-    """Scikit-learn regressor from a trained network. Every `fit` starts from the original network.
+    """Scikit-learn regressor, of one or several outputs, from a trained network. Every `fit` starts from the original network.
 
     `fit` uses all given examples: a share (`validation`) chooses the epoch, the others are learned from. No holdout set is split off,
     because `cross_val_score`, `GridSearchCV` and similar tools do that.
@@ -203,37 +199,47 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
 
         Args:
             X: N examples: rows of numbers (N, k), arrays (N, ...), texts, or file paths.
-            y: (N,) numbers.
+            y: (N,) numbers, or (N, k) for k outputs. Each output gets a head of its own on the same features.
             sample_weight: (N,) weight of each example in the loss, 0 or more. None for equal weights.
 
         Returns:
             This estimator, with `network_` (a `Network`), `history_`, and `n_features_in_` for rows of numbers.
 
         Raises:
-            DataError: if there is not one target for each example, or examples cannot be used.
+            DataError: if X and y differ in length, or examples cannot be used.
 
         Example:
             >>> model.fit(rows, 2 * rows[:, 0]) is model
             True
         """
         if _are_numbers(X):
-            items, targets = self._checked(X, y, y_numeric=True, ensure_min_samples=2)
+            items, targets = self._checked(X, y, y_numeric=True, multi_output=True, ensure_min_samples=2)
         else:
-            items, targets = list(X), column_or_1d(check_array(y, ensure_2d=False, dtype="numeric", input_name="y"), warn=True)
+            items, targets = list(X), check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
         if len(items) != len(targets):
             raise DataError(f"X has {len(items)} examples and y has {len(targets)}; expected one target for each example.")
-        data = self._read(items, np.asarray(targets, np.float32), sample_weight=sample_weight, task="regression")
+        outputs = dict(zip(map("output {}".format, range(targets[0].size)), np.float32(targets.reshape(len(targets), -1).T), strict=True))
+        named: Any = outputs if len(outputs) > 1 else outputs["output 0"]
+        data = self._read(items, named, sample_weight=sample_weight, task="regression")
         self._adapted(items, data, options=self._options())
+        self._shape = targets.shape[1:]
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the predicted values of the examples X, (N,) float64.
+        """Return the predicted values of the examples X, (N,) or (N, k) float64, as y was in `fit`.
 
         Example:
             >>> model.predict(rows[:3]).shape
             (3,)
         """
-        return self._predictions(X)[:, 0]
+        found = self.network_.predict(self._unlabelled(X))
+        outputs = [one.probabilities[:, 0] for one in (found.tasks or {"": found}).values()]
+        return np.stack(outputs, 1).astype(np.float64).reshape(-1, *self._shape)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
 
 
 _NONE_MEANS = ("patience", "cache")
