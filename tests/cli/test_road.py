@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,7 @@ Adapted = tuple[Path, Path, Result]
 def test_inspect_shows_blocks_head_and_that_weights_are_random() -> None:
     result = run("inspect", TINY)
     assert result.exit_code == 0
-    assert "parameters in 16 blocks" in result.stdout and "head  fc: 1000 rows" in result.stdout
+    assert "parameters in 16 blocks" in result.stdout and ", 1000 outputs, classification" in result.stdout
     assert "its weights are RANDOM" in result.stdout
 
 
@@ -58,7 +61,7 @@ def test_adapt_prints_json_alone_on_stdout(pictures: Path, tmp_path: Path) -> No
     result = run("adapt", TINY, pictures, "--out", tmp_path / "out", "--epochs", 1, "--json", "--quiet", *test, *SETTINGS)
     assert result.exit_code == 0, result.output
     plain = json.loads(result.stdout)
-    assert plain["scores"]["test"]["items"] == 16 and plain["baselines"]["majority"]["items"] == 16
+    assert plain["scores"]["test"]["examples"] == 16 and plain["baselines"]["majority"]["examples"] == 16
     assert plain["plan"]["settings"]["optimizer"] == "sgd" and plain["plan"]["frozen"] == "layer3"
     assert Path(plain["report"]).is_file()
 
@@ -69,13 +72,13 @@ def test_adapt_takes_a_table_with_files_and_groups(pictures: Path, tmp_path: Pat
     options = ["--files", pictures, "--target", "label", "--group", "session", "--strategy", "head", "--epochs", 1, "--json"]
     result = run("adapt", TINY, tmp_path / "train.csv", "--out", tmp_path / "out", *options, *SETTINGS)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["scores"]["holdout"]["items"] == 4
+    assert json.loads(result.stdout)["scores"]["holdout"]["examples"] == 4
 
 
 def test_evaluate_gives_figures_with_intervals(adapted: Adapted) -> None:
     folder, pictures, _ = adapted
     plain = json.loads(run("evaluate", folder, pictures, "--json").stdout)
-    assert plain["items"] == 16 and set(plain["per_class"]) == {"bright", "dark"}
+    assert plain["examples"] == 16 and set(plain["per_class"]) == {"bright", "dark"}
     low, high = plain["accuracy_interval"]
     assert low <= plain["accuracy"] <= high
     shown = run("evaluate", folder, pictures).stdout
@@ -128,7 +131,15 @@ def test_caches_are_listed_and_cleared(pictures: Path, tmp_path: Path) -> None:
     assert entry["network"] == TINY and entry["data"].startswith("16 image from ") and entry["made"].startswith("20")
     assert run("cache", "clear", "--cache", cache, "--older", "1h").stdout.startswith("Deleted 0 feature caches older than 1h in ")
     assert run("cache", "clear", "--cache", cache, "--older", "tomorrow").exit_code == 2
-    assert run("cache", "clear", "--cache", cache).stdout.startswith("Deleted 1 feature cache in ")
+    for name, days in {"month": 31, "week": 7}.items():
+        shutil.copytree(entry["folder"], cache / name)
+        for file in (cache / name).iterdir():
+            os.utime(file, (time.time() - days * 86400,) * 2)
+    made = [Path(one["folder"]).name for one in json.loads(run("cache", "list", "--cache", cache, "--json").stdout)]
+    assert made == ["month", "week", Path(entry["folder"]).name]  # oldest first
+    assert run("cache", "clear", "--cache", cache, "--older", "30d").stdout.startswith("Deleted 1 feature cache older than 30d in ")
+    assert sorted(path.name for path in cache.iterdir()) == sorted(["week", Path(entry["folder"]).name, "notes.txt"])
+    assert run("cache", "clear", "--cache", cache).stdout.startswith("Deleted 2 feature caches in ")
     assert [path.name for path in cache.iterdir()] == ["notes.txt"]
 
 
