@@ -61,7 +61,7 @@ def main(trials: int) -> None:
         "one_uncached_trial_cpu_seconds": round(uncached[1], 1),
         "cpu_ratio": round(searched[1] / uncached[1], 3),
         "median_trial_seconds": round(statistics.median(trial.seconds for trial in study.trials), 2),
-        "frozen_forward_items": study.cost["frozen_forward_items"],
+        "frozen_forward_examples": study.cost["frozen_forward_examples"],
         "accuracy": study.scores["holdout"]["accuracy"],
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

@@ -117,7 +117,7 @@ def main(folder: Path) -> None:
     print("3.", result.verdict)
     for name, figures in {"adapted": result.scores["test"], **result.baselines}.items():
         low, high = figures["accuracy_interval"]
-        print(f"   {name:<11} {figures['accuracy']:.1%} of {figures['items']} held-out pieces (95 % interval {low:.1%} to {high:.1%})")
+        print(f"   {name:<11} {figures['accuracy']:.1%} of {figures['examples']} held-out pieces (95 % interval {low:.1%} to {high:.1%})")
     print("   report:", folder / "adapted" / "report.html")
 
 

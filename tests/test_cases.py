@@ -28,13 +28,13 @@ def test_picture_networks_of_keras_run_as_frozen_extractors_and_with_their_first
     before = {key: value.clone() for key, value in net.state().items()}
 
     frozen = regraft.adapt(net, data, strategy="head", epochs=3, cache=tmp_path / "cache")
-    assert frozen.cost["frozen_forward_items"] == len(data)  # once for each item, whatever the epochs
+    assert frozen.cost["frozen_forward_examples"] == len(data)  # once for each item, whatever the epochs
     eighth = net.layers[7].name
     partial = regraft.adapt(net, data, strategy="partial", frozen=eighth, epochs=2, learning_rate=1e-4, views=2, cache=tmp_path / "cache")
     fit = partial.facts["data"]["split"]["training"]
-    assert partial.cost["frozen_forward_items"] == len(data) + fit  # and once for each further view of a fitting item
+    assert partial.cost["frozen_forward_examples"] == len(data) + fit  # and once for each further view of a fitting item
     again = regraft.adapt(net, data, strategy="head", epochs=3, cache=tmp_path / "cache")
-    assert again.cost["frozen_forward_items"] == 0
+    assert again.cost["frozen_forward_examples"] == 0
 
     state = partial.network.state()
     inside = [layer.name for layer in net.layers[:8]]

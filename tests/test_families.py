@@ -102,7 +102,7 @@ def test_frozen_layers_are_bit_equal_with_their_statistics_and_the_rest_learns(n
 def test_the_cache_changes_cost_and_not_the_result(name: str) -> None:
     net, data = opened(name)
     cached, plain = (regraft.adapt(net, data, strategy="head", **(QUICK | {"cache": cache})) for cache in ("memory", None))
-    assert cached.cost["frozen_forward_items"] == len(LABELS) < plain.cost["frozen_forward_items"]
+    assert cached.cost["frozen_forward_examples"] == len(LABELS) < plain.cost["frozen_forward_examples"]
     np.testing.assert_allclose(cached.network.logits(data[0]), plain.network.logits(data[0]), rtol=2e-3, atol=2e-4)
 
 

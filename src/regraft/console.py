@@ -178,7 +178,7 @@ def spent(cost: Mapping[str, float]) -> dict[str, float]:
 
 def passed(cost: Mapping[str, float]) -> str:
     """Return a sentence on the examples that went through the frozen part, and one on the time that its engine saved; "" without any."""
-    examples, building = int(cost.get("frozen_forward_items") or 0), cost.get("engine_building")
+    examples, building = int(cost.get("frozen_forward_examples") or 0), cost.get("engine_building")
     said = f" {examples:,} examples went through the frozen part." if examples else ""
     if building is None:
         return said

@@ -338,7 +338,7 @@ def evaluate(
         >>> net = regraft.load(torch.nn.Sequential(torch.nn.Linear(2, 2)), classes=["left", "right"], inputs=(2,))
         >>> rows = np.random.default_rng(0).normal(size=(20, 2)).astype("float32")
         >>> evaluation = regraft.evaluate(net, (rows, ["left", "right"] * 10))
-        >>> evaluation.scores["items"], evaluation.confusion().shape
+        >>> evaluation.scores["examples"], evaluation.confusion().shape
         (20, (2, 2))
     """
     run = whole_pass(engine, cluster)

@@ -51,6 +51,6 @@ def test_arrays_go_from_adapt_to_evaluate_and_predict(form: str, tmp_path: Path)
     made = run("adapt", tmp_path / "m.keras", source, "--out", out, "--strategy", "probe", *SETTINGS)
     assert made.exit_code == 0, made.output
     judged = json.loads(run("evaluate", out, source, "--json").stdout)
-    assert judged["items"] == 24 and judged["accuracy"] > 0.9
+    assert judged["examples"] == 24 and judged["accuracy"] > 0.9
     shown = run("predict", out, source)
     assert shown.exit_code == 0 and len(shown.stdout.splitlines()) == 25, shown.output

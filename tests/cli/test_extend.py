@@ -63,7 +63,7 @@ def test_a_saved_torch_network_gets_the_class_that_it_lacks(adapted: Adapted, tm
     assert net.classes == ("bright", "dark", "grey")
     assert np.array_equal(net.logits(data)[:, :2], before.logits(data))
     scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))["scores"]["holdout"]
-    assert (scores["old_items"], scores["new_items"], scores["items"]) == (8, 1, 9)
+    assert (scores["old_examples"], scores["new_examples"], scores["examples"]) == (8, 1, 9)
     assert run("report", tmp_path / "out").exit_code == 0
     again = refused("extend", folder, data, "--out", tmp_path / "out")
     assert "already holds a finished network. Give another folder with --out." in again
@@ -78,7 +78,7 @@ def test_a_keras_file_is_extended_from_a_table(keras_file: Path, tmp_path: Path)
     figures, account = plain["scores"]["holdout"], plain["account"]
     assert account["new"] == ["high", "top"] and account["kept"] == ["low", "middle"]
     assert account["figures"]["max_score_change"] == 0
-    assert figures["items"] == figures["old_items"] + figures["new_items"] == 8
+    assert figures["examples"] == figures["old_examples"] + figures["new_examples"] == 8
     assert figures["old_accuracy_before"] >= figures["old_accuracy"] and "harmonic_mean" in figures
     assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["data"]["split"] == {"training": 32, "holdout": 8}
     assert regraft.load(tmp_path / "out").classes == NAMES
@@ -91,7 +91,7 @@ def test_what_judges_is_told(keras_file: Path, tmp_path: Path) -> None:
     assert "No example was kept aside to judge" in result.stderr and "has not been judged" in result.stdout
     test = write_table(tmp_path / "test.csv", ("low", "high"), each=3)
     plain = json.loads(extended(keras_file, single, "--out", tmp_path / "two", "--holdout", 0, "--test", test, "--json").stdout)
-    assert set(plain["scores"]) == {"test"} and plain["scores"]["test"]["new_items"] == 3
+    assert set(plain["scores"]) == {"test"} and plain["scores"]["test"]["new_examples"] == 3
     few = tmp_path / "few.csv"
     few.write_text(single.read_text(encoding="utf-8") + "0,0,0,top\n0,0,0.1,top\n", encoding="utf-8")
     assert "Nothing of 'high' was kept aside to judge" in extended(keras_file, few, "--out", tmp_path / "three").stderr
@@ -108,7 +108,7 @@ def test_statistics_solve_all_rows(keras_file: Path, tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         plain = json.loads(result.stdout)
         assert "No example was given of 1 of 2 old classes ('middle')" in result.stderr
-        assert plain["account"]["kept"] == [] and plain["scores"]["holdout"]["old_items"] == 10
+        assert plain["account"]["kept"] == [] and plain["scores"]["holdout"]["old_examples"] == 10
     both = refused("extend", tmp_path / "saved", data, "--statistics", "own", "--start", "zeros", "--out", tmp_path / "out")
     assert "--start and --statistics at once" in both
     other = regraft.load(keras_file, classes=["low", "middle"])
@@ -154,7 +154,7 @@ def test_groups_of_items_that_are_learned_from_do_not_judge(keras_file: Path, tm
     result = extended(keras_file, *given)
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)["scores"]["holdout"]
-    assert (figures["new_items"], figures["old_items"]) == (1, 4)  # one session of three, and those of "low" alone
+    assert (figures["new_examples"], figures["old_examples"]) == (1, 4)  # one session of three, and those of "low" alone
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_options_are_checked_before_anything_is_opened(
 
 
 def test_the_figures_in_a_sentence() -> None:
-    figures = {"old_accuracy": 0.9, "old_accuracy_before": 1.0, "old_items": 10, "new_accuracy": 0.5, "new_items": 4}
+    figures = {"old_accuracy": 0.9, "old_accuracy_before": 1.0, "old_examples": 10, "new_accuracy": 0.5, "new_examples": 4}
     both = figures_line({**figures, "harmonic_mean": 0.643}, 5)
     assert "90.0 % of 10 examples of old classes (100.0 % before) and 50.0 % of 4 examples of new classes" in both
     assert both.endswith("harmonic mean 64.3 %.")
-    assert figures_line({"new_accuracy": 0.5, "new_items": 4}, 5).endswith("; the other classes were not judged.")
+    assert figures_line({"new_accuracy": 0.5, "new_examples": 4}, 5).endswith("; the other classes were not judged.")

@@ -25,7 +25,7 @@ def test_a_search_prints_its_table_and_keeps_the_study(pictures: Path, tmp_path:
     words[words.index(out)] = tmp_path / "other"  # the network has random weights: it is another one each time
     plain = json.loads(run(*words, "--json", "--quiet").stdout)
     assert [trial["values"] for trial in plain["trials"]] == [{"learning_rate": 0.01}, {"learning_rate": 0.001}]
-    assert plain["best"]["plan"]["strategy"] == "head" and plain["scores"]["holdout"]["items"] > 0
+    assert plain["best"]["plan"]["strategy"] == "head" and plain["scores"]["holdout"]["examples"] > 0
 
 
 def test_wrong_words_end_with_2(pictures: Path, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_the_best_trial_is_a_command_that_gives_its_figures_again(pictures: Path
     result = run(*words, "--seed", 3)
     assert result.exit_code == 0, result.output
     plain = json.loads(result.stdout)
-    assert plain["best"]["trial"] == 1 == plain["trials"][0]["number"] and plain["scores"]["test"]["items"] == 16
+    assert plain["best"]["trial"] == 1 == plain["trials"][0]["number"] and plain["scores"]["test"]["examples"] == 16
     program, *again = shlex.split(plain["command"])
     assert program == "regraft" and again[:3] == ["adapt", TINY, str(pictures)]
     for option, value in (

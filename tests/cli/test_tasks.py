@@ -69,7 +69,7 @@ def test_evaluate_judges_each_task_on_the_items_that_have_its_target(saved: Save
     data = table(tmp_path / "labelled.csv", ["digit,parity", "zero,even", "one,", ",even", "two,odd"])
     pairs = ["--target", "main=digit", "--target", "parity=parity"]
     plain = json.loads(run("evaluate", folder / "net", data, *pairs, "--json").stdout)["tasks"]
-    assert {task: (figures["items"], figures["accuracy"]) for task, figures in plain.items()} == {
+    assert {task: (figures["examples"], figures["accuracy"]) for task, figures in plain.items()} == {
         "main": (3, pytest.approx(2 / 3)),
         "parity": (3, 1.0),
     }
@@ -80,7 +80,7 @@ def test_evaluate_judges_each_task_on_the_items_that_have_its_target(saved: Save
     parity = [folder / "net", data, "--target", "parity=parity", "--kind", "array"]
     assert "1 of 4 examples have no target of any task ('parity')" in refused("evaluate", *parity)
     alone = json.loads(run("evaluate", *parity, "--skip-bad", "--json").stdout)
-    assert alone["items"] == 3 and set(alone["per_class"]) == {"even", "odd"}
+    assert alone["examples"] == 3 and set(alone["per_class"]) == {"even", "odd"}
     assert "no task 'partiy'; did you mean 'parity'?" in refused("evaluate", folder / "net", data, "--target", "partiy=parity")
     assert "missing" in refused("evaluate", folder / "net", data, "--target", "digit")
 
@@ -156,7 +156,7 @@ def test_columns_are_joined_read_and_asked_for(tmp_path: Path) -> None:
     result = run("adapt", tmp_path / "net.keras", tmp_path / "data.csv", "--out", tmp_path / "out", *given, "--target", "label")
     assert result.exit_code == 0, result.output
     judged = json.loads(run("evaluate", tmp_path / "out", tmp_path / "data.csv", "--json").stdout)
-    assert judged["items"] == 40 and judged["accuracy"] > 0.8
+    assert judged["examples"] == 40 and judged["accuracy"] > 0.8
     same = run("evaluate", tmp_path / "out", tmp_path / "data.csv", "--columns", "price", "--json")
     assert json.loads(same.stdout) == judged
     predicted = list(csv.DictReader(io.StringIO(run("predict", tmp_path / "out", tmp_path / "items.csv").stdout)))
@@ -210,7 +210,7 @@ def test_the_head_and_the_channels_can_be_named(tmp_path: Path) -> None:
     keras.Model(inputs, keras.layers.Dense(3, name="second")(middle)).save(tmp_path / "net.keras")
     shown = run("inspect", tmp_path / "net.keras", "--channels", 1, "--head", "second")
     assert shown.exit_code == 0, shown.output
-    assert "head  second: 3 rows of 4 features" in shown.stdout
+    assert "head  second: 4 features, 3 outputs" in shown.stdout
     one = json.loads(run("inspect", tmp_path / "net.keras", "--channels", 1, "--json").stdout)
     three = json.loads(run("inspect", tmp_path / "net.keras", "--json").stdout)
     assert three["parameters"] - one["parameters"] == 2 * 3 * 3 * 4

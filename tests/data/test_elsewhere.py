@@ -265,7 +265,7 @@ def test_a_cache_at_an_address_serves_others(net: Any, engine: str, place: str, 
     for machine in ("one", "two", "two"):
         monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / machine))
         result = regraft.adapt(net, (ROWS, LABELS), strategy="head", epochs=1, cache=f"{place}/features", engine=engine)
-        found.append(result.cost["frozen_forward_items"])
+        found.append(result.cost["frozen_forward_examples"])
         assert len([name for name in _names(f"{place}/features") if name.endswith("manifest.json")]) == 1
     assert found[0] == 40 and found[1] == found[2] < 20  # those that it is checked with
 
@@ -280,7 +280,7 @@ def test_a_damaged_cache_at_an_address_is_computed_again(net: Any, place: str, t
         content = bytearray(system.cat_file(path))
         content[-5] ^= 255
         system.pipe_file(path, bytes(content))
-    assert scores[1].cost["frozen_forward_items"] >= 40
+    assert scores[1].cost["frozen_forward_examples"] >= 40
     assert scores[0].scores == scores[1].scores
 
 

@@ -73,7 +73,7 @@ def test_splits_are_given_one_by_one(pictures: Any, network: Any) -> None:
     with pytest.raises(DataError, match=r"the splits 'train', 'test' .* test=data\['test'\]"):
         regraft.adapt(network, parts)
     result = regraft.adapt(network, parts["train"], test=parts["test"], holdout=0, strategy="probe")
-    assert set(result.network.classes) == set(NAMES) and result.scores["test"]["items"] == 4
+    assert set(result.network.classes) == set(NAMES) and result.scores["test"]["examples"] == 4
     assert result.network.predict(parts["test"].remove_columns("label")).labels == result.network.predict(parts["test"]).labels
 
 

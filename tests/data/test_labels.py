@@ -135,7 +135,7 @@ def test_a_test_set_is_of_the_task_of_the_data_before_anything_starts(monkeypatc
     items, rows = draw.normal(size=(40, 3)).astype(np.float32), draw.integers(0, 2, (40, 3))
     one, net, how = np.eye(3, dtype=int)[np.arange(40) % 3], _net("torch", 3, multi=True), {"strategy": "head", "epochs": 1}
     result = regraft.adapt(net, (items, rows), test=(items, one), learning_rate=0.01, **how)
-    assert result.network.head.kind == "multi-label" and result.scores["test"]["items"] == 40
+    assert result.network.head.kind == "multi-label" and result.scores["test"]["examples"] == 40
     monkeypatch.setattr(sys.modules["regraft.planning.carry_out"], "run_strategy", lambda *_given: pytest.fail("something was started"))
     with pytest.raises(DataError, match="test set does not go with the data: the task 'main' is a classification there"):
         regraft.adapt(net, read((items, one), task="classification"), test=(items, rows), **how)

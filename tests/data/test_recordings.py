@@ -60,7 +60,7 @@ def test_long_recordings_are_windows_and_each_is_judged_once(sounds: Path, famil
     net = _torch(preprocessing=own) if family == "torch" else _keras(preprocessing={**own, "layout": "channels_last"})
     result = regraft.adapt(net, sounds, strategy="probe", cache="memory", holdout=0.34)
     assert any("windows over their whole length, 2 to 4 a recording, and their scores are averaged" in one for one in result.plan.reasons)
-    assert result.facts["data"]["items"] == 12 and sum(result.facts["data"]["split"].values()) == 12
+    assert result.facts["data"]["examples"] == 12 and sum(result.facts["data"]["split"].values()) == 12
     assert result.scores["holdout"]["accuracy"] == 1.0
     path = sounds / "high/5.wav"
     wave = soundfile.read(path, dtype="float32")[0]

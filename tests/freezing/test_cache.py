@@ -214,8 +214,8 @@ def test_views_go_through_the_frozen_part_once_each(tmp_path: Path) -> None:
     settings = {"strategy": "partial", "frozen": "norm2", "views": 3, "epochs": 2, "learning_rate": 0.01, "cache": str(tmp_path)}
     result = regraft.adapt(net, data, **settings)
     split = result.facts["data"]["split"]  # views are of what is learned from, in the end
-    assert result.cost["frozen_forward_items"] == 60 + 2 * (split["training"] + split["validation"])
-    assert regraft.adapt(net, data, **settings).cost["frozen_forward_items"] == 0
+    assert result.cost["frozen_forward_examples"] == 60 + 2 * (split["training"] + split["validation"])
+    assert regraft.adapt(net, data, **settings).cost["frozen_forward_examples"] == 0
 
 
 KILLED = """

@@ -278,7 +278,7 @@ def test_freeze_boundaries_below_taps_are_cached(frozen: int) -> None:
     options = {"strategy": "partial", "base": "probe", "epochs": 3, "learning_rate": 0.01, "validation": 0}
     both = [regraft.adapt(net, examples.pictures(40), frozen=frozen, cache=cache, **options) for cache in ("memory", None)]
     assert not [reason for reason in both[0].plan.reasons if "every epoch" in reason]
-    assert both[0].cost["frozen_forward_items"] == 2 * 40  # once to read all depths, once to keep what crosses the freeze boundary
+    assert both[0].cost["frozen_forward_examples"] == 2 * 40  # once to read all depths, once to keep what crosses the freeze boundary
     for name, tensor in both[0].network.state().items():
         torch.testing.assert_close(tensor, both[1].network.state()[name], rtol=1e-3, atol=1e-4)
 

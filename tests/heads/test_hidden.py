@@ -68,7 +68,7 @@ def test_adapt_trains_them_on_cached_features(name: str, strategy: str, tmp_path
     changed = {key.rpartition(".")[0] for key, values in before.items() if "seed" not in key and not torch.equal(values, now[key])}
     assert {*fresh, result.network.head.layer} <= changed and (strategy == "full" or changed == {*fresh, result.network.head.layer})
     assert result.network.fresh == () and regraft.load(tmp_path / "out", **_architecture(name)).fresh == ()
-    assert result.cost["frozen_forward_items"] == 60
+    assert result.cost["frozen_forward_examples"] == 60
     assert result.scores["holdout"]["accuracy"] > 0.7
 
 

@@ -92,7 +92,7 @@ def test_same_count_with_other_names_reuses_nothing() -> None:
 
 def test_rows_without_names_are_not_carried_over() -> None:
     head, account = retargeted_rows(_head(None, 3), ["d", "e", "f"])
-    assert account.to_dict()["dropped"] == ["unnamed row 1", "unnamed row 2", "unnamed row 3"]
+    assert account.to_dict()["dropped"] == ["unnamed class 1", "unnamed class 2", "unnamed class 3"]
     assert not head.weight.any()
     assert "no class names" in str(account)
 

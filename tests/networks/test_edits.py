@@ -86,5 +86,5 @@ def test_a_head_of_other_features_is_refused(name: str) -> None:
     net, _ = opened(name)
     wide = replace(net.head, weight=np.ones((2, 77), np.float32), bias=np.zeros(2, np.float32), classes=None)
     for change in (lambda: net.with_stack(wide, "relu"), lambda: net.with_head(wide), lambda: net.with_head(replace(wide, task="other"))):
-        with pytest.raises(NetworkError, match=r"The rows have 77 features; the .*head '.*\. Give rows of that length"):
+        with pytest.raises(NetworkError, match=r"The class weights have 77 features; the .*head '.*\. Give weights of that length"):
             change()

@@ -60,7 +60,7 @@ def test_sound_networks_take_waveforms(tmp_path: Path) -> None:
     assert net.preprocessing.features == "waveform"
     waves = np.random.default_rng(0).normal(size=(24, 8000)).astype(np.float32)
     result = regraft.adapt(net, (waves, np.array(["a", "b"] * 12)), strategy="head", epochs=1, cache="memory", out=tmp_path / "out")
-    assert result.cost["frozen_forward_items"] == 24
+    assert result.cost["frozen_forward_examples"] == 24
     assert np.array_equal(regraft.load(tmp_path / "out").logits(waves[:3]), result.network.logits(waves[:3]))
 
 

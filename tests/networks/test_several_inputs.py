@@ -101,7 +101,7 @@ def test_every_road_leads_from_reading_to_a_saved_network(family: str, strategy:
     saved = again(family, tmp_path)
     np.testing.assert_array_equal(saved.logits(inputs), result.network.logits(inputs))
     if strategy == "head":
-        assert result.cost["frozen_forward_items"] == COUNT
+        assert result.cost["frozen_forward_examples"] == COUNT
     if strategy == "full":
         before = opened(family).logits(inputs)
         assert not np.allclose(saved.logits(inputs), before)

@@ -109,7 +109,7 @@ def test_both_tasks_are_trained_with_their_weights(family: str, strategy: str, t
     if strategy in ("full", "auto"):
         assert min(figures["accuracy"] for figures in result.scores["holdout"]["tasks"].values()) > 0.7
     if strategy == "head":
-        assert result.cost["frozen_forward_items"] == COUNT
+        assert result.cost["frozen_forward_examples"] == COUNT
     saved = regraft.load(tmp_path, **({"architecture": News} if family == "torch" else {}))
     assert [head.apart for head in saved.heads.values()] == [False, True] and saved.heads["aux"].classes == ("sport", "stocks")
     for task in TASKS:

@@ -157,7 +157,7 @@ def test_export_runs_without_the_class(tmp_path: Path) -> None:
 
 def test_summary_and_predictions() -> None:
     net = regraft.load(examples.Cnn(), inputs=(1, 8, 8), classes=["a", "b", "c"])
-    assert "head  fc2: 3 rows of 8 features" in net.summary()
+    assert "head  fc2: 8 features, 3 outputs" in net.summary()
     found = net.predict(examples.pictures(5)[0])
     assert len(found) == 5
     assert found.classes == ("a", "b", "c")

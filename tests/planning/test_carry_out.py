@@ -103,7 +103,7 @@ def test_frozen_means_frozen(strategy: str, frozen: str | None, cache: str | Non
         same = all(before[name].shape == after[name].shape and torch.equal(before[name], after[name]) for name in names)
         assert same == (layer in still), layer
     assert result.plan.strategy == strategy
-    passes = result.cost["frozen_forward_items"]
+    passes = result.cost["frozen_forward_examples"]
     assert passes == 40 if cache else passes > 40  # computed again every epoch where there is no cache, and counted
 
 
@@ -249,7 +249,7 @@ def test_after_a_kill_the_run_goes_on_to_the_same_network(at: str, tmp_path: Pat
     resumed = regraft.adapt(net, data, **given, cache=cache, out=out)
     # the whole run's plan differs only in the name of its cache folder, which decides nothing
     assert examples.bit_equal(whole.network.state(), resumed.network.state())
-    assert resumed.cost["frozen_forward_items"] == 0  # another process had filled the cache
+    assert resumed.cost["frozen_forward_examples"] == 0  # another process had filled the cache
     frozen = [name for name in net.state() if name.split(".")[0] in {"conv1", "norm1"}]
     assert all(torch.equal(net.state()[name], resumed.network.state()[name]) for name in frozen)
     lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
@@ -312,11 +312,11 @@ def test_baselines_are_judged_on_the_items_that_judge_the_network() -> None:
     pictures, labels = examples.pictures(90)
     test = (pictures[60:], labels[60:])
     result = regraft.adapt(_net(), (pictures[:60], labels[:60]), strategy="partial", frozen="norm1", test=test, baselines=True, **QUICK)
-    assert result.scores["test"]["items"] == 30 and result.scores["holdout"]["items"] == 12
+    assert result.scores["test"]["examples"] == 30 and result.scores["holdout"]["examples"] == 12
     assert set(result.baselines) == {"majority", "class_mean", "probe", "scratch"}
     assert any(re.match(r"The baseline from scratch: Settings of 'scratch', .*: learning rate ", reason) for reason in result.plan.reasons)
-    assert {figures["items"] for figures in result.baselines.values()} == {30}
-    assert all(figures["difference"]["items"] == 30 for figures in result.baselines.values() if "items" in figures["difference"])
+    assert {figures["examples"] for figures in result.baselines.values()} == {30}
+    assert all(figures["difference"]["examples"] == 30 for figures in result.baselines.values() if "examples" in figures["difference"])
 
 
 def test_large_features_go_to_a_file_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +385,7 @@ def test_one_item_of_each_class_will_do_where_others_judge(family: str, strategy
     items = items if family == "torch" else items.transpose(0, 2, 3, 1)
     lone = np.array([int(np.flatnonzero(names == name)[0]) for name in np.unique(names)])
     result = regraft.adapt(net, (items[lone], names[lone]), test=(items, names), strategy=strategy, **QUICK)
-    assert list(result.scores) == ["test"] and result.scores["test"]["items"] == 60
+    assert list(result.scores) == ["test"] and result.scores["test"]["examples"] == 60
     assert set(result.baselines) >= {"majority", "class_mean"}
     with pytest.raises(DataError, match=r"one example cannot be split: 'class 0', .*Add examples, remove the class, or give .* test=\."):
         regraft.adapt(net, (items[lone], names[lone]), strategy=strategy, **QUICK)

@@ -73,7 +73,7 @@ def test_a_probe_is_a_network_like_any_other(family: str, tmp_path: Path) -> Non
     pictures = pictures if family == "torch" else pictures.transpose(0, 2, 3, 1)
     result = regraft.adapt(net, (pictures, labels), strategy="probe", cache="memory", out=tmp_path / "out")
     assert result.history == [] and result.scores["holdout"]["accuracy"] > 0.9
-    assert result.cost["frozen_forward_items"] == len(pictures)  # one pass, and nothing besides
+    assert result.cost["frozen_forward_examples"] == len(pictures)  # one pass, and nothing besides
     assert {"majority", "class_mean", "probe"} <= result.baselines.keys()
     again = regraft.load(tmp_path / "out", architecture=examples.Cnn if family == "torch" else None)
     np.testing.assert_allclose(again.logits(pictures[:9]), result.network.logits(pictures[:9]), rtol=1e-4, atol=1e-4)
@@ -257,7 +257,7 @@ def test_auto_keeps_the_old_head_where_its_rows_know_more_than_a_few_items_can_t
     trained = regraft.adapt(_net(), known, strategy="full", **(QUICK | {"epochs": 10, "learning_rate": 0.01, "refit": False})).network
     result = regraft.adapt(trained, (pictures[:9], labels[:9]), **QUICK)
     assert result.plan.chosen["strategy"] == "head"
-    assert any("rows of the old head" in one["why"] for one in result.plan.candidates)
+    assert any("class weights of the old head" in one["why"] for one in result.plan.candidates)
 
 
 @pytest.mark.parametrize("family", ["torch", "keras"])

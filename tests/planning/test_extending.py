@@ -48,14 +48,14 @@ def test_data_alone_add_their_new_classes_and_judge(family: str, tmp_path: Path)
     assert found.network.classes == NAMES and net.classes == NAMES[:2] and net.preprocessing is probe
     assert np.array_equal(found.network.logits(shown)[:, :2], before)
     figures = found.scores["holdout"]
-    assert figures["old_items"] == figures["new_items"] == 6 and figures["old_accuracy_before"] == 1.0
+    assert figures["old_examples"] == figures["new_examples"] == 6 and figures["old_accuracy_before"] == 1.0
     assert {"accuracy", "accuracy_interval", "confusion", "per_class", "harmonic_mean"} <= set(figures)
     assert found.verdict in repr(found) and found.verdict in str(found)
     assert any(note.startswith("24 of 48 examples have labels that the network has already") for note in found.notes)
     module = None if family == "keras" else lambda: nn.Sequential(nn.Linear(3, 2))
     np.testing.assert_array_equal(regraft.load(tmp_path / "out", architecture=module).logits(shown), found.network.logits(shown))
     saved = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
-    assert saved["verdict"] == found.verdict and saved["scores"]["holdout"]["items"] == 12
+    assert saved["verdict"] == found.verdict and saved["scores"]["holdout"]["examples"] == 12
     assert found.report(tmp_path / "page.html").read_text(encoding="utf-8").count("Extension report") >= 1
     assert (tmp_path / "out" / "report.html").is_file() and {"read", "solve", "evaluate", "save", "total"} <= set(found.cost)
     assert sum(found.cost.values()) <= 2.01 * found.cost["total"]
@@ -68,7 +68,7 @@ def test_data_alone_add_what_names_and_data_add(family: str) -> None:
     net, new = network(family), examples(NAMES[2:])
     named = regraft.extend(net, NAMES[2:], new)
     found = regraft.extend(net, new, holdout=0, test=examples(NAMES, seed=1))
-    assert isinstance(named, regraft.Network) and set(found.scores) == {"test"} and found.scores["test"]["items"] == 48
+    assert isinstance(named, regraft.Network) and set(found.scores) == {"test"} and found.scores["test"]["examples"] == 48
     assert np.array_equal(found.network.head.weight, named.head.weight) and np.array_equal(found.network.head.bias, named.head.bias)
 
 
@@ -77,9 +77,9 @@ def test_examples_of_old_classes_are_fitted_or_only_judge(family: str) -> None:
     net, new, old = network(family), examples(NAMES[2:]), examples(NAMES[:2], seed=2)
     fitted = regraft.extend(net, new, old_data=old)
     assert fitted.facts["strategy"]["settings"]["new class weights"] == "examples of old and new classes"
-    assert fitted.facts["data"]["counts"]["low"] > 0 and fitted.scores["holdout"]["old_items"] > 0
+    assert fitted.facts["data"]["counts"]["low"] > 0 and fitted.scores["holdout"]["old_examples"] > 0
     judged = regraft.extend(net, examples(NAMES), start="imprint")
-    assert set(judged.facts["data"]["counts"]) == {"high", "top"} and judged.scores["holdout"]["old_items"] == 24
+    assert set(judged.facts["data"]["counts"]) == {"high", "top"} and judged.scores["holdout"]["old_examples"] == 24
 
 
 def test_a_network_is_opened_and_what_was_not_judged_is_said(tmp_path: Path) -> None:

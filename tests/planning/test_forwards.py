@@ -63,7 +63,7 @@ def test_each_example_goes_through_the_frozen_part_once(watch: Watch, kind: str,
     result = regraft.adapt(net, data, cache="memory" if where == "memory" else tmp_path, **settings)
     split = result.facts["data"]["split"]
     copies = (settings.get("views", 1) - 1) * (split["training"] + split["validation"])
-    assert result.cost["frozen_forward_items"] == len(data) + copies
+    assert result.cost["frozen_forward_examples"] == len(data) + copies
     often = [count for count in watch.seen.values() if count > 1]
     assert len(often) <= SAMPLE * settings.get("views", 1), often
     assert len(watch.seen) >= len(data) + copies
@@ -77,7 +77,7 @@ def test_a_test_set_goes_through_the_frozen_part_once(watch: Watch, frozen: int,
     settings = {"epochs": 2, "batch_size": 16, "seed": 1, "cache": "memory", "dropout": 0.1}
     watch.begin(net)
     result = regraft.adapt(net, data, test=test, strategy="partial", frozen=frozen, **settings)
-    assert result.cost["frozen_forward_items"] == len(data) + len(test)
+    assert result.cost["frozen_forward_examples"] == len(data) + len(test)
     assert sum(count > 1 for count in watch.seen.values()) <= 2 * SAMPLE and len(watch.seen) >= len(data) + len(test)
 
 
@@ -96,7 +96,7 @@ TWICE: dict[str, dict[str, Any]] = {
 def test_no_example_goes_through_the_frozen_part_more_than_twice(kind: str, family: str) -> None:
     data = cases.data(family)
     result = regraft.adapt(cases.network(family), data, cache="memory", epochs=2, batch_size=16, seed=1, baselines=False, **TWICE[kind])
-    assert result.cost["frozen_forward_items"] in (len(data), 2 * len(data))
+    assert result.cost["frozen_forward_examples"] in (len(data), 2 * len(data))
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -120,4 +120,4 @@ def test_methods_send_each_example_through_it_once(kind: str, tested: bool, fami
     result = regraft.adapt(cases.network(family), data, strategy=strategy, test=test, **settings)
     split = result.facts["data"]["split"]
     copies = (settings.get("views", 1) - 1) * (split["training"] + split["validation"])
-    assert result.cost["frozen_forward_items"] == len(data) + copies + (12 if tested else 0)
+    assert result.cost["frozen_forward_examples"] == len(data) + copies + (12 if tested else 0)

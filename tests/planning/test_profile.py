@@ -115,7 +115,10 @@ def test_a_probe_that_knows_nothing_lies_below_chance_and_that_is_explained(grou
 
 def test_plain_data_both_ways_page_plot_and_plan(tmp_path: Any) -> None:
     found = profile(cnn(), textures(), out=tmp_path)
-    assert regraft.Profile.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert regraft.Profile.from_dict(plain) == found
+    plain["items"] = plain.pop("examples")  # as earlier versions wrote it
+    assert regraft.Profile.from_dict(plain) == found
     assert regraft.Profile.load(tmp_path) == found
     page = (tmp_path / "profile.html").read_text(encoding="utf-8")
     assert "conv1" in page and "<script" not in page and "http" not in page.replace("http-equiv", "")

@@ -80,8 +80,8 @@ def test_two_tasks_are_learned_though_half_of_the_targets_of_one_are_missing(mak
     holdout = parts_of(data, Plan(strategy)).holdout
     assert list(result.network.heads) == ["colour", "mood"] and list(net.heads) == ["main"]
     tasks = result.scores["holdout"]["tasks"]
-    assert tasks["colour"]["items"] == len(holdout)
-    assert tasks["mood"]["items"] == int((data.further["mood"].values[holdout] >= 0).sum()) < len(holdout)
+    assert tasks["colour"]["examples"] == len(holdout)
+    assert tasks["mood"]["examples"] == int((data.further["mood"].values[holdout] >= 0).sum()) < len(holdout)
     assert tasks["colour"]["accuracy"] == result.scores["holdout"]["accuracy"] > result.baselines["majority"]["accuracy"]
     assert tasks["mood"]["accuracy"] > tasks["mood"]["baselines"]["majority"]["accuracy"]
     assert set(tasks["mood"]["baselines"]) == {"majority", "class_mean", "probe"}
@@ -90,7 +90,7 @@ def test_two_tasks_are_learned_though_half_of_the_targets_of_one_are_missing(mak
     )
     assert list(result.network.predict(data.items[:3]).tasks) == ["colour", "mood"]
     if strategy == "head":
-        assert result.cost["frozen_forward_items"] == len(data)
+        assert result.cost["frozen_forward_examples"] == len(data)
         assert result.network.heads["colour"].layer != result.network.heads["mood"].layer
 
 
@@ -154,7 +154,7 @@ def test_partial_and_auto_with_two_heads_and_a_test_set() -> None:
     data = _two()
     partial = regraft.adapt(_torch(), data, strategy="partial", frozen="low", test=_two(40), **QUICK)
     assert torch.equal(partial.network.state()["low.weight"], _torch().state()["low.weight"])
-    assert partial.scores["test"]["items"] == 40 and partial.scores["test"]["tasks"]["mood"]["items"] == 20
+    assert partial.scores["test"]["examples"] == 40 and partial.scores["test"]["tasks"]["mood"]["examples"] == 20
     assert "baselines" in partial.scores["test"]["tasks"]["mood"] and "baselines" not in partial.scores["holdout"]["tasks"]["mood"]
     auto = regraft.adapt(_torch(), data, **QUICK)
     assert any(one["why"].startswith("chosen") for one in auto.plan.candidates)

@@ -34,7 +34,7 @@ def test_the_verdict_says_when_no_network_is_needed(family: str) -> None:
     assert result.baselines["forest"]["accuracy"] > result.scores["holdout"]["accuracy"] + 0.2
     assert "a random forest on the raw columns is better" in result.verdict
     assert result.verdict.endswith("For this table, use a random forest on the raw columns instead of a network.")
-    assert result.baselines["forest"]["items"] == result.scores["holdout"]["items"]
+    assert result.baselines["forest"]["examples"] == result.scores["holdout"]["examples"]
 
 
 def test_regression_and_columns_beside_the_rows() -> None:

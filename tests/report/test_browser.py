@@ -26,7 +26,7 @@ MEASURE = Path(__file__).with_name("measure.js")
 
 
 def judged(accuracy: float, **more: Any) -> dict[str, Any]:
-    return {"items": 360, "accuracy": accuracy, "accuracy_interval": [accuracy - 0.05, min(accuracy + 0.03, 1.0)], **more}
+    return {"examples": 360, "accuracy": accuracy, "accuracy_interval": [accuracy - 0.05, min(accuracy + 0.03, 1.0)], **more}
 
 
 def report_facts(classes: int) -> dict[str, Any]:
@@ -36,8 +36,8 @@ def report_facts(classes: int) -> dict[str, Any]:
     true, predicted = np.nonzero(table)
     cells = {"true": true.tolist(), "predicted": predicted.tolist(), "count": table[true, predicted].tolist()}
     figures = judged(0.9, macro_f1=0.89, log_loss=19.74, ece=0.02, brier=0.15, confusion=cells)
-    figures["per_class"] = {name: {"recall": 0.9, "interval": [0.8, 0.95], "items": 120} for name in names}
-    bins = [{"probability": p, "accuracy": p, "interval": [p - 0.05, p + 0.05], "items": 40} for p in (0.3, 0.6, 0.9)]
+    figures["per_class"] = {name: {"recall": 0.9, "interval": [0.8, 0.95], "examples": 120} for name in names}
+    bins = [{"probability": p, "accuracy": p, "interval": [p - 0.05, p + 0.05], "examples": 40} for p in (0.3, 0.6, 0.9)]
     stages = ("head", "full", "full, refit")
     losses = [{"train_loss": 40 * math.exp(-epoch / 3), "validation_loss": 3 + math.cos(epoch)} for epoch in range(1, 61)]
     history = [
@@ -53,7 +53,7 @@ def report_facts(classes: int) -> dict[str, Any]:
         "versions": {"regraft": "0.1.0", "torch": "2.9.1+cpu"},
         "network": {"name": f"/home/{LONG}/net.pt", "family": "torch", "parameters": 3400000, "blocks": 17, "head": LONG},
         "data": {
-            "items": 1797,
+            "examples": 1797,
             "classes": names,
             "counts": dict.fromkeys(names, 5000),
             "split": {"training": 9, "holdout": 3},
@@ -65,7 +65,7 @@ def report_facts(classes: int) -> dict[str, Any]:
         "scores": {"holdout": figures, "test": figures},
         "baselines": {"majority": judged(0.4), LONG: judged(0.8), "probe": judged(0.895)},
         "account": {"kept": [LONG], "dropped": [f"old {k}" for k in range(50)], "rules": {"bus": LONG}, "notes": [LONG]},
-        "cost": {"read": 1.0, "frozen": 2.0, "train": 3.0, "total": 7000.0, "frozen_forward_items": 900},
+        "cost": {"read": 1.0, "frozen": 2.0, "train": 3.0, "total": 7000.0, "frozen_forward_examples": 900},
         "worst": [
             {"name": LONG, "true": LONG, "predicted": "bus", "probability": 0.9, "media": picture_uri(np.eye(8)), "media_kind": "image"}
         ]
@@ -87,7 +87,7 @@ def profile_facts(kind: str) -> dict[str, Any]:
         "network": LONG,
         "kind": kind,
         "metric": "R²" if regression else "accuracy",
-        "items": 300,
+        "examples": 300,
         "judged": 300,
         "classes": [] if regression else ["cat", LONG],
         "counts": {} if regression else {"cat": 1234, LONG: 5},

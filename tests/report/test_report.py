@@ -36,21 +36,21 @@ def cells(table: Any) -> dict[str, list[int]]:
 
 
 def judged(accuracy: float, low: float, high: float, **more: Any) -> dict[str, Any]:
-    return {"items": 360, "accuracy": accuracy, "accuracy_interval": [low, high], **more}
+    return {"examples": 360, "accuracy": accuracy, "accuracy_interval": [low, high], **more}
 
 
 @pytest.fixture
 def facts() -> dict[str, Any]:
     figures = judged(0.9, 0.86, 0.93, macro_f1=0.89, log_loss=0.31, ece=0.02, brier=0.15)
     figures["confusion"] = {"true": [0, 0, 1, 1, 2, 2], "predicted": [0, 1, 1, 2, 0, 2], "count": [100, 3, 110, 9, 5, 133]}
-    figures["per_class"] = {name: {"recall": 0.9, "interval": [0.8, 0.95], "items": 120} for name in NAMES}
+    figures["per_class"] = {name: {"recall": 0.9, "interval": [0.8, 0.95], "examples": 120} for name in NAMES}
     return {
         "title": f"the {EVIL} network",
         "verdict": f"It is good, {EVIL}.",
         "created": "2026-01-02",
         "versions": {"regraft": "0.1.0"},
         "network": {"name": EVIL, "family": "torch", "parameters": 3400000, "blocks": 17, "head": EVIL},
-        "data": {"items": 1797, "classes": NAMES, "counts": dict.fromkeys(NAMES, 5), "split": {"training": 9, EVIL: 3}, "notes": [EVIL]},
+        "data": {"examples": 1797, "classes": NAMES, "counts": dict.fromkeys(NAMES, 5), "split": {"training": 9, EVIL: 3}, "notes": [EVIL]},
         "preprocessing": EVIL,
         "strategy": {"name": "partial", "reasons": [EVIL], "settings": {EVIL: EVIL, "clip": None}},
         "history": [
@@ -60,7 +60,7 @@ def facts() -> dict[str, Any]:
         "scores": {"holdout": figures, "test": figures},
         "baselines": {"majority": judged(0.4, 0.35, 0.45), EVIL: judged(0.8, 0.7, 0.85)},
         "account": {"kept": ["bus"], "new": [EVIL], "dropped": [f"old {k}" for k in range(50)], "rules": {"bus": EVIL}, "notes": [EVIL]},
-        "cost": {"read": 1.0, "frozen": 2.0, "train": 3.0, "total": 7.0, "frozen_forward_items": 900},
+        "cost": {"read": 1.0, "frozen": 2.0, "train": 3.0, "total": 7.0, "frozen_forward_examples": 900},
         "worst": [
             {"name": EVIL, "true": EVIL, "predicted": "bus", "probability": 0.9, "media": picture_uri(np.eye(8)), "media_kind": "image"},
             {"name": "b", "true": "bus", "predicted": "tram", "media": "data:audio/wav;base64,UklGRg==", "media_kind": "audio"},
@@ -135,17 +135,17 @@ def test_every_fact_but_the_verdict_may_be_absent(tmp_path: Path, facts: dict[st
 
 def test_other_kinds_of_task(tmp_path: Path) -> None:
     each = {"mae": 0.5, "rmse": 0.7, "r2": None}
-    error = {"items": 9, "mae_interval": [0.4, 0.6], **each, "per_class": {"u": each}}
+    error = {"examples": 9, "mae_interval": [0.4, 0.6], **each, "per_class": {"u": each}}
     text = write_report(
         tmp_path / "r.html", {"verdict": "v", "scores": {"holdout": error}, "baselines": {"mean": {"mae": 1.0}}}
     ).read_text()
     assert "mean absolute error" in text and "0.5  (0.4 to 0.6)" in text and "the mean of the targets" in text
-    labels = judged(0.9, 0.8, 0.95, micro_f1=0.5, map=None, per_class={"a": {"recall": None, "interval": [0, 1], "items": 0}})
+    labels = judged(0.9, 0.8, 0.95, micro_f1=0.5, map=None, per_class={"a": {"recall": None, "interval": [0, 1], "examples": 0}})
     assert "micro F1" in write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"holdout": labels}}).read_text()
 
 
 def test_a_section_for_each_of_several_tasks_with_its_labels_and_baselines(tmp_path: Path) -> None:
-    label = {"precision": None, "recall": 0.25, "interval": [0, 1], "items": 4, "average_precision": 0.125}
+    label = {"precision": None, "recall": 0.25, "interval": [0, 1], "examples": 4, "average_precision": 0.125}
     tags = judged(0.9, 0.8, 0.95, micro_f1=0.5, macro_f1=0.4, map=0.3, thresholds=[0.271], per_class={EVIL: label})
     first = judged(0.8, 0.7, 0.85)
     tasks = {
@@ -174,7 +174,7 @@ def test_many_classes_become_a_table_of_pairs(tmp_path: Path) -> None:
     names = [f"c{k}" for k in range(50)]
     table = np.eye(50, dtype=int) * 8
     table[3, 4] = 2
-    rows = {name: {"recall": 0.5, "interval": [0.4, 0.6], "items": 8} for name in names}
+    rows = {name: {"recall": 0.5, "interval": [0.4, 0.6], "examples": 8} for name in names}
     figures = judged(0.9, 0.8, 0.95, confusion=cells(table), per_class=rows)
     text = shown(write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"holdout": figures}}))
     assert "Confusion matrix" not in text and "20.0 %" in text and "the 40 weakest of 50 classes" in text
@@ -192,6 +192,12 @@ def test_facts_are_kept_and_read(tmp_path: Path, facts: dict[str, Any]) -> None:
     write_facts(tmp_path, {**facts, "where": Path("x")})
     assert read_facts(tmp_path) == {**facts, "where": "x"}
     write_report(tmp_path, read_facts(tmp_path))
+    for file in (tmp_path / "scores.json", tmp_path / "report.json"):  # as earlier versions wrote them
+        file.write_text(file.read_text().replace('"examples"', '"items"').replace("forward_examples", "forward_items"))
+    assert read_facts(tmp_path) == {**facts, "where": "x"}
+    facts["data"]["counts"] = facts["strategy"]["settings"] = {"items": 3}  # a class of that name keeps it
+    write_facts(tmp_path, facts)
+    assert read_facts(tmp_path) == facts
     stored = [json.loads((tmp_path / name).read_text()) for name in ("scores.json", "report.json")]
     assert set(stored[0]) == {"verdict", "scores", "baselines", "cost"} and not set(stored[0]) & set(stored[1])  # each of them once
     (tmp_path / "report.json").write_text("[1]")
@@ -270,7 +276,7 @@ def test_what_changes_the_meaning_stands_before_the_verdict(tmp_path: Path) -> N
 
 
 def test_verdict_of_regression_and_of_nothing() -> None:
-    figures = {"items": 40, "mae": 0.5, "mae_interval": [0.4, 0.6]}
+    figures = {"examples": 40, "mae": 0.5, "mae_interval": [0.4, 0.6]}
     mean = {"mae": 1.0, "mae_interval": [0.8, 1.2]}
     assert verdict(figures, {"mean": mean}).endswith(
         "(95 % interval 0.4 to 0.6). This is 50 % lower than the error of the mean of the targets (1)."

@@ -76,13 +76,13 @@ def test_what_chose_never_judges_and_every_trial_starts_from_the_trained_weights
         assert not judging & set.union(*used) and sum(map(len, used)) == len(data) - len(judging)
     assert all(examples.bit_equal(before, start) for start in [*starts, net.state()])
     again = regraft.adapt(net, data, strategy=study.best)
-    assert study.scores["holdout"]["items"] == len(judging)
+    assert study.scores["holdout"]["examples"] == len(judging)
     assert again.scores == study.scores and study.result is not None
 
 
 def test_trials_with_one_freeze_boundary_share_one_cache_over_all_folds() -> None:
     study = regraft.search(_net(), examples.pictures(60), space=RATES, trials=4, folds=2, sampler="random", **QUICK)
-    assert study.cost["frozen_forward_items"] == 60 and 0 < study.cost["train"] < study.cost["total"]
+    assert study.cost["frozen_forward_examples"] == 60 and 0 < study.cost["train"] < study.cost["total"]
     assert len(study.trials) == 4 and all(len(trial.folds) == 2 for trial in study.trials)
 
 
@@ -125,7 +125,7 @@ def test_trials_as_tasks_are_those_of_one_process(sampler: str, monkeypatch: pyt
     studies = [regraft.search(_net(), examples.pictures(40), **given, **more) for more in ({}, {"cluster": "auto", "out": tmp_path})]
     found = [[(trial.number, trial.values, trial.figure, trial.folds, trial.losses) for trial in study.trials] for study in studies]
     assert found[0] == found[1] and taken == [2, 1]
-    assert studies[1].cost["frozen_forward_items"] == studies[0].cost["frozen_forward_items"] == 40
+    assert studies[1].cost["frozen_forward_examples"] == studies[0].cost["frozen_forward_examples"] == 40
     assert not (tmp_path / "running").exists()
 
 

@@ -229,8 +229,8 @@ def test_a_saved_keras_network_finds_the_cache_again(tmp_path: Path) -> None:
     net = regraft.load(model)
     net.save(tmp_path / "saved")
     options = {"strategy": "head", "epochs": 1, "learning_rate": 0.01, "cache": str(tmp_path / "cache")}
-    assert regraft.adapt(net, data, **options).cost["frozen_forward_items"] == COUNT
-    assert regraft.adapt(regraft.load(tmp_path / "saved"), data, **options).cost["frozen_forward_items"] == 0
+    assert regraft.adapt(net, data, **options).cost["frozen_forward_examples"] == COUNT
+    assert regraft.adapt(regraft.load(tmp_path / "saved"), data, **options).cost["frozen_forward_examples"] == 0
 
 
 def _doubled(x: Any) -> Any:

@@ -33,7 +33,7 @@ def identity(family: str, names: str = "abc") -> regraft.Network:
 @pytest.mark.parametrize("family", ["torch", "keras"])
 def test_figures_confusion_and_recalls_are_those_of_hand(family: str) -> None:
     found = regraft.evaluate(identity(family), (ROWS, LABELS))
-    assert found.scores["accuracy"] == pytest.approx(4 / 6) and found.scores["items"] == 6
+    assert found.scores["accuracy"] == pytest.approx(4 / 6) and found.scores["examples"] == 6
     assert found.confusion().tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 2]]
     assert found.recalls() == {"a": 0.5, "b": 0.5, "c": 1.0}
 
@@ -80,4 +80,4 @@ def test_what_does_not_fit_is_said(data: Any, reading: dict[str, Any], said: str
 
 
 def test_an_evaluation_is_short() -> None:
-    assert len(repr(Evaluation({"main": {"items": 3}}, {"main": ("a",)}))) < 80
+    assert len(repr(Evaluation({"main": {"examples": 3}}, {"main": ("a",)}))) < 80

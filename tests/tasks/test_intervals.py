@@ -66,7 +66,7 @@ def test_paired_difference_published() -> None:
     result = paired_difference(*_pair(36, 12, 2, 0))
     assert result["difference"] == pytest.approx(0.2)
     assert result["interval"] == pytest.approx([0.0569, 0.3404], abs=5e-5)
-    assert (result["better"], result["items"], result["only_a"], result["only_b"]) == ("a", 50, 12, 2)
+    assert (result["better"], result["examples"], result["only_a"], result["only_b"]) == ("a", 50, 12, 2)
 
 
 @settings(deadline=None)

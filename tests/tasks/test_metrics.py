@@ -55,7 +55,7 @@ def test_classification_is_scikit_learns(case: tuple[np.ndarray, np.ndarray]) ->
     assert figures["accuracy_interval"] == list(wilson_interval(int((predicted == targets).sum()), 200))
     recalls = reference.recall_score(targets, predicted, average=None)
     assert [row["recall"] for row in figures["per_class"].values()] == pytest.approx(recalls)
-    assert [row["items"] for row in figures["per_class"].values()] == np.bincount(targets).tolist()
+    assert [row["examples"] for row in figures["per_class"].values()] == np.bincount(targets).tolist()
     assert figures["brier"] == pytest.approx(reference.brier_score_loss(targets, chances, scale_by_half=False))
 
 
@@ -98,17 +98,17 @@ def test_the_bins_of_a_reliability_diagram_hold_every_item_once(items: int, bins
     draw = np.random.default_rng(seed)
     chances, targets = probabilities(draw.normal(0, 3, (items, 4))), draw.integers(0, 4, items)
     found = reliability(chances, targets, bins=bins)
-    assert sum(one["items"] for one in found) == items and len(found) == min(bins, items)
+    assert sum(one["examples"] for one in found) == items and len(found) == min(bins, items)
     assert [one["probability"] for one in found] == sorted(one["probability"] for one in found)
-    assert sum(one["items"] * one["accuracy"] for one in found) == pytest.approx((chances.argmax(1) == targets).sum())
-    gap = sum(one["items"] * abs(one["accuracy"] - one["probability"]) for one in found) / items
+    assert sum(one["examples"] * one["accuracy"] for one in found) == pytest.approx((chances.argmax(1) == targets).sum())
+    gap = sum(one["examples"] * abs(one["accuracy"] - one["probability"]) for one in found) / items
     assert gap == pytest.approx(expected_calibration_error(chances, targets, bins=bins))
     assert all(0 <= one["interval"][0] <= one["accuracy"] + 1e-12 and one["accuracy"] - 1e-12 <= one["interval"][1] <= 1 for one in found)
 
 
 def test_a_class_without_items_has_no_recall() -> None:
     figures = judge([[2.0, 1.0, 0.0], [0.0, 1.0, 0.0]], [0, 1], ["a", "b", "c"])
-    assert figures["per_class"]["c"] == {"recall": None, "interval": [0.0, 1.0], "items": 0}
+    assert figures["per_class"]["c"] == {"recall": None, "interval": [0.0, 1.0], "examples": 0}
     assert figures["accuracy"] == figures["macro_f1"] == 1.0
     assert figures["confusion"] == {"true": [0, 1], "predicted": [0, 1], "count": [1, 1]}
     assert confusion_matrix(figures["confusion"], 3).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]

@@ -109,7 +109,7 @@ def test_no_strategy_changes_what_its_owner_has_frozen(family: str, strategy: st
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_frozen_base_runs_once_for_each_example(family: str) -> None:
     result = adapted(family, strategy="full", epochs=3)
-    assert result.cost["frozen_forward_items"] == 36
+    assert result.cost["frozen_forward_examples"] == 36
 
 
 def test_the_module_of_the_user_is_left_alone() -> None:

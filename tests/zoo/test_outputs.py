@@ -176,7 +176,7 @@ def test_a_head_whose_scores_other_parts_read_is_not_resized() -> None:
 
     net = regraft.load(Coder(), inputs=(6,), head="code")
     assert regraft.retarget(net, ["a", "b", "c"]).logits(np.zeros((2, 6), np.float32)).shape == (2, 3)
-    with pytest.raises(NetworkError, match=r"'code' cannot have 2 rows: other parts of the network read what it gives"):
+    with pytest.raises(NetworkError, match=r"'code' cannot have 2 outputs: other parts of the network read what it gives"):
         regraft.retarget(net, ["a", "b"])
 
 

@@ -78,7 +78,7 @@ def test_nothing_of_it_is_cached(family: str, kind: Any, strategy: str, options:
     assert result.network.body.draws and any("draws at random" in reason for reason in result.plan.reasons)
     assert result.history and result.history[-1]["stage"] == strategy
     if strategy == "head":
-        assert result.cost["frozen_forward_items"] > len(data)
+        assert result.cost["frozen_forward_examples"] > len(data)
 
 
 @pytest.mark.parametrize("strategy", ["auto", "probe"])

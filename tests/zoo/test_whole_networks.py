@@ -60,7 +60,7 @@ def test_the_verdict_says_that_nothing_was_cached(kind: str) -> None:
     assert "The network could not be taken apart: its frozen part ran in every epoch." in result.verdict
     assert ("no head that could be recognised: the new one reads" in result.verdict) == ("without" in kind)
     assert result.verdict == result.report_facts()["verdict"]
-    assert result.cost["frozen_forward_items"] > 36
+    assert result.cost["frozen_forward_examples"] > 36
     assert result.network.classes == ("a", "b", "c") and np.isfinite(result.network.logits(data)).all()
 
 

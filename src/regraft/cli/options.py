@@ -63,9 +63,9 @@ Weights = Annotated[
 ]
 _RANDOM = "Use the named NETWORK with random weights. Without this option, the command stops if trained weights cannot be fetched."
 RandomWeights = Annotated[bool, _network("--random-weights", help=_RANDOM)]
-_SOURCE_CLASSES = "Class names of NETWORK in row order, one per line, if NETWORK has none."
+_SOURCE_CLASSES = "Class names of NETWORK in the order of its outputs, one per line, if NETWORK has none."
 SourceClasses = Annotated[Path | None, _network("--source-classes", metavar="FILE", help=_SOURCE_CLASSES)]
-_OLD_CLASSES = "Class names of NETWORK in row order, one per line, if NETWORK has none. The new classes come from DATA."
+_OLD_CLASSES = "Class names of NETWORK in the order of its outputs, one per line, if NETWORK has none. The new classes come from DATA."
 OldClasses = Annotated[Path | None, _network("--source-classes", "--classes", metavar="FILE", help=_OLD_CLASSES)]
 _HEAD = "The head of NETWORK, if several layers are candidates. Repeat TASK=LAYER to keep several heads as tasks."
 HeadLayer = Annotated[list[str] | None, _network("--head", metavar="LAYER", help=_HEAD, show_default=False)]
@@ -80,7 +80,9 @@ _HIDDEN = (
     "relu. For the strategies head and full."
 )
 Hidden = Annotated[str | None, _network("--hidden", metavar="N:A,…", help=_HIDDEN)]
-Classes = Annotated[Path | None, _network("--classes", metavar="FILE", help="Class names of the new head in row order, one per line.")]
+Classes = Annotated[
+    Path | None, _network("--classes", metavar="FILE", help="Class names of the new head in the order of its outputs, one per line.")
+]
 _PREVIEW = "New class names, one per line. Shows which class weights would be kept. Nothing is changed."
 Preview = Annotated[Path | None, _network("--classes", metavar="FILE", help=_PREVIEW)]
 _ARCHITECTURE = "Your class or function that builds NETWORK, if its folder or file contains only weights. MODULE is imported."

@@ -84,7 +84,7 @@ def branch(  # noqa: PLR0913  # over the limit: the public contract
         net, items = ready_for(net, data)
         asked = Start(start or "zeros", _grouped_data(items, groups or {}, net=net), seed)
         branched = _with_rows(net, empty_head(task, names, kind=kind, features=net.head.features), rows=rows, start=asked)
-    how = "derived from the old probabilities" if branched.heads[task].groups else f"rows start as {start or 'zeros'}"
+    how = "derived from the old probabilities" if branched.heads[task].groups else f"class weights start as {start or 'zeros'}"
     noted = Account({} if branched.heads[task].groups else {"new": list(names)}, notes=(f"task {task!r}: {how}",))
     branched.account = net.account.joined(noted)
     return branched

@@ -139,7 +139,7 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
         else:
             entries["kept"].append(name)
             rules |= _rule(before, name)
-    before_all = old.classes or [f"unnamed row {row}" for row in range(1, 1 + len(old.weight))]
+    before_all = old.classes or [f"unnamed class {row}" for row in range(1, 1 + len(old.weight))]
     entries["dropped"] = [name for row, name in enumerate(before_all) if row not in taken]
     rest = old if not old.binary or len(classes) == 2 else old.as_softmax()
     head = replace(rest, classes=tuple(classes), weight=weight, bias=bias, parts=(), thresholds=None)
@@ -189,5 +189,5 @@ def _notes(old: Head, entries: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
             "classes= when the network is loaded",
         )
     if old.classes is not None and not entries["kept"] and not entries["renamed"]:
-        return (f"no class name is shared with the {len(old.weight)} old ones, so no row was carried over",)
+        return (f"no class name is shared with the {len(old.weight)} old ones, so no class weights were carried over",)
     return ()

@@ -64,7 +64,7 @@ class Start:
         if self.how not in STARTS:
             raise SettingError(f"start={self.how!r} is not known{near_names(str(self.how), STARTS)}")
         if self.how in ("imprint", "probe") and self.data is None:
-            raise SettingError(f"start={self.how!r} computes new rows from examples of the new classes; give them with data=.")
+            raise SettingError(f"start={self.how!r} computes new class weights from examples of the new classes; give them with data=.")
 
 
 def as_data(given: Any) -> Dataset:
@@ -146,7 +146,9 @@ def _targets_for(head: Head, data: Dataset) -> Dataset:
 def mean_rows(weight: np.ndarray, bias: np.ndarray, *, count: int) -> Rows:
     """Return `count` copies of the mean of the old class weights (C, d) and biases (C,)."""
     if not len(weight):
-        raise DataError(f"start='mean' needs old rows to average; the network has {len(weight)}. Choose 'random', 'imprint' or 'probe'.")
+        raise DataError(
+            f"start='mean' needs old class weights to average; the network has {len(weight)}. Choose 'random', 'imprint' or 'probe'."
+        )
     return np.repeat(weight.mean(0, keepdims=True), count, 0), np.repeat(bias.mean(keepdims=True), count)
 
 

@@ -107,8 +107,8 @@ class Network(Editable):
         head = head.as_binary() if len(names) == 2 and len(head.weight) == 1 and head.layer else head
         if len(names) != len(head.weight):
             raise NetworkError(
-                f"Received {len(names)} class names; the head '{head.layer}' has {len(head.weight)} rows. Give one name "
-                "a row, or two where one row tells two classes apart."
+                f"Received {len(names)} class names; the head '{head.layer}' has {len(head.weight)} outputs. Give one "
+                "name per output, or two where one output tells two classes apart."
             )
         self.heads = {**self.heads, head.task: replaced(head, classes=names)}
 
@@ -234,8 +234,8 @@ class Network(Editable):
             names = (
                 "without class names" if head.classes is None else ", ".join(head.classes[:6]) + (", …" if len(head.classes) > 6 else "")
             )
-            rows = "one row for two classes" if head.binary else f"{len(head.weight)} rows"
-            where = f"{head.layer}: {rows} of {head.features} features" if head.groups is None else "sums of probabilities"
+            outputs = "one output for two classes" if head.binary else f"{len(head.weight)} outputs"
+            where = f"{head.layer}: {head.features} features, {outputs}" if head.groups is None else "sums of probabilities"
             task = f"{head.task}: " if len(self.heads) > 1 else ""
             lines.append(f"head  {task}{where}, {head.kind}, {head.activation}; {names}")
         lines.append(f"takes {self.preprocessing.describe()}")

@@ -58,7 +58,7 @@ def with_network(net: Network, data: Dataset, *, plan: Plan) -> Summary:
 def _classes(net: Network, data: Dataset) -> Mapping[str, Any]:
     """Return the classes of the first head that would be kept, added and dropped."""
     if not net.heads or data.task == "regression" or not net.head.classes or net.head.groups is not None:
-        return {"head": f"{net.head.kind}, {len(net.head.weight)} rows without names"} if net.heads else {"head": "none"}
+        return {"head": f"{net.head.kind}, {len(net.head.weight)} outputs without names"} if net.heads else {"head": "none"}
     rows = rows_of(data.classes, net.head.classes)
     kept, new = [name for name in data.classes if name in rows], [name for name in data.classes if name not in rows]
     dropped = [name for row, name in enumerate(net.head.classes) if row not in rows.values()]

@@ -298,7 +298,7 @@ class Plan:
         lines += [f"classes    {len(self.classes)}: {names}"] if self.classes else []
         made = f" ({plain_name(self.augment)})" if self.augment != "auto" else ""
         lines += [f"settings   {', '.join(changed) or 'all at their defaults'}; views {self.views}{made}, seed {self.seed}"]
-        lines += [f"new rows   {self.start}"] if self.start != "auto" else []
+        lines += [f"start      {self.start}"] if self.start != "auto" else []
         lines += [f"renamed    {', '.join(f'{old} -> {new}' for old, new in list(self.rename.items())[:6])}"] if self.rename else []
         lines += [f"trains     {_names_in_words(self.trainable)}"] if self.trainable is not None else []
         lines += [f"fresh      {_names_in_words(self.fresh)}"] if self.fresh is not None else []

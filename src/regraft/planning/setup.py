@@ -103,7 +103,7 @@ class Clock:
         return {
             **{kind: round(spent, 3) for kind, spent in self.seconds.items() if spent or kind in ("read", "frozen", "train")},
             "total": round(total, 3),
-            "frozen_forward_items": counter.items,
+            "frozen_forward_examples": counter.items,
             **({"engine_building": round(log.building, 3), "engine_saved": round(log.saved, 3)} if log.building else {}),
         }
 

@@ -121,4 +121,4 @@ def _fill_(  # over the limit: what new rows are made of
         weight[new], bias[new] = made
     if len(new) and (made is None or not setup.network.set_rows_(head.layer, weight, bias=bias)):
         why = "the head has no place for them" if made is not None else f"{len(rows)} examples with {features.shape[1]} features"
-        log.notes.append(f"New rows of {name!r} start at zero, not as {setup.plan.start!r}: {why}.")
+        log.notes.append(f"New class weights of {name!r} start at zero, not as {setup.plan.start!r}: {why}.")

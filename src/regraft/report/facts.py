@@ -28,7 +28,7 @@ class _Class(Plain):
     precision: float | None = None
     average_precision: float | None = None
     interval: Interval = Field(default_factory=lambda: [0.0, 1.0])
-    items: Count = 0
+    examples: Count = 0
 
 
 class _Cells(Plain):
@@ -50,7 +50,7 @@ class _Difference(Plain):
 class _Figures(Plain):
     """Metrics as returned by `judge`, with the fields that the report adds."""
 
-    items: Count = 0
+    examples: Count = 0
     accuracy: float | None = None
     macro_f1: float | None = None
     micro_f1: float | None = None
@@ -88,7 +88,7 @@ class _Strategy(Plain):
 
 
 class _Data(Plain):
-    items: Count | None = None
+    examples: Count | None = None
     classes: list[str] | Count | None = None
     counts: dict[str, Count] = Field(default_factory=dict)
     split: dict[str, Count] = Field(default_factory=dict)
@@ -107,7 +107,7 @@ class _Item(Plain):
 
 
 class _Bin(Plain):
-    items: Count = 0
+    examples: Count = 0
     probability: float
     accuracy: float
     interval: Interval
@@ -170,6 +170,19 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
             found = read_json(source, "report", remedy=_REMEDY)
             if not isinstance(found, dict):
                 raise DataError(f"{printable(source)} holds a {type(found).__name__}; expected an object with the facts of a report.")
-            facts |= found
+            facts |= {name: _with_present_names(value, name) for name, value in found.items()}
     checked(facts, _Facts, what=f"The report in {printable(folder)!r}", error=DataError)
     return facts
+
+
+_EARLIER = {name: name.replace("items", "examples") for name in ("items", "old_items", "new_items", "frozen_forward_items")}
+
+
+def _with_present_names(value: Any, part: str) -> Any:
+    """Return a part of the facts with "examples" where earlier versions wrote "items". Keys of other parts may be class names."""
+    if isinstance(value, list) and part == "reliability":
+        return [_with_present_names(one, part) for one in value]
+    if not isinstance(value, dict) or part not in {"scores", "baselines", "cost", "reliability", "data"}:
+        return value
+    inner = value if part == "data" else {name: _with_present_names(one, part) for name, one in value.items()}
+    return {_EARLIER.get(name, name) if isinstance(one, int | float) else name: one for name, one in inner.items()}

@@ -64,7 +64,7 @@ def figure(body: str, *, title: str, caption: str) -> Figure | None:
 
 def tiles(facts: Mapping[str, Any], part: str, *, figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return (name, value, note) of the key figures at the top of the page."""
-    where = f"on {figures['items']} {_PART.get(part, 'held-out')} examples" if figures.get("items") else ""
+    where = f"on {figures['examples']} {_PART.get(part, 'held-out')} examples" if figures.get("examples") else ""
     found, cost = [], facts.get("cost") or {}
     strategy, network = facts.get("strategy") or {}, (facts.get("network") or {}).get("name")
     name, chosen = strategy.get("name"), strategy.get("chosen")
@@ -112,7 +112,7 @@ def score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
     for name in dict.fromkeys(name for figures in parts.values() for name in figures.get("metrics") or {}):
         rows.append((name, [_number_words((figures.get("metrics") or {}).get(name)) for figures in parts.values()]))
     if rows:
-        rows.insert(0, ("examples", [str(figures.get("items", "–")) for figures in parts.values()]))
+        rows.insert(0, ("examples", [str(figures.get("examples", "–")) for figures in parts.values()]))
     return {"parts": [_PART.get(name, name) for name in parts], "rows": rows}
 
 
@@ -141,7 +141,9 @@ def comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> Figu
     bars += [_score_bar(baseline_name(name), other, key=key, strong=False) for name, other in ranked]
     axis = axis_of(ends_of(bars), name="accuracy" if share else "mean absolute error (lower is better)", percent=share)
     body = interval_rows(bars, title=f"{axis.name}: the adapted network and the baselines", axis=axis)
-    caption = f"All on the same {figures.get('items', '')} examples. Lines are 95 % intervals: where they overlap, the order may be chance."
+    caption = (
+        f"All on the same {figures.get('examples', '')} examples. Lines are 95 % intervals: where they overlap, the order may be chance."
+    )
     return figure(body, title="Adapted network and baselines", caption=caption)
 
 
@@ -183,7 +185,7 @@ def _recalls(figures: Mapping[str, Any]) -> Figure | None:
     rows = [(name, row) for name, row in (figures.get("per_class") or {}).items() if row.get("recall") is not None]
     classes = len(rows)
     rows = sorted(rows, key=lambda entry: float(entry[1]["recall"]))[:MOST_CLASSES]
-    bars = [Bar(name, row["recall"], tuple(row["interval"]), f"{percent(row['recall'])} of {row['items']}") for name, row in rows]
+    bars = [Bar(name, row["recall"], tuple(row["interval"]), f"{percent(row['recall'])} of {row['examples']}") for name, row in rows]
     if not bars:
         return None
     body = interval_rows(bars, title="Recall by class, with 95 % intervals", axis=axis_of(ends_of(bars), name="recall", percent=True))
@@ -209,7 +211,7 @@ def _reliability(bins: Sequence[Mapping[str, Any]], *, error: float | None) -> F
     parts = [line([(0.0, 0.0), (100.0, 100.0)], "ideal")]
     for entry, (x, y) in zip(bins, points, strict=True):
         low, high = map(up.at, entry["interval"])
-        hint = f"{entry['items']} examples: {percent(entry['probability'])} said, {percent(entry['accuracy'])} correct"
+        hint = f"{entry['examples']} examples: {percent(entry['probability'])} said, {percent(entry['accuracy'])} correct"
         parts += [whisker(x, (low, high)), dot(x, y, kind="fill0", hint=hint)]
     body = legend([("dotted fill0", "a bin of examples, with 95 % interval"), ("ideal", "calibrated")])
     body += plane(parts, title="Reliability diagram", across=across, up=up, kind="square")
@@ -232,7 +234,7 @@ def task_sections(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "name": str(name),
             "kind": str(task.get("kind") or ""),
-            "rows": [("examples", str(task.get("items", "–")))]
+            "rows": [("examples", str(task.get("examples", "–")))]
             + [(words, _with_interval(task, key, share=share)) for key, words, share in _FIGURES if task.get(key) is not None],
             "comparison": comparison(task, task.get("baselines") or {}),
             "labels": label_rows(task),
@@ -249,7 +251,7 @@ def label_rows(figures: Mapping[str, Any]) -> list[list[str]]:
     limits = figures.get("thresholds") or [0.5] * len(labels)
     shown = ("precision", "recall", "average_precision")
     rows = [
-        [str(name), f"{limit:.3f}", *(percent(row.get(key)) for key in shown), str(row.get("items", "–"))]
+        [str(name), f"{limit:.3f}", *(percent(row.get(key)) for key in shown), str(row.get("examples", "–"))]
         for (name, row), limit in zip(labels.items(), limits, strict=False)
     ]
     return [["label", "said from", "precision", "recall", "average precision", "examples"], *rows]

@@ -143,7 +143,7 @@ def _data(data: Mapping[str, Any]) -> dict[str, Any]:
     counts = {str(name): int(count) for name, count in (data.get("counts") or {}).items()}
     classes = data.get("classes")
     split = {_PARTS.get(name, name): float(items) for name, items in (data.get("split") or {}).items()}
-    shown = {"examples": data.get("items"), "classes": len(classes) if isinstance(classes, list | tuple) else classes}
+    shown = {"examples": data.get("examples"), "classes": len(classes) if isinstance(classes, list | tuple) else classes}
     body = stacked_bar(split, title="How the examples were split", said={name: _phrase(int(items)) for name, items in split.items()})
     return {
         "words": _words({key: value for key, value in shown.items() if value}, ("examples", "classes")),

@@ -80,7 +80,7 @@ def difference_interval(figures: Mapping[str, Any], other: Mapping[str, Any]) ->
 def _of_accuracy(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
     share = percent(figures["accuracy"])
     what = f"predicts {share} of the labels of" if "micro_f1" in figures else f"classifies {share} of"
-    said = f"The adapted network {what} the {figures.get('items', 0)} held-out examples correctly"
+    said = f"The adapted network {what} the {figures.get('examples', 0)} held-out examples correctly"
     if "accuracy_interval" in figures:
         low, high = figures["accuracy_interval"]
         said += f" (95 % interval {100 * low:.1f} to {percent(high)})"
@@ -126,7 +126,7 @@ def _against(figures: Mapping[str, Any], other: Mapping[str, Any], *, name: str)
 
 
 def _of_error(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
-    said = f"The adapted network has a mean absolute error of {figures['mae']:.3g} on {figures.get('items', 0)} held-out examples"
+    said = f"The adapted network has a mean absolute error of {figures['mae']:.3g} on {figures.get('examples', 0)} held-out examples"
     if "mae_interval" in figures:
         low, high = figures["mae_interval"]
         said += f" (95 % interval {low:.3g} to {high:.3g})"

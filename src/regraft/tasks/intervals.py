@@ -62,7 +62,7 @@ def paired_difference(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> dic
         "interval": [low, high],
         "p_value": float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0,
         "better": "a" if low > 0 else "b" if high < 0 else None,
-        "items": len(a),
+        "examples": len(a),
         "only_a": only_a,
         "only_b": only_b,
     }

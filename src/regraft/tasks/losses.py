@@ -129,7 +129,9 @@ def class_weights(counts: npt.ArrayLike, how: Literal["balanced"] | Sequence[flo
         length = len(numbers)
         given = np.asarray(how, dtype=np.float64)
         if given.shape != (length,):
-            raise SettingError(f"class_weight has shape {given.shape}; expected {length} weights, one for each class in row order.")
+            raise SettingError(
+                f"class_weight has shape {given.shape}; expected {length} weights, one for each class in the order of the head."
+            )
         if not np.isfinite(given).all() or (given < 0).any() or not (given > 0).any():
             raise SettingError(f"class_weight must hold finite weights >= 0, at least one above 0; received {given.tolist()}.")
         return given

@@ -94,7 +94,7 @@ def reliability(chances: npt.ArrayLike, targets: npt.ArrayLike, *, bins: int = 1
     """
     return [
         {
-            "items": len(sure),
+            "examples": len(sure),
             "probability": float(sure.mean()),
             "accuracy": float(right.mean()),
             "interval": list(wilson_interval(int(right.sum()), len(right))),
@@ -135,16 +135,16 @@ def judge(
     or (N,) values for regression; `classes`: names of the C columns, None for "0", "1", …; `thresholds`: for multi-label, (C,)
     probabilities (or one for all) from which a label is predicted, as returned by `fit_thresholds`; None means 0.5, a logit of 0.
 
-    The result always has "items", the number of examples.
+    The result always has "examples", the number of examples.
 
     - Classification: "accuracy", "accuracy_interval" [lo, hi] (Wilson, 95 %), "macro_f1" (mean over the classes that occur in targets or
       predictions), "log_loss" (nats), "ece" (15 equal-mass bins), "brier", "per_class" {name: {"recall" (None without examples),
-      "interval", "items"}}, and "confusion" {"true", "predicted", "count"}: the nonzero cells of the confusion matrix as three lists
+      "interval", "examples"}}, and "confusion" {"true", "predicted", "count"}: the nonzero cells of the confusion matrix as three lists
       (`confusion_matrix` makes the matrix).
     - Multi-label: with thresholds applied, "accuracy" (mean over labels), "accuracy_interval" (bootstrap over examples), "macro_f1" and
       "micro_f1". Independent of thresholds, "map" (mean average precision over the labels that occur, None if none does) and "log_loss".
-      "per_class" {name: {"precision" (None if never predicted), "recall", "interval", "items", "average_precision"}}. "thresholds", a list,
-      if given.
+      "per_class" {name: {"precision" (None if never predicted), "recall", "interval", "examples", "average_precision"}}.
+      "thresholds", a list, if given.
     - Regression, mean over outputs: "mae", "mae_interval" (bootstrap), "rmse", "r2" (None for a single example), "per_class" {name:
       {"mae", "rmse", "r2"}}.
     """
@@ -190,7 +190,7 @@ def _classification(scores: np.ndarray, targets: np.ndarray, *, names: list[str]
     right = int((predicted == truth).sum())
     found, items = (np.bincount(rows, minlength=len(names)).tolist() for rows in (truth[predicted == truth], truth))
     return {
-        "items": len(truth),
+        "examples": len(truth),
         "accuracy": right / len(truth),
         "accuracy_interval": list(wilson_interval(right, len(truth))),
         "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0.0)),
@@ -226,7 +226,7 @@ def _multi_label(scores: np.ndarray, targets: np.ndarray, *, names: list[str], t
     }
     precisions = [row["average_precision"] for row in per_class.values() if row["average_precision"] is not None]
     return {
-        "items": len(truth),
+        "examples": len(truth),
         "accuracy": float(same.mean()),
         "accuracy_interval": list(bootstrap_interval(same)),
         "macro_f1": _label_f1(truth, predicted, average="macro"),
@@ -250,7 +250,7 @@ def _regression(scores: np.ndarray, targets: np.ndarray, *, names: list[str]) ->
     per_class = {name: _errors(scores[:, c], truth[:, c]) for c, name in enumerate(names)}
     fitted = [figures["r2"] for figures in per_class.values() if figures["r2"] is not None]
     return {
-        "items": len(truth),
+        "examples": len(truth),
         "mae": float(errors.mean()),
         "mae_interval": list(bootstrap_interval(errors.mean(axis=1))),
         "rmse": float(np.mean([figures["rmse"] for figures in per_class.values()])),
@@ -269,7 +269,7 @@ def _errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
 
 
 def _recall(found: int, items: int) -> dict[str, Any]:
-    return {"recall": found / items if items else None, "interval": list(wilson_interval(found, items)), "items": items}
+    return {"recall": found / items if items else None, "interval": list(wilson_interval(found, items)), "examples": items}
 
 
 def _checked_thresholds(thresholds: npt.ArrayLike, *, labels: int) -> np.ndarray:
@@ -286,7 +286,7 @@ def _checked_targets(targets: np.ndarray, items: int, *, classes: int) -> np.nda
     whole = targets.astype(np.int64)
     if not np.array_equal(whole, targets) or whole.min() < 0 or whole.max() >= classes:
         span = f"{targets.min()} … {targets.max()} ({targets.dtype})"
-        raise DataError(f"Targets must be whole numbers from 0 to {classes - 1}, rows of the head; received {span}.")
+        raise DataError(f"Targets must be whole numbers from 0 to {classes - 1}, classes of the head; received {span}.")
     return whole
 
 

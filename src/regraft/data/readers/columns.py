@@ -65,7 +65,7 @@ def column_numbers(named: Mapping[str, np.ndarray], count: int) -> tuple[np.ndar
     for name, values in named.items():
         if values.shape != (count,):
             raise DataError(
-                f"Column {name!r} has the shape {values.shape} for {count} examples; expected one number for each item: ({count},)."
+                f"Column {name!r} has the shape {values.shape} for {count} examples; expected one number for each example: ({count},)."
             )
     return np.column_stack([_numbers(name, values) for name, values in named.items()]).astype(np.float32), tuple(named)
 

@@ -60,7 +60,7 @@ def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
         raise DataError(f"{what}={values!r} names a column, and this source has no columns; expected an array of {count} labels.")
     array = as_numpy(values)
     if array.ndim != 1 or len(array) != count:
-        raise DataError(f"{what} has the shape {array.shape} for {count} examples; expected one label for each item: ({count},).")
+        raise DataError(f"{what} has the shape {array.shape} for {count} examples; expected one label for each example: ({count},).")
     missing = missing_rows(array)
     if missing.size:
         raise DataError(f"{what} is missing in rows {listed(missing)}; expected a label in each row.")

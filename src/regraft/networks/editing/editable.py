@@ -60,7 +60,8 @@ class Editable(Record):
                 there, verb = (len(old.in_layer().weight), "gives") if isinstance(edit, Stack) else (old.features, "reads")
                 if head.features != there:
                     raise NetworkError(
-                        f"The rows have {head.features} features; the head {old.layer!r} {verb} {there}. Give rows of that length."
+                        f"The class weights have {head.features} features; the head {old.layer!r} {verb} {there}. "
+                        "Give weights of that length."
                     )
             body = self.kind.edit(self.body, edit, head=head, seed=seed)
         twin = self.with_body(body)
@@ -76,7 +77,7 @@ class Editable(Record):
         """
         refuse_program(self.origin, Rows.done)
         if head.parts and sum(head.parts) != len(head.weight):
-            raise NetworkError(f"Received parts={head.parts} for {len(head.weight)} rows; expected sizes that add up to their number.")
+            raise NetworkError(f"Received parts={head.parts} for {len(head.weight)} classes; expected sizes that add up to their number.")
         if head.groups is not None:
             twin = self.copy()
             twin.heads[head.task] = head

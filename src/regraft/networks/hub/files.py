@@ -182,7 +182,9 @@ def _labels(content: Mapping[str, Any], *, what: str) -> dict[str, Any]:
     rows = [str(index) for index in range(len(labels))] if isinstance(labels, dict) and len(labels) <= _MOST_CLASSES else None
     named = {} if rows is None else {str(key): str(label) for key, label in labels.items()}
     if rows is None or set(named) != set(rows) or not all(isinstance(label, str | int) for label in labels.values()):
-        raise NetworkError(f"{what} has id2label={printable(repr(labels), width=80)}; expected a name for each row, from 0 without a gap.")
+        raise NetworkError(
+            f"{what} has id2label={printable(repr(labels), width=80)}; expected a name for each class, from 0 without a gap."
+        )
     ordered = {int(row): named[row] for row in rows}
     return {"id2label": ordered, "label2id": {label: row for row, label in ordered.items()}}
 

@@ -97,8 +97,8 @@ def _with_rows(twin: KerasBody, head: Head) -> KerasBody:
     width = twin.scores_of_run(twin.sample_run)[head.task].shape[-1]
     if width != len(head.in_layer().weight):
         raise NetworkError(
-            f"The changed network gives {width} scores for {len(head.in_layer().weight)} rows: a step after the head fixes their number. "
-            "Make the model with the new number of classes in code and load its weights with weights=."
+            f"The changed network gives {width} logits for {len(head.in_layer().weight)} classes: a step after the head fixes their "
+            "number. Make the model with the new number of classes in code and load its weights with weights=."
         )
     return twin
 
@@ -115,8 +115,8 @@ def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
     with torch.no_grad():
         result = cast(Tensor, as_tensor(called(model, twin.sample, training=False)))
     if result.shape[-1] != head.features:
-        given = f"The rows have {head.features} features; the network's output has {result.shape[-1]}."
-        raise NetworkError(f"{given} Give rows of that length.")
+        given = f"The class weights have {head.features} features; the network's output has {result.shape[-1]}."
+        raise NetworkError(f"{given} Give weights of that length.")
     taken = {layer.name for layer in model._flatten_layers()}
     names = ("head", *(f"head_{count}" for count in range(1, 1000)))
     name = next(name for name in names if not {name, f"{name}_pool"} & taken)  # fixed names, because they are part of a cache's identity

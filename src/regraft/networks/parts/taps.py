@@ -94,7 +94,7 @@ def nothing_left(points: Sequence[Tap]) -> NetworkError:
     """Return the error for taps without any readable output."""
     asked = "; ".join(f"{tap.block!r} ({', '.join(tap.pools)})" for tap in points)
     return NetworkError(
-        f"Nothing of the taps can be read: {asked}. Expected real numbers for each item: token ids are not read, maps have no token, "
+        f"Nothing of the taps can be read: {asked}. Expected real numbers for each example: token ids are not read, maps have no token, "
         "sequences no rows or columns. Add a block whose output is a feature map, a sequence or a vector."
     )
 

@@ -202,7 +202,7 @@ def _check(body: TorchBody, layers: Collection[str]) -> None:
     def reason(name: str) -> str | None:
         module = modules[name]
         if name in heads:
-            return "a head, whose rows are trained themselves"
+            return "a head, whose weights are trained themselves"
         if not is_plain(module):
             return f"a {type(module).__name__}"
         if name not in called:

@@ -99,7 +99,7 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
             twin.traced()
         except Exception as error:  # a forward may raise anything; other parts of the network read the logits
             raise NetworkError(
-                f"The head {layers[0]!r} cannot have {len(twin.head.in_layer().weight)} rows: other parts of the network read what it "
+                f"The head {layers[0]!r} cannot have {len(twin.head.in_layer().weight)} outputs: other parts of the network read what it "
                 f"gives and fail ({reason_of(error)}). Give a module that ends with {layers[0]!r}, without these parts."
             ) from error
     return twin

@@ -42,7 +42,7 @@ FEW_TO_JUDGE = 200
 
 PARTS = 2.5
 """Time of a training with measured settings, including comparison and refit, as a multiple of the plain training."""
-OLD_BETTER = "not as good as the rows of the old head"
+OLD_BETTER = "not as good as the class weights of the old head"
 
 Final = tuple[Trial, list[dict[str, Any]], Feed]
 """The winning trial, the history of its training, and a feed of its network."""

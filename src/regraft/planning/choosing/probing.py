@@ -166,7 +166,7 @@ def with_rows(network: Network, head: Head, *, probe: LinearProbe, layer: Hidden
 
 
 STACKED = "all depths, weighed"
-OLD_ROWS = "the rows of the old head"
+OLD_ROWS = "the class weights of the old head"
 SHRINK = 10.0
 """Strength of the penalty towards equal weights, in nats for all examples together: few examples cannot determine a dozen weights."""
 LEAST = 0.01

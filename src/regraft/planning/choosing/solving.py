@@ -75,7 +75,7 @@ class Probed:
     Attributes:
         name: a block, "input", or "all depths" with what was left out or how they were joined.
         slices: slices of the features that were read.
-        method: one of `WORDS`, "the rows of the old head", or a weighted mean.
+        method: one of `WORDS`, "the class weights of the old head", or a weighted mean.
         probes: task of the data -> calibrated head on these features alone.
         rows: task of the data -> examples that it was fitted to.
         errors: (n,) held-out errors of the first task, 0 or 1, or the losses.

@@ -92,7 +92,7 @@ def _ordered(targets: Targets, head: Head) -> Targets:
         return targets
     if head.classes is None:
         raise NetworkError(
-            f"The {len(head.weight)} rows of the head {head.task!r} have no names. Give classes= when the network is loaded."
+            f"The {len(head.weight)} outputs of the head {head.task!r} have no names. Give classes= when the network is loaded."
         )
     return targets.with_classes(head.classes)
 

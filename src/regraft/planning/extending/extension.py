@@ -83,7 +83,7 @@ class Extension:
         >>> net = regraft.load(torch.nn.Sequential(torch.nn.Linear(2, 2)), classes=["cat", "dog"], inputs=(2,))
         >>> examples = np.random.default_rng(0).normal(5, 1, (20, 2)).astype("float32")
         >>> extension = regraft.extend(net, (examples, ["cow"] * 20), holdout=0.25)
-        >>> extension.classes, extension.network.classes, extension.scores["holdout"]["items"]
+        >>> extension.classes, extension.network.classes, extension.scores["holdout"]["examples"]
         (('cow',), ('cat', 'dog', 'cow'), 5)
     """
 
@@ -207,7 +207,7 @@ def _judged(net: Network, wider: Network, *, data: Dataset, count: int) -> dict[
     figures = judge(wider.logits(data), data.targets, data.classes, kind="classification")
     figures |= extension_figures(wider, data, old=count)
     of_old = np.flatnonzero(data.targets < count)
-    figures |= {"old_items": len(of_old), "new_items": len(data) - len(of_old)}
+    figures |= {"old_examples": len(of_old), "new_examples": len(data) - len(of_old)}
     if len(of_old):
         known = data.subset(of_old)
         figures["old_accuracy_before"] = float((net.logits(known).argmax(1) == known.targets).mean())
@@ -231,9 +231,9 @@ def figures_line(figures: Mapping[str, Any], classes: int) -> str:
     said = []
     if "old_accuracy" in figures:
         before = f" ({_percent(figures['old_accuracy_before'])} before)" if "old_accuracy_before" in figures else ""
-        said.append(f"{_percent(figures['old_accuracy'])} of {figures['old_items']:,} examples of old classes{before}")
+        said.append(f"{_percent(figures['old_accuracy'])} of {figures['old_examples']:,} examples of old classes{before}")
     if "new_accuracy" in figures:
-        said.append(f"{_percent(figures['new_accuracy'])} of {figures['new_items']:,} examples of new classes")
+        said.append(f"{_percent(figures['new_accuracy'])} of {figures['new_examples']:,} examples of new classes")
     mean = f"; harmonic mean {_percent(figures['harmonic_mean'])}" if "harmonic_mean" in figures else ""
     lacking = "; the other classes were not judged" if len(said) == 1 else ""
     return f"Among all {classes} classes the extended network classifies {' and '.join(said)} correctly{mean}{lacking}."
@@ -252,7 +252,7 @@ def _facts(wider: Network, parts: Parts, *, asked: Asked, warnings: tuple[str, .
         "strategy": {"name": "extend", "reasons": [], "settings": {"new class weights": how, "holdout": asked.holdout, "seed": asked.seed}},
         "network": {"name": str(wider.origin.get("source", wider.family)), "family": wider.family, "blocks": len(blocks)}
         | {"parameters": sum(block.parameters for block in blocks), "head": wider.head.layer},
-        "data": {"items": sum(split.values()), "classes": len(parts.classes), "split": split, "notes": list(parts.notes)}
+        "data": {"examples": sum(split.values()), "classes": len(parts.classes), "split": split, "notes": list(parts.notes)}
         | {"counts": {name: int(count) for name, count in zip(parts.classes, parts.counts, strict=True) if count}},
         "preprocessing": wider.preprocessing.describe(),
         "warnings": list(warnings),

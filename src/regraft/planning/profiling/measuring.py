@@ -173,7 +173,7 @@ def _measured(of: _Measuring) -> Profile:
         network=_name_of(of.net),
         kind=case.kind,
         metric=METRICS[case.kind],
-        items=len(data),
+        examples=len(data),
         judged=len(case),
         classes=data.classes,
         counts=counts,

@@ -66,7 +66,7 @@ class Profile:
         network: source of the network.
         kind: "classification", "multi-label" or "regression".
         metric: metric of all figures: "accuracy", "mean average precision" or "R²"; the best value is 1.
-        items: number of examples in the data.
+        examples: number of examples in the data.
         judged: number of examples that the figures are measured on.
         classes: class names.
         counts: class name -> number of examples.
@@ -101,7 +101,7 @@ class Profile:
         >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
         >>> labels = np.where(rows[:, 0] > 0, "warm", "cold")
         >>> profile = regraft.profile(net, (rows, labels))
-        >>> profile.kind, profile.items, profile.classes
+        >>> profile.kind, profile.examples, profile.classes
         ('classification', 60, ('cold', 'warm'))
     """
 
@@ -110,7 +110,7 @@ class Profile:
     network: str
     kind: Annotated[str, Field(pattern="^(classification|multi-label|regression)$")]
     metric: str
-    items: Count
+    examples: Count
     judged: Count
     classes: tuple[str, ...]
     counts: Mapping[str, Count]
@@ -173,6 +173,8 @@ class Profile:
             >>> regraft.Profile.from_dict(profile.to_dict()).scenario == profile.scenario
             True
         """
+        if isinstance(plain, Mapping) and "items" in plain:  # earlier versions called examples so
+            plain = {"examples" if name == "items" else name: value for name, value in plain.items()}
         known = [part.name for part in fields(cls)]
         received = list(plain) if isinstance(plain, Mapping) else []
         unknown, missing = [name for name in received if name not in known], [name for name in known if name not in received]
@@ -262,7 +264,7 @@ class Profile:
         return f"{self.table()}\n\n{self.summary()}"
 
     def __repr__(self) -> str:
-        return f"<Profile of {self.items} examples: {self.metric} is best at {self.best!r}. {self.scenario}>"
+        return f"<Profile of {self.examples} examples: {self.metric} is best at {self.best!r}. {self.scenario}>"
 
     def _repr_html_(self) -> str:
         return notebook_html(self, title=f"Profile of {self.network}")

@@ -160,7 +160,7 @@ class Study:
     def __str__(self) -> str:
         chosen = f"Best: trial {self.best_trial.number}, {self.metric} {shown_figure(self.metric, self.best_trial.figure)} in the search"
         said = [
-            f"{shown_figure(self.metric, figures[self.metric])}{self._bounds(figures)} on {figures['items']:,} {name} examples"
+            f"{shown_figure(self.metric, figures[self.metric])}{self._bounds(figures)} on {figures['examples']:,} {name} examples"
             for name, figures in self.scores.items()
             if figures.get(self.metric) is not None
         ]

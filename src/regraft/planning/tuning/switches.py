@@ -32,11 +32,11 @@ def switch_problems(net: Network, data: Dataset, *, plan: Plan) -> Iterator[Inpu
         if value and data.task != "classification":
             yield SettingError(f"{name}={value} needs targets that are classes; the task {data.name!r} is {data.task}. Leave it out.")
         if value and not usable:
-            what = f"one of kind {net.head.kind!r} with {len(net.head.weight)} rows" if net.heads else "none"
+            what = f"one of kind {net.head.kind!r} with {len(net.head.weight)} outputs" if net.heads else "none"
             yield SettingError(f"{name}={value} needs the network's old head, with two classes or more; received {what}. Leave it out.")
     if settings.co_tuning and usable and data.task == "classification" and (shared_rows(net.head, data.classes) >= 0).all():
         yield SettingError(
-            f"co_tuning={settings.co_tuning} is for classes other than the old ones; all {len(data.classes)} are rows of the old head "
+            f"co_tuning={settings.co_tuning} is for classes other than the old ones; all {len(data.classes)} are classes of the old head "
             "already. Use distill= in its place."
         )
 
