@@ -208,7 +208,7 @@ def test_search_and_profile_read_windows_as_adapt_does(sounds: Path, family: str
     net = _torch(preprocessing=_own(0.5)) if family == "torch" else _keras(preprocessing={**_own(0.5), "layout": "channels_last"})
     told = "windows over their whole length, 2 to 4 a recording"
     found = regraft.profile(net, sounds, cache="memory")
-    assert found.items == 12 and any(told in note for note in found.notes)
+    assert found.examples == 12 and any(told in note for note in found.notes)
     study = regraft.search(net, sounds, space={"strategy": ["probe"]}, trials=1, sampler="grid", holdout=0.34, cache="memory")
     assert any(told in reason for reason in study.best.reasons) and sum(study.result.scores["holdout"]["confusion"]["count"]) in (4, 5)
 

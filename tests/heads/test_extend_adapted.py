@@ -124,7 +124,7 @@ def test_two_classes_more_cost_the_old_ones_little(family: str, strategy: str) -
 
 @pytest.mark.parametrize(("learned", "new"), [(20, 5), *(pytest.param(*counts, marks=pytest.mark.slow) for counts in ((20, 20), (40, 10)))])
 def test_so_it_is_with_more_features_than_examples_and_few_new_ones(learned: int, new: int) -> None:
-    """Scores drawn from statistics of few examples lie closer than real ones: by the log-loss alone old classes lost up to 12 points."""
+    """Scores drawn from statistics of few examples lie closer than real ones: by the log loss alone old classes lost up to 12 points."""
     parts, extended = _parts("torch", each=learned), []
     net = regraft.adapt(_source("torch"), parts["learn"], strategy="probe", cache="memory").network
     for seed in range(3):

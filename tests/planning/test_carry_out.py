@@ -410,7 +410,7 @@ def test_what_cannot_be_used_is_left_out_also_of_arrays() -> None:
     with pytest.raises(DataError, match=r"example 3 .*skip_bad=True"):
         regraft.adapt(_net(), (items, names), strategy="head", **QUICK)
     assert sum(regraft.adapt(_net(), (items, names), strategy="head", skip_bad=True, **QUICK).facts["data"]["split"].values()) == 39
-    assert regraft.profile(_net(), (items, names), skip_bad=True, cache="memory").items == 39
+    assert regraft.profile(_net(), (items, names), skip_bad=True, cache="memory").examples == 39
 
 
 @pytest.mark.parametrize("strategy", ["auto", pytest.param("probe", marks=pytest.mark.slow)])

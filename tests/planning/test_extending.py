@@ -97,9 +97,9 @@ def test_a_log_loss_above_that_of_equal_probabilities_is_explained(tmp_path: Pat
     found = regraft.extend(network("torch", scale=60.0), sure, start="imprint", out=tmp_path / "out")
     loss = found.scores["holdout"]["log_loss"]
     assert loss > np.log(4)
-    assert found.notes[0].startswith(f"The log-loss on the holdout set, {loss:.2f}, is higher than that of equal probabilities, 1.39")
+    assert found.notes[0].startswith(f"The log loss on the holdout set, {loss:.2f}, is higher than that of equal probabilities, 1.39")
     assert "do not read its outputs as probabilities" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert not any("log-loss" in note for note in regraft.extend(network("torch"), examples(NAMES)).notes)
+    assert not any("log loss" in note for note in regraft.extend(network("torch"), examples(NAMES)).notes)
 
 
 def _two_tasks() -> Any:

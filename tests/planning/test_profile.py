@@ -323,7 +323,7 @@ def test_numbers_that_are_not_finite_name_the_place() -> None:
 def test_many_items_are_judged_on_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regraft.planning.profiling.measuring.MOST_JUDGED", 30)
     found = profile(cnn(), textures(20))
-    assert found.judged == 30 and found.items == found.passed == 60
+    assert found.judged == 30 and found.examples == found.passed == 60
     assert any("drawn from the 60" in note for note in found.notes)
 
 

@@ -219,16 +219,17 @@ def test_a_tracker_is_told_of_every_epoch_and_of_the_figures(family: str) -> Non
     result = regraft.adapt(cases.network(family), cases.data(family), **QUICK, log_with=kept, metrics="f1_macro")
     assert kept.over and not kept.failed and (kept.told["batch_size"], kept.told["strategy"]) == (16, "partial")
     told = [values for _, values in kept.logged[:-1]]
-    assert [values[f"{entry['stage']}/train_loss"] for values, entry in zip(told, result.history, strict=True)] == [
-        entry["train_loss"] for entry in result.history
-    ]
+    for values, entry in zip(told, result.history, strict=True):
+        phase = "" if entry["phase"] == "train" else f"{entry['phase']}/"  # "fold 1", "refit"
+        assert values[f"{entry['stage']}/{phase}train_loss"] == entry["train_loss"]
     assert [step for step, _ in kept.logged] == [*range(1, len(told) + 1), len(told)]
     assert kept.logged[-1][1]["holdout/accuracy"] == result.scores["holdout"]["accuracy"]
     assert kept.logged[-1][1]["holdout/f1_macro"] == result.scores["holdout"]["metrics"]["f1_macro"]
 
 
-def _fail(_epoch: int, _logs: Any) -> None:
-    raise RuntimeError("of the callback")
+def _fail(epoch: int, _logs: Any) -> None:
+    if epoch:
+        raise RuntimeError("of the callback")
 
 
 def test_a_refused_adaptation_begins_no_tracked_run_and_a_failed_one_is_marked() -> None:
@@ -254,7 +255,7 @@ def test_mlflow_reads_what_was_written(family: str, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/runs.db")
     net, data = cases.network(family), cases.data(family)
-    result = regraft.adapt(net, data, **QUICK, log_with="mlflow")
+    result = regraft.adapt(net, data, **QUICK, log_with="mlflow", out=tmp_path / "out")
     with pytest.raises(RuntimeError, match="of the callback"):
         regraft.adapt(net, data, **QUICK, log_with="mlflow", callbacks=[_fail])
     assert mlflow.active_run() is None
@@ -262,8 +263,10 @@ def test_mlflow_reads_what_was_written(family: str, tmp_path: Path, monkeypatch:
     assert (failed.info.status, finished.info.status) == ("FAILED", "FINISHED")
     assert finished.data.params["strategy"] == "partial" and finished.data.params["learning_rate"] == "0.01"
     assert finished.data.metrics["holdout/accuracy"] == pytest.approx(result.scores["holdout"]["accuracy"])
+    kept = mlflow.MlflowClient().list_artifacts(finished.info.run_id)
+    assert {one.path for one in kept} == {"plan.json", "report.html"}
     steps = mlflow.MlflowClient().get_metric_history(finished.info.run_id, "partial/train_loss")
-    tuned = [entry["train_loss"] for entry in result.history if entry["stage"] == "partial"]
+    tuned = [entry["train_loss"] for entry in result.history if entry["stage"] == "partial" and entry["phase"] == "train"]
     assert [one.value for one in sorted(steps, key=lambda one: one.step)] == pytest.approx(tuned)
 
 
@@ -273,6 +276,6 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     events = next((tmp_path / "out" / "logs").rglob("events.*"))
     read = reading.EventAccumulator(str(events.parent))
     read.Reload()
-    tuned = [entry["train_loss"] for entry in result.history if entry["stage"] == "partial"]
+    tuned = [entry["train_loss"] for entry in result.history if entry["stage"] == "partial" and entry["phase"] == "train"]
     assert [one.value for one in read.Scalars("partial/train_loss")] == pytest.approx(tuned, rel=1e-6)
     assert read.Scalars("holdout/accuracy")[0].value == pytest.approx(result.scores["holdout"]["accuracy"])

@@ -37,7 +37,7 @@ def combine(networks: Mapping[str, Network], data: Any = None, *, kind: str = "c
             other unless it is multi-label. All networks must belong to one family and read their inputs in the same way. They are not
             changed.
         data: labelled examples of these classes for calibration. Each score gets the positive factor and the shift that minimise the
-            log-loss (vector scaling). Without data the scores stay unchanged and may have different scales.
+            log loss (vector scaling). Without data the scores stay unchanged and may have different scales.
         kind: "classification" (exactly one class, softmax) or "multi-label" (independent labels, sigmoid).
 
     Returns:

@@ -210,7 +210,7 @@ def separated_rows(features: np.ndarray, targets: np.ndarray, *, count: int, old
 def fitted_rows(
     features: np.ndarray, targets: np.ndarray, *, count: int, old: Rows, known: ClassStatistics | None, stored: Rows | None = None
 ) -> tuple[Rows, float]:
-    """Return new class weights with the least log-loss on new and old examples, old classes weighted 1.5; the old ones stay fixed.
+    """Return new class weights with the least log loss on new and old examples, old classes weighted 1.5; the old ones stay fixed.
 
     Old examples are the `stored` ones and features drawn from the statistics: Gaussian noise around the class means, with the within-class
     covariance. The old logits of drawn features are adjusted to those of unseen examples, as `held_out` of the statistics describes them.

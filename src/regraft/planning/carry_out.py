@@ -69,7 +69,7 @@ def carry_out(  # over the limit: network, data and plan, and how a folder goes 
             log = Log(on_epoch=tracker.see)
             made = _carried_out(net, data, plan=plan, test=test, out=folder, resume=resume, finished=finished, log=log)
             if made is not None:
-                tracker.end(made.scores)
+                tracker.end(made.scores, [] if folder is None else [*folder.glob("plan.json"), *folder.glob("report.html")])
                 return made
         if folder is None or reopen is None or finished is None:
             raise SettingError(f"{str(out)!r} holds no finished result that could be returned.")

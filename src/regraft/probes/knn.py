@@ -74,7 +74,7 @@ def fit_vote(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, g
 
     Source: Nadaraya, Theory of Probability and its Applications 9, 1964; Watson, Sankhya A 26, 1964.
 
-    Deviations: it replaces k nearest neighbours, whose selection of k is not a standard layer. h is chosen by the leave-one-out log-loss
+    Deviations: it replaces k nearest neighbours, whose selection of k is not a standard layer. h is chosen by the leave-one-out log loss
     among seven multiples of the median distance to the nearest example, with a lower bound for data with duplicates.
     """
     x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="A vote of neighbours")

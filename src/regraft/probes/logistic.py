@@ -85,7 +85,7 @@ def fit_logistic(
     loss: LogisticLoss = PLAIN,
     judges: np.ndarray | None = None,
 ) -> LinearProbe:
-    """Select the penalty with the lowest held-out log-loss, then fit logistic regression on all examples with it, by L-BFGS.
+    """Select the penalty with the lowest held-out log loss, then fit logistic regression on all examples with it, by L-BFGS.
 
     The objective is sum_i w_i loss(x_i W + b + o_i, y_i) + |W|^2 / (2 C_inverse). The loss is the cross entropy or, for multi-label, the
     sum of binary cross entropies. Penalties are tried from strong to weak in steps of a decade, each started from the previous solution,
@@ -359,7 +359,7 @@ class _Path:
 
 
 def _log_loss(scores: np.ndarray, truth: np.ndarray, *, kind: str) -> float:
-    """Return the mean log-loss of logits (n, C), in nats; for multi-label the mean over examples and labels."""
+    """Return the mean log loss of logits (n, C), in nats; for multi-label the mean over examples and labels."""
     if kind == "multi-label":
         return float((np.logaddexp(0, scores) - truth * scores).mean())
     logs = scores - scores.max(axis=1, keepdims=True)

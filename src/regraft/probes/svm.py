@@ -43,7 +43,7 @@ def fit_svm(
 
     Source: Fan, Chang, Hsieh, Wang & Lin (LIBLINEAR), JMLR 9, 2008, equation 3 with the squared loss.
 
-    Deviations: the penalty is chosen by the 5-fold log-loss after temperature scaling. The search stops after two higher losses in a row.
+    Deviations: the penalty is chosen by the 5-fold log loss after temperature scaling. The search stops after two higher losses in a row.
     Features are centred and scaled first, and constant features get no weight.
     """
     x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="A support vector machine")

@@ -189,12 +189,14 @@ def confusion_matrix(confusion: Confusion, names: Sequence[str], *, title: str) 
         errors[i] += number * (i != j)
     ranked = sorted(range(count), key=lambda which: (-errors[which], which))
     place = {which: rank for rank, which in enumerate(ranked)}
-    parts = []
+    parts, flat = [], count <= 10 and max(map(len, names), default=0) <= 3  # short names need not stand upright
     for which, name in enumerate(names):
         own, other = which + 2, place[which] + 2
         hint = f"{name}: {errors[which]} of {totals[which]} examples are errors"
         parts.append(text_tag("span", name, class_="name", style=f"--r:{own};--s:{other}", title=hint))
-        parts.append(tag("span", text_tag("span", name), class_="head", style=f"--c:{own};--d:{other}", title=name))
+        parts.append(
+            tag("span", text_tag("span", name), class_="head flat" if flat else "head", style=f"--c:{own};--d:{other}", title=name)
+        )
     for i, j, number in cells:
         parts.append(_cell(i, j, number=number, share=number / totals[i], names=names, place=place))
     frame = tag("div", class_="frame")

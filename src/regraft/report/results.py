@@ -188,9 +188,11 @@ def _recalls(figures: Mapping[str, Any]) -> Figure | None:
     bars = [Bar(name, row["recall"], tuple(row["interval"]), f"{percent(row['recall'])} of {row['examples']}") for name, row in rows]
     if not bars:
         return None
-    body = interval_rows(bars, title="Recall by class, with 95 % intervals", axis=axis_of(ends_of(bars), name="recall", percent=True))
-    few = f"the {MOST_CLASSES} weakest of {classes} classes" if classes > MOST_CLASSES else "weakest class first"
-    return figure(body, title="Recall by class", caption=f"Share of each class's examples that are classified correctly, {few}.")
+    body = interval_rows(bars, title="Recall, with 95 % intervals", axis=axis_of(ends_of(bars), name="recall", percent=True))
+    unit = "class" if "confusion" in figures else "label"
+    few = f"the {MOST_CLASSES} weakest of {classes}" if classes > MOST_CLASSES else f"weakest {unit} first"
+    caption = f"Share of the examples of each {unit} that are predicted to have it, {few}."
+    return figure(body, title=f"Recall by {unit}", caption=caption)
 
 
 def _confusion(figures: Mapping[str, Any]) -> Figure | None:

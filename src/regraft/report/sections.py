@@ -41,6 +41,8 @@ _HEADINGS = {
 }
 _PARTS = {"training": "training", "validation": "validation (chooses the epoch)", "holdout": "held out (judges)", "test": "test (judges)"}
 _RANDOM = "The network started from random weights: nothing was transferred."
+_SAME = "higher than that of equal probabilities"
+"""Part of a warning that the result already gives in other words."""
 _UNCACHED = (
     "The network could not be split at the freeze boundary: its frozen part ran in every epoch, so training took longer than it had to."
 )
@@ -54,12 +56,13 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
     found = [words for key, words in (("random_weights", _RANDOM), ("uncached", _UNCACHED)) if facts.get(key)]
     if facts.get("kept_start"):
         found.append(f"Nothing of the training {str(facts['kept_start'])!r} was kept: no epoch was better than the network before it.")
+    found += [str(warning).removeprefix("Warning: ") for warning in facts.get("warnings") or ()]
     return {
         "title": str(facts.get("title") or "Adaptation report"),
         "verdict": str(facts["verdict"]),
         "created": str(facts.get("created") or ""),
         "tiles": tiles(facts, part, figures=figures),
-        "warnings": (found + [str(warning).removeprefix("Warning: ") for warning in facts.get("warnings") or ()]) + remarks(figures),
+        "warnings": found + [one for one in remarks(figures) if not any(_SAME in one and _SAME in said for said in found)],
         "not_tried": [str(line) for line in facts.get("not_tried") or ()],
         "score_table": score_table(facts.get("scores") or {}),
         "comparison": comparison(figures, facts.get("baselines") or {}),

@@ -89,14 +89,17 @@ class Tracker:
         self._started = False
 
     def see(self, entry: Mapping[str, Any]) -> None:
-        """Log the history entry of an epoch, with names "STAGE/NAME"."""
+        """Log the history entry of an epoch, with names "STAGE/NAME", or "STAGE/PHASE/NAME" for a training of several in a stage."""
         self._step += 1
-        self._log({f"{entry['stage']}/{name}": value for name, value in entry.items()})
+        place = "/".join(str(entry[name]) for name in ("stage", "phase") if entry.get(name, "train") != "train")
+        self._log({f"{place}/{name}": value for name, value in entry.items()})
 
-    def end(self, scores: Mapping[str, Any]) -> None:
-        """Log the final scores (part -> name -> value) with names "PART/NAME"."""
+    def end(self, scores: Mapping[str, Any], files: Sequence[Path]) -> None:
+        """Log the final scores (part -> name -> value) with names "PART/NAME", and the files where the tracker takes some."""
         figures = ((part, {**found, **found.get("metrics", {})}) for part, found in scores.items())
         self._log({f"{part}/{name}": value for part, found in figures for name, value in found.items()})
+        for file in files if hasattr(self._tracker, "log_artifact") else ():
+            self._tracker.log_artifact(str(file))
 
     def _log(self, figures: Mapping[str, Any]) -> None:
         if self._tracker is None:

@@ -123,7 +123,7 @@ class Objective:
 
 
 def _calibrated_loss(scores: np.ndarray, targets: np.ndarray, *, weights: Tensor | None) -> float:
-    """Return the log-loss of logits (n, C) for targets (n,) after temperature scaling; infinite for one class or non-finite logits."""
+    """Return the log loss of logits (n, C) for targets (n,) after temperature scaling; infinite for one class or non-finite logits."""
     if scores.shape[1] < 2 or not np.isfinite(scores).all():
         return float("inf")
     factors = None if weights is None else weights.double().numpy()

@@ -16,7 +16,7 @@ __all__ = ["add_to"]
 
 _NETWORKS = "Two or more classes with their networks: cat=cat/ dog=dog.keras."
 _Networks = Annotated[list[str], typer.Argument(metavar="CLASS=NETWORK...", help=_NETWORKS)]
-_CALIBRATE = "Labelled examples of these classes. A factor and a shift per logit are fitted to minimise the log-loss."
+_CALIBRATE = "Labelled examples of these classes. A factor and a shift per logit are fitted to minimise the log loss."
 _Data = Annotated[str | None, typer.Option("--data", metavar="DATA", help=_CALIBRATE)]
 _TASK = "classification (one class per example) or multi-label (each class independently)."
 _Task = Annotated[str, typer.Option("--task", metavar="KIND", help=_TASK)]

@@ -21,7 +21,7 @@ _FIGURES = {
     "macro_f1": "macro F1",
     "micro_f1": "micro F1",
     "map": "mean average precision",
-    "log_loss": "log-loss",
+    "log_loss": "log loss",
     "ece": "calibration error",
     "brier": "Brier score",
     "mae": "mean absolute error",

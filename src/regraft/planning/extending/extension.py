@@ -215,12 +215,12 @@ def _judged(net: Network, wider: Network, *, data: Dataset, count: int) -> dict[
 
 
 def _too_sure(part: str, figures: Mapping[str, Any], *, classes: int) -> str:
-    """Return a warning if the log-loss is higher than that of equal probabilities, else ""."""
+    """Return a warning if the log loss is higher than that of equal probabilities, else ""."""
     loss, blind = figures["log_loss"], math.log(classes)
     if loss <= blind:
         return ""
     return (
-        f"The log-loss on the {part} set, {loss:.2f}, is higher than that of equal probabilities, {blind:.2f}: where the network errs, it "
+        f"The log loss on the {part} set, {loss:.2f}, is higher than that of equal probabilities, {blind:.2f}: where the network errs, it "
         "is far too sure. The predicted classes stand as judged; do not read its outputs as probabilities. Extending leaves the logits of "
         "old classes as they are and calibrates nothing; adapt, with examples of old and new classes, does."
     )

@@ -40,7 +40,7 @@ class TrialRecord:
         figure: mean of the metric over the folds; None if the trial is not complete.
         folds: metric of each fold.
         error: reason of the failure, or "".
-        losses: loss of each fold: log-loss, or root mean squared error for regression.
+        losses: loss of each fold: log loss, or root mean squared error for regression.
     """
 
     number: int
