@@ -61,15 +61,16 @@ def test_what_judges_is_never_learned_from() -> None:
     assert np.unique(names[learned], return_counts=True)[1].tolist() == [10] * 10
 
 
-def test_a_short_curve_is_measured_and_drawn(tmp_path: Path) -> None:
-    net = printed_reader(count=300, epochs=1)
-    found, result = measured_curves(net, {2: 1, 3: 1})
-    assert found.sizes == (2, 3) and found.items == (2.0, 3.0)
+def test_a_short_curve_is_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demonstration, "_EPOCHS", 2)
+    net = printed_reader(count=200, epochs=1)
+    found, result = measured_curves(net, {2: 1})
+    assert found.sizes == (2,) and found.examples == (2.0,)
     assert len(result.network.classes) == 10
     found.plot(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
-    assert json.loads(json.dumps(found.to_dict()))["examples"] == [2.0, 3.0]
-    assert {len(row) for row in found.rows()} == {3}
+    assert json.loads(json.dumps(found.to_dict()))["examples"] == [2.0]
+    assert {len(row) for row in found.rows()} == {2}
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_fresh_weights_by_seed() -> None:
 def test_class_names() -> None:
     net = open_torch(examples.Cnn(), inputs=(1, 8, 8))
     assert net.classes is None
-    with pytest.raises(NetworkError, match=r"2 class names.*3 rows"):
+    with pytest.raises(NetworkError, match=r"2 class names.*3 outputs"):
         net.name_classes_(["a", "b"])
     net.name_classes_(["a", "b", "c"])
     assert net.classes == ("a", "b", "c")

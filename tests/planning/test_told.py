@@ -265,8 +265,8 @@ def test_mlflow_reads_what_was_written(family: str, tmp_path: Path, monkeypatch:
     assert finished.data.metrics["holdout/accuracy"] == pytest.approx(result.scores["holdout"]["accuracy"])
     kept = mlflow.MlflowClient().list_artifacts(finished.info.run_id)
     assert {one.path for one in kept} == {"plan.json", "report.html"}
-    steps = mlflow.MlflowClient().get_metric_history(finished.info.run_id, "partial/train_loss")
-    tuned = [entry["train_loss"] for entry in result.history if entry["stage"] == "partial" and entry["phase"] == "train"]
+    steps = mlflow.MlflowClient().get_metric_history(finished.info.run_id, "partial/fold 1/train_loss")
+    tuned = [entry["train_loss"] for entry in result.history if entry["stage"] == "partial" and entry["phase"] == "fold 1"]
     assert [one.value for one in sorted(steps, key=lambda one: one.step)] == pytest.approx(tuned)
 
 
@@ -276,6 +276,6 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     events = next((tmp_path / "out" / "logs").rglob("events.*"))
     read = reading.EventAccumulator(str(events.parent))
     read.Reload()
-    tuned = [entry["train_loss"] for entry in result.history if entry["stage"] == "partial" and entry["phase"] == "train"]
-    assert [one.value for one in read.Scalars("partial/train_loss")] == pytest.approx(tuned, rel=1e-6)
+    tuned = [entry["train_loss"] for entry in result.history if entry["stage"] == "partial" and entry["phase"] == "fold 1"]
+    assert [one.value for one in read.Scalars("partial/fold 1/train_loss")] == pytest.approx(tuned, rel=1e-6)
     assert read.Scalars("holdout/accuracy")[0].value == pytest.approx(result.scores["holdout"]["accuracy"])

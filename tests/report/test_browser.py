@@ -22,6 +22,8 @@ WIDTHS, SCHEMES = (1400, 768, 390), ("light", "dark")
 LONG = (
     "a class whose name is as long as those of diagnoses, with/a/path/that_has_no_place_to_break_0123456789012345678901234567890123456789"
 )
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+"""Folder of a picture of each page at all widths, light and dark, for whoever looks at them after the tests."""
 MEASURE = Path(__file__).with_name("measure.js")
 
 
@@ -143,10 +145,10 @@ def test_page_in_a_browser(name: str, tmp_path: Path) -> None:
     script = f"window.onload = () => {{\n{MEASURE.read_text(encoding='utf-8')} }};"
     wrapper = tmp_path / "wrapper.html"
     wrapper.write_text(f'<!DOCTYPE html><meta charset="utf-8"><body>{frames}<script>{script}</script></body>', encoding="utf-8")
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'user'}")
-    done = subprocess.run(
-        [str(CHROMIUM), *options, "--dump-dom", wrapper.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
+    kept = (f"--screenshot={SCREENSHOTS / name}.png", "--window-size=5200,3000", "--dump-dom")
+    done = subprocess.run([str(CHROMIUM), *options, *kept, wrapper.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     found = json.loads(html.unescape(done.stdout.partition("<body>FOUND")[2].partition("END</body>")[0]))
     assert [(int(each["width"]), each["scheme"]) for each in found] == [(width, scheme) for width in WIDTHS for scheme in SCHEMES]
     assert {f"{each['width']} {each['scheme']}": each["faults"] for each in found if each["faults"]} == {}

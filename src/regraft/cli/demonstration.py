@@ -24,6 +24,7 @@ UNCHANGED, MAJORITY = "printed-digit network, unchanged", "majority class"
 DRAWS: Mapping[int | None, int] = {3: 5, 10: 5, 30: 4, 100: 3, None: 3}
 """Examples per class (None: all) -> number of random draws. Small sets vary more between draws and take less time."""
 _TESTED = 500
+_EPOCHS = 40
 _FONTS = ("DejaVu", "STIXGeneral", "cmb10", "cmr10", "cmss10", "cmtt10")
 _MARGIN = 0.01  # a gain of at most one point counts as small
 _PURPOSE = "The demo"
@@ -36,12 +37,12 @@ class Curves:
     Attributes:
         sizes: training examples per class; None for all.
         shares: method name -> for each size, the accuracy of each draw, 0 to 1.
-        items: mean number of training examples per class at each size.
+        examples: mean number of training examples per class at each size.
     """
 
     sizes: tuple[int | None, ...]
     shares: Mapping[str, Sequence[np.ndarray]]
-    items: tuple[float, ...]
+    examples: tuple[float, ...]
 
     def gain(self, at: int) -> tuple[str, float, float, float]:
         """Return the best other method at size index `at`, and the gain over it: mean, lower and upper end of the 95 % interval."""
@@ -50,7 +51,7 @@ class Curves:
 
     def named(self, at: int) -> str:
         """Return the label of the size with index `at`."""
-        return f"all ({self.items[at]:.0f})" if self.sizes[at] is None else str(self.sizes[at])
+        return f"all ({self.examples[at]:.0f})" if self.sizes[at] is None else str(self.sizes[at])
 
     def sentence(self) -> str:
         """Return a sentence on where transfer wins and where it stops to matter, as far as the intervals support it."""
@@ -78,7 +79,7 @@ class Curves:
         """Return the curves as plain data, with the gain over the best other method at each size."""
         gains = [dict(zip(("over", "points", "low", "high"), self.gain(at), strict=True)) for at in range(len(self.sizes))]
         shares = {name: [draws.tolist() for draws in each] for name, each in self.shares.items()}
-        return {"sizes": list(self.sizes), "examples": list(self.items), "accuracies": shares, "gains": gains}
+        return {"sizes": list(self.sizes), "examples": list(self.examples), "accuracies": shares, "gains": gains}
 
     def plot(self, path: Path) -> None:
         """Plot the learning curves with 95 % intervals to `path`; the suffix selects the format."""
@@ -90,7 +91,7 @@ class Curves:
         for at, name in enumerate(drawn):
             colour, marker, width = styles.get(name, ("#777777", "", 1.2))
             mean, low, high = (100 * np.array(part) for part in zip(*(_interval(draws) for draws in self.shares[name]), strict=True))
-            apart = np.array(self.items) * 1.015 ** (at - 1)  # horizontal offset, so that the intervals do not overlap
+            apart = np.array(self.examples) * 1.015 ** (at - 1)  # horizontal offset, so that the intervals do not overlap
             bars = [mean - np.clip(low, floor, 100), np.clip(high, floor, 100) - mean]
             style = {"color": colour, "marker": marker, "linewidth": width, "markersize": 5, "linestyle": "-" if marker else "--"}
             axes.errorbar(apart, mean, bars, label=name, capsize=3, elinewidth=1, clip_on=False, **style)
@@ -99,7 +100,7 @@ class Curves:
             axes.plot([], [], " ", label=f"{MAJORITY}: {100 * usual:.0f} %, below the axis")
         axes.set_xscale("log")
         named = [("\n" if size is None else "") + self.named(at) for at, size in enumerate(self.sizes)]
-        axes.set_xticks(self.items, named)
+        axes.set_xticks(self.examples, named)
         axes.minorticks_off()
         axes.set(xlabel="training examples of each class", ylabel="test digits read correctly (%)", ylim=(floor, 100))
         axes.grid(axis="y", alpha=0.25)
@@ -196,12 +197,12 @@ def measured_curves(net: Any, draws: Mapping[int | None, int] = DRAWS, *, seed: 
     """Train all methods on the same handwritten digits and evaluate them on the same test set.
 
     `draws`: examples per class (None: all except the test set) -> number of draws, each with its own test set. Return the learning curves
-    and the result of `regraft.adapt` for the first draw of the second size.
+    and the result of `regraft.adapt` for the first draw of the second size, or of the only one.
     """
     pictures, names = handwritten()
     shares: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SCRATCH, MLP, UNCHANGED, MAJORITY)}
     results: list[Any] = []
-    items: list[float] = []
+    examples: list[float] = []
     with progress("adapted and from scratch", sum(draws.values())) as done:
         for size, count in draws.items():
             say(f"Learning from {'all' if size is None else size} examples of each class, {count} times …")
@@ -210,13 +211,13 @@ def measured_curves(net: Any, draws: Mapping[int | None, int] = DRAWS, *, seed: 
                 learned, tested = _split(names, size, seed=draw)
                 with speaking(False):
                     accuracies, result = _trial(net, pictures, names=names, learned=learned, tested=tested, seed=draw)
-                found.append(accuracies | {"items": len(learned) / len(set(names))})
+                found.append(accuracies | {"examples": len(learned) / len(set(names))})
                 results += [result] if draw == seed else []
                 done(1)
-            items.append(float(np.mean([each["items"] for each in found])))
+            examples.append(float(np.mean([each["examples"] for each in found])))
             for name, each in shares.items():
                 each.append(np.array([accuracies[name] for accuracies in found]))
-    return Curves(tuple(draws), shares, tuple(items)), results[1]
+    return Curves(tuple(draws), shares, tuple(examples)), results[:2][-1]
 
 
 def _split(names: np.ndarray, size: int | None, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -237,7 +238,7 @@ def _trial(
     shown, truth = (pictures[learned], names[learned]), names[tested]
     common: dict[str, Any] = {"holdout": 0.0, "test": (pictures[tested], truth), "seed": seed, "cache": "memory"}
     adapted = verbs.adapt(net, shown, **common)
-    scratch = verbs.adapt(_small_cnn(seed), shown, strategy="scratch", epochs=40, **common)
+    scratch = verbs.adapt(_small_cnn(seed), shown, strategy="scratch", epochs=_EPOCHS, **common)
     mlp = MLPClassifier(max_iter=1000, random_state=seed).fit(shown[0].reshape(len(learned), -1), shown[1])
     found, counts = np.unique(shown[1], return_counts=True)
     return {

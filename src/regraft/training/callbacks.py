@@ -98,8 +98,9 @@ class Tracker:
         """Log the final scores (part -> name -> value) with names "PART/NAME", and the files where the tracker takes some."""
         figures = ((part, {**found, **found.get("metrics", {})}) for part, found in scores.items())
         self._log({f"{part}/{name}": value for part, found in figures for name, value in found.items()})
-        for file in files if hasattr(self._tracker, "log_artifact") else ():
-            self._tracker.log_artifact(str(file))
+        keep = getattr(self._tracker, "log_artifact", None)
+        for file in files if keep else ():
+            keep(str(file))
 
     def _log(self, figures: Mapping[str, Any]) -> None:
         if self._tracker is None:

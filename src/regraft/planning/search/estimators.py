@@ -152,7 +152,8 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
             >>> model.predict_proba(rows[:3]).sum(axis=1).round(3)
             array([1., 1., 1.])
         """
-        return np.asarray(self.network_.predict(self._unlabelled(X)).probabilities, np.float64)
+        data = self._unlabelled(X)
+        return np.asarray(self.network_.predict(data).probabilities, np.float64)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the predicted labels of the examples X, (N,), in the type of the labels given to `fit`.
@@ -222,7 +223,7 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
         named: Any = outputs if len(outputs) > 1 else outputs["output 0"]
         data = self._read(items, named, sample_weight=sample_weight, task="regression")
         self._adapted(items, data, options=self._options())
-        self._shape = targets.shape[1:]
+        self._target_shape = targets.shape[1:]
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -232,9 +233,10 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
             >>> model.predict(rows[:3]).shape
             (3,)
         """
-        found = self.network_.predict(self._unlabelled(X))
+        data = self._unlabelled(X)
+        found = self.network_.predict(data)
         outputs = [one.probabilities[:, 0] for one in (found.tasks or {"": found}).values()]
-        return np.stack(outputs, 1).astype(np.float64).reshape(-1, *self._shape)
+        return np.stack(outputs, 1).astype(np.float64).reshape(-1, *self._target_shape)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
