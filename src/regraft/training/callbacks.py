@@ -99,8 +99,9 @@ class Tracker:
         figures = ((part, {**found, **found.get("metrics", {})}) for part, found in scores.items())
         self._log({f"{part}/{name}": value for part, found in figures for name, value in found.items()})
         keep = getattr(self._tracker, "log_artifact", None)
-        for file in files if keep else ():
-            keep(str(file))
+        for file in files:
+            if keep is not None:
+                keep(str(file))
 
     def _log(self, figures: Mapping[str, Any]) -> None:
         if self._tracker is None:

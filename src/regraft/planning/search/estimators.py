@@ -219,8 +219,8 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
             items, targets = list(X), check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
         if len(items) != len(targets):
             raise DataError(f"X has {len(items)} examples and y has {len(targets)}; expected one target for each example.")
-        outputs = dict(zip(map("output {}".format, range(targets[0].size)), np.float32(targets.reshape(len(targets), -1).T), strict=True))
-        named: Any = outputs if len(outputs) > 1 else outputs["output 0"]
+        values = np.asarray(targets, np.float32).reshape(len(targets), -1)
+        named: Any = values[:, 0] if values.shape[1] == 1 else {f"output {at}": values[:, at] for at in range(values.shape[1])}
         data = self._read(items, named, sample_weight=sample_weight, task="regression")
         self._adapted(items, data, options=self._options())
         self._target_shape = targets.shape[1:]
