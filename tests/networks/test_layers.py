@@ -81,14 +81,29 @@ SEQUENTIAL: dict[str, tuple[tuple[int, ...], Callable[[], list[Any]]]] = {
     "left out": (PICTURE, lambda: [L.Dropout(0.2), L.SpatialDropout2D(0.2), L.GaussianNoise(1.0), L.GaussianDropout(0.3), L.Identity()]),
     "left out of lines": (STEPS, lambda: [L.SpatialDropout1D(0.2), L.ActivityRegularization(0.1)]),
     "scaled": (PICTURE, lambda: [L.Rescaling(1 / 127.5, -1.0), L.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0])]),
-    **{
-        f"activation {name}": (STEPS, lambda name=name: [L.Activation(name)])  # type: ignore[misc]
-        for name in (
-            *("relu", "relu6", "sigmoid", "tanh", "softmax", "log_softmax", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus"),
-            *("softsign", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "exponential", "log_sigmoid", "tanh_shrink", "linear"),
-        )
-    },
+    "GRU that resets first": (
+        STEPS,
+        lambda: [L.GRU(4, reset_after=False, return_sequences=True, go_backwards=True), L.Bidirectional(L.GRU(3, reset_after=False))],
+    ),
+    "recurrent with other activations": (
+        STEPS,
+        lambda: [
+            *(
+                L.LSTM(4, activation="relu", recurrent_activation="hard_sigmoid", return_sequences=True),
+                L.SimpleRNN(4, activation="linear"),
+            ),
+            *(L.RepeatVector(3), L.Bidirectional(L.GRU(3, activation="softsign", use_bias=False), merge_mode="sum")),
+        ],
+    ),
 }
+
+
+def _activations() -> Any:
+    entry, names = keras.Input(STEPS), (
+        *("relu", "relu6", "sigmoid", "tanh", "softmax", "log_softmax", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus"),
+        *("softsign", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "exponential", "log_sigmoid", "tanh_shrink", "linear"),
+    )  # fmt: skip
+    return keras.Model(entry, L.Dense(3)(L.Flatten()(L.Concatenate()([L.Activation(name)(entry) for name in names]))))
 
 
 def _tokens() -> Any:
@@ -168,7 +183,9 @@ GRAPHS: dict[str, Callable[[], Any]] = {
         lambda: L.Bidirectional(L.LSTM(4, return_sequences=True)), lambda: L.Bidirectional(L.GRU(3), merge_mode="sum")
     ),
     "mask that nothing reads": _masked(lambda: L.Conv1D(4, 3), lambda: L.GlobalMaxPooling1D()),
+    "mask, GRU that resets first": _masked(lambda: L.GRU(4, reset_after=False), lambda: L.RepeatVector(2), lambda: L.Flatten()),
     "mask, attention": _masked_attention,
+    "activations": _activations,
     **{"moved": _moved, "products": _products},
     **{"tokens": _tokens, "branches": _branches, "attention": _attention, "nested": _nested, "functions": _functions},
 }
@@ -199,7 +216,7 @@ def _items(net: regraft.Network) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", [*SEQUENTIAL, *GRAPHS])
-def test_keras_layers_become_layers_of_pytorch(name: str, tmp_path: Path) -> None:
+def test_keras_layers_become_layers_of_pytorch_and_again_of_keras(name: str, tmp_path: Path) -> None:
     net = regraft.load(_made(name), classes=ABC)
     made = net.to("torch")
     items, turned = _items(net)
@@ -211,14 +228,7 @@ def test_keras_layers_become_layers_of_pytorch(name: str, tmp_path: Path) -> Non
     np.testing.assert_allclose(made.features(turned), net.features(items), rtol=1e-4, atol=1e-5)
     opened = regraft.load(made.save(tmp_path / "kept"))
     np.testing.assert_array_equal(opened.logits(turned), made.logits(turned))
-
-
-@pytest.mark.parametrize("name", [*SEQUENTIAL, *GRAPHS])
-def test_keras_layers_that_became_pytorch_s_become_keras_layers_again(name: str, tmp_path: Path) -> None:
-    net = regraft.load(_made(name), classes=ABC)
-    back = net.to("torch").to("keras")
-    items, _ = _items(net)
-    expected = net.logits(items)
+    back = made.to("keras")
     assert back.family == "keras" and back.classes == net.classes and back.input_shape == net.input_shape
     np.testing.assert_allclose(back.logits(items), expected, atol=1e-5 * np.abs(expected).max())
     path = back.export(tmp_path / "x.keras")
@@ -487,6 +497,61 @@ def test_tasks_and_groups_go_along() -> None:
         assert made.predict(rows).labels == expected.labels
 
 
+class _Several(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.eyes, self.facts, self.token, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), nn.Embedding(20, 3), nn.Linear(12, 3)
+
+    def forward(self, picture: torch.Tensor, facts: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        parts = [self.eyes(picture).relu().mean((2, 3)), self.facts(facts).tanh(), self.token(words).mean(1)]
+        return self.head(torch.cat(parts, 1))
+
+
+def _several() -> Any:
+    picture, facts, words = (
+        keras.Input(PICTURE, name="picture"),
+        keras.Input((4,), name="facts"),
+        keras.Input((5,), None, "int32", name="words"),
+    )
+    parts = [L.GlobalAveragePooling2D()(L.Conv2D(4, 3)(picture)), L.Dense(5)(facts), L.GRU(4)(L.Embedding(20, 3, mask_zero=True)(words))]
+    return keras.Model([picture, facts, words], L.Dense(3)(L.Concatenate()(parts)))
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_several_inputs_keep_their_names_and_axes(family: str, tmp_path: Path) -> None:
+    shapes = {"picture": (3, 9, 8), "facts": (4,), "words": (5,)}
+    net = regraft.load(_Several(), inputs=shapes, classes=ABC) if family == "torch" else regraft.load(_several(), classes=ABC)
+    draws = np.random.default_rng(0)
+    items = {name: draws.normal(size=(4, *one.shape[1:])).astype(np.float32) for name, one in net.sample.items()}
+    items["words"] = draws.integers(1, 20, (4, 5)) * (draws.random((4, 5)) < 0.7)
+    made, expected = net.to("keras" if family == "torch" else "torch"), net.logits(items)
+    assert list(made.sample) == list(items) and made.account.figures["largest_difference"] <= 1e-5
+    for one in (made, regraft.load(made.save(tmp_path / "kept")), made.to(family)):
+        np.testing.assert_allclose(one.logits(items), expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_codes_of_conditions_go_to_the_other_family(family: str, tmp_path: Path) -> None:
+    hidden = [L.Dense(8, activation="relu"), L.Dense(5, use_bias=False), L.BatchNormalization(), L.ReLU()]
+    module = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5, bias=False), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    net = regraft.load(module, inputs=(6,)) if family == "torch" else regraft.load(_keras_of(*hidden, shape=(6,)))
+    labels = np.arange(24) % 3
+    rows = np.random.default_rng(0).normal(labels[:, None], size=(24, 6)).astype(np.float32)
+    data = regraft.read((rows, np.array(ABC)[labels]), condition=np.array(["anna", "ben"] * 12))
+    net = regraft.adapt(net, data, strategy="codes", epochs=1, out=tmp_path / "run").network
+    with torch.no_grad():
+        for weight in net.module.parameters():
+            weight.add_(torch.rand_like(weight) / 2)  # a variance stays positive
+    made = net.to("keras" if family == "torch" else "torch")
+    assert made.coding is not None and made.coding.conditions == ("anna", "ben") and len(made.coding.points) == len(net.coding.points)
+    expected = {name: net.predict(rows, condition=name).probabilities for name in ("mean", "anna", "ben")}
+    assert np.abs(expected["anna"] - expected["ben"]).max() > 1e-3
+    for one in (made, regraft.load(made.save(tmp_path / "kept")), made.to(family)):
+        for name, values in expected.items():
+            np.testing.assert_allclose(one.predict(rows, condition=name).probabilities, values, atol=1e-5)
+    np.testing.assert_allclose(regraft.fold(made, "ben").predict(rows).probabilities, expected["ben"], atol=1e-5)
+
+
 def test_every_row_has_a_network() -> None:
     seen = set()
     for name in (*SEQUENTIAL, *GRAPHS):
@@ -503,8 +568,8 @@ def test_every_row_has_a_network() -> None:
     ("layer", "said"),
     [
         (lambda: L.TimeDistributed(L.LayerNormalization()), "a LayerNormalization for each step"),
-        (lambda: L.LSTM(3, activation="relu"), "another activation than tanh"),
-        (lambda: L.GRU(3, reset_after=False), "reset_after=False"),
+        (lambda: L.LSTM(3, activation="exponential"), "the activations 'sigmoid', 'exponential' at each step"),
+        (lambda: L.GRU(3, activation=lambda x: x), "the activations 'sigmoid', 'own' at each step"),
         (lambda: L.UnitNormalization(), "(UnitNormalization)"),
         (lambda: L.Dense(4, activation=lambda x: x * 2), "the activation '<lambda>'"),
     ],

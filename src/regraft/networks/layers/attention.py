@@ -18,7 +18,7 @@ _PARTS = ("query", "key", "value")
 
 
 def whole_layers_(module: nn.Module) -> None:
-    """Make all attention layers, and recurrent layers with a mask, run as one operator each."""
+    """Make attention layers, and recurrent layers that have a mask or are `Cells`, run as one operator each."""
     for part in module.modules():
         if isinstance(part, Attention):
             object.__setattr__(part, "forward", functools.partial(_own, part))
@@ -47,30 +47,42 @@ def _torch(layer: nn.MultiheadAttention, usual: Callable[..., Any], /, *read: Te
 
 
 def _cells(layer: Recurrent, usual: Callable[..., Tensor], /, *read: Tensor) -> Tensor:
-    if len(read) < 2:
+    if len(read) < 2 and not layer.own:
         return usual(*read)
     weights = [weight for part in layer.cells.all_weights for weight in part]
-    return _recurrent()(*read, weights, layer.kind, layer.steps, layer.backwards, layer.joined)
+    value, mask = (*read, None)[:2]
+    return _recurrent()(
+        value,
+        mask,
+        weights,
+        layer.kind,
+        layer.steps,
+        layer.backwards,
+        layer.joined,
+        ",".join(layer.own.get("activations", ())),
+        layer.own.get("after", True),
+    )
 
 
 @functools.cache
 def _recurrent() -> Callable[..., Tensor]:
-    def run(value: Tensor, mask: Tensor, weights: list[Tensor], *how: Any) -> Tensor:
-        kind, steps, backwards, joined = how
+    def run(value: Tensor, mask: Tensor | None, weights: list[Tensor], *how: Any) -> Tensor:
+        kind, steps, backwards, joined, activations, after = how
+        own: dict[str, Any] = {"activations": activations.split(","), "after": after} if activations else {}
         settings = {"inputs": value.shape[-1], "units": weights[1].shape[1], "both": len(weights) > 4, "steps": steps}
-        layer = Recurrent(kind, **settings, backwards=backwards, joined=joined)
+        layer = Recurrent(kind, **settings, backwards=backwards, joined=joined, **own)
         names = [name for part in layer.cells._all_weights for name in part]
         given = {f"cells.{name}": weight for name, weight in zip(names, weights, strict=True)}
         made: Tensor = torch.func.functional_call(layer, given, (value, mask))
         return made
 
-    def shapes(value: Tensor, mask: Tensor, weights: list[Tensor], *how: Any) -> Tensor:
+    def shapes(value: Tensor, mask: Tensor | None, weights: list[Tensor], *how: Any) -> Tensor:
         units = weights[1].shape[1] * (2 if len(weights) > 4 and how[3] == "concat" else 1)
         return value.new_empty(*value.shape[: 2 if how[1] else 1], units)
 
     return _operator(
         "cells",
-        "(Tensor value, Tensor mask, Tensor[] weights, str kind, bool steps, bool backwards, str joined)",
+        "(Tensor value, Tensor? mask, Tensor[] weights, str kind, bool steps, bool backwards, str joined, str activations, bool after)",
         run=run,
         shapes=shapes,
     )

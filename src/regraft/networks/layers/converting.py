@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, cast
@@ -15,12 +15,16 @@ from torch import Tensor
 from ...errors import NetworkError, RegraftError
 from ..account import Account
 from ..contract import Network
+from ..edits import Codes
 from ..keras.body import KerasBody
 from ..keras.family import open_keras
 from ..keras.library import keras
 from ..keras.saving import as_given
+from ..keras.structure import CODES, CONDITION
+from ..parts.coding import LAYERS
 from ..parts.head import told_binary
 from ..parts.onnx_export import is_coarse, why_not_exported
+from ..parts.protocols import on_device
 from ..torch.exporting import exported_program
 from ..torch.family import open_torch
 from ..torch.graft import for_exporter_
@@ -39,29 +43,69 @@ _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
 
 
 def as_torch(network: Network, *, turn: bool = True) -> Network:
-    """Convert a Keras network to PyTorch layers. With `turn`, images become channels first, as PyTorch's convolutions need."""
-    _check(network)
-    turned = turn and _turns(network)
-    sample = network.sample.cpu().movedim(-1, 1) if turned else network.sample.cpu()  # type: ignore[union-attr]  # checked to be one
-    reader = KerasReader(sample.contiguous(), turned, ROWS)
-    with as_given(cast(KerasBody, network.body)):
-        outputs = reader.read(network.module)
-    module = LayerGraph(reader.steps, outputs)
-    for name, part in reader.modules.items():
-        module._modules[name] = part
-    layers: Any = network.modules()
-    heads = {task: reader.names[layers[head.layer].path] for task, head in network.heads.items() if head.groups is None}
-    chosen: Any = heads if len(heads) > 1 else next(iter(heads.values()), None)
-    origin = {"source": SOURCE, "layers": reader.steps, "outputs": outputs}
-    twin = open_torch(module.eval(), sample=sample, origin=origin, take=True, head=chosen)
-    return _told(network, twin, turned=turned)
+    """Convert a Keras network to PyTorch layers.
+
+    With `turn`, images that are the only input become channels first, as PyTorch's convolutions need.
+    """
+    return _converted(network, _torch_of, turn=turn)
 
 
 def as_keras(network: Network) -> Network:
-    """Convert a PyTorch network to a functional Keras model. Images become channels last, the default of Keras."""
+    """Convert a PyTorch network to a functional Keras model. Images that are the only input become channels last."""
     refuse_program(network.origin, "made of Keras layers")
-    _check(network)
-    turned, twin = _turns(network), network.for_export()
+    return _converted(network, _keras_of, turn=True)
+
+
+def _converted(network: Network, convert: Callable[..., tuple[Network, Mapping[str, str]]], *, turn: bool) -> Network:
+    """Convert a network. Codes of conditions are removed before and added to the same layers after."""
+    coding = network.coding
+    if coding is None:
+        turned = turn and _turns(network)
+        return _told(network, convert(network, turned=turned)[0], turned=turned)
+    if coding.into != LAYERS:
+        raise NetworkError(f"This network reads the codes of conditions at {coding.into!r}; expected {LAYERS!r}. Fold one: regraft.fold.")
+    plain, _ = network.unedited(Codes(coding), code=torch.zeros(coding.size))
+    made, places = convert(plain, turned=False)
+    twin = made.edited(Codes(replace(coding, points=tuple(places.get(point, point) for point in coding.points))))
+    twin.body.put_codes_(network.body.code_table().detach().cpu().numpy())
+    maps = {places.get(point, point): weight for point, weight in _maps(network).items()}
+    with torch.no_grad():
+        for point, weight in _maps(twin).items():
+            weight.copy_(maps[point])
+    return _told(network, twin, turned=False)
+
+
+def _maps(network: Network) -> dict[str, Tensor]:
+    """Return the linear map of the codes at each hook point, (channels, size)."""
+    body: Any = network.body
+    if network.family == "torch":
+        return {site.name: part.weight for site, part in body.codes_around().by_site().items()}
+    found = {name: layer for name, layer in body.by_name.items() if f"{CODES}_to_" in name}
+    return {name.replace(f"{CODES}_to_", ""): layer.kernel.value.T for name, layer in found.items()}
+
+
+def _torch_of(network: Network, *, turned: bool) -> tuple[Network, Mapping[str, str]]:
+    """Return a Keras network as PyTorch layers, and their names by those of the Keras layers."""
+    sample: Any = on_device(network.sample, "cpu")
+    sample = sample.movedim(-1, 1).contiguous() if turned else sample
+    reader = KerasReader(sample, turned, ROWS)
+    with as_given(cast(KerasBody, network.body)):
+        outputs = reader.read(network.module)
+    inputs = list(sample) if isinstance(sample, dict) else []
+    module = LayerGraph(reader.steps, outputs, inputs=inputs)
+    for name, part in reader.modules.items():
+        module._modules[name] = part
+    layers: Any = network.modules()
+    places = {name: reader.names[layer.path] for name, layer in layers.items() if getattr(layer, "path", None) in reader.names}
+    heads = {task: places[head.layer] for task, head in network.heads.items() if head.groups is None}
+    chosen: Any = heads if len(heads) > 1 else next(iter(heads.values()), None)
+    origin = {"source": SOURCE, "layers": reader.steps, "outputs": outputs, **({"inputs": inputs} if inputs else {})}
+    return open_torch(module.eval(), sample=sample, origin=origin, take=True, head=chosen), places
+
+
+def _keras_of(network: Network, *, turned: bool) -> tuple[Network, Mapping[str, str]]:
+    """Return a PyTorch network as a functional Keras model, and the names of its layers by those of the modules."""
+    twin = network.for_export()
     own = {id(module): name for name, module in twin.modules().items()}
     for_exporter_(twin.module)
     called = {path: own[id(module)] for path, module in twin.module.named_modules() if id(module) in own}
@@ -74,14 +118,16 @@ def as_keras(network: Network) -> Network:
     except Exception as problem:  # not every forward can be exported
         end = "" if isinstance(problem, RegraftError) else " Export it as .onnx."
         raise NetworkError(f"The network cannot be made of Keras layers: {why_not_exported(problem).rstrip('.')}.{end}") from problem
-    shape = list(sample.movedim(1, -1).shape[1:] if turned else sample.shape[1:])
-    entry = keras.Input(shape, dtype=str(sample.dtype).removeprefix("torch."), name="input")
-    reader = TorchReader(TORCH_ROWS, network.holds, called)
-    outputs = reader.read(program, Turned(entry, channels_last(sample.ndim) if turned else tuple(range(sample.ndim))))
+    given = sample if isinstance(sample, dict) else {"input": sample.movedim(1, -1) if turned else sample}
+    entries = [keras.Input(one.shape[1:], dtype=str(one.dtype).removeprefix("torch."), name=name) for name, one in given.items()]
+    reader = TorchReader(TORCH_ROWS, network.holds, called, taken=list(given))
+    axes = [channels_last(one.ndim) if turned else tuple(range(one.ndim)) for one in given.values()]
+    outputs = reader.read(program, [Turned(*pair) for pair in zip(entries, axes, strict=True)])
     heads = {task: reader.names.get(head.layer) for task, head in network.heads.items() if head.groups is None}
-    model = keras.Model(entry, [value.tensor for value in outputs] if len(heads) > 1 else outputs[0].tensor)
+    made = [value.tensor for value in outputs] if len(heads) > 1 else outputs[0].tensor
+    model = keras.Model(entries if isinstance(sample, dict) else entries[0], made)
     chosen: Any = heads if len(heads) > 1 else next(iter(heads.values()), None)
-    return _told(network, open_keras(model, take=True, head=chosen, origin={"source": "layers"}), turned=turned)
+    return open_keras(model, take=True, head=chosen, origin={"source": "layers"}), reader.names
 
 
 def as_application(network: Network, plain: Network, *, architecture: Any) -> Network:
@@ -142,17 +188,6 @@ def _leaves(model: Any) -> list[Any]:
     return [part for layer in model.layers for part in (_leaves(layer) if isinstance(layer, keras.Model) else [layer])]
 
 
-def _check(network: Network) -> None:
-    """Raise if a network takes more than one tensor or the codes of conditions."""
-    if network.coding is not None:
-        raise NetworkError(f"This network takes the codes of {len(network.coding.conditions)} conditions. Fold one in first: regraft.fold.")
-    if isinstance(network.sample, dict):
-        raise NetworkError(
-            f"This network takes {len(network.sample)} tensors by name ({', '.join(network.sample)}); expected one of one input. Export it "
-            "as .onnx."
-        )
-
-
 def _turns(network: Network) -> bool:
     """Return whether the examples are images whose axis order differs between the families. A Keras model may be channels first itself."""
     plain, module = network.preprocessing.to_dict(), network.module
@@ -195,10 +230,10 @@ def _difference(source: Network, made: Network, *, turned: bool) -> float:
     for network in (source, made):
         network.mode_(False)
         network.module.cpu()
-    for batch in _batches(source.sample.cpu()):  # type: ignore[union-attr]  # checked to be one
+    for batch in _batches(source):
         axis = (1, -1) if source.layout == "channels_first" else (-1, 1)
         with torch.no_grad():
-            other = batch.movedim(*axis).contiguous() if turned else batch
+            other = batch.movedim(*axis).contiguous() if turned and isinstance(batch, Tensor) else batch
             if source.heads:
                 wanted, found = source.scores(batch), made.scores(other)
             else:
@@ -216,14 +251,24 @@ def _difference(source: Network, made: Network, *, turned: bool) -> float:
     return largest
 
 
-def _batches(sample: Tensor) -> Iterator[Tensor]:
-    """Yield the sample, three random examples, and one. Some tokens become 0, which masks skip, but never the first of an example."""
-    draws = torch.Generator().manual_seed(0)
+def _batches(network: Network) -> Iterator[Any]:
+    """Yield the sample of a network, three random examples, and one."""
+    draws, sample = torch.Generator().manual_seed(0), on_device(network.sample, "cpu")
     yield sample
     for count in (3, 1):
-        shape = (count, *sample.shape[1:])
-        whole = bool((sample == sample.round()).all())  # tokens: shuffle those of the sample
-        known = sample.flatten()[torch.randint(0, sample.numel(), shape, generator=draws)]
-        if whole and sample.ndim == 2:
-            known[:, 1:] *= (torch.rand((count, sample.shape[1] - 1), generator=draws) < 0.7).to(known.dtype)
-        yield known if whole else torch.randn(shape, generator=draws)
+        if isinstance(sample, dict):
+            codes = {CONDITION: torch.arange(count) % len(network.body.code_table())} if network.coding else {}
+            yield {name: _drawn(one, count, draws=draws) for name, one in sample.items()} | codes
+        else:
+            yield _drawn(sample, count, draws=draws)
+
+
+def _drawn(sample: Tensor, count: int, *, draws: torch.Generator) -> Tensor:
+    """Return random examples. Some tokens become 0, which masks skip, but never the first of an example."""
+    shape = (count, *sample.shape[1:])
+    if not bool((sample == sample.round()).all()):
+        return torch.randn(shape, generator=draws)
+    known = sample.flatten()[torch.randint(0, sample.numel(), shape, generator=draws)]  # tokens: those of the sample
+    if sample.ndim == 2:
+        known[:, 1:] *= (torch.rand((count, sample.shape[1] - 1), generator=draws) < 0.7).to(known.dtype)
+    return known

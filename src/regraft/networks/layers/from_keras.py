@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..parts.taps import grid_shares
+from .graph import STEPWISE
 from .keras_reader import ACTIVATIONS, Call, KerasReader, Row, Value, array_of, refusal
 
 __all__ = ["ROWS"]
@@ -217,9 +218,12 @@ def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> Value:
     mask = call.named.get("mask")
     if len(call.values) > 1 or one.return_state or one.stateful:
         raise refusal(call.layer, "states that are given, returned or kept")
-    usual = one.activation.__name__ == "tanh" and getattr(getattr(one, "recurrent_activation", None), "__name__", "sigmoid") == "sigmoid"
-    if not usual or not getattr(one, "reset_after", True):
-        raise refusal(call.layer, "another activation than tanh and sigmoid" if not usual else "reset_after=False")
+    own = [getattr(one, name, None) for name in ("recurrent_activation", "activation")]  # a SimpleRNN has the second only
+    named = ["sigmoid" if each is None else each.__name__ if each.__module__.startswith("keras.") else "own" for each in own]
+    activations = ["Identity" if name == "linear" else ACTIVATIONS.get(name, ("",))[0] for name in named]
+    if not STEPWISE.keys() >= set(activations):
+        raise refusal(call.layer, f"the activations {', '.join(map(repr, named))} at each step")
+    after = getattr(one, "reset_after", True)
     weights: dict[str, np.ndarray] = {}
     for part, end in zip(parts, ("", "_reverse"), strict=False):
         order = _GATES[kind]
@@ -231,6 +235,7 @@ def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> Value:
     settings = {"kind": "RNN" if kind == "SimpleRNN" else kind, "inputs": weights["cells.weight_ih_l0"].shape[1], "units": one.units}
     joined = call.layer.merge_mode if len(parts) > 1 else "concat"
     settings |= {"both": len(parts) > 1, "steps": one.return_sequences, "backwards": one.go_backwards, "joined": joined}
+    settings |= {} if after and activations == ["Sigmoid", "Tanh"] else {"activations": activations, "after": after}
     read = [reader.as_keras(call.value), *([] if mask is None else [mask])]
     return reader.add(call.layer, "Recurrent", *read, weights=weights, **settings)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..keras.library import keras
+from .keras_reader import ACTIVATIONS
 from .torch_reader import LEAST, Operation, Row, States, TorchReader, Turned, axes_of, each, edged, last_of, plain
 from .torch_shapes import SHAPES
 
@@ -148,17 +149,20 @@ def _cell_weights(part: Sequence[Tensor], kind: str, *, order: Sequence[int]) ->
 
 
 def _masked_cells(reader: TorchReader, call: Operation) -> Turned:
-    """Convert a masked `graph.Recurrent` layer."""
-    parts, steps, both = call["weights"], call["steps"], len(call["weights"]) > 4
+    """Convert a `graph.Recurrent` layer that has a mask, or that PyTorch does not have."""
+    parts, steps, both, after = call["weights"], call["steps"], len(call["weights"]) > 4, call["after"]
     kind, order = _CELLS[{"RNN": "rnn_tanh"}.get(call["kind"], call["kind"].lower())]
     settings = {"return_sequences": steps, "go_backwards": call["backwards"], "name": reader.name(call, "cells")}
+    names = {made: name for name, (made, _) in ACTIVATIONS.items()} | {"Identity": "linear"}
+    own = dict(zip(("recurrent_activation", "activation"), (names[one] for one in call["activations"].split(",") if one), strict=False))
+    settings |= {name: one for name, one in own.items() if kind != "SimpleRNN" or name == "activation"}
+    settings |= {"reset_after": after} if kind == "GRU" else {}
     layer = getattr(keras.layers, kind)(parts[1].shape[1], **settings)
     if both:
         layer = keras.layers.Bidirectional(layer, merge_mode=call["joined"], name=reader.name(call, "both"))
-    made = layer(reader.turned(call, call.value), mask=reader.turned(call, call["mask"]))
-    layer.set_weights(
-        [weight.detach() for at in range(0, len(parts), 4) for weight in _cell_weights(parts[at : at + 4], kind, order=order)]
-    )
+    made = layer(reader.turned(call, call.value), mask=None if call["mask"] is None else reader.turned(call, call["mask"]))
+    weights = [_cell_weights(parts[at : at + 4], kind if after else "", order=order) for at in range(0, len(parts), 4)]
+    layer.set_weights([weight.detach() for each in weights for weight in each])
     layer.trainable = not reader.held(call.layer)
     return plain(made)
 

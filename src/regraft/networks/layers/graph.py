@@ -16,6 +16,7 @@ __all__ = [
     "SOURCE",
     "Affine",
     "Attention",
+    "Cells",
     "Concatenate",
     "Dot",
     "DotAttention",
@@ -236,8 +237,71 @@ class Function(nn.Module):
         return self.function(value)
 
 
+class Cells(nn.RNNBase):
+    """Recurrent layer that PyTorch does not have: other activations, or a GRU that resets the state before its linear map.
+
+    `activations`: of the gates, and of the state. A layer of kind "RNN" has no gates.
+    """
+
+    def __init__(self, kind: str, *, inputs: int, units: int, both: bool, activations: Sequence[str], after: bool) -> None:
+        super().__init__("RNN_TANH" if kind == "RNN" else kind, inputs, units, batch_first=True, bidirectional=both)
+        if len(activations) != 2 or not STEPWISE.keys() >= set(activations):
+            raise NetworkError(f"A recurrent layer has the activations {activations}; expected two of {', '.join(STEPWISE)}.")
+        self.kind, self.after, (self.gate, self.inner) = kind, after, (STEPWISE[name] for name in activations)
+        wanted = {"LSTM": (0, 1, 1), "GRU": (0, 1), "RNN": (1,)}[kind]
+        known = [_OF_ONNX.get(activations[at]) for at in wanted]
+        order = {"linear_before_reset": int(after)} if kind == "GRU" else {}
+        self.operator = {**order, "activations": known * (1 + both)} if all(known) else None
+        """Attributes of the ONNX operator; None if ONNX has none."""
+
+    def forward(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all outputs (N, T, D · u) and the last ones of each direction (D, N, u)."""
+        made = []
+        for at, (kernel, recurrent, *bias) in enumerate(self.all_weights):
+            steps = functional.linear(value.flip(1) if at else value, kernel, bias[0])
+            state = memory = value.new_zeros(value.shape[0], self.hidden_size)
+            outputs = []
+            for step in steps.unbind(1):
+                state, memory = self._step(step, (state, memory), weights=(recurrent, bias[1]))
+                outputs.append(state)
+            made.append(torch.stack(outputs, 1))
+        last = torch.stack([one[:, -1] for one in made])
+        return torch.cat([one.flip(1) if at else one for at, one in enumerate(made)], -1), last
+
+    def _step(self, step: Tensor, before: tuple[Tensor, Tensor], *, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the next state and memory cell, (N, u) each, from the linear map (N, G · u) of one step."""
+        (state, memory), size = before, self.hidden_size
+        if self.kind == "GRU" and not self.after:
+            recurrent, bias = weights
+            reset, update = self.gate(step[:, : 2 * size] + functional.linear(state, recurrent[: 2 * size], bias[: 2 * size])).chunk(2, 1)
+            new = self.inner(step[:, 2 * size :] + functional.linear(reset * state, recurrent[2 * size :], bias[2 * size :]))
+            return (1 - update) * new + update * state, memory
+        whole = functional.linear(state, *weights)
+        if self.kind == "GRU":
+            reset, update = self.gate((step + whole)[:, : 2 * size]).chunk(2, 1)
+            new = self.inner(step[:, 2 * size :] + reset * whole[:, 2 * size :])
+            return (1 - update) * new + update * state, memory
+        if self.kind == "RNN":
+            return self.inner(step + whole), memory
+        enter, forget, new, leave = (step + whole).chunk(4, 1)
+        memory = self.gate(forget) * memory + self.gate(enter) * self.inner(new)
+        return self.gate(leave) * self.inner(memory), memory
+
+
+STEPWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    **{"Tanh": torch.tanh, "Sigmoid": torch.sigmoid, "ReLU": torch.relu, "Softsign": functional.softsign, "Identity": torch.clone},
+    **{"Softplus": functional.softplus, "Hardsigmoid": functional.hardsigmoid, "ELU": functional.elu, "SELU": torch.selu},
+    **{"SiLU": functional.silu, "GELU": functional.gelu, "Mish": functional.mish, "Hardtanh": functional.hardtanh},
+}
+"""Activations of recurrent layers, by the names of PyTorch's layers."""
+_OF_ONNX = {"Tanh": "Tanh", "Sigmoid": "Sigmoid", "ReLU": "Relu", "Softsign": "Softsign", "Softplus": "Softplus"}
+
+
 class Recurrent(nn.Module):
-    """Recurrent layer over steps (N, T, d). It returns all outputs (N, T, u) or the last ones (N, u)."""
+    """Recurrent layer over steps (N, T, d). It returns all outputs (N, T, u) or the last ones (N, u).
+
+    `own`: the settings "activations" and "after" of `Cells`; without them, the layer is PyTorch's.
+    """
 
     def __init__(
         self,
@@ -249,9 +313,15 @@ class Recurrent(nn.Module):
         steps: bool = False,
         backwards: bool = False,
         joined: str = "concat",
+        **own: Any,
     ) -> None:
         super().__init__()
-        self.cells = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}[kind](inputs, units, batch_first=True, bidirectional=both)
+        usual: Any = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}[kind]
+        made = (
+            Cells(kind, inputs=inputs, units=units, both=both, **own) if own else usual(inputs, units, batch_first=True, bidirectional=both)
+        )
+        self.cells: nn.RNNBase = made
+        self.own = own
         self.kind, self.steps, self.backwards, self.joined = kind, steps, backwards, joined
 
     def forward(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -375,14 +445,14 @@ def layer_of(kind: str, settings: Mapping[str, Any]) -> nn.Module:
 class LayerGraph(nn.Module):
     """Graph of layers.
 
-    Each step is plain data: "name", "kind" (a key of `LAYERS`), "of" (names of its inputs, where "input" is the network's input), and
-    "settings". The step names are also the module names.
+    Each step is plain data: "name", "kind" (a key of `LAYERS`), "of" (names of its inputs, where "input" is a network's only input), and
+    "settings". The step names are also the module names. `inputs` names the inputs of a network that takes several.
     """
 
-    def __init__(self, steps: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> None:
+    def __init__(self, steps: Sequence[Mapping[str, Any]], outputs: Sequence[str], *, inputs: Sequence[str] = ()) -> None:
         super().__init__()
         self.steps: list[tuple[str, tuple[str, ...]]] = []
-        known = {_INPUT}
+        known = set(inputs or (_INPUT,))
         for step in steps:
             name, kind, read = str(step["name"]), step["kind"], tuple(map(str, step["of"]))
             if kind not in LAYERS or not known.issuperset(read) or not read or name in known or not _is_plain(step["settings"]):
@@ -394,9 +464,9 @@ class LayerGraph(nn.Module):
             raise NetworkError(f"The network returns {', '.join(outputs) or 'nothing'}; its layers are {', '.join(sorted(known))[:200]}.")
         self.outputs = tuple(outputs)
 
-    def forward(self, x: Tensor) -> Any:
-        """Return the output for a batch `x`, or a tuple of several outputs."""
-        values = {_INPUT: x}
+    def forward(self, x: Tensor | None = None, **named: Tensor) -> Any:
+        """Return the output for a batch `x` or named inputs, or a tuple of several outputs."""
+        values = {**named, **({} if x is None else {"x" if named else _INPUT: x})}
         for name, read in self.steps:
             values[name] = self.get_submodule(name)(*(values[each] for each in read))
         found = tuple(values[name] for name in self.outputs)
@@ -411,7 +481,7 @@ def _is_plain(settings: Any) -> bool:
 
 def graph_module(origin: Mapping[str, Any]) -> LayerGraph:
     """Return the module of a network that is built from layers, with random weights."""
-    steps, outputs = origin.get("layers"), origin.get("outputs")
-    if not isinstance(steps, list) or not isinstance(outputs, list):
+    steps, outputs, inputs = origin.get("layers"), origin.get("outputs"), origin.get("inputs", [])
+    if not all(isinstance(one, list) for one in (steps, outputs, inputs)):
         raise NetworkError(f"The origin {origin.get('source')!r} holds no list of layers; it holds {', '.join(map(str, origin))}.")
-    return LayerGraph(steps, outputs)
+    return LayerGraph(steps, outputs, inputs=inputs)  # type: ignore[arg-type]  # lists, as checked

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import NetworkError
 from ..keras.structure import graph_of, no_graph, steps_of
+from ..parts.protocols import Inputs
 from .graph import layer_of
 
 __all__ = ["ACTIVATIONS", "Call", "KerasReader", "Row", "Value", "array_of", "refusal"]
@@ -66,7 +67,7 @@ class KerasReader:
     """Reader of a Keras model.
 
     Attributes:
-        sample: a batch in the axis order of the PyTorch network.
+        sample: a batch in the axis order of the PyTorch network; by name if it takes several tensors.
         first: whether the channels of the sample stand behind the batch, although they stand last in Keras.
         rows: converter for each kind of layer, by class name.
         steps: the layers, as `LayerGraph` takes them.
@@ -74,7 +75,7 @@ class KerasReader:
         names: step that holds the weights of a Keras layer, by layer path.
     """
 
-    sample: Tensor
+    sample: Inputs
     first: bool
     rows: Mapping[str, Row]
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -87,7 +88,11 @@ class KerasReader:
         """Convert a model and return the names of its outputs."""
         self._check(model)
         with torch.no_grad():
-            outputs = self._run(model, [Value("input", self.sample, self.first)])
+            if isinstance(sample := self.sample, dict):
+                given = [Value(one.name, sample[one.name]) for one in graph_of(model).inputs]  # type: ignore[union-attr]  # as checked
+            else:
+                given = [Value("input", sample, self.first)]
+            outputs = self._run(model, given)
             return [self.turned(value, first=self.first and value.tensor.ndim > 3).name for value in outputs]
 
     def _check(self, model: Any) -> None:
@@ -170,7 +175,8 @@ class KerasReader:
 
     def _free(self, name: str) -> str:
         plain = _ODD.sub("_", name)
-        while plain in self.modules or plain in _TAKEN or hasattr(nn.Module, plain) or plain == "training":
+        taken = {*_TAKEN, *(self.sample if isinstance(self.sample, dict) else ())}
+        while plain in self.modules or plain in taken or hasattr(nn.Module, plain) or plain == "training":
             plain += "_"
         return plain
 

@@ -117,19 +117,22 @@ class TorchReader:
         rows: converter for each operator, by short name.
         held: whether a module stays frozen, by name.
         called: module names, by path within the program.
+        taken: names that no further layer gets.
         names: Keras layer that holds the weights of a module, by module name.
     """
 
     rows: Mapping[str, Row]
     held: Callable[[str], bool]
     called: Mapping[str, str]
+    taken: list[str]
     names: dict[str, str] = field(default_factory=dict)
     _layers: dict[str, Any] = field(default_factory=dict)
     _values: dict[Node, Any] = field(default_factory=dict)
     _weights: dict[Node, str] = field(default_factory=dict)
 
-    def read(self, program: Any, entry: Turned) -> list[Turned]:
-        """Return the outputs of a program for its input `entry`."""
+    def read(self, program: Any, entries: Sequence[Turned]) -> list[Turned]:
+        """Return the outputs of a program for its inputs `entries`, in order."""
+        waiting = list(entries)
         graph, signature = program.graph, program.graph_signature
         calls = [node for node in graph.nodes if node.op == "call_function"]
         wrong = [node for node in calls if _kind(node) not in self.rows and not _is_size(node)]
@@ -148,7 +151,7 @@ class TorchReader:
             elif node.op == "placeholder" and node.name in signature.inputs_to_lifted_tensor_constants:
                 self._values[node] = constants[signature.inputs_to_lifted_tensor_constants[node.name]]
             elif node.op == "placeholder":
-                self._values[node] = entry
+                self._values[node] = waiting.pop(0)
             elif node.op == "call_function":
                 self._call_(node)
         (nodes,) = graph.output_node().args
@@ -210,14 +213,12 @@ class TorchReader:
 
     def _free(self, name: str) -> str:
         plain = _ODD.sub("_", name).strip("_") or "layer"
-        taken = {layer.name for layer in self._layers.values()} | set(self._taken)
+        taken = {layer.name for layer in self._layers.values()} | set(self.taken)
         made, number = plain, 1
         while made in taken:
             made, number = f"{plain}_{number}", number + 1
-        self._taken.append(made)
+        self.taken.append(made)
         return made
-
-    _taken: list[str] = field(default_factory=lambda: ["input"])
 
     def turned(self, call: Operation, value: Turned, *, axes: Sequence[int] | None = None) -> Any:
         """Return the tensor of a value in another axis order, by default PyTorch's."""

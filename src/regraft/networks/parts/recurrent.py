@@ -59,7 +59,8 @@ def replaced(functions: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterat
 def cells_as_operators(modules: Iterable[nn.Module]) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     """Yield, for `replaced`, what makes PyTorch's recurrent layers one operator for each depth, unless they have a projection."""
     for layer in modules:
-        if isinstance(layer, nn.LSTM | nn.GRU | nn.RNN) and not layer.proj_size and "forward" not in vars(layer):
+        known = isinstance(layer, nn.LSTM | nn.GRU | nn.RNN) or getattr(layer, "operator", None) is not None
+        if isinstance(layer, nn.RNNBase) and known and not layer.proj_size and "forward" not in vars(layer):
             directions, parts = 1 + layer.bidirectional, layer.all_weights
             weights = [weights_of(parts[at : at + directions], GATES[_kind(layer)]) for at in range(0, len(parts), directions)]
             yield layer, "forward", partial(_run, layer, layer.forward, weights)
@@ -78,6 +79,7 @@ def _run(layer: nn.RNNBase, usual: Callable[..., Any], weights: Sequence[Sequenc
     settings: dict[str, Any] = {"linear_before_reset": 1} if kind == "GRU" else {}
     if kind == "RNN":
         settings["activations"] = [layer.mode.partition("_")[2].title()] * directions
+    settings |= getattr(layer, "operator", {})
     first, lasts = hx if isinstance(hx, tuple) else [hx] * (1 + (kind == "LSTM")), []
     for depth, one in enumerate(weights):
         own = slice(depth * directions, (depth + 1) * directions)
