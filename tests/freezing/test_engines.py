@@ -38,6 +38,14 @@ class Forked(nn.Module):
         return self.head(self.mix(torch.cat([self.one(x).relu().mean((2, 3)), self.two(x).amax((2, 3))], 1)))
 
 
+class InPlace(nn.Sequential):
+    """Activations that overwrite their input."""
+
+    def __init__(self) -> None:
+        middle = [nn.ReLU6(inplace=True), nn.Conv2d(3, 4, 3), nn.SiLU(inplace=True), nn.AdaptiveAvgPool2d(1)]
+        super().__init__(nn.Conv2d(1, 3, 3), *middle, nn.Flatten(), nn.Linear(4, 3))
+
+
 class Recurrent(nn.Module):
     """A recurrent layer below the head."""
 
@@ -64,11 +72,12 @@ def _keras() -> Network:
 NETWORKS: dict[str, tuple[Callable[[], Network], tuple[str, ...]]] = {
     "torch": (lambda: _torch(examples.Cnn), ()),
     "two live outputs": (lambda: _torch(Forked), ("mix", "head")),
+    "in place": (lambda: _torch(InPlace), ()),
     "recurrent": (lambda: _torch(Recurrent), ()),
     "keras": (_keras, ()),
 }
 
-CASES = [("torch", "onnxruntime"), ("two live outputs", "openvino"), ("recurrent", "onnxruntime"), ("keras", "openvino")]
+CASES = [("in place", "onnxruntime"), ("two live outputs", "openvino"), ("recurrent", "onnxruntime"), ("keras", "openvino")]
 
 
 def _items(network: Network, count: int) -> Prepared:
@@ -107,6 +116,8 @@ def test_an_engine_gives_what_pytorch_gives(case: str, engine: str) -> None:
     assert [note for note in made.notes if f"ran on {engine}" in note], made.notes
     assert made.counter.items == 300
     assert made.counter.engines.building > 0
+    modules = made.network.body.modules().values()
+    assert [vars(module)["inplace"] for module in modules if "inplace" in vars(module)] == [True, True] * (case == "in place")
 
 
 def test_a_cache_of_one_engine_is_none_of_another(tmp_path: Path) -> None:

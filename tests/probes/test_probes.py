@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestCentroid
 from tests.probes.test_contract import blobs
 
@@ -28,6 +29,7 @@ from regraft.probes import (
     statistics_of,
     unknown_scores,
 )
+from regraft.probes.unknown import _auroc
 from regraft.tasks import expected_calibration_error
 
 
@@ -178,6 +180,14 @@ def test_the_chosen_score_keeps_its_false_alarm_rate_and_finds_new_classes(monke
     for names in (("mahalanobis", "nearest"), ("nearest", "mahalanobis")):  # none is better by more than the standard error
         monkeypatch.setattr("regraft.probes.unknown.UNKNOWN_SCORES", names)
         assert choose_unknown(*noise).score == names[0]
+
+
+def test_the_area_below_the_curve_is_that_of_scikit_learn_also_with_ties() -> None:
+    draw = np.random.default_rng(0)
+    for known, new in ((1, 1), (3, 40), (50, 7)):
+        scores = draw.integers(0, 9, known + new).astype(float)
+        expected = roc_auc_score(np.arange(known + new) >= known, scores)
+        assert _auroc(scores[:known], scores[known:]) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_choice_refuses_what_says_nothing() -> None:

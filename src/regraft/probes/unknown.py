@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
 
 from ..errors import DataError, SettingError, near_names
 from ..files.schema import Plain, checked
@@ -313,8 +313,9 @@ def _hidden(
 
 
 def _auroc(known: np.ndarray, unknown: np.ndarray) -> float:
-    truth = np.concatenate([np.zeros(len(known)), np.ones(len(unknown))])
-    return float(roc_auc_score(truth, np.concatenate([known, unknown])))
+    """Return the share of pairs in which the unknown example has the higher score; a tie counts one half (Mann-Whitney)."""
+    ranks = rankdata(np.concatenate([known, unknown]))[len(known) :]
+    return float((ranks.mean() - (len(unknown) + 1) / 2) / len(known))
 
 
 def _quantile(known: np.ndarray, false_alarm: float) -> float:

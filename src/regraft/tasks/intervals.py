@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 from scipy.stats import binomtest
 
 from ..errors import DataError
@@ -14,6 +15,7 @@ from ..errors import DataError
 __all__ = ["bootstrap_interval", "paired_difference", "wilson_interval"]
 
 _RESAMPLES = 1000
+_NORMAL = float(ndtri(0.975))
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -25,8 +27,10 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
         raise DataError(f"Expected 0 <= successes <= trials; received {successes} of {trials}.")
     if trials == 0:
         return 0.0, 1.0
-    found = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    share, width = successes / trials, 2 * (trials + _NORMAL**2)
+    middle = (2 * successes + _NORMAL**2) / width
+    half = _NORMAL / width * math.sqrt(4 * successes * (1 - share) + _NORMAL**2)
+    return (middle - half if successes else 0.0), (middle + half if successes < trials else 1.0)
 
 
 def bootstrap_interval(values: npt.ArrayLike) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import dis
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -16,6 +17,11 @@ __all__ = ["constants_of", "read_globals"]
 
 _MISSING = "not defined"
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
+
+
+@lru_cache(maxsize=4096)
+def _steps(code: CodeType) -> tuple[dis.Instruction, ...]:
+    return tuple(dis.get_instructions(code))
 
 
 def constants_of(code: CodeType) -> list[Any]:
@@ -36,7 +42,7 @@ def constants_of(code: CodeType) -> list[Any]:
 
 def _reads_first(code: CodeType) -> bool:
     """Return whether the code uses its first constant; a docstring is never used."""
-    return any(step.opcode in dis.hasconst and step.arg == 0 for step in dis.get_instructions(code))
+    return any(step.opcode in dis.hasconst and step.arg == 0 for step in _steps(code))
 
 
 def read_globals(code: CodeType, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +65,7 @@ def read_globals(code: CodeType, names: Mapping[str, Any]) -> dict[str, Any]:
 def _paths(code: CodeType) -> Iterator[list[str]]:
     """Yield the global names that are read, each with the chain of attributes that is read from it directly."""
     path: list[str] = []
-    for step in dis.get_instructions(code):
+    for step in _steps(code):
         if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
             if path:
                 yield path
@@ -95,7 +101,7 @@ def _is_own(value: Any) -> bool:
 def _imports(code: CodeType, names: Mapping[str, Any]) -> Iterator[str]:
     """Yield the full names of imports inside code; `from a import b` gives "a.b"."""
     module = ""
-    steps = list(dis.get_instructions(code))
+    steps = _steps(code)
     for at, step in enumerate(steps):
         if step.opname == "IMPORT_NAME":
             level, parts = steps[at - 2].argval, steps[at - 1].argval
