@@ -46,7 +46,8 @@ class Dataset:
         weights: (N,) float32, weight of each example in the loss; None: equal weights.
         also: other task types that fit the labels of the first task, if `task` was not specified.
         table: for data read from a table, one record per column: "column", "type", "use" and, where present, "values" and "missing".
-        max_length: maximum number of tokens per text in training; None: as many as the network takes.
+        max_length: maximum number of tokens per text in training; None: as many as the network takes. Of arrays, the length to which
+            they were padded; None: all have one shape.
 
     Example:
         >>> import numpy as np, regraft

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -23,6 +23,7 @@ __all__ = [
     "ArrayView",
     "Clip",
     "LazyItems",
+    "Padding",
     "Parts",
     "RowNames",
     "as_numpy",
@@ -32,6 +33,8 @@ __all__ = [
     "item_digest",
     "listed",
     "mean_of_windows",
+    "padded_to",
+    "padding_of",
     "take",
     "whole_items",
 ]
@@ -161,11 +164,11 @@ class RowNames(Sequence[str]):
 class LazyItems(Sequence[Any]):
     """Examples that a user function makes when they are needed. A lock makes them one at a time, as the function need not be thread-safe.
 
-    `indices`: (n,) the argument of the function for each example.
+    `indices`: (n,) the argument of the function for each example. `padded`: how they are brought to one length, if so.
     """
 
-    def __init__(self, made: Callable[[int], Any], indices: np.ndarray) -> None:
-        self.made, self.indices, self._one = made, indices, threading.Lock()
+    def __init__(self, made: Callable[[int], Any], indices: np.ndarray, *, padded: Padding | None = None) -> None:
+        self.made, self.indices, self.padded, self._one = made, indices, padded, threading.Lock()
 
     def __reduce__(self) -> Any:
         return LazyItems, (self.made, self.indices)  # each process has its own lock
@@ -186,6 +189,33 @@ class LazyItems(Sequence[Any]):
     def of(self, rows: np.ndarray) -> LazyItems:
         """Return a lazy selection of the examples at `rows`, (n,)."""
         return LazyItems(self.made, self.indices[rows])
+
+
+class Padding(NamedTuple):
+    """Bringing arrays that differ in length along one axis to one shape: zeros are added at their ends."""
+
+    axis: int
+    shape: tuple[int, ...]
+    note: str
+
+
+def padding_of(shapes: Iterable[tuple[int, ...]]) -> Padding | None:
+    """Return how arrays of these shapes are brought to that of the longest; None unless they differ along one of two or more axes."""
+    known = set(shapes)
+    sides = list(zip(*known, strict=True)) if len(set(map(len, known))) == 1 else []
+    axes = [at for at, lengths in enumerate(sides) if len(set(lengths)) > 1]
+    if len(axes) != 1 or len(sides) < 2:
+        return None
+    span = f"{min(sides[axes[0]])} to {max(sides[axes[0]])}"
+    note = f"examples are {span} long along their axis {axes[0]}; shorter ones are padded with zeros at the end"
+    return Padding(axes[0], tuple(map(max, sides)), note)
+
+
+def padded_to(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array with zeros added at the end of each axis that is shorter than in `shape`, and the end of longer ones left out."""
+    made, common = np.zeros(shape, array.dtype), tuple(map(slice, map(min, array.shape, shape)))
+    made[common] = array[common]
+    return made
 
 
 def take(items: Sequence[Any] | np.ndarray, indices: Sequence[int] | np.ndarray) -> np.ndarray | list[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Dataset, Prepared
+from ..data import ArrayPreprocessing, Dataset, Prepared
 from ..errors import DataError, InputError, SettingError, near_names
 from ..heads import branch, retarget
 from ..networks.account import Account
@@ -212,17 +212,14 @@ def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray)
 
 
 def _sample_like(net: Network, items: Prepared) -> Inputs:
-    """Return the network's sample, with the length of the examples if the network takes waveforms of any length."""
-    if (
-        not isinstance(net.sample, Tensor)
-        or net.sample.ndim != 2
-        or not net.sample.is_floating_point()
-        or items.preprocessing.kind != "audio"
-    ):
-        return net.sample
+    """Return the network's sample, with the length of the examples if the network takes waveforms of any length, or padded arrays."""
+    own, old = items.preprocessing, net.sample
+    padded = isinstance(own, ArrayPreprocessing) and own.padded is not None
+    if not isinstance(old, Tensor) or not old.is_floating_point() or not (padded or (own.kind == "audio" and old.ndim == 2)):
+        return old
     first = items.batch(np.arange(1))
-    known = isinstance(first, Tensor) and first.ndim == 2 and first.shape != net.sample[:1].shape
-    return sample_of(first.shape[1:]) if known and isinstance(first, Tensor) else net.sample
+    known = isinstance(first, Tensor) and first.ndim == old.ndim and first.shape != old[:1].shape
+    return sample_of(first.shape[1:]) if known and isinstance(first, Tensor) else old
 
 
 def _with_task(net: Network, data: Dataset, *, task: str, plan: Plan) -> Network:

@@ -39,8 +39,8 @@ __all__ = [
     "statistics_of",
 ]
 
-_CHUNK = 2**22
-"""Number of float64 values per chunk: 32 MiB."""
+_CHUNK = 2**20
+"""Number of float64 values per chunk: 8 MiB, three times which is held."""
 _FEWEST_HELD_OUT = 10
 """Minimum number of held-out examples minus classes for estimating within-class deviations."""
 _ARRAYS = ("classes", "counts", "means", "scatter")

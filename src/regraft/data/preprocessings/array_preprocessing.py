@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -12,7 +13,7 @@ import numpy as np
 from ...errors import DataError
 from ...tensors import Tensor, torch
 from ..dataset import Dataset
-from ..items import take
+from ..items import padded_to, take
 from ..ranges import BYTES, SHARES, Range, check_range, limits_of
 from .preprocessing import Preprocessing, check_scaling
 
@@ -34,6 +35,7 @@ class ArrayPreprocessing(Preprocessing):
         mean: number to subtract, or one for each element of the last axis or of the whole example.
         integers: the network takes integers (token ids); they stay int64.
         spread: standard deviation of each position over the data, or one number; it scales the noise of views. None before `fit`.
+        padded: shape that examples of different lengths are brought to: zeros are added at the end, what is longer is left out and said.
         value_range: (minimum, maximum) of pixels or of examples with two or more axes; later arrays are compared with it.
         inferred: made from the network's input shape alone, because the network has no preprocessing of its own. Views add Gaussian noise
             of 5 % of the spread (not to integers) and shift examples with two or more axes by up to 5 % along the longest axis.
@@ -45,6 +47,7 @@ class ArrayPreprocessing(Preprocessing):
     std: float | tuple[float, ...] | None = None
     integers: bool = False
     spread: float | tuple[float, ...] | None = None
+    padded: tuple[int, ...] | None = None
     value_range: tuple[float, float] | None = None
     inferred: bool = False
 
@@ -64,6 +67,8 @@ class ArrayPreprocessing(Preprocessing):
     @property
     def item_shape(self) -> tuple[int, ...] | None:
         """Shape of an example as the network takes it; None if any side is open."""
+        if self.padded is not None:
+            return self.padded
         sides = () if self.shape is None else tuple(side for side in self.shape if side is not None)
         return sides if self.shape is not None and len(sides) == len(self.shape) else None
 
@@ -75,9 +80,25 @@ class ArrayPreprocessing(Preprocessing):
                 f"The network takes arrays and the data are {kind}, such as {data.name_of(0)}; expected numbers (X, y). For files and "
                 f"texts give regraft.load the network's preprocessing=, such as {self._of_pictures()}."
             )
+        return (self if data.max_length is None else self._for_lengths(data))._fitted(data)
+
+    def _for_lengths(self, data: Dataset) -> Self:
+        """Return this preprocessing for examples that differ in length; raise if the network's input is shorter than some of them."""
+        longest = np.shape(data.items[0])
+        shape = longest if self.shape is None or len(longest) != len(self.shape) else self.shape
+        made = tuple(want if want and have == data.max_length else have for have, want in zip(longest, shape, strict=True))
+        short = next((most for have, most in zip(longest, made, strict=True) if have > most), None)
+        if short is not None:
+            raise DataError(
+                f"Examples differ in length, and the longest has the shape {longest}; the network takes {self.shape}. Leave out what is "
+                f"beyond {short} first."
+            )
+        return dataclasses.replace(self, padded=made)
+
+    def _fitted(self, data: Dataset) -> Self:
         self._arrays(take(data.items, [0]))
         rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), SAMPLE)).astype(np.int64))
-        shown = np.asarray(take(data.items, rows))
+        shown = self._stacked(take(data.items, rows))
         spread = shown.std(axis=0, dtype=np.float64).ravel()
         kept = tuple(spread.tolist()) if 1 < spread.size <= MOST_POSITIONS else float(spread.mean())
         return dataclasses.replace(self, spread=kept, value_range=None if self.integers else _range_of(shown))
@@ -86,6 +107,17 @@ class ArrayPreprocessing(Preprocessing):
         """Compare the values of the examples with those of the training data. Rows of measurements have no common range."""
         if self.value_range is not None:
             check_range(limits_of(data.items), self.value_range)
+        if self.padded is not None and len(data) and np.ndim(data.items[0]) == len(self.padded):
+            long = sum(any(map(int.__gt__, np.shape(one), self.padded)) and self._loses(one) for one in data.items)
+            if long:
+                warnings.warn(
+                    f"{long} of {len(data)} examples are longer than {self.padded}, the longest of the training data; their ends are left "
+                    "out.",
+                    stacklevel=2,
+                )
+
+    def _loses(self, array: np.ndarray) -> bool:
+        return bool(np.count_nonzero(array) > np.count_nonzero(padded_to(array, self.padded or array.shape)))
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n arrays as the network takes them, (n, *shape) float32, or int64 if `integers`.
@@ -100,8 +132,7 @@ class ArrayPreprocessing(Preprocessing):
         return plain._arrays(take(data.items, indices))
 
     def _arrays(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> np.ndarray:
-        arrays = np.asarray(items) if isinstance(items, np.ndarray) else np.stack([np.asarray(item) for item in items])
-        arrays = self._as_numbers(arrays)
+        arrays = self._as_numbers(self._stacked(items))
         shape = self._shape_for(arrays.shape[1:])
         if view:
             noise = self._noise(arrays[0])
@@ -113,12 +144,26 @@ class ArrayPreprocessing(Preprocessing):
             arrays = arrays / self._constant(self.std, arrays.shape[1:])
         return np.ascontiguousarray(arrays.reshape(len(arrays), *shape))
 
+    def _stacked(self, items: Sequence[Any] | np.ndarray) -> np.ndarray:
+        """Return n arrays as one, (n, ...), brought to one length if the training data differed in length."""
+        arrays = [np.asarray(item) for item in items] if self.padded is not None or not isinstance(items, np.ndarray) else items
+        if self.padded is not None:
+            arrays = [padded_to(one, self.padded) if one.ndim == len(self.padded) else one for one in arrays]
+        shapes = [] if isinstance(arrays, np.ndarray) else sorted({one.shape for one in arrays})
+        if len(shapes) > 1:
+            raise DataError(
+                f"The examples differ in shape, such as {shapes[:3]}, and the network was adapted to examples of one shape. Bring them to "
+                "one, or adapt it to examples of different lengths, which are then padded."
+            )
+        return np.asarray(arrays)
+
     def describe(self) -> str:
         """Return a one-line description."""
         kept = "integers" if self.integers else "float32"
         shape = "any shape" if self.shape is None else f"the shape {tuple('any' if side is None else side for side in self.shape)}"
         scaled = "" if self.mean is None and self.std is None else ", minus mean, divided by std"
-        line = f"arrays: {kept} of {shape}{scaled}" + (", inferred from the network's input" if self.inferred else "")
+        padded = "" if self.padded is None else f", padded with zeros at the end to {self.padded}"
+        line = f"arrays: {kept} of {shape}{scaled}{padded}" + (", inferred from the network's input" if self.inferred else "")
         return line + ("; values pass as they are, without scaling" if self.inferred and not self.fitted and not self.integers else "")
 
     def _of_pictures(self) -> str:

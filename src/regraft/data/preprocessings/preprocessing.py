@@ -248,7 +248,7 @@ def as_dataset(items: Any, kind: str) -> Dataset:
     if isinstance(items, Dataset):
         return items
     if isinstance(items, np.ndarray) and items.ndim == 1 and items.dtype.kind in "OUS":
-        items = items.tolist()
+        items = list(items) if items.dtype.kind == "O" else items.tolist()
     named = [items] if isinstance(items, str | Path) else list(items) if isinstance(items, list | tuple) else []
     if named and all(isinstance(one, Path) or (isinstance(one, str) and (kind != "text" or is_file_of_items(one))) for one in named):
         return read_files(map(Path, named), kind)
@@ -286,7 +286,8 @@ def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
     if of_files:
         return [Path(value) if isinstance(value, str) else value for value in values]
     if values and not isinstance(values[0], str):
-        return as_numpy(values)
+        lengths = len({np.shape(value) for value in values if np.ndim(value) > 1}) > 1  # arrays of different lengths stay a list
+        return [as_numpy(value) for value in values] if lengths else as_numpy(values)
     return values
 
 

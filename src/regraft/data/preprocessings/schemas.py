@@ -39,10 +39,13 @@ class _Array(_Any):
     std: Any = None
     integers: bool = False
     spread: Spread | list[Spread] | None = None
+    padded: list[Annotated[int, Field(ge=1, le=2**28)]] | None = None
     value_range: Limits | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
+        if self.padded is not None and math.prod(self.padded) > MOST:
+            raise ValueError(f"examples padded to {self.padded}, more than {MOST} numbers")
         if self.shape is None or None in self.shape:
             return self
         whole = math.prod(side or 1 for side in self.shape)

@@ -15,7 +15,7 @@ from ...files.formats import opening
 from ...files.sizes import check_size, open_archive
 from ...files.text import printable
 from ...networks.sources.hdf5 import check_h5, check_heaps
-from ..items import LazyItems, listed
+from ..items import LazyItems, listed, padded_to, padding_of
 
 __all__ = ["ARRAY_EXTENSIONS", "array_file", "array_items", "read_array"]
 
@@ -43,15 +43,18 @@ def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
 
 
 def array_items(paths: Sequence[Path]) -> LazyItems:
-    """Return files with one example each as examples that are read when needed."""
+    """Return files with one example each as examples that are read when needed; those that differ in length are padded with zeros."""
     shapes: dict[tuple[int, ...], Path] = {}
     for path in paths:
         with opening(path, "array", remedy=_ADVICE) as checked, checked.open("rb") as stream:
             shape, _ = _header(stream, size=checked.stat().st_size, shown=f"'{printable(checked)}'")
         shapes.setdefault(shape, path)
+    padding = padding_of(shapes)
+    if padding is not None:
+        return LazyItems(lambda index: padded_to(read_array(paths[index]), padding.shape), np.arange(len(paths)), padded=padding)
     if len(shapes) > 1:
         shown = listed(f"{shape} in {path.name}" for shape, path in shapes.items())
-        raise DataError(f"The arrays differ in shape: {shown}; expected one shape for all files, as each file is one example.")
+        raise DataError(f"The arrays differ in shape: {shown}; expected one shape for all files, or one but for the length.")
     return LazyItems(lambda index: read_array(paths[index]), np.arange(len(paths)))
 
 
@@ -168,7 +171,10 @@ def _header(stream: IO[bytes], *, size: int, shown: str, kinds: str = "biuf") ->
         raise DataError(f"{shown} has the .npy version {version}; expected one of {list(_READERS)}. {_ADVICE}")
     shape, _, dtype = _READERS[version](stream)
     if dtype.hasobject:
-        raise UnsafeFileError(f"{shown} holds objects, which are a pickle, and reading one runs code. Convert it to an array of numbers.")
+        raise UnsafeFileError(
+            f"{shown} holds objects, which are a pickle, and reading one runs code. Convert it to an array of numbers; save arrays of "
+            "different lengths as one .npy file each, in a folder for each class."
+        )
     if dtype.kind not in kinds or not shape or min(shape) < 0:
         raise DataError(f"{shown} holds an array of the shape {shape} and the type {dtype}; expected numbers, (examples, …).")
     declared, held = math.prod(shape) * dtype.itemsize, size - stream.tell()

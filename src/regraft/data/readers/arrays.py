@@ -14,11 +14,11 @@ from ...errors import DataError, near_names
 from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import kind_of
-from ..items import LazyItems, Parts, as_numpy, listed
+from ..items import LazyItems, Padding, Parts, as_numpy, listed, padded_to, padding_of
 from .examples import examples_of
 from .label_lists import is_missing
 from .targets import ReadOptions
-from .tasks import Beside, built, targets_by_task
+from .tasks import Beside, as_padded, built, targets_by_task
 
 __all__ = ["parts_of", "read_arrays", "read_examples"]
 
@@ -32,7 +32,8 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
     """
     if len(source) != 2:
         raise DataError(f"A tuple of {len(source)} was received; expected a pair (X, y) of examples and their labels.")
-    items, kind = parts_of(source[0], options.kind) if isinstance(source[0], Mapping) else _items(source[0], _of_one(options.kind))
+    values, padding = _padded(source[0]) if options.kind in (None, "array") else (source[0], None)
+    items, kind = parts_of(values, options.kind) if isinstance(values, Mapping) else _items(values, _of_one(options.kind))
     labels = source[1] if options.target is None else options.target
     if labels is None:
         raise DataError(f"The data are the inputs {list(source[0])} and no target; expected target=, an array of {len(items)} labels.")
@@ -51,6 +52,7 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
         options=options,
         names=tuple(str(item) for item in items) if _is_paths(items) else None,
     )
+    data = data if padding is None else as_padded(data, padding)
     return data if _is_paths(items) or isinstance(items, LazyItems) else checked(data, options.skip_bad)
 
 
@@ -103,6 +105,17 @@ def _of_one(kind: str | Mapping[str, str] | None) -> str | None:
 
 def _size(items: Any) -> str:
     return f"the shape {items.shape}" if isinstance(items, np.ndarray) else f"{len(items)} examples"
+
+
+def _padded(values: Any) -> tuple[Any, Padding | None]:
+    """Return arrays that differ in length as one array, padded with zeros; anything else as it is."""
+    of_objects = isinstance(values, np.ndarray) and values.dtype.kind == "O"
+    arrays = list(values) if isinstance(values, list | tuple) or of_objects else []
+    if not arrays or not all(isinstance(one, np.ndarray) or hasattr(one, "detach") for one in arrays):
+        return values, None
+    arrays = [as_numpy(one) for one in arrays]
+    padding = padding_of(one.shape for one in arrays)
+    return (values, None) if padding is None else (np.stack([padded_to(one, padding.shape) for one in arrays]), padding)
 
 
 def _is_paths(items: Any) -> bool:
@@ -174,4 +187,7 @@ def _array_items(arrays: list[np.ndarray], kind: str | None) -> tuple[list[Any] 
     if kind in ("image", "audio"):
         return list(arrays), kind
     sizes = sorted(shapes)[:3]
-    raise DataError(f"The examples of X differ in shape, such as {sizes}; expected one shape, or kind='image' or kind='audio'.")
+    raise DataError(
+        f"The examples of X differ in shape, such as {sizes}; expected one shape, or one but for the length, or kind='image' or "
+        "kind='audio'."
+    )

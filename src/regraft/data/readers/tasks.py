@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import DataError, near_names
 from ..check import labelled
 from ..dataset import Dataset
-from ..items import as_numpy, listed
+from ..items import LazyItems, Padding, as_numpy, listed
 from ..targets import MISSING, Targets
 from .columns import column_array, weight_numbers
 from .label_lists import is_missing, label_lists
@@ -73,7 +73,14 @@ def built(
     """Return the data set of the examples, their targets by task, and the values beside them."""
     first = next(iter(tasks.values()))
     plain = Dataset(items, first.values, first.classes, kind, first.task, names=names, notes=tuple(notes), partial=True, **beside.given())
+    if isinstance(items, LazyItems) and items.padded is not None:
+        plain = as_padded(plain, items.padded)
     return with_tasks(plain, tasks, skip_bad=options.skip_bad)
+
+
+def as_padded(data: Dataset, padding: Padding) -> Dataset:
+    """Return data whose examples were padded to one length, with a note on it."""
+    return dataclasses.replace(data, notes=(*data.notes, padding.note), max_length=padding.shape[padding.axis])
 
 
 def with_tasks(data: Dataset, tasks: Mapping[str, Targets], *, skip_bad: bool) -> Dataset:

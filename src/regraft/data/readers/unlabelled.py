@@ -14,8 +14,8 @@ from ...files.given import matching
 from ...files.text import printable
 from ..dataset import Dataset
 from ..decoding.files import files_below, kind_of
-from ..items import listed
-from .array_files import ARRAY_EXTENSIONS, array_file, array_items, read_array
+from ..items import listed, padding_of
+from .array_files import ARRAY_EXTENSIONS, array_file, read_array
 from .table_files import TABLE_EXTENSIONS, how_else
 from .tables import read_unlabelled
 
@@ -83,7 +83,7 @@ def _rows(path: Path, kind: str, *, whole: bool) -> Named:
     """Return the examples of an array file, or of a folder with one example per file, and their names."""
     if path.is_dir():
         found = paths_of(path, "array")
-        return np.stack(list(array_items(found))), [str(file) for file in found]
+        return [read_array(file) for file in found], [str(file) for file in found]
     if whole and path.suffix.lower() == ".npy":
         return read_array(path)[None], [str(path)]
     if path.suffix.lower() not in ARRAY_EXTENSIONS:
@@ -95,7 +95,11 @@ def _rows(path: Path, kind: str, *, whole: bool) -> Named:
     return rows, [f"{path}:{row}" for row in range(1, len(rows) + 1)]
 
 
-def _joined(parts: list[Any], paths: list[Path]) -> np.ndarray:
+def _joined(parts: list[Any], paths: list[Path]) -> Any:
+    """Return the rows of all parts as one array, or as a list if some of them differ in length."""
+    if padding_of(row.shape for part in parts for row in part) is not None:
+        return [row for part in parts for row in part]
+    parts = [np.stack(part) if isinstance(part, list) else part for part in parts]
     shapes = {rows.shape[1:]: path for rows, path in zip(parts[::-1], paths[::-1], strict=True)}
     if len(shapes) > 1:
         (first, other), (second, path) = list(shapes.items())[:2]
