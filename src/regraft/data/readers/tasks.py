@@ -18,7 +18,7 @@ from .columns import column_array, weight_numbers
 from .label_lists import is_missing, label_lists
 from .targets import FEW_VALUES, ReadOptions, label_array, make_targets, missing_rows, typed
 
-__all__ = ["MAIN", "Beside", "built", "partial_targets", "targets_by_task", "with_tasks"]
+__all__ = ["MAIN", "Beside", "as_padded", "built", "partial_targets", "targets_by_task", "with_tasks"]
 
 MAIN = "main"
 
