@@ -33,7 +33,7 @@ def by_hand(net: Any, features: np.ndarray) -> np.ndarray:
     return features @ net.head.weight.T + net.head.bias
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "timm" else name for name in TABLE])
 def test_the_layers_are_those_that_were_asked_for(name: str, tmp_path: Path) -> None:
     net = opened(name)
     made = regraft.retarget(net, NEW, hidden=LAYERS, start="random", dropout=0.25, seed=3)

@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("keras")
 
 from tests.networks import keras_examples as examples
-from tests.networks.plain_keras import assert_plain_keras_agrees, exported
+from tests.networks.plain_keras import assert_opens_afresh, exported
 
 from regraft.errors import NetworkError
 from regraft.networks.contract import Network, Scores
@@ -161,7 +161,7 @@ def test_settled_files_open_in_plain_keras(tmp_path: Path) -> None:
         again.sample = settled.sample
         assert same(scores(again), scores(settled))
         paths.append(path)
-    assert_plain_keras_agrees(paths)
+    assert_opens_afresh(paths)
 
 
 def test_training_forms_are_not_saved_nor_stacked(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def plain_keras() -> Any:
 
 NETWORKS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "cnn": (examples.Cnn, (1, 8, 8)),
-    "timm": (lambda: timm.create_model("resnet10t", num_classes=3), (3, 32, 32)),
+    "timm": (lambda: timm.create_model("test_resnet", num_classes=3), (3, 32, 32)),
     "transformer": (transformer, (3, 16, 16)),
     "recurrent": (examples.Recurrent, (6, 4)),
     "signal": (Signal, (2, 12)),
@@ -140,7 +140,7 @@ def with_new_head(tapped: Network) -> Network:
     return tapped.with_head(Head("main", ("a", "b"), "classification", "linear", "", weight, np.zeros(2, np.float32)))
 
 
-@pytest.mark.parametrize("name", ["cnn", "functional", "nested"])
+@pytest.mark.parametrize("name", ["cnn", "functional", "nested", pytest.param("signal", marks=pytest.mark.slow)])
 def test_with_a_head_it_saves_and_opens_to_the_bit(name: str, tmp_path: Path) -> None:
     make, shape = NETWORKS[name]
     tapped = opened(name).tapped(points(opened(name))[:-1])
@@ -148,7 +148,7 @@ def test_with_a_head_it_saves_and_opens_to_the_bit(name: str, tmp_path: Path) ->
     batch = np.random.default_rng(1).normal(size=(5, *shape)).astype(np.float32)
     np.testing.assert_allclose(headed.logits(batch), tapped.features(batch) @ headed.head.weight.T, rtol=1e-4, atol=1e-4)
     assert headed.body.tap_slices == tapped.body.tap_slices
-    for number, net in enumerate((tapped, headed)):
+    for number, net in enumerate((headed,) if name == "cnn" else (tapped, headed)):  # to write PyTorch without its class takes seconds
         folder = net.save(tmp_path / str(number))
         again = regraft.load(folder, architecture=make) if net.family == "torch" else regraft.load(folder)
         assert again.body.tap_slices == net.body.tap_slices

@@ -258,8 +258,14 @@ SAVED: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", ["coded", "recoded", "folded"])
-@pytest.mark.parametrize("name", SAVED)
+FORMS = ("coded", "recoded", "folded")
+_QUICK = {*((name, "coded") for name in SAVED), *((name, form) for name in ("mlp", "entrance", "input") for form in FORMS)}
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [pytest.param(name, form, marks=() if (name, form) in _QUICK else pytest.mark.slow) for name in SAVED for form in FORMS],
+)
 def test_saved_and_opened_again(name: str, form: str, tmp_path: Path) -> None:
     make, architecture = SAVED[name]
     net = make()

@@ -85,7 +85,9 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
     known = _statistics(net, statistics)
     joint, notes = statistics is not None, list[str]()
     if items is not None:
-        _check_shown(items, names)
+        lacking = [name for name, count in zip(names, items.class_counts(), strict=True) if not count]
+        if lacking:
+            raise DataError(f"The data show no example of {', '.join(map(repr, lacking[:5]))}; expected one or more of every new class.")
         shown, before = (net.features(items), items.targets), (old.weight, old.bias)
         wider = None
         if known is not None and items.task == "classification":
@@ -94,16 +96,14 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
             head, known = _joint(head, wider, old=before)
         else:
             head, right = _with_new_rows(net, head, shown=shown, start=start, old_data=old_data, known=known)
-            notes += (
-                [] if known is None or right is None else _doubt(head, known, shown=shown, classes=items.classes, old=before, right=right)
-            )
+            if known is not None and right is not None:
+                notes += _doubt(head, known, shown=shown, classes=items.classes, old=before, right=right)
             known = wider if wider is not None else known
     else:
         new = np.arange(len(head.weight) - len(names), len(head.weight))
         head = started(net, head, new=new, old=(old.weight, old.bias), start=Start(start or "zeros", None, seed))
     changed = net.with_head(head)
-    for layer in changed.body.layers_of(changed.head.task):
-        changed.body.release_(layer)
+    changed.body.release_(changed.head.task)
     changed.heads = {task: one for task, one in changed.heads.items() if one.groups is None}
     changed.statistics, changed.unknown = None if known is None else known.to_arrays(), None  # fitted without the new classes
     changed.account = _account(net, changed, names=names, items=items, judges=test, joint=joint, notes=notes)
@@ -139,12 +139,6 @@ def _check_settings(start: str | None, *, data: Any, old_data: Any, statistics: 
             f"statistics= solves all class weights in closed form; received start={start!r} and old_data "
             f"{'' if old_data is None else 'too'} besides. Leave them out."
         )
-
-
-def _check_shown(items: Dataset, names: Sequence[str]) -> None:
-    lacking = [name for name, count in zip(names, items.class_counts(), strict=True) if not count]
-    if lacking:
-        raise DataError(f"The data show no example of {', '.join(map(repr, lacking[:5]))}; expected one or more of every new class.")
 
 
 def _appended(old: Head, names: Sequence[str]) -> Head:

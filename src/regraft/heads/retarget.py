@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ..errors import NetworkError, near_names
+from ..errors import NetworkError, SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Head, Network
 from ..networks.names import checked_classes, exact_name, normal_name, rows_of
+from ..networks.parts.head import ACTIVATIONS
 from ..randomness import own_state
-from .hidden import Hidden, check_deepened, deepened, hidden_layers
 from .starts import Start, empty_head, ready_for, started
 from .synonyms import alias_form, aliases
 
 __all__ = ["retarget", "retargeted_rows"]
+
+Hidden = Sequence[tuple[int, str]]
+"""Hidden layers below a head, lowest first: (number of units, activation)."""
 
 
 @own_state()
@@ -71,14 +75,17 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
         >>> other.account.entries["new"], other.account.entries["dropped"], bool((other.head.weight[0] == net.head.weight[2]).all())
         (['dog'], ['bee'], True)
     """
-    asked, names, layers = Start(start, data, seed), checked_classes(classes), hidden_layers(hidden, dropout)
+    asked, names, layers = Start(start, data, seed), checked_classes(classes), _hidden_layers(hidden, dropout)
     if layers:
-        check_deepened(net, start=start, rename=rename, task=task)
-        return deepened(
+        _check_deepened(net, start=start, rename=rename, task=task)
+        return _deepened(
             net, names, layers=layers, dropout=dropout, kind=kind or (net.head.kind if net.heads else "classification"), asked=asked
         )
     net, items = ready_for(net, data)
-    old = net.head_of(task) if net.heads else _no_head(net)
+    if net.heads:
+        old = net.head_of(task)
+    else:
+        old = replace(empty_head("main", (), kind="classification", features=net.sample_features().shape[1]), classes=None)
     if old.groups is not None:
         raise NetworkError(f"The task {old.task!r} is derived from the classes of {net.head.task!r}; retarget that one, or branch anew.")
     if old.binary and kind not in (None, "classification"):  # independent labels: the first logit is the negative of the second
@@ -89,18 +96,11 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
     changed = net.with_head(_of_kind(head, kind))
     changed.account = net.account.of_weights().joined(account)
     if len(new):
-        for layer in changed.body.layers_of(old.task):
-            changed.body.release_(layer)
+        changed.body.release_(old.task)
     if net.heads and old.task == net.head.task:
         changed.statistics = changed.unknown = None  # belong to the old classes
         changed.heads = {name: known for name, known in changed.heads.items() if known.groups is None}
     return changed
-
-
-def _no_head(net: Network) -> Head:
-    """Return a head without classes, for a network that has no head."""
-    features = net.sample_features().shape[1]
-    return replace(empty_head("main", (), kind="classification", features=features), classes=None)
 
 
 def _of_kind(head: Head, kind: str | None) -> Head:
@@ -191,3 +191,73 @@ def _notes(old: Head, entries: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     if old.classes is not None and not entries["kept"] and not entries["renamed"]:
         return (f"no class name is shared with the {len(old.weight)} old ones, so no class weights were carried over",)
     return ()
+
+
+# ── hidden layers below a new head ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _hidden_layers(hidden: Any, dropout: float) -> Hidden:
+    """Return `hidden` unchanged if it is a valid list of layers. Raise otherwise, also for a dropout that does not fit."""
+    if not isinstance(hidden, Sequence) or isinstance(hidden, str) or not all(map(_is_layer, hidden)):
+        raise SettingError(f"hidden={hidden!r}: expected units and what follows them for each layer, such as [(1000, 'relu')].")
+    layers: Hidden = hidden
+    unknown = [activation for _, activation in layers if activation not in ACTIVATIONS]
+    if unknown:
+        raise SettingError(f"hidden={list(hidden)!r}: the activation {unknown[0]!r} is not known{near_names(unknown[0], ACTIVATIONS)}")
+    if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout < 1:
+        raise SettingError(f"dropout={dropout!r}: expected a share from 0 to below 1, such as 0.3.")
+    if dropout and not hidden:
+        raise SettingError(
+            f"dropout={dropout!r} goes with hidden=, behind each of whose layers it stands; for a training give it to adapt."
+        )
+    return layers
+
+
+def _is_layer(given: object) -> bool:
+    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2:
+        return False
+    units, activation = given
+    return isinstance(units, int) and not isinstance(units, bool) and units >= 1 and isinstance(activation, str)
+
+
+def _check_deepened(net: Network, *, start: str, rename: Mapping[str, str] | None, task: str | None) -> None:
+    """Raise if a network cannot have hidden layers below a new head, or `start` or `rename` is not possible with them."""
+    if start not in ("zeros", "random"):
+        raise SettingError(
+            f"start={start!r} computes class weights from features; those of hidden= are random until adapt has trained them."
+        )
+    if rename:
+        raise SettingError(f"rename={dict(rename)!r} keeps class weights; with hidden= the new head reads other features. Leave it out.")
+    others = [name for name, head in net.heads.items() if head.groups is None and head.task != net.head_of(task).task]
+    if others:
+        raise NetworkError(
+            f"hidden= puts layers below a single head; this network has further ones: {', '.join(map(repr, others))}. Open it with head=."
+        )
+
+
+def _deepened(net: Network, classes: Sequence[str], *, layers: Hidden, dropout: float, kind: str, asked: Start) -> Network:
+    """Return a network with randomly initialised hidden layers below a new head."""
+    old, task = (net.head.classes or () if net.heads else ()), net.head.task if net.heads else "main"
+    width = net.head.features if net.heads else net.sample_features().shape[1]
+    ends = net.head.as_softmax() if net.heads and net.head.binary else net.head if net.heads else None
+    first = _drawn(net, layers[0][0], features=width, task=task, seed=asked.seed)
+    made = net.with_head(first if ends is None else replace(first, activation=ends.activation))
+    for number, ((below, activation), (units, _)) in enumerate(pairwise([*layers, (len(classes), "")]), start=1):
+        made.body.release_(task)
+        made.body.untrained |= set(made.body.layers_of(task))
+        head = _drawn(made, units, features=below, task=task, seed=asked.seed + number)
+        if number == len(layers):
+            zeros = empty_head(task, classes, kind=kind, features=below)
+            head = replace(zeros, weight=head.weight, bias=head.bias) if asked.how == "random" else zeros
+        made = made.with_stack(head, activation, dropout=dropout)
+    told = ", ".join(f"{units} {activation}" for units, activation in layers) + (f", each with dropout {dropout}" if dropout else "")
+    note = f"below the new head are layers that were never trained ({told}): {', '.join(map(repr, made.fresh))}"
+    entries = {"new": list(classes)} | ({"dropped": list(old)} if old else {})
+    made.account = net.account.of_weights().joined(Account(entries, notes=(note,)))
+    return made
+
+
+def _drawn(net: Network, units: int, *, features: int, task: str, seed: int) -> Head:
+    """Return a head without class names, with weights (units, features) that the framework initialises with `seed`."""
+    weight, bias = net.body.fresh_rows(units, features, seed=seed)
+    return Head(task, None, "classification", "linear", "", weight, bias)

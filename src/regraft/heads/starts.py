@@ -117,7 +117,10 @@ def _from_data(net: Network, head: Head, *, new: np.ndarray, kept: Rows, start: 
             f"start={start.how!r} computes class weights on the features of {net.head.task!r}, which {head.task!r} does not read. Choose "
             "'zeros', 'random' or 'mean'."
         )
-    data = _targets_for(head, as_data(start.data))
+    data = as_data(start.data)
+    data = data.of_task(head.task if head.task in data.tasks else data.name)
+    data = data if data.known.all() else data.subset(np.flatnonzero(data.known))
+    data = data.with_classes(head.classes or ()) if data.task != "regression" else data
     features, targets = net.features(data), data.targets
     if data.task != "classification":
         if start.how == "imprint":
@@ -134,13 +137,6 @@ def _from_data(net: Network, head: Head, *, new: np.ndarray, kept: Rows, start: 
         return probed_rows(features, targets, count=len(head.weight), kept=kept, wanted=new)
     inside = np.isin(targets, new)
     return imprinted_rows(features[inside], np.searchsorted(new, targets[inside]), count=len(new), kept=kept)
-
-
-def _targets_for(head: Head, data: Dataset) -> Dataset:
-    """Return the examples with a known target for the head's task, with classes in the order of the head."""
-    own = data.of_task(head.task) if head.task in data.tasks else data.of_task(data.name)
-    known = own if own.known.all() else own.subset(np.flatnonzero(own.known))
-    return known.with_classes(head.classes or ()) if known.task != "regression" else known
 
 
 def mean_rows(weight: np.ndarray, bias: np.ndarray, *, count: int) -> Rows:

@@ -318,20 +318,17 @@ class Body(abc.ABC):
         self.given, self.untrained = _renamed(self.given, now), _renamed(self.untrained, now)
         self.planned = None if self.planned is None else _renamed(self.planned, now)
 
-    def release_(self, layer: str) -> None:
-        """Stop holding a layer and its parameters, whoever froze them, because the layer is new."""
-        self.given = frozenset(name for name in self.given if layer not in prefixes(name))
+    def release_(self, task: str) -> None:
+        """Stop holding the layers of a head and their parameters, whoever froze them, because their class weights are new."""
+        new = set(self.layers_of(task))
+        self.given = frozenset(name for name in self.given if new.isdisjoint(prefixes(name)))
         if self.planned is not None:
-            self.planned = frozenset(name for name in self.planned if layer not in prefixes(name))
+            self.planned = frozenset(name for name in self.planned if new.isdisjoint(prefixes(name)))
 
     @property
     def fresh(self) -> tuple[str, ...]:
         """Names of the layers below the heads that were built here and have not been trained, in execution order."""
         return tuple(layer.name for layer in self.layers if layer.name in self.untrained)
-
-    def fresh_(self, layers: Collection[str]) -> None:
-        """Record that exactly these `layers` have not been trained."""
-        self.untrained = frozenset(layers)
 
     # ── other processes and exporters ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -170,7 +170,7 @@ def read_heads_(network: Editable, facts: Mapping[str, Any]) -> None:
     if missing:
         raise NetworkError(f"{FACTS_FILE} is damaged: it says nothing of the head {missing[0]!r} that the network has. {_REMEDY}")
     network.heads, network.outputs = found, tuple(facts.get("outputs", ()))
-    network.body.fresh_(facts.get("fresh", ()))
+    network.body.untrained = frozenset(facts.get("fresh", ()))
 
 
 def _known_head(network: Editable, plain: Mapping[str, Any]) -> Head:

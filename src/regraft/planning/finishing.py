@@ -48,7 +48,7 @@ SHARE = 0.34
 
 def leave_ready_(network: Network) -> None:
     """Reset a `network` for the user: nothing frozen, held or marked as fresh, inference mode, heads read from its layers."""
-    network.body.fresh_(())
+    network.body.untrained = frozenset()
     network.body.hold_(None)
     network.freeze_(frozenset())
     network.mode_(False)

@@ -38,8 +38,7 @@ def hold_(network: Network, plan: Plan, *, new_rows: Mapping[str, np.ndarray]) -
         network.body.hold_([layer.name for layer in network.layers if layer.parameters and layer.name not in wanted])
     for task, rows in new_rows.items():
         if len(rows) and network.heads[task].groups is None:
-            for layer in network.body.layers_of(task):
-                network.body.release_(layer)
+            network.body.release_(task)
     network.account = network.account.with_frozen(_held_names(network))
 
 

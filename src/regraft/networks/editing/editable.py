@@ -66,6 +66,8 @@ class Editable(Record):
             body = self.kind.edit(self.body, edit, head=head, seed=seed)
         twin = self.with_body(body)
         twin.origin.setdefault("sample", sample_facts(self.sample))  # of the module before any edit
+        if isinstance(edit, Stack | Cut | Taps | Columns):
+            twin.statistics = twin.unknown = None  # of other features
         twin.edits = (*self.edits, Codes(cast(Coding, twin.coding)) if isinstance(edit, Codes) else edit)
         return twin
 
@@ -86,12 +88,7 @@ class Editable(Record):
 
     def with_stack(self, head: Head, activation: str, *, dropout: float = 0.0) -> Self:
         """Return a copy with a new head, class weights (M, C), that reads the C activated logits of the first head as its features."""
-        return self.edited(Stack.of(head, between=activation, dropout=dropout or None), head=head)._without_learned()
-
-    def _without_learned(self) -> Self:
-        """Drop the statistics and the rule for unknown examples, which belong to other features; return this (new) network."""
-        self.statistics = self.unknown = None
-        return self
+        return self.edited(Stack.of(head, between=activation, dropout=dropout or None), head=head)
 
     def ended(self, block: str) -> Self:
         """Return a copy that ends at the output of the named block; later layers are removed, usually including the head."""
@@ -99,7 +96,7 @@ class Editable(Record):
         names = [known.name for known in self.blocks]
         if block not in names:
             raise NetworkError(f"The network has no block {block!r}{near_names(block, names)}")
-        return self.edited(Cut(block))._without_learned()
+        return self.edited(Cut(block))
 
     def tapped(self, points: Sequence[Tap]) -> Self:
         """Return a copy without a head whose output (N, D) concatenates the pooled outputs of several blocks.
@@ -108,7 +105,7 @@ class Editable(Record):
         run only after the last of the blocks are removed.
         """
         refuse_program(self.origin, Taps.done)
-        return self.edited(Taps(checked_points(points, [block.name for block in self.blocks])))._without_learned()
+        return self.edited(Taps(checked_points(points, [block.name for block in self.blocks])))
 
     def with_channels(self, count: int) -> Self:
         """Return a copy that takes images (or signals) with `count` channels, by adapting the weights of the first convolution.
@@ -134,7 +131,7 @@ class Editable(Record):
             raise NetworkError(
                 f"Received {count} columns for a network with {len(self.heads)} heads ({heads}); expected one head, and 1 column or more."
             )
-        return self.edited(Columns(count))._without_learned()
+        return self.edited(Columns(count))
 
     def adjusted(self, points: Sequence[Point], *, form: str) -> Self:
         """Return a copy in training form with a per-channel scale and shift at these hook points, starting as the identity."""

@@ -201,7 +201,9 @@ def read_point(tap: Tap, module: str | None, *, two: Tensor | None, three: Tenso
     if not pools or not items or items[0] > (two.ndim == 3):
         return None
     second = items[0] == 1
-    last = _channels_last(two.transpose(0, 1) if second else two, hint)
+    seen, (width, convolved) = two.transpose(0, 1) if second else two, hint
+    one, last = seen.shape[1] == width, seen.shape[-1] == width  # by the hinted width if one axis alone matches it
+    last = last if one != last else seen.ndim == 3 and not convolved
     point = Point(tap.block, module, pools, last, second)
     channels, *positions = point.arranged(two).shape[1:]
     rows, columns = (min(GRID, size) for size in positions) if len(positions) == 2 else (0, 0)
@@ -237,13 +239,6 @@ def read_points(  # over the limit: a network, and how it is run and read
     if not points:
         raise nothing_left(taps)
     return points
-
-
-def _channels_last(values: Tensor, hint: tuple[int, bool]) -> bool:
-    """Tell whether the channels are the last axis: by the hinted width if exactly one axis matches it, else by the number of axes."""
-    width, convolved = hint
-    second, last = values.shape[1] == width, values.shape[-1] == width
-    return last if second != last else values.ndim == 3 and not convolved
 
 
 def block_ends(body: Body, blocks: Sequence[Block], *, order: Sequence[str], aside: Sequence[str] = ()) -> dict[str, str]:

@@ -53,14 +53,11 @@ class Opened:
     def free_name(self, wanted: str) -> str:
         """Return a layer name made from `wanted` that no layer has or starts with (followed by "_")."""
         plain = re.sub(r"[^A-Za-z0-9_-]+", "_", wanted).strip("_") or "head"
-        taken = {part.name for node in self.steps for part in _with_parts(node.operation)}
+        layers = [node.operation for node in self.steps if isinstance(node.operation, keras.Layer)]
+        taken = {node.operation.name for node in self.steps} | {part.name for layer in layers for part in layer._flatten_layers()}
         taken |= {tensor.name for tensor in keras.tree.flatten(self.inputs)}
         names = (plain, *(f"{plain}_{count}" for count in range(1, 1000)))
         return next(name for name in names if not any(old == name or old.startswith(f"{name}_") for old in taken))
-
-
-def _with_parts(operation: Any) -> list[Any]:
-    return [operation, *operation._flatten_layers(include_self=False)] if isinstance(operation, keras.Layer) else [operation]
 
 
 def opened(model: Any, *layers: Any) -> Opened:

@@ -294,15 +294,19 @@ class TorchBody(Body):
 
     def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Write class weights (C, d) and bias (C,) into a linear layer. False: it has no bias, or computes its weight (weight norm)."""
-        found = self._summed(layer)
-        modules = [module_at(self.module, name) for name in ((layer,) if found is None else found.layers)]
-        if any(not isinstance(getattr(one, "bias", None), Tensor) or "parametrizations" in dict(one.named_children()) for one in modules):
+        parts = [(module_at(self.module, name), own) for name, own in self.parts_of(layer, weight, bias=bias).items()]
+        if any(not isinstance(getattr(one, "bias", None), Tensor) or "parametrizations" in dict(one.named_children()) for one, _ in parts):
             return False
-        shares = (1.0,) if found is None else [share for _, share in found.shares]
-        parts = parted_rows(np.asarray(weight, np.float32), np.asarray(bias, np.float32), layers=modules, shares=shares)
-        for module, (own, shift) in zip(modules, parts, strict=True):
+        for module, (own, shift) in parts:
             put_(module, own, bias=shift)
         return True
+
+    def parts_of(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return the share of each layer of a head in its class weights (C, d) and bias (C,); `layer` is the first of several."""
+        shares = dict(getattr(self._summed(layer), "shares", ((layer, 1.0),)))
+        modules = [module_at(self.module, name) for name in shares]
+        parts = parted_rows(np.asarray(weight, np.float32), np.asarray(bias, np.float32), layers=modules, shares=list(shares.values()))
+        return dict(zip(shares, parts, strict=True))
 
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:

@@ -32,7 +32,7 @@ from .adjusting import INSIDE
 from .body import TorchBody
 from .conditioned import AdjustedNetwork, CodedNetwork
 from .graft import Graft, find_graft, grafts, module_at, set_submodule_, within
-from .heads import last_axis, like, new_head, parted_rows
+from .heads import last_axis, like, new_head
 from .plain import copied
 from .wrappers import (
     AttachedHead,
@@ -73,8 +73,9 @@ def _with_head(twin: TorchBody, _edit: Rows, *, head: Head, **_: Any) -> TorchBo
 def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
     """Replace the class weights in the layers of a head."""
     layers, old = twin.layers_of(head.task), twin.heads[head.task]
-    for name, own in _parted(twin, head).items():
-        new = like(module_at(twin.module, name), own)
+    whole = head.in_layer()
+    for name, (weight, bias) in twin.parts_of(layers[0], whole.weight, bias=whole.bias).items():
+        new = like(module_at(twin.module, name), replace(whole, weight=weight, bias=bias))
         twin.module = set_submodule_(twin.module, name, module=new)
     twin.untrained -= set(layers)
     if old.binary and head.activation != "sigmoid" and not head.binary:  # replace the final sigmoid by the new activation
@@ -103,17 +104,6 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
                 f"gives and fail ({reason_of(error)}). Give a module that ends with {layers[0]!r}, without these parts."
             ) from error
     return twin
-
-
-def _parted(body: TorchBody, head: Head) -> dict[str, Head]:
-    """Return the share of a head's class weights that each of its layers gets, by layer name."""
-    found, whole = body.found[head.task], head.in_layer()
-    layers = [module_at(body.module, name) for name in found.layers]
-    if len(layers) == 1:
-        return {found.layer: head}
-    shares = [share for _, share in found.shares]
-    parts = parted_rows(np.asarray(whole.weight), np.asarray(whole.bias), layers=layers, shares=shares)
-    return {name: replace(whole, weight=weight, bias=bias) for name, (weight, bias) in zip(found.layers, parts, strict=True)}
 
 
 def _refuse_sum(body: TorchBody, what: str) -> None:

@@ -240,12 +240,9 @@ class _Constant(Module):
 
 
 class GivenInput(Graft):
-    """A network with one input fixed to the same value for all examples.
+    """A network of named inputs with one of them fixed to the same value, (1, …), for all examples.
 
-    Attributes:
-        network: the network; it takes named tensors.
-        given: holds the value for one example, (1, …).
-        only: the network's name for its only other input, which is then passed without a name; "" if there are several.
+    `only` is the network's name for its only other input, which is then passed without a name; "" if there are several.
     """
 
     former_parts: ClassVar[Mapping[str, str]] = {"given.value": "value"}

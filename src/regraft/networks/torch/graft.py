@@ -49,7 +49,9 @@ class Graft(Module):
         taken, found = set(_names_in(self.network)), dict[str, str]()
         for attribute in self._modules:
             if attribute != _NETWORK:
-                found[_free(attribute, taken)] = attribute
+                names = (attribute, *(f"{attribute}_{number}" for number in range(2, 3 + len(taken))))
+                found[free := next(name for name in names if name not in taken)] = attribute
+                taken.add(free)
         return found
 
     def name_of(self, attribute: str) -> str:
@@ -101,13 +103,6 @@ class Graft(Module):
             inside = f"{parts[first]}{dot}{rest}" if first in parts else f"{_NETWORK}.{first}{dot}{rest}"
             state_dict[prefix + inside] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """Return a name that is not `taken` and add it to `taken`."""
-    free = next(one for one in (name, *(f"{name}_{number}" for number in range(2, 2 + len(taken) + 1))) if one not in taken)
-    taken.add(free)
-    return free
 
 
 def _names_in(module: Module) -> list[str]:

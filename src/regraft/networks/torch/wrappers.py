@@ -45,12 +45,7 @@ def call_module(module: Module, inputs: Inputs) -> Any:
 
 
 class AttachedHead(Graft):
-    """A network without a head, its output averaged over all positions, followed by a linear head.
-
-    Attributes:
-        network: any module whose output contains a tensor.
-        head: a linear layer (C, d) on the averaged output.
-    """
+    """A network without a head, its output averaged over all positions, followed by a linear `head`, (C, d)."""
 
     former: ClassVar[str] = "backbone"
 
@@ -99,11 +94,9 @@ class StackedHead(Graft):
 
 
 class BranchedNetwork(Graft):
-    """A network with further heads that read the same features as its own head.
+    """A network with further linear heads, `branches`, that read the same features as its own head.
 
-    Attributes:
-        chosen: whether a step after the head (the choice of one token) also selects the features of the branches.
-        branches: one linear head per further task.
+    `chosen`: whether a step after the head (the choice of one token) also selects the features of the branches.
     """
 
     def __init__(self, network: Module, tapped: str, *, task: str, chosen: bool) -> None:
@@ -124,11 +117,9 @@ class BranchedNetwork(Graft):
 
 
 class EndedNetwork(Graft):
-    """A network up to the output of one of its modules.
+    """A network up to the output of one of its modules, without the modules that run only later.
 
-    Attributes:
-        network: the network without the modules that run after the end.
-        stops: whether the run stops at the end. False if the rest runs through, as an exported program needs.
+    `stops`: whether the run stops at the end. False if the rest runs through, as an exported program needs.
     """
 
     def __init__(self, network: Module, end: str) -> None:
@@ -153,13 +144,9 @@ class EndedNetwork(Graft):
 
 
 class TappedNetwork(Graft):
-    """Pooled outputs of several modules of a network, concatenated.
+    """Pooled outputs of several modules of a network, concatenated; `points` says how they are read.
 
-    Attributes:
-        network: the network without the modules that run after the last tap.
-        points: the modules that are read and their pools.
-        slices: the columns of the result that belong to each tap.
-        stops: as in `EndedNetwork`.
+    `slices` are the columns of the result that belong to each tap; `stops` is as in `EndedNetwork`.
     """
 
     def __init__(self, network: Module, points: Sequence[Point], *, slices: tuple[TapSlice, ...] = ()) -> None:
@@ -220,13 +207,7 @@ class Join(Module):
 
 
 class JoinedNetwork(Graft):
-    """A network whose head also reads numeric columns of each example.
-
-    Attributes:
-        network: the network; its head reads the widened features.
-        widened: name of the head; None if it has been removed.
-        join: concatenates the columns to the head's input.
-    """
+    """A network whose head, `widened`, also reads numeric columns of each example; None if the head has been removed."""
 
     inside: ClassVar[frozenset[str]] = frozenset({"join"})
 
