@@ -39,6 +39,7 @@ CHEAP = ("open", "head found", "retarget", "probe", "save")
 COLUMNS = (*CHEAP, "head", "partial", "full", "auto", "onnx")
 CLASSES = ["a", "b", "c"]
 CPU_SECONDS = 60
+TOO_SLOW = "not within"
 ONE_EPOCH: dict[str, Any] = {"epochs": 1, "batch_size": 8, "cache": "memory", "refit": False}
 
 
@@ -156,7 +157,7 @@ def in_process(work: Callable[[Callable[[str, str], None]], None], seconds: int)
         results = dict(json.loads(line) for line in Path(told.name).read_text().splitlines())
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     if number == signal.SIGXCPU:
-        return results, f"not within {seconds} s of CPU time"
+        return results, f"{TOO_SLOW} {seconds} s of CPU time"
     return results, f"ended by {signal.Signals(number).name}" if number else "" if status == 0 else "ended"
 
 
@@ -210,7 +211,10 @@ def keep(library: str, key: str, found: dict[str, str]) -> None:
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:
-    """Yield the table as Markdown: how many networks a column is right for, of how many it ran for, and each failure."""
+    """Yield the table as Markdown, and each failure with its reason.
+
+    A cell has the number of networks that a column is right for, of how many it ran to its end for, and "+ n" that the time limit ended.
+    """
     yield "| networks | " + " | ".join(COLUMNS) + " |"
     yield "| --- |" + " --- |" * len(COLUMNS)
     for library, every in results.items():
@@ -218,7 +222,8 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         cells = []
         for column in COLUMNS:
             ran = [row[column] for row in rows.values() if column in row]
-            cells.append(f"{ran.count('ok')}/{len(ran)}" if ran else "")
+            slow = sum(result.startswith(TOO_SLOW) for result in ran)
+            cells.append(f"{ran.count('ok')}/{len(ran) - slow}{f' + {slow}' if slow else ''}" if ran else "not run")
         yield f"| {library} ({len(rows)}) | " + " | ".join(cells) + " |"
     yield ""
     for library, rows in results.items():

@@ -282,6 +282,8 @@ def test_layers_that_are_called_for_parts_of_a_batch_are_read_whole(size: int | 
     whole, parts = (net.tapped([tap for tap in taps if tap.block in {one.name for one in net.blocks}]) for net in nets)
     assert whole.body.tap_slices == parts.body.tap_slices
     np.testing.assert_allclose(parts.features(batch), whole.features(batch), atol=1e-6)
+    ends = [regraft.cut(net, "hidden").features(batch) for net in nets]
+    np.testing.assert_allclose(ends[1], ends[0], atol=1e-6)
     labels = np.where(batch.mean((1, 2)) > 0, "u", "v")
     assert regraft.adapt(nets[1], (batch, labels), strategy="probe", cache="memory").network.classes == ("u", "v")
 

@@ -44,10 +44,12 @@ def test_the_table_counts_what_ran_and_names_what_failed(zoo: Any) -> None:
         "one": {"network": "n1", "open": "ok", "probe": "ok"},
         "two": {"network": "n2", "open": "ok", "probe": "refused: too small"},
         "three": {"network": "n3", "open": "not built: no library"},
+        "four": {"network": "n4", "open": "ok", "probe": "not within 60 s of CPU time"},
     }
     lines = list(zoo.table({"lib": rows}))
-    assert lines[2].startswith("| lib (2) | 2/2 |")
-    assert "1/2" in lines[2]
+    assert lines[2].startswith("| lib (3) | 3/3 | not run |")
+    assert "| 1/2 + 1 |" in lines[2]
     assert [line for line in lines if line.startswith("- ")] == [
         "- lib `n2`, probe: refused: too small", "- lib `n3`, open: not built: no library",
+        "- lib `n4`, probe: not within 60 s of CPU time",
     ]  # fmt: skip

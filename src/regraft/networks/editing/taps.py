@@ -22,12 +22,9 @@ from ..tracing import as_tensor, flat_tensors, joined
 
 __all__ = [
     "Point",
-    "Reached",
     "block_end_of",
     "block_ends",
-    "ended_by",
     "first_outputs",
-    "listening",
     "read_input",
     "read_point",
     "read_points",
@@ -166,7 +163,7 @@ def first_outputs(modules: Mapping[str, Module], *, run: Callable[[], Any], coun
 
     def keep(name: str, values: Tensor | None) -> bool:
         own = calls.setdefault(name, [])
-        own.append(values)
+        own.append(values if stops or values is None else values.clone())  # later modules may change it in place
         sizes = [one.shape[0] for one in own if one is not None and one.ndim]
         return stops and (len(sizes) < len(own) or sum(sizes) >= count)
 

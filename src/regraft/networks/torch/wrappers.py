@@ -9,14 +9,13 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module, ModuleDict
-from torch.utils._pytree import tree_map_only
 
 from ...errors import NetworkError
-from ..editing.taps import Point, Reached, ended_by, listening, read_input, run_reading
+from ..editing.taps import Point, first_outputs, read_input, run_reading
 from ..parts.head import ACTIVATIONS
 from ..parts.protocols import Inputs
 from ..parts.taps import TapSlice
-from ..tracing import as_tensor, capture, pooled, read_by
+from ..tracing import as_tensor, capture, flat_tensors, pooled, read_by
 from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput
 from .graft import Graft, grafts, module_at
 
@@ -128,19 +127,10 @@ class EndedNetwork(Graft):
         self.stops = True
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
-        """Return the output of the last module."""
-        seen: list[Any] = []
-        end = Reached()
-
-        def keep(_module: Module, _args: Any, output: Any) -> None:
-            if self.stops:
-                seen.append(output)
-                raise end
-            seen.append(tree_map_only(Tensor, torch.clone, output))  # later modules may change it in place
-
-        with listening(module_at(self.network, self.end), keep), ended_by(end):
-            self.network(*tensors, **named)
-        return seen[0]
+        """Return the output of the last module, joined if a loop calls it for parts of the batch."""
+        modules = {self.end: module_at(self.network, self.end)}
+        count = flat_tensors(named or tensors)[0].shape[0]
+        return first_outputs(modules, run=lambda: self.network(*tensors, **named), count=count, stops=self.stops)[self.end]
 
 
 class TappedNetwork(Graft):
