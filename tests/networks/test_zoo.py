@@ -95,7 +95,7 @@ def _hub_folder(folder: Path, kind: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["BertModel", "BertForSequenceClassification"])
+@pytest.mark.parametrize("kind", ["BertModel", pytest.param("BertForSequenceClassification", marks=pytest.mark.slow)])
 def test_transformers_folder_with_texts(tmp_path: Path, kind: str) -> None:
     net = regraft.load(f"hf:{_hub_folder(tmp_path / 'hub', kind)}")
     assert bool(net.heads) == (kind != "BertModel")

@@ -39,8 +39,16 @@ def pictures(count: int = 36) -> Dataset:
     return regraft.read((noise.astype(np.float32), np.array(["a", "b", "c"])[labels]))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", NETWORKS)
+QUICK = ("Plain", "Tied", "Listed")
+"""The networks that are also trained from scratch in the quick tests; the others differ in nothing that "full" does not show."""
+CASES = [
+    pytest.param(name, strategy, marks=[pytest.mark.slow] if strategy == "scratch" and name not in QUICK else [])
+    for name in NETWORKS
+    for strategy in STRATEGIES
+]
+
+
+@pytest.mark.parametrize(("name", "strategy"), CASES)
 def test_a_network_is_adapted(name: str, strategy: str) -> None:
     """It predicts what its module gives, and what is frozen stays as it was; the network given too."""
     net, data = opened(name), pictures()

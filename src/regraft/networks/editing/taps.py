@@ -40,7 +40,7 @@ _GIVEN = ("out_channels", "num_features", "num_channels", "out_features", "norma
 _READ = ("in_channels", "num_features", "num_channels", "in_features", "normalized_shape", "input_size")
 
 
-class Reached(BaseException):
+class _Reached(BaseException):
     """Ends a forward pass early. It is not an Exception, so that no layer converts it into another error."""
 
 
@@ -116,7 +116,7 @@ def _pooled_by(values: Tensor, pool: str, *, cells: tuple[int, int]) -> Tensor:
 
 
 @contextmanager
-def listening(module: Module, hook: Callable[..., None]) -> Iterator[None]:
+def _listening(module: Module, hook: Callable[..., None]) -> Iterator[None]:
     """Call a hook with a module's final output while the context lasts, after all hooks that change it."""
     with ExitStack() as stack:
 
@@ -135,7 +135,7 @@ def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: 
     If `stops`, the run ends once it has returned True for all modules. Without modules nothing runs.
     """
     waiting = set(modules)
-    end = Reached()
+    end = _Reached()
 
     def reader(name: str) -> Callable[..., None]:
         def hook(_module: Module, _args: Any, output: Any) -> None:
@@ -148,8 +148,8 @@ def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: 
 
     with ExitStack() as stack:
         for name, module in modules.items():
-            stack.enter_context(listening(module, reader(name)))
-        with ended_by(end):
+            stack.enter_context(_listening(module, reader(name)))
+        with _ended_by(end):
             if modules:
                 run()
 
@@ -173,11 +173,11 @@ def first_outputs(modules: Mapping[str, Module], *, run: Callable[[], Any], coun
 
 
 @contextmanager
-def ended_by(end: Reached) -> Iterator[None]:
+def _ended_by(end: _Reached) -> Iterator[None]:
     """Catch this end of a run and no other: when read networks are nested, the end of the outer one propagates."""
     try:
         yield
-    except Reached as reached:
+    except _Reached as reached:
         if reached is not end:
             raise
 
