@@ -137,8 +137,9 @@ def main() -> None:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": workers, "include_dashboard": False})
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         seconds_of(2 * workers, each=1.0)
-        whole, short = seconds_of(CHUNKS, each=SECONDS), seconds_of(SHORT, each=0.0)
-        print(f"{workers} workers: efficiency {SECONDS * CHUNKS / workers / whole:.2f}, {1000 * short / SHORT:.1f} ms a task", flush=True)
+        chunks = max(CHUNKS, 2 * workers)
+        whole, short = seconds_of(chunks, each=SECONDS), seconds_of(SHORT, each=0.0)
+        print(f"{workers} workers: efficiency {SECONDS * chunks / workers / whole:.2f}, {1000 * short / SHORT:.1f} ms a task", flush=True)
         ray.shutdown()
         cluster.shutdown()
 

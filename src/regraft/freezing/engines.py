@@ -6,11 +6,11 @@ reproduces PyTorch's values on examples of the run.
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 EAGER, HALF = "eager", "bfloat16"
+_version = cache(version)  # reads files
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _LIBRARIES = {"openvino": (*_ONNX, "openvino"), "onnxruntime": _ONNX}
 """Engine -> required libraries. All these engines read the network as ONNX."""
@@ -157,8 +158,8 @@ def engine_names(wanted: str, *, half: bool = False) -> dict[str, str]:
     """
     chosen = [name for name, needed in _LIBRARIES.items() if all(map(find_spec, needed))] if wanted == "auto" else [wanted]
     libraries = {name: "torch" if name == "compile" else name for name in chosen if name != EAGER}
-    named = {name: f"{name} {importlib.metadata.version(library)} float32" for name, library in libraries.items()}
-    halves = {library: f"{library} {importlib.metadata.version(library)} {HALF}" for library in ("torch", "openvino") if find_spec(library)}
+    named = {name: f"{name} {_version(library)} float32" for name, library in libraries.items()}
+    halves = {library: f"{library} {_version(library)} {HALF}" for library in ("torch", "openvino") if find_spec(library)}
     return {**({f"{library} {HALF}": name for library, name in halves.items()} if half else {}), **named, EAGER: EAGER}
 
 
