@@ -87,7 +87,7 @@ def test_an_example_is_predicted_alike_alone_together_from_its_file_and_after_sa
     with pytest.warns(UserWarning, match="1 of 2 examples are longer than"):
         cropped = opened.predict([long, rows[1]]).probabilities
     assert np.allclose(cropped, opened.predict([short, rows[1]]).probabilities, atol=1e-6)
-    assert regraft.evaluate(opened, (rows[:5], LABELS[:5])).tasks["main"]["items"] == 5
+    assert regraft.evaluate(opened, (rows[:5], LABELS[:5])).tasks["main"]["examples"] == 5
 
 
 def test_a_network_of_one_length_takes_shorter_examples_and_says_where_longer_ones_do_not_fit(tmp_path: Path) -> None:
