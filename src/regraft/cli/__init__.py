@@ -46,23 +46,10 @@ def _root(
     """Bring the network you trained and the data you now have; get back the adapted network."""
 
 
-_GROUPS = (
-    inspection,
-    checking,
-    profiling,
-    adaptation,
-    searching,
-    extension,
-    combination,
-    conditions,
-    conversion,
-    evaluation,
-    prediction,
-    reports,
-    caches,
-    demo,
-)
-for _group in _GROUPS:
+for _group in (
+    *(inspection, checking, profiling, adaptation, searching, extension, combination),
+    *(conditions, conversion, evaluation, prediction, reports, caches, demo),
+):
     _group.add_to(app)
 
 

@@ -40,7 +40,7 @@ from .tuning.switches import switch_problems
 
 __all__ = ["adapted", "carry_out", "checked_setup"]
 
-TOO_FEW = "Too few examples to keep some aside for choosing; the last epoch with the lowest fitting loss was kept."
+TOO_FEW = "Too few examples to keep some aside for choosing; the last epoch with the lowest training loss was kept."
 
 
 def carry_out(  # over the limit: network, data and plan, and how a folder goes on

@@ -5,40 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from ...console import show_csv, show_json, tell
 from ...errors import InputError, near_names
 from ...files.text import printable
+from .. import options
 from ..guard import command
-from ..options import (
-    Architecture,
-    Channels,
-    Cluster,
-    Columns,
-    Engine,
-    FilesFolder,
-    Form,
-    Format,
-    HeadLayer,
-    ItemsArgument,
-    OneCondition,
-    Outside,
-    Passed,
-    Probabilities,
-    RawCells,
-    RunArgument,
-    SkipBad,
-    Texts,
-    Trust,
-    Unknown,
-)
 from ..shared import check_given, columns_for, listed_names, run_by, to_run
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["add_to"]
 
@@ -54,26 +30,26 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _predict(  # noqa: PLR0913  # over the limit: the options of the command
-    folder: RunArgument,
-    files: ItemsArgument = None,
+    folder: options.RunArgument,
+    files: options.ItemsArgument = None,
     *,
-    text: Texts = None,
-    columns: Columns = None,
-    beside: FilesFolder = None,
-    condition: OneCondition = None,
-    head: HeadLayer = None,
-    channels: Channels = None,
-    architecture: Architecture = None,
-    trust: Trust = False,
-    form: Form = Format.csv,
-    probabilities: Probabilities = False,
-    unknown: Unknown = False,
-    engine: Engine = None,
-    cluster: Cluster = None,
-    raw_cells: RawCells = False,
-    passed: Passed = None,
-    outside: Outside = False,
-    skip_bad: SkipBad = False,
+    text: options.Texts = None,
+    columns: options.Columns = None,
+    beside: options.FilesFolder = None,
+    condition: options.OneCondition = None,
+    head: options.HeadLayer = None,
+    channels: options.Channels = None,
+    architecture: options.Architecture = None,
+    trust: options.Trust = False,
+    form: options.Form = options.Format.csv,
+    probabilities: options.Probabilities = False,
+    unknown: options.Unknown = False,
+    engine: options.Engine = None,
+    cluster: options.Cluster = None,
+    raw_cells: options.RawCells = False,
+    passed: options.Passed = None,
+    outside: options.Outside = False,
+    skip_bad: options.SkipBad = False,
 ) -> None:
     """Print the label and probability of each example, for each task. The network's own preprocessing is applied."""
     asked, shown = listed_names(columns, option="--columns"), listed_names(passed, option="--pass")
@@ -98,7 +74,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     told = {task: _told(one, net.heads[task].kind, probabilities=probabilities) for task, one in found.tasks.items()}
     passed_on = _passed_on(files or [], data, wanted=shown)
     named = [{"file": data.name_of(index)} | {name: values[index] for name, values in passed_on.items()} for index in range(len(data))]
-    if form is Format.jsonl:
+    if form is options.Format.jsonl:
         _print_lines(named, told)
     else:
         show_csv(_rows(named, told), raw=raw_cells)

@@ -144,7 +144,7 @@ def _with_stack(twin: KerasBody, edit: Stack, *, head: Head, **_: Any) -> KerasB
             result = as_tensor(called(model, twin.sample, training=False))
         if result is None or result.shape != scores.shape or not torch.allclose(result, scores, rtol=1e-4, atol=1e-5):
             raise NetworkError(
-                f"{type(model).__name__} '{model.name}' has no graph, and its result is not the raw scores of its head; expected a "
+                f"{type(model).__name__} '{model.name}' has no graph, and its result is not the logits of its head; expected a "
                 "functional or Sequential model. Put the new layer into the class's own code and load its weights with weights=."
             )
         entry = _entry(twin)
