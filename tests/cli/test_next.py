@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from regraft.cli.commands.adaptation import print_next
+
 from .conftest import run
 from .test_extend import write_table
 
@@ -36,3 +38,8 @@ def test_the_next_commands_of_adapt_and_extend_run(classes: int, tells: bool, tm
         words = [re.sub("^(DATA|FILES)$", "known.csv", word) for word in command]
         result = run(*words)
         assert result.exit_code == 0, (words, result.output)
+
+
+def test_the_export_of_a_users_own_network_names_what_builds_it(capsys: pytest.CaptureFixture[str]) -> None:
+    print_next("my run", unknown=False, architecture="mine:make")
+    assert "  regraft export 'my run' network.onnx --architecture mine:make" in capsys.readouterr().out.splitlines()

@@ -149,7 +149,7 @@ def test_page_in_a_browser(name: str, tmp_path: Path) -> None:
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'user'}")
     kept = (f"--screenshot={SCREENSHOTS / name}.png", "--window-size=5200,3000", "--dump-dom")
     done = subprocess.run([str(CHROMIUM), *options, *kept, wrapper.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    found = json.loads(html.unescape(done.stdout.partition("<body>FOUND")[2].partition("END</body>")[0]))
+    found = json.loads(html.unescape(done.stdout.partition("<title>FOUND")[2].partition("END</title>")[0]))
     assert [(int(each["width"]), each["scheme"]) for each in found] == [(width, scheme) for width in WIDTHS for scheme in SCHEMES]
     assert {f"{each['width']} {each['scheme']}": each["faults"] for each in found if each["faults"]} == {}
     assert len({each["ground"] for each in found}) == 2  # light and dark differ

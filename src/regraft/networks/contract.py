@@ -234,7 +234,7 @@ class Network(Editable):
             names = (
                 "without class names" if head.classes is None else ", ".join(head.classes[:6]) + (", …" if len(head.classes) > 6 else "")
             )
-            outputs = "one output for two classes" if head.binary else f"{len(head.weight)} outputs"
+            outputs = "one output for two classes" if head.binary else f"{len(head.weight)} output{'s' * (len(head.weight) != 1)}"
             where = f"{head.layer}: {head.features} features, {outputs}" if head.groups is None else "sums of probabilities"
             task = f"{head.task}: " if len(self.heads) > 1 else ""
             lines.append(f"head  {task}{where}, {head.kind}, {head.activation}; {names}")

@@ -31,7 +31,7 @@ from ..shared import (
     reading_of,
 )
 
-__all__ = ["add_to", "as_words", "cost_line", "print_folder", "print_next", "print_result", "printed_report", "value_of"]
+__all__ = ["add_to", "as_words", "cost_line", "print_next", "print_result", "printed_report", "value_of"]
 
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
 
@@ -121,7 +121,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     net = heads.retarget(net, plan.classes or dataset.classes, hidden=layers, seed=seed) if layers else net
     ready = time.perf_counter()
     result = verbs.adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=read.skip_bad)
-    print_result(result, out, as_json=as_json, before=ready - called)
+    print_result(result, out, as_json=as_json, before=ready - called, architecture=how.architecture)
 
 
 def _layers(text: str | None) -> list[tuple[int, str]]:
@@ -187,10 +187,10 @@ def value_of(text: str) -> Any:
         return word
 
 
-def print_result(result: Any, folder: str | Path, *, as_json: bool = False, before: float = 0.0) -> None:
+def print_result(result: Any, folder: str | Path, *, as_json: bool = False, before: float = 0.0, architecture: str | None = None) -> None:
     """Print the result of an adaptation: verdict, plan, account, cost and paths.
 
-    `before`: seconds until the network was opened and the data were read.
+    `before`: seconds until the network was opened and the data were read; `architecture`: as in `print_next`.
     """
     report, shown = printed_report(folder)
     for note in result.facts["data"]["notes"]:
@@ -203,7 +203,7 @@ def print_result(result: Any, folder: str | Path, *, as_json: bool = False, befo
     show(f"{result.verdict}\n\n{result.plan}\n\n{result.account}", lines=True)
     opened = f"{duration(before)} until PyTorch was imported, the network opened and the data read; then " if before else ""
     show(f"\nCost: {opened}{cost_line(result.cost)}", lines=True)
-    print_folder(folder, shown, unknown=result.network.unknown is not None)
+    print_next(folder, report=shown, unknown=result.network.unknown is not None, architecture=architecture)
 
 
 def printed_report(folder: str | Path) -> tuple[str | None, str]:
@@ -214,17 +214,17 @@ def printed_report(folder: str | Path) -> tuple[str | None, str]:
     return None, f"not made: it needs pip install 'regraft[report]', then: regraft report {folder}"
 
 
-def print_folder(folder: str | Path, report: str, *, unknown: bool) -> None:
-    """Print the report path, the contents of a saved folder and three follow-up commands."""
-    show(f"Report: {report}")
-    print_next(folder, unknown=unknown)
+def print_next(folder: str | Path, *, unknown: bool, report: str = "", architecture: str | None = None) -> None:
+    """Print the report path, if any, the contents of a saved `folder` and three follow-up commands.
 
-
-def print_next(folder: str | Path, *, unknown: bool) -> None:
-    """Print the contents of a saved `folder` and three follow-up commands; with `unknown`, `predict` gets --unknown."""
+    With `unknown`, `predict` gets --unknown. `architecture` is MODULE:NAME of a user's own network, without which it cannot be exported.
+    """
+    if report:
+        show(f"Report: {report}")
     show(f"Saved in {printable(folder)}: {', '.join(names_in(folder))}")
     name = shlex.quote(str(folder))
-    lines = (f"evaluate {name} DATA", f"predict {name} FILES{' --unknown' if unknown else ''}", f"export {name} network.onnx")
+    own = "" if architecture is None else f" --architecture {shlex.quote(architecture)}"
+    lines = (f"evaluate {name} DATA", f"predict {name} FILES{' --unknown' if unknown else ''}", f"export {name} network.onnx{own}")
     show("Next:" + "".join(f"\n  regraft {line}" for line in lines), lines=True)
 
 

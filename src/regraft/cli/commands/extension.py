@@ -11,7 +11,7 @@ from ...console import show, show_json, tell
 from .. import options
 from ..guard import command
 from ..shared import check_given, columns_for, opened, read_data, reading_of
-from .adaptation import cost_line, print_folder, printed_report
+from .adaptation import cost_line, print_next, printed_report
 
 __all__ = ["add_to"]
 
@@ -54,10 +54,10 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     reading["columns"] = columns_for(net, reading["columns"])
     shown, stored, tests = (None if one is None else read_data(one, **reading) for one in (data, old_data, test))
     result = verbs.extend(net, shown, old_data=stored, test=tests, out=out, skip_bad=read.skip_bad, **asked)
-    _print_result(result, folder=out, as_json=as_json)
+    _print_result(result, folder=out, as_json=as_json, architecture=how.architecture)
 
 
-def _print_result(result: Any, *, folder: str | Path, as_json: bool) -> None:
+def _print_result(result: Any, *, folder: str | Path, as_json: bool, architecture: str | None) -> None:
     report, shown = printed_report(folder)
     for note in result.notes:
         tell(f"Note: {note}")
@@ -71,4 +71,4 @@ def _print_result(result: Any, *, folder: str | Path, as_json: bool) -> None:
         change, examples = figures["max_score_change"], figures["proved_on_examples"]
         show(f"Logits of old classes: changed by {change:.3g} at most, on {examples:,} examples (max_score_change)")
     show(f"Cost: {cost_line(result.cost)}")
-    print_folder(folder, shown, unknown=result.network.unknown is not None)
+    print_next(folder, report=shown, unknown=result.network.unknown is not None, architecture=architecture)
