@@ -179,7 +179,7 @@ class FrozenPass:
         places = dict[str, CacheFolder]()
         about = {
             "network": str(self.network.origin.get("source", "")),
-            "data": f"{len(items)} {items.data.kind} from {items.data.name_of(0)}",
+            "data": f"{len(items)} {items.data.kind}" + ("" if items.data.names is None else f" from {items.data.names[0]}"),
         }
         for known in self._names.values():
             key, facts = self._identity(frozen, said, views=views, engine=known)
