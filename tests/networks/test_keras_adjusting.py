@@ -238,9 +238,9 @@ def test_low_rank_scales_by_alpha_and_rank() -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (["out"], "that layer is a head"),
-        (["flatten"], "is a Flatten|is not there"),
-        (["dens"], "is not there; expected .*did you mean 'dense'"),
+        (["out"], "received 'out', a head, whose rows"),
+        (["flatten"], "a Flatten|no layer of that name"),
+        (["dens"], "no layer of that name; did you mean 'dense'"),
         ([], "nothing to change"),
     ],
 )

@@ -245,6 +245,18 @@ class LowRank(Edit):
     alpha: Annotated[float, Field(gt=0.0)]
     layers: tuple[str, ...]
 
+    def check(self, faults: Mapping[str, str | None]) -> None:
+        """Raise unless each layer can be changed so; `faults` says of every layer of a network why it cannot, or None."""
+        unknown = [name for name in self.layers if name not in faults]
+        if unknown:
+            fits = [name for name, fault in faults.items() if fault is None]
+            raise NetworkError(f"layers={unknown[0]!r}: the network has no layer of that name{near_names(unknown[0], fits)}")
+        wrong = [f"{name!r}, {faults[name]}" for name in self.layers if faults[name]]
+        if wrong:
+            raise NetworkError(
+                f"Low-rank matrices change linear layers and plain convolutions; received {'; '.join(wrong)}. Leave them out."
+            )
+
 
 _KINDS: Mapping[str, type[Edit]] = {
     kind.kind: kind for kind in (Rows, Stack, Cut, Taps, Channels, Columns, InputLayer, Codes, Folded, Biased, ScaleShift, LowRank)

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from .parts.record import Record
 __all__ = [
     "check_sample",
     "differing_passes",
+    "first_that_runs",
     "first_working_sample",
     "in_one_mapping",
     "is_pictures",
@@ -110,6 +111,26 @@ def check_sample(run: Callable[[Inputs], Any], module: Module, *, sample: Inputs
         raise NetworkError(f"{type(module).__name__} cannot be run on a sample: {error}") from error
 
 
+# over the limit: what a network is called, what it takes and how it fails
+def first_that_runs(
+    options: Iterable[Inputs], run: Callable[[Any], Any], *, name: str, shape: Sequence[int] | None, such: str, caught: Any = Exception
+) -> Any:
+    """Return the first of the `options` that a network runs on. If there is none, raise with the `shape` that was given and one `such`."""
+    problem: Exception | None = None
+    for option in options:
+        try:
+            with torch.no_grad():
+                run(option)
+            return option
+        except caught as error:  # layers of a user's own may raise anything
+            problem = error
+    received = f"examples of shape {tuple(shape)}" if shape is not None else "no shape of its examples"
+    raise NetworkError(
+        f"{name} cannot be run on a sample: received {received}. Give the shape of one example without the batch, such as inputs={such}. "
+        f"Last problem: {problem}"
+    )
+
+
 def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape: Sequence[int] | None) -> Tensor:
     """Return a batch of two examples that the network accepts; `shape` is that of one example, or None to guess it."""
     integers = any(isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)) for layer in module.modules())
@@ -119,19 +140,8 @@ def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape:
         options = [sample_of(shape)] + ([sample_of(shape, integers=True)] if integers else [])
         open_sides = [length for length in _LENGTHS if None in shape]  # 32 may be too short, as for waveforms
         options += [sample_of([length if side is None else side for side in shape]) for length in open_sides]
-    problem: Exception | None = None
-    for option in options:
-        try:
-            with torch.no_grad():
-                run(option)
-            return option
-        except _RUNNING as error:
-            problem = error
-    received = f"examples of shape {tuple(shape)}" if shape is not None else "no shape of its examples"
-    raise NetworkError(
-        f"{type(module).__name__} cannot be run on a sample: received {received}. "
-        f"Give the shape of one example without the batch, such as inputs=(3, 224, 224). Last problem: {problem}"
-    )
+    name = type(module).__name__
+    return cast(Tensor, first_that_runs(options, run, name=name, shape=shape, such="(3, 224, 224)", caught=_RUNNING))
 
 
 def named_sample(module: Module, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import NetworkError, near_names
+from ...errors import NetworkError
 from ..edits import Biased, Codes, InputLayer, LowRank, ScaleShift
 from ..family import EditTable
 from ..parts.coding import CODE_SPREAD, ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
@@ -135,17 +135,12 @@ def _low_rank(twin: KerasBody, edit: LowRank, *, seed: int, **_: Any) -> KerasBo
 
     Source: LoRA (Hu et al. 2022). Deviation: Keras draws A with "he_uniform".
     """
-    modules, heads = twin.by_name, twin.head_layers
-    able = [other for other, module in modules.items() if hasattr(module, "enable_lora") and other not in heads]
-    for name in edit.layers:
-        if name not in able:
-            kind = f"is a {type(modules[name]).__name__}" if name in modules else "is not there"
-            what = "is a head" if name in heads else kind
-            raise NetworkError(
-                f"layers={name!r}: that layer {what}; expected layers that Keras can give a low-rank change{near_names(name, able)}"
-            )
-        if modules[name].lora_enabled or getattr(modules[name], "quantization_mode", None):
-            raise NetworkError(f"The layer {name!r} has a low-rank change of its own, or is quantised; expected a plain one.")
+    modules = twin.by_name
+    faults = dict.fromkeys(twin.head_layers, "a head, whose rows are trained themselves")
+    faults |= {name: f"a {type(one).__name__}" for name, one in modules.items() if not hasattr(one, "enable_lora")}
+    own = {name for name, one in modules.items() if getattr(one, "lora_enabled", False) or getattr(one, "quantization_mode", None)}
+    faults |= dict.fromkeys(own, "which has a low-rank change of its own, or is quantised")
+    edit.check({name: faults.get(name) for name in modules})
     twin.plain = twin.copy()
     with seeded(seed):
         for layer in map(modules.__getitem__, edit.layers):

@@ -22,6 +22,7 @@ from ..editing.taps import Point, block_end_of, block_ends, first_outputs, read_
 from ..edits import Channels, Columns, Cut, Rows, Stack, Taps
 from ..family import EditTable
 from ..parts.head import FoundHead, Head
+from ..parts.structure import numbered
 from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, grid_shares, nothing_left, pools_at
 from ..samples import sample_of
 from ..tracing import as_tensor, flat_tensors, head_reading, trace
@@ -118,8 +119,7 @@ def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
         given = f"The class weights have {head.features} features; the network's output has {result.shape[-1]}."
         raise NetworkError(f"{given} Give weights of that length.")
     taken = {layer.name for layer in model._flatten_layers()}
-    names = ("head", *(f"head_{count}" for count in range(1, 1000)))
-    name = next(name for name in names if not {name, f"{name}_pool"} & taken)  # fixed names, because they are part of a cache's identity
+    name = next(one for one in numbered("head") if not {one, f"{one}_pool"} & taken)  # fixed: it is part of a cache's identity
     steps = [*_pool(result.ndim, name), _dense(name, head)]
     if isinstance(model, keras.Sequential):
         for step in steps:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import NetworkError
+from ..parts.structure import numbered
 from .library import keras
 from .sizes import holds
 from .structure import CODE_INPUT, graph_of, is_tap, no_graph, steps_of
@@ -56,8 +57,7 @@ class Opened:
         layers = [node.operation for node in self.steps if isinstance(node.operation, keras.Layer)]
         taken = {node.operation.name for node in self.steps} | {part.name for layer in layers for part in layer._flatten_layers()}
         taken |= {tensor.name for tensor in keras.tree.flatten(self.inputs)}
-        names = (plain, *(f"{plain}_{count}" for count in range(1, 1000)))
-        return next(name for name in names if not any(old == name or old.startswith(f"{name}_") for old in taken))
+        return next(name for name in numbered(plain) if not any(old == name or old.startswith(f"{name}_") for old in taken))
 
 
 def opened(model: Any, *layers: Any) -> Opened:
@@ -72,11 +72,8 @@ def opened(model: Any, *layers: Any) -> Opened:
         steps, outputs = pass_.steps, mapped(outputs, known)
     taken = {operation.name: operation for operation in graph.operations}
     for step in steps:  # names of layers from nested models may clash with those of the outer model
-        operation, count = step.operation, 0
-        name = operation.name
-        while taken.setdefault(operation.name, operation) is not operation:
-            count += 1
-            operation.name = f"{name}_{count}"
+        operation = step.operation
+        operation.name = next(name for name in numbered(operation.name) if taken.setdefault(name, operation) is operation)
     return Opened(model.name, graph._inputs_struct, outputs, steps)
 
 

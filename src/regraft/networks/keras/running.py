@@ -19,7 +19,7 @@ from ..family import Body
 from ..parts.protocols import Inputs, Scores
 from ..parts.recurrent import GATES, cells, weights_of
 from ..parts.structure import below, prefixes
-from ..samples import sample_of
+from ..samples import first_that_runs, sample_of
 from .library import keras
 from .structure import graph_of, is_leaf, own_variables, steps_of
 
@@ -62,20 +62,9 @@ def sample_for(model: Any, inputs: Sequence[int] | None) -> Inputs:
 
     `inputs`: the shape of one example, if known.
     """
-    problem: Exception | None = None
-    for size in _FREE_SIZES:
-        sample = _sample(model, inputs, size=size)
-        try:
-            with torch.no_grad():
-                called(model, sample, training=False)
-            return sample
-        except Exception as error:  # Keras and user-defined layers may raise anything
-            problem = error
-    received = f"examples of shape {tuple(inputs)}" if inputs is not None else "no shape of its examples"
-    raise NetworkError(
-        f"{type(model).__name__} '{model.name}' cannot be run on a sample: received {received}. "
-        f"Give the shape of one example without the batch, such as inputs=(224, 224, 3). Last problem: {problem}"
-    )
+    options, name = (_sample(model, inputs, size=size) for size in _FREE_SIZES), f"{type(model).__name__} '{model.name}'"
+    made: Inputs = first_that_runs(options, partial(called, model, training=False), name=name, shape=inputs, such="(224, 224, 3)")
+    return made
 
 
 def _sample(model: Any, inputs: Sequence[int] | None, *, size: int) -> Inputs:

@@ -14,7 +14,7 @@ from ...errors import NetworkError
 from ..family import Body
 from ..fingerprints.libraries import library_of
 from ..fingerprints.values import Fingerprint, Structure
-from ..parts.structure import Block, Layer, below, merged_blocks, prefixes
+from ..parts.structure import Block, Layer, below, merged_blocks, numbered, prefixes
 from ..parts.taps import TapSlice, slices_of
 from .heads import channels_last
 from .library import keras
@@ -89,7 +89,7 @@ def named_modules(model: Any) -> dict[str, Any]:
             if id(part) in seen:
                 continue
             seen.add(id(part))
-            name = _unused(prefix + part.name, found)
+            name = next(name for name in numbered(prefix + part.name) if name not in found)
             found[name] = part
             walk(part, name + ".")
 
@@ -102,14 +102,6 @@ def named_module(model: Any, name: str) -> Any:
     return named_modules(model)[name]
 
 
-def _unused(name: str, taken: Mapping[str, Any]) -> str:
-    count, free = 0, name
-    while free in taken:
-        count += 1
-        free = f"{name}_{count}"
-    return free
-
-
 def own_variables(name: str, layer: Any, *, trainable_only: bool = False) -> dict[str, Any]:
     """Return a layer's own variables by state name, without those of its sublayers."""
     prefix = f"{name}." if name else ""
@@ -120,7 +112,7 @@ def own_variables(name: str, layer: Any, *, trainable_only: bool = False) -> dic
         variables += [*layer._non_trainable_variables, *(generator.state for generator in layer._seed_generators)]
     found: dict[str, Any] = {}
     for variable in variables:
-        found[_unused(prefix + variable.name, found)] = variable
+        found[next(key for key in numbered(prefix + variable.name) if key not in found)] = variable
     return found
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "block_end",
     "blocks_of",
     "merged_blocks",
+    "numbered",
     "points_in",
     "prefixes",
     "readers",
@@ -92,6 +94,12 @@ def prefixes(name: str) -> list[str]:
     """Return the names of a module and of all its containers: "a.b" gives "a.b", "a" and "" (the whole network)."""
     parts = name.split(".") if name else []
     return [".".join(parts[:end]) for end in range(len(parts), -1, -1)]
+
+
+def numbered(name: str, start: int = 1) -> Iterator[str]:
+    """Yield a name, then the same with numbers from `start` on, of which the first free one is taken."""
+    yield name
+    yield from (f"{name}_{number}" for number in itertools.count(start))
 
 
 def block_end(block: Block, layers: Sequence[Layer], *, order: Sequence[str], aside: Collection[str] = ()) -> str | None:

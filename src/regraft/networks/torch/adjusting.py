@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ...errors import NetworkError, near_names, optional_import
+from ...errors import NetworkError, optional_import
 from ...randomness import seeded
 from ..editing.taps import Point, read_point, width_hint
 from ..edits import Biased, Codes, InputLayer, LowRank, ScaleShift
@@ -171,7 +170,7 @@ def _low_rank(twin: TorchBody, edit: LowRank, *, seed: int, **_: Any) -> TorchBo
     and "NAME.lora_B.default".
     """
     layers = edit.layers
-    _check(twin, layers)
+    edit.check(_faults(twin))
     peft: Any = optional_import("peft", "lora", purpose="low_rank (strategy 'lora')")
     names = "|".join(re.escape(name) for name in layers)
     settings = peft.LoraConfig(r=edit.rank, lora_alpha=edit.alpha, target_modules=f"(?:{names})", lora_dropout=0.0, bias="none")
@@ -194,8 +193,8 @@ def _not_fused(*_call: Any) -> None:
     """Change nothing. A hook disables the fused step of PyTorch's encoder layers, which would ignore the low-rank matrices."""
 
 
-def _check(body: TorchBody, layers: Collection[str]) -> None:
-    """Raise unless low-rank matrices can change each of the layers."""
+def _faults(body: TorchBody) -> dict[str, str | None]:
+    """Return why low-rank matrices cannot change a module, or None, for each by name."""
     modules, called = body.modules(), set(body.traced().order)
     shared, heads = shared_weights(modules), set(body.head_layers)
 
@@ -215,14 +214,7 @@ def _check(body: TorchBody, layers: Collection[str]) -> None:
         other = [f"{name}={value!r}" for name, value in facts.items() if value not in (1, "zeros")]  # which peft does not support
         return f"a {type(module).__name__} with {', '.join(other)}" if other else None
 
-    known = {name: reason(name) for name in modules}
-    unknown = [name for name in layers if name not in modules]
-    if unknown:
-        fits = [name for name, why in known.items() if why is None]
-        raise NetworkError(f"layers={unknown[0]!r}: the network has no layer of that name{near_names(unknown[0], fits)}")
-    wrong = [f"{name!r}, {known[name]}" for name in layers if known[name]]
-    if wrong:
-        raise NetworkError(f"Low-rank matrices change linear layers and plain convolutions; received {'; '.join(wrong)}. Leave them out.")
+    return {name: reason(name) for name in modules}
 
 
 INSIDE: EditTable = {Codes: _coded, InputLayer: _with_entrance, ScaleShift: _adjusted, LowRank: _low_rank, Biased: _biased}

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from torch.nn import Module
 
+from ..parts.structure import numbered
+
 __all__ = ["Graft", "find_graft", "for_exporter_", "grafts", "module_at", "set_submodule_", "within", "without"]
 
 G = TypeVar("G", bound="Graft")
@@ -49,8 +51,7 @@ class Graft(Module):
         taken, found = set(_names_in(self.network)), dict[str, str]()
         for attribute in self._modules:
             if attribute != _NETWORK:
-                names = (attribute, *(f"{attribute}_{number}" for number in range(2, 3 + len(taken))))
-                found[free := next(name for name in names if name not in taken)] = attribute
+                found[free := next(name for name in numbered(attribute, 2) if name not in taken)] = attribute
                 taken.add(free)
         return found
 
