@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 EAGER, HALF = "eager", "bfloat16"
-_version = cache(version)  # reads files
+_version_of = cache(version)  # reads files
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _LIBRARIES = {"openvino": (*_ONNX, "openvino"), "onnxruntime": _ONNX}
 """Engine -> required libraries. All these engines read the network as ONNX."""
@@ -158,8 +158,8 @@ def engine_names(wanted: str, *, half: bool = False) -> dict[str, str]:
     """
     chosen = [name for name, needed in _LIBRARIES.items() if all(map(find_spec, needed))] if wanted == "auto" else [wanted]
     libraries = {name: "torch" if name == "compile" else name for name in chosen if name != EAGER}
-    named = {name: f"{name} {_version(library)} float32" for name, library in libraries.items()}
-    halves = {library: f"{library} {_version(library)} {HALF}" for library in ("torch", "openvino") if find_spec(library)}
+    named = {name: f"{name} {_version_of(library)} float32" for name, library in libraries.items()}
+    halves = {library: f"{library} {_version_of(library)} {HALF}" for library in ("torch", "openvino") if find_spec(library)}
     return {**({f"{library} {HALF}": name for library, name in halves.items()} if half else {}), **named, EAGER: EAGER}
 
 
