@@ -1,4 +1,4 @@
-"""Items of no known class: what `predict(unknown=True)` tells them by, beside each score of the field alone.
+"""Examples of no known class: what `predict(unknown=True)` tells them by, beside each score of the field alone.
 
     python benchmarks/unknown.py [--data FOLDER] [--turns 3] [--json FILE]
 
