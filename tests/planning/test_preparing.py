@@ -54,5 +54,7 @@ def test_columns_beside_rows_are_taken_by_a_joined_network_which_names_those_tha
 
 
 def test_arrays_without_names_are_told_their_shape() -> None:
-    with pytest.raises(DataError, match=r"shape \(5,\); expected \(3,\), as the network takes it. Reshape X"):
+    with pytest.raises(
+        DataError, match=r"shape \(5,\); expected \(3,\), as the network takes it. Leave the other columns out, or name them"
+    ):
         regraft.adapt(_torch(), (np.zeros((8, 5)), [0, 1] * 4))

@@ -192,7 +192,9 @@ class ArrayPreprocessing(Preprocessing):
             return tuple(1 if side == 1 else next(open_sides) for side in self.shape)
         picture = len(self.shape) == 3 and len(received) in (2, 3)
         hint = " For pictures to be resized to it, read the data with kind='image'." if picture else ""
-        raise DataError(f"An example has the shape {received}; expected {self.shape}, as the network takes it. Reshape X.{hint}")
+        wide = len(received) == len(self.shape) == 1 and received[0] > (self.shape[0] or received[0])
+        remedy = "Leave the other columns out, or name them with columns=, target= or group=." if wide else "Reshape X."
+        raise DataError(f"An example has the shape {received}; expected {self.shape}, as the network takes it. {remedy}{hint}")
 
     def _noise(self, array: np.ndarray) -> np.ndarray | float:
         if self.integers or self.spread is None:
