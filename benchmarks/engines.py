@@ -190,7 +190,7 @@ def step_(head: nn.Linear, optimizer: torch.optim.Optimizer, *, features: Tensor
 
 
 def numbers_of(items: Prepared) -> Tensor:
-    return torch.from_numpy(np.unique(items.data.target.values, return_inverse=True)[1])
+    return torch.from_numpy(np.asarray(items.data.targets)).long()
 
 
 def epoch_seconds(net: Network, items: Prepared, count: int) -> float:
