@@ -120,17 +120,17 @@ def test_a_result_killed_at_any_moment(family: str, way: str, tmp_path: Path, mo
         (folder / "run").mkdir()
         (folder / "run" / "other.pt").write_text("of another run")
 
-    step = 1 if way == "exchanged" and family == "torch" else 3
+    step = 2 if way == "exchanged" and family == "torch" else 6  # processes that are really killed, below, take every second
     for number in outcomes(prepare, lambda: new.save(folder), step=step):
         found = _seen(folder, architecture)
         assert found in (known["old"], known["new"]), number
         assert (folder / "notes.txt").read_text() == "mine" and (folder / "run" / "other.pt").read_text() == "of another run"
         seen.append(found == known["new"])
-        if number % 7 == 0:
+        if len(seen) % 7 == 0:
             new.save(folder)
             assert [path.name for path in folder.parent.iterdir()] == ["out"]
             assert sorted(path.name for path in folder.iterdir()) == known["new"]["files"]
-    assert seen == sorted(seen) and not seen[0] and seen[-1] and len(seen) > 20
+    assert seen == sorted(seen) and not seen[0] and seen[-1] and len(seen) > 8
     assert [path.name for path in folder.parent.iterdir()] == ["out"]  # the last one came to its end
     assert sorted(path.name for path in folder.iterdir()) == known["new"]["files"]
 
@@ -391,7 +391,7 @@ def test_no_room_at_any_moment_is_one_error_and_the_old_result(family: str, tmp_
         monkeypatch.setattr(os, name, failing(getattr(os, name)))
     monkeypatch.setattr(os, "open", failing(os.open, lambda _path, flags, *_mode, **_named: bool(flags & os.O_CREAT)))
     failed = 0
-    for number in range(1, 400):
+    for number in range(1, 400, 2):
         left = number
         try:
             new.save(folder)
@@ -408,11 +408,11 @@ def test_no_room_at_any_moment_is_one_error_and_the_old_result(family: str, tmp_
         old.save(folder)
         assert _seen(folder, architecture)["classes"] == before["classes"]
         before = _seen(folder, architecture)
-    assert failed > 10
+    assert failed > 5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("room", [0, 200, 1500])
+@pytest.mark.parametrize("room", [pytest.param(0, marks=pytest.mark.slow), 200, pytest.param(1500, marks=pytest.mark.slow)])
 def test_files_that_cannot_grow(family: str, room: int, tmp_path: Path) -> None:
     """Weights are written by libraries of their own: the system stops them at so many bytes a file."""
     old, new, architecture = FAMILIES[family]()
