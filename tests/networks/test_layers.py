@@ -277,6 +277,35 @@ class _Looking(nn.Module):
         return self.head(self.attention(x, x, x, key_padding_mask=left_out, need_weights=False)[0].mean(1))
 
 
+class _Encoders(nn.Module):
+    """Encoder layers with a mask of the padding, which PyTorch makes one of floats, and of causal steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.layer, self.head = nn.Embedding(20, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        later = nn.Transformer.generate_square_subsequent_mask(7)
+        return self.head(self.layer(self.token(x), src_mask=later, src_key_padding_mask=x == 3).mean(1))
+
+
+class _Masked(nn.Module):
+    """The same attention under four masks: causal, constant numbers, true and false by example, numbers by example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head = nn.Linear(6, 24), nn.Linear(8, 3)
+        self.register_buffer("slope", torch.linspace(-3, 0, 7).expand(7, 7).clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts, attend = self.qkv(x).reshape(-1, 7, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0), nn.functional.scaled_dot_product_attention
+        masks = [
+            {"is_causal": True},
+            *({"attn_mask": one} for one in (self.slope, (x[..., 0] > -1)[:, None, None], x[:, None, None, :, 0])),
+        ]
+        return self.head(sum(attend(*parts, **mask) for mask in masks).transpose(1, 2).flatten(2).mean(1))
+
+
 class _Mixed(nn.Module):
     """Operators that stand in a forward."""
 
@@ -321,17 +350,17 @@ MODULES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
             nn.ReplicationPad2d((1, 0, 2, 1)),
         ),
     ),
-    "masked attention": ((7, 6), lambda: _Looking()),
+    **{"masked attention": ((7, 6), _Looking), "masks of functions": ((7, 6), _Masked)},
     "larger": ((3, 4, 4), lambda: _stack(nn.Upsample(scale_factor=2), nn.Upsample(size=(16, 8), mode="bilinear"), nn.GroupNorm(3, 3))),
 }
 
 
-@pytest.mark.parametrize("name", [*MODULES, "encoder"])
+@pytest.mark.parametrize("name", [*MODULES, "encoder", "masked encoder"])
 def test_modules_of_pytorch_become_keras_layers(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    shape, make = MODULES.get(name, ((7,), _Encoder))
+    shape, make = MODULES.get(name, ((7,), _Encoder if name == "encoder" else _Encoders))
     module, draws = make().eval(), np.random.default_rng(0)
-    items = draws.integers(0, 20, (4, *shape)) if name == "encoder" else draws.normal(size=(4, *shape)).astype(np.float32)
+    items = draws.integers(0, 20, (4, *shape)) if name.endswith("encoder") else draws.normal(size=(4, *shape)).astype(np.float32)
     with torch.no_grad():
         module(torch.from_numpy(items))
         for parameter in module.parameters():
@@ -482,6 +511,23 @@ def test_operators_without_a_counterpart_are_refused_by_the_layer_that_calls_the
     with pytest.raises(NetworkError) as caught:
         regraft.load(whole, inputs=shape).to("keras")
     assert "'0" in str(caught.value) and said in str(caught.value) and ".onnx" in str(caught.value)
+
+
+class _Asking(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x if x.sum() > 0 else -x)
+
+
+def test_an_export_that_fails_prints_no_graph(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    net = regraft.load(_Asking(), inputs=(4,))
+    for done in (lambda: net.to("keras"), lambda: net.export(tmp_path / "x.pt2")):
+        with pytest.raises(NetworkError, match="depend on the values that it is given"):
+            done()
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
 
 
 def test_tasks_and_groups_go_along() -> None:

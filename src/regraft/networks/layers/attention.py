@@ -37,13 +37,25 @@ def _own(layer: Attention, query: Tensor, *read: Tensor) -> Tensor:
 
 
 def _torch(layer: nn.MultiheadAttention, usual: Callable[..., Any], /, *read: Tensor, **named: Any) -> Any:
-    left_out = named.get("key_padding_mask")
-    if len(read) != 3 or named.get("attn_mask") is not None or (left_out is not None and left_out.dtype != torch.bool):
+    left_out, more = named.get("key_padding_mask"), named.get("attn_mask")
+    if len(read) != 3 or (more is not None and more.ndim != 2):
         return usual(*read, **named)
     weights = layer.in_proj_weight.chunk(3)
     biases = [None] * 3 if layer.in_proj_bias is None else list(layer.in_proj_bias.chunk(3))
-    end, mask = layer.out_proj, None if left_out is None else left_out.logical_not().unsqueeze(1)
+    end = layer.out_proj
+    if more is not None or (left_out is not None and left_out.dtype != torch.bool):
+        masks = [*([] if left_out is None else [_added(left_out)[:, None, None]]), *([] if more is None else [_added(more)])]
+        whole = [functional.linear(*one) for one in zip(read, weights, biases, strict=True)]
+        query, key, value = (part.reshape(*part.shape[:-1], layer.num_heads, -1).transpose(1, 2) for part in whole)
+        made = functional.scaled_dot_product_attention(query, key, value, functools.reduce(torch.add, masks))
+        return end(made.transpose(1, 2).flatten(2)), None
+    mask = None if left_out is None else left_out.logical_not().unsqueeze(1)
     return _attention()(*read, *weights, *biases, end.weight, end.bias, mask, layer.num_heads, False), None
+
+
+def _added(mask: Tensor) -> Tensor:
+    """Return a mask as numbers that are added to the scores. A mask of truth values marks what is left out."""
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
 
 
 def _cells(layer: Recurrent, usual: Callable[..., Tensor], /, *read: Tensor) -> Tensor:

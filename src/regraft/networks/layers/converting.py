@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import zip_longest
@@ -112,9 +111,7 @@ def _keras_of(network: Network, *, turned: bool) -> tuple[Network, Mapping[str, 
     whole_layers_(twin.module)
     sample: Any = twin.sample
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = exported_program(twin.module, sample)
+        program = exported_program(twin.module, sample)
     except Exception as problem:  # not every forward can be exported
         end = "" if isinstance(problem, RegraftError) else " Export it as .onnx."
         raise NetworkError(f"The network cannot be made of Keras layers: {why_not_exported(problem).rstrip('.')}.{end}") from problem

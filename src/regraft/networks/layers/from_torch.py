@@ -281,8 +281,12 @@ def _with_number(reader: TorchReader, call: Operation, *, one: Any, two: Any) ->
     tensor, axes = value.tensor, value.axes
     if numbers.numel() > 1:
         wide = [axis for axis, side in zip(range(len(axes) - numbers.ndim, len(axes)), numbers.shape, strict=True) if side > 1]
-        if len(wide) != 1 or numbers.ndim > len(axes):
+        if numbers.ndim > len(axes):
             raise call.refusal(f"numbers of the shape {tuple(numbers.shape)} beside a value")
+        if len(wide) > 1:
+            pair = [reader.turned(call, value), numbers.clamp_min(LEAST).cpu().numpy()]
+            function = {"add": keras.ops.add, "sub": keras.ops.subtract, "mul": keras.ops.multiply, "div": keras.ops.divide}[call.kind]
+            return plain(function(*(pair if first else pair[::-1])))
         order = [axis for axis in range(len(axes)) if axis != wide[0]] + wide
         axes = tuple(order.index(axis) for axis in range(len(axes)))
         tensor = reader.turned(call, value, axes=axes)

@@ -126,16 +126,22 @@ class TorchReader:
     called: Mapping[str, str]
     taken: list[str]
     names: dict[str, str] = field(default_factory=dict)
-    _layers: dict[str, Any] = field(default_factory=dict)
+    _layers: dict[tuple[Node, ...], Any] = field(default_factory=dict)
     _values: dict[Node, Any] = field(default_factory=dict)
     _weights: dict[Node, str] = field(default_factory=dict)
+    _fixed: set[Node] = field(default_factory=set)
 
     def read(self, program: Any, entries: Sequence[Turned]) -> list[Turned]:
         """Return the outputs of a program for its inputs `entries`, in order."""
         waiting = list(entries)
         graph, signature = program.graph, program.graph_signature
         calls = [node for node in graph.nodes if node.op == "call_function"]
-        wrong = [node for node in calls if _kind(node) not in self.rows and not _is_size(node)]
+        known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+        self._fixed.update(node for node in graph.nodes if node.op == "placeholder" and node.name in known)
+        for node in calls:  # what no input enters is computed once
+            if _kind(node) != "zeros" and self._fixed.issuperset(node.all_input_nodes):
+                self._fixed.add(node)
+        wrong = [node for node in calls if _kind(node) not in self.rows and not _is_size(node) and node not in self._fixed]
         if wrong:
             named = sorted({f"{_kind(node)} (in {Operation(node, '', {}, {}).layer or 'the network'!r})" for node in wrong})
             raise NetworkError(
@@ -182,10 +188,10 @@ class TorchReader:
         given = {one.name: self._value(raw[one.name]) if one.name in raw else one.default_value for one in asked}
         names = {name: self._weights[value] for name, value in raw.items() if isinstance(value, Node) and value in self._weights}
         call = Operation(node, _kind(node), given, names)
-        if names and not any(isinstance(value, Turned) for value in _flat(given.values())):  # computed from weights alone
+        if node in self._fixed:
             with torch.enable_grad():  # records whether training would change the result
                 self._values[node] = target(*(self._value(one) for one in node.args), **{k: self._value(v) for k, v in node.kwargs.items()})
-            self._weights[node] = next(iter(names.values()))
+            self._weights |= dict.fromkeys([node] if names else [], next(iter(names.values()), ""))
             return
         self._values[node] = self.rows[call.kind](self, call)
         if str(target).split(".")[1].endswith("_") and isinstance(node.args[0], Node):
@@ -197,10 +203,11 @@ class TorchReader:
         return [self._value(one) for one in given] if isinstance(given, list | tuple) else given
 
     def layer(self, call: Operation, kind: Any, /, *values: Any, weights: Sequence[Tensor | None] = (), **settings: Any) -> Any:
-        """Return the output of a new Keras layer. A module that is called again reuses its layer."""
+        """Return the output of a new Keras layer. Weights that are used again reuse their layer."""
         own = call.names and call.layer
-        if own and call.layer in self._layers and weights:
-            return self._layers[call.layer](*values)
+        read = tuple(one for one in (*call.node.args, *call.node.kwargs.values()) if isinstance(one, Node) and one in self._weights)
+        if own and read in self._layers and weights:
+            return self._layers[read](*values)
         name = self._free(call.layer if own and weights else call.node.name)
         made = kind(name=name, **settings)
         result = made(*values)
@@ -208,7 +215,8 @@ class TorchReader:
             made.set_weights([one.detach().cpu().float().numpy() for one in weights if one is not None])
             made.trainable = not self.held(call.layer)
         if own and weights:
-            self._layers[call.layer], self.names[call.layer] = made, name
+            self._layers[read] = made
+            self.names.setdefault(call.layer, name)
         return result
 
     def _free(self, name: str) -> str:
@@ -257,10 +265,6 @@ def _is_size(node: Node) -> bool:
         or _kind(node) in ("sym_size", "_assert_scalar", "_assert_tensor_metadata")
         or isinstance(node.meta.get("val"), torch.SymInt)
     )
-
-
-def _flat(values: Any) -> list[Any]:
-    return [part for value in values for part in (value if isinstance(value, list | tuple) else [value])]
 
 
 class States:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.fx import Node
 
 from ..keras.library import keras
@@ -289,16 +291,24 @@ def _matmul(reader: TorchReader, call: Operation) -> Turned:
 
 
 def _scaled_attention(reader: TorchReader, call: Operation) -> Turned:
-    if call["attn_mask"] is not None or call["is_causal"]:
-        raise call.refusal("a mask")
-    query, key, value = (call[name] for name in ("query", "key", "value"))
+    query, key, value, mask = (call[name] for name in ("query", "key", "value", "attn_mask"))
+    if isinstance(mask, Tensor) and mask.requires_grad:
+        raise call.refusal(f"the weights {next(iter(call.names.values()), '')!r} as a mask")
+    if call["is_causal"]:
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
     scale = call["scale"] or 1 / math.sqrt(query.shape[-1])
     rank = len(key.axes)
     turned = Turned(key.tensor, (*key.axes[: rank - 2], key.axes[-1], key.axes[-2]))
     scores = keras.ops.matmul(reader.turned(call, query), reader.turned(call, turned))
-    weights = keras.layers.Softmax(name=reader.name(call, "softmax"))(
-        keras.layers.Rescaling(scale, name=reader.name(call, "scale"))(scores)
-    )
+    scores = keras.layers.Rescaling(scale, name=reader.name(call, "scale"))(scores)
+    if isinstance(mask, Tensor):  # the same for all examples
+        kept = torch.where(mask, 0.0, LEAST) if mask.dtype == torch.bool else mask.clamp_min(LEAST)
+        scores = keras.ops.add(scores, kept.float().cpu().numpy())
+    elif mask is not None and mask.tensor.dtype == "bool":
+        scores = keras.ops.where(reader.turned(call, mask), scores, LEAST)
+    elif mask is not None:
+        scores = keras.ops.add(scores, reader.turned(call, mask))
+    weights = keras.layers.Softmax(name=reader.name(call, "softmax"))(scores)
     return plain(keras.ops.matmul(weights, reader.turned(call, value)))
 
 
@@ -327,6 +337,14 @@ def _where(reader: TorchReader, call: Operation) -> Turned:
     return Turned(keras.ops.where(*(reader.turned(call, value, axes=call.value.axes) for value in values)), call.value.axes)
 
 
+def _filled(reader: TorchReader, call: Operation) -> Turned:
+    mask, number = call["mask"], call["value"]
+    if not isinstance(mask, Turned) or isinstance(number, Turned):
+        raise call.refusal("a mask that is no value, or values in place of a number")
+    marks = reader.turned(call, mask, axes=call.value.axes) if len(mask.axes) == len(call.value.axes) else mask.tensor
+    return Turned(keras.ops.where(marks, max(float(number), LEAST), call.value.tensor), call.value.axes)
+
+
 def _flipped(_reader: TorchReader, call: Operation) -> Turned:
     return Turned(keras.ops.flip(call.value.tensor, axis=tuple(axes_of(call, call["dims"]))), call.value.axes)
 
@@ -340,9 +358,17 @@ SHAPES: dict[str, Row] = {
     **dict.fromkeys(("contiguous", "clone", "detach", "alias", "to", "_to_copy"), _same),
     **{"select": _select, "slice": _slice, "expand": _expand, "expand_as": _expand, "broadcast_tensors": _broadcast},
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "unbind"), _parts),
+    "zeros_like": lambda _reader, call: Turned(keras.ops.zeros_like(call.value.tensor, dtype="float32"), call.value.axes),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d"), _larger),
     **{"matmul": _matmul, "bmm": _matmul, "scaled_dot_product_attention": _scaled_attention},
-    **{**dict.fromkeys(_COMPARED, _compared), "logical_not": _not, "bitwise_not": _not, "where": _where, "flip": _flipped},
+    **{
+        **dict.fromkeys(_COMPARED, _compared),
+        "logical_not": _not,
+        "bitwise_not": _not,
+        "where": _where,
+        "flip": _flipped,
+        "masked_fill": _filled,
+    },
 }
 """Converter for each operator, by short name."""

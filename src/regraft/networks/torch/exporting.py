@@ -26,6 +26,7 @@ from ..parts.onnx_export import (
     onnx_model,
     prove,
     sample_tensors,
+    silenced,
     why_not_exported,
 )
 from ..parts.protocols import Inputs
@@ -149,12 +150,13 @@ def exported_program(module: Module, sample: Inputs) -> Any:
     axes = {0: torch.export.Dim("batch", min=1)}
     takes = signature(module.forward).parameters
     if isinstance(sample, dict):
-        explicit = takes.keys() >= sample.keys()
-        whole = module if explicit else _Named(module, list(sample))
-        return torch.export.export(whole.eval(), (), dict(sample), dynamic_shapes={name: axes for name in sample})
-    first = next(iter(takes.values()))
-    starred = first.kind is Parameter.VAR_POSITIONAL
-    return torch.export.export(module.eval(), (sample,), dynamic_shapes={first.name: (axes,)} if starred else (axes,))
+        whole = module if takes.keys() >= sample.keys() else _Named(module, list(sample))
+        given: Any = ((), dict(sample), {name: axes for name in sample})
+    else:
+        first = next(iter(takes.values()))
+        whole, given = module, ((sample,), {}, {first.name: (axes,)} if first.kind is Parameter.VAR_POSITIONAL else (axes,))
+    with silenced():
+        return torch.export.export(whole.eval(), *given[:2], dynamic_shapes=given[2])
 
 
 def write_graph(module: Module, folder: Path) -> None:
