@@ -6,14 +6,14 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, TypeAdapter
 
 from ..data.preprocessings.augmenting import AUGMENTS, CALLABLE, plain_name
 from ..errors import SettingError, near_names
 from ..files.formats import reason_of
-from ..files.schema import HEADINGS, Candidate, Plain, candidate_rows, checked
+from ..files.schema import HEADINGS, Candidate, candidate_rows, checked
 from ..files.text import notebook_html, printable
 from ..files.writing import json_text
 from ..heads.starts import STARTS
@@ -61,6 +61,8 @@ _OF_THE_LOOP = (
 """Settings that apply to the epoch loop only. If one is given, heads are trained by the loop instead of solved."""
 _NAMES = ("trainable", "fresh")
 """Fields of a plan that hold layer names or patterns."""
+_LISTS = ("classes", "reasons", "candidates", *_NAMES)
+"""Fields of a plan that are tuples, and lists in plain data."""
 _OWN = (
     *("frozen", "block", "base", "probe", "budget", "views", "augment", "holdout", "validation", "seed", "classes", "rename"),
     *("start", "statistics", "false_alarm", *_NAMES),
@@ -126,6 +128,8 @@ class Plan:
         >>> plan.strategy, plan.settings.epochs, plan.holdout
         ('head', 2, 0.2)
     """
+
+    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, revalidate_instances="always")
 
     strategy: str
     classes: tuple[str, ...] = ()
@@ -215,8 +219,7 @@ class Plan:
             >>> plan.to_dict()["classes"]
             ['cold', 'warm']
         """
-        lists = {name: list(getattr(self, name)) for name in ("classes", "reasons", "candidates")}
-        lists |= {name: list(getattr(self, name)) for name in _NAMES if isinstance(getattr(self, name), tuple)}
+        lists = {name: list(getattr(self, name)) for name in _LISTS if isinstance(getattr(self, name), tuple)}
         options = {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()}
         own = {"options": options, "settings": self.settings.to_dict(), "augment": plain_name(self.augment)}
         return {**asdict(replace(self, augment="auto", settings=Settings())), **lists, **own}
@@ -243,12 +246,14 @@ class Plan:
         unknown = [name for name in plain if name not in cls.__dataclass_fields__]
         if unknown:
             raise SettingError("; ".join(f"A plan has no {name!r}{near_names(name, cls.__dataclass_fields__)}" for name in unknown))
-        checked(dict(plain), _Form, what="The plan", error=SettingError)
-        settings = Settings.of(plain.get("settings") or {})
-        lists = {name: tuple(plain.get(name, ())) for name in ("classes", "reasons", "candidates")}
-        lists |= {name: tuple(plain[name]) for name in _NAMES if isinstance(plain.get(name), list)}
-        given = {**plain, **lists, "settings": settings}
+        given: dict[str, Any] = {
+            name: tuple(value) if name in _LISTS and isinstance(value, list) else value for name, value in plain.items()
+        }
+        given["settings"] = Settings.of(plain.get("settings") or {})
         plan = cls(**given)
+        checked(plan, _SCHEMA, what="The plan", error=SettingError)
+        for one in plan.candidates:
+            checked(one, Candidate, what="A candidate of the plan", error=SettingError)
         check_plan(plan)
         return plan
 
@@ -353,25 +358,7 @@ class SearchKeywords(AdaptKeywords, total=False):
     views: int
 
 
-class _Form(Plain):
-    """Types of a plan's plain data; `check_plan` checks the ranges. Live code may pass tuples as lists."""
-
-    strategy: str
-    classes: Annotated[list[str], Field(strict=False)] = Field(default_factory=list)
-    reasons: Annotated[list[str], Field(strict=False)] = Field(default_factory=list)
-    candidates: Annotated[list[Candidate], Field(strict=False)] = Field(default_factory=list)
-    frozen: int | str | None = None
-    block: str | None = None
-    base: str = "head"
-    probe: str = "auto"
-    budget: str | None = None
-    start: str = "auto"
-    trainable: Annotated[list[str], Field(strict=False)] | str | None = None
-    fresh: Annotated[list[str], Field(strict=False)] | None = None
-    rename: dict[str, str] = Field(default_factory=dict)
-    settings: dict[str, Any] | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-    chosen: dict[str, Any] = Field(default_factory=dict)
+_SCHEMA = TypeAdapter(Plan)
 
 
 def _as_code(value: Any) -> str:

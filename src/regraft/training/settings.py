@@ -232,6 +232,8 @@ class Settings(_Values):
 
         `also`: further valid names, for suggestions in error messages.
         """
+        if not isinstance(given, Mapping):
+            raise SettingError(f"The settings are {str(given)[:80]!r}; expected names with values.")
         known = [field.name for field in fields(cls)]
         problems = [unknown_setting(name, [*known, *also]) for name in given if name not in known]
         values = {name: value for name, value in given.items() if name in known}
