@@ -20,7 +20,7 @@ from ..report.plots import new_figure, saved_figure
 __all__ = ["ADAPTED", "Curves", "handwritten", "measured_curves", "printed", "printed_reader"]
 
 ADAPTED, SCRATCH, MLP = "adapted by regraft", "the same network from scratch", "MLP on the pixels"
-UNCHANGED, MAJORITY = "printed-digit network, unchanged", "majority class"
+UNCHANGED, MAJORITY = "printed digit network, unchanged", "majority class"
 DRAWS: Mapping[int | None, int] = {3: 5, 10: 5, 30: 4, 100: 3, None: 3}
 """Examples per class (None: all) -> number of random draws. Small sets vary more between draws and take less time."""
 _TESTED = 500
