@@ -468,12 +468,24 @@ def within(folder: Path, path: Path) -> Path:
     return path
 
 
+def _is_of_h5py(error: BaseException) -> bool:
+    """Return whether an error comes from inside h5py, whose words describe the layout of the file."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and not getattr(error, "errno", None) and "h5py" in Path(trace.tb_frame.f_code.co_filename).parts
+
+
 def reason_of(error: BaseException) -> str:
     """Return the first line of an error message, safe to print; the class name if the message is empty."""
     if isinstance(error, MemoryError):
         return "it declares more data than fits into memory"
     if isinstance(error, RecursionError):
         return "it is nested too deeply, or contains itself"
+    if isinstance(error, zipfile.BadZipFile) or _is_of_h5py(error):
+        return "it is damaged or truncated"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is no text in {error.encoding.upper()}"
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = said.strip().splitlines()
     return printable(lines[0], width=300).rstrip(".") if lines else type(error).__name__
