@@ -24,6 +24,8 @@ def whole_layers_(module: nn.Module) -> None:
             object.__setattr__(part, "forward", functools.partial(_own, part))
         elif isinstance(part, Recurrent):
             object.__setattr__(part, "forward", functools.partial(_cells, part, part.forward))
+        elif isinstance(part, nn.TransformerEncoder):  # would ask the values of its mask whether it is causal
+            object.__setattr__(part, "forward", functools.partial(_encoder, part.forward))
         elif isinstance(part, nn.MultiheadAttention) and part._qkv_same_embed_dim and part.bias_k is None and part.batch_first:
             object.__setattr__(part, "forward", functools.partial(_torch, part, part.forward))
 
@@ -51,6 +53,10 @@ def _torch(layer: nn.MultiheadAttention, usual: Callable[..., Any], /, *read: Te
         return end(made.transpose(1, 2).flatten(2)), None
     mask = None if left_out is None else left_out.logical_not().unsqueeze(1)
     return _attention()(*read, *weights, *biases, end.weight, end.bias, mask, layer.num_heads, False), None
+
+
+def _encoder(usual: Callable[..., Tensor], /, *read: Tensor, **named: Any) -> Tensor:
+    return usual(*read, **{"is_causal": False, **named})
 
 
 def _added(mask: Tensor) -> Tensor:
