@@ -159,7 +159,9 @@ def run(kind: str, strategy: str, seed: int, *, folder: Path | None) -> dict[str
     given, began = parts(kind, seed, folder), time.process_time()
     conditions = np.arange(len(given["old learn"][1])) % 12 if strategy == "codes" else None
     data = regraft.read(given["old learn"], kind="text" if kind in LAYERS else None, condition=conditions)
-    options = STRATEGIES[strategy] | ({"frozen": 4} if (kind, strategy) == ("text", "partial") else {}) | ({} if strategy in ("probe", "head") else {"epochs": EPOCHS[kind]})
+    options = STRATEGIES[strategy] | ({} if strategy in ("probe", "head") else {"epochs": EPOCHS[kind]})
+    if (kind, strategy) == ("text", "partial"):
+        options |= {"frozen": 4}
     net = regraft.adapt(source(kind), data, strategy=strategy, seed=seed, cache="memory", **options).network
     wider = regraft.extend(net, sorted(NEW[kind]), given["new learn"])
     stored = regraft.extend(net, sorted(NEW[kind]), given["new learn"], old_data=given["old learn"])
