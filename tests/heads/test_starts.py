@@ -69,7 +69,7 @@ def test_formulas_by_hand() -> None:
     np.testing.assert_allclose(weight, [[2.0, 0.0], [0.0, 4.0]])
     np.testing.assert_allclose(bias, [1.0, 3.0])
     np.testing.assert_allclose(mean_rows(kept[0], kept[1], count=1)[0], [[2.0, 1.0]])
-    with pytest.raises(DataError, match="needs old rows"):
+    with pytest.raises(DataError, match="needs old class weights"):
         mean_rows(np.zeros((0, 2)), np.zeros(0), count=1)
 
 

@@ -104,7 +104,7 @@ def test_parts_hold_in_the_module_and_carry_gradients() -> None:
     kernel = wider.layer_parameters()["scores"]["scores.kernel"]
     assert kernel.grad is not None and kernel.grad.abs().sum(0).gt(0).all()
     same(wider.scores_of_features(wider.sample_features())["main"], wider.scores(wider.sample)["main"])
-    with pytest.raises(NetworkError, match=r"parts=\(40, 4\) for 45 rows"):
+    with pytest.raises(NetworkError, match=r"parts=\(40, 4\) for 45 classes"):
         network.with_head(extended(network.head, 5, (40, 4)))
 
 

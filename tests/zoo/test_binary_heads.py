@@ -110,7 +110,7 @@ def test_a_sigmoid_tells_two_classes_apart_without_their_names() -> None:
 def test_a_bare_output_is_a_regression_without_names() -> None:
     net = opened(logit(), classes=None)
     assert net.head.kind == "regression" and not net.head.binary
-    with pytest.raises(NetworkError, match="two where one row"):
+    with pytest.raises(NetworkError, match="two where one output"):
         opened(logit(), classes=["a", "b", "c"])
 
 
