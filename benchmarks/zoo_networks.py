@@ -128,12 +128,15 @@ def torchvision_cases() -> list[Case]:
 
 
 def _torchvision_case(name: str) -> Case:
+    side = 98 if name.endswith("_14") else 96  # a multiple of the patches' side
+    own = {"image_size": side} if name.startswith("vit_") else {}
+
     def remade() -> list[tuple[str, list[int]]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return shapes(torchvision.models.get_model(name, weights=None, num_classes=CLASSES))
+            return shapes(torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **own))
 
-    return Case(name, name, 1000, lambda _folder: at_small_pictures(f"torchvision:{name}"), pictures, remade)
+    return Case(name, name, 1000, lambda _folder: at_small_pictures(f"torchvision:{name}", least=side), pictures, remade)
 
 
 # ── keras.applications ────────────────────────────────────────────────────────────────────────────────────

@@ -162,4 +162,17 @@ def test_a_vision_transformer_without_weights_takes_the_size_that_its_weights_wo
     models = pytest.importorskip("torchvision.models")
     with torch.device("meta"):
         module: Any = open_torchvision(name, pretrained=False).module
+        small: Any = open_torchvision(name, pretrained=False, inputs=(3, 224, 224)).module
+        with pytest.raises(NetworkError, match=rf"{name}' cannot be made for pictures of the shape \(3, 90, 90\): .*patch size"):
+            open_torchvision(name, pretrained=False, inputs=(3, 90, 90))
     assert module.image_size == models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
+    assert small.image_size == 224
+
+
+@pytest.mark.slow
+def test_a_vision_transformer_of_another_size_is_opened_again_with_it(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    net = regraft.retarget(regraft.load("torchvision:vit_b_32", weights="random", inputs=(3, 64, 64)), ["a", "b"], start="random")
+    assert (net.preprocessing.height, net.preprocessing.width) == (64, 64)
+    net.save(tmp_path / "out")
+    assert np.array_equal(regraft.load(tmp_path / "out").logits(_pictures(2)), net.logits(_pictures(2)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.nn import Module
@@ -21,15 +21,20 @@ __all__ = ["made_again", "open_named"]
 _OPENERS = {"timm": open_timm, "torchvision": open_torchvision, "hf": open_hub}
 
 
-def open_named(source: str, *, pretrained: bool) -> Opened:
-    """Open a network by name: "timm:NAME", "torchvision:NAME" or "hf:PATH_OR_ID". `keras_zoo` handles Keras names."""
+def open_named(source: str, *, pretrained: bool, inputs: Sequence[int | None] | None = None) -> Opened:
+    """Open a network by name: "timm:NAME", "torchvision:NAME" or "hf:PATH_OR_ID". `keras_zoo` handles Keras names.
+
+    `inputs` is the shape of one example: torchvision's vision transformers without weights are made for pictures of that size.
+    """
     kind, _, name = source.partition(":")
     if kind not in _OPENERS:
         raise NetworkError(f"Unknown network source {printable(source)!r}{near_names(kind, (*_OPENERS, 'keras'))}")
+    if kind == "torchvision":
+        return open_torchvision(name, pretrained=pretrained, inputs=inputs)
     return _OPENERS[kind](name, pretrained=pretrained)
 
 
-def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Module:
+def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str, inputs: Sequence[int | None] | None = None) -> Module:
     """Rebuild the architecture of a saved network from the origin in its folder. Its weights are placeholders.
 
     Nothing is downloaded, whatever the origin names. timm and torchvision build their networks by name, and dense layers follow from their
@@ -51,4 +56,4 @@ def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Modul
     if kind != "dense":
         optional_import(kind, "vision", purpose=what)  # sets the switch of the hub client, so it must come before `building`
     with building(what, limits, drawn=False):
-        return dense_module(name) if kind == "dense" else _OPENERS[kind](name, pretrained=False).module
+        return dense_module(name) if kind == "dense" else open_named(source, pretrained=False, inputs=inputs).module

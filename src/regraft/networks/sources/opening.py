@@ -237,7 +237,7 @@ def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrain
         with _keras_needed():
             from .keras_zoo import open_application
         return Source(*open_application(source, pretrained=pretrained, inputs=inputs))
-    return _of_opened(source, open_named(source, pretrained=pretrained), inputs=inputs, head=head)
+    return _of_opened(source, open_named(source, pretrained=pretrained, inputs=inputs), inputs=inputs, head=head)
 
 
 def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, head: HeadChoice) -> Source:
@@ -419,7 +419,7 @@ def _made_again(folder: Path, origin: Mapping[str, Any], *, sample: Mapping[str,
         return read_onnx_module(member(folder, PROGRAM_FILE), what=what)
     if origin["source"] == COMBINED:
         return SideBySide([_edited(folder, part, sample=part.get("sample") or sample, limits=limits).module for part in origin["parts"]])
-    return made_again(origin, limits=limits, what=what)
+    return made_again(origin, limits=limits, what=what, inputs=sample[""][0] if "" in sample else None)
 
 
 def _edited(  # over the limit: what a folder says of a network, and what is given beside it

@@ -151,8 +151,11 @@ def image_spec(size: tuple[int, int, int], mean: Sequence[float], *, std: Sequen
     }
 
 
-def open_torchvision(name: str, *, pretrained: bool) -> Opened:
-    """Open a torchvision classification network with the transforms of its best weights."""
+def open_torchvision(name: str, *, pretrained: bool, inputs: Sequence[int | None] | None = None) -> Opened:
+    """Open a torchvision classification network with the transforms of its best weights.
+
+    A vision transformer without weights is made for pictures of the shape `inputs`, (3, side, side); without it, for those of its weights.
+    """
     source = f"torchvision:{name}"
     models = optional_import("torchvision.models", "vision", purpose=repr(printable(source)))
     known = models.list_models(module=models)
@@ -163,10 +166,15 @@ def open_torchvision(name: str, *, pretrained: bool) -> Opened:
 
     def make(trained: bool) -> Module:
         sized = models.get_model_builder(name).__annotations__.get("return") is models.VisionTransformer and not trained
-        own = {"image_size": spec["height"]} if sized else {}  # torchvision sets it with weights
+        side = inputs[1] if inputs is not None and len(inputs) == 3 and inputs[1] == inputs[2] else None
+        own = {"image_size": side or spec["height"]} if sized else {}  # torchvision sets it with weights
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            return cast(Module, models.get_model(name, weights=weights if trained else None, **own))
+            try:
+                return cast(Module, models.get_model(name, weights=weights if trained else None, **own))
+            except AssertionError as error:
+                shown = tuple(inputs or ())
+                raise NetworkError(f"{source!r} cannot be made for pictures of the shape {shown}: {reason_of(error)}.") from error
 
     module = _fetched(make, pretrained, source=source)
     return Opened(module, {"source": source}, sample_of((3, spec["height"], spec["width"])), unique_names(weights.meta["categories"]), spec)
