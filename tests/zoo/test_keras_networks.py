@@ -77,3 +77,11 @@ def test_the_state_around_a_call_changes_nothing(state: str) -> None:
             return made.predict(ROWS).probabilities
 
     assert np.array_equal(adapted(STATES[state]()), adapted(torch.enable_grad()))
+
+
+def test_generators_are_left_as_they_were() -> None:
+    keras.utils.set_random_seed(0)
+    net = regraft.load(normalised(False))
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    regraft.adapt(net, (ROWS, LABELS), strategy="full", epochs=1, cache="memory")
+    assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1])

@@ -39,6 +39,24 @@ def test_a_network_of_the_zoo(library: str, key: str, zoo: Any, tmp_path: Path) 
     assert regraft.load(tmp_path / "saved").classes == ("a", "b", "c")
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("library", "key"),
+    [
+        ("timm", "vision_transformer"),
+        ("Hugging Face", "BertForSequenceClassification"),
+        pytest.param("torchvision", "mobilenet_v3_small", marks=pytest.mark.slow),
+        pytest.param("keras.applications", "MobileNetV3Small", marks=pytest.mark.slow),
+    ],
+)
+def test_every_strategy_for_one_epoch(library: str, key: str, zoo: Any, tmp_path: Path) -> None:
+    """The other columns of the table, for a network of each library."""
+    trial = zoo.Trial(next(case for case in zoo.LIBRARIES[library]() if case.key == key), tmp_path)
+    trial.open()
+    strategies = ("head", "partial", "full", "auto")
+    assert [(one, zoo.attempted(lambda one=one: trial.adapted(one))) for one in strategies] == [(one, "ok") for one in strategies]
+
+
 def test_the_table_counts_what_ran_and_names_what_failed(zoo: Any) -> None:
     rows = {
         "one": {"network": "n1", "open": "ok", "probe": "ok"},
