@@ -76,7 +76,7 @@ def test_same_architecture_gives_the_same_output(layout: str, name: str, tmp_pat
 def test_weights_of_an_inner_base_go_into_the_model_around_it(layout: str, tmp_path: Path) -> None:
     def base() -> Any:
         entry = keras.Input((8, 8, 3))
-        return keras.Model(entry, L.BatchNormalization()(L.Conv2D(4, 3, bias_initializer="glorot_uniform")(entry)), name="base")
+        return keras.Model(entry, L.BatchNormalization(name="norm")(L.Conv2D(4, 3, name="conv")(entry)), name="base")
 
     source = base()
     wrapped = keras.Sequential([keras.Input((8, 8, 3)), base(), L.GlobalAveragePooling2D(), L.Dense(3, name="out")])
@@ -84,7 +84,7 @@ def test_weights_of_an_inner_base_go_into_the_model_around_it(layout: str, tmp_p
     account = put_keras_weights_(network.body, written(source, tmp_path / layout)).to_dict()
     assert len(account["matched"]) == len(source.weights) and account["missing"] == ["out.kernel", "out.bias"]
     sample = torch.rand(2, 8, 8, 3)
-    torch.testing.assert_close(network.features(sample), source(sample).mean((1, 2)))
+    torch.testing.assert_close(network.feature_batch(sample), source(sample).mean((1, 2)))
 
 
 def test_subclassed_weights(tmp_path: Path) -> None:

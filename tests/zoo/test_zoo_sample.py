@@ -11,7 +11,12 @@ import pytest
 import regraft
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SLOW = ("SegformerForImageClassification", "SwiftFormerForImageClassification")
+SLOW = (
+    "BartForSequenceClassification",
+    "GPT2ForSequenceClassification",
+    "SegformerForImageClassification",
+    "SwiftFormerForImageClassification",
+)
 SAMPLE = (
     *(("timm", name) for name in ("convnext", "vision_transformer")),
     *(("Hugging Face", f"{name}ForSequenceClassification") for name in ("Bert", "GPT2", "Bart", "Wav2Vec2")),

@@ -56,4 +56,4 @@ def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str, inputs: 
     if kind != "dense":
         optional_import(kind, "vision", purpose=what)  # sets the switch of the hub client, so it must come before `building`
     with building(what, limits, drawn=False):
-        return dense_module(name) if kind == "dense" else open_named(source, pretrained=False, inputs=inputs).module
+        return dense_module(name) if kind == "dense" else open_named(f"{kind}:{name}", pretrained=False, inputs=inputs).module
