@@ -129,11 +129,14 @@ def test_what_needs_gradients_below_the_head_is_refused(strategy: str, tmp_path:
             done()
 
 
-def test_full_trains_the_head_alone(tmp_path: Path) -> None:
+def test_head_and_full_train_the_head_alone(tmp_path: Path) -> None:
     net = regraft.load(states_given(tmp_path / "x.onnx"), classes=ABC)
     items = np.random.default_rng(1).normal(size=(30, *STEPS)).astype(np.float32)
-    result = regraft.adapt(net, regraft.read((items, np.array(ABC * 10))), strategy="full", epochs=1, out=tmp_path / "run")
-    np.testing.assert_array_equal(result.network.features(items), net.features(items))
+    data, expected = regraft.read((items, np.array(["u", "v", "w"] * 10))), net.features(items)
+    for strategy in ("head", "full"):
+        result = regraft.adapt(net, data, strategy=strategy, epochs=1, out=tmp_path / strategy)
+        np.testing.assert_array_equal(result.network.features(items), expected)
+        assert result.network.classes == ("u", "v", "w")
 
 
 REAL = {

@@ -241,7 +241,7 @@ def test_a_probe_of_all_depths_comes_back_trainable(family: str, tmp_path: Path)
     assert len(convolutions) == 2 and all(part.weight.grad is not None and part.weight.grad.any() for part in convolutions)
 
 
-@pytest.mark.parametrize("opset", [9, 10, 12, 13])
+@pytest.mark.parametrize("opset", [9, *(pytest.param(one, marks=pytest.mark.slow) for one in (10, 12)), 13])
 def test_the_opsets_of_matlab(opset: int, tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     if opset < 13:  # from 13 on the axes of Squeeze are an input
@@ -280,6 +280,27 @@ def test_a_head_of_one_row_comes_back_with_its_two_classes(family: str, classes:
     opened = regraft.load(regraft.retarget(found, ["yes", "new", "no"]).save(tmp_path / "kept"))
     if classes:
         np.testing.assert_allclose(opened.logits(items)[:, [2, 0]], found.logits(items), atol=1e-6)
+
+
+class _Facts(nn.Module):
+    """Takes two tensors by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 5), nn.Linear(8, 3)
+
+    def forward(self, row: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.cat([self.first(row).tanh(), facts], 1))
+
+
+def test_inputs_keep_their_names(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = regraft.load(_Facts(), classes=ABC, inputs={"row": (4,), "facts": (3,)})
+    items = {"row": DRAWS.normal(size=(9, 4)).astype(np.float32), "facts": DRAWS.normal(size=(9, 3)).astype(np.float32)}
+    found = regraft.load(net.export(tmp_path / "x.onnx"))
+    assert list(found.sample) == ["row", "facts"] and "converted from ONNX" in found.account.notes[0]
+    for one in (found, regraft.load(found.save(tmp_path / "kept"))):
+        np.testing.assert_allclose(one.logits(items), net.logits(items), atol=1e-5)
 
 
 def _graph(*nodes: Any, tensors: Any = (), shape: Any = ("N", 4), **model: Any) -> Any:

@@ -139,6 +139,10 @@ def test_conditions_are_known_by_name(tmp_path: Path) -> None:
     assert np.abs(served.predict(ROWS, "anna").probabilities - served.predict(ROWS, "bert").probabilities).max() > 1e-3
     with pytest.raises(NetworkError, match=r"'carl' is not known.*anna"):
         served.predict(ROWS, "carl")
+    regraft.fold(coded, "anna").export(tmp_path / "anna.onnx")
+    folded = serve(tmp_path / "anna.onnx")
+    assert [one.name for one in folded.session.get_inputs()] == ["input"]
+    np.testing.assert_allclose(folded.predict(ROWS).probabilities, coded.predict(ROWS, "anna").probabilities, atol=1e-5)
 
 
 def test_arrays_are_those_that_pytorch_gets(tmp_path: Path) -> None:

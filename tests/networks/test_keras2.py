@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import regraft
-from regraft.errors import NetworkError, UnsafeFileError
+from regraft.errors import NetworkError
 
 keras = pytest.importorskip("keras")
 layers = keras.layers
@@ -91,26 +91,6 @@ def test_the_layout_is_that_of_keras_2(name: str, tmp_path: Path) -> None:
     for layer in described(path)["config"]["layers"]:
         for node in layer.get("inbound_nodes", ()):
             assert all(len(place) == 4 and isinstance(place[0], str) and isinstance(place[3], dict) for place in node)
-
-
-@pytest.mark.parametrize("ending", [".h5", ".keras"])
-def test_damaged_files_are_refused_without_the_words_of_other_libraries(ending: str, tmp_path: Path) -> None:
-    net = regraft.load(keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.Dense(3)]))
-    whole, bad = net.export(tmp_path / f"net{ending}").read_bytes(), tmp_path / f"bad{ending}"
-    damaged = [whole[: len(whole) * share // 4] for share in (1, 2, 3)] + [whole[:-9]]
-    for seed in range(6):
-        draws, changed = np.random.default_rng(seed), np.frombuffer(whole, np.uint8).copy()
-        changed[draws.integers(0, len(whole), 12)] = draws.integers(0, 256, 12)
-        damaged.append(changed.tobytes())
-    refused = []
-    for content in damaged:
-        bad.write_bytes(content)
-        try:
-            regraft.load(bad)
-        except (NetworkError, UnsafeFileError) as error:
-            refused.append(str(error))
-    foreign = ("Unable to", "Can't", "Bad ", "sblock", "CRC", "codec")
-    assert len(refused) > 4 and not [said for said in refused if any(word in said for word in foreign)]
 
 
 def test_an_adapted_network_with_a_branch_is_written(tmp_path: Path) -> None:

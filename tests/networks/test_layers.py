@@ -13,6 +13,7 @@ from torch import nn
 
 import regraft
 from regraft.errors import NetworkError
+from regraft.networks.contract import Coding
 
 keras = pytest.importorskip("keras")
 from regraft.networks.edits import Taps  # noqa: E402  # after Keras
@@ -603,6 +604,40 @@ def test_codes_of_conditions_go_to_the_other_family(family: str, tmp_path: Path)
     np.testing.assert_allclose(regraft.fold(made, "ben").predict(rows).probabilities, expected["ben"], atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["torch", "keras"])
+@pytest.mark.parametrize("into", ["entrance", "input facts"])
+def test_codes_that_are_an_input_or_read_before_it_are_folded_first(family: str, into: str) -> None:
+    torch.manual_seed(0)
+    rows = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    if into == "entrance":
+        stack = [L.Dense(8, activation="relu")]
+        plain = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        net = regraft.load(_keras_of(*stack, shape=(4,)) if family == "keras" else plain, inputs=(4,), classes=ABC)
+    else:
+        entries = [keras.Input((4,), name="row"), keras.Input((3,), name="facts")]
+        model = keras.Model(entries, L.Dense(3)(L.Concatenate()([L.Dense(5)(entries[0]), entries[1]])))
+        shapes = {"row": (4,), "facts": (3,)}
+        net = regraft.load(model, classes=ABC) if family == "keras" else regraft.load(_Facts(), inputs=shapes, classes=ABC)
+    net = net.coded(Coding(3, ("anna", "ben"), into), seed=0)
+    with torch.no_grad():
+        for weight in net.module.parameters():
+            weight.add_(torch.rand_like(weight) / 2)
+    other = "keras" if family == "torch" else "torch"
+    with pytest.raises(NetworkError, match=rf"reads the codes of conditions at '{into}'.*Fold one: regraft\.fold"):
+        net.to(other)
+    folded = regraft.fold(net, "anna")
+    np.testing.assert_allclose(folded.to(other).logits(rows), folded.logits(rows), atol=1e-5)
+
+
+class _Facts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 5), nn.Linear(8, 3)
+
+    def forward(self, row: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.cat([self.first(row), facts], 1))
+
+
 def test_every_row_has_a_network() -> None:
     seen = set()
     for name in (*SEQUENTIAL, *GRAPHS):
@@ -622,12 +657,14 @@ def test_every_row_has_a_network() -> None:
         (lambda: L.LSTM(3, activation="exponential"), "the activations 'sigmoid', 'exponential' at each step"),
         (lambda: L.GRU(3, activation=lambda x: x), "the activations 'sigmoid', 'own' at each step"),
         (lambda: L.UnitNormalization(), "(UnitNormalization)"),
+        (lambda: L.ConvLSTM2D(2, 2), "(ConvLSTM2D)"),
         (lambda: L.Dense(4, activation=lambda x: x * 2), "the activation '<lambda>'"),
     ],
 )
 def test_what_has_no_counterpart_is_refused_by_the_name_of_the_layer(layer: Callable[[], Any], said: str) -> None:
     made = layer()
-    net = regraft.load(keras.Sequential([keras.Input(STEPS), made, L.Flatten(), L.Dense(3)]))
+    shape = BOX if isinstance(made, L.ConvLSTM2D) else STEPS
+    net = regraft.load(keras.Sequential([keras.Input(shape), made, L.Flatten(), L.Dense(3)]))
     with pytest.raises(NetworkError) as caught:
         net.to("torch")
     assert repr(made.name) in str(caught.value) and said in str(caught.value) and ".onnx" in str(caught.value)

@@ -128,7 +128,9 @@ def test_onnx_runtime_computes_what_the_network_predicts(make: Callable[[], Any]
         found = run(path, input=some)
         assert np.allclose(found["logits"], net.logits(some), atol=1e-5)
         assert np.allclose(found["probabilities"], net.predict(some).probabilities, atol=1e-5)
+    pytest.importorskip("onnx").checker.check_model(path, full_check=True)
     told = facts(path)
+    assert told["versions"].keys() >= {"regraft", "torch"}
     assert told["classes"] == list(net.classes) and told["tasks"]["main"]["kind"] == net.head.kind
     assert told["preprocessing"] == json.loads(json.dumps(net.preprocessing.to_dict())) and told["largest_difference"] < 1e-4
 
@@ -138,6 +140,7 @@ def test_sequences_may_have_any_length_and_recurrent_layers_stay_single_operator
     onnx = pytest.importorskip("onnx")
     net, items = make()
     path = net.export(tmp_path / "net.onnx")
+    onnx.checker.check_model(path)
     graph = onnx.load(path).graph
     assert len(graph.node) < 100
     assert [size.dim_param for size in graph.input[0].type.tensor_type.shape.dim][:2] in (["batch", "length1"], ["batch", "tokens"])

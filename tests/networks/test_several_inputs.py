@@ -207,10 +207,15 @@ def test_an_input_that_can_be_left_out() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_export_to_onnx(family: str, tmp_path: Path) -> None:
+def test_exported_files_take_the_inputs_by_name(family: str, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     inputs, _ = arrays()
+    program = regraft.load(opened(family).export(tmp_path / "net.pt2"), trust=True)
+    assert set(program.sample) == set(inputs)
+    for rows in (slice(0, 5), slice(0, 1)):
+        some = {name: values[rows] for name, values in inputs.items()}
+        np.testing.assert_allclose(program.logits(some), own_logits(family, some), atol=1e-5)
     path = opened(family).export(tmp_path / "net.onnx")
     session = runtime.InferenceSession(str(path))
     assert {one.name for one in session.get_inputs()} == set(inputs)

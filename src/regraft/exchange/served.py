@@ -118,7 +118,7 @@ def serve(path: Path) -> ServedNetwork:
             f"{shown} was not written by regraft: its metadata hold {', '.join(map(repr, sorted(texts)[:6])) or 'nothing'}, and not the "
             "tasks and the preprocessing of a network. Open it with regraft.load, save it, and give the folder."
         )
-    session = session_of(model.SerializeToString())
+    session = session_of(model.SerializeToString(), what=shown)
     unknown = [one.type for one in session.get_inputs() if one.type not in _DTYPES]
     if unknown:
         raise NetworkError(f"{shown} takes inputs of the type {unknown[0]}; expected numbers. It was not written by regraft.")

@@ -411,7 +411,15 @@ def reading(shown: str, kind: str, *, remedy: str = "", file: Path | None = None
         raise
     except BaseException as error:  # native panics are no Exception, and huge declared sizes are MemoryError
         end, found = f" {remedy}" if remedy else "", "" if file is None else content_of(file, kind)
-        raise form.error(f"{shown} cannot be read as a {form.title}: {found or reason_of(error)}.{end}") from error
+        raise form.error(f"{shown} cannot be read as a {form.title}: {found or _why(error, kind)}.{end}") from error
+
+
+def _why(error: BaseException, kind: str) -> str:
+    """Return why a file cannot be read. The words of a library that reads networks or weights stand behind our own."""
+    reason = reason_of(error)
+    if _NEEDED.get(kind) != "" or getattr(error, "errno", None) or reason.startswith("it "):
+        return reason
+    return f"it is damaged, or of an unknown form, because of this error: {reason}"
 
 
 def _shown(file: Path) -> str:

@@ -67,7 +67,8 @@ def _tree(content: bytes, *, shown: str) -> Element:
     try:
         parser.Parse(content, True)
     except expat.ExpatError as error:
-        raise ValueError(f"it is no XML document ({error})") from error
+        fault = f"line {error.lineno} has this fault: {expat.ErrorString(error.code)}"
+        raise ValueError(f"it is no XML document, or it is damaged, because {fault}") from error
     found: Element = builder.close()
     return found
 

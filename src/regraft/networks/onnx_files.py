@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +69,7 @@ class _Whole(WholeNetwork):
 
 
 def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> Path:
-    """Write a network as an ONNX file, after checking that ONNX Runtime matches PyTorch on batches of one and three examples.
+    """Write a network as an ONNX file, after ONNX has checked it and ONNX Runtime has matched PyTorch on one and on three examples.
 
     Inputs keep the network's names, or are called "input". Each head has the outputs "logits" and "probabilities", or "value" for a
     regression; with several heads they are prefixed with the task ("main.logits"). The batch axis is dynamic, and so are the lengths that
@@ -88,6 +89,7 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
         if preprocessing:
             _put_preprocessing_(model, network)
         content = bytes(model.SerializeToString())
+        importlib.import_module("onnx.checker").check_model(content)
     except Exception as problem:  # not every forward can be exported
         if isinstance(problem, RegraftError) and not isinstance(problem, NetworkError):
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from zipfile import ZipFile
@@ -25,7 +26,7 @@ from . import adjusting, changes
 from .body import KerasBody, inspected
 from .clone import cloned
 from .library import keras
-from .running import sample_for
+from .running import called, sample_for
 from .saving import as_given, layer_names, save, write_keras2
 
 __all__ = ["KERAS", "KERAS_ENDINGS", "KerasFamily", "open_keras"]
@@ -70,13 +71,7 @@ class KerasFamily(Family[KerasBody]):
         with as_given(body):
             whole = changes.with_groups(body)
             if path.suffix.lower() == _PROGRAM:
-                if isinstance(body.sample, dict):
-                    named, folded = ", ".join(map(repr, body.sample)), ", or condition=, which folds its code in" if body.coding else ""
-                    raise NetworkError(
-                        f"A Keras network of {len(body.sample)} inputs ({named}) cannot be written as a {_PROGRAM} file, which takes one. "
-                        f"Expected a path that ends in '.keras', '.h5' or '.onnx'{folded}."
-                    )
-                export_module(whole, body.sample, path=path)
+                export_module(whole, body.sample, path=path, by_name=partial(called, whole, training=False))
                 return path
             if path.suffix.lower() == _LEGACY:
                 write_keras2(whole, body.sample, kinds=[head.kind for head in body.heads.values()] or ["regression"], target=path)

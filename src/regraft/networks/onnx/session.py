@@ -19,7 +19,7 @@ _SHARE_OF_MEMORY = 0.5
 """Share of the machine's memory; the rest is for other data."""
 
 
-def session_of(content: bytes, *, threads: int = 0) -> Any:
+def session_of(content: bytes, *, threads: int = 0, what: str = "the network") -> Any:
     """Return a session that runs a checked model on the CPU. Creating it runs nothing of the model."""
     runtime = _onnxruntime()
     options = runtime.SessionOptions()
@@ -31,7 +31,10 @@ def session_of(content: bytes, *, threads: int = 0) -> Any:
     try:
         return runtime.InferenceSession(content, options, enable_fallback=0, **how)  # the fallback would print text of the file
     except Exception as error:  # the runtime has a class for each of its error codes
-        raise NetworkError(f"ONNX Runtime does not take the network: {reason_of(error)}.") from error
+        raise NetworkError(
+            f"ONNX Runtime does not take {what}: it is damaged, or its operators do not fit one another, because of this error: "
+            f"{reason_of(error)}."
+        ) from error
 
 
 def run_session(session: Any, feeds: Mapping[str, Any], *, seconds: float | None = None) -> list[Any]:
@@ -49,7 +52,9 @@ def run_session(session: Any, feeds: Mapping[str, Any], *, seconds: float | None
         if options.terminate:
             raise NetworkError(f"The network in ONNX form ran for {seconds:.0f} s on two examples and was stopped.") from error
         shapes = ", ".join(str(list(values.shape)) for values in feeds.values())
-        raise NetworkError(f"The network in ONNX form cannot be run on inputs of the shape {shapes}: {reason_of(error)}.") from error
+        raise NetworkError(
+            f"The network in ONNX form cannot be run on inputs of the shape {shapes}, because of this error: {reason_of(error)}."
+        ) from error
     finally:
         if limit is not None:
             limit.cancel()

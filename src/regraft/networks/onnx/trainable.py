@@ -62,7 +62,7 @@ def open_onnx(path: Path) -> Opened:
     except UnsafeFileError:
         raise
     except NetworkError as problem:
-        module, inputs = _frozen(found, problem)
+        module, inputs = _frozen(found, problem, shown=shown)
         notes = [f"run by ONNX Runtime as it is, and not trained below its head: {problem}", *found.notes]
     plain = None if found.facts is None else found.facts.preprocessing
     return Opened(module, {"source": SOURCE}, inputs, found.classes, plain, notes=notes, tasks=_tasks(found))
@@ -78,7 +78,7 @@ def _converted(found: ForeignOnnx, *, shown: str) -> tuple[Module, dict[str, Ten
     return module, sample, _proven(module, session, sample=sample, expected=expected, what=shown)
 
 
-def _frozen(found: ForeignOnnx, problem: NetworkError) -> tuple[Module, Tensor]:
+def _frozen(found: ForeignOnnx, problem: NetworkError, *, shown: str) -> tuple[Module, Tensor]:
     """Return a network that ONNX Runtime runs in parts, and a sample."""
     try:
         model, sample = frozen_graph(found.model)
@@ -86,7 +86,9 @@ def _frozen(found: ForeignOnnx, problem: NetworkError) -> tuple[Module, Tensor]:
         with torch.no_grad():
             module(sample)
     except NetworkError as error:
-        raise problem from error
+        if shown in str(problem):
+            raise problem from error
+        raise NetworkError(f"{shown} cannot be opened: {problem} Copy it again, or export the network again.") from error
     setattr(module, GRAPH, model.SerializeToString())
     return module, sample
 

@@ -101,8 +101,8 @@ def building(what: str, limits: Limits, *, drawn: bool = True, remedy: str = "")
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # values of a file reach a library's code, which may fail in any way
-        end = f" {remedy}" if remedy else ""
-        raise NetworkError(f"{what} cannot be made into a network: {type(error).__name__}: {reason_of(error)}.{end}") from error
+        said, end = f"{type(error).__name__}: {reason_of(error)}", f" {remedy}" if remedy else ""
+        raise NetworkError(f"{what} cannot be made into a network, because of this error: {said}.{end}") from error
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from inspect import Parameter, Signature, signature
 from io import BytesIO
@@ -123,34 +123,37 @@ def write_program(body: TorchBody, folder: Path, *, own: str) -> dict[str, str]:
 class _Named(Module):
     """A module that takes tensors by name. Its forward has no free keywords: an exported program with them cannot be called."""
 
-    def __init__(self, module: Module, names: Sequence[str]) -> None:
+    def __init__(self, module: Module, names: Sequence[str], *, run: Callable[[dict[str, Tensor]], Any] | None = None) -> None:
         super().__init__()
         self.module = module
 
         def forward(**named: Tensor) -> Any:
-            return module(**named)
+            return module(**named) if run is None else run(named)
 
         forward.__dict__["__signature__"] = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
         self.__dict__["forward"] = forward
 
 
-def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
-    """Write a module in inference mode as an exported program with a free batch axis."""
+def export_module(module: Module, sample: Inputs, *, path: Path, by_name: Callable[[dict[str, Tensor]], Any] | None = None) -> None:
+    """Write a module in inference mode as an exported program with a free batch axis.
+
+    `by_name` runs the module on tensors by name, if its forward does not take them as keywords.
+    """
     content = BytesIO()
     try:
-        torch.export.save(exported_program(module, sample), content)
+        torch.export.save(exported_program(module, sample, by_name=by_name), content)
     except Exception as problem:  # not every forward can be exported
         reason = why_not_exported(problem)
         raise NetworkError(f"{type(module).__name__} cannot be written as an exported program: {reason}. Export it as .onnx.") from problem
     write_bytes(path, content.getvalue())
 
 
-def exported_program(module: Module, sample: Inputs) -> Any:
+def exported_program(module: Module, sample: Inputs, *, by_name: Callable[[dict[str, Tensor]], Any] | None = None) -> Any:
     """Return a module in inference mode as an exported program with a free batch axis."""
     axes = {0: torch.export.Dim("batch", min=1)}
     takes = signature(module.forward).parameters
     if isinstance(sample, dict):
-        whole = module if takes.keys() >= sample.keys() else _Named(module, list(sample))
+        whole = module if takes.keys() >= sample.keys() else _Named(module, list(sample), run=by_name)
         given: Any = ((), dict(sample), {name: axes for name in sample})
     else:
         first = next(iter(takes.values()))
