@@ -274,7 +274,7 @@ def test_a_head_of_one_row_comes_back_with_its_two_classes(family: str, classes:
     plain = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1), nn.Sigmoid())
     net = regraft.load(keras.Sequential(stack) if family == "keras" else plain, classes=classes, inputs=(4,))
     found = regraft.load(net.export(tmp_path / "x.onnx"))
-    assert found.head.binary and found.classes == classes and "one row for two classes" in found.summary()
+    assert found.head.binary and found.classes == classes and "one output for two classes" in found.summary()
     items = DRAWS.normal(size=(9, 4)).astype(np.float32)
     np.testing.assert_allclose(found.predict(items).probabilities, net.predict(items).probabilities, atol=1e-6)
     opened = regraft.load(regraft.retarget(found, ["yes", "new", "no"]).save(tmp_path / "kept"))

@@ -606,7 +606,7 @@ def test_codes_of_conditions_go_to_the_other_family(family: str, tmp_path: Path)
 
 @pytest.mark.parametrize("family", ["torch", "keras"])
 @pytest.mark.parametrize("into", ["entrance", "input facts"])
-def test_codes_that_are_an_input_or_read_before_it_are_folded_first(family: str, into: str) -> None:
+def test_codes_elsewhere_are_refused_with_what_to_do(family: str, into: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     rows = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     if into == "entrance":
@@ -623,10 +623,14 @@ def test_codes_that_are_an_input_or_read_before_it_are_folded_first(family: str,
         for weight in net.module.parameters():
             weight.add_(torch.rand_like(weight) / 2)
     other = "keras" if family == "torch" else "torch"
-    with pytest.raises(NetworkError, match=rf"reads the codes of conditions at '{into}'.*Fold one: regraft\.fold"):
+    remedy = "Fold one: regraft.fold" if into == "entrance" else "Export it as .onnx"
+    with pytest.raises(NetworkError, match=rf"reads the codes of conditions at '{into}'.*{remedy}"):
         net.to(other)
-    folded = regraft.fold(net, "anna")
-    np.testing.assert_allclose(folded.to(other).logits(rows), folded.logits(rows), atol=1e-5)
+    if into == "entrance":
+        folded = regraft.fold(net, "anna")
+        np.testing.assert_allclose(folded.to(other).logits(rows), folded.logits(rows), atol=1e-5)
+    else:
+        assert net.export(tmp_path / "x.onnx").is_file()
 
 
 class _Facts(nn.Module):

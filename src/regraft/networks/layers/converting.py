@@ -20,7 +20,7 @@ from ..keras.family import open_keras
 from ..keras.library import keras
 from ..keras.saving import as_given
 from ..keras.structure import CODES, CONDITION
-from ..parts.coding import LAYERS
+from ..parts.coding import ENTRANCE, LAYERS
 from ..parts.head import told_binary
 from ..parts.onnx_export import is_coarse, why_not_exported
 from ..parts.protocols import on_device
@@ -62,7 +62,8 @@ def _converted(network: Network, convert: Callable[..., tuple[Network, Mapping[s
         turned = turn and _turns(network)
         return _told(network, convert(network, turned=turned)[0], turned=turned)
     if coding.into != LAYERS:
-        raise NetworkError(f"This network reads the codes of conditions at {coding.into!r}; expected {LAYERS!r}. Fold one: regraft.fold.")
+        remedy = "Fold one: regraft.fold." if coding.into == ENTRANCE else "Export it as .onnx."
+        raise NetworkError(f"This network reads the codes of conditions at {coding.into!r}; expected {LAYERS!r}. {remedy}")
     plain, _ = network.unedited(Codes(coding), code=torch.zeros(coding.size))
     made, places = convert(plain, turned=False)
     twin = made.edited(Codes(replace(coding, points=tuple(places.get(point, point) for point in coding.points))))
