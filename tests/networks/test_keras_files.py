@@ -72,11 +72,15 @@ def test_same_architecture_gives_the_same_output(layout: str, name: str, tmp_pat
     torch.testing.assert_close(network.module(network.sample), source(network.sample))
 
 
+@pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("layout", ["w.weights.h5", "old.hdf5"])
-def test_weights_of_an_inner_base_go_into_the_model_around_it(layout: str, tmp_path: Path) -> None:
+def test_weights_of_an_inner_base_go_into_the_model_around_it(layout: str, named: bool, tmp_path: Path) -> None:
+    """Also where Keras has numbered the layers, and the numbers differ."""
+
     def base() -> Any:
         entry = keras.Input((8, 8, 3))
-        return keras.Model(entry, L.BatchNormalization(name="norm")(L.Conv2D(4, 3, name="conv")(entry)), name="base")
+        maps = L.Conv2D(4, 3, name="conv" if named else None)(entry)
+        return keras.Model(entry, L.BatchNormalization(name="norm" if named else None)(maps))
 
     source = base()
     wrapped = keras.Sequential([keras.Input((8, 8, 3)), base(), L.GlobalAveragePooling2D(), L.Dense(3, name="out")])
@@ -85,6 +89,16 @@ def test_weights_of_an_inner_base_go_into_the_model_around_it(layout: str, tmp_p
     assert len(account["matched"]) == len(source.weights) and account["missing"] == ["out.kernel", "out.bias"]
     sample = torch.rand(2, 8, 8, 3)
     torch.testing.assert_close(network.feature_batch(sample), source(sample).mean((1, 2)))
+
+
+def test_weights_that_two_inner_bases_could_take_are_refused(tmp_path: Path) -> None:
+    def base() -> Any:
+        return keras.Sequential([keras.Input((4,)), L.Dense(6), L.Dense(5)])
+
+    path, entry = written(base(), tmp_path / "w.weights.h5"), keras.Input((4,))
+    network = open_keras(keras.Model(entry, L.Dense(3, name="out")(L.Add()([base()(entry), base()(entry)]))))
+    with pytest.raises(NetworkError, match="No weight of the file fits"):
+        put_keras_weights_(network.body, path)
 
 
 def test_subclassed_weights(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...errors import AmbiguousMatchError, NetworkError
 from ...files.text import printable
@@ -64,6 +64,9 @@ def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collectio
     if names.size() >= enough:
         return _matching(source, target, found=_rest_reshaped(source, target, found=names, head=head))
     if by_address:
+        inside = _inside_one(source, target)
+        if inside.pairs:
+            return _matching(source, target, found=inside)
         raise _nothing(source, target)
     ordered = _by_order(source, target, head=head)
     if ordered is not None:
@@ -116,6 +119,23 @@ def _by_name(source: Sequence[Weight], target: Sequence[Weight], *, everything: 
         found.pairs += aligned.pairs
         found.notes += aligned.notes
     return found
+
+
+def _inside_one(source: Sequence[Weight], target: Sequence[Weight]) -> _Found:
+    """Match the weights of an inner network to the only container in the `target` that holds the same ones at the same places."""
+    bases, fits = address_bases([*source, *target]), dict[tuple[int, ...], _Found]()
+    ours = {name: index for index, name in enumerate(Places(source, bases, everything=False).names)}
+    rows = [weight.name.split(".") for weight in target]
+    for container in {".".join(parts[:count]) + "." for parts in rows for count in range(1, len(parts))}:
+        inside = [at for at, weight in enumerate(target) if weight.name.startswith(container)]
+        if len(inside) != len(source):
+            continue
+        own = [target[at] for at in inside]
+        bare = [replace(one, name=one.name.removeprefix(container), layer=one.layer.removeprefix(container)) for one in own]
+        names = Places(bare, bases, everything=False).names
+        if set(names) == set(ours) and all(source[ours[name]].shape == one.shape for name, one in zip(names, own, strict=True)):
+            fits[tuple(inside)] = _Found([(ours[name], at, _PLACE) for name, at in zip(names, inside, strict=True)])
+    return next(iter(fits.values())) if len(fits) == 1 else _Found()
 
 
 def _rule(given: Weight, taken: Weight, *, prefix: str) -> str:
