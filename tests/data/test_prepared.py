@@ -24,6 +24,23 @@ def test_batches_of_files_in_order(pictures):
         next(prepared.batches(0))
 
 
+@pytest.mark.parametrize("of", [lambda own, files: own.batches(files, 2), lambda own, files: Prepared(read(files), own).batches(2)])
+def test_the_next_batch_of_files_is_read_while_one_is_in_use(of, pictures, monkeypatch):
+    inner, second = ImagePreprocessing.batch_of, threading.Event()
+
+    def watched(self, data, indices, **how):
+        made = inner(self, data, indices, **how)
+        if list(indices) == [2, 3]:
+            second.set()
+        return made
+
+    monkeypatch.setattr(ImagePreprocessing, "batch_of", watched)
+    batches = of(ImagePreprocessing(4, 4), pictures)
+    next(batches)
+    assert second.wait(10)  # nobody has asked for it
+    assert len(list(batches)) == 2
+
+
 def test_memory_map_is_read_by_batch(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((30, 4)))
     items = np.load(tmp_path / "x.npy", mmap_mode="r")

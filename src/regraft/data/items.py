@@ -29,6 +29,7 @@ __all__ = [
     "as_numpy",
     "as_rows",
     "digest_with",
+    "in_files",
     "is_frame",
     "item_digest",
     "listed",
@@ -240,6 +241,12 @@ def as_rows(items: Sequence[Any] | np.ndarray, indices: np.ndarray) -> Sequence[
     if isinstance(items, LazyItems):
         return items.of(indices)
     return [items[int(index)] for index in indices]
+
+
+def in_files(items: Sequence[Any] | np.ndarray, kind: str) -> bool:
+    """Return whether examples are files, or windows of recordings, which are read and decoded for each batch."""
+    lazy = isinstance(items, np.ndarray | ArrayView | LazyItems | Parts)
+    return not lazy and kind != "text" and len(items) > 0 and isinstance(items[0], str | Path | Clip)
 
 
 def whole_items(items: Sequence[Any] | np.ndarray) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from ..errors import SettingError
 from ..networks.parts.protocols import Inputs
 from .dataset import Dataset
 from .decoding.threads import in_threads, prefetched
-from .items import Clip
+from .items import Clip, in_files
 from .preprocessings.augmenting import augment_key
 from .preprocessings.conditions_preprocessing import known_conditions
 from .preprocessings.preprocessing import Preprocessing
@@ -74,7 +74,7 @@ class Prepared:
             raise SettingError(f"batch_size={batch_size} is out of range; expected 1 or more.")
         order = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
         parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        if len(self) and isinstance(self.data.items[0], str | Path | Clip) and self.data.kind != "text" and not (view and self.in_turn):
+        if in_files(self.data.items, self.data.kind) and not (view and self.in_turn):
             yield from prefetched(lambda part: self.batch(part, view), parts)
             return
         for part in parts:

@@ -17,7 +17,8 @@ from ...errors import DataError, SettingError, near_names
 from ...files.schema import checked
 from ...networks.parts.protocols import Inputs
 from ..dataset import Dataset
-from ..items import as_numpy, is_frame, listed, mean_of_windows, take
+from ..decoding.threads import prefetched
+from ..items import as_numpy, in_files, is_frame, listed, mean_of_windows, take
 from ..readers.examples import are_examples, unlabelled
 from ..readers.unlabelled import is_file_of_items, read_files, single_picture
 from .augmenting import plain_name
@@ -150,14 +151,20 @@ class Preprocessing(abc.ABC):
         return mean_of_windows(values, items)
 
     def batches(self, items: Any, batch_size: int) -> Iterator[Inputs]:
-        """Yield examples of any supported form as consecutive batches of at most `batch_size`, in order.
+        """Yield examples of any supported form as consecutive batches of at most `batch_size`, in order, all of one length.
+
+        For files, the next batch is read while the current one is in use.
 
         `items`: a `Dataset`, raw examples, an array (N, ...), or paths of files or folders.
         """
         data = self.dataset(items)
         ready = self._ready(data).widened(data)
-        for start in range(0, len(data), batch_size):
-            yield ready.batch_of(data, np.arange(start, min(start + batch_size, len(data))))
+        parts = [np.arange(start, min(start + batch_size, len(data))) for start in range(0, len(data), batch_size)]
+        if in_files(data.items, data.kind):
+            yield from (batch for _, batch in prefetched(lambda part: ready.batch_of(data, part), parts))
+            return
+        for part in parts:
+            yield ready.batch_of(data, part)
 
     def array_batches(self, items: Any, batch_size: int, *, raw: bool = False) -> Iterator[Item]:
         """Yield the batches of `batches` as arrays, made by `arrays_of`.
