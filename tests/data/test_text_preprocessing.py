@@ -11,6 +11,7 @@ import regraft
 from regraft.data import Prepared, TextPreprocessing, preprocessing_from_dict, read
 from regraft.data.preprocessings.text_preprocessing import replaced_tokens
 from regraft.errors import DataError, NetworkError, SettingError
+from regraft.freezing.spread import batches_of
 
 TEXTS = ["a short text", "another one, somewhat longer than the first of them", "third"]
 
@@ -221,6 +222,20 @@ def test_what_is_cut_is_told_where_it_is_learned_and_predicted(made, family):
         with pytest.warns(UserWarning, match="takes no attention mask"):
             result.network.logits(more)
     assert regraft.check((texts, labels), _net(made, family), max_length=8).facts["notes"][-1].startswith("Warning: ")
+
+
+def test_batches_of_texts_have_one_length_on_an_engine_and_on_a_cluster(made, monkeypatch):
+    """The longest text decides, also where it is in the last batch and longer than those of the training."""
+    pytest.importorskip("onnxruntime")
+    net, texts = _net(made, "torch"), [*TEXTS[::2] * 65, LONG]
+    plain = regraft.predict(net, texts, engine="eager").probabilities
+    found = regraft.predict(net, texts, engine="onnxruntime")
+    assert "ran on onnxruntime" in found.notes[0]
+    np.testing.assert_allclose(found.probabilities, plain, atol=1e-5)
+    net.preprocessing = net.preprocessing.fit(read((TEXTS, [0, 1, 0])))
+    monkeypatch.setattr("regraft.freezing.whole.check_engine", lambda *_given: None)
+    monkeypatch.setattr("regraft.freezing.whole.spread", lambda shared, chunks, **_how: ([*batches_of(shared, one)] for one in chunks))
+    np.testing.assert_array_equal(regraft.predict(net, texts, cluster="auto").probabilities, plain)
 
 
 def test_a_length_that_cannot_be(made):

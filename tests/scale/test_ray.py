@@ -13,14 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests import torch_examples as examples
+from typer.testing import CliRunner
 
 import regraft
+from regraft.cli import app
 from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.errors import DataError, MissingExtraError, RegraftError, SettingError
 from regraft.freezing import Cut, FrozenPass, cacheable_layers, find_cut, whole_pass
+from regraft.freezing.spread import batches_of
 from regraft.networks.contract import Network
-from regraft.scale import check_cluster, on_cluster, packed, unpacked
+from regraft.scale import all_see, check_cluster, on_cluster, packed, unpacked
 
 no_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 cluster_of_two = pytest.mark.usefixtures("cluster")
@@ -109,6 +113,76 @@ def test_a_pass_is_the_same_after_it_was_sent(family: str) -> None:
         assert all(torch.equal(one, two) for one, two in zip(made._values(inputs), values(other.batch(np.arange(5))), strict=True))
 
 
+def _pictures(folder: Path) -> tuple[Network, list[Path]]:
+    folder.mkdir()
+    for at in range(5):
+        Image.fromarray(np.random.default_rng(at).integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{at}.png")
+    torch.manual_seed(0)
+    own = {"kind": "image", "height": 8, "width": 8, "channels": 1, "value_range": [0, 255]}
+    return regraft.load(examples.Cnn(), inputs=(1, 8, 8), preprocessing=own), sorted(folder.iterdir())
+
+
+def _recordings(folder: Path) -> tuple[Network, list[Path]]:
+    soundfile = pytest.importorskip("soundfile")
+    folder.mkdir()
+    for at in range(3):
+        soundfile.write(folder / f"{at}.wav", np.random.default_rng(at).normal(0, 0.1, 400 * (1 + at)), 8000)
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv1d(1, 4, 9, 4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)]
+    own = {"kind": "audio", "features": "waveform", "sample_rate": 8000, "seconds": 0.05}
+    return regraft.load(torch.nn.Sequential(*layers), preprocessing=own), sorted(folder.iterdir())
+
+
+@no_ray
+@pytest.mark.parametrize("made", [_pictures, _recordings])
+def test_files_that_a_worker_cannot_see_come_with_the_task(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, paths = made(tmp_path / "here")
+    plain = regraft.predict(net, paths, engine="eager").probabilities
+
+    def elsewhere(work: Any, content: bytes, *, pieces: Any, **_how: Any) -> Iterator[Any]:
+        sent = list(pieces)
+        (tmp_path / "here").rename(tmp_path / "away")
+        yield from [work(unpacked(content), piece) for piece in sent]
+
+    monkeypatch.setattr("regraft.freezing.whole.check_engine", lambda *_given: None)
+    monkeypatch.setattr("regraft.freezing.spread.on_cluster", elsewhere)
+    monkeypatch.setattr("regraft.freezing.spread.all_see", lambda *_given: False)
+    assert regraft.predict(net, paths, cluster="auto").probabilities.tobytes() == plain.tobytes()
+
+
+def test_a_pass_that_was_stopped_on_a_cluster_goes_on_at_its_next_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(shared: Any, chunks: Any, **_how: Any) -> Iterator[Any]:
+        yield list(batches_of(shared, chunks[0]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("regraft.freezing.run.spread", stopped)
+    made, items = _pass("torch", tmp_path, cluster="auto")
+    with pytest.raises(KeyboardInterrupt):
+        made.cached(items)
+    again, items = _pass("torch", tmp_path)
+    again.cached(items)
+    assert (made.counter.items, again.counter.items) == (256, 600 - 256)
+
+
+def test_every_command_that_computes_takes_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(cluster: str) -> None:
+        raise SettingError(f"{cluster} was asked for.")
+
+    monkeypatch.setattr("regraft.freezing.engines.check_cluster", asked)
+    torch.manual_seed(0)
+    rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    dense = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    made = regraft.load(dense, inputs=(4,), classes=["a", "b"], preprocessing={"kind": "array", "shape": [4]})
+    net = str(made.export(tmp_path / "n.pmml"))
+    np.savez(tmp_path / "data.npz", X=rows, y=np.array(["a", "b"] * 10))
+    np.save(tmp_path / "rows.npy", rows)
+    for command, further in {"adapt": ["--out", "o"], "search": ["--out", "s"], "profile": [], "evaluate": [], "predict": []}.items():
+        data = tmp_path / ("rows.npy" if command == "predict" else "data.npz")
+        out = [further[0], str(tmp_path / further[1])] if further else []
+        done = CliRunner().invoke(app, [command, net, str(data), "--cluster", "ray://there:10001", *out])
+        assert done.exit_code and "ray://there:10001 was asked for." in " ".join(done.output.split()), (command, done.output)
+
+
 @no_ray
 def test_what_cannot_be_sent_is_said() -> None:
     with pytest.raises(SettingError, match=r"cannot be sent to other processes .* Leave cluster= out"):
@@ -168,6 +242,18 @@ def test_features_of_a_cluster_are_bit_identical_and_shared_with_local_runs(fami
     again, items = _pass(family, tmp_path / "cluster")
     again.cached(items, (0, 1))
     assert again.counter.items == 0  # a local run takes up what the cluster has computed
+
+
+@no_ray
+@pytest.mark.slow
+@cluster_of_two
+def test_files_are_read_by_the_workers_or_come_with_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, paths = _pictures(tmp_path / "here")
+    assert all_see(paths, "auto")
+    plain = regraft.predict(net, paths, engine="eager").probabilities.tobytes()
+    assert regraft.predict(net, paths, cluster="auto").probabilities.tobytes() == plain
+    monkeypatch.setattr("regraft.freezing.spread.all_see", lambda *_given: False)
+    assert regraft.predict(net, paths, cluster="auto").probabilities.tobytes() == plain
 
 
 @no_ray

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Prepared
+from ..data import Dataset, Prepared
+from ..data.items import Clip, in_files
 from ..errors import SettingError
+from ..files.formats import opening
 from ..networks.contract import Inputs, Network
-from ..scale import on_cluster, packed, unpacked
+from ..scale import all_see, on_cluster, packed, unpacked
 
 __all__ = ["Chunk", "Shared", "batches_of", "sent", "spread"]
 
@@ -47,17 +51,55 @@ def batches_of(shared: Shared, chunk: Chunk) -> Iterator[list[Tensor]]:
                 yield shared.values(inputs)
 
 
-def _task(shared: Shared, chunk: Chunk) -> list[list[Tensor]]:
-    """Compute a chunk in a worker."""
+def _task(shared: Shared, piece: tuple[Chunk, Mapping[Path, bytes]]) -> list[list[Tensor]]:
+    """Compute a chunk in a worker. Files that came with it are written to a temporary folder."""
     torch.set_num_threads(shared.threads)
-    return list(batches_of(shared, chunk))
+    chunk, files = piece
+    if not files:
+        return list(batches_of(shared, chunk))
+    data = shared.items.data
+    with TemporaryDirectory(prefix="regraft-") as folder:
+        places = {path: Path(folder) / f"{number}{path.suffix}" for number, path in enumerate(files)}
+        for path, content in files.items():
+            places[path].write_bytes(content)
+        items = list(data.items)
+        for index in _rows_of(chunk):
+            item, place = items[index], places[_source(items[index])]
+            items[index] = replace(item, source=place) if isinstance(item, Clip) else place
+        return list(batches_of(replace(shared, items=shared.items.of(replace(data, items=items))), chunk))
+
+
+def _rows_of(chunk: Chunk) -> list[int]:
+    return np.unique(np.concatenate([examples for examples, _ in chunk])).tolist()
+
+
+def _source(item: Any) -> Path:
+    return Path(item.source if isinstance(item, Clip) else item)
+
+
+def _in_local_files(data: Dataset) -> bool:
+    """Return whether all examples are files, or windows of them."""
+    sources = (item.source if isinstance(item, Clip) else item for item in data.items)
+    return in_files(data.items, data.kind) and all(isinstance(source, str | Path) for source in sources)
 
 
 def spread(shared: Shared, chunks: Iterable[Chunk], *, network: Network, cluster: str) -> Iterator[list[list[Tensor]]]:
-    """Return the results of the batches of each chunk, in order. Each chunk is one task of the cluster."""
-    rows = np.arange(min(2, len(shared.items)))
+    """Return the results of the batches of each chunk, in order. Each chunk is one task of the cluster.
+
+    Files are sent with the tasks if some machine does not have them under the same path.
+    """
+    rows, data = np.arange(min(2, len(shared.items))), shared.items.data
     content = sent(shared, [network], values=lambda one: one.values(one.items.batch(rows)))
-    return on_cluster(_task, content, pieces=chunks, cluster=cluster, threads=shared.threads)
+    away = _in_local_files(data) and not all_see([_source(data.items[0]), _source(data.items[-1])], cluster)
+
+    def files(chunk: Chunk) -> dict[Path, bytes]:
+        found = {}
+        for path in {_source(data.items[index]) for index in _rows_of(chunk)} if away else ():
+            with opening(path, "recording" if data.kind == "audio" else "picture") as file:
+                found[path] = file.read_bytes()
+        return found
+
+    return on_cluster(_task, content, pieces=((chunk, files(chunk)) for chunk in chunks), cluster=cluster, threads=shared.threads)
 
 
 def sent(shared: T, networks: Sequence[Network], *, values: Callable[[T], Sequence[Tensor]]) -> bytes:

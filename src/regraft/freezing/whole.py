@@ -72,6 +72,7 @@ class WholePass:
     def _spread(self, function: Function, network: Network, *, items: Prepared, batch_size: int) -> np.ndarray:
         """Return the results from a cluster, with one task per chunk."""
         items.preprocessing.check_values(items.data)
+        items = items.of(items.data, items.preprocessing.widened(items.data))
         network.mode_(False)
 
         def values(inputs: Inputs) -> list[Tensor]:

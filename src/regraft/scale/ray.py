@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import RegraftError, SettingError, optional_import
 
-__all__ = ["WorkerLostError", "alongside", "check_cluster", "on_cluster", "other_machines", "packed", "unpacked", "workers_of"]
+__all__ = ["WorkerLostError", "all_see", "alongside", "check_cluster", "on_cluster", "other_machines", "packed", "unpacked", "workers_of"]
 
 T = TypeVar("T")
 _RETRIES = 5
@@ -45,6 +46,23 @@ def workers_of(cluster: str, *, threads: int) -> int:
     """Return the number of tasks of so many threads that a cluster runs at the same time; 1 at least."""
     check_cluster(cluster)
     return max(1, sum(int(node["Resources"].get("CPU", 0)) // threads for node in _ray().nodes() if node["Alive"]))
+
+
+def all_see(paths: Sequence[Path], cluster: str) -> bool:
+    """Return whether every machine of a cluster has these files, of the same size, under these paths."""
+    check_cluster(cluster)
+    ray = _ray()
+    at = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    machines = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    asked = [ray.remote(num_cpus=0, scheduling_strategy=at(one, soft=False))(_sizes).remote(list(paths)) for one in machines]
+    try:
+        return all(found == _sizes(paths) for found in ray.get(asked))
+    except ray.exceptions.RayError:  # a machine is gone
+        return False
+
+
+def _sizes(paths: Sequence[Path]) -> list[int]:
+    return [path.stat().st_size if path.is_file() else -1 for path in paths]
 
 
 def on_cluster(  # over the limit: what a task is made of
