@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 import torch._lazy.ts_backend
 
 import regraft
+from regraft.networks.samples import placed
 
 EXAMPLES = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
 LABELS = np.where(EXAMPLES[:, 0] > 0, "a", "b")
@@ -71,3 +73,27 @@ def test_a_result_predicts_where_it_was_made(net: regraft.Network) -> None:
     result = regraft.adapt(net, (EXAMPLES, LABELS), strategy="probe", cache="memory", device="lazy")
     assert {value.device.type for value in result.network.state().values()} == {"lazy"}
     assert regraft.evaluate(result.network, (EXAMPLES, LABELS)).scores["accuracy"] > 0.8
+
+
+class Recorded:
+    """A tensor of the CPU that notes how it is moved."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def pin_memory(self) -> Recorded:
+        self.calls.append("pinned")
+        return self
+
+    def to(self, device: torch.device, **how: Any) -> Recorded:
+        self.calls.append((str(device), how))
+        return self
+
+
+@pytest.mark.parametrize("device, calls", [("cuda:1", ["pinned", ("cuda:1", {"non_blocking": True})]), ("lazy", [("lazy", {})])])
+def test_batches_go_to_a_gpu_through_page_locked_memory(device: str, calls: list[Any]) -> None:
+    given: Any = {"x": Recorded()}
+    placed(given, torch.device(device), order=torch.channels_last)
+    assert given["x"].calls == calls

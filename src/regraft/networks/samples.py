@@ -45,7 +45,7 @@ DRAWN = 1e-3
 def placed(inputs: Inputs, device: torch.device, *, order: torch.memory_format) -> Inputs:
     """Return a batch on a device; images in the memory format `order`."""
     if order == torch.channels_last and is_pictures(inputs) and not isinstance(inputs, dict):
-        return inputs.to(device, memory_format=order)
+        return on_device(inputs, device, memory_format=order)
     return on_device(inputs, device)
 
 

@@ -17,9 +17,20 @@ Scores = dict[str, Tensor]
 """Logits by task name, each (N, C)."""
 
 
-def on_device(inputs: Inputs, device: Any) -> Inputs:
-    """Return a batch on a PyTorch device."""
-    return {name: tensor.to(device) for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs.to(device)
+def on_device(inputs: Inputs, device: Any, **how: Any) -> Inputs:
+    """Return a batch on a PyTorch device; to a GPU through page-locked memory, so that the copy does not stop the calling thread.
+
+    `how`: further arguments of `Tensor.to`.
+    """
+    if isinstance(inputs, dict):
+        return {name: _moved(tensor, device, **how) for name, tensor in inputs.items()}
+    return _moved(inputs, device, **how)
+
+
+def _moved(tensor: Tensor, device: Any, **how: Any) -> Tensor:
+    if str(device).startswith("cuda") and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True, **how)
+    return tensor.to(device, **how)
 
 
 class Preprocessing(Protocol):
