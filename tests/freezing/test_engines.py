@@ -130,7 +130,7 @@ def test_inputs_that_only_the_tokenizer_gives_reach_the_engine() -> None:
 def test_an_engine_gives_what_pytorch_gives(case: str, engine: str) -> None:
     plain, _ = _filled(case, "memory", "eager")
     values, made = _filled(case, "memory", engine)
-    built = Counter(engines=made.counter.engines)
+    built, building = Counter(engines=made.counter.engines), made.counter.engines.building
     again, _ = _filled(case, "memory", engine, counter=built)
     alone, _ = _filled(case, "memory", engine, counter=built, batch_size=7)
     assert len(values) == len(plain) == (2 if case == "two live outputs" else 1)
@@ -139,7 +139,7 @@ def test_an_engine_gives_what_pytorch_gives(case: str, engine: str) -> None:
         assert other.tobytes() == repeated.tobytes() == small.tobytes()
     assert [note for note in made.notes if f"ran on {engine}" in note], made.notes
     assert made.counter.items == 300
-    assert made.counter.engines.building > 0
+    assert 0 < building == made.counter.engines.building  # the later passes use the same engine
     modules = made.network.body.modules().values()
     assert [vars(module)["inplace"] for module in modules if "inplace" in vars(module)] == [True, True] * (case == "in place")
 
@@ -361,7 +361,7 @@ def test_an_unknown_engine_is_an_error() -> None:
 
 @pytest.mark.skipif(not INSTALLED, reason="no engine")
 @pytest.mark.parametrize("case", ["torch", pytest.param("keras", marks=pytest.mark.slow)])
-def test_adapt_and_profile_say_what_ran(case: str) -> None:
+def test_adapt_profile_and_the_report_say_what_ran(case: str, tmp_path: Path) -> None:
     network = _keras() if case == "keras" else regraft.load(examples.Cnn(), inputs=(1, 8, 8))
     X, y = examples.pictures(60)
     X = X if case == "torch" else np.ascontiguousarray(X.transpose(0, 2, 3, 1))
@@ -369,6 +369,8 @@ def test_adapt_and_profile_say_what_ran(case: str) -> None:
     result = regraft.adapt(network, (X, y), strategy="probe", cache="memory", engine=INSTALLED[-1])
     assert any(f"ran on {INSTALLED[-1]}" in reason for reason in result.plan.reasons)
     assert result.cost["engine_building"] > 0
+    page = result.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"ran on {INSTALLED[-1]}" in page and "Its engine saved" in page
     assert "engine_building" not in plain.cost
     np.testing.assert_allclose(result.network.predict(X).probabilities, plain.network.predict(X).probabilities, atol=1e-2)
     profile = regraft.profile(network, (X, y), cache="memory", engine=INSTALLED[-1])

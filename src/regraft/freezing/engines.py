@@ -57,7 +57,7 @@ _MOST_LOST, _MOST_ADVANCED = 0.03, 0.13
 """Maximum share of a pass's time that "auto" spends on building an engine: in general, where it may turn out no faster, and for networks
 with 2-D convolutions, which were 1.3 to 5.7 times as fast on every measured engine, so that building pays off."""
 _SECONDS, _SECONDS_A_LAYER = 4.0, 0.15
-"""Upper bound of the time to export and to build both engines on all measured networks: a constant part, and a part per layer."""
+"""Expected time to export and to build both engines, from measured networks: a constant part, and a part per layer."""
 _AFTER_EXPORT = 4.0
 """Maximum time of the steps after PyTorch's export, relative to that export, on the measured networks."""
 
@@ -203,7 +203,7 @@ def _limit(work: Work, *, seconds: float) -> float:
 
 
 def _expected_building(work: Work) -> float:
-    """Return an upper bound of the building time in seconds, from the number of layers with weights."""
+    """Return the expected building time in seconds, from the number of layers with weights."""
     return _SECONDS + _SECONDS_A_LAYER * len({name.rpartition(".")[0] for name in work.network.state()} & work.layers)
 
 
