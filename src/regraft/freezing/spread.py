@@ -70,7 +70,7 @@ def _task(shared: Shared, piece: tuple[Chunk, Mapping[Path, bytes]]) -> list[lis
 
 
 def _rows_of(chunk: Chunk) -> list[int]:
-    return np.unique(np.concatenate([examples for examples, _ in chunk])).tolist()
+    return list(map(int, np.unique(np.concatenate([examples for examples, _ in chunk]))))
 
 
 def _source(item: Any) -> Path:
