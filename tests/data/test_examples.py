@@ -119,6 +119,14 @@ def test_what_the_example_is_must_be_clear() -> None:
     assert np.allclose(np.stack(as_dataset(Mapped(lambda at: {"x": X[at], "class": 0}), "array").items), X)
 
 
+def test_attributes_of_a_data_set_are_used_only_for_what_they_mean() -> None:
+    data = regraft.read(Mapped(lambda at: (X[at], int(Y[at])), features=torch.from_numpy(X)))  # no types of columns
+    assert data.targets.tolist() == Y.tolist()
+    table = np.eye(3, dtype=int)[Y] | [1, 0, 0]  # labels as 0 and 1 are no numbers of classes
+    data = regraft.read(Mapped(lambda at: (X[at], table[at]), classes=list(NAMES)))
+    assert data.task == "multi-label" and data.targets.tolist() == table.tolist()
+
+
 def test_items_are_asked_for_when_they_are_needed() -> None:
     source = Mapped(lambda at: (X[at], int(Y[at])), targets=Y.tolist(), classes=list(NAMES))
     data = regraft.read(source)

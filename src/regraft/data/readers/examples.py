@@ -136,9 +136,11 @@ def _mapped(source: Any, target: str | None) -> Examples:
     label, item = first.names
     columns, classes = getattr(source, "column_names", None), _class_names(source, label)
     if isinstance(columns, list) and label in columns:  # Hugging Face: reading one column decodes no other
-        labels: Any = list(source[label])
+        labels: Any = [one if isinstance(one, list) else _plain(one) for one in source[label]]
     else:
-        labels, classes = _labels_of(source, count, target=target), classes or getattr(source, "classes", None)
+        labels = _labels_of(source, count, target=target)
+        if classes is None and not any(map(np.ndim, labels[:1])):  # rows of 0 and 1 are no numbers of classes
+            classes = getattr(source, "classes", None)
     items: Any = LazyItems(lambda index: _item(_example(source, index, target=target).item), np.arange(count))
     if columns and isinstance(first.item, str | int | float):
         items = list(source[item])
@@ -149,7 +151,8 @@ def _mapped(source: Any, target: str | None) -> Examples:
 
 def _class_names(source: Any, label: str) -> Any:
     """Return the class names that a Hugging Face data set has for a column of labels, or of lists of labels; None if it has none."""
-    feature = (getattr(source, "features", None) or {}).get(label)
+    features = getattr(source, "features", None)  # of other data sets, this may be anything
+    feature = features.get(label) if isinstance(features, Mapping) else None
     return getattr(getattr(feature, "feature", feature), "names", None)
 
 
