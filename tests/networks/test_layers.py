@@ -582,6 +582,12 @@ def test_several_inputs_keep_their_names_and_axes(family: str, tmp_path: Path) -
         np.testing.assert_allclose(one.logits(items), expected, atol=1e-5 * np.abs(expected).max())
 
 
+def test_a_single_input_by_name_may_be_called_x() -> None:
+    entry = keras.Input((4,), name="x")
+    made = regraft.load(keras.Model({"x": entry}, L.Dense(3)(entry)), classes=ABC).to("torch")
+    assert list(made.sample) == ["x"] and made.account.figures["largest_difference"] <= 1e-5
+
+
 @pytest.mark.parametrize("family", ["torch", "keras"])
 def test_codes_of_conditions_go_to_the_other_family(family: str, tmp_path: Path) -> None:
     hidden = [L.Dense(8, activation="relu"), L.Dense(5, use_bias=False), L.BatchNormalization(), L.ReLU()]
@@ -659,6 +665,7 @@ def test_every_row_has_a_network() -> None:
     [
         (lambda: L.TimeDistributed(L.LayerNormalization()), "a LayerNormalization for each step"),
         (lambda: L.LSTM(3, activation="exponential"), "the activations 'sigmoid', 'exponential' at each step"),
+        (lambda: L.GRU(3, activation=L.LeakyReLU()), "the activations 'sigmoid', 'own' at each step"),
         (lambda: L.GRU(3, activation=lambda x: x), "the activations 'sigmoid', 'own' at each step"),
         (lambda: L.UnitNormalization(), "(UnitNormalization)"),
         (lambda: L.ConvLSTM2D(2, 2), "(ConvLSTM2D)"),

@@ -219,7 +219,9 @@ def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> Value:
     if len(call.values) > 1 or one.return_state or one.stateful:
         raise refusal(call.layer, "states that are given, returned or kept")
     own = [getattr(one, name, None) for name in ("recurrent_activation", "activation")]  # a SimpleRNN has the second only
-    named = ["sigmoid" if each is None else each.__name__ if each.__module__.startswith("keras.") else "own" for each in own]
+    named = [
+        "sigmoid" if each is None else getattr(each, "__name__", "own") if each.__module__.startswith("keras.") else "own" for each in own
+    ]
     activations = ["Identity" if name == "linear" else ACTIVATIONS.get(name, ("",))[0] for name in named]
     if not STEPWISE.keys() >= set(activations):
         raise refusal(call.layer, f"the activations {', '.join(map(repr, named))} at each step")

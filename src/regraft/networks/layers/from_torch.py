@@ -271,7 +271,7 @@ def _squared_difference(reader: TorchReader, call: Operation) -> Turned:
 
 
 def _with_number(reader: TorchReader, call: Operation, *, one: Any, two: Any) -> Turned:
-    """Convert a value plus, minus, times or divided by constants: one number, or one per channel. Trained weights are refused."""
+    """Convert a value plus, minus, times or divided by constants: one number, one per channel, or an array. Trained weights are refused."""
     value, other = (one, two) if isinstance(one, Turned) else (two, one)
     first = value is one
     trained = isinstance(other, Tensor) and other.requires_grad

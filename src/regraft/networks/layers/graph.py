@@ -452,7 +452,7 @@ class LayerGraph(nn.Module):
     def __init__(self, steps: Sequence[Mapping[str, Any]], outputs: Sequence[str], *, inputs: Sequence[str] = ()) -> None:
         super().__init__()
         self.steps: list[tuple[str, tuple[str, ...]]] = []
-        known = set(inputs or (_INPUT,))
+        known = set(map(str, inputs)) or {_INPUT}
         for step in steps:
             name, kind, read = str(step["name"]), step["kind"], tuple(map(str, step["of"]))
             if kind not in LAYERS or not known.issuperset(read) or not read or name in known or not _is_plain(step["settings"]):
@@ -466,7 +466,7 @@ class LayerGraph(nn.Module):
 
     def forward(self, x: Tensor | None = None, **named: Tensor) -> Any:
         """Return the output for a batch `x` or named inputs, or a tuple of several outputs."""
-        values = {**named, **({} if x is None else {"x" if named else _INPUT: x})}
+        values = {**({} if x is None else {_INPUT: x, "x": x}), **named}  # a named input may be called x
         for name, read in self.steps:
             values[name] = self.get_submodule(name)(*(values[each] for each in read))
         found = tuple(values[name] for name in self.outputs)
