@@ -238,7 +238,7 @@ def test_low_rank_scales_by_alpha_and_rank() -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (["out"], "received 'out', a head, whose rows"),
+        (["out"], "received 'out', a head, whose weights"),
         (["flatten"], "a Flatten|no layer of that name"),
         (["dens"], "no layer of that name; did you mean 'dense'"),
         ([], "nothing to change"),

@@ -136,7 +136,7 @@ def _low_rank(twin: KerasBody, edit: LowRank, *, seed: int, **_: Any) -> KerasBo
     Source: LoRA (Hu et al. 2022). Deviation: Keras draws A with "he_uniform".
     """
     modules = twin.by_name
-    faults = dict.fromkeys(twin.head_layers, "a head, whose rows are trained themselves")
+    faults = dict.fromkeys(twin.head_layers, "a head, whose weights are trained themselves")
     faults |= {name: f"a {type(one).__name__}" for name, one in modules.items() if not hasattr(one, "enable_lora")}
     own = {name for name, one in modules.items() if getattr(one, "lora_enabled", False) or getattr(one, "quantization_mode", None)}
     faults |= dict.fromkeys(own, "which has a low-rank change of its own, or is quantised")
