@@ -45,7 +45,8 @@ for line in map(str.strip, sys.stdin):
     paths = line.split("\\t")
     child = 0 if line.endswith(".keras") else os.fork()
     if child:
-        os.waitpid(child, 0)
+        if status := os.waitpid(child, 0)[1]:
+            print(repr((line, f"the process ended with {status}")), flush=True)
         continue
     try:
         for path in paths:
