@@ -17,6 +17,7 @@ from regraft.networks.contract import Coding
 
 keras = pytest.importorskip("keras")
 from regraft.networks.edits import Taps  # noqa: E402  # after Keras
+from regraft.networks.layers import converting  # noqa: E402  # needs Keras
 from regraft.networks.layers.from_keras import ROWS  # noqa: E402  # needs Keras
 from regraft.networks.layers.graph import Over  # noqa: E402  # after Keras
 from regraft.networks.parts.taps import grid_shares  # noqa: E402  # after Keras
@@ -646,6 +647,17 @@ class _Facts(nn.Module):
 
     def forward(self, row: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
         return self.head(torch.cat([self.first(row), facts], 1))
+
+
+def test_a_conversion_that_gives_no_number_is_refused() -> None:
+    net = regraft.load(nn.Sequential(nn.Linear(4, 3)), inputs=(4,))
+    other = net.copy()
+    with torch.no_grad():
+        other.module[0].bias[1] = torch.nan
+    assert converting._difference(other, other, turned=False) == 0
+    for pair in ((net, other), (other, net)):
+        with pytest.raises(NetworkError, match="differs from it by inf"):
+            converting._difference(*pair, turned=False)
 
 
 def test_every_row_has_a_network() -> None:

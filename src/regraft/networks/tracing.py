@@ -29,6 +29,7 @@ __all__ = [
     "named_logits",
     "pooled",
     "read_by",
+    "relative_difference",
     "trace",
     "watching",
     "without_padding",
@@ -216,6 +217,15 @@ def without_padding(layer: Any) -> Iterator[None]:
         yield
     finally:
         layer.padding = before
+
+
+def relative_difference(found: Tensor, wanted: Tensor) -> float:
+    """Return the largest difference of tensors of one shape, relative to the largest finite number wanted; inf where one alone is NaN."""
+    if not wanted.numel():
+        return 0.0
+    gaps = (found - wanted).abs().masked_fill((found == wanted) | (found.isnan() & wanted.isnan()), 0.0)
+    scale = float(wanted.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    return float(gaps.max().nan_to_num(torch.inf, torch.inf)) / max(scale, 1e-12)
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -28,6 +28,7 @@ from ..torch.exporting import exported_program
 from ..torch.family import open_torch
 from ..torch.graft import for_exporter_
 from ..torch.programs import refuse_program
+from ..tracing import relative_difference
 from .attention import whole_layers_
 from .from_keras import ROWS
 from .from_torch import ROWS as TORCH_ROWS
@@ -237,9 +238,8 @@ def _difference(source: Network, made: Network, *, turned: bool) -> float:
             else:
                 wanted, found = {"": source.feature_batch(batch)}, {"": made.feature_batch(other)}
         for task, scores in wanted.items():
-            scale = max(float(scores.abs().max()), 1e-12)
             same = found[task].shape == scores.shape
-            largest = max(largest, float((found[task] - scores).abs().max()) / scale) if same else torch.inf
+            largest = max(largest, relative_difference(found[task], scores)) if same else torch.inf
     limit = _HALF_TOLERANCE if is_coarse(source) else _TOLERANCE
     if not largest <= limit:
         raise NetworkError(

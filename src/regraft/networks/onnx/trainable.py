@@ -24,7 +24,7 @@ from ...files.text import printable
 from ..sources.building import Limits, building
 from ..sources.zoo import Opened
 from ..torch.exporting import GRAPH
-from ..tracing import as_tensor
+from ..tracing import as_tensor, relative_difference
 from .frozen import FROZEN, frozen_graph, frozen_module
 from .reading import ForeignOnnx, check_operators, read_foreign
 from .session import run_session, session_of
@@ -281,8 +281,7 @@ def _proven(module: Module, session: Any, *, sample: Mapping[str, Tensor], expec
         if found is None or tuple(found.shape) != wanted.shape:
             shape = None if found is None else tuple(found.shape)
             raise NetworkError(f"{what}: the converted module gives {shape}, ONNX Runtime {wanted.shape}. It is not taken.")
-        scale = max(float(np.abs(wanted).max(initial=0.0)), 1e-12)
-        largest = max(largest, float(np.abs(found.numpy() - wanted).max(initial=0.0)) / scale)
+        largest = max(largest, relative_difference(found, torch.tensor(wanted)))
     if not largest <= _TOLERANCE:
         raise NetworkError(
             f"{what}: the module made of it differs from ONNX Runtime by {largest:.2g} of the largest score. It is not taken."
