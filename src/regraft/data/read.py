@@ -157,7 +157,11 @@ def _read_source(source: Any, options: ReadOptions) -> Dataset:
 
 def _pair(source: Sequence[Any], options: ReadOptions) -> Dataset:
     """Read (X, y). If X is a data frame with non-numeric columns, it is read as a table."""
-    if len(source) == 2 and is_frame(source[0]) and any(as_numpy(source[0][name]).dtype.kind not in "biuf" for name in _columns(source[0])):
+    if (
+        len(source) == 2
+        and is_frame(source[0])
+        and any(as_numpy(source[0][name]).dtype.kind not in "biuf" for name in getattr(source[0], "columns", ()))
+    ):
         data = read_frame(source[0], dataclasses.replace(options, target=source[1] if options.target is None else options.target))
     else:
         data = read_arrays(source, options)
@@ -166,10 +170,6 @@ def _pair(source: Sequence[Any], options: ReadOptions) -> Dataset:
         note = "X and y have different indices: their rows belong together by position, not by index"
         data = dataclasses.replace(data, notes=(note, *data.notes))
     return data
-
-
-def _columns(frame: Any) -> list[Any]:
-    return list(getattr(frame, "columns", ()))
 
 
 def _read_path(path: Path, options: ReadOptions) -> Dataset:

@@ -245,10 +245,6 @@ def _live_among(slots: Sequence[_Slot], is_live: Callable[[Sequence[_Slot]], boo
     return [*_live_among(slots[:half], is_live), *_live_among(slots[half:], is_live)]
 
 
-def _changed(scores: Scores, plain: Scores) -> bool:
-    return any(not torch.equal(scores[task], plain[task]) for task in plain)
-
-
 def _find_live_(replay: _Replay) -> None:
     """Set the live outputs and inputs: those that the logits depend on."""
     named = _named(replay.sample)
@@ -262,7 +258,8 @@ def _find_live_(replay: _Replay) -> None:
 
     def differ(changed: Mapping[_Slot, Tensor], inputs: Mapping[str, Tensor]) -> bool:
         try:
-            return _changed(scores(changed, inputs), plain)
+            others = scores(changed, inputs)
+            return any(not torch.equal(others[task], plain[task]) for task in plain)
         except Exception:  # an error on these values shows that they are read
             return True
 

@@ -130,9 +130,10 @@ def _model(network: Record) -> Any:
         reasons = dict.fromkeys(why_not_exported(problem).partition(". Exp")[0] for problem in problems)  # not what to do instead
         raise NetworkError("; ".join(reasons)) from problems[-1]
     if any(free) and not any(lengths):
+        shapes = ", ".join(str(tuple(tensor.shape[1:])) for tensor in sample)
         warnings.warn(
-            f"The ONNX file takes examples of the shape {_shapes(sample)} only: the exporter fixed their length. Longer and shorter ones "
-            "have to be cut or padded to it.",
+            f"The ONNX file takes examples of the shape {shapes} only: the exporter fixed their length. Longer and shorter ones have to be "
+            "cut or padded to it.",
             stacklevel=4,
         )
     _name_axes_(model, axes)
@@ -198,10 +199,6 @@ def _outputs(network: Record, tasks: Sequence[str]) -> list[str]:
     """Return the names of the outputs for some tasks, in order."""
     kinds = {task: ("value",) if _kind(network.heads.get(task)) == "regression" else ("logits", "probabilities") for task in tasks}
     return [kind if len(tasks) == 1 else f"{task}.{kind}" for task in tasks for kind in kinds[task]]
-
-
-def _shapes(sample: Sequence[Tensor]) -> str:
-    return ", ".join(str(tuple(tensor.shape[1:])) for tensor in sample)
 
 
 def _lengths(network: Record, sample: Sequence[Tensor]) -> list[dict[int, torch.export.Dim]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -155,16 +154,12 @@ def weights_fit(net: Network, items: Sequence[Any], *, batch: Inputs, examples: 
             continue
         size = {side: value for side, value in net.preprocessing.to_dict().items() if side in ("height", "width")}
         taken = preprocessing_from_dict(opened.preprocessing | size).batch(list(items))
-        run = partial(_call, opened.module.eval())
+        run = opened.module.eval()
         found = misfit(dict(opened.module.named_modules()), [taken], run=run, first=FIRST, measure=Norm.shift)
         others |= {} if found is None else {name: found[0]}
     best = min(others, key=others.__getitem__, default=None)
     sibling = (best, others[best]) if best is not None and others[best] < BETTER * own[0] else None
     return WeightsFit(own[0], own[1], examples, sibling)
-
-
-def _call(module: Module, batch: Inputs) -> Any:
-    return module(batch)
 
 
 def _filled_(module: Module, net: Network) -> bool:

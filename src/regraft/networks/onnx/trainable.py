@@ -65,7 +65,8 @@ def open_onnx(path: Path) -> Opened:
         module, inputs = _frozen(found, problem, shown=shown)
         notes = [f"run by ONNX Runtime as it is, and not trained below its head: {problem}", *found.notes]
     plain = None if found.facts is None else found.facts.preprocessing
-    return Opened(module, {"source": SOURCE}, inputs, found.classes, plain, notes=notes, tasks=_tasks(found))
+    tasks = {} if found.facts is None else {task: one.model_dump() for task, one in found.facts.tasks.items()}
+    return Opened(module, {"source": SOURCE}, inputs, found.classes, plain, notes=notes, tasks=tasks)
 
 
 def _converted(found: ForeignOnnx, *, shown: str) -> tuple[Module, dict[str, Tensor], float]:
@@ -287,7 +288,3 @@ def _proven(module: Module, session: Any, *, sample: Mapping[str, Tensor], expec
             f"{what}: the module made of it differs from ONNX Runtime by {largest:.2g} of the largest score. It is not taken."
         )
     return largest
-
-
-def _tasks(found: ForeignOnnx) -> dict[str, dict[str, Any]]:
-    return {} if found.facts is None else {task: one.model_dump() for task, one in found.facts.tasks.items()}

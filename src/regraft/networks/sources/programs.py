@@ -122,8 +122,9 @@ def _with_codes_(model: Any, facts: Mapping[str, Any], *, folder: Path, remedy: 
 
 def _check_outputs(network: Network, heads: Sequence[Mapping[str, Any]], *, remedy: str) -> None:
     """Raise unless a program outputs the features and the logits of these heads."""
+    sample = network.sample
     with torch.no_grad():
-        found = cast(dict[str, Tensor], network.module(*_tensors(network.sample)))
+        found = cast(dict[str, Tensor], network.module(*(sample.values() if isinstance(sample, dict) else (sample,))))
     shapes = {name: list(values.shape[1:]) for name, values in found.items()}
     expected = {logits_name(index): [head["rows"]] for index, head in enumerate(heads)}
     expected |= {FEATURES: [heads[0]["features"]]} if heads else {}
@@ -132,10 +133,6 @@ def _check_outputs(network: Network, heads: Sequence[Mapping[str, Any]], *, reme
             f"{PROGRAM_FILE} gives outputs of the shapes {shapes}; the heads of regraft.json expect {expected}. One of the two files is of "
             f"another network. {remedy}"
         )
-
-
-def _tensors(sample: Inputs) -> tuple[Tensor, ...]:
-    return tuple(sample.values()) if isinstance(sample, dict) else (sample,)
 
 
 def _head_of(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Head:
