@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +11,9 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+import regraft
 from regraft.cli import app
+from regraft.cli.shared import SETTINGS
 
 HOME = Path(__file__).parents[1]
 FOLDERS = [HOME / "docs", HOME / "docs" / "tasks", HOME / "docs" / "examples"]
@@ -21,6 +25,17 @@ def test_python_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     for example in re.findall(r"```python\n(.+?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL):
         exec(compile(example, str(path), "exec"), {})
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_fragments_that_need_a_users_own_files_call_what_is_there(path: Path) -> None:
+    """Blocks of `py` are not run: each call of regraft in them is bound to the function of that name."""
+    for fragment in re.findall(r"```py\n(.+?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL):
+        for call in ast.walk(ast.parse(fragment)):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "regraft":
+                named = dict.fromkeys(str(keyword.arg) for keyword in call.keywords)
+                bound = inspect.signature(getattr(regraft, call.func.attr)).bind(*call.args, **named)
+                assert set(bound.arguments.get("settings", {})) <= {*SETTINGS.split(), "strategy"}, fragment
 
 
 def _command_lines() -> list[tuple[str, str]]:

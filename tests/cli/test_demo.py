@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from regraft.cli import demonstration
-from regraft.cli.demonstration import ADAPTED, Curves, handwritten, measured_curves, printed, printed_reader
+from regraft.cli.demonstration import ADAPTED, MLP, SCRATCH, Curves, handwritten, measured_curves, printed, printed_reader
+from regraft.console import show_table
 
 from .conftest import run
 
@@ -70,7 +71,20 @@ def test_a_short_curve_is_measured_and_drawn(tmp_path: Path, monkeypatch: pytest
     found.plot(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     assert json.loads(json.dumps(found.to_dict()))["examples"] == [2.0]
-    assert {len(row) for row in found.rows()} == {2}
+    assert [row[0] for row in found.rows()] == ["2"] and len(found.rows()[0]) == 1 + len(found.shares)
+
+
+def test_in_a_terminal_of_80_columns_headings_are_wrapped_and_figures_are_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shares = {name: [np.array([0.871, 0.873])] * 5 for name in (ADAPTED, SCRATCH, MLP, demonstration.UNCHANGED, demonstration.MAJORITY)}
+    found = Curves((3, 10, 30, 100, None), shares, (3.0, 10.0, 30.0, 100.0, 129.7))
+    show_table(("examples of each class", *found.shares), found.rows())
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert rows == [list(row) for row in found.rows()]
 
 
 @pytest.mark.slow

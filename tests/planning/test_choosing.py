@@ -298,8 +298,9 @@ def test_auto_repeats_itself_also_on_workers_and_tries_what_may_be_better(family
     assert all(torch.equal(first, second) for first, second in zip(*states, strict=True))
     tried = [one for one in both[0].plan.candidates if one["seconds"] is not None]
     assert {"full", "partial"} <= {one["strategy"] for one in tried} and all(one["interval"] is not None for one in tried)
-    figures = [[(one["why"], one["estimate"], one["interval"]) for one in result.plan.candidates] for result in both]
+    figures = [[(one["why"], one["estimate"], one["interval"], one.get("losses")) for one in result.plan.candidates] for result in both]
     assert figures[0] == figures[1]
+    assert all(one["losses"] for one in tried if one["strategy"] in ("full", "partial"))
 
 
 @pytest.mark.parametrize(("seconds", "workers", "tried"), [(None, 1, 3), (25, 1, 2), (25, 2, 4), (9, 2, 0)])

@@ -60,6 +60,14 @@ def test_the_rule_goes_with_the_classes_that_it_was_learned_for(tmp_path: Path) 
         _adapted(false_alarm=1.5)
 
 
+def test_classes_that_the_features_do_not_separate_are_said_to_have_no_rule_to_rely_on() -> None:
+    noise = np.random.default_rng(0).normal(size=(180, 10)).astype(np.float32)
+    module = nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 3))
+    result = regraft.adapt(regraft.load(module, inputs=(10,)), (noise, _items(range(6), 30, seed=0)[1]), **QUICK)
+    assert any("That is too little to rely on" in reason for reason in result.plan.reasons)
+    assert not any("too little to rely on" in reason for reason in _adapted().plan.reasons)
+
+
 def test_a_head_that_reads_many_features_has_a_rule_as_well(tmp_path: Path) -> None:
     def module() -> nn.Module:
         torch.manual_seed(0)

@@ -24,6 +24,7 @@ from regraft.report.figures import Axis, Bar, interval_rows, nice_ticks, stacked
 from regraft.report.planes import axis_of, confusion_matrix, kept_epochs, line_chart, stage_starts
 from regraft.report.results import confused_pairs, tiles
 from regraft.report.sections import _candidate_figure as candidate_figure
+from regraft.report.sections import _trial_curves as trial_curves
 
 EVIL = '<script>alert("x")</script>'
 NAMES = ["bus", "tram", EVIL]
@@ -247,6 +248,17 @@ def test_what_was_not_tried_has_no_estimate() -> None:
     figure = candidate_figure(candidates)
     assert figure is not None and "head" in figure["body"] and "scratch" not in figure["body"]
     assert candidate_figure(candidates[1:2]) is None
+
+
+def test_the_curves_of_trials_are_drawn(tmp_path: Path) -> None:
+    tried = {"name": "full", "seconds": 1.0, "estimate": 0.91, "interval": [0.87, 0.94], "figure": "accuracy", "why": "chosen"}
+    candidates = [tried | {"losses": [1.2, 0.7]}, tried | {"name": EVIL, "losses": [0.9, 0.8]}, tried | {"name": "head"}]
+    figure = trial_curves(candidates)
+    assert figure is not None and figure["body"].count("<polyline") == 2 and "epoch 2: 0.7" in figure["body"]
+    assert "Loss of the trials by epoch" in shown(
+        write_report(tmp_path, {"verdict": "v", "strategy": {"name": "auto"}, "candidates": candidates})
+    )
+    assert trial_curves(candidates[2:]) is None
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ class Curves:
         return f"{said}; from {self.named(small)} on it hardly matters: the gain is {100 * gains[small][1]:.1f} points there."
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the rows of a table: method name, then mean and half-width of the 95 % interval at each size."""
-        return [(name, *(_words(draws) for draws in shares)) for name, shares in self.shares.items()]
+        """Return the rows of a table: size, then mean and half-width of the 95 % interval of each method."""
+        return [(self.named(at), *(_words(shares[at]) for shares in self.shares.values())) for at in range(len(self.sizes))]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curves as plain data, with the gain over the best other method at each size."""

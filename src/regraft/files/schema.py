@@ -70,6 +70,7 @@ class Candidate(Plain):
     interval: Interval | None = None
     figure: str = "accuracy"
     why: str = ""
+    losses: list[float] | None = None
 
 
 Model = TypeVar("Model", bound=Plain)

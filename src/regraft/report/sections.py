@@ -9,7 +9,7 @@ from typing import Any
 from ..console import duration, passed, spent
 from ..files.schema import HEADINGS, candidate_rows, estimate_words, outcomes, was_tried
 from .figures import Axis, Bar, interval_rows, stacked_bar
-from .planes import axis_of, epochs_of
+from .planes import axis_of, epochs_of, line_chart
 from .results import (
     MOST_CLASSES,
     Figure,
@@ -170,6 +170,7 @@ def _strategy(strategy: Mapping[str, Any], candidates: Sequence[Mapping[str, Any
         "headings": HEADINGS,
         "candidates": candidate_rows(candidates),
         "compared": _candidate_figure(candidates),
+        "trials": _trial_curves(candidates),
         "outcomes": outcomes(candidates),
         "name": str(strategy.get("name") or ""),
         "chosen": str(strategy.get("chosen") or ""),
@@ -217,3 +218,12 @@ def _candidate_figure(candidates: Sequence[Mapping[str, Any]]) -> Figure | None:
     body = interval_rows(bars, title="Estimates of the candidates that were tried", axis=axis)
     caption = "Only what was tried has an estimate. Lines are 95 % intervals; trials are short, so that these are no final figures."
     return figure(body, title="Candidates that were compared", caption=caption)
+
+
+def _trial_curves(candidates: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Return the figure of the losses of the trials by epoch; None without any."""
+    losses = {str(one.get("name", "")): one.get("losses") or () for one in candidates}
+    series = {name: [(float(epoch), float(loss)) for epoch, loss in enumerate(each, start=1)] for name, each in losses.items() if each}
+    body = line_chart(series, title="Loss of the trials by epoch", name="loss")
+    caption = "On the validation set, after each epoch of the short training that compares a candidate with the others; lower is better."
+    return figure(body, title="Trials", caption=caption)

@@ -139,9 +139,15 @@ class Short:
             self.curves.append([loss_of(entry, one.settings) for entry in trained(replace(one, until=self.epochs)).history])
 
     @property
+    def curve(self) -> np.ndarray:
+        """Mean loss over the folds after each epoch so far."""
+        mean: np.ndarray = np.mean([curve[: self.epochs] for curve in self.curves], axis=0)
+        return mean
+
+    @property
     def loss(self) -> float:
         """Lowest loss so far of the mean curve over the folds."""
-        return float(np.mean([curve[: self.epochs] for curve in self.curves], axis=0).min())
+        return float(self.curve.min())
 
     def announced_(self, compared: int, training: int) -> None:
         """Print the expected total time after the second epoch. `compared`, `training`: epochs of the comparison and of the training."""

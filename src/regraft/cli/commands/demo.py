@@ -43,7 +43,7 @@ def _demo(out: _Out = Path("regraft-demo"), *, quiet: Quiet = False, as_json: As
     if as_json:
         show_json({"sentence": curves.sentence(), **curves.to_dict(), "folder": str(out), "plot": str(plot), "report": report})
     else:
-        headings = ("examples of each class", *(curves.named(at) for at in range(len(curves.sizes))))
+        headings = ("examples of each class", *curves.shares)
         show_table(headings, curves.rows(), title="Handwritten digits read correctly, % (± 95 % interval over draws)")
         show(curves.sentence())
         show(f"Learning curves: {printable(str(plot))}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +38,7 @@ class Candidate:
         estimate: accuracy, or the loss of tasks other than classification.
         interval: 95 % interval of the estimate.
         options: options of the method that differ from its defaults.
+        losses: loss on the validation set after each epoch of its trial; empty without one.
     """
 
     strategy: str
@@ -51,11 +53,13 @@ class Candidate:
     why: str = ""
     figure: str = field(default="accuracy")
     options: Mapping[str, Any] = field(default_factory=dict)
+    losses: Sequence[float] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the candidate as plain data."""
         known: dict[str, Any] = {name: getattr(self, name) for name in ("strategy", "name", "frozen", "block", "base")}
         known |= {"options": dict(self.options)} if self.options else {}
+        known |= {"losses": [float(f"{loss:.4g}") for loss in self.losses if math.isfinite(loss)]} if len(self.losses) else {}
         figures = {"estimate": self.estimate, "interval": None if self.interval is None else list(self.interval), "figure": self.figure}
         taken = {"predicted": self.predicted, "seconds": self.seconds}
         return {**known, **{name: None if value is None else round(value, 3) for name, value in taken.items()}, **figures, "why": self.why}

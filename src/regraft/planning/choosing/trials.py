@@ -77,6 +77,7 @@ class Trial:
         with self._form(), self.log.clock.during("compare"):
             self.short = self.short or self._first()
             self.short.go_on_(epochs, self.starts)
+            self.candidate.losses = self.short.curve.tolist()
             run = self.judged()
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
         return run
@@ -105,6 +106,7 @@ class Trial:
             return
         self.short = self._first()
         self.short.epochs, self.short.curves, content = state
+        self.candidate.losses = self.short.curve.tolist()
         store = self.short.trainings[0].checkpoint
         if content is not None and store is not None:
             store.write(dict(content))
