@@ -158,5 +158,9 @@ def test_export(folder: Path, tmp_path: Path) -> None:
     rows = np.asarray(items().items)
     alone = regraft.load(tmp_path / "one.keras")
     assert np.allclose(alone.logits(rows), regraft.fold(regraft.load(folder), "ben").logits(rows), atol=1e-6)
-    assert "ends in '.keras', '.h5' or '.onnx', or --condition" in refused("export", folder, tmp_path / "one.pt2")
+    assert run("export", folder, tmp_path / "all.pt2").exit_code == 0
+    network, program = regraft.load(folder), regraft.load(tmp_path / "all.pt2", trust=True)
+    for number, name in enumerate(network.codes, start=1):
+        given = {"inputs": rows, "condition": np.full(len(rows), number)}
+        assert np.allclose(program.logits(given), regraft.fold(network, name).logits(rows), atol=1e-5)
     assert "The condition 'nobody' is not known" in refused("export", folder, tmp_path / "one.keras", "--condition", "nobody")
