@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import regraft
+from regraft.data.preprocessings.array_preprocessing import ArrayPreprocessing
 from regraft.data.preprocessings.preprocessing import from_dict
 from regraft.errors import DataError, UnsafeFileError
 
@@ -102,3 +103,15 @@ def test_a_network_of_one_length_takes_shorter_examples_and_says_where_longer_on
     np.savez(tmp_path / "d.npz", X=np.array(ROWS, dtype=object), y=np.array(LABELS))
     with pytest.raises(UnsafeFileError, match=r"one \.npy file each, in a folder for each class"):
         regraft.read(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_only_the_axis_along_which_examples_differ_is_padded(axis: int) -> None:
+    """Also where the other axis is as long as the longest example."""
+    rows = [np.ones((length, 3) if axis == 0 else (3, length), np.float32) for length in (1, 3, 2, 3)]
+    data = regraft.read((rows, ["a", "b"] * 2))
+    sides = [3, 3]
+    sides[axis] = 8
+    assert ArrayPreprocessing.for_shape(tuple(sides)).fit(data).padded == tuple(sides)
+    with pytest.raises(DataError, match=r"expected \(8, 8\), as the network takes it"):
+        ArrayPreprocessing.for_shape((8, 8)).fit(data)

@@ -285,15 +285,13 @@ class _Encoders(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        self.token, self.layers, self.head = (
-            nn.Embedding(20, 8),
-            nn.TransformerEncoder(layer, 1, enable_nested_tensor=False),
-            nn.Linear(8, 3),
-        )
+        self.first, self.then = (nn.TransformerEncoder(layer, 1, enable_nested_tensor=False) for _ in range(2))
+        self.token, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         later = nn.Transformer.generate_square_subsequent_mask(7)
-        return self.head(self.layers(self.token(x), mask=later, src_key_padding_mask=x == 3).mean(1))
+        made = self.first(self.token(x), mask=later, src_key_padding_mask=x == 3)
+        return self.head(self.then(made, later, x == 3, False).mean(1))
 
 
 class _Masked(nn.Module):

@@ -48,6 +48,7 @@ class Dataset:
         table: for data read from a table, one record per column: "column", "type", "use" and, where present, "values" and "missing".
         max_length: maximum number of tokens per text in training; None: as many as the network takes. Of arrays, the length to which
             they were padded; None: all have one shape.
+        length_axis: axis along which arrays were padded, without the axis of examples.
 
     Example:
         >>> import numpy as np, regraft
@@ -75,6 +76,7 @@ class Dataset:
     weights: np.ndarray | None = field(default=None, repr=False)
     table: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     max_length: int | None = field(default=None, repr=False)
+    length_axis: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

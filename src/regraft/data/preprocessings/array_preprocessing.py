@@ -80,13 +80,15 @@ class ArrayPreprocessing(Preprocessing):
                 f"The network takes arrays and the data are {kind}, such as {data.name_of(0)}; expected numbers (X, y). For files and "
                 f"texts give regraft.load the network's preprocessing=, such as {self._of_pictures()}."
             )
-        return (self if data.max_length is None else self._for_lengths(data))._fitted(data)
+        return (self if data.length_axis is None else self._for_lengths(data))._fitted(data)
 
     def _for_lengths(self, data: Dataset) -> Self:
         """Return this preprocessing for examples that differ in length; raise if the network's input is shorter than some of them."""
         longest = np.shape(data.items[0])
         shape = longest if self.shape is None or len(longest) != len(self.shape) else self.shape
-        made = tuple(want if want and have == data.max_length else have for have, want in zip(longest, shape, strict=True))
+        made = tuple(
+            want if want and axis == data.length_axis else have for axis, (have, want) in enumerate(zip(longest, shape, strict=True))
+        )
         short = next((most for have, most in zip(longest, made, strict=True) if have > most), None)
         if short is not None:
             raise DataError(

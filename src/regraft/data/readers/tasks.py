@@ -80,7 +80,8 @@ def built(
 
 def as_padded(data: Dataset, padding: Padding) -> Dataset:
     """Return data whose examples were padded to one length, with a note on it."""
-    return dataclasses.replace(data, notes=(*data.notes, padding.note), max_length=padding.shape[padding.axis])
+    length, axis = padding.shape[padding.axis], padding.axis
+    return dataclasses.replace(data, notes=(*data.notes, padding.note), max_length=length, length_axis=axis)
 
 
 def with_tasks(data: Dataset, tasks: Mapping[str, Targets], *, skip_bad: bool) -> Dataset:

@@ -60,7 +60,7 @@ _REFUSED = {
 }
 _READERS = ("__post_init__", "__init__", "convert_rope_params_to_dict")
 """Methods in which a configuration class reads former names of its keys."""
-_MANY = re.compile(r"(?!.*(size|dim|width))(.*(layer|depth|block|stage|expert|heads|branch|group|levels))")
+_MANY = re.compile(r"(?!.*(size|dim|width|vocab))(.*(layer|depth|block|stage|expert|heads|branch|group|levels))")
 _LARGEST_COUNT = 2**15
 _LARGEST = 2**24
 _LONGEST = 100_000

@@ -56,7 +56,7 @@ def _torch(layer: nn.MultiheadAttention, usual: Callable[..., Any], /, *read: Te
 
 
 def _encoder(usual: Callable[..., Tensor], /, *read: Tensor, **named: Any) -> Tensor:
-    return usual(*read, **{"is_causal": False, **named})
+    return usual(*read, **({} if len(read) > 3 else {"is_causal": False}) | named)  # the fourth, by position, is is_causal
 
 
 def _added(mask: Tensor) -> Tensor:
