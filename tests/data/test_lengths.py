@@ -95,7 +95,7 @@ def test_a_network_of_one_length_takes_shorter_examples_and_says_where_longer_on
     how: dict[str, Any] = {"strategy": "probe", "device": "cpu"}
     rows = _rows("torch")
     assert regraft.adapt(_network("torch", 20), (rows, LABELS), **how).network.preprocessing.padded == (3, 20)
-    with pytest.raises(DataError, match=rf"the longest has the shape \(3, {LONGEST}\); .* Leave out what is beyond 8 first"):
+    with pytest.raises(DataError, match=rf"the longest has the shape \(3, {LONGEST}\); .* Cut the examples to a length of 8 first"):
         regraft.adapt(_network("torch", 8), (rows, LABELS), **how)
     for network in (_network("torch"), regraft.adapt(_network("torch", 6), ([row[:, :6] for row in rows], LABELS), **how).network):
         with pytest.raises(DataError, match=r"differ in shape, such as .* adapted to examples of one shape"):

@@ -92,8 +92,8 @@ class ArrayPreprocessing(Preprocessing):
         short = next((most for have, most in zip(longest, made, strict=True) if have > most), None)
         if short is not None:
             raise DataError(
-                f"Examples differ in length, and the longest has the shape {longest}; the network takes {self.shape}. Leave out what is "
-                f"beyond {short} first."
+                f"Examples differ in length, and the longest has the shape {longest}; the network takes {self.shape}. Cut the "
+                f"examples to a length of {short} first."
             )
         return dataclasses.replace(self, padded=made)
 
