@@ -32,17 +32,11 @@ _PURPOSE = "The demo"
 
 @dataclass(frozen=True)
 class Curves:
-    """Test accuracy by the number of training examples per class.
+    """Test accuracy by the number of training examples per class."""
 
-    Attributes:
-        sizes: training examples per class; None for all.
-        shares: method name -> for each size, the accuracy of each draw, 0 to 1.
-        examples: mean number of training examples per class at each size.
-    """
-
-    sizes: tuple[int | None, ...]
-    shares: Mapping[str, Sequence[np.ndarray]]
-    examples: tuple[float, ...]
+    sizes: tuple[int | None, ...]  # training examples per class; None for all
+    shares: Mapping[str, Sequence[np.ndarray]]  # method name -> for each size, the accuracy of each draw, 0 to 1
+    examples: tuple[float, ...]  # mean number of training examples per class at each size
 
     def gain(self, at: int) -> tuple[str, float, float, float]:
         """Return the best other method at size index `at`, and the gain over it: mean, lower and upper end of the 95 % interval."""
@@ -195,10 +189,8 @@ def printed_reader(*, count: int = 4000, epochs: int = 10, seed: int = 0) -> Any
 
 def measured_curves(net: Any, draws: Mapping[int | None, int] = DRAWS, *, seed: int = 0) -> tuple[Curves, Any]:
     """Train all methods on the same handwritten digits and evaluate them on the same test set.
-
     `draws`: examples per class (None: all except the test set) -> number of draws, each with its own test set. Return the learning curves
-    and the result of `regraft.adapt` for the first draw of the second size, or of the only one.
-    """
+    and the result of `regraft.adapt` for the first draw of the second size, or of the only one."""
     pictures, names = handwritten()
     shares: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SCRATCH, MLP, UNCHANGED, MAJORITY)}
     results: list[Any] = []

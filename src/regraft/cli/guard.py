@@ -124,10 +124,8 @@ def guarded(
     command: Callable[..., None], *, interrupted: Callable[[Any], str] | None = None, shown: str = "regraft"
 ) -> Callable[..., None]:
     """Wrap a command: show progress, and end with one message and an exit code instead of a traceback.
-
     `interrupted` receives the folder of `--out` and returns a message for a user who pressed Ctrl-C. `shown` is the progress text before
-    the first step. A command with `--quiet` also prints sentences about its steps.
-    """
+    the first step. A command with `--quiet` also prints sentences about its steps."""
 
     @functools.wraps(command)
     @rewording(as_options)

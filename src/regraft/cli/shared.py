@@ -51,9 +51,7 @@ Target = str | list[str] | dict[str, str | list[str]] | None
 
 def class_names(path: Path | None) -> list[str] | None:
     """Read class names from a file with one per line or a JSON list; None if `path` is None.
-
-    Bytes that are not UTF-8 are kept as surrogates, as in file names.
-    """
+    Bytes that are not UTF-8 are kept as surrogates, as in file names."""
     if path is None:
         return None
     with opening(path, "names"):
@@ -102,10 +100,8 @@ def check_given(
     **words: str | None,
 ) -> None:
     """Raise one error with all missing files and invalid option values, before torch is imported.
-
     `network`: a file, folder or name, or several, or None; `data`: files and folders, or None; `reading`: keywords of `regraft.read`;
-    `places`: option -> file or folder; `assigned`: values of --set; `words`: option in `VALUES` -> value.
-    """
+    `places`: option -> file or folder; `assigned`: values of --set; `words`: option in `VALUES` -> value."""
     from ..data.read import EQUAL, unknown_kinds
     from ..data.readers.table_files import names_of_file
     from ..data.readers.tables import TABLE_EXTENSIONS, absent_columns
@@ -213,9 +209,7 @@ def to_run(  # over the limit: what `regraft.load` takes from the command line
 
 def run_by(source: str | Path, engine: str | None, *, cluster: str | None) -> dict[str, Any]:
     """Return the keyword argument that selects an engine or a cluster for prediction; empty for an ONNX file.
-
-    `engine`: one of `regraft.freezing.ENGINES`, None for "auto"; `cluster`: "ray://HOST:PORT" or "auto", None for this machine.
-    """
+    `engine`: one of `regraft.freezing.ENGINES`, None for "auto"; `cluster`: "ray://HOST:PORT" or "auto", None for this machine."""
     if Path(source).suffix.lower() == ".onnx":
         asked = [f"{name} {value}" for name, value in {"--engine": engine, "--cluster": cluster}.items() if value is not None]
         if asked:
@@ -304,9 +298,7 @@ def own_columns(network: Any) -> list[str]:
 
 def columns_for(network: Any, asked: list[str] | None) -> list[str] | None:
     """Return the additional columns to read, for `regraft.read`; None if there are none.
-
-    `asked`: the names given with --columns; None selects those that the network reads. Raise if the network needs others.
-    """
+    `asked`: the names given with --columns; None selects those that the network reads. Raise if the network needs others."""
     own = own_columns(network)
     if asked is None:
         return own or None
@@ -324,9 +316,7 @@ def columns_for(network: Any, asked: list[str] | None) -> list[str] | None:
 
 def kind_for(network: Any, source: str, *, asked: str | None, files: Any = None) -> str | None:
     """Return the kind as which to read data, or None to let the reader detect it.
-
-    A table is read as numbers ("array") if the network takes rows of numbers, unless a kind (`asked`) or a folder of `files` is given.
-    """
+    A table is read as numbers ("array") if the network takes rows of numbers, unless a kind (`asked`) or a folder of `files` is given."""
     from ..data.readers.tables import TABLE_EXTENSIONS
 
     table = Path(source).suffix.lower() in TABLE_EXTENSIONS

@@ -76,9 +76,7 @@ def bad_items(data: Dataset) -> dict[int, str]:
 
 def rows_not_finite(items: Any) -> np.ndarray:
     """Return the rows, (n,) int64 in order, that contain NaN or infinity. The array is read in chunks.
-
-    `items`: (N, ...) array, memory map or view of one.
-    """
+    `items`: (N, ...) array, memory map or view of one."""
     if items.dtype.kind not in "fc" or not len(items):
         return np.zeros(0, dtype=np.int64)
     row_bytes = max(1, int(np.prod(items.shape[1:])) * items.dtype.itemsize)

@@ -20,10 +20,8 @@ FILES_AT_ONCE = 256
 
 def first_equal(items: Sequence[Any] | np.ndarray, kind: str, *, digest: Callable[[int], bytes]) -> np.ndarray:
     """Return for each example the index of the first example equal to it, (N,) int64; its own index if no earlier one is equal.
-
-    Rows of an array are first compared by a sum of their words with random weights, files by their length. Only candidates with
-    equal values are read for their digest. A file that cannot be read equals no other.
-    """
+    Rows of an array are first compared by a sum of their words with random weights, files by their length. Only candidates with equal
+    values are read for their digest. A file that cannot be read equals no other."""
     first = np.arange(len(items))
     keys = _keys(items, kind)
     if isinstance(keys, np.ndarray):

@@ -50,15 +50,10 @@ _FILES = {"image": "picture", "audio": "recording"}
 
 @dataclass(frozen=True, eq=False)
 class ArrayView(Sequence[Any]):
-    """Selected rows of an array or memory map, in a given order, read when needed.
+    """Selected rows of an array or memory map, in a given order, read when needed."""
 
-    Attributes:
-        base: (N, ...) the whole array.
-        indices: (n,) rows of `base`.
-    """
-
-    base: np.ndarray
-    indices: np.ndarray
+    base: np.ndarray  # (N, ...) the whole array
+    indices: np.ndarray  # (n,) rows of `base`
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -88,34 +83,22 @@ class ArrayView(Sequence[Any]):
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Window of a recording, used as one example.
+    """Window of a recording, used as one example."""
 
-    Attributes:
-        source: the recording: a path, or a waveform.
-        start: start of the window in seconds.
-        of: index of the recording in the data that the windows were made from.
-    """
-
-    source: Any
-    start: float
+    source: Any  # the recording: a path, or a waveform
+    start: float  # start of the window in seconds
     seconds: float
-    of: int
+    of: int  # index of the recording in the data that the windows were made from
     name: str
 
 
 @dataclass(frozen=True, eq=False)
 class Parts(Sequence[Any]):
-    """Examples with several parts, one for each network input. Example i is a mapping from part name to element i of the part.
+    """Examples with several parts, one for each network input. Example i is a mapping from part name to element i of the part."""
 
-    Attributes:
-        parts: name -> N raw examples.
-        kinds: name -> their kind: "array", "image", "audio" or "text".
-        columns: name -> the table columns that they were read from.
-    """
-
-    parts: Mapping[str, Sequence[Any] | np.ndarray]
-    kinds: Mapping[str, str]
-    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: Mapping[str, Sequence[Any] | np.ndarray]  # name -> N raw examples
+    kinds: Mapping[str, str]  # name -> their kind: "array", "image", "audio" or "text"
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> the table columns that they were read from
 
     def __len__(self) -> int:
         return len(next(iter(self.parts.values())))
@@ -143,13 +126,9 @@ class Parts(Sequence[Any]):
 
 @dataclass(frozen=True, eq=False)
 class RowNames(Sequence[str]):
-    """Names for unnamed examples, made from their rows in the data as read: "example 17". A million names take 8 MB.
+    """Names for unnamed examples, made from their rows in the data as read: "example 17". A million names take 8 MB."""
 
-    Attributes:
-        rows: (N,) int64.
-    """
-
-    rows: np.ndarray
+    rows: np.ndarray  # (N,) int64
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -164,9 +143,7 @@ class RowNames(Sequence[str]):
 
 class LazyItems(Sequence[Any]):
     """Examples that a user function makes when they are needed. A lock makes them one at a time, as the function need not be thread-safe.
-
-    `indices`: (n,) the argument of the function for each example. `padded`: how they are brought to one length, if so.
-    """
+    `indices`: (n,) the argument of the function for each example. `padded`: how they are brought to one length, if so."""
 
     def __init__(self, made: Callable[[int], Any], indices: np.ndarray, *, padded: Padding | None = None) -> None:
         self.made, self.indices, self.padded, self._one = made, indices, padded, threading.Lock()
@@ -258,9 +235,7 @@ def whole_items(items: Sequence[Any] | np.ndarray) -> np.ndarray | None:
 
 def mean_of_windows(values: np.ndarray, items: Sequence[Any] | np.ndarray) -> np.ndarray:
     """Return the mean over the windows of each recording.
-
-    `values`: (N, …), one for each example; result: (recordings, …), or `values` if the examples are not windows.
-    """
+    `values`: (N, …), one for each example; result: (recordings, …), or `values` if the examples are not windows."""
     owners = whole_items(items)
     if owners is None:
         return values

@@ -26,11 +26,8 @@ HASHED_AT_ONCE = 256
 
 class Prepared:
     """Data set with a network's preprocessing. Examples are read for each batch and not kept.
-
-    Attributes:
-        preprocessing: fitted to the data if it was not fitted before.
-        augment: augmentation of the views: "light", "photo" or a callable.
-    """
+    `preprocessing`: fitted to the data if it was not fitted before. `augment`: augmentation of the views: "light", "photo" or a
+    callable."""
 
     # over the limit: items, and how their views are made
     def __init__(
@@ -56,9 +53,7 @@ class Prepared:
 
     def batch(self, indices: Sequence[int] | np.ndarray, view: int = 0) -> Inputs:
         """Return some examples as one batch: a tensor (n, ...), or named tensors (n, length).
-
-        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
-        """
+        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
         seeds = [self._seed(int(index)) for index in indices] if view else None
         return (self._viewing if view else self.preprocessing).batch_of(self.data, indices, view=view, seeds=seeds)
 
@@ -67,9 +62,7 @@ class Prepared:
         self, batch_size: int, indices: Sequence[int] | np.ndarray | None = None, view: int = 0
     ) -> Iterator[tuple[np.ndarray, Inputs]]:
         """Yield consecutive batches, each with its indices (b,) int64. For files, the next batch is read while the current one is in use.
-
-        `indices`: (n,) examples in this order; None: all. `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
-        """
+        `indices`: (n,) examples in this order; None: all. `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
         if batch_size < 1:
             raise SettingError(f"batch_size={batch_size} is out of range; expected 1 or more.")
         order = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)

@@ -40,9 +40,7 @@ def limits_of(items: Sequence[Any] | np.ndarray) -> Range | None:
 
 def check_range(given: Range | None, learned: Range | None, *, what: str = "arrays", small: bool = True) -> None:
     """Compare the values of arrays with those of the training data: raise if they lie far outside, warn if they are very small.
-
-    `given`: minimum and maximum of the new data; None: nothing to compare.
-    """
+    `given`: minimum and maximum of the new data; None: nothing to compare."""
     if given is None or learned is None:
         return
     (low, high), (least, most) = given, learned

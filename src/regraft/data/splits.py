@@ -16,10 +16,8 @@ MANY_GROUPS = 2000
 
 def stratified_split(strata: np.ndarray, share: float, *, seed: int) -> np.ndarray:
     """Choose the second part so that every stratum contributes its share. Return (N,) bool, true for the second part.
-
     `strata`: (N,) int64, the class or quantile of each example; `share`: share of the second part, in (0, 1). A stratum of n examples
-    contributes n * share of them, off by at most one: at least one if n >= 2, and never all.
-    """
+    contributes n * share of them, off by at most one: at least one if n >= 2, and never all."""
     generator = np.random.default_rng(seed)
     counts = np.bincount(strata)
     chosen = np.zeros(len(strata), dtype=bool)
@@ -51,14 +49,11 @@ def grouped_split(
     counts: np.ndarray, sizes: np.ndarray, *, share: float, seed: int, keep: bool | np.ndarray = True, cover: bool = False
 ) -> np.ndarray:
     """Choose whole groups for the second part so that the classes keep their shares. Return (G,) bool, true for the second part.
-
-    The choice is greedy: in random order, a group is taken if it brings the class counts nearer to the wanted share. The best result
-    of several orders is kept. A group is never taken if a class would lose its last example in the first part.
-
-    `counts`: (G, C) examples of each class in each group; `sizes`: (G,) examples in each group; `share`: share of the second part, in
-    (0, 1). `keep`: whether every class keeps an example in the first part, or (C,) bool for each class; otherwise only the first part
-    as a whole stays non-empty. `cover`: add groups until each class is in the second part, where possible.
-    """
+    The choice is greedy: in random order, a group is taken if it brings the class counts nearer to the wanted share. The best result of
+    several orders is kept. A group is never taken if a class would lose its last example in the first part.
+    `counts`: (G, C) examples of each class in each group; `sizes`: (G,) examples in each group; `share`: share of the second part, in (0,
+    1). `keep`: whether every class keeps an example in the first part, or (C,) bool for each class; otherwise only the first part as a
+    whole stays non-empty. `cover`: add groups until each class is in the second part, where possible."""
     generator = np.random.default_rng(seed)
     table = np.column_stack([counts, sizes]).astype(np.float64)
     guarded = np.append(np.full(counts.shape[1], keep), True)

@@ -26,11 +26,8 @@ SHOWN_CLASSES, SHOWN_COLUMNS, SHOWN_EQUAL = 12, 20, 20
 @dataclass(frozen=True)
 class Summary:
     """What a data set contains and how it was read; `print(summary)` shows it in words.
-
-    Attributes:
-        facts: plain data: "examples", "kind", "tasks", "values", "equal", "left_out", "notes", "problems", and, where present,
-            "groups", "conditions", "columns", "weights", "table" and "network".
-    """
+    `facts`: plain data: "examples", "kind", "tasks", "values", "equal", "left_out", "notes", "problems", and, where present, "groups",
+    "conditions", "columns", "weights", "table" and "network"."""
 
     facts: Mapping[str, Any]
 
@@ -62,9 +59,7 @@ class Summary:
 
 def task_facts(name: str, targets: Targets) -> dict[str, Any]:
     """Return facts about the targets of one task, and the problem that prevents training on them, if any.
-
-    Keys: "name", "kind", "classes" (name -> count) or "numbers", "missing", "could_be" and "problem".
-    """
+    Keys: "name", "kind", "classes" (name -> count) or "numbers", "missing", "could_be" and "problem"."""
     known = targets.known
     facts: dict[str, Any] = {"name": name, "kind": targets.task, "missing": int((~known).sum()), "could_be": list(targets.also)}
     if targets.task == "regression":
@@ -141,9 +136,7 @@ def _array_facts(items: np.ndarray | ArrayView) -> dict[str, Any]:
 
 def beside_facts(beside: Mapping[str, np.ndarray | None], column_names: Sequence[str]) -> dict[str, Any]:
     """Return facts about groups, conditions, columns and weights.
-
-    `beside`: "groups" and "conditions" (N,), "columns" (N, k) and "weights" (N,), or None.
-    """
+    `beside`: "groups" and "conditions" (N,), "columns" (N, k) and "weights" (N,), or None."""
     groups, conditions, columns, weights = (beside[name] for name in ("groups", "conditions", "columns", "weights"))
     facts: dict[str, Any] = {}
     if groups is not None:
@@ -157,10 +150,8 @@ def beside_facts(beside: Mapping[str, np.ndarray | None], column_names: Sequence
 
 def equal_facts(first: np.ndarray, targets: Targets, *, name_of: Callable[[int], str]) -> dict[str, Any]:
     """Return facts about examples that are equal byte by byte.
-
     `first`: (N,) indices from `first_equal`. Keys: "copies" (examples equal to an earlier one), "sets", "other_label" (copies whose label
-    differs from the first) and "named" (pairs of first and copy, some of them).
-    """
+    differs from the first) and "named" (pairs of first and copy, some of them)."""
     copies = np.flatnonzero(first != np.arange(len(first)))
     values = targets.values.reshape(len(first), -1)
     other = int((values[copies] != values[first[copies]]).any(axis=1).sum())

@@ -27,20 +27,14 @@ Each bin gives at least one example to the second part, which must not be half o
 @dataclass(frozen=True, eq=False)
 class Targets:
     """Targets of one task as a data set stores them.
-
-    Attributes:
-        values: (N,) int64 class indices, (N,) float32 numbers (regression), or (N, C) float32 of 0 and 1 (multi-label). A missing
-            target is -1, NaN, or a row of NaN.
-        classes: class names in index order; empty for regression.
-        task: "classification", "multi-label" or "regression".
-        also: other task types that fit the same labels, if the task was not specified.
-    """
+    `values`: (N,) int64 class indices, (N,) float32 numbers (regression), or (N, C) float32 of 0 and 1 (multi-label). A missing target is
+    -1, NaN, or a row of NaN."""
 
     values: np.ndarray = field(repr=False)
-    classes: tuple[str, ...]
-    task: str = "classification"
+    classes: tuple[str, ...]  # class names in index order; empty for regression
+    task: str = "classification"  # "classification", "multi-label" or "regression"
     notes: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()  # other task types that fit the same labels, if the task was not specified
 
     def __len__(self) -> int:
         return len(self.values)

@@ -54,9 +54,7 @@ def carry_out(  # over the limit: network, data and plan, and how a folder goes 
     reopen: Callable[[Path], Network] | None = None,
 ) -> Result:
     """Adapt a network to data as a plan says; return the adapted network with history, scores, baselines and cost.
-
-    `reopen` opens the network of a finished folder. If it is None, a finished folder is an error.
-    """
+    `reopen` opens the network of a finished folder. If it is None, a finished folder is an error."""
     check_engine(plan.settings.engine, plan.settings.cluster)
     check_trainable(data, judged_apart=test is not None)
     with nullcontext() if out is None else held_folder(out) as folder:
@@ -207,10 +205,8 @@ def adapted(setup: Setup, log: Log) -> Outcome:
 
 def _from_scratch(net: Network, setup: Setup, *, notes: list[str]) -> tuple[Judged, str]:
     """Train the same architecture from scratch on the same examples; return the evaluation of its first task and the digest of the run.
-
     Learning rate, epochs and schedule are the defaults: those of the adaptation suit a network that is already trained. What was chosen is
-    added to the `notes`.
-    """
+    added to the `notes`."""
     own = (
         "epochs",
         "learning_rate",
@@ -238,9 +234,7 @@ def _from_scratch(net: Network, setup: Setup, *, notes: list[str]) -> tuple[Judg
 
 def _on_everything(net: Network, log: Log, *, setup: Setup, outcome: Outcome) -> tuple[Setup, Outcome]:
     """Refit the chosen setting on all examples, including the holdout set; return the new setup and outcome.
-
-    Nothing evaluates this network.
-    """
+    Nothing evaluates this network."""
     items, names = setup.items, ("strategy", "frozen", "block", "base")
     everything, none = np.arange(len(items)), np.arange(0)
     own = {name: outcome.chosen[name] for name in names if name in outcome.chosen} if setup.plan.strategy == "auto" else {}

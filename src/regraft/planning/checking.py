@@ -94,18 +94,12 @@ POOR, BETTER = 0.3, 0.7
 
 @dataclass(frozen=True)
 class WeightsFit:
-    """Agreement between the inputs of the first BatchNorm layers and their running means.
+    """Agreement between the inputs of the first BatchNorm layers and their running means."""
 
-    Attributes:
-        shift: mean distance between batch means and running means, in running standard deviations.
-        examples: the examples of the measurement, in words.
-        sibling: architecture of a similar name that fits best, and its shift; None if none fits better.
-    """
-
-    shift: float
+    shift: float  # mean distance between batch means and running means, in running standard deviations
     layers: int
-    examples: str
-    sibling: tuple[str, float] | None = None
+    examples: str  # the examples of the measurement, in words
+    sibling: tuple[str, float] | None = None  # architecture of a similar name that fits best, and its shift; None if none fits better
 
     @property
     def is_poor(self) -> bool:
@@ -127,9 +121,7 @@ class WeightsFit:
 
 def fit_on(net: Network, items: Prepared, *, rows: np.ndarray) -> WeightsFit | None:
     """Measure the fit of the weights on up to 32 of the user's examples; return None if there is nothing to measure.
-
-    Only the examples `rows` (n,) are used.
-    """
+    Only the examples `rows` (n,) are used."""
     if not by_order(net.account):  # checked before the batch, which may name conditions that the network has yet to learn
         return None
     shown = rows[:: max(1, len(rows) // EXAMPLES)][:EXAMPLES]
@@ -138,9 +130,7 @@ def fit_on(net: Network, items: Prepared, *, rows: np.ndarray) -> WeightsFit | N
 
 def weights_fit(net: Network, items: Sequence[Any], *, batch: Inputs, examples: str) -> WeightsFit | None:
     """Measure whether weights that were matched only by order fit the architecture of the network.
-
-    Returns None if the weights were matched by name, or if no BatchNorm layer can be measured.
-    """
+    Returns None if the weights were matched by name, or if no BatchNorm layer can be measured."""
     if not by_order(net.account):
         return None
     twin = net.copy()

@@ -57,12 +57,9 @@ def leave_ready_(network: Network) -> None:
 
 def calibrate_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
     """Calibrate the probabilities of trained heads: divide the class weights of each head by one temperature, fitted on the validation set.
-
     The predicted class does not change. Closed-form heads are already calibrated on their leave-one-out logits. Heads that training did not
     change and heads whose log loss does not improve are left alone.
-
-    Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2.
-    """
+    Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2."""
     validation = _held_out_rows(setup, outcome)
     asked = [name for name, task in setup.tasks.items() if name not in outcome.solved and _is_trained(setup, outcome, task=task)]
     asked = [name for name in asked if setup.data_of(name).task == "classification" and len(setup.known(name, validation)) >= FEWEST]
@@ -136,10 +133,8 @@ def fit_thresholds_(setup: Setup, outcome: Outcome) -> None:
 
 def keep_statistics_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
     """Store the class statistics of the first head with the network, from the features of the training and validation set.
-
     If the backbone was trained, one pass of the feed computes the features, of fewer examples if all would take too long. `regraft.extend`
-    needs the statistics: without them it knows only the class weights of the old classes.
-    """
+    needs the statistics: without them it knows only the class weights of the old classes."""
     data, network, same = setup.items.data, outcome.network, _same_features(setup, outcome)
     if setup.tasks[data.name] != network.head.task:
         network.statistics = network.statistics if same else None  # they belong to a head that was not trained

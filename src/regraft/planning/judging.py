@@ -35,15 +35,10 @@ LEAST_IN_BIN = 8
 
 class Judged:
     """Evaluation of one task.
-
-    Attributes:
-        scores: (n, C) logits of the evaluated examples with a known target; for windows over recordings, the mean of each recording.
-        data: these examples, or the recordings, with the targets of this task only.
-        examples: the m examples before windows are joined to recordings.
-        rows: (m,) positions of these examples among all evaluated ones.
-        thresholds: thresholds of labels, or None.
-        figures: result of `judge`, with "metrics" if some are wanted.
-    """
+    `scores`: (n, C) logits of the evaluated examples with a known target; for windows over recordings, the mean of each recording. `data`:
+    these examples, or the recordings, with the targets of this task only. `examples`: the m examples before windows are joined to
+    recordings. `rows`: (m,) positions of these examples among all evaluated ones. `thresholds`: thresholds of labels, or None. `figures`:
+    result of `judge`, with "metrics" if some are wanted."""
 
     def __init__(
         self, scores: np.ndarray, data: Dataset, *, rows: np.ndarray, thresholds: Sequence[float] | None = None, metrics: Sequence[Any] = ()
@@ -80,9 +75,7 @@ def judged(  # over the limit: a network on some examples of its data
     network: Network, feed: Feed, *, tasks: Mapping[str, str], data: Dataset, indices: np.ndarray, metrics: Sequence[Any] = ()
 ) -> ByTask:
     """Evaluate a network on the examples `indices`, each task on those whose target is known; a task without known targets is left out.
-
-    `tasks` maps tasks of the data to tasks of the network.
-    """
+    `tasks` maps tasks of the data to tasks of the network."""
     scores, found = all_logits(network, feed, indices=indices), ByTask()
     for name, task in tasks.items():
         known = data.targets_of(name).known[indices] if name in data.tasks else np.zeros(0, bool)
@@ -95,9 +88,7 @@ def judged(  # over the limit: a network on some examples of its data
 
 def judged_parts(setup: Setup, log: Log, *, outcome: Outcome) -> dict[str, ByTask]:
     """Evaluate the adapted network on the holdout set and on the test set; return them as "holdout" and "test", without empty sets.
-
-    Baselines are evaluated on the last of the two.
-    """
+    Baselines are evaluated on the last of the two."""
     network, tasks, holdout, found = outcome.network, setup.tasks, setup.parts.holdout, dict[str, ByTask]()
     wanted = setup.settings.metrics
     if len(holdout):
@@ -110,9 +101,7 @@ def judged_parts(setup: Setup, log: Log, *, outcome: Outcome) -> dict[str, ByTas
 
 def scores_of(setup: Setup, source: Source, *, parts: Mapping[str, ByTask]) -> dict[str, Any]:
     """Return the figures of each part as plain data: those of the first task and, with several tasks, those of each under "tasks".
-
-    In the last part, each further task has "baselines" among its figures.
-    """
+    In the last part, each further task has "baselines" among its figures."""
     first, last = setup.items.data.name, list(parts)[-1]
     if len(setup.tasks) == 1:
         return {part: found[first].figures for part, found in parts.items()}
@@ -128,9 +117,7 @@ def scores_of(setup: Setup, source: Source, *, parts: Mapping[str, ByTask]) -> d
 
 def blind_scores(data: Dataset, rows: np.ndarray) -> np.ndarray:
     """Return the logits (C,) of the best constant prediction: the shares of the classes or labels, or the mean.
-
-    It is computed from the examples `rows` (n,), n >= 1.
-    """
+    It is computed from the examples `rows` (n,), n >= 1."""
     if data.task == "classification":
         counts = np.bincount(data.targets[rows], minlength=len(data.classes))
         return np.asarray(np.log((counts + 1e-3) / counts.sum()))
@@ -140,10 +127,8 @@ def blind_scores(data: Dataset, rows: np.ndarray) -> np.ndarray:
 
 def baselines(setup: Setup, source: Source, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
     """Return the figures of the baselines on the same examples, with the paired difference to the adapted network.
-
     Baselines: majority class and nearest class mean, or the mean target; the closed-form probe; for tables, trees on the raw columns. None
-    of them trains a network.
-    """
+    of them trains a network."""
     data = setup.data_of(adapted.data.name)
     fit = setup.known(data.name, setup.parts.training)
     found = _probe_baseline(source, data, adapted=adapted)

@@ -63,12 +63,9 @@ class _Found:
 
 def measured_preprocessing(net: Network, data: Dataset, *, own: ImagePreprocessing, rows: np.ndarray | None = None) -> ImagePreprocessing:
     """Return the common preprocessing whose pictures are closest to those that the network was trained with.
-
     The inputs of its first BatchNorm layers are compared with their running statistics, on the data and on generated pictures that are as
     varied as photographs. Without such layers, ridge regression on its features decides, by the loss on held-out examples.
-
-    `own` is inferred from the network's shape; only the examples `rows` (n,) are used, None for all.
-    """
+    `own` is inferred from the network's shape; only the examples `rows` (n,) are used, None for all."""
     if own.channels not in (1, 3) or net.origin.get("weights") == "random":
         return own
     fitted = own.fit(data)
@@ -129,10 +126,8 @@ def _by_statistics(net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePre
 
 def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[str, ImagePreprocessing]) -> _Found | None:
     """Compare by the loss of ridge regression on held-out examples; the default stays unless another is better beyond `SURE_OF_ALL`.
-
     This finds the scaling that suits the data. On data unlike its training data, a network often does better with another scaling than its
-    own, by many standard errors. The words therefore leave open which scaling it was trained with.
-    """
+    own, by many standard errors. The words therefore leave open which scaling it was trained with."""
     known = np.flatnonzero(data.known)
     targets = data.targets[known]
     if len(known) < LEAST or not np.ptp(targets, axis=0).any():
@@ -186,10 +181,8 @@ def _batches(own: ImagePreprocessing, pixels: Tensor) -> Iterator[Tensor]:
 
 def made_pictures(count: int, size: tuple[int, ...], *, channels: int) -> Tensor:
     """Return noise (n, channels, height, width) in 0..255 with the variation of photographs in brightness, contrast, colour and detail.
-
     Source: amplitudes fall with the frequency as in natural scenes (Field, JOSA A 4, 1987; the exponent is that of downscaled pictures).
-    Colours vary along the principal components of ImageNet's pixels (Krizhevsky, Sutskever & Hinton, NeurIPS 2012, section 4.1).
-    """
+    Colours vary along the principal components of ImageNet's pixels (Krizhevsky, Sutskever & Hinton, NeurIPS 2012, section 4.1)."""
     drawn = np.random.default_rng(0)
     frequency = np.hypot(*np.meshgrid(*(np.fft.fftfreq(side) for side in size), indexing="ij"))
     frequency[0, 0] = np.inf

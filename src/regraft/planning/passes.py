@@ -108,9 +108,7 @@ def features_of(network: Network, feed: Feed, *, indices: np.ndarray) -> Tensor:
 
 def judging_features(setup: Setup, log: Log, *, features: Tensor, frozen: frozenset[str]) -> Tensor:
     """Return the source network's features (n, d) of the test set, or of the holdout set without one; call it before training.
-
-    `features` (N, d) are those of the setup's examples.
-    """
+    `features` (N, d) are those of the setup's examples."""
     if setup.test is None:
         return features[setup.parts.holdout]
     feed = feed_of(setup, log, frozen=frozen, items=setup.test)
@@ -148,9 +146,7 @@ def train_heads(
     setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str] | None = None, settings: Settings | None = None
 ) -> list[dict[str, Any]]:
     """Train the heads of the setup's network in place; return the history, which is empty if the network holds everything.
-
-    `frozen` holds the layers that stay frozen; None means all but the heads. `settings` replaces the plan's settings if given.
-    """
+    `frozen` holds the layers that stay frozen; None means all but the heads. `settings` replaces the plan's settings if given."""
     frozen = setup.all_but_heads if frozen is None else frozen
     training = training_of(setup, log, stage="head", feed=feed, frozen=frozen, settings=settings)
     setup.network.freeze_(training.frozen)

@@ -65,9 +65,7 @@ def output_names(data: Dataset) -> tuple[str, ...]:
 
 def preprocessing_for(net: Network, data: Dataset, *, rows: np.ndarray | None = None) -> Preprocessing:
     """Return the network's preprocessing, suited to the data; infer it if it is unknown, for pictures by measuring.
-
-    Only the examples `rows` (n,), such as the training set, are used to infer the preprocessing; None means all.
-    """
+    Only the examples `rows` (n,), such as the training set, are used to infer the preprocessing; None means all."""
     found = _suited(net, preprocessing_from_dict(net.preprocessing.to_dict()), data=data, shape=net.input_shape)
     if isinstance(found, ImagePreprocessing) and found.inferred:
         return measured_preprocessing(net, data, own=found, rows=rows)
@@ -76,9 +74,7 @@ def preprocessing_for(net: Network, data: Dataset, *, rows: np.ndarray | None = 
 
 def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | None = None) -> Prepared:
     """Return a data set with its preprocessing for a network, and with the plan's views; "auto" gives photographs the views "photo".
-
-    Only the examples `rows` (n,), such as the training set, are used to infer the preprocessing; None means all.
-    """
+    Only the examples `rows` (n,), such as the training set, are used to infer the preprocessing; None means all."""
     augment = plan.augment
     if isinstance(augment, str) and augment.startswith(CALLABLE):
         raise SettingError(
@@ -95,9 +91,7 @@ def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | 
 
 def windowed(net: Network, data: Dataset, *, as_of: Dataset | None = None) -> Dataset:
     """Return the data with every recording that is longer than the network's input replaced by windows over it.
-
-    If the network takes any length, the data `as_of` decide the length; None means these data.
-    """
+    If the network takes any length, the data `as_of` decide the length; None means these data."""
     if data.kind != "audio":
         return data
     own = preprocessing_for(net, data)
@@ -206,9 +200,7 @@ def check_inputs(net: Network, own: Preprocessing) -> None:
 
 def check_items(net: Network, own: Preprocessing) -> None:
     """Run the network with tensors of the shapes that a preprocessing makes; `of_batch` raises if it cannot take them.
-
-    Nothing runs if shapes and names equal those of the sample.
-    """
+    Nothing runs if shapes and names equal those of the sample."""
     named = net.sample if isinstance(net.sample, dict) else {"": net.sample}
     made = _tensors(own)
     if ("" in named) != ("" in made) or set(made) < set(named):  # the examples may give only some of several tensors

@@ -28,11 +28,9 @@ _COLUMNS = {"loss": "train_loss", "val_loss": "validation_loss", "val_accuracy":
 
 class History(list[dict[str, Any]]):
     """List of one mapping per epoch, over all trainings of the network ("run" counts them); string keys give Keras columns.
-
     `dict(history)` has the form of a Keras history: the columns of the last training and of the refit on all examples that follows it,
     without folds and the short trainings that were compared. `history.epoch` numbers these epochs, continuing after the training before. A
-    missing figure is NaN; a column without figures is left out.
-    """
+    missing figure is NaN; a column without figures is left out."""
 
     @property
     def epoch(self) -> list[int]:

@@ -111,17 +111,11 @@ class Clock:
 @dataclass
 class Log:
     """Record of a running strategy, the only object that changes.
+    `on_epoch`: called with the history entry of every epoch; an exception ends the training."""
 
-    Attributes:
-        clock: seconds so far.
-        counter: number of examples that passed through the frozen part.
-        kept: feature caches of this run.
-        on_epoch: called with the history entry of every epoch; an exception ends the training.
-    """
-
-    clock: Clock = field(default_factory=Clock)
-    counter: Counter = field(default_factory=Counter)
-    kept: Kept = field(default_factory=Kept)
+    clock: Clock = field(default_factory=Clock)  # seconds so far
+    counter: Counter = field(default_factory=Counter)  # number of examples that passed through the frozen part
+    kept: Kept = field(default_factory=Kept)  # feature caches of this run
     notes: list[str] = field(default_factory=list)
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
 
@@ -142,10 +136,8 @@ class Parts:
 
 def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
     """Split the examples into training, validation and holdout set.
-
     The validation set is empty if `plan.validation` is 0, if there are fewer than 8 examples or 3 groups, or if a class would keep fewer
-    than two training examples.
-    """
+    than two training examples."""
     if not plan.holdout:
         if not judged_apart:
             raise SettingError("holdout=0 leaves nothing that judges. Give test=, a set that judges, or a share such as holdout=0.2.")
@@ -156,10 +148,8 @@ def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
 
 def learning_parts(data: Dataset, plan: Plan, *, rest: np.ndarray, holdout: np.ndarray) -> Parts:
     """Split `rest` into training and validation set.
-
     The validation set is empty if `plan.validation` is 0, if there are fewer than 8 examples or 3 groups, or if a class would keep fewer
-    than two training examples.
-    """
+    than two training examples."""
     learning = data.subset(rest)
     counts = learning.class_counts()
     scarce = len(rest) < 8 or (len(counts) > 0 and int(counts[counts > 0].min()) < 3)
@@ -183,31 +173,21 @@ def _split(data: Dataset, share: float, *, seed: int, needed: bool) -> tuple[np.
 @dataclass(frozen=True)
 class Additions:
     """Additions of a method, or of a switch that uses the old head, to a training.
-
-    Attributes:
-        terms: terms added to the loss, and `share`, the factor of the task losses, as in `Objective`.
-        rates: factors of the learning rate, as in `Training`.
-        helpers: tasks whose heads are trained although the data have no targets for them.
-    """
+    `terms`: terms added to the loss, and `share`, the factor of the task losses, as in `Objective`."""
 
     terms: tuple[Callable[[Scores, np.ndarray], Tensor], ...] = ()
     share: float = 1.0
-    rates: Mapping[str, float] = field(default_factory=dict)
-    helpers: tuple[str, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)  # factors of the learning rate, as in `Training`
+    helpers: tuple[str, ...] = ()  # tasks whose heads are trained although the data have no targets for them
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Checkpoints of the trainings of a run.
-
-    Attributes:
-        digest: digest of the run, from `run_digest`.
-        resume: whether to resume from existing checkpoints.
-    """
+    """Checkpoints of the trainings of a run."""
 
     folder: Path
-    digest: str
-    resume: bool = True
+    digest: str  # digest of the run, from `run_digest`
+    resume: bool = True  # whether to resume from existing checkpoints
 
     def of_stage(self, stage: str) -> Checkpoint:
         """Return the checkpoint of one `stage`; without `resume`, an existing file is removed."""
@@ -230,27 +210,17 @@ def usable_device(name: str | None) -> torch.device:
 @dataclass(frozen=True, eq=False)
 class Setup:
     """Everything that a strategy is given, for one network. Only the weights of the network change.
+    `repeats`: earlier training of the same strategy on fewer examples, to repeat with the same settings; None if there is none."""
 
-    Attributes:
-        network: the network to adapt, with its new head.
-        items: the examples with the network's preprocessing.
-        tasks: task of the data -> task of the network.
-        new_rows: task of the network -> row indices of its new classes.
-        test: test set; None means that the holdout set is used for the evaluation.
-        old_head: the first head before its class weights were changed; None if there was none.
-        checkpoints: checkpoints of the trainings; None without an output folder.
-        repeats: earlier training of the same strategy on fewer examples, to repeat with the same settings; None if there is none.
-    """
-
-    network: Network
-    items: Prepared
+    network: Network  # the network to adapt, with its new head
+    items: Prepared  # the examples with the network's preprocessing
     parts: Parts
     plan: Plan
-    tasks: Mapping[str, str]
-    new_rows: Mapping[str, np.ndarray]
-    test: Prepared | None = None
-    old_head: Head | None = None
-    checkpoints: Checkpoints | None = None
+    tasks: Mapping[str, str]  # task of the data -> task of the network
+    new_rows: Mapping[str, np.ndarray]  # task of the network -> row indices of its new classes
+    test: Prepared | None = None  # test set; None means that the holdout set is used for the evaluation
+    old_head: Head | None = None  # the first head before its class weights were changed; None if there was none
+    checkpoints: Checkpoints | None = None  # checkpoints of the trainings; None without an output folder
     additions: Additions = field(default_factory=Additions)
     repeats: Measured | None = None
 
@@ -384,45 +354,29 @@ class Solved:
 
 @dataclass(frozen=True)
 class Source:
-    """Features of the source network before training, as far as they were computed; the baselines are made from them.
+    """Features of the source network before training, as far as they were computed; the baselines are made from them."""
 
-    Attributes:
-        features: (N, d), filled in for the examples that are learned from.
-        judging: (n, d) features of the test set, or of the holdout set without one.
-        probes: task of the data -> closed-form head on these features.
-    """
-
-    features: Tensor | None = None
-    judging: Tensor | None = None
-    probes: Mapping[str, Solved] = field(default_factory=dict)
+    features: Tensor | None = None  # (N, d), filled in for the examples that are learned from
+    judging: Tensor | None = None  # (n, d) features of the test set, or of the holdout set without one
+    probes: Mapping[str, Solved] = field(default_factory=dict)  # task of the data -> closed-form head on these features
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Result of a strategy.
-
-    Attributes:
-        frozen: the layers that stayed frozen.
-        source: features of the source network.
-        head_features: (N, D) input of the adapted network's head, if it differs from the source features and was computed.
-        test_feed: feed of the test set, if it was made.
-        solved: task of the data -> closed-form head that the network has, if any.
-        measured: training whose settings were measured; None if there was none.
-        candidates: compared candidates as plain data, in the order of the report.
-        chosen: strategy and options of the best candidate.
-    """
+    `head_features`: (N, D) input of the adapted network's head, if it differs from the source features and was computed."""
 
     network: Network
     feed: Feed
-    frozen: frozenset[str]
+    frozen: frozenset[str]  # the layers that stayed frozen
     history: list[dict[str, Any]] = field(default_factory=list)
-    source: Source = field(default_factory=Source)
+    source: Source = field(default_factory=Source)  # features of the source network
     head_features: Tensor | None = None
-    test_feed: Feed | None = None
-    solved: Mapping[str, Solved] = field(default_factory=dict)
-    measured: Measured | None = None
-    candidates: tuple[dict[str, Any], ...] = ()
-    chosen: Mapping[str, Any] = field(default_factory=dict)
+    test_feed: Feed | None = None  # feed of the test set, if it was made
+    solved: Mapping[str, Solved] = field(default_factory=dict)  # task of the data -> closed-form head that the network has, if any
+    measured: Measured | None = None  # training whose settings were measured; None if there was none
+    candidates: tuple[dict[str, Any], ...] = ()  # compared candidates as plain data, in the order of the report
+    chosen: Mapping[str, Any] = field(default_factory=dict)  # strategy and options of the best candidate
 
     @property
     def held_out(self) -> tuple[Mapping[str, np.ndarray], np.ndarray] | None:

@@ -24,11 +24,9 @@ MOST_SOLVED = 20_000
 
 def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored: Feed | None = None) -> dict[str, Solved]:
     """Solve the closed-form probe of each task on the heads' inputs `features` (N, d), and start the heads in place as the plan says.
-
     With start="auto", a head takes the probe's class weights if its leave-one-out loss is lower than the loss of the present ones, some of
     which may have been carried over by name. Both losses are on examples that the weights have not seen. With "probe" and "imprint", only
-    the class weights of new classes are filled in. Returns task of the data -> probe.
-    """
+    the class weights of new classes are filled in. Returns task of the data -> probe."""
     asked = setup.plan.start
     if setup.settings.epochs == 0 and asked not in ("probe", "imprint"):
         return {}
@@ -81,11 +79,8 @@ def _start_of(setup: Setup, name: str, *, solved: Solved | None, features: Tenso
 
 def start_from_(setup: Setup, task: str, *, solved: Solved, feed: Feed, features: Tensor) -> bool:
     """Put the probe's class weights into a head in place; return False, without a change, if the network's logits differ.
-
     If a ReLU follows the head (SqueezeNet), all logits are shifted by the same amount to keep it open. A softmax is not affected.
-
-    `features` (N, d) are the head's inputs.
-    """
+    `features` (N, d) are the head's inputs."""
     network, head, probe, few = setup.network, setup.network.heads[task], solved.probe, solved.rows[:64]
     rows = network.rows(head.layer)
     expected = features[few].numpy() @ probe.weight.T + probe.bias

@@ -40,9 +40,7 @@ Strategy = Callable[[Setup, Log], Outcome]
 
 def run_strategy(setup: Setup, log: Log) -> Outcome:
     """Run the plan's strategy; return the adapted network, what evaluates it, and the history.
-
-    Trained weights of the setup's network are changed in place. Nothing else is changed.
-    """
+    Trained weights of the setup's network are changed in place. Nothing else is changed."""
     outcome, plan = _STRATEGIES.get(setup.plan.strategy, _by_method)(setup, log), setup.plan
     if outcome.chosen or outcome.measured is None:
         return outcome
@@ -72,9 +70,7 @@ def _head(setup: Setup, log: Log) -> Outcome:
 
 def _with_fresh(setup: Setup, log: Log, *, frozen: frozenset[str] | None) -> Outcome:
     """Train the fresh layers and the heads on the features below them, then train what is not `frozen`.
-
-    `frozen` holds the layers that are frozen in the second training. If it is None, there is no second training.
-    """
+    `frozen` holds the layers that are frozen in the second training. If it is None, there is no second training."""
     network = setup.network
     fresh = matching_layers(network, setup.plan.fresh or (), setting="fresh")
     below = frozen_before(network, fresh) | held_layers(network)
@@ -125,15 +121,10 @@ def _from_base(setup: Setup, log: Log) -> Outcome:
 
 @dataclass(frozen=True)
 class _HeadFirst:
-    """State after the heads are trained (the first half of LP-FT: Kumar et al., ICLR 2022).
+    """State after the heads are trained (the first half of LP-FT: Kumar et al., ICLR 2022)."""
 
-    Attributes:
-        source: features of the source network, for the baselines.
-        features: (N, d) input of the heads, for all examples.
-    """
-
-    source: Source
-    features: Tensor
+    source: Source  # features of the source network, for the baselines
+    features: Tensor  # (N, d) input of the heads, for all examples
     history: History
 
 
@@ -167,10 +158,8 @@ def _trained_layers(  # over the limit: what is trained, and on what
 
 def _third_by_gradient(setup: Setup, log: Log) -> str:
     """Return the third of the blocks with the largest gradient relative to its weights, computed in inference mode.
-
     Source: surgical fine-tuning (Lee et al., ICLR 2023, section 4.2, Auto-RGN). Deviation: regraft compares whole thirds once, before
-    training, and trains the third with the largest value. The authors scale the learning rate of every layer in every step.
-    """
+    training, and trains the third with the largest value. The authors scale the learning rate of every layer in every step."""
     network, parameters = setup.network, setup.network.layer_parameters()
     layers = {third: [name for block in surgical_blocks(network, third) for name in block] for third in THIRDS}
     network.freeze_(setup.all_but_heads - {name for names in layers.values() for name in names})
@@ -223,10 +212,8 @@ def _by_method(setup: Setup, log: Log) -> Outcome:
 
 def _head_first(setup: Setup, log: Log) -> _HeadFirst:
     """Solve and train the heads.
-
     If a part of the network stays frozen in the method's form, the heads are solved in that form, since its feature cache is already
-    filled.
-    """
+    filled."""
     form = begun_method(setup, strategy=setup.plan.strategy, options=setup.plan.options)
     plain = replace(setup.plan, views=1)  # heads read only view 0
     own = replace(form.setup, additions=setup.additions, plan=plain)

@@ -37,20 +37,13 @@ _GRIDS = ("rows", "columns")
 
 @dataclass(frozen=True, eq=False)
 class Tapped:
-    """Features of N examples at every depth, read in one pass.
+    """Features of N examples at every depth, read in one pass."""
 
-    Attributes:
-        points: hook points and their pools; each has at least one slice.
-        features: (N, D) float32, read-only, the pooled outputs side by side, as they are in the cache.
-        head_features: (N, d) input of the first head in the same pass; None for a network without a head.
-        seconds: duration of the pass; almost zero if the cache held the features.
-    """
-
-    points: tuple[Tap, ...]
-    features: Tensor
+    points: tuple[Tap, ...]  # hook points and their pools; each has at least one slice
+    features: Tensor  # (N, D) float32, read-only, the pooled outputs side by side, as they are in the cache
     slices: tuple[TapSlice, ...]
-    head_features: Tensor | None
-    seconds: float
+    head_features: Tensor | None  # (N, d) input of the first head in the same pass; None for a network without a head
+    seconds: float  # duration of the pass; almost zero if the cache held the features
     notes: tuple[str, ...] = ()
 
     def taken(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -104,10 +97,8 @@ def tapped_features(  # over the limit: what a pass needs to know
     clock: Clock,
 ) -> Tapped:
     """Read a network at its input and at all blocks before the head, in one pass over the examples.
-
     Grids are read as far as there is room. Features in a matching cache are not computed again. The labels of `compared` (n,) may be used
-    to compare precisions; None means all examples.
-    """
+    to compare precisions; None means all examples."""
     start = time.perf_counter()
     with clock.during("frozen"):
         reading, points, notes = _reading(network, count=len(items))

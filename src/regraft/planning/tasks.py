@@ -34,10 +34,8 @@ NewRows = dict[str, np.ndarray]
 
 def matched_tasks(net: Network, data: Dataset) -> dict[str, str]:
     """Return the task of the network for each task of the data, in the order of the data.
-
     A task with the name of a head goes to that head. The first task of the data goes to the first head, unless another task has its name.
-    Every other task gets a branch of its own name. A first head with the default name "main" takes the name of the data's first task.
-    """
+    Every other task gets a branch of its own name. A first head with the default name "main" takes the name of the data's first task."""
     first = net.head.task if net.heads else "main"
     found = {name: name for name in data.tasks}
     if data.name not in net.heads and first not in (*data.tasks, "main"):
@@ -47,10 +45,8 @@ def matched_tasks(net: Network, data: Dataset) -> dict[str, str]:
 
 def as_heads_say(net: Network, data: Dataset) -> Dataset:
     """Return the data with ambiguous labels read as the kind of the network's own head.
-
     Whole numbers can be classes or regression targets. Rows with a single 1 can be one-hot classes or multi-label. Two whole numbers stay
-    classes, since a network with a single output also separates two classes.
-    """
+    classes, since a network with a single output also separates two classes."""
     for name, task in matched_tasks(net, data).items():
         own, head = data.targets_of(name), net.heads.get(task, net.head if net.heads and name == data.name else None)
         if head is None or head.kind not in own.also or (head.kind == "regression" and len(own.classes) < 3):
@@ -85,11 +81,9 @@ def _of_kind(test: Dataset, kind: str, *, name: str) -> Dataset:
 
 def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator[InputError]:
     """Yield an error for each conflict between a plan and the data's tasks.
-
     `holdout` (n,) holds the indices of the holdout set; it is empty if there is only a test set. `SettingError`: a weight for an unknown
     task, or a start, probe, loss or metric that does not suit a task. `DataError`: no example of the holdout set has a target of the first
-    task.
-    """
+    task."""
     for name in plan.settings.task_weights or {}:
         if name not in data.tasks:
             yield SettingError(f"task_weights: the data have no task {name!r}{near_names(name, data.tasks)}")
@@ -179,9 +173,7 @@ def _tried_out(loss: Callable[..., Any], values: np.ndarray, *, outputs: int, ki
 
 def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray) -> tuple[Network, NewRows]:
     """Return a copy of the network with the fitted preprocessing and a head for each task of the data, and the rows of new classes.
-
-    `fit` (n,) holds the indices of the training set.
-    """
+    `fit` (n,) holds the indices of the training set."""
     data, tasks = items.data, matched_tasks(net, items.data)
     changed, account, new = net.copy(), Account(), NewRows()
     changed.sample = _sample_like(net, items)

@@ -28,9 +28,7 @@ DRAWS = (
 
 def hold_(network: Network, plan: Plan, *, new_rows: Mapping[str, np.ndarray]) -> None:
     """Hold the layers that the plan excludes or, if it names none, those that the owner froze; heads with new classes are always trained.
-
-    `new_rows` maps tasks of the network to the rows of their new classes.
-    """
+    `new_rows` maps tasks of the network to the rows of their new classes."""
     if plan.trainable == ALL:
         network.body.hold_(())
     elif plan.trainable is not None:
@@ -116,10 +114,8 @@ def _fresh_words(network: Network, plan: Plan) -> list[str]:
 
 def looks_fresh(network: Network) -> list[str]:
     """Return the layers below the heads of a `network` whose weights look like a draw of their library's default initialiser.
-
     The test: weights uniform up to the bound that the layer's size gives, and biases that are zero (Glorot, Keras) or within the same bound
-    (PyTorch). Training moves some weights beyond the bound, or biases away from zero.
-    """
+    (PyTorch). Training moves some weights beyond the bound, or biases away from zero."""
     parameters, heads = network.layer_parameters(), set(network.head_layers)
     kinds = {layer.name: layer.kind for layer in network.layers if layer.name not in heads}
     return [

@@ -19,21 +19,14 @@ _MINOR = 4  # with more ticks, every second one is hidden in narrow figures
 
 @dataclass(frozen=True)
 class Axis:
-    """Axis of a figure.
+    """Axis of a figure."""
 
-    Attributes:
-        name: label with unit.
-        low: value at the left or lower end.
-        percent: whether values in [0, 1] are shown in per cent.
-        whole: whether ticks are whole numbers only.
-    """
-
-    name: str
-    low: float
+    name: str  # label with unit
+    low: float  # value at the left or lower end
     high: float
-    percent: bool = False
+    percent: bool = False  # whether values in [0, 1] are shown in per cent
     log: bool = False
-    whole: bool = False
+    whole: bool = False  # whether ticks are whole numbers only
 
     def at(self, value: float) -> float:
         """Return the position of `value` in per cent of the axis, clipped to [0, 100]."""
@@ -59,26 +52,18 @@ class Axis:
 
 @dataclass(frozen=True)
 class Bar:
-    """One row of a figure: a value with its interval.
-
-    Attributes:
-        value: value in the unit of the axis; None for an empty row.
-        interval: (lo, hi), or None.
-        strong: whether the row is highlighted.
-    """
+    """One row of a figure: a value with its interval."""
 
     name: str
-    value: float | None
-    interval: tuple[float, float] | None = None
+    value: float | None  # value in the unit of the axis; None for an empty row
+    interval: tuple[float, float] | None = None  # (lo, hi), or None
     words: str = ""
-    strong: bool = False
+    strong: bool = False  # whether the row is highlighted
 
 
 def tag(name: str, content: str = "", /, **attributes: object) -> str:
     """Return an HTML element.
-
-    In names of `**attributes`, `_` becomes `-` and a trailing `_` is dropped. Values are escaped. Attributes that are None are left out.
-    """
+    In names of `**attributes`, `_` becomes `-` and a trailing `_` is dropped. Values are escaped. Attributes that are None are left out."""
     given = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
     shown = "".join(f' {key}="{html.escape(str(value))}"' for key, value in given)
     return f"<{name}{shown} />" if name in _EMPTY else f"<{name}{shown}>{content}</{name}>"
@@ -113,9 +98,7 @@ def letters(entries: Iterable[tuple[str, str, bool]]) -> str:
 
 def interval_rows(bars: Sequence[Bar], *, title: str, axis: Axis, filled: bool = False, lines: Mapping[str, float] | None = None) -> str:
     """Return one row per value: name, dot with a whisker for the interval (or a filled bar from the left), and text.
-
-    `lines`: CSS class -> value of a vertical line through all rows.
-    """
+    `lines`: CSS class -> value of a vertical line through all rows."""
     if not bars:
         return ""
     ticks = axis.ticks(4)
@@ -150,10 +133,7 @@ def track_marks(bar: Bar, axis: Axis, *, filled: bool = False) -> str:
 
 
 def stacked_bar(parts: Mapping[str, float], *, title: str, said: Mapping[str, str]) -> str:
-    """Return a stacked bar and a line with the share of each part.
-
-    `parts`: name -> size >= 0; `said`: name -> size as text.
-    """
+    """Return a stacked bar and a line with the share of each part. `parts`: name -> size >= 0; `said`: name -> size as text."""
     total = sum(parts.values())
     if total <= 0:
         return ""

@@ -24,10 +24,8 @@ _SECONDS = 5.0
 
 def picture_uri(source: npt.ArrayLike | str | Path) -> str | None:
     """Return a PNG thumbnail of an image as a data URI; None if Pillow is not installed or the image cannot be read.
-
     `source`: a file, or an array (H, W), (H, W, 1|3|4) or (1|3|4, H, W). uint8 is used unchanged, floats in [0, 1] are multiplied by 255,
-    and other numbers are stretched from their minimum to their maximum.
-    """
+    and other numbers are stretched from their minimum to their maximum."""
     image = _library("PIL.Image", "vision")
     if image is None:
         return None

@@ -68,9 +68,7 @@ def rule(at: float, *, kind: str, level: bool = False, words: str = "") -> str:
 
 def axis_of(values: Sequence[float], *, name: str, percent: bool = False, log: bool = False) -> Axis:
     """Return an axis whose range fits `values`.
-
-    It starts at 0 if that costs less than a third of the height. An axis in per cent stays between 0 and 1.
-    """
+    It starts at 0 if that costs less than a third of the height. An axis in per cent stays between 0 and 1."""
     low, high = min(values), max(values)
     if log and low > 0 and high > _MANY_FOLD * low:
         return Axis(f"{name}, logarithmic", low / 1.2, high * 1.2, percent, log=True)
@@ -90,9 +88,7 @@ def line_chart(
     kept: Sequence[float] = (),
 ) -> str:
     """Return a line chart over epochs, with a legend.
-
-    `series`: name -> points (epoch, value), finite values only; `marks`: epoch -> what starts there, drawn as a numbered vertical line.
-    """
+    `series`: name -> points (epoch, value), finite values only; `marks`: epoch -> what starts there, drawn as a numbered vertical line."""
     points = [point for each in series.values() for point in each]
     if not points:
         return ""
@@ -156,9 +152,7 @@ def stage_starts(history: Sequence[Mapping[str, Any]]) -> dict[float, str]:
 
 def kept_epochs(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = None) -> list[float]:
     """Return the epochs whose weights were kept, except in the stage `kept_start`.
-
-    Of each stage, the one with the lowest validation loss; of a refit, which has no validation set, the last one.
-    """
+    Of each stage, the one with the lowest validation loss; of a refit, which has no validation set, the last one."""
     best: dict[object, tuple[float, float]] = {}
     for number, entry in enumerate(history, start=1):
         if entry.get("phase") == "refit":

@@ -40,9 +40,7 @@ def saved_figure(figure: Any, path: str | Path) -> Path:
 
 def positions(values: Sequence[Any], *, log: bool) -> tuple[list[float | None], list[tuple[float, str]]]:
     """Return the positions of values on an axis from 0 to 1, and the axis labels as (position, label).
-
-    The position of "" (absent) is None. `log`: logarithmic axis for numbers.
-    """
+    The position of "" (absent) is None. `log`: logarithmic axis for numbers."""
     shown = [value for value in values if value != ""]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in shown) and shown:
         scaled = [math.log(value) if log else float(value) for value in shown]

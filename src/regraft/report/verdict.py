@@ -32,10 +32,8 @@ _CONSTANT = ("majority", "mean")  # baselines that ignore the input
 
 def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a short statement on how good the adapted network is and whether it is better than the best baseline.
-
     `baselines`: name -> result of `judge` on the same examples. If an entry has "difference", the result of `paired_difference(adapted,
-    baseline)`, it is used instead of the unpaired interval.
-    """
+    baseline)`, it is used instead of the unpaired interval."""
     _, figures = judged_part(scores)
     if "accuracy" in figures:
         return _of_accuracy(figures, {name: other for name, other in baselines.items() if "accuracy" in other})

@@ -76,10 +76,8 @@ PROJECT = "regraft"
 
 class Tracker:
     """Experiment tracker of a run: logs every epoch of all its trainings, with consecutive steps, and the final scores.
-
     A run of the tracker begins with the first figures: an adaptation that is refused leaves none. One that fails is marked as failed where
-    the tracker knows such a state.
-    """
+    the tracker knows such a state."""
 
     def __init__(self, wanted: Any, folder: Path, *, plan: Mapping[str, Any]) -> None:
         """Check the tracker. `wanted`: its name, a tracker object of accelerate, or None for no tracking; `plan`: logged at the start."""

@@ -30,14 +30,10 @@ _REMEDY = "Start anew with resume=False."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """File with the state of a training.
-
-    Attributes:
-        run: digest of plan, data and initial weights; a checkpoint of another run is refused.
-    """
+    """File with the state of a training."""
 
     path: Path
-    run: str
+    run: str  # digest of plan, data and initial weights; a checkpoint of another run is refused
 
     def write(self, content: dict[str, Any]) -> None:
         """Write content atomically: the file is always a complete old or new one."""

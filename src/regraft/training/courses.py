@@ -31,9 +31,7 @@ FALLING = 0.25
 
 def most_epochs(settings: Settings, examples: int, *, judged: bool = True) -> int:
     """Return the maximum number of epochs: `settings.epochs`, or a bound from the size of the training set.
-
-    `judged`: whether there is a validation set.
-    """
+    `judged`: whether there is a validation set."""
     epochs: int | None = settings.epochs
     if epochs is not None:
         return epochs
@@ -55,20 +53,12 @@ def patience_of(settings: Settings, examples: int) -> int | None:
 @dataclass
 class Course:
     """State of the schedule "auto": a steady learning rate, then a linear fall to zero.
-
     The length need not be known in advance: the falling part starts when the validation loss stops falling, from the best weights so far.
+    Source: warm-up, stable, decay (Hu et al., MiniCPM, COLM 2024, section 4)."""
 
-    Source: warm-up, stable, decay (Hu et al., MiniCPM, COLM 2024, section 4).
-
-    Attributes:
-        start: epoch at which the falling part starts; None before.
-        epochs: length of the falling part.
-        turned: number of epochs behind the weights from which the falling part continues.
-    """
-
-    start: int | None = None
-    epochs: int = 0
-    turned: int = 0
+    start: int | None = None  # epoch at which the falling part starts; None before
+    epochs: int = 0  # length of the falling part
+    turned: int = 0  # number of epochs behind the weights from which the falling part continues
 
     @property
     def falls(self) -> bool:
@@ -96,9 +86,7 @@ class Course:
 
 def steady_factor(step: int, each: int, *, warmup: float, course: Course) -> float:
     """Return the learning-rate factor of the schedule "auto": a rise within the first epoch, constant, then a linear fall.
-
-    `each`: steps per epoch.
-    """
+    `each`: steps per epoch."""
     if course.start is not None:
         return max(1 - (step - course.start * each) / (course.epochs * each), 1e-3)
     rising = min(int(warmup * 10 * each), each)
@@ -107,9 +95,7 @@ def steady_factor(step: int, each: int, *, warmup: float, course: Course) -> flo
 
 def cosine_factor(step: int, steps: int, *, warmup: float) -> float:
     """Return the learning-rate factor of the schedule "cosine": a linear rise, then half a cosine down to 0.
-
-    Source: Loshchilov & Hutter, ICLR 2017, equation 5, without restarts.
-    """
+    Source: Loshchilov & Hutter, ICLR 2017, equation 5, without restarts."""
     rising = int(warmup * steps)
     if step < rising:
         return (step + 1) / (rising + 1)
@@ -140,9 +126,7 @@ _FALLING = ("loss", "error", "rmse", "mae", "mse")
 
 def monitored_by(monitor: str | None, mode: str) -> tuple[str | None, float]:
     """Return the history name of the monitored figure, and its sign: 1.0 to minimise it, -1.0 to maximise it.
-
-    `monitor`: name of a figure in the history or in Keras ("val_accuracy", "loss"), or of a metric; None: the default loss.
-    """
+    `monitor`: name of a figure in the history or in Keras ("val_accuracy", "loss"), or of a metric; None: the default loss."""
     if monitor is None:
         return None, 1.0
     name = "train_loss" if monitor == "loss" else monitor.replace("val_", "validation_", 1) if monitor.startswith("val_") else monitor

@@ -26,13 +26,9 @@ Payload = Inputs | list[Tensor]
 
 
 class Feed(abc.ABC):
-    """Source of batches of N examples by index and view, and of the logits of a batch.
+    """Source of batches of N examples by index and view, and of the logits of a batch."""
 
-    Attributes:
-        views: number of views; view 0 is the plain example.
-    """
-
-    views: int
+    views: int  # number of views; view 0 is the plain example
 
     @abc.abstractmethod
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Payload:
@@ -49,21 +45,14 @@ class Feed(abc.ABC):
 
 @dataclass(frozen=True)
 class CachedFeed(Feed):
-    """Feed from the feature cache: only the trainable part runs.
-
-    Attributes:
-        plain: view 0 of all N examples.
-        augmented: views 1, 2, … of the training set, or None.
-        position: (N,) row of each example within a view of `augmented`; -1 if it has none.
-        device: device of the trainable part.
-    """
+    """Feed from the feature cache: only the trainable part runs."""
 
     cut: Cut
-    plain: ActivationCache
-    augmented: ActivationCache | None
-    position: np.ndarray
+    plain: ActivationCache  # view 0 of all N examples
+    augmented: ActivationCache | None  # views 1, 2, … of the training set, or None
+    position: np.ndarray  # (N,) row of each example within a view of `augmented`; -1 if it has none
     views: int
-    device: torch.device
+    device: torch.device  # device of the trainable part
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> list[Tensor]:
         """Return the live outputs of a batch of examples, each in its own view."""
@@ -87,18 +76,13 @@ class CachedFeed(Feed):
 
 @dataclass(frozen=True)
 class WholeFeed(Feed):
-    """Feed that runs the whole network on every example in every epoch.
-
-    Attributes:
-        device: device of the network.
-        counter: counts the examples if a frozen part is computed again; None otherwise.
-    """
+    """Feed that runs the whole network on every example in every epoch."""
 
     network: Network
     items: Prepared
     views: int
-    device: torch.device
-    counter: Counter | None = None
+    device: torch.device  # device of the network
+    counter: Counter | None = None  # counts the examples if a frozen part is computed again; None otherwise
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Inputs:
         """Return a batch of network inputs, each example in its own view."""
@@ -128,18 +112,12 @@ class WholeFeed(Feed):
 
 @dataclass(frozen=True)
 class HeadFeed(Feed):
-    """Feed that runs the head alone, on features in memory.
-
-    Attributes:
-        features: (N, d) inputs of the head.
-        device: device of the head.
-        views: always 1.
-    """
+    """Feed that runs the head alone, on features in memory."""
 
     network: Network
-    features: Tensor
-    device: torch.device
-    views: int = 1
+    features: Tensor  # (N, d) inputs of the head
+    device: torch.device  # device of the head
+    views: int = 1  # always 1
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
         """Return the features of a batch of examples."""

@@ -36,19 +36,12 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Minimised:
-    """Result of a minimisation.
+    """Result of a minimisation."""
 
-    Attributes:
-        values: (V, M) float64.
-        losses: (V,) losses at the values.
-        path: (S + 1, V) losses before the first step and after each step; a converged row keeps its last loss.
-        evaluations: number of evaluations, summed over the rows.
-    """
-
-    values: np.ndarray
-    losses: np.ndarray
-    path: np.ndarray
-    evaluations: int
+    values: np.ndarray  # (V, M) float64
+    losses: np.ndarray  # (V,) losses at the values
+    path: np.ndarray  # (S + 1, V) losses before the first step and after each step; a converged row keeps its last loss
+    evaluations: int  # number of evaluations, summed over the rows
 
 
 class _Counted:
@@ -66,10 +59,8 @@ class _Counted:
 
 def minimise(fit: str, evaluate: Evaluate, *, start: np.ndarray, steps: int | None = None, step: float | None = None) -> Minimised:
     """Minimise each row with the method `fit`, one of `FITS`.
-
-    `start`: (V, M). `steps`: maximum number of steps, 1 or more; None: 50 for L-BFGS, 200 for the others. `step`: step size, above 0;
-    None: 0.02 for Adam, 0.01 for normalised steps. L-BFGS ignores it.
-    """
+    `start`: (V, M). `steps`: maximum number of steps, 1 or more; None: 50 for L-BFGS, 200 for the others. `step`: step size, above 0; None:
+    0.02 for Adam, 0.01 for normalised steps. L-BFGS ignores it."""
     if fit not in FITS:
         raise SettingError(f"fit={fit!r} is not known{near_names(str(fit), FITS)}")
     count, size = STEPS[fit] if steps is None else steps, SIZES[fit] if step is None else step
@@ -84,9 +75,7 @@ def minimise(fit: str, evaluate: Evaluate, *, start: np.ndarray, steps: int | No
 
 def value_and_gradient(parts: Iterable[tuple[Tensor, np.ndarray]], parameter: Tensor, *, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the sum of losses of each row, (count,) float64, and the gradient of their total, in the shape of the parameter.
-
-    `parts`: batches of losses (B,) that depend on the parameter, with the row of each, (B,) in 0 … count - 1.
-    """
+    `parts`: batches of losses (B,) that depend on the parameter, with the row of each, (B,) in 0 … count - 1."""
     totals, gradient = np.zeros(count), torch.zeros_like(parameter, requires_grad=False)
     for losses, rows in parts:
         gradient += torch.autograd.grad(losses.sum(), parameter)[0]
@@ -105,10 +94,7 @@ def normalised(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float
 
 
 def adam(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float) -> Minimised:
-    """Minimise by Adam with beta 0.9 and 0.999. `start`: (V, M).
-
-    Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.
-    """
+    """Minimise by Adam with beta 0.9 and 0.999. `start`: (V, M). Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1."""
     first, second = np.zeros(start.shape), np.zeros(start.shape)
 
     def move(values: np.ndarray, gradient: np.ndarray, number: int) -> np.ndarray:
@@ -133,11 +119,8 @@ def _walked(evaluate: Evaluate, start: np.ndarray, *, steps: int, move: Callable
 
 class _Memory:
     """L-BFGS memory: the last steps of each row and the changes of its gradient. Pairs without positive curvature have no effect.
-
-    Attributes:
-        pairs: steps and gradient changes, (V, M) each, with the inverse of their inner product (V,), 0 for a pair without effect.
-        scale: (V,) initial inverse-Hessian scale from the last valid pair of each row; NaN before the first.
-    """
+    `pairs`: steps and gradient changes, (V, M) each, with the inverse of their inner product (V,), 0 for a pair without effect. `scale`:
+    (V,) initial inverse-Hessian scale from the last valid pair of each row; NaN before the first."""
 
     def __init__(self, count: int) -> None:
         self.pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -168,15 +151,10 @@ class _Memory:
 
 def lbfgs(evaluate: Evaluate, start: np.ndarray, *, steps: int = 50, tolerance: float = 1e-6) -> Minimised:
     """Minimise by L-BFGS. Each row has its own memory and line search, so that its path does not depend on the other rows.
-
     `start`: (V, M). The last values are also the best.
-
     Source: Liu & Nocedal 1989, Mathematical Programming 45; Nocedal & Wright, Numerical Optimization, algorithms 7.4 and 3.1.
-
-    Deviations: the line search checks the Armijo condition alone and no curvature condition; pairs without positive curvature are left
-    out. Before any curvature is known, the step follows the gradient with a length of at most 1, or more if the loss would change
-    little.
-    """
+    Deviations: the line search checks the Armijo condition alone and no curvature condition; pairs without positive curvature are left out.
+    Before any curvature is known, the step follows the gradient with a length of at most 1, or more if the loss would change little."""
     counted, values, memory = _Counted(evaluate), np.array(start, np.float64), _Memory(len(start))
     losses, gradient = counted(values, np.arange(len(values)))
     path, at_work = [losses.copy()], np.abs(gradient).max(1, initial=0.0) > 0

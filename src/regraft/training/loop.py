@@ -55,45 +55,28 @@ USUAL_RATE = 1e-3
 @dataclass(frozen=True)
 class Training:
     """Inputs of one training run.
+    `on_epoch`: called with the history entry of every new epoch; an exception that it raises ends the training. `course`: number of
+    (steady, falling) epochs of a training of known length; None: stop when the validation loss stops falling."""
 
-    Attributes:
-        network: network whose trainable part is trained in place.
-        fit: (n,) indices of the training set.
-        validation: (m,) indices of the validation set, which chooses the epoch, the learning rate and when to stop; may be empty.
-        seed: seed of the order of the examples, of dropout and of the views.
-        frozen: layers that stay frozen during the whole training.
-        checkpoint: store to write checkpoints to and to resume from, or None.
-        stage: name of the stage in the history, for example "head".
-        on_epoch: called with the history entry of every new epoch; an exception that it raises ends the training.
-        rates: learning-rate factors of single parameters, as in `make_optimizer`.
-        phase: name of the phase in the history: "train", or "refit" for a training with known settings and length.
-        course: number of (steady, falling) epochs of a training of known length; None: stop when the validation loss stops falling.
-        keep_start: whether to restore the initial weights if no epoch has a lower validation loss.
-        until: number of epochs after which to pause; the checkpoint continues the training later. None: train to the end.
-        begun: state of the same training to continue from if the checkpoint is empty.
-        tried: number of first epochs in which patience does not stop the training: the epochs of the comparison that chose it.
-        cluster: "auto" for one process on each machine of the Ray cluster of this machine; None: this process alone.
-    """
-
-    network: Network
+    network: Network  # network whose trainable part is trained in place
     feed: Feed
     objective: Objective
-    fit: np.ndarray
-    validation: np.ndarray
+    fit: np.ndarray  # (n,) indices of the training set
+    validation: np.ndarray  # (m,) indices of the validation set, which chooses the epoch, the learning rate and when to stop; may be empty
     settings: Settings
-    seed: int
-    frozen: frozenset[str]
-    checkpoint: Store | None = None
-    stage: str = "train"
+    seed: int  # seed of the order of the examples, of dropout and of the views
+    frozen: frozenset[str]  # layers that stay frozen during the whole training
+    checkpoint: Store | None = None  # store to write checkpoints to and to resume from, or None
+    stage: str = "train"  # name of the stage in the history, for example "head"
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
-    rates: Mapping[str, float] = field(default_factory=dict)
-    phase: str = "train"
+    rates: Mapping[str, float] = field(default_factory=dict)  # learning-rate factors of single parameters, as in `make_optimizer`
+    phase: str = "train"  # name of the phase in the history: "train", or "refit" for a training with known settings and length
     course: tuple[int, int] | None = None
-    keep_start: bool = True
-    until: int | None = None
-    begun: Mapping[str, Any] | None = None
-    tried: int = 0
-    cluster: str | None = None
+    keep_start: bool = True  # whether to restore the initial weights if no epoch has a lower validation loss
+    until: int | None = None  # number of epochs after which to pause; the checkpoint continues the training later. None: train to the end
+    begun: Mapping[str, Any] | None = None  # state of the same training to continue from if the checkpoint is empty
+    tried: int = 0  # number of first epochs in which patience does not stop the training: the epochs of the comparison that chose it
+    cluster: str | None = None  # "auto" for one process on each machine of the Ray cluster of this machine; None: this process alone
     team: Team = ALONE
 
     @property
@@ -106,29 +89,19 @@ class Training:
 @dataclass
 class Trained:
     """State of a training; content of a checkpoint.
-
-    Attributes:
-        start_loss: validation loss before the first epoch; infinite without a validation set or if the start is not kept.
-        best_loss: lowest loss of an epoch so far: on the validation set (after temperature scaling for classification), or on the
-            training set if there is no validation set.
-        best_epoch: number of epochs that had run when the best loss was reached.
-        best: copy of the trained tensors at the best epoch.
-        waited: number of epochs since the best epoch.
-        course: state of the schedule "auto".
-        plateau: state of the schedule "plateau".
-        anchors: parameter id -> value that `stay_near` pulls the parameter back to. Checkpoints leave it out: a resumed run starts from
-            the same weights.
-    """
+    `best_loss`: lowest loss of an epoch so far: on the validation set (after temperature scaling for classification), or on the training
+    set if there is no validation set. `anchors`: parameter id -> value that `stay_near` pulls the parameter back to. Checkpoints leave it
+    out: a resumed run starts from the same weights."""
 
     rate: float
-    start_loss: float = math.inf
+    start_loss: float = math.inf  # validation loss before the first epoch; infinite without a validation set or if the start is not kept
     epoch: int = 0
     best_loss: float = math.inf
-    best_epoch: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)
-    waited: int = 0
-    course: Course = field(default_factory=Course)
-    plateau: PlateauFactor = field(default_factory=PlateauFactor)
+    best_epoch: int = 0  # number of epochs that had run when the best loss was reached
+    best: dict[str, Tensor] = field(default_factory=dict)  # copy of the trained tensors at the best epoch
+    waited: int = 0  # number of epochs since the best epoch
+    course: Course = field(default_factory=Course)  # state of the schedule "auto"
+    plateau: PlateauFactor = field(default_factory=PlateauFactor)  # state of the schedule "plateau"
     history: list[dict[str, Any]] = field(default_factory=list)
     anchors: Mapping[int, Tensor] = field(default_factory=dict)
 
@@ -140,9 +113,7 @@ class Trained:
 
 def train(training: Training) -> list[dict[str, Any]]:
     """Train the part that is not frozen and leave the best weights in the network.
-
-    Returns the history: one dict per epoch, including the epochs before a resume.
-    """
+    Returns the history: one dict per epoch, including the epochs before a resume."""
     return trained(training).history
 
 
@@ -409,9 +380,7 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
 
 def trained_tensors(training: Training) -> dict[str, Tensor]:
     """Return the tensors of the network's state that a training may change.
-
-    Left out are frozen layers, individually frozen tensors, and the moving averages in the layers of the latter.
-    """
+    Left out are frozen layers, individually frozen tensors, and the moving averages in the layers of the latter."""
     frozen, state = training.frozen, training.network.state()
     still = {name.rpartition(".")[0] for name in frozen if name in state}  # partly frozen layers run in inference mode
     parameters = {name for names in training.network.layer_parameters().values() for name in names} if still else set()

@@ -20,28 +20,18 @@ __all__ = ["Objective", "TaskObjective"]
 @dataclass(frozen=True)
 class TaskObjective:
     """Training objective of one task.
-
-    Attributes:
-        loss: function from logits and targets to a scalar.
-        targets: (N, …) targets of all examples of the feed. A missing target is -1, NaN, or a row with NaN, and is ignored.
-        class_weight: (C,) or None.
-        label_smoothing: in [0, 1).
-        weight: weight of this task in the sum, above 0.
-        sample_weight: (N,) factors of the examples' losses in training, and their weights in the validation loss, or None.
-        metrics: additional metrics, as in `chosen_figures`.
-        calibrates: whether epochs are compared by the loss after temperature scaling; classification only.
-    """
+    `sample_weight`: (N,) factors of the examples' losses in training, and their weights in the validation loss, or None."""
 
     task: str
-    loss: Loss
-    targets: Tensor
-    class_weight: Tensor | None = None
-    label_smoothing: float = 0.0
-    weight: float = 1.0
+    loss: Loss  # function from logits and targets to a scalar
+    targets: Tensor  # (N, …) targets of all examples of the feed. A missing target is -1, NaN, or a row with NaN, and is ignored
+    class_weight: Tensor | None = None  # (C,) or None
+    label_smoothing: float = 0.0  # in [0, 1)
+    weight: float = 1.0  # weight of this task in the sum, above 0
     sample_weight: Tensor | None = None
     kind: str = "classification"
-    metrics: Sequence[Any] = ()
-    calibrates: bool = True
+    metrics: Sequence[Any] = ()  # additional metrics, as in `chosen_figures`
+    calibrates: bool = True  # whether epochs are compared by the loss after temperature scaling; classification only
 
     def known(self, indices: np.ndarray) -> Tensor:
         """Return whether the target of each example in `indices` (n,) is known, (n,) bool."""
@@ -68,16 +58,11 @@ class TaskObjective:
 @dataclass(frozen=True)
 class Objective:
     """Training objective: the weighted sum over tasks, plus additional terms.
+    `terms`: additional scalar losses, as functions of the logits (task -> (B, C)) and the indices (B,) of a batch."""
 
-    Attributes:
-        parts: one objective per trained task, one or more.
-        terms: additional scalar losses, as functions of the logits (task -> (B, C)) and the indices (B,) of a batch.
-        share: factor of the sum over tasks, below 1 if the terms take a share of the loss.
-    """
-
-    parts: tuple[TaskObjective, ...]
+    parts: tuple[TaskObjective, ...]  # one objective per trained task, one or more
     terms: tuple[Callable[[Scores, np.ndarray], Tensor], ...] = ()
-    share: float = 1.0
+    share: float = 1.0  # factor of the sum over tasks, below 1 if the terms take a share of the loss
 
     def __call__(self, scores: Scores, indices: np.ndarray) -> Tensor:
         """Return the scalar loss of a batch from the logits, task -> (B, C)."""
@@ -86,10 +71,8 @@ class Objective:
 
     def figures(self, scores: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
         """Return losses, accuracies and metrics of logits (task -> (n, C)) on the examples `indices` (n,).
-
         Losses are without class weights and label smoothing, and weighted by `sample_weight` unless all of its values are 0 here.
-        Accuracies and metrics are not weighted. With several tasks, figures by task come first.
-        """
+        Accuracies and metrics are not weighted. With several tasks, figures by task come first."""
         losses, right, total, calibrated, scaled = {}, {}, 0.0, 0.0, False
         for part in self.parts:
             known = part.known(indices).numpy()

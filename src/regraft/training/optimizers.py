@@ -16,21 +16,16 @@ __all__ = ["depth_factors", "make_optimizer", "set_rate_", "trained_depth"]
 
 def depth_factors(trained_blocks: int, layer_decay: float | None) -> list[float]:
     """Return the learning-rate factor of each trained block, lowest first; the top block has 1.
-
     `layer_decay`: factor from one block to the block below, in (0, 1]; None: 1.
-
-    Source: discriminative fine-tuning (Howard & Ruder, ACL 2018, section 3.2).
-    """
+    Source: discriminative fine-tuning (Howard & Ruder, ACL 2018, section 3.2)."""
     decay = 1.0 if layer_decay is None else layer_decay
     return [decay ** (trained_blocks - 1 - index) for index in range(trained_blocks)]
 
 
 def make_optimizer(network: Network, settings: Settings, *, rates: Mapping[str, float] | None = None) -> Optimizer:
     """Return the optimizer of all trainable parameters, in groups by depth and by weight decay.
-
-    Vectors (biases, normalisation) have no weight decay. `rates`: parameter name as in `state()` -> learning-rate factor; such a
-    parameter gets its own group without weight decay.
-    """
+    Vectors (biases, normalisation) have no weight decay. `rates`: parameter name as in `state()` -> learning-rate factor; such a parameter
+    gets its own group without weight decay."""
     parameters = network.layer_parameters()
     apart = {id(one): factor for names in parameters.values() for name, one in names.items() if (factor := (rates or {}).get(name))}
     by_block = [

@@ -58,18 +58,12 @@ ROOM = 2**31
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training that short trainings can choose.
-
-    Attributes:
-        lowest: share of the learning rate that the lowest trained block has; 1: one learning rate at all depths.
-        batch_norm: statistics that trained BatchNorm layers use, "batch" or "frozen".
-        start: name of the initial weights, a key of `Starts`.
-    """
+    """Settings of a training that short trainings can choose."""
 
     learning_rate: float
-    lowest: float = 1.0
-    batch_norm: str = "batch"
-    start: str = "as it is"
+    lowest: float = 1.0  # share of the learning rate that the lowest trained block has; 1: one learning rate at all depths
+    batch_norm: str = "batch"  # statistics that trained BatchNorm layers use, "batch" or "frozen"
+    start: str = "as it is"  # name of the initial weights, a key of `Starts`
 
     def words(self) -> str:
         """Return a description for messages and reports."""
@@ -100,33 +94,22 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Outcome of the comparisons.
-
-    Attributes:
-        tried: number of epochs of the best short training if it used all examples; 0 if it used a part of them.
-        begun: state of the best short training in each fold; None if it was not kept.
-    """
+    """Outcome of the comparisons."""
 
     recipe: Recipe
     compared: list[Comparison] = field(default_factory=list)
-    tried: int = 0
-    begun: Sequence[Mapping[str, Any] | None] = (None,)
+    tried: int = 0  # number of epochs of the best short training if it used all examples; 0 if it used a part of them
+    begun: Sequence[Mapping[str, Any] | None] = (None,)  # state of the best short training in each fold; None if it was not kept
 
 
 @dataclass
 class Short:
-    """Short training that can be continued.
-
-    Attributes:
-        trainings: one training per fold.
-        epochs: number of epochs that are compared so far.
-        curves: loss after each epoch, per fold; may be longer than `epochs`.
-    """
+    """Short training that can be continued."""
 
     recipe: Recipe
-    trainings: Sequence[Training]
-    epochs: int = 0
-    curves: list[list[float]] = field(default_factory=list)
+    trainings: Sequence[Training]  # one training per fold
+    epochs: int = 0  # number of epochs that are compared so far
+    curves: list[list[float]] = field(default_factory=list)  # loss after each epoch, per fold; may be longer than `epochs`
 
     def go_on_(self, epochs: int, starts: Starts) -> None:
         """Add epochs to the comparison, and train for them if the curves are too short."""
@@ -195,17 +178,11 @@ def first_short(training: Training, *, usual: float, starts: Starts) -> Short:
 
 
 def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Folds = (), first: Short | None = None) -> Chosen:
-    """Choose the recipe of a training by short trainings from the same initial weights.
-
-    The first round compares learning rates. The second combines the best one with layer decays, frozen BatchNorm statistics and other
-    starts. The best of both rounds are continued. The usual learning rate is always continued: a loss that falls fast at first need not
-    end low.
-
-    `folds`: (training set, validation set) pairs that replace those of the training. `first`: the short training of `first_short`, which
-    may have run already; None: make a new one.
-
-    Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviation: candidates of the second round depend on the first.
-    """
+    """Choose the recipe of a training by short trainings from the same initial weights. The first round compares learning rates. The second
+    combines the best one with layer decays, frozen BatchNorm statistics and other starts. The best of both rounds are continued. The usual
+    learning rate is always continued: a loss that falls fast at first need not end low. `folds`: (training set, validation set) pairs that
+    replace those of the training. `first`: the short training of `first_short`, which may have run already; None: make a new one. Source:
+    successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviation: candidates of the second round depend on the first."""
     settings = training.settings
     given = _usual_recipe(settings, usual, starts=starts)
     rows = folds or [(training.fit, training.validation)]
@@ -243,9 +220,7 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
 
 def short_epochs(settings: Settings, examples: int, *, each: int | None = None) -> tuple[int, float]:
     """Return the number of epochs of the shortest training of a comparison, and the maximum number of epochs of all of them together.
-
-    `examples`: size of the training set. `each`: size of the training set of a short training; None: the maximum.
-    """
+    `examples`: size of the training set. `each`: size of the training set of a short training; None: the maximum."""
     each = min(examples, LARGEST) if each is None else each
     allowed = SHARE * most_epochs(settings, examples) * examples / each
     return max(-(-ROUND // max(1, round(each / settings.batch_size))), int(allowed / 16)), allowed
@@ -300,23 +275,15 @@ History = list[dict[str, Any]]
 @dataclass
 class Measured:
     """Training whose settings were chosen by measurement.
+    `held_out`: task -> logits of the validation examples, and their indices; None without a validation set."""
 
-    Attributes:
-        training: the training as requested.
-        starts: name -> initial weights.
-        history: one entry per short training, then one per epoch.
-        course: steady and falling epochs up to the best epoch.
-        kept_start: whether no epoch was better than the initial weights.
-        held_out: task -> logits of the validation examples, and their indices; None without a validation set.
-    """
-
-    training: Training
-    starts: Starts
+    training: Training  # the training as requested
+    starts: Starts  # name -> initial weights
     recipe: Recipe
     compared: list[Comparison]
-    history: History
-    course: tuple[int, int] = (0, 0)
-    kept_start: bool = False
+    history: History  # one entry per short training, then one per epoch
+    course: tuple[int, int] = (0, 0)  # steady and falling epochs up to the best epoch
+    kept_start: bool = False  # whether no epoch was better than the initial weights
     held_out: tuple[Mapping[str, np.ndarray], np.ndarray] | None = None
 
     def chosen(self) -> dict[str, Any]:

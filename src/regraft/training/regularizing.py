@@ -18,11 +18,8 @@ __all__ = ["dropped", "l1_norm"]
 @contextmanager
 def dropped(network: Network, share: float) -> Iterator[None]:
     """Apply dropout to the heads' inputs while the context lasts. `share`: dropout rate.
-
     All heads of a forward pass share one mask: a branch may read the input of the first head, and dropout must not apply twice.
-
-    Source: Srivastava et al., JMLR 15 (2014), section 4, with the scaling in training.
-    """
+    Source: Srivastava et al., JMLR 15 (2014), section 4, with the scaling in training."""
     if not share:
         yield
         return
@@ -38,10 +35,7 @@ def dropped(network: Network, share: float) -> Iterator[None]:
 
 class _Drop:
     """Hooks of one training step: on the heads, and on the network, because heads can also be called without it.
-
-    Attributes:
-        given: input of the first head in this forward pass, before and after dropout.
-    """
+    `given`: input of the first head in this forward pass, before and after dropout."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -71,11 +65,8 @@ class _Drop:
 
 def l1_norm(network: Network) -> Tensor:
     """Return the L1 norm of the heads' trained weights, without biases, as a scalar with gradient.
-
     The penalty leaves each class few features. It applies to the heads only: it would pull a pretrained backbone away from its weights.
-
-    Source: Tibshirani, JRSS B 58 (1996), equation 1.
-    """
+    Source: Tibshirani, JRSS B 58 (1996), equation 1."""
     parameters = network.layer_parameters()
     rows = [one for layer in network.head_layers for one in parameters[layer].values() if one.ndim > 1 and one.requires_grad]
     return torch.stack([one.abs().sum() for one in rows]).sum() if rows else torch.zeros(())

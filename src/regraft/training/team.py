@@ -41,15 +41,10 @@ _RETRIES = 5
 
 @dataclass(frozen=True)
 class Team:
-    """Group of processes that train one network together.
+    """Group of processes that train one network together."""
 
-    Attributes:
-        rank: rank of this process, from 0; rank 0 makes decisions and keeps checkpoints.
-        size: number of processes.
-    """
-
-    rank: int = 0
-    size: int = 1
+    rank: int = 0  # rank of this process, from 0; rank 0 makes decisions and keeps checkpoints
+    size: int = 1  # number of processes
 
     def part(self, rows: np.ndarray) -> np.ndarray:
         """Return the part of a batch, `rows` (B,), that this process computes."""
@@ -57,9 +52,7 @@ class Team:
 
     def whole(self, scores: Scores, rows: int) -> Scores:
         """Return the logits of the whole batch, task -> (B, …), from this process's part, task -> (b, …).
-
-        Only the part of this process has a gradient. `rows`: size of the whole batch.
-        """
+        Only the part of this process has a gradient. `rows`: size of the whole batch."""
         if self.size == 1:
             return scores
         start = sum(map(len, np.array_split(np.arange(rows), self.size)[: self.rank]))
@@ -213,10 +206,8 @@ def _moments_of_keras(team: Team, layer: Any, inputs: Tensor, mask: Any) -> Any:
 
 def in_team(work: Callable[[T, Team], S], begun: Callable[[], T], *, sent: Callable[[], bytes], most: int, cluster: str) -> S:
     """Run `work` together with one process on every other machine of a cluster; return the result of this process.
-
     If a machine is lost, run it again with the remaining machines; `work` resumes from its checkpoint. `begun`: returns the argument of
-    `work`; `sent`: returns the argument for other machines, pickled; `most`: maximum number of processes.
-    """
+    `work`; `sent`: returns the argument for other machines, pickled; `most`: maximum number of processes."""
     threads, content = torch.get_num_threads(), b""
     for _ in range(_RETRIES):
         host, machines = other_machines(cluster)

@@ -189,9 +189,7 @@ def value_of(text: str) -> Any:
 
 def print_result(result: Any, folder: str | Path, *, as_json: bool = False, before: float = 0.0, architecture: str | None = None) -> None:
     """Print the result of an adaptation: verdict, plan, account, cost and paths.
-
-    `before`: seconds until the network was opened and the data were read; `architecture`: as in `print_next`.
-    """
+    `before`: seconds until the network was opened and the data were read; `architecture`: as in `print_next`."""
     report, shown = printed_report(folder)
     for note in result.facts["data"]["notes"]:
         tell(f"Note: {note}")
@@ -216,9 +214,7 @@ def printed_report(folder: str | Path) -> tuple[str | None, str]:
 
 def print_next(folder: str | Path, *, unknown: bool, report: str = "", architecture: str | None = None) -> None:
     """Print the report path, if any, the contents of a saved `folder` and three follow-up commands.
-
-    With `unknown`, `predict` gets --unknown. `architecture` is MODULE:NAME of a user's own network, without which it cannot be exported.
-    """
+    With `unknown`, `predict` gets --unknown. `architecture` is MODULE:NAME of a user's own network, without which it cannot be exported."""
     if report:
         show(f"Report: {report}")
     show(f"Saved in {printable(folder)}: {', '.join(names_in(folder))}")

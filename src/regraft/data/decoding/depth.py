@@ -25,17 +25,11 @@ TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 
 @dataclass(frozen=True)
 class Reading:
-    """Settings for the conversion of pictures to bytes.
+    """Settings for the conversion of pictures to bytes."""
 
-    Attributes:
-        integers: (minimum, maximum) of integer pictures with more than 8 bits, mapped to 0 and 255.
-        floats: (minimum, maximum) of floating-point pictures, mapped to 0 and 255.
-        background: background of transparent pixels, one of `BACKGROUNDS`.
-    """
-
-    integers: Range = STEPS[-1]
-    floats: Range = SHARES
-    background: str = "white"
+    integers: Range = STEPS[-1]  # (minimum, maximum) of integer pictures with more than 8 bits, mapped to 0 and 255
+    floats: Range = SHARES  # (minimum, maximum) of floating-point pictures, mapped to 0 and 255
+    background: str = "white"  # background of transparent pixels, one of `BACKGROUNDS`
 
 
 PLAIN = Reading()
@@ -75,9 +69,7 @@ def _in_bytes(picture: Any, reading: Reading) -> Any:
 
 def deep_limits(items: Sequence[Any] | np.ndarray) -> tuple[Range | None, Range | None]:
     """Return the (minimum, maximum) of integer and of floating-point pictures with more than 8 bits; None if there are none.
-
-    Up to 256 pictures, evenly spread, are examined.
-    """
+    Up to 256 pictures, evenly spread, are examined."""
     if not len(items) or isinstance(items[0], np.ndarray):
         return None, None
     rows = np.unique(np.linspace(0, len(items) - 1, min(len(items), LOOKED_AT)).astype(np.int64))
@@ -108,10 +100,8 @@ def _is_deep(picture: Any) -> bool:
 
 def integer_range_of(limits: Range | None) -> Range | None:
     """Return the values of black and white in integer pictures.
-
     The range is 0 to the smallest of 255, 4095, 65535 and higher powers of two minus 1 that holds all values; with negative values, it is
-    the limits. None if nothing is known.
-    """
+    the limits. None if nothing is known."""
     if limits is None or limits == (0, 0):
         return None
     if limits[0] < 0:
@@ -121,9 +111,7 @@ def integer_range_of(limits: Range | None) -> Range | None:
 
 def float_range_of(limits: Range | None) -> Range | None:
     """Return the values of black and white in floating-point pictures.
-
-    The range is (0, 1) if it holds all values, (0, 255) for values that use that range, else the limits. None if nothing is known.
-    """
+    The range is (0, 1) if it holds all values, (0, 255) for values that use that range, else the limits. None if nothing is known."""
     if limits is None or (limits[0] >= 0 and limits[1] <= 1):
         return None if limits is None else SHARES
     if limits[0] >= 0 and 127 < limits[1] <= 255:

@@ -27,9 +27,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 def geometry(size: tuple[int, int], wanted: tuple[int, int], *, fraction: float, crop: bool) -> tuple[int, int, int, int]:
     """Return the size (height, width) to resize a picture to, then the crop offset (top, left), in pixels.
-
-    `size`: (height, width) of the picture; `wanted`: (height, width) of the result.
-    """
+    `size`: (height, width) of the picture; `wanted`: (height, width) of the result."""
     target = [int(side / fraction) for side in wanted]
     if crop:
         factor = max(target[0] / size[0], target[1] / size[1])
@@ -52,9 +50,7 @@ def decode(source: Any, channels: int, *, resized: Callable[[Any], Any], reading
 
 def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any], reading: Reading = PLAIN) -> np.ndarray:
     """Decode one picture to (h, w, channels) uint8.
-
-    `reading`: value range of pictures with more than 8 bits, and background of transparent pixels.
-    """
+    `reading`: value range of pictures with more than 8 bits, and background of transparent pixels."""
     if channels not in PIL_MODES:
         raise DataError(f"Pictures in files have 1, 3 or 4 channels and the network takes {channels}; give arrays of {channels} channels.")
     orientation = optional_import("PIL.ImageOps", "vision", purpose="reading images")
@@ -69,10 +65,8 @@ def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any], readin
 
 def pixel_batch(arrays: np.ndarray, channels: int, *, value_range: tuple[float, float] | None, background: str = "white") -> Tensor:
     """Return arrays of pictures as pixels, (n, 1 or channels, H, W) float32 in 0..255. Grey pictures keep one channel.
-
     `arrays`: (n, H, W), (n, H, W, C), or (n, C, H, W) if only the first axis can be channels. `value_range`: (minimum, maximum), mapped to
-    0 and 255; None: inferred from these arrays.
-    """
+    0 and 255; None: inferred from these arrays."""
     if arrays.dtype == np.uint8 and value_range in (None, SHARES, *STEPS):
         value_range = BYTES  # bytes are unambiguous, whatever arrays the network was trained on
     least, most = value_range or value_range_of(arrays) or BYTES
@@ -108,10 +102,8 @@ def _channels_first(arrays: np.ndarray, channels: int) -> np.ndarray:
 
 def value_range_of(items: Sequence[Any] | np.ndarray) -> tuple[float, float] | None:
     """Return the values of black and white in arrays; None if the examples are files or PIL images.
-
-    The range is (0, 255) for bytes and for other numbers that use that range, (0, 1) for numbers within it, the range of
-    `integer_range_of` for integers above 255, and the measured limits otherwise.
-    """
+    The range is (0, 255) for bytes and for other numbers that use that range, (0, 1) for numbers within it, the range of `integer_range_of`
+    for integers above 255, and the measured limits otherwise."""
     if len(items) and isinstance(items[0], np.ndarray) and items[0].dtype == np.uint8:
         return BYTES
     limits = limits_of(items)

@@ -24,9 +24,7 @@ def _pool() -> ThreadPoolExecutor:
 
 def in_threads(function: Callable[[Given], Made], values: list[Given]) -> list[Made]:
     """Apply a function to each value in the shared pool; a single value is processed in the calling thread.
-
-    `function` should release the interpreter lock most of the time (decoding, hashing, reading), and must not call `in_threads`.
-    """
+    `function` should release the interpreter lock most of the time (decoding, hashing, reading), and must not call `in_threads`."""
     if len(values) < 2:
         return [function(value) for value in values]
     return list(_pool().map(function, values))

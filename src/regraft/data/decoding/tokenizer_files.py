@@ -49,9 +49,8 @@ _TOKEN = frozenset({"content", "lstrip", "rstrip", "single_word", "normalized", 
 
 def read_tokenizer(folder: Path) -> dict[str, Any]:
     """Return the tokenizer of a folder in Hugging Face format as fields of `TextPreprocessing`.
-
-    Transformers sees a copy of the vocabulary files and of the allowed settings only: no code, no class from outside Transformers, no path.
-    """
+    Transformers sees a copy of the vocabulary files and of the allowed settings only: no code, no class from outside Transformers, no
+    path."""
     files, shown = _vocabularies(folder), printable(folder)
     transformers = optional_import("transformers", "text", purpose="opening a tokenizer")
     with tempfile.TemporaryDirectory() as place, opening(folder / files[0], "tokenizer"):

@@ -123,9 +123,7 @@ class ArrayPreprocessing(Preprocessing):
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n arrays as the network takes them, (n, *shape) float32, or int64 if `integers`.
-
-        `items`: (n, ...) array or n arrays of one shape; `view`: 0 for the plain arrays, k > 0 for their k-th augmented copy.
-        """
+        `items`: (n, ...) array or n arrays of one shape; `view`: 0 for the plain arrays, k > 0 for their k-th augmented copy."""
         return torch.from_numpy(self._arrays(items, view, seeds=seeds))
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> np.ndarray:
@@ -235,9 +233,7 @@ def _fits(received: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
 
 def augmented_array(array: np.ndarray, generator: np.random.Generator, *, noise: np.ndarray | float = 0.0) -> np.ndarray:
     """Return an example with noise, shifted along its longest axis if it has two or more axes.
-
-    Shape and type are unchanged. A shift repeats the edge value.
-    """
+    Shape and type are unchanged. A shift repeats the edge value."""
     if np.any(noise):
         array = (array + generator.standard_normal(array.shape) * noise).astype(array.dtype)
     if array.ndim < 2:

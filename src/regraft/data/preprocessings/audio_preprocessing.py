@@ -97,10 +97,8 @@ class AudioPreprocessing(Preprocessing):
         cls, input_shape: tuple[int | None, ...], layout: str = "channels_first", *, features: str = "log_mel", sample_rate: int = 16000
     ) -> Self:
         """Return settings whose bands and hop make about two seconds fill the input exactly; whole recordings if its length is open.
-
         `input_shape`: (1, n, frames), (n, frames, 1) or (n, frames), or a waveform's (samples,), (1, samples) or (samples, 1); None for an
-        open side. Open sides give 64 bands and a hop of 256.
-        """
+        open side. Open sides give 64 bands and a hop of 256."""
         wave = _waveform_samples(input_shape)
         if wave is not None:
             seconds = wave / sample_rate if wave else None
@@ -213,12 +211,9 @@ class AudioPreprocessing(Preprocessing):
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n recordings as (n, 1, bands, frames), (n, bands, frames, 1) or (n, bands, frames) float32.
-
         Each recording is read and transformed in a thread. Waveforms have samples in place of bands and frames.
-
         `items`: n paths, or n waveforms (samples,) or (channels, samples); `view`: 0 for the plain recordings, k > 0 for their k-th
-        augmented copy.
-        """
+        augmented copy."""
         return torch.from_numpy(self._arrays(items, view, seeds=seeds))
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> np.ndarray:
@@ -352,9 +347,7 @@ def fitted_length(wave: np.ndarray, samples: int) -> np.ndarray:
 
 def augmented_waveform(wave: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return a waveform shifted in time, with changed gain and white noise at 20 dB below it; (samples,) float32.
-
-    Samples left open by the shift are silent.
-    """
+    Samples left open by the shift are silent."""
     most = int(len(wave) * SHIFT)
     offset = int(generator.integers(-most, most + 1))
     moved = np.zeros_like(wave)

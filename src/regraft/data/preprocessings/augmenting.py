@@ -54,9 +54,7 @@ def given_by_key(key: str) -> Callable[..., Any] | None:
 
 def by_function(function: Callable[[Tensor], Any], items: Tensor, *, view: int, seeds: Sequence[int]) -> Tensor:
     """Return examples augmented by a user function, (n, ...) float32. The global generators are seeded by each example's seed and view.
-
-    `function`: of one example, such as a picture (c, h, w) in 0..255; returns the same shape. `items`: (n, ...); `view`: k > 0.
-    """
+    `function`: of one example, such as a picture (c, h, w) in 0..255; returns the same shape. `items`: (n, ...); `view`: k > 0."""
     made = []
     for item, seed in zip(items, seeds, strict=True):
         with seeded(int(np.random.SeedSequence([seed, view]).generate_state(1)[0])):
@@ -74,15 +72,11 @@ def by_function(function: Callable[[Tensor], Any], items: Tensor, *, view: int, 
 
 def photographs(pictures: Tensor, view: int, *, seeds: Sequence[int], limits: tuple[float, float] | None) -> Tensor:
     """Return pictures with random crop, mirroring of half of them, lighting and colour, each by its own seed; (n, c, h, w).
-
     `pictures`: (n, c, h, w); `view`: k > 0; `seeds`: n numbers. Picture i uses `np.random.default_rng([seeds[i], view])`. `limits`: minimum
     and maximum value; None leaves light and colour unchanged.
-
     Source: torchvision's references/classification (RandomResizedCrop, RandomHorizontalFlip) and ColorJitter, by its functions v2.
-
-    Deviations: a crop keeps at least half of the picture, not 8 %, which suits few epochs of fine-tuning; the order of the colour steps
-    is fixed.
-    """
+    Deviations: a crop keeps at least half of the picture, not 8 %, which suits few epochs of fine-tuning; the order of the colour steps is
+    fixed."""
     steps = optional_import("torchvision.transforms.v2.functional", "vision", purpose="augment='photo'")
     drawn = [np.random.default_rng([seed, view]).uniform(-1, 1, 9) for seed in seeds]
     return torch.stack([_photograph(steps, picture, draw, limits) for picture, draw in zip(pictures, drawn, strict=True)])

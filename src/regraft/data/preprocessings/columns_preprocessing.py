@@ -24,20 +24,14 @@ __all__ = ["ColumnsPreprocessing"]
 @dataclass(frozen=True)
 class ColumnsPreprocessing(Preprocessing):
     """Preprocess examples with `inner` and add number columns, each minus its mean and divided by its standard deviation, float32.
-
-    Attributes:
-        names: the k columns, in the order in which the network takes them.
-        mean: mean of each column over the data; None before `fit`.
-        std: standard deviation of each column over the data, 1 for a constant column; None before `fit`.
-        inferred: made from the network's input shape alone; `inner` says so for the examples. Views are those of `inner`; all views
-            share the columns.
-    """
+    `inferred`: made from the network's input shape alone; `inner` says so for the examples. Views are those of `inner`; all views share the
+    columns."""
 
     kind: ClassVar[str] = "columns"
     inner: Preprocessing
-    names: tuple[str, ...]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    names: tuple[str, ...]  # the k columns, in the order in which the network takes them
+    mean: tuple[float, ...] | None = None  # mean of each column over the data; None before `fit`
+    std: tuple[float, ...] | None = None  # standard deviation of each column over the data, 1 for a constant column; None before `fit`
     inferred: bool = False
 
     def __post_init__(self) -> None:
@@ -103,9 +97,7 @@ class ColumnsPreprocessing(Preprocessing):
         self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
         """Return some examples of a data set as one batch, with their columns.
-
-        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
-        """
+        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
         rows = self._rows(data)[np.asarray(indices, dtype=np.int64)]
         return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), rows)
 
@@ -118,9 +110,7 @@ class ColumnsPreprocessing(Preprocessing):
 
     def joined(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Tensor]:
         """Return the named tensors of a batch of `inner`, and "columns": (n, k) float32, scaled. An unnamed tensor is named "inputs".
-
-        `rows`: (n, k) unscaled numbers, in the order of `names`.
-        """
+        `rows`: (n, k) unscaled numbers, in the order of `names`."""
         columns = torch.from_numpy(self._scaled(rows))
         named = inputs if isinstance(inputs, dict) else {"inputs": inputs}
         return {**named, "columns": columns}

@@ -25,20 +25,14 @@ ANYWHERE = "inputs"
 @dataclass(frozen=True)
 class ConditionsPreprocessing(Preprocessing):
     """Preprocess examples with `inner` and add the row indices of their conditions in the network's code table, int64.
-
-    Attributes:
-        names: the K conditions that the network knows, in row order; row 0 is the mean code.
-        lenient: an unknown condition takes row 0 instead of raising an error.
-        inputs: name of the tensor of `inner` if it makes a single unnamed one.
-        inferred: made from the network's input shape alone; `inner` says so for the examples. Examples without conditions take row 0.
-            Views are those of `inner`; all views share the condition.
-    """
+    `inferred`: made from the network's input shape alone; `inner` says so for the examples. Examples without conditions take row 0. Views
+    are those of `inner`; all views share the condition."""
 
     kind: ClassVar[str] = "conditions"
     inner: Preprocessing
-    names: tuple[str, ...]
-    lenient: bool = False
-    inputs: str = ANYWHERE
+    names: tuple[str, ...]  # the K conditions that the network knows, in row order; row 0 is the mean code
+    lenient: bool = False  # an unknown condition takes row 0 instead of raising an error
+    inputs: str = ANYWHERE  # name of the tensor of `inner` if it makes a single unnamed one
     inferred: bool = False
 
     def __post_init__(self) -> None:
@@ -89,18 +83,14 @@ class ConditionsPreprocessing(Preprocessing):
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Return n raw examples as one batch, all with the mean code.
-
-        `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
-        """
+        `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
         return self.joined(self.inner.batch(items, view, seeds=seeds), np.zeros(len(items), np.int64))
 
     def batch_of(
         self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
         """Return some examples of a data set as one batch, with the rows of their conditions.
-
-        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
-        """
+        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
         return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), self._rows_of(data, indices))
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
@@ -116,9 +106,7 @@ class ConditionsPreprocessing(Preprocessing):
 
     def joined(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Tensor]:
         """Return the named tensors of a batch of `inner`, and "condition": (n,) int64. An unnamed tensor is named `inputs`.
-
-        `rows`: (n,) rows of the code table.
-        """
+        `rows`: (n,) rows of the code table."""
         named = inputs if isinstance(inputs, dict) else {self.inputs: inputs}
         return {**named, "condition": torch.from_numpy(np.asarray(rows, np.int64))}
 

@@ -26,22 +26,16 @@ _NAMES = ("pixel_values", "image")
 @dataclass(frozen=True)
 class FunctionPreprocessing(Preprocessing):
     """Preprocess pictures with a function. A saved folder stores only its name, so it must be given again on loading.
-
-    Attributes:
-        form: "picture": the function takes a PIL picture; "keyword": an array as `image=`, as in albumentations; "batch": pixels in
-            0..255, (n, height, width, 3), as in Keras.
-        height: height of the network's input in pixels.
-        width: width of the network's input in pixels.
-        layout: "channels_first" (C, H, W) or "channels_last" (H, W, C).
-    """
+    `form`: "picture": the function takes a PIL picture; "keyword": an array as `image=`, as in albumentations; "batch": pixels in 0..255,
+    (n, height, width, 3), as in Keras."""
 
     kind: ClassVar[str] = "function"
     name: str
     key: str
     form: str
-    height: int
-    width: int
-    layout: str = "channels_first"
+    height: int  # height of the network's input in pixels
+    width: int  # width of the network's input in pixels
+    layout: str = "channels_first"  # "channels_first" (C, H, W) or "channels_last" (H, W, C)
     inferred: bool = field(default=False, repr=False)
 
     @classmethod
@@ -70,9 +64,7 @@ class FunctionPreprocessing(Preprocessing):
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n pictures as the function makes them, (n, ...) float32. Views are rotated, zoomed and shifted afterwards.
-
-        `view`: 0 for the plain pictures, k > 0 for their k-th augmented copy.
-        """
+        `view`: 0 for the plain pictures, k > 0 for their k-th augmented copy."""
         function = given_by_key(self.key)
         if function is None:
             raise DataError(
@@ -116,9 +108,7 @@ class FunctionPreprocessing(Preprocessing):
 
 def preprocessing_of_function(function: Callable[..., Any], shape: Sequence[int | None], *, layout: str) -> Preprocessing:
     """Return the preprocessing for a function: plain settings if it only scales and shifts channels, else the function itself.
-
-    `function`: of one picture (torchvision, timm), of `image=` (albumentations), of pictures (Hugging Face), or of a batch (Keras).
-    """
+    `function`: of one picture (torchvision, timm), of `image=` (albumentations), of pictures (Hugging Face), or of a batch (Keras)."""
     sides = tuple(shape[1:] if layout == "channels_first" else shape[:2])
     channels = shape[0 if layout == "channels_first" else -1] if len(shape) == 3 else None
     name = plain_name(function).partition(" ")[2]

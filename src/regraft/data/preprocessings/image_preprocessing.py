@@ -179,9 +179,7 @@ class ImagePreprocessing(Preprocessing):
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n pictures as the network takes them, (n, C, H, W) or (n, H, W, C) float32. Files are decoded in threads, arrays at once.
-
-        `items`: (n, ...) array, or n paths, PIL images or arrays; `view`: 0 for the plain pictures, k > 0 for their k-th augmented copy.
-        """
+        `items`: (n, ...) array, or n paths, PIL images or arrays; `view`: 0 for the plain pictures, k > 0 for their k-th augmented copy."""
         if self.as_is:
             return self._passed(items, view, seeds=seeds)
         pixels = self.pixels(items)
@@ -236,9 +234,7 @@ class ImagePreprocessing(Preprocessing):
 
     def pixels(self, items: Sequence[Any] | np.ndarray) -> Tensor:
         """Return n pictures at the network's size before normalisation, (n, 1 or C, height, width) in 0..255.
-
-        `items`: (n, ...) array, or n paths, PIL images or arrays.
-        """
+        `items`: (n, ...) array, or n paths, PIL images or arrays."""
         if _is_block(items):
             return self._fitted_pixels(self._pixels_of(np.asarray(items)))
         return torch.cat(in_threads(self._one, list(items)))
@@ -339,10 +335,8 @@ def _is_block(items: Any) -> bool:
 
 def augmented_pictures(pictures: Tensor, view: int, *, seeds: Sequence[int], limits: tuple[float, float] | None) -> Tensor:
     """Return pictures with small random rotation, zoom, shift and lighting, each by its own seed and never mirrored; (n, c, h, w).
-
     `pictures`: (n, c, h, w); `view`: k > 0; `seeds`: n numbers. Picture i uses `np.random.default_rng([seeds[i], view])`. The result is
-    clamped to `limits` (minimum, maximum); None leaves brightness and contrast unchanged.
-    """
+    clamped to `limits` (minimum, maximum); None leaves brightness and contrast unchanged."""
     draws = np.stack([np.random.default_rng([seed, view]).uniform(-1, 1, 6) for seed in seeds])
     angle, zoom = draws[:, 0] * ROTATION, 1 + draws[:, 1] * ZOOM
     ratio = pictures.shape[2] / pictures.shape[3]

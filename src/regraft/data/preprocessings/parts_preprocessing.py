@@ -25,22 +25,15 @@ __all__ = ["PartsPreprocessing"]
 @dataclass(frozen=True)
 class PartsPreprocessing(Preprocessing):
     """Preprocess examples with several parts, one for each network input, each with its own preprocessing.
-
     A part that becomes one tensor goes to the input of the part's name. A part that becomes several tensors (a text with its mask) goes to
     the inputs of their names. Examples without parts belong to the first input; the network then runs without the others if it can.
-
-    Attributes:
-        names: names of the parts, in the order of the network's inputs.
-        parts: preprocessing of each part.
-        columns: table columns of each part in the training data; empty if there was no table, or before `fit`.
-        inferred: made from the network's input shapes alone. Views are those of each part.
-    """
+    `columns`: table columns of each part in the training data; empty if there was no table, or before `fit`."""
 
     kind: ClassVar[str] = "parts"
-    names: tuple[str, ...]
-    parts: tuple[Preprocessing, ...]
+    names: tuple[str, ...]  # names of the parts, in the order of the network's inputs
+    parts: tuple[Preprocessing, ...]  # preprocessing of each part
     columns: tuple[tuple[str, ...], ...] = ()
-    inferred: bool = False
+    inferred: bool = False  # made from the network's input shapes alone. Views are those of each part
 
     def __post_init__(self) -> None:
         if not self.names or len(set(self.names)) != len(self.names) or len(self.names) != len(self.parts):
@@ -109,18 +102,13 @@ class PartsPreprocessing(Preprocessing):
         return any(self.by_name[name].of_photographs(part) for name, part in self._given(data))
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
-        """Return n raw examples as one batch.
-
-        `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
-        """
+        """Return n raw examples as one batch. `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
         data = self.dataset(items)
         return self.batch_of(data, np.arange(len(data)), view=view, seeds=seeds)
 
     def batch_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None) -> Inputs:
         """Return some examples of a data set as one batch: tensors (n, ...) by input name. Without parts, the first part's unnamed tensor.
-
-        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
-        """
+        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
         made: dict[str, Any] = {
             name: self.by_name[name].batch_of(part, indices, view=view, seeds=seeds) for name, part in self._given(data)
         }

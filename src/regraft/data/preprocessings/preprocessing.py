@@ -34,9 +34,7 @@ _KNOWN: dict[str, type[Preprocessing]] = {}
 
 class Preprocessing(abc.ABC):
     """Map from a raw example to the network's input tensor; saved with the network. Subclasses are frozen dataclasses.
-
-    View 0 is the plain example. View k > 0 is its k-th fixed augmented copy, a pure function of the example, k and a seed.
-    """
+    View 0 is the plain example. View k > 0 is its k-th fixed augmented copy, a pure function of the example, k and a seed."""
 
     inferred: bool
     kind: ClassVar[str]
@@ -48,9 +46,7 @@ class Preprocessing(abc.ABC):
     @abc.abstractmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
         """Return a preprocessing that suits a network with this input shape.
-
-        `input_shape` is the shape of one example without batch axis (None: any length); empty if unknown.
-        """
+        `input_shape` is the shape of one example without batch axis (None: any length); empty if unknown."""
 
     @classmethod
     def from_plain(cls, fields: dict[str, Any]) -> Self:
@@ -72,9 +68,7 @@ class Preprocessing(abc.ABC):
     @abc.abstractmethod
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Return n raw examples as one batch: a tensor (n, ...) float32, or named tensors (n, length) int64.
-
-        `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
-        """
+        `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
 
     def viewing(self, augment: str | Callable[..., Any]) -> Preprocessing:
         """Return this preprocessing with another augmentation, which is not saved with it."""
@@ -101,19 +95,14 @@ class Preprocessing(abc.ABC):
 
     def batch_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None) -> Inputs:
         """Return some examples of a data set as one batch, with their columns if the network takes any.
-
-        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy.
-        """
+        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
         return self.batch(take(data.items, indices), view, seeds=seeds)
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> Item:
         """Return some examples of a data set (view 0) as one batch of arrays, for an engine other than PyTorch.
-
         Kinds that need PyTorch for this (arrays resized like pictures) import it here.
-
-        `indices`: (n,). `raw` leaves out the steps that a graph with built-in preprocessing does itself: pictures are (n, H, W, C)
-        bytes of one size, numbers are unscaled. Otherwise the values are those of `batch_of`. Result: array (n, ...), or arrays by name.
-        """
+        `indices`: (n,). `raw` leaves out the steps that a graph with built-in preprocessing does itself: pictures are (n, H, W, C) bytes of
+        one size, numbers are unscaled. Otherwise the values are those of `batch_of`. Result: array (n, ...), or arrays by name."""
         made = self.batch_of(data, indices)
         return {name: values.numpy() for name, values in made.items()} if isinstance(made, dict) else made.numpy()
 
@@ -127,9 +116,7 @@ class Preprocessing(abc.ABC):
 
     def item(self, item: Any, view: int = 0, seed: int = 0) -> Item:  # over the limit: which view, by which seed: one address
         """Return one raw example as the network takes it, without batch axis.
-
-        `view`: 0 for the plain example, k > 0 for its k-th augmented copy.
-        """
+        `view`: 0 for the plain example, k > 0 for its k-th augmented copy."""
         made = self.batch([item], view, seeds=[seed])
         if isinstance(made, dict):
             return {name: np.asarray(values[0].numpy()) for name, values in made.items()}
@@ -145,18 +132,13 @@ class Preprocessing(abc.ABC):
 
     def averaged(self, values: np.ndarray, items: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Return the mean over the windows of each recording.
-
-        `values`: (N, …), one for each example; result: (recordings, …), or `values` if the examples are not windows.
-        """
+        `values`: (N, …), one for each example; result: (recordings, …), or `values` if the examples are not windows."""
         return mean_of_windows(values, items)
 
     def batches(self, items: Any, batch_size: int) -> Iterator[Inputs]:
         """Yield examples of any supported form as consecutive batches of at most `batch_size`, in order, all of one length.
-
         For files, the next batch is read while the current one is in use.
-
-        `items`: a `Dataset`, raw examples, an array (N, ...), or paths of files or folders.
-        """
+        `items`: a `Dataset`, raw examples, an array (N, ...), or paths of files or folders."""
         data = self.dataset(items)
         ready = self._ready(data).widened(data)
         parts = [np.arange(start, min(start + batch_size, len(data))) for start in range(0, len(data), batch_size)]
@@ -168,9 +150,7 @@ class Preprocessing(abc.ABC):
 
     def array_batches(self, items: Any, batch_size: int, *, raw: bool = False) -> Iterator[Item]:
         """Yield the batches of `batches` as arrays, made by `arrays_of`.
-
-        `items`: a `Dataset`, raw examples, an array (N, ...), or paths of files or folders.
-        """
+        `items`: a `Dataset`, raw examples, an array (N, ...), or paths of files or folders."""
         data = self.dataset(items)
         ready, size = self._ready(data), 1 if raw and self.item_kind == "image" else batch_size
         for start in range(0, len(data), size):
@@ -209,9 +189,7 @@ def _tuples(value: Any) -> Any:
 
 def from_dict(plain: dict[str, Any]) -> Preprocessing:
     """Make a preprocessing from plain data.
-
-    `plain`: `{"kind": "image", "height": 224, …}`: the kind and the fields that differ from their defaults.
-    """
+    `plain`: `{"kind": "image", "height": 224, …}`: the kind and the fields that differ from their defaults."""
     cls = _known(str(plain.get("kind")))
     valid = _kept(cls)
     unknown = [name for name in plain if name not in (*valid, "kind")]
@@ -239,19 +217,15 @@ def _known(kind: str) -> type[Preprocessing]:
 # over the limit: shape and layout are one record
 def default_preprocessing(kind: str, input_shape: tuple[int | None, ...] | None, layout: str) -> Preprocessing:
     """Return a preprocessing for a network that has none; it is marked as inferred.
-
-    `input_shape`: shape of one example without batch axis (None: any length), or None if unknown.
-    """
+    `input_shape`: shape of one example without batch axis (None: any length), or None if unknown."""
     made = _known(kind).for_shape(() if input_shape is None else tuple(input_shape), layout)
     return dataclasses.replace(made, inferred=True)  # type: ignore[type-var]  # subclasses are dataclasses with that field
 
 
 def as_dataset(items: Any, kind: str) -> Dataset:
     """Return examples of any supported form, without labels, as a data set.
-
-    `items`: a `Dataset`, raw examples, an array or tensor (N, ...), a data frame or series; the path of a file, folder or table, or a
-    file pattern; a single picture as PIL image or array (H, W, C); a data set of another library, whose labels are ignored.
-    """
+    `items`: a `Dataset`, raw examples, an array or tensor (N, ...), a data frame or series; the path of a file, folder or table, or a file
+    pattern; a single picture as PIL image or array (H, W, C); a data set of another library, whose labels are ignored."""
     if isinstance(items, Dataset):
         return items
     if isinstance(items, np.ndarray) and items.ndim == 1 and items.dtype.kind in "OUS":
@@ -300,9 +274,7 @@ def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
 
 def check_scaling(mean: Any, std: Any) -> None:
     """Raise unless `mean` and `std` are usable; otherwise predictions would silently become NaN or infinite.
-
-    `mean`: one or more finite numbers, or None for no subtraction; `std`: one or more numbers above 0, or None for no division.
-    """
+    `mean`: one or more finite numbers, or None for no subtraction; `std`: one or more numbers above 0, or None for no division."""
     for name, value, low, expected in (("mean", mean, -LARGEST, "finite numbers"), ("std", std, SMALLEST, "finite numbers above 0")):
         if value is None:
             continue

@@ -34,30 +34,21 @@ REPLACED = 0.1
 @dataclass(frozen=True)
 class TextPreprocessing(Preprocessing):
     """Map texts to token ids of one length, int64.
-
-    Attributes:
-        tokenizer: JSON content of the tokenizer, or a folder with a Hugging Face tokenizer, which is read immediately. Code in the
-            folder is never run.
-        max_length: number of tokens of every example; shorter texts are padded, longer ones truncated. None: `padded` tokens, or up to
-            `maximum` for longer texts if the network takes an attention mask, which marks padding.
-        maximum: longest input that the tokenizer and the network allow.
-        vocabulary: number of token ids that the network knows, 0 to vocabulary - 1; None: not checked.
-        inputs: names of the tensors that the network takes.
-        special: pairs of name and token, such as ("pad_token", "[PAD]").
-        padded: number of tokens of every example if `max_length` is not given; None before `fit`.
-        inferred: always false, because a tokenizer cannot be inferred. Views replace 10 % of the tokens, except special ones, by the mask
-            token, or by the unknown token if there is no mask token.
-    """
+    `tokenizer`: JSON content of the tokenizer, or a folder with a Hugging Face tokenizer, which is read immediately. Code in the folder is
+    never run. `max_length`: number of tokens of every example; shorter texts are padded, longer ones truncated. None: `padded` tokens, or
+    up to `maximum` for longer texts if the network takes an attention mask, which marks padding. `inferred`: always false, because a
+    tokenizer cannot be inferred. Views replace 10 % of the tokens, except special ones, by the mask token, or by the unknown token if there
+    is no mask token."""
 
     kind: ClassVar[str] = "text"
     tokenizer: str | Path
     max_length: int | None = None
-    maximum: int = DEFAULT_MAXIMUM
-    vocabulary: int | None = None
-    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
-    special: tuple[tuple[str, str], ...] = ()
+    maximum: int = DEFAULT_MAXIMUM  # longest input that the tokenizer and the network allow
+    vocabulary: int | None = None  # number of token ids that the network knows, 0 to vocabulary - 1; None: not checked
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")  # names of the tensors that the network takes
+    special: tuple[tuple[str, str], ...] = ()  # pairs of name and token, such as ("pad_token", "[PAD]")
     pad_left: bool = False
-    padded: int | None = None
+    padded: int | None = None  # number of tokens of every example if `max_length` is not given; None before `fit`
     inferred: bool = False
 
     def __post_init__(self) -> None:
@@ -108,9 +99,7 @@ class TextPreprocessing(Preprocessing):
 
     def widened(self, data: Dataset) -> TextPreprocessing:
         """Return this preprocessing with room for the longest of these texts.
-
-        It is unchanged if the network takes no attention mask, and so a single length only.
-        """
+        It is unchanged if the network takes no attention mask, and so a single length only."""
         if self.max_length is not None or self.padded is None or "attention_mask" not in self.inputs:
             return self
         longest = int(self.counts(_over(data.items, self.padded)).max(initial=0))
@@ -154,11 +143,8 @@ class TextPreprocessing(Preprocessing):
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Return n texts as token ids: names in `inputs` -> (n, max_length or padded) int64.
-
         Before `fit` the length is that of the longest text in the batch.
-
-        `view`: 0 for the plain texts, k > 0 for their k-th augmented copy.
-        """
+        `view`: 0 for the plain texts, k > 0 for their k-th augmented copy."""
         return {name: torch.from_numpy(values) for name, values in self._arrays(items, view, seeds=seeds).items()}
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
@@ -241,8 +227,6 @@ def _over(items: Sequence[Any] | np.ndarray, tokens: int) -> list[Any]:
 
 def replaced_tokens(ids: np.ndarray, special: np.ndarray, *, generator: np.random.Generator, replacement: int) -> np.ndarray:
     """Return token ids with about 10 % of them replaced.
-
-    `ids`: (length,) int64; `special`: (length,) bool, true for tokens that are kept, such as padding and separators.
-    """
+    `ids`: (length,) int64; `special`: (length,) bool, true for tokens that are kept, such as padding and separators."""
     chosen = (generator.random(len(ids)) < REPLACED) & ~special
     return np.where(chosen, replacement, ids)

@@ -30,9 +30,7 @@ Header = tuple[tuple[int, ...], np.dtype[Any]]
 
 def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
     """Read a .npy file of numbers with one axis or more. Its header is checked against the file size before any allocation.
-
-    `mapped`: map a large file. A small one is read, as another program may write it again.
-    """
+    `mapped`: map a large file. A small one is read, as another program may write it again."""
     with opening(path, "array", remedy=_ADVICE) as checked, checked.open("rb") as stream:
         size = checked.stat().st_size
         _, dtype = _header(stream, size=size, shown=f"'{printable(checked)}'")
@@ -60,9 +58,7 @@ def array_items(paths: Sequence[Path]) -> LazyItems:
 
 def array_file(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
     """Return the examples (N, ...) and labels (N) of a .npy, .npz or HDF5 file, and a note on the arrays used.
-
-    `target`: name of the label array in the file, or of a .npy file of labels beside it or elsewhere; or N labels; None: inferred.
-    """
+    `target`: name of the label array in the file, or of a .npy file of labels beside it or elsewhere; or N labels; None: inferred."""
     if path.suffix.lower() == ".npz":
         return _from_archive(path, target)
     if path.suffix.lower() in (".h5", ".hdf5"):

@@ -25,11 +25,9 @@ __all__ = ["parts_of", "read_arrays", "read_examples"]
 
 def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
     """Read a pair of examples and labels. An array or memory map X is kept, not copied.
-
     `source`: (X, y). X is an array or tensor (N, ...), a data frame of numbers, a list of N texts, paths, PIL images or arrays, or a
     mapping from the name of each network input to one of these. y is as `make_targets` takes it, or a mapping from task to such labels, of
-    which some may be missing.
-    """
+    which some may be missing."""
     if len(source) != 2:
         raise DataError(f"A tuple of {len(source)} was received; expected a pair (X, y) of examples and their labels.")
     values, padding = _padded(source[0]) if options.kind in (None, "array") else (source[0], None)
@@ -58,9 +56,7 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
 
 def read_examples(source: Any, options: ReadOptions) -> Dataset:
     """Read a data set of PyTorch, Hugging Face or TensorFlow, or anything else that yields examples.
-
-    A source with index and length is read example by example when needed.
-    """
+    A source with index and length is read example by example when needed."""
     found = examples_of(source, options.target)
     options = dataclasses.replace(options, target=None)
     labels = found.labels
@@ -78,9 +74,7 @@ def read_examples(source: Any, options: ReadOptions) -> Dataset:
 
 def parts_of(values: Mapping[str, Any], kind: str | Mapping[str, str] | None = None) -> tuple[Parts, str]:
     """Return a mapping from network inputs to N examples each as `Parts`, and its kind, "parts".
-
-    `values`: name of the input -> N examples, as X of a pair (X, y).
-    """
+    `values`: name of the input -> N examples, as X of a pair (X, y)."""
     kinds = kind if isinstance(kind, Mapping) else {}
     unknown = [name for name in kinds if name not in values]
     if unknown or not values or not isinstance(kind, Mapping | None):

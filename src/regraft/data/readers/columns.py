@@ -37,9 +37,8 @@ def _number(value: np.generic) -> float:
 
 def column_array(columns: Any, count: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Return the columns for a source without columns of its own: (N, k) float32 and k names, or None and no names.
-
-    `columns`: (N, k) or (N,) array, a mapping from name to (N,) array, a data frame, or None. Columns of an array are named "column 0", ….
-    """
+    `columns`: (N, k) or (N,) array, a mapping from name to (N,) array, a data frame, or None. Columns of an array are named "column 0",
+    …."""
     if columns is None:
         return None, ()
     if isinstance(columns, Mapping):
@@ -71,10 +70,7 @@ def column_numbers(named: Mapping[str, np.ndarray], count: int) -> tuple[np.ndar
 
 
 def weight_numbers(weight: Any, count: int) -> np.ndarray | None:
-    """Return the weight of each example, (N,) float32; None if `weight` is None.
-
-    `weight`: N numbers, 0 or more, not all 0.
-    """
+    """Return the weight of each example, (N,) float32; None if `weight` is None. `weight`: N numbers, 0 or more, not all 0."""
     if weight is None:
         return None
     if isinstance(weight, str):

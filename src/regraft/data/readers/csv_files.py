@@ -47,30 +47,22 @@ _TRUTH = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": Fal
 
 @dataclass(frozen=True)
 class _Form:
-    """Format of a CSV file: encoding, separator and column names.
-
-    Attributes:
-        skipped: number of lines before the line of column names.
-        codes: columns in which digits are codes, such as 007; they stay texts.
-        notes: notes on what was inferred.
-    """
+    """Format of a CSV file: encoding, separator and column names."""
 
     encoding: str
     separator: str
-    skipped: int
+    skipped: int  # number of lines before the line of column names
     names: list[str]
-    codes: frozenset[str] = frozenset()
-    notes: tuple[str, ...] = ()
+    codes: frozenset[str] = frozenset()  # columns in which digits are codes, such as 007; they stay texts
+    notes: tuple[str, ...] = ()  # notes on what was inferred
 
 
 def columns_of_csv(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return the columns of a CSV as name -> values in file order, and notes on what was inferred.
-
-    pandas reads the file if installed (fast for wide tables), else the standard library. A column is numeric if all its fields are,
-    also with decimal commas; otherwise it holds texts. Empty fields are missing. In number columns, markers such as NA are missing too;
-    in text columns they are texts, because a class may be called "NA" or "None". Spaces before a field are dropped. Columns without name
-    and content are left out.
-    """
+    pandas reads the file if installed (fast for wide tables), else the standard library. A column is numeric if all its fields are, also
+    with decimal commas; otherwise it holds texts. Empty fields are missing. In number columns, markers such as NA are missing too; in text
+    columns they are texts, because a class may be called "NA" or "None". Spaces before a field are dropped. Columns without name and
+    content are left out."""
     form = _scanned(path, _form_of(path))
     found = _with_csv(path, form) if importlib.util.find_spec("pandas") is None else _with_pandas(path, form)
     columns = {name: found[name] for name in form.names if not (name.startswith("Unnamed: ") and _is_empty(found[name]))}
@@ -241,9 +233,7 @@ def _with_csv(path: Path, form: _Form) -> dict[str, np.ndarray]:
 
 def _typed(texts: np.ndarray) -> np.ndarray:
     """Return texts as booleans, else integers, else floats (empty: NaN), else unchanged.
-
-    The intermediate array holds objects, so that one long text does not widen every row.
-    """
+    The intermediate array holds objects, so that one long text does not widen every row."""
     if len(texts) and all(text in _TRUTH for text in texts):
         return np.array([_TRUTH[text] for text in texts])
     for kind in (np.int64, np.float64):

@@ -32,24 +32,17 @@ _ADVICE = "expected (example, label), or a mapping in which target= names the la
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Examples and labels of another library's data set.
+    """Examples and labels of another library's data set."""
 
-    Attributes:
-        items: N examples: an array, a list, or examples made when they are needed.
-        classes: class names by label number, if the data set has them.
-    """
-
-    items: Any
+    items: Any  # N examples: an array, a list, or examples made when they are needed
     labels: Any
     note: str
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None  # class names by label number, if the data set has them
 
 
 def are_examples(source: Any) -> bool:
     """Return whether a value yields examples, by index or by iteration. A list does if its elements are pairs.
-
-    The result is False for arrays, tables, texts, mappings and pairs (X, y).
-    """
+    The result is False for arrays, tables, texts, mappings and pairs (X, y)."""
     if isinstance(source, str | bytes | Mapping | np.ndarray) or any(hasattr(source, one) for one in ("to_numpy", "detach", "toarray")):
         return False
     if isinstance(source, tuple | list):
@@ -59,12 +52,9 @@ def are_examples(source: Any) -> bool:
 
 def examples_of(source: Any, target: Any) -> Examples:
     """Return the examples and labels of a data set of another library.
-
-    `source`: a `torch.utils.data.Dataset` or `DataLoader`, a Hugging Face `datasets.Dataset`, a `tf.data.Dataset`, or anything that
-    yields (example, label) or mappings, by index or by iteration, singly or in batches.
-
-    `target`: key of the label in a mapping; None: inferred.
-    """
+    `source`: a `torch.utils.data.Dataset` or `DataLoader`, a Hugging Face `datasets.Dataset`, a `tf.data.Dataset`, or anything that yields
+    (example, label) or mappings, by index or by iteration, singly or in batches.
+    `target`: key of the label in a mapping; None: inferred."""
     loader, inner = _is_loader(source), _loaded(source)
     if inner is not source:
         found = examples_of(inner, target)

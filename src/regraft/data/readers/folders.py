@@ -23,9 +23,7 @@ SPLIT_NAMES = {"train", "training", "valid", "val", "validation", "dev", "test",
 
 def read_folder(folder: Path, options: ReadOptions) -> Dataset:
     """Read images, audio files or arrays (.npy), one folder for each class; with `target` labels, all files below the folder.
-
-    No file is opened.
-    """
+    No file is opened."""
     existing_folder(folder, "The folder of the data")
     files = files_below(folder) if options.target is not None else _class_files(folder)
     files, linked = (files, []) if options.target is not None else _once(files, folder)

@@ -19,9 +19,7 @@ Lists = list[list[Any] | None]
 
 def label_lists(values: Any, classes: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """Return lists of labels as rows of 0 and 1, (N, C) float32, and the C names; None if the values are not lists.
-
-    A missing list becomes a row of NaN.
-    """
+    A missing list becomes a row of NaN."""
     rows = _lists(values)
     if rows is None:
         return None

@@ -19,11 +19,7 @@ __all__ = ["FilesBelow"]
 
 class FilesBelow:
     """Images and audio files below a folder. They are found by path, or without extension or folder if the match is unique.
-
-    Attributes:
-        folder: the folder of the files.
-        outside: whether a name may leave the folder: as an absolute path, by "..", or through a link.
-    """
+    `folder`: the folder of the files. `outside`: whether a name may leave the folder: as an absolute path, by "..", or through a link."""
 
     def __init__(self, folder: Path, *, outside: bool) -> None:
         self.folder, self.outside = folder, outside

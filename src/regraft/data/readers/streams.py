@@ -32,12 +32,8 @@ _LARGEST = 2**28
 
 class Pictures(Sequence[Any]):
     """Pictures and their labels. A picture is fetched and decoded when it is needed.
-
-    Attributes:
-        places: N locations, one for each picture.
-        read: function from a location to the bytes of the file.
-        classes: class names by label number, if the source has them.
-    """
+    `places`: N locations, one for each picture. `read`: function from a location to the bytes of the file. `classes`: class names by label
+    number, if the source has them."""
 
     def __init__(self, places: Sequence[Any], targets: Sequence[Any], *, read: Callable[[Any], bytes], classes: Any = None) -> None:
         self.places, self.targets, self.read, self.classes = places, targets, read, classes
@@ -105,9 +101,7 @@ def _key(name: str) -> str:
 
 def pictures_in_parquet(source: str | Path, target: str | None) -> Pictures | None:
     """Return the pictures in a column of a Parquet file, as Hugging Face writes them; None if there is no such column.
-
-    `target`: the label column; None: found by its name.
-    """
+    `target`: the label column; None: found by its name."""
     parquet = optional_import("pyarrow.parquet", "tables", purpose="reading a Parquet file")
     with stream_of(source, "parquet") as stream:
         file = parquet.ParquetFile(stream)

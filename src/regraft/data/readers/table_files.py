@@ -50,9 +50,7 @@ _OTHERS = {
 
 def columns_of_file(path: Path) -> tuple[Columns, tuple[str, ...]]:
     """Return the columns of a CSV (comma, semicolon or tab, also gzipped), Parquet or JSON Lines file.
-
-    The result is name -> values in file order, and notes on what was left out or inferred.
-    """
+    The result is name -> values in file order, and notes on what was left out or inferred."""
     if path.suffix.lower() == ".parquet":
         with opening(path, "parquet", remedy="Write it again, or give a CSV file."):
             return _from_parquet(path)
@@ -77,9 +75,7 @@ def names_of_file(path: Path) -> list[str]:
 
 def texts_of_file(path: Path, name: str) -> np.ndarray | None:
     """Return a column as written, for labels such as 1.10, which would lose characters as numbers.
-
-    The result is (N,) texts with None for an empty field; or None for a file that stores types.
-    """
+    The result is (N,) texts with None for an empty field; or None for a file that stores types."""
     if keeps_types(path):
         return None
     with _csv_in(path) as plain:

@@ -88,9 +88,7 @@ def absent_columns(columns: Iterable[str], wanted: Mapping[str, str | Iterable[s
 
 def read_table(path: Path, options: ReadOptions) -> Dataset:
     """Read a CSV (comma, semicolon or tab), TSV or Parquet file.
-
-    The examples are files if a column names them, else the longest text column, else the numeric columns.
-    """
+    The examples are files if a column names them, else the longest text column, else the numeric columns."""
     table = _file_table(path)
     if options.files is None and options.inputs is None and options.kind not in ("text", "array") and _names_files(table, path.parent):
         options = dataclasses.replace(options, files=path.parent)
@@ -113,10 +111,8 @@ def read_unlabelled(  # over the limit: a table, and what its columns are
     numbered: bool = False,
 ) -> Dataset:
     """Read examples and the columns beside them from a table, without looking for targets.
-
-    `files` is the folder of the named files; None: the table's folder. `inputs` maps each input of a network with several inputs to
-    its columns; `kind` is then "parts". The targets of the result are zeros without meaning.
-    """
+    `files` is the folder of the named files; None: the table's folder. `inputs` maps each input of a network with several inputs to its
+    columns; `kind` is then "parts". The targets of the result are zeros without meaning."""
     path = Path(source) if isinstance(source, str | Path) else None
     if path is not None and not path.exists():
         raise DataError(f"The table does not exist: {printable(path)}. Check the path; relative paths start at {Path.cwd()}.")

@@ -50,10 +50,7 @@ class ReadOptions:
 
 
 def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
-    """Return one label for each example as (N,) strings; None if `values` is None.
-
-    `values`: any array-like of N labels.
-    """
+    """Return one label for each example as (N,) strings; None if `values` is None. `values`: any array-like of N labels."""
     if values is None:
         return None
     if isinstance(values, str):
@@ -83,12 +80,9 @@ def _texts(values: list[Any], *, what: str) -> np.ndarray:
 
 def make_targets(values: Any, classes: Sequence[str] | None = None, *, task: str | None = None) -> Targets:
     """Infer the task type of labels and return them as targets.
-
     Strings, bytes and integers are classes. Floating-point numbers are regression, or class indices if `classes` is given. Rows of 0 and 1
     are one-hot if every row has exactly one 1, else multi-label. Lists of labels are multi-label.
-
-    `values`: (N,) or (N, C), anything array-like, or N lists of labels.
-    """
+    `values`: (N,) or (N, C), anything array-like, or N lists of labels."""
     lists = label_lists(values, classes)
     if lists is not None:
         return _told(Targets(*lists, "multi-label"), task)
@@ -222,10 +216,7 @@ def _check_distinct(labels: list[str], counts: np.ndarray) -> None:
 
 
 def missing_rows(array: np.ndarray) -> np.ndarray:
-    """Return the rows, (n,) int64 in order, of labels that are missing or not finite.
-
-    `array`: (N,) labels of any type.
-    """
+    """Return the rows, (n,) int64 in order, of labels that are missing or not finite. `array`: (N,) labels of any type."""
     if array.dtype.kind == "f":
         return np.flatnonzero(~np.isfinite(array))
     if array.dtype.kind == "O":
@@ -234,10 +225,7 @@ def missing_rows(array: np.ndarray) -> np.ndarray:
 
 
 def typed(array: np.ndarray) -> np.ndarray:
-    """Return an object array of numbers as numbers (int64 or float64), anything else as strings.
-
-    `array`: (N,) objects, none missing.
-    """
+    """Return an object array of numbers as numbers (int64 or float64), anything else as strings. `array`: (N,) objects, none missing."""
     values = array.tolist()
     if values and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return np.array(values)

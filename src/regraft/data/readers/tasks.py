@@ -25,20 +25,13 @@ MAIN = "main"
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """Groups, conditions, columns and weights of N examples.
+    """Groups, conditions, columns and weights of N examples."""
 
-    Attributes:
-        groups: (N,) str, or None.
-        conditions: (N,) str, or None.
-        columns: (N, k) float32, or None.
-        weights: (N,) float32, or None.
-    """
-
-    groups: np.ndarray | None = None
-    conditions: np.ndarray | None = None
-    columns: np.ndarray | None = None
+    groups: np.ndarray | None = None  # (N,) str, or None
+    conditions: np.ndarray | None = None  # (N,) str, or None
+    columns: np.ndarray | None = None  # (N, k) float32, or None
     column_names: tuple[str, ...] = ()
-    weights: np.ndarray | None = None
+    weights: np.ndarray | None = None  # (N,) float32, or None
 
     @classmethod
     def of(cls, options: ReadOptions, count: int) -> Beside:
@@ -127,12 +120,9 @@ def targets_by_task(labels: Any, options: ReadOptions, *, count: int) -> dict[st
 
 def partial_targets(values: Any, classes: Sequence[str] | None = None, *, task: str | None = None) -> Targets:
     """Infer the task type of labels with missing entries: None, NaN, an empty text, or a row of these.
-
-    The known labels are read as by `make_targets`. If labels are missing, whole float numbers with few distinct values are classes,
-    because tables store integer columns with empty cells as floats.
-
-    `values`: (N,) or (N, C), anything array-like. A missing target becomes -1, NaN or a row of NaN.
-    """
+    The known labels are read as by `make_targets`. If labels are missing, whole float numbers with few distinct values are classes, because
+    tables store integer columns with empty cells as floats.
+    `values`: (N,) or (N, C), anything array-like. A missing target becomes -1, NaN or a row of NaN."""
     lists = label_lists(values, classes)
     array = _array_of(values) if lists is None else lists[0]
     missing = _missing(array)

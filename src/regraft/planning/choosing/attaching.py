@@ -21,12 +21,9 @@ _MOST, _BLOCKS, _BATCH = 256, 3, 32
 
 def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
     """Return a network that ends where the new head reads: at its pooled output, unless one of its last blocks is significantly better.
-
     The leave-one-out loss of ridge regression decides: a block replaces the output if its loss is lower by two standard errors of the
     difference. The output may be probabilities or a single number, from which new classes cannot be predicted.
-
-    `rows` (n,) holds the indices of the training set.
-    """
+    `rows` (n,) holds the indices of the training set."""
     data = items.data
     known = rows[data.known[rows]]
     known = known[:: max(1, len(known) // _MOST)][:_MOST]

@@ -196,9 +196,7 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
 
 def _leading(choice: Choice, candidates: Sequence[Candidate]) -> Trial | None:
     """Return the leading trial below the head after an equal share of the course; None if none is left.
-
-    Trials that are significantly behind the leader after a third of that share are dropped.
-    """
+    Trials that are significantly behind the leader after a third of that share are dropped."""
     first, then = trial_epochs(choice.setup)
     trials = sorted(_runs(choice, _trials(choice, candidates), epochs=first), key=lambda one: one[0].loss)
     for run, trial in trials[1:]:

@@ -24,14 +24,10 @@ __all__ = ["Base", "head_base", "outcome_of_probe", "probe_base", "read_by_probe
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """Start of candidates.
-
-    Attributes:
-        features: (N, d) input of the head at this start; None from scratch.
-    """
+    """Start of candidates."""
 
     setup: Setup
-    features: Tensor | None
+    features: Tensor | None  # (N, d) input of the head at this start; None from scratch
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @property

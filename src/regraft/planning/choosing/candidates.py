@@ -30,30 +30,21 @@ _KEYS = ("strategy", "name", "frozen", "block", "base", "options")
 
 @dataclass
 class Candidate:
-    """One way to adapt the network.
+    """One way to adapt the network."""
 
-    Attributes:
-        strategy: "probe", "head", "partial", "full", "surgical", "scratch" or the name of a method.
-        predicted: expected seconds.
-        estimate: accuracy, or the loss of tasks other than classification.
-        interval: 95 % interval of the estimate.
-        options: options of the method that differ from its defaults.
-        losses: loss on the validation set after each epoch of its trial; empty without one.
-    """
-
-    strategy: str
+    strategy: str  # "probe", "head", "partial", "full", "surgical", "scratch" or the name of a method
     name: str
     frozen: int | str | None = None
     block: str | None = None
     base: str = "head"
-    predicted: float | None = None
+    predicted: float | None = None  # expected seconds
     seconds: float | None = None
-    estimate: float | None = None
-    interval: tuple[float, float] | None = None
+    estimate: float | None = None  # accuracy, or the loss of tasks other than classification
+    interval: tuple[float, float] | None = None  # 95 % interval of the estimate
     why: str = ""
     figure: str = field(default="accuracy")
-    options: Mapping[str, Any] = field(default_factory=dict)
-    losses: Sequence[float] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)  # options of the method that differ from its defaults
+    losses: Sequence[float] = ()  # loss on the validation set after each epoch of its trial; empty without one
 
     def to_dict(self) -> dict[str, Any]:
         """Return the candidate as plain data."""
@@ -154,9 +145,7 @@ def frozen_layers(network: Network, *, strategy: str, frozen: int | str | None, 
 
 def surgical_blocks(network: Network, third: str) -> list[tuple[str, ...]]:
     """Return the layers of each block in one third of the blocks below the head; at least one block.
-
-    Source: surgical fine-tuning (Lee et al., ICLR 2023, section 3).
-    """
+    Source: surgical fine-tuning (Lee et al., ICLR 2023, section 3)."""
     heads = set(network.head_layers)
     below = [block.layers for block in network.blocks if heads.isdisjoint(block.layers)]
     place = THIRDS.index(third)
@@ -166,9 +155,7 @@ def surgical_blocks(network: Network, third: str) -> list[tuple[str, ...]]:
 
 def below_probe(network: Network, layers: frozenset[str]) -> frozenset[str]:
     """Return what is frozen if tuning starts from a probe: these layers, and the probe itself.
-
-    The probe's class weights include the inverse scales of features from every depth, so no learning rate suits all of them.
-    """
+    The probe's class weights include the inverse scales of features from every depth, so no learning rate suits all of them."""
     return frozenset(network.head_layers) | {layer.name for layer in network.layers if layer.name in layers}
 
 

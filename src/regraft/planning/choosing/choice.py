@@ -49,34 +49,22 @@ KEPT_BY = 0.5
 
 @dataclass
 class Choice:
-    """State of the comparison.
+    """State of the comparison."""
 
-    Attributes:
-        setup: setup whose network is the source with its new head.
-        features: (N, d) input of its heads.
-        probes: task of the data -> closed-form head on `features`.
-        probe: the best probe, fitted to training and validation set.
-        start: the probe that tuning may start from, of several depths if possible.
-        old: errors of the old head on training and validation set, if all of its classes are carried over.
-        deadline: end of the budget on the clock `time.perf_counter`; None without a budget.
-        asked: whether the plan names the candidates; then all are tried.
-        chosen: strategy and options of the best candidate.
-    """
-
-    setup: Setup
+    setup: Setup  # setup whose network is the source with its new head
     log: Log
     tapped: Tapped
-    features: Tensor
-    probes: Mapping[str, Solved]
-    probe: Probed
-    start: Probed
+    features: Tensor  # (N, d) input of its heads
+    probes: Mapping[str, Solved]  # task of the data -> closed-form head on `features`
+    probe: Probed  # the best probe, fitted to training and validation set
+    start: Probed  # the probe that tuning may start from, of several depths if possible
     costs: Costs
-    old: HeldOut | None = None
+    old: HeldOut | None = None  # errors of the old head on training and validation set, if all of its classes are carried over
     entries: list[Candidate] = field(default_factory=list)
     bases: dict[str, Base] = field(default_factory=dict)
-    deadline: float | None = None
-    asked: bool = False
-    chosen: dict[str, Any] = field(default_factory=dict)
+    deadline: float | None = None  # end of the budget on the clock `time.perf_counter`; None without a budget
+    asked: bool = False  # whether the plan names the candidates; then all are tried
+    chosen: dict[str, Any] = field(default_factory=dict)  # strategy and options of the best candidate
 
     def base(self, candidate: Candidate) -> Base:
         """Return the start of a candidate; it is made on first use."""
@@ -167,12 +155,9 @@ class Choice:
 
     def expected_gain(self) -> float:
         """Return the reduction of the error that trials can be expected to bring; reductions that would not be believed count as zero.
-
         The true difference is assumed normal with mean minus the doubt and the usual deviation; the validation set shows it with its
         standard error. The expectation is the mean of the positive part of the difference that would be believed.
-
-        Source: expected improvement (Jones, Schonlau & Welch, Journal of Global Optimization 13, 1998, equation 15), before one look.
-        """
+        Source: expected improvement (Jones, Schonlau & Welch, Journal of Global Optimization 13, 1998, equation 15), before one look."""
         rows = self.setup.known(self.setup.items.data.name, self.setup.parts.validation)
         count, usual = max(int(np.isin(rows, self.probe.rows[self.setup.items.data.name]).sum()), 1), self.usual()
         spread = self.error if self.setup.items.data.task == "classification" else float(self.probe.errors.var())
@@ -211,9 +196,7 @@ def source_features(setup: Setup, log: Log, *, tapped: Tapped) -> Tensor:
 
 def gain_of(errors: np.ndarray, before: np.ndarray) -> tuple[float, float]:
     """Return how much lower `errors` (m,) are than those `before` on the same examples, and the standard error of this gain.
-
-    A difference on one more example is added, so that a few examples that agree are not taken as certain.
-    """
+    A difference on one more example is added, so that a few examples that agree are not taken as certain."""
     known = np.isfinite(before)
     differences = (before - errors)[known]
     count = max(len(differences), 1)
@@ -224,15 +207,11 @@ def gain_of(errors: np.ndarray, before: np.ndarray) -> tuple[float, float]:
 
 def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: float, doubt: float = DOUBT) -> bool:
     """Tell whether tuning counts as better than a closed form.
-
     The gain is corrected for the difficulty of these examples for the closed form, as far as both find the same ones difficult. It is
     reduced for the optimism of choosing among several on the same examples. The rest is weighed against its standard error: a normal prior
     with deviation `usual` has its mean on the side of the closed form.
-
     `errors` (m,) are those of the tuned network, `before` (m,) those of the closed form, NaN if unknown.
-
-    Source: regression estimator (Cochran, Sampling Techniques, 1977, equation 7.1), its slope limited to 0 to 1.
-    """
+    Source: regression estimator (Cochran, Sampling Techniques, 1977, equation 7.1), its slope limited to 0 to 1."""
     known = np.isfinite(before)
     mine, other, count = errors[known], before[known], int(known.sum())
     if not count:

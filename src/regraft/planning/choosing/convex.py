@@ -41,14 +41,11 @@ def loop_reason(setup: Setup) -> str:
 
 def solved_heads(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], source: Source) -> Outcome | None:
     """Solve the heads on their features, with the penalty that held-out examples choose, fitted to training and validation set.
-
     Classes use multinomial logistic regression, labels one logistic regression each, and regression uses ridge with its exact leave-one-out
     error, unless the plan names another probe. If class weights were carried over, the penalty is also tried on the distance from them, and
     they may also stay unchanged. The lowest held-out loss wins.
-
     The heads of the setup's network change in place. `source` holds their features (N, d). The history has one entry per penalty. Returns
-    None if a head is not a plain linear layer; then the loop must train it.
-    """
+    None if a head is not a plain linear layer; then the loop must train it."""
     features = source.features
     if features is None:
         return None
@@ -73,15 +70,10 @@ def solved_heads(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], 
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """Solved head of one task.
+    """Solved head of one task."""
 
-    Attributes:
-        probe: the head; its held-out logits are those of `rows`.
-        rows: (n,) held-out examples on which it was evaluated.
-    """
-
-    probe: LinearProbe
-    rows: np.ndarray
+    probe: LinearProbe  # the head; its held-out logits are those of `rows`
+    rows: np.ndarray  # (n,) held-out examples on which it was evaluated
     fitted: int
     method: str
 

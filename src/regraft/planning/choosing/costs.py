@@ -25,19 +25,12 @@ TIMED = 16
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds per example, by the blocks of the network in execution order.
+    """Seconds per example, by the blocks of the network in execution order."""
 
-    Attributes:
-        layers: layers of each of the B blocks.
-        forward: (B,) seconds.
-        backward: (B,) seconds, of gradients and optimizer step.
-        reading: seconds to read and prepare an example.
-    """
-
-    layers: tuple[tuple[str, ...], ...]
-    forward: np.ndarray
-    backward: np.ndarray
-    reading: float
+    layers: tuple[tuple[str, ...], ...]  # layers of each of the B blocks
+    forward: np.ndarray  # (B,) seconds
+    backward: np.ndarray  # (B,) seconds, of gradients and optimizer step
+    reading: float  # seconds to read and prepare an example
 
     @property
     def one_pass(self) -> float:
@@ -62,9 +55,7 @@ def pass_seconds(setup: Setup) -> float:
 
 def measured_costs(setup: Setup) -> Costs:
     """Time reading, the forward pass by block, and training steps at two depths, on a copy of the setup's network.
-
-    Between the two depths, the time of the backward pass is divided in proportion to the blocks' forward time.
-    """
+    Between the two depths, the time of the backward pass is divided in proportion to the blocks' forward time."""
     rows = setup.parts.training[:TIMED]
     twin = setup.network.copy()
     twin.body.move_(setup.device)

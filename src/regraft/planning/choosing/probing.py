@@ -59,9 +59,7 @@ def by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
 
 def probes_of(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Return a probe for each depth and for sets of all depths, by ridge regression or discriminant analysis, whichever is better.
-
-    For classification, their weighted mean is appended.
-    """
+    For classification, their weighted mean is appended."""
     made = by_ridge(setup, tapped, rows=rows)
     promising = [best_of(part) for part in ([one for one in made if one.joint], [one for one in made if not one.joint]) if part]
     promising += [one for one in made if one.name == _PLAIN_NAME and one not in promising]
@@ -72,10 +70,8 @@ def probes_of(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]
 
 def best_of(found: Sequence[Probed]) -> Probed:
     """Return the probe with the lowest held-out loss among those whose error is within half a standard error of the lowest.
-
     A probe on several depths wins unless one on a single depth is better by a whole standard error: among many depths, one may look best by
-    chance. The weighted mean wins unless another is better by a whole standard error or by one example.
-    """
+    chance. The weighted mean wins unless another is better by a whole standard error or by one example."""
     lowest = min(found, key=lambda one: (one.error, one.loss))
     weighed = next((one for one in found if one.members), None)
     if weighed is not None and weighed.error <= lowest.error + max(lowest.standard_error, weighed.standard_error, 1 / len(weighed.errors)):
@@ -177,11 +173,8 @@ MOST_WEIGHED = 4000
 
 def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: str = STACKED) -> list[Probed]:
     """Return the weighted mean of some heads, with weights fitted to their held-out logits.
-
     Source: stacking (Wolpert, Neural Networks 5, 1992) with non-negative weights (Breiman, Machine Learning 24, 1996).
-
-    Deviations: log loss instead of squared error, and a penalty towards equal weights.
-    """
+    Deviations: log loss instead of squared error, and a penalty towards equal weights."""
     best = min(members, key=lambda one: one.loss)
     alike = [one for one in members if all(np.array_equal(one.rows[task], best.rows[task]) for task in setup.tasks)]
     if {setup.data_of(task).task for task in setup.tasks} != {"classification"} or len(alike) < 2:
@@ -199,9 +192,7 @@ def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: st
 
 def stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return the non-negative weights (M,) that minimise the log loss of the weighted sum of `scores`, with a penalty towards 1 / M.
-
-    `scores` (M, n, C) are the held-out logits of M heads; `targets` (n,) are class indices.
-    """
+    `scores` (M, n, C) are the held-out logits of M heads; `targets` (n,) are class indices."""
     heads, count = len(scores), len(targets)
     equal, rows, truth = 1.0 / heads, np.arange(count), np.zeros(scores.shape[1:])
     truth[rows, targets] = 1.0
@@ -218,9 +209,7 @@ def stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Return the old head as a calibrated probe, if it has all classes and its features were read; else an empty list.
-
-    It is calibrated on the examples `rows` (n,), which it has not seen.
-    """
+    It is calibrated on the examples `rows` (n,), which it has not seen."""
     data, task = setup.items.data, setup.tasks[setup.items.data.name]
     head, read = setup.network.heads[task], _read_by_head(tapped)
     if len(setup.tasks) > 1 or not setup.keeps_classes or read is None:

@@ -70,29 +70,17 @@ Rows = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Probed:
-    """Closed-form heads on the same features, one for each task.
+    """Closed-form heads on the same features, one for each task."""
 
-    Attributes:
-        name: a block, "input", or "all depths" with what was left out or how they were joined.
-        slices: slices of the features that were read.
-        method: one of `WORDS`, "the class weights of the old head", or a weighted mean.
-        probes: task of the data -> calibrated head on these features alone.
-        rows: task of the data -> examples that it was fitted to.
-        errors: (n,) held-out errors of the first task, 0 or 1, or the losses.
-        loss: sum over the tasks of the mean held-out loss.
-        members: the probes of a weighted mean; empty for a single probe.
-        layer: layer between features and heads; None if the heads read the features directly.
-    """
-
-    name: str
-    slices: tuple[TapSlice, ...]
-    method: str
-    probes: Mapping[str, LinearProbe]
-    rows: Rows
-    errors: np.ndarray
-    loss: float
-    members: tuple[Probed, ...] = ()
-    layer: HiddenLayer | None = None
+    name: str  # a block, "input", or "all depths" with what was left out or how they were joined
+    slices: tuple[TapSlice, ...]  # slices of the features that were read
+    method: str  # one of `WORDS`, "the class weights of the old head", or a weighted mean
+    probes: Mapping[str, LinearProbe]  # task of the data -> calibrated head on these features alone
+    rows: Rows  # task of the data -> examples that it was fitted to
+    errors: np.ndarray  # (n,) held-out errors of the first task, 0 or 1, or the losses
+    loss: float  # sum over the tasks of the mean held-out loss
+    members: tuple[Probed, ...] = ()  # the probes of a weighted mean; empty for a single probe
+    layer: HiddenLayer | None = None  # layer between features and heads; None if the heads read the features directly
 
     @property
     def error(self) -> float:
@@ -167,9 +155,7 @@ def judged_probe(  # over the limit: what a probe is made of
     setup: Setup, name: str, *, slices: tuple[TapSlice, ...], method: str, probes: Mapping[str, LinearProbe], rows: Rows
 ) -> Probed:
     """Return heads with their held-out errors.
-
-    `probes` maps tasks of the data to heads, `rows` to the examples that they were fitted to.
-    """
+    `probes` maps tasks of the data to heads, `rows` to the examples that they were fitted to."""
     losses = [
         part.weight * float(part.loss(torch.from_numpy(probes[task].loo_scores).float(), part.targets[rows[task]]))
         for task, part in zip(setup.tasks, setup.objective().parts, strict=True)
@@ -188,10 +174,8 @@ def solved_by(  # over the limit: what a probe is made of
     setup: Setup, task: str, *, rows: np.ndarray, features: np.ndarray, scale: np.ndarray, method: str
 ) -> LinearProbe:
     """Return the linear head of one task by a method of `WORDS`, for features before scaling.
-
     The given `features` (n, D) are already divided by the `scale` (D,). With several depths the scale is the deviation times the root of
-    the block's number of features, so that a wide block weighs no more than a narrow one.
-    """
+    the block's number of features, so that a wide block weighs no more than a narrow one."""
     data = setup.data_of(task)
     targets, classes, groups = data.targets[rows], len(data.classes), _groups_of(setup, task, rows=rows)
     if method == WORDS["ridge"]:
@@ -250,19 +234,12 @@ def _scale_of(features: np.ndarray, slices: Sequence[TapSlice]) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Held-out errors of the first task.
+    """Held-out errors of the first task."""
 
-    Attributes:
-        rows: (m,) the examples.
-        errors: (m,) as from `item_errors`.
-        losses: (m,) log loss at the best temperature for classes, else the errors.
-        loss: mean of `losses`; with several tasks, the sum of the losses of all.
-    """
-
-    rows: np.ndarray
-    errors: np.ndarray
-    losses: np.ndarray
-    loss: float
+    rows: np.ndarray  # (m,) the examples
+    errors: np.ndarray  # (m,) as from `item_errors`
+    losses: np.ndarray  # (m,) log loss at the best temperature for classes, else the errors
+    loss: float  # mean of `losses`; with several tasks, the sum of the losses of all
 
     def at(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return errors and losses of the examples `rows` (k,); NaN if unknown."""

@@ -38,29 +38,19 @@ LENGTH = 3
 
 @dataclass
 class Trial:
-    """A candidate with its own network.
-
-    Attributes:
-        history: history of the head that the candidate starts from.
-        frozen: layers that are not trained.
-        starts: name -> start weights, as in its strategy; empty if nothing below the head is trained.
-        tuning: form of the method, if the strategy is one.
-        short: the short training for the comparison, after it has begun.
-        found: the training with measured settings, after it has run.
-        share: share of the way from start to trained weights that is kept.
-    """
+    """A candidate with its own network."""
 
     candidate: Candidate
-    history: list[dict[str, Any]]
+    history: list[dict[str, Any]]  # history of the head that the candidate starts from
     setup: Setup
     log: Log
-    frozen: frozenset[str]
-    starts: Starts
+    frozen: frozenset[str]  # layers that are not trained
+    starts: Starts  # name -> start weights, as in its strategy; empty if nothing below the head is trained
     feed: Feed
-    tuning: Tuning | None = None
-    short: Short | None = None
-    found: Measured | None = None
-    share: float = 1.0
+    tuning: Tuning | None = None  # form of the method, if the strategy is one
+    short: Short | None = None  # the short training for the comparison, after it has begun
+    found: Measured | None = None  # the training with measured settings, after it has run
+    share: float = 1.0  # share of the way from start to trained weights that is kept
 
     @property
     def rate(self) -> float:
@@ -113,9 +103,7 @@ class Trial:
 
     def finished(self, epochs: int | None) -> HeldOut:
         """Train with measured settings, as the strategy does; return the errors on the validation set or, if it is small, on folds.
-
-        `epochs` is the largest number of epochs; None follows the settings.
-        """
+        `epochs` is the largest number of epochs; None follows the settings."""
         began, setup, first = time.perf_counter(), self.setup, self.short if epochs is None and _is_small(self.setup) else None
         self.feed = self.feed if _is_small(setup) else feed_of(setup, self.log, frozen=self.frozen)
         training = self._training(setup.settings if epochs is None else replace(setup.settings, epochs=epochs))
@@ -267,11 +255,8 @@ POINTS = 11
 
 def blended_(network: Network, start: dict[str, Tensor], *, judged: Callable[[], float]) -> float:
     """Set a network to the mix (1 - a) start + a present with the lowest loss, a in 0, 0.1, …, 1; return a.
-
     Among equal losses the highest a wins. Moving averages of BatchNorm are mixed as well; integers keep their present value.
-
-    Source: weight-space ensembles (Wortsman et al., CVPR 2022, equation 1).
-    """
+    Source: weight-space ensembles (Wortsman et al., CVPR 2022, equation 1)."""
     state = network.state()
     tuned = copied({name: state[name] for name in start})
     losses = {}

@@ -29,19 +29,12 @@ __all__ = ["Asked", "adapt_condition", "fold", "saved_to"]
 
 @dataclass(frozen=True)
 class Asked:
-    """Arguments of the fit of new conditions.
+    """Arguments of the fit of new conditions."""
 
-    Attributes:
-        names: one condition or several; None: all conditions of the data.
-        input: name of the network's input that takes the code, for a network without learned codes.
-        again: refit conditions that are already known, instead of refusing them.
-        device: device of the network; None: the fastest one available.
-    """
-
-    names: str | Sequence[str] | None = None
-    input: str | None = None
-    again: bool = False
-    device: str | None = None
+    names: str | Sequence[str] | None = None  # one condition or several; None: all conditions of the data
+    input: str | None = None  # name of the network's input that takes the code, for a network without learned codes
+    again: bool = False  # refit conditions that are already known, instead of refusing them
+    device: str | None = None  # device of the network; None: the fastest one available
 
 
 def adapt_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitting) -> Network:
@@ -86,9 +79,7 @@ def adapt_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitti
 
 def saved_to(known: Network, folder: str | Path, *, conditions: Sequence[str]) -> list[Path]:
     """Write the codes of some conditions to the folder of the network, or save the whole network if the folder has none.
-
-    Return the written paths. Raises `NetworkError` if the folder holds another network.
-    """
+    Return the written paths. Raises `NetworkError` if the folder holds another network."""
     where = Path(folder)
     if not (where / FACTS_FILE).is_file():
         return [known.save(where)]

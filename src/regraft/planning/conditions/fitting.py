@@ -30,25 +30,17 @@ FEWEST = 5
 @dataclass(frozen=True)
 class Fitting:
     """Settings of the fit of codes.
-
-    Attributes:
-        start: initial code: "mean", "zero", "nearest" (the known code with the lowest loss on the examples), or its numbers, (M,).
-        fit: "lbfgs", "adam" or "normalised".
-        steps: maximum number of steps; None: the default of the method.
-        step: step size; None: the default of the method.
-        prior: weight of the prior, >= 0; None: no prior. "auto": 1 for one or two examples, else 0.3; from five examples on, chosen by
-            cross-validation.
-        unsupervised: None, "pseudo" (labels predicted with the initial code) or "entropy".
-        seed: seed of the cross-validation folds.
-    """
+    `start`: initial code: "mean", "zero", "nearest" (the known code with the lowest loss on the examples), or its numbers, (M,). `prior`:
+    weight of the prior, >= 0; None: no prior. "auto": 1 for one or two examples, else 0.3; from five examples on, chosen by
+    cross-validation."""
 
     start: Any = "mean"
-    fit: str = "lbfgs"
-    steps: int | None = None
-    step: float | None = None
+    fit: str = "lbfgs"  # "lbfgs", "adam" or "normalised"
+    steps: int | None = None  # maximum number of steps; None: the default of the method
+    step: float | None = None  # step size; None: the default of the method
     prior: str | float | None = "auto"
-    unsupervised: str | None = None
-    seed: int = 0
+    unsupervised: str | None = None  # None, "pseudo" (labels predicted with the initial code) or "entropy"
+    seed: int = 0  # seed of the cross-validation folds
 
     def __post_init__(self) -> None:
         wanted = {"start": STARTS, "fit": FITS, "unsupervised": (None, *UNSUPERVISED)}
@@ -64,21 +56,13 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Fitted codes.
+    """Fitted codes."""
 
-    Attributes:
-        codes: (V, M).
-        weights: (V,) weights of the prior; 0 without a prior, infinite if the prior's mean was kept.
-        before: (V,) mean loss per example at the start.
-        after: (V,) mean loss per example at the codes.
-        evaluations: number of evaluations of a row of codes.
-    """
-
-    codes: np.ndarray
-    weights: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-    evaluations: int
+    codes: np.ndarray  # (V, M)
+    weights: np.ndarray  # (V,) weights of the prior; 0 without a prior, infinite if the prior's mean was kept
+    before: np.ndarray  # (V,) mean loss per example at the start
+    after: np.ndarray  # (V,) mean loss per example at the codes
+    evaluations: int  # number of evaluations of a row of codes
 
 
 def rows_needed(counts: Sequence[int], *, choosing: bool) -> int:
@@ -126,9 +110,7 @@ def _left_out(
     losses: CodeLosses, fitting: Fitting, *, prior: CodePrior, start: np.ndarray, rows: Sequence[int]
 ) -> tuple[list[np.ndarray], int]:
     """Return the loss of each example with a code fitted without it, (W, n) for each row, and the number of evaluations.
-
-    The last of the W weights is infinite (the prior's mean). Each other weight and fold has its own code; all are fitted together.
-    """
+    The last of the W weights is infinite (the prior's mean). Each other weight and fold has its own code; all are fitted together."""
     members, tried = losses.members, [weight for weight in WEIGHTS if math.isfinite(weight)]
     folds = {row: _folded(members[row], fitting.seed) for row in rows}
     held = [part for row in rows for part in folds[row] for _ in tried]
@@ -158,9 +140,7 @@ def _folded(members: np.ndarray, seed: int) -> list[np.ndarray]:
 
 def _minimised(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, weights: np.ndarray, start: np.ndarray) -> Minimised:
     """Minimise the loss plus the weighted penalty of the prior, both per example.
-
-    L-BFGS works on whitened codes, in which the prior is isotropic.
-    """
+    L-BFGS works on whitened codes, in which the prior is isotropic."""
     how, steps, step = fitting.fit, fitting.steps, fitting.step
     counts = np.array([len(part) for part in losses.members], np.float64)
 

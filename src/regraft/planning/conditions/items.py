@@ -31,13 +31,9 @@ def batch_rows(tensors: list[Tensor]) -> int:
 
 class CodedItems:
     """Examples of a data set, stored at the first use of the code, for any row of the code table.
-
-    Attributes:
-        network: network with V rows besides that of the mean code; nothing but the code table may change.
-        table: its code table, (1 + V, M).
-        counter: number of examples that went through the part below the first use of the code.
-        cached: whether there is such a part, computed once.
-    """
+    `network`: network with V rows besides that of the mean code; nothing but the code table may change. `table`: its code table, (1 + V,
+    M). `counter`: number of examples that went through the part below the first use of the code. `cached`: whether there is such a part,
+    computed once."""
 
     def __init__(self, network: Network, items: Prepared, *, device: torch.device) -> None:
         network.body.move_(device)
@@ -56,9 +52,7 @@ class CodedItems:
 
     def scores(self, rows: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[slice, Scores]]:
         """Yield batches of pairs as a slice of the P pairs and their logits by task, with gradients of the code table if enabled.
-
-        `rows`: (P,) rows of the table; `chosen`: (P,) example indices.
-        """
+        `rows`: (P,) rows of the table; `chosen`: (P,) example indices."""
         for start in range(0, len(rows), self._size):
             part = slice(start, start + self._size)
             index = torch.from_numpy(np.asarray(chosen[part], np.int64)).to(self._device)
@@ -97,9 +91,7 @@ def _named(inputs: Inputs) -> dict[str, Tensor]:
 
 def _usable_cut(network: Network, frozen: frozenset[str], *, sample: Inputs) -> tuple[Cut | None, int]:
     """Return the cut below the first use of the code, and the index of its condition tensor; (None, 0) if there is no such cut.
-
-    The condition tensor is the only one that changes with the condition.
-    """
+    The condition tensor is the only one that changes with the condition."""
     layers = cacheable_layers(network, frozen - set(network.head_layers))
     cut = find_cut(network, layers, sample=sample) if layers else None
     if not isinstance(cut, Cut):

@@ -22,9 +22,7 @@ __all__ = ["Aim", "CodeLosses", "entropies", "item_losses"]
 
 def item_losses(kind: str, scores: Tensor, *, targets: Tensor) -> Tensor:
     """Return the loss of each example, (B,): its negative log-likelihood in nats; for regression, the squared error.
-
-    `scores`: (B, C) logits; `targets`: (B,) int64, or (B, C) numbers.
-    """
+    `scores`: (B, C) logits; `targets`: (B,) int64, or (B, C) numbers."""
     if kind == "classification":
         return functional.cross_entropy(scores, targets.long(), reduction="none")
     truth = targets.to(scores).reshape(scores.shape)
@@ -43,18 +41,12 @@ def entropies(kind: str, scores: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Aim:
-    """Aim of one head: targets to fit, or entropy minimisation.
-
-    Attributes:
-        kind: "classification", "multi-label" or "regression".
-        targets: (n,) or (n, C), with arbitrary values for unknown targets; None: minimise the entropy.
-        weights: (n,) weight of each example's loss; 0 for unknown targets.
-    """
+    """Aim of one head: targets to fit, or entropy minimisation."""
 
     task: str
-    kind: str
-    targets: Tensor | None = field(repr=False)
-    weights: Tensor = field(repr=False)
+    kind: str  # "classification", "multi-label" or "regression"
+    targets: Tensor | None = field(repr=False)  # (n,) or (n, C), with arbitrary values for unknown targets; None: minimise the entropy
+    weights: Tensor = field(repr=False)  # (n,) weight of each example's loss; 0 for unknown targets
 
     def losses(self, scores: Scores, chosen: Tensor) -> Tensor:
         """Return the weighted losses (B,) of the examples `chosen` (B,) from their logits by task."""
@@ -67,11 +59,7 @@ class Aim:
 
 class CodeLosses:
     """Sums of losses over the examples of each row of codes.
-
-    Attributes:
-        aims: aims of the heads for the examples.
-        members: V arrays, the examples of each row.
-    """
+    `aims`: aims of the heads for the examples. `members`: V arrays, the examples of each row."""
 
     def __init__(self, items: CodedItems, aims: Sequence[Aim], *, members: Sequence[np.ndarray]) -> None:
         self.items = items

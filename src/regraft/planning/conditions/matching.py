@@ -22,9 +22,7 @@ __all__ = ["aims_of", "condition_groups", "scaled", "target_aims", "with_heads_o
 
 def condition_groups(data: Dataset, names: str | Sequence[str] | None, *, known: Collection[str]) -> dict[str, np.ndarray]:
     """Return condition -> example indices (n,), in the order of `names`, or of the data.
-
-    `names`: one condition or several; None: all conditions of the data. `known`: conditions that must not be given again.
-    """
+    `names`: one condition or several; None: all conditions of the data. `known`: conditions that must not be given again."""
     given = None if data.conditions is None else np.array([str(name) for name in data.conditions])
     if names is None and given is None:
         raise DataError(
@@ -99,10 +97,8 @@ def _ordered(targets: Targets, head: Head) -> Targets:
 
 def aims_of(held: CodedItems, data: Dataset, *, how: str | None, codes: np.ndarray, members: Sequence[np.ndarray]) -> tuple[Aim, ...]:
     """Return the aims of the heads for the examples.
-
     `how`: None: the given targets; "pseudo": predictions of the first head with the codes `codes` (V, M); "entropy": entropy
-    minimisation.
-    """
+    minimisation."""
     if how is None:
         aims = target_aims(data)
         known = np.any([aim.weights.numpy() > 0 for aim in aims], axis=0)
@@ -143,11 +139,8 @@ def _scores(held: CodedItems, task: str, *, codes: np.ndarray, members: Sequence
 
 def scaled(held: CodedItems, aims: Sequence[Aim], *, codes: np.ndarray, members: Sequence[np.ndarray]) -> tuple[Aim, ...]:
     """Return the aims on the device of the examples, with squared errors divided by twice their mean, per condition.
-
     This makes them negative log-likelihoods up to a constant, like the other losses, so that the prior has the same scale for all.
-
-    `codes`: (V, M) codes at which the mean is taken.
-    """
+    `codes`: (V, M) codes at which the mean is taken."""
     found = []
     for aim in aims:
         weights = aim.weights.clone()

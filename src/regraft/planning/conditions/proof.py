@@ -19,10 +19,8 @@ __all__ = ["proved", "told"]
 
 def proved(known: Network, table: np.ndarray, *, digest: str, changed: Collection[str]) -> Account:
     """Return the account that the network with new codes is bit-identical to the original one, except for these codes.
-
     `table`: (1 + K, M) original codes; `digest`: of the original network; `changed`: fitted conditions. Raises `NetworkError` if anything
-    else differs.
-    """
+    else differs."""
     after, parameters = code_digest(known), {name for held in known.layer_parameters().values() for name in held}
     own = known.body.code_table()
     compared = shared_state(known)

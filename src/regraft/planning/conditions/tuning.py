@@ -28,19 +28,12 @@ __all__ = ["TunedInput", "tune_input"]
 
 @dataclass(frozen=True)
 class TunedInput:
-    """Learned inputs.
+    """Learned inputs."""
 
-    Attributes:
-        values: (V, ...) float32, each in the network's input shape.
-        names: class names or conditions of the V inputs; "" if one input serves all examples.
-        losses: (V,) mean loss per example at the values.
-        path: (S + 1, V) mean loss before the first step and after each step.
-    """
-
-    values: np.ndarray = field(repr=False)
-    names: tuple[str, ...]
-    losses: np.ndarray
-    path: np.ndarray = field(repr=False)
+    values: np.ndarray = field(repr=False)  # (V, ...) float32, each in the network's input shape
+    names: tuple[str, ...]  # class names or conditions of the V inputs; "" if one input serves all examples
+    losses: np.ndarray  # (V,) mean loss per example at the values
+    path: np.ndarray = field(repr=False)  # (S + 1, V) mean loss before the first step and after each step
 
 
 # over the limit: what is learned, from where, how
@@ -95,23 +88,14 @@ def tune_input(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Minimisation problem of learned inputs.
+    """Minimisation problem of learned inputs."""
 
-    Attributes:
-        sample: sample of the learned input, for shape and dtype.
-        names: class names or conditions of the V learned inputs.
-        inputs: the network's other inputs for the N examples; empty if there are none.
-        key: name of the learned input; "" for the only input.
-        aims: aims of the heads for the examples.
-        rows: (N,) index of the learned input of each example.
-    """
-
-    sample: Tensor
-    names: tuple[str, ...]
-    inputs: dict[str, Tensor]
-    key: str
-    aims: tuple[Aim, ...]
-    rows: np.ndarray
+    sample: Tensor  # sample of the learned input, for shape and dtype
+    names: tuple[str, ...]  # class names or conditions of the V learned inputs
+    inputs: dict[str, Tensor]  # the network's other inputs for the N examples; empty if there are none
+    key: str  # name of the learned input; "" for the only input
+    aims: tuple[Aim, ...]  # aims of the heads for the examples
+    rows: np.ndarray  # (N,) index of the learned input of each example
 
     def evaluate(self, net: Network) -> Evaluate:
         """Return the function that computes the mean loss of each learned input's examples, and its gradient."""

@@ -34,19 +34,12 @@ __all__ = ["Asked", "Extension", "extended", "figures_line"]
 
 @dataclass(frozen=True)
 class Asked:
-    """Arguments of an extension. Raises `SettingError` for conflicting arguments.
+    """Arguments of an extension. Raises `SettingError` for conflicting arguments."""
 
-    Attributes:
-        start: initialisation of the new class weights; None: chosen by the data.
-        old_data: additional examples of old classes, or None.
-        statistics: class statistics of the old classes, or None.
-        holdout: share of the holdout set.
-    """
-
-    start: str | None = None
-    old_data: Any = None
-    statistics: Any = None
-    holdout: float = 0.2
+    start: str | None = None  # initialisation of the new class weights; None: chosen by the data
+    old_data: Any = None  # additional examples of old classes, or None
+    statistics: Any = None  # class statistics of the old classes, or None
+    holdout: float = 0.2  # share of the holdout set
     seed: int = 0
 
     def __post_init__(self) -> None:

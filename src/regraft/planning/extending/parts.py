@@ -19,23 +19,14 @@ __all__ = ["Parts", "labelled", "parted"]
 
 @dataclass(frozen=True)
 class Parts:
-    """Examples by use.
+    """Examples by use."""
 
-    Attributes:
-        classes: old class names, then new ones.
-        count: number of old classes.
-        new: training examples of new classes.
-        old: training examples of old classes, or None.
-        judging: holdout set, or None.
-        notes: notes on the data, and on what is not evaluated.
-    """
-
-    classes: tuple[str, ...]
-    count: int
-    new: Dataset
-    old: Dataset | None = None
-    judging: Dataset | None = None
-    notes: tuple[str, ...] = ()
+    classes: tuple[str, ...]  # old class names, then new ones
+    count: int  # number of old classes
+    new: Dataset  # training examples of new classes
+    old: Dataset | None = None  # training examples of old classes, or None
+    judging: Dataset | None = None  # holdout set, or None
+    notes: tuple[str, ...] = ()  # notes on the data, and on what is not evaluated
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,10 +55,8 @@ def labelled(net: Network, data: Dataset, *, skip_bad: bool = False) -> Dataset:
 
 def parted(net: Network, shown: Dataset, *, stored: Dataset | None, fits_old: bool, holdout: float, seed: int) -> Parts:
     """Split the examples into training and holdout sets; groups stay together.
-
-    `stored`: additional examples of old classes, or None. `fits_old`: whether examples of old classes are trained on; otherwise all of
-    them evaluate, except those in groups with training examples.
-    """
+    `stored`: additional examples of old classes, or None. `fits_old`: whether examples of old classes are trained on; otherwise all of them
+    evaluate, except those in groups with training examples."""
     if net.classes is None:
         raise NetworkError(
             f"The head's {len(net.head.weight)} outputs have no class names; give them with classes= when the network is loaded."
@@ -116,9 +105,7 @@ def _new_names(net: Network, data: Dataset) -> tuple[str, ...]:
 
 def _held(both: Sequence[Dataset], *, holdout: float, seed: int) -> tuple[list[np.ndarray], str]:
     """Draw the holdout set from all data together, so that no group is on both sides.
-
-    Return a mask (n,) bool for each data set, and the reason if nothing could be held out, else "".
-    """
+    Return a mask (n,) bool for each data set, and the reason if nothing could be held out, else ""."""
     sizes = [len(data) for data in both]
     held, reason = np.zeros(sum(sizes), bool), ""
     groups = [data.groups for data in both if data.groups is not None]

@@ -17,19 +17,12 @@ _PARTS = 20
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Targets and groups of the examples that evaluate a probe.
+    """Targets and groups of the examples that evaluate a probe."""
 
-    Attributes:
-        kind: "classification", "multi-label" or "regression".
-        classes: number of classes C; 0 for regression.
-        targets: (N,) class indices, (N, C) of 0 and 1, or (N, C) numbers.
-        groups: (N,) group numbers from 0, for leaving out whole groups, or None.
-    """
-
-    kind: str
-    classes: int
-    targets: np.ndarray
-    groups: np.ndarray | None = None
+    kind: str  # "classification", "multi-label" or "regression"
+    classes: int  # number of classes C; 0 for regression
+    targets: np.ndarray  # (N,) class indices, (N, C) of 0 and 1, or (N, C) numbers
+    groups: np.ndarray | None = None  # (N,) group numbers from 0, for leaving out whole groups, or None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -49,21 +42,13 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """Evaluation of a probe on left-out examples.
+    """Evaluation of a probe on left-out examples."""
 
-    Attributes:
-        scores: (N, C) predictions for the left-out examples.
-        value: the figure.
-        credits: (m,) contributions whose mean is the figure (jackknife values for a figure that is not a mean).
-        clusters: (m,) cluster numbers of the contributions, or None.
-        floor: minimum standard error, because 100 % on few examples is uncertain too.
-    """
-
-    scores: np.ndarray
-    value: float
-    credits: np.ndarray
-    clusters: np.ndarray | None
-    floor: float = 0.0
+    scores: np.ndarray  # (N, C) predictions for the left-out examples
+    value: float  # the figure
+    credits: np.ndarray  # (m,) contributions whose mean is the figure (jackknife values for a figure that is not a mean)
+    clusters: np.ndarray | None  # (m,) cluster numbers of the contributions, or None
+    floor: float = 0.0  # minimum standard error, because 100 % on few examples is uncertain too
 
     @property
     def error(self) -> float:
@@ -77,12 +62,9 @@ class Held:
 
 def judged(case: Case, scores: np.ndarray) -> Held:
     """Return the evaluation of predictions for left-out examples: accuracy, mean average precision or R² (mean over outputs).
-
     `scores`: (N, C) logits, or predicted numbers.
-
     Source: the error of the mean average precision is that of a jackknife over 20 parts (Efron & Tibshirani, An Introduction to the
-    Bootstrap, 1993, chapter 11); with groups, the variance is cluster-robust (Liang & Zeger, Biometrika 73, 1986).
-    """
+    Bootstrap, 1993, chapter 11); with groups, the variance is cluster-robust (Liang & Zeger, Biometrika 73, 1986)."""
     if case.kind == "classification":
         right = (scores.argmax(axis=1) == case.targets).astype(np.float64)
         share = (right.sum() + 1) / (len(right) + 2)
@@ -132,12 +114,9 @@ def fold_numbers(case: Case, count: int) -> np.ndarray:
 
 def nested_choice(case: Case, candidates: list[Held]) -> tuple[int, Held]:
     """Choose the best of several probes, and evaluate the choice by nested cross-validation.
-
     Each of 5 folds uses the probe that is best on the other folds. Return the index of the best probe on all examples, and the evaluation
     of the predictions combined from the folds.
-
-    Source: Stone, JRSS B 36, 1974 (cross-validatory choice and assessment).
-    """
+    Source: Stone, JRSS B 36, 1974 (cross-validatory choice and assessment)."""
     best = int(np.argmax([held.value for held in candidates]))
     folds, scores = fold_numbers(case, CHOICES), candidates[best].scores.copy()
     for fold in np.unique(folds):

@@ -45,20 +45,14 @@ MOST_JUDGED = 1500
 
 @dataclass(frozen=True, eq=False)
 class _Measuring:
-    """Inputs of the figures.
-
-    Attributes:
-        case: targets and groups of the examples `rows`.
-        tables: depth -> (n, d) features of the examples `rows`.
-        rows: (n,) indices of the examples that the probes use.
-    """
+    """Inputs of the figures."""
 
     net: Network
     data: Dataset
-    case: Case
-    tables: dict[str, np.ndarray]
+    case: Case  # targets and groups of the examples `rows`
+    tables: dict[str, np.ndarray]  # depth -> (n, d) features of the examples `rows`
     tapped: Tapped
-    rows: np.ndarray
+    rows: np.ndarray  # (n,) indices of the examples that the probes use
     seed: int
 
 

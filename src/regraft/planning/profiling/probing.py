@@ -42,19 +42,12 @@ _COLUMNS = 4096
 
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """Probe on all depths together.
+    """Probe on all depths together."""
 
-    Attributes:
-        method: "ridge" or "shrinkage LDA", whichever is better on left-out examples.
-        held: evaluation of this method.
-        others: method -> evaluation, for all methods.
-        items: number of examples that each fit used, for the learning curve.
-    """
-
-    method: str
-    held: Held
-    others: dict[str, Held]
-    items: int
+    method: str  # "ridge" or "shrinkage LDA", whichever is better on left-out examples
+    held: Held  # evaluation of this method
+    others: dict[str, Held]  # method -> evaluation, for all methods
+    items: int  # number of examples that each fit used, for the learning curve
 
 
 def alone(case: Case, features: np.ndarray) -> Held:
@@ -77,10 +70,8 @@ def class_mean(case: Case, features: np.ndarray) -> Held:
 
 def coordinates(features: np.ndarray) -> np.ndarray:
     """Return standardised features (N, D), or, if D > N, their coordinates (N, r) in the span of the examples.
-
-    The coordinates keep distances and inner products. So ridge regression gives the same predictions, and shrinkage LDA does too, up to
-    its estimate of the shrinkage. Both take a fraction of the time and memory.
-    """
+    The coordinates keep distances and inner products. So ridge regression gives the same predictions, and shrinkage LDA does too, up to its
+    estimate of the shrinkage. Both take a fraction of the time and memory."""
     mean, scale = spread_out(features, standardise=True, alike=False)
     count, width = features.shape
     if width <= count:
@@ -109,10 +100,8 @@ def joint_probe(case: Case, table: np.ndarray) -> Joint:
 
 def curve_points(case: Case, table: np.ndarray, *, joint: Joint, seed: int) -> list[tuple[int, float, float]]:
     """Return the learning curve of the joint probe as (examples, figure, standard error), ascending.
-
     Each share of the examples is drawn a few times, stratified by class or by whole groups; the other examples evaluate. Shares with fewer
-    than two examples per class on average are left out. `table`: (N, r) from `coordinates`.
-    """
+    than two examples per class on average are left out. `table`: (N, r) from `coordinates`."""
     draw, points = np.random.default_rng(seed), []
     for share, times in SHARES:
         if case.groups is None and share * len(case) < max(2 * case.classes, 6):
@@ -164,11 +153,8 @@ _DRAWS = 400
 
 def fit_curves(items: np.ndarray, values: np.ndarray, *, errors: np.ndarray) -> np.ndarray:
     """Fit a - b n^-c with a <= 1, b >= 0 and c from 0.1 to 2 by weighted least squares, to m learning curves at once.
-
     `items`: (k,) numbers of examples; `values`: (m, k) figures; `errors`: (k,) standard errors. Return (m, 3): a, b and c of each.
-
-    Source: Cortes, Jackel, Solla, Vapnik & Denker, Learning Curves, NIPS 1993 (the power law).
-    """
+    Source: Cortes, Jackel, Solla, Vapnik & Denker, Learning Curves, NIPS 1993 (the power law)."""
     weights = 1 / np.square(np.maximum(errors, 1e-4))
     found, lowest = np.zeros((len(values), 3)), np.full(len(values), np.inf)
     for power in _POWERS:
@@ -193,11 +179,8 @@ def _lines(base: np.ndarray, values: np.ndarray, *, weights: np.ndarray) -> tupl
 
 def expected_gain(points: Sequence[tuple[int, float, float]], now: int, *, later: int) -> tuple[float, float, float] | None:
     """Return the expected gain from `now` to `later` examples, with a 95 % interval (low, high); None for fewer than three points.
-
     The interval is a parametric bootstrap: the curve is fitted to 400 draws of the points with their errors.
-
-    `points`: (examples, figure, standard error), ascending.
-    """
+    `points`: (examples, figure, standard error), ascending."""
     if len(points) < 3:
         return None
     items, values, errors = (np.array(column, np.float64) for column in zip(*points, strict=True))
@@ -232,9 +215,7 @@ def shared_rows(head: Head, classes: tuple[str, ...]) -> np.ndarray:
 
 def mapped_scores(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the logits (N, C) of the new classes from the old classes of the same names. A class without one is never the highest.
-
-    `scores`: (N, S) logits of the old head; `rows`: (C,) from `shared_rows`, at least one of them not -1.
-    """
+    `scores`: (N, S) logits of the old head; `rows`: (C,) from `shared_rows`, at least one of them not -1."""
     found = scores[:, np.maximum(rows, 0)]
     found[:, rows < 0] = found[:, rows >= 0].min(axis=1, keepdims=True) - NEVER
     return np.asarray(found)
@@ -242,14 +223,10 @@ def mapped_scores(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def relation_scores(scores: np.ndarray, targets: np.ndarray, *, classes: int, groups: np.ndarray | None) -> np.ndarray:
     """Return the probability (N, C) of each new class t from the old head: the sum over old classes s of p(s | x) P(t | s).
-
     P(t | s) is estimated without the example (or the group) that is predicted.
-
     `scores`: (N, S) logits of the old head; `targets`: (N,) class indices; `groups`: (N,) group numbers from 0, or None.
-
-    Source: Nguyen, Hassner, Seeger & Archambeau, ICML 2020, section 3 (the empirical predictor of LEEP); You, Kou, Long & Wang,
-    Co-Tuning, NeurIPS 2020, section 4.1 (the relation of classes).
-    """
+    Source: Nguyen, Hassner, Seeger & Archambeau, ICML 2020, section 3 (the empirical predictor of LEEP); You, Kou, Long & Wang, Co-Tuning,
+    NeurIPS 2020, section 4.1 (the relation of classes)."""
     chances = softmax(scores, axis=1)
     wanted = np.eye(classes)[targets]
     together, every = wanted.T @ chances, np.maximum(chances.sum(axis=0), 1e-12)

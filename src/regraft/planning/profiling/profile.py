@@ -32,18 +32,12 @@ Positive = Annotated[float, Field(strict=True, ge=0.0, le=1e12)]
 
 @dataclass(frozen=True)
 class Depth:
-    """Figure of ridge regression on the features of one depth, on left-out examples.
+    """Figure of ridge regression on the features of one depth, on left-out examples."""
 
-    Attributes:
-        block: name of a block, "input" for the network's input, or "before the head" for the head's input.
-        error: standard error.
-        numbers: number of features per example.
-    """
-
-    block: str
+    block: str  # name of a block, "input" for the network's input, or "before the head" for the head's input
     value: Real
-    error: Positive
-    numbers: Count
+    error: Positive  # standard error
+    numbers: Count  # number of features per example
 
 
 @dataclass(frozen=True)

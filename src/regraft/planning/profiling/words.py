@@ -31,21 +31,14 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Found:
-    """Measured figures of one data set.
+    """Measured figures of one data set."""
 
-    Attributes:
-        depths: block -> evaluation of the probe on it, in order.
-        joint: evaluation of the probe on all depths together.
-        honest: nested evaluation of the choice of the best depth.
-        per_class: median number of examples per class (number of all examples for regression).
-    """
-
-    depths: Mapping[str, Held]
-    joint: Held
-    honest: Held
+    depths: Mapping[str, Held]  # block -> evaluation of the probe on it, in order
+    joint: Held  # evaluation of the probe on all depths together
+    honest: Held  # nested evaluation of the choice of the best depth
     chance: float
     kind: str
-    per_class: int
+    per_class: int  # median number of examples per class (number of all examples for regression)
 
     @property
     def best(self) -> str:
@@ -88,23 +81,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Reading:
-    """Interpretation of the figures.
+    """Interpretation of the figures."""
 
-    Attributes:
-        size: "small" or "large".
-        likeness: "similar", "different" or "unknown".
-        scenario: size and likeness in words.
-        advice: the textbook's advice for the scenario.
-        agrees: whether the figures agree with the advice.
-        findings: sentences, the most important first.
-    """
-
-    size: str
-    likeness: str
-    scenario: str
-    advice: str
-    agrees: bool
-    findings: tuple[str, ...]
+    size: str  # "small" or "large"
+    likeness: str  # "similar", "different" or "unknown"
+    scenario: str  # size and likeness in words
+    advice: str  # the textbook's advice for the scenario
+    agrees: bool  # whether the figures agree with the advice
+    findings: tuple[str, ...]  # sentences, the most important first
 
 
 def words_of(value: float, kind: str) -> str:
@@ -177,10 +161,8 @@ def _choice(found: Found) -> str:
 
 def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, constant: list[str], rows: bool) -> tuple[str, ...]:
     """Return warnings about the meaning of the figures.
-
     `naive`: evaluation of the joint probe by leave-one-out although there are groups, or None. `constant`: depths with constant features.
-    `rows`: whether the data are rows of numbers.
-    """
+    `rows`: whether the data are rows of numbers."""
     said, shallow = [], found.depths.get(INPUT)
     top = found.attainable.value - found.chance
     if shallow is not None and found.similarity is not None and shallow.value - found.chance >= 0.9 * top:

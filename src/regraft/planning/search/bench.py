@@ -65,32 +65,20 @@ def carried_out(net: Network, items: Prepared, *, plan: Plan, parts: Parts, log:
 @dataclass
 class Bench:
     """Shared data of all trials.
+    `build`: makes the network of a trial from its values of the names in `built`; None: every trial starts from `network`."""
 
-    Attributes:
-        network: pretrained network that every trial starts from.
-        items: all examples, prepared once, so that trials with the same freeze boundary share a cache.
-        folds: pairs of indices: examples to learn from, and examples that evaluate the trial.
-        judging: indices of the holdout set.
-        fixed: settings that are the same in every trial.
-        longest: maximum number of epochs of one fold, for the steps reported to a pruner.
-        build: makes the network of a trial from its values of the names in `built`; None: every trial starts from `network`.
-        counter: number of examples that went through the frozen part in all trials.
-        kept: feature caches in memory.
-        clock: seconds of all trials of this process, by kind of work.
-    """
-
-    network: Network
-    items: Prepared
-    folds: list[Fold]
-    judging: np.ndarray
-    fixed: Mapping[str, Any]
+    network: Network  # pretrained network that every trial starts from
+    items: Prepared  # all examples, prepared once, so that trials with the same freeze boundary share a cache
+    folds: list[Fold]  # pairs of indices: examples to learn from, and examples that evaluate the trial
+    judging: np.ndarray  # indices of the holdout set
+    fixed: Mapping[str, Any]  # settings that are the same in every trial
     metric: str
-    longest: int
+    longest: int  # maximum number of epochs of one fold, for the steps reported to a pruner
     build: Build | None = None
     built: tuple[str, ...] = ()
-    counter: Counter = field(default_factory=Counter)
-    kept: Kept = field(default_factory=Kept)
-    clock: Clock = field(default_factory=Clock)
+    counter: Counter = field(default_factory=Counter)  # number of examples that went through the frozen part in all trials
+    kept: Kept = field(default_factory=Kept)  # feature caches in memory
+    clock: Clock = field(default_factory=Clock)  # seconds of all trials of this process, by kind of work
 
     @property
     def direction(self) -> str:
@@ -146,9 +134,7 @@ def deepened(  # over the limit: the three names of the space
     net: Network, data: Dataset, *, plan: Plan, head_layers: int = 0, head_units: int = 0, head_activation: str = "relu"
 ) -> tuple[Network, Plan]:
     """Return the network with random layers between backbone and new head, and the plan that trains these layers first.
-
-    They replace the old head, whose class weights are dropped. With `head_layers=0`, return both unchanged.
-    """
+    They replace the old head, whose class weights are dropped. With `head_layers=0`, return both unchanged."""
     if not head_layers:
         return net, plan
     made = retarget(net, output_names(data), hidden=[(head_units, head_activation)] * head_layers, seed=plan.seed)

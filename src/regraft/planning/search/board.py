@@ -45,57 +45,36 @@ _RUNNING = "running"
 @dataclass(frozen=True)
 class Options:
     """Settings of the choice of trials.
+    `first`: values of the first trial, which may be outside the space; None: the sampler chooses all trials."""
 
-    Attributes:
-        trials: number of trials.
-        sampler: "tpe", "random" or "grid".
-        pruner: "median", "hyperband" or None.
-        seed: seed of all trials; an interrupted search continues with the same trials.
-        direction: "maximize" or "minimize".
-        steps: maximum number of reported steps of a trial, for Hyperband.
-        identity: digest of network, data and space; a study with another identity is refused.
-        first: values of the first trial, which may be outside the space; None: the sampler chooses all trials.
-    """
-
-    trials: int
-    sampler: str
-    pruner: str | None
-    seed: int
-    direction: str
-    steps: int
-    identity: str
+    trials: int  # number of trials
+    sampler: str  # "tpe", "random" or "grid"
+    pruner: str | None  # "median", "hyperband" or None
+    seed: int  # seed of all trials; an interrupted search continues with the same trials
+    direction: str  # "maximize" or "minimize"
+    steps: int  # maximum number of reported steps of a trial, for Hyperband
+    identity: str  # digest of network, data and space; a study with another identity is refused
     first: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Taken:
-    """Trial that this process works on.
+    """Trial that this process works on."""
 
-    Attributes:
-        row: number of the trial in the database.
-        trial: Optuna's trial in the study in memory.
-        lock: handle of the lock file; None for a study in memory.
-    """
-
-    row: int
+    row: int  # number of the trial in the database
     values: dict[str, Any]
-    trial: Any
-    lock: int | None
+    trial: Any  # Optuna's trial in the study in memory
+    lock: int | None  # handle of the lock file; None for a study in memory
 
 
 @dataclass
 class Board:
-    """Trials of one study.
-
-    Attributes:
-        fixed: settings that are the same in every trial.
-        folder: folder of the database; None: the study lives as long as the process.
-    """
+    """Trials of one study."""
 
     options: Options
     space: Space
-    fixed: Mapping[str, Any]
-    folder: Path | None
+    fixed: Mapping[str, Any]  # settings that are the same in every trial
+    folder: Path | None  # folder of the database; None: the study lives as long as the process
     database: Database = field(init=False)
 
     def __post_init__(self) -> None:
@@ -177,9 +156,7 @@ class Board:
 
     def waited(self) -> bool:
         """Wait briefly if another process works on a trial, and return True. Otherwise remove stale lock files and return False.
-
-        If the other process is killed, its trial can be taken again.
-        """
+        If the other process is killed, its trial can be taken again."""
         if any(trial.state == "RUNNING" for trial in self.trials()):
             time.sleep(_POLL)
             return True
@@ -189,9 +166,7 @@ class Board:
 
     def in_memory(self, trials: Sequence[KeptTrial]) -> Any:
         """Return an Optuna study with exactly these trials, ready to ask for the next one.
-
-        The sampler's seed depends on the number of the trial, so that a resumed search draws the same values.
-        """
+        The sampler's seed depends on the number of the trial, so that a resumed search draws the same values."""
         optuna, options = optuna_library(), self.options
         seed = int(np.random.SeedSequence([options.seed, len(trials)]).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed) if options.sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed)

@@ -51,40 +51,25 @@ Figure = Annotated[float, Field(allow_inf_nan=True)]
 
 
 class Judged(Plain):
-    """Evaluation of the best plan of a study.
+    """Evaluation of the best plan of a study."""
 
-    Attributes:
-        values: values of its trial.
-        scores: `Result.scores` of the plan.
-    """
-
-    values: dict[str, str | int | float | bool | None] | None = None
-    scores: dict[str, Any]
+    values: dict[str, str | int | float | bool | None] | None = None  # values of its trial
+    scores: dict[str, Any]  # `Result.scores` of the plan
 
 
 class StudyFacts(Plain):
-    """Stored facts of a study.
+    """Stored facts of a study."""
 
-    Attributes:
-        identity: digest of everything that the trials' figures depend on.
-        judged: evaluation of the best plan, if done.
-    """
-
-    identity: str | None = None
-    judged: Judged | None = None
+    identity: str | None = None  # digest of everything that the trials' figures depend on
+    judged: Judged | None = None  # evaluation of the best plan, if done
 
 
 class TrialFacts(Plain):
-    """Stored facts of a trial.
-
-    Attributes:
-        folds: metric of each fold.
-        losses: loss of each fold.
-    """
+    """Stored facts of a trial."""
 
     values: dict[str, str | int | float | bool | None] | None = None
-    folds: list[Figure] = Field(default_factory=list)
-    losses: list[Figure] = Field(default_factory=list)
+    folds: list[Figure] = Field(default_factory=list)  # metric of each fold
+    losses: list[Figure] = Field(default_factory=list)  # loss of each fold
     seconds: float = 0.0
     error: str = ""
 
@@ -101,22 +86,14 @@ def optuna_library() -> ModuleType:
 
 @dataclass(frozen=True)
 class KeptTrial:
-    """Stored trial.
+    """Stored trial."""
 
-    Attributes:
-        row: number of the trial in the database.
-        state: "RUNNING", "COMPLETE", "PRUNED" or "FAIL". The process of a running trial may have been killed.
-        value: metric of a complete trial.
-        reports: step -> figure reported to the pruner.
-        rungs: the pruner's records.
-    """
-
-    row: int
-    state: str
+    row: int  # number of the trial in the database
+    state: str  # "RUNNING", "COMPLETE", "PRUNED" or "FAIL". The process of a running trial may have been killed
     facts: TrialFacts
-    value: float | None = None
-    reports: Mapping[int, float] = field(default_factory=dict)
-    rungs: Mapping[str, Any] = field(default_factory=dict)
+    value: float | None = None  # metric of a complete trial
+    reports: Mapping[int, float] = field(default_factory=dict)  # step -> figure reported to the pruner
+    rungs: Mapping[str, Any] = field(default_factory=dict)  # the pruner's records
 
 
 class Database:

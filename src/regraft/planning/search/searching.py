@@ -56,28 +56,18 @@ _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 @dataclass(frozen=True)
 class Asked:
     """Arguments of a search.
+    `holdout`: share of the holdout set, which evaluates the best plan. Without folds, also the share of the rest that evaluates trials."""
 
-    Attributes:
-        space: space as plain data; None: the default space.
-        sampler: "tpe", "random" or "grid".
-        pruner: "median", "hyperband" or None.
-        folds: number of folds; None: one split.
-        holdout: share of the holdout set, which evaluates the best plan. Without folds, also the share of the rest that evaluates trials.
-        metric: metric that chooses the best trial; None: the default of the task, see `METRICS`.
-        out: folder of the study, or None.
-        budget: time after which no trial starts, such as "10m"; None: no limit.
-    """
-
-    space: Mapping[str, Any] | None = None
+    space: Mapping[str, Any] | None = None  # space as plain data; None: the default space
     trials: int = 50
-    sampler: str = "tpe"
-    pruner: str | None = "median"
-    folds: int | None = None
+    sampler: str = "tpe"  # "tpe", "random" or "grid"
+    pruner: str | None = "median"  # "median", "hyperband" or None
+    folds: int | None = None  # number of folds; None: one split
     holdout: float = 0.2
-    metric: str | None = None
+    metric: str | None = None  # metric that chooses the best trial; None: the default of the task, see `METRICS`
     seed: int = 0
-    out: str | Path | None = None
-    budget: str | None = None
+    out: str | Path | None = None  # folder of the study, or None
+    budget: str | None = None  # time after which no trial starts, such as "10m"; None: no limit
 
     @property
     def seconds(self) -> float:
@@ -135,10 +125,8 @@ def run_search(
     built: Sequence[str] = (),
 ) -> Study:
     """Search for the best plan, run it once more on all examples except the holdout set, and evaluate it on that set.
-
     `settings`: settings that are the same in every trial. `test`: test set, or None. `build` makes the network of a trial from its values
-    of the names `built`; None: every trial starts from `net`.
-    """
+    of the names `built`; None: every trial starts from `net`."""
     optuna_library()
     refuse_program(net.origin, "adapted")
     check_engine(settings.get("engine", "auto"), settings.get("cluster"))
@@ -361,10 +349,8 @@ def _records(board: Board) -> list[TrialRecord]:
 
 def _importances(board: Board) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Return name -> importance over the trials that the sampler chose, and its 95 % interval; both are empty if there are too few.
-
     The given first trial is left out. The interval is 1.96 standard deviations over bootstrap samples of the trials to each side, within 0
-    and 1. A name that no trial of a sample has counts 0 there.
-    """
+    and 1. A name that no trial of a sample has counts 0 there."""
     done = [trial for trial in board.trials() if trial.state == "COMPLETE" and trial.facts.values != board.options.first]
     if len(done) < FEWEST or len({trial.value for trial in done}) < 2:
         return {}, {}

@@ -58,20 +58,13 @@ _HEAD_RULES: dict[str, tuple[str, Any]] = {
 
 @dataclass(frozen=True)
 class Range:
-    """Range of numbers from `low` to `high`, both included.
+    """Range of numbers from `low` to `high`, both included."""
 
-    Attributes:
-        low: lower end. If both ends are ints, the range is of ints.
-        log: whether to sample on a logarithmic scale.
-        step: step between values, or None.
-        points: number of values in a grid.
-    """
-
-    low: float
+    low: float  # lower end. If both ends are ints, the range is of ints
     high: float
-    log: bool = False
-    step: float | None = None
-    points: int = 3
+    log: bool = False  # whether to sample on a logarithmic scale
+    step: float | None = None  # step between values, or None
+    points: int = 3  # number of values in a grid
 
     @property
     def whole(self) -> bool:
@@ -99,23 +92,16 @@ class Range:
 
 @dataclass(frozen=True)
 class Space:
-    """Validated search space.
+    """Validated search space."""
 
-    Attributes:
-        entries: name -> choices or range.
-        built: names that are arguments of a user's build function, not settings.
-    """
-
-    entries: Mapping[str, tuple[Any, ...] | Range]
-    built: tuple[str, ...] = ()
+    entries: Mapping[str, tuple[Any, ...] | Range]  # name -> choices or range
+    built: tuple[str, ...] = ()  # names that are arguments of a user's build function, not settings
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any], fixed: Mapping[str, Any], *, built: Sequence[str] = ()) -> Space:
         """Return the space from plain data, after checking it.
-
-        `plain`: name -> list of choices, {"low", "high", "log", "step", "points"}, or one value. `fixed`: settings of every trial.
-        `built`: arguments of a build function.
-        """
+        `plain`: name -> list of choices, {"low", "high", "log", "step", "points"}, or one value. `fixed`: settings of every trial. `built`:
+        arguments of a build function."""
         if not isinstance(plain, Mapping) or not plain:
             raise SettingError(f"space={str(plain)[:80]!r}: expected a mapping from names of settings to choices or ranges.")
         names = (*built, *(name for name in NAMES if name not in built))

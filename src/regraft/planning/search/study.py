@@ -31,26 +31,16 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """Record of one trial.
+    """Record of one trial."""
 
-    Attributes:
-        number: number of the trial, from 1, in the order of starting.
-        values: name -> value of the searched settings; settings without effect in this trial are absent.
-        state: "complete", "pruned" or "failed".
-        figure: mean of the metric over the folds; None if the trial is not complete.
-        folds: metric of each fold.
-        error: reason of the failure, or "".
-        losses: loss of each fold: log loss, or root mean squared error for regression.
-    """
-
-    number: int
-    values: dict[str, Any]
-    state: str
-    figure: float | None = None
-    folds: tuple[float, ...] = ()
+    number: int  # number of the trial, from 1, in the order of starting
+    values: dict[str, Any]  # name -> value of the searched settings; settings without effect in this trial are absent
+    state: str  # "complete", "pruned" or "failed"
+    figure: float | None = None  # mean of the metric over the folds; None if the trial is not complete
+    folds: tuple[float, ...] = ()  # metric of each fold
     seconds: float = 0.0
-    error: str = ""
-    losses: tuple[float, ...] = ()
+    error: str = ""  # reason of the failure, or ""
+    losses: tuple[float, ...] = ()  # loss of each fold: log loss, or root mean squared error for regression
 
     @property
     def standard_error(self) -> float | None:

@@ -43,12 +43,9 @@ def switch_problems(net: Network, data: Dataset, *, plan: Plan) -> Iterator[Inpu
 
 def taught(setup: Setup, log: Log, *, features: Tensor) -> Setup:
     """Return the setup with the loss terms of the old head; the same setup if no setting asks for them.
-
     The old head's outputs are recorded once, on the plain examples, before tuning. If the old head is trained as well, the network is a
     copy with one more head.
-
-    `features` (N, d) are the inputs of the heads.
-    """
+    `features` (N, d) are the inputs of the heads."""
     settings, data, head = setup.settings, setup.items.data, setup.old_head
     if head is None or not (settings.distill or settings.co_tuning):
         return setup

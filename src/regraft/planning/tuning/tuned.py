@@ -70,9 +70,7 @@ Fold = tuple[np.ndarray, np.ndarray]
 
 def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, holdout: float, seed: int) -> list[Fold]:
     """Return splits of the examples `rest` into examples to learn from and held-out examples.
-
-    `folds` is their number, or None for one split with the share `holdout` held out.
-    """
+    `folds` is their number, or None for one split with the share `holdout` held out."""
     part = data.subset(rest)
     if folds is None:
         learn, judge = part.split_indices(holdout, seed=seed + 2)
@@ -102,9 +100,7 @@ def tuned(  # over the limit: what is trained, from where
     setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], stage: str, starts: Starts, drawn: bool = False
 ) -> Outcome:
     """Train what is not frozen in place with measured settings, then refit on training and validation set if the setup says so.
-
-    `starts` maps names to start weights. `drawn` means that they are newly initialised, which takes a higher rate.
-    """
+    `starts` maps names to start weights. `drawn` means that they are newly initialised, which takes a higher rate."""
     training = training_of(setup, log, stage=stage, feed=feed, frozen=frozen)
     if setup.repeats is not None:
         history = _repeated_(log, setup.repeats, training=training, starts=starts)
@@ -128,11 +124,9 @@ def measured_training(  # over the limit: what is measured, on what, and what is
     during: Callable[[str], AbstractContextManager[None]] | None = None,
 ) -> Measured:
     """Choose the recipe of a training and run the training.
-
     `starts`: name -> initial weights; the first is the default. `folds`: (training set, validation set) pairs that replace those of the
-    training. With folds, the network is left with the weights of the last fold and must be refitted on all examples. `known`: store of
-    the choice, which a resumed run reads. `during`: context manager around the comparison.
-    """
+    training. With folds, the network is left with the weights of the last fold and must be refitted on all examples. `known`: store of the
+    choice, which a resumed run reads. `during`: context manager around the comparison."""
     kept = known.read() if known is not None else None
     if kept is None:
         with during("compare") if during else nullcontext():
@@ -157,10 +151,8 @@ def measured_training(  # over the limit: what is measured, on what, and what is
 
 def _trained_by(training: Training, chosen: Chosen, *, starts: Starts, part: int = 0) -> Trained:
     """Train with the chosen recipe until the validation loss stops falling. Leave the best weights in the network; return the final state.
-
-    If the winning short training used the same examples, it is continued. A run that was interrupted in between repeats it, with the
-    same result. `part`: number of the fold.
-    """
+    If the winning short training used the same examples, it is continued. A run that was interrupted in between repeats it, with the same
+    result. `part`: number of the fold."""
     put_start_(training, chosen.recipe, starts=starts)
     return trained(replace(with_recipe(training, chosen.recipe), begun=chosen.begun[part], tried=chosen.tried))
 
@@ -216,9 +208,7 @@ def refitted(training: Training, recipe: Recipe, *, starts: Starts, course: tupl
 
 def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts) -> History:
     """Repeat a training with `known` settings and length on other examples, and return its history.
-
-    `starts` maps names to start weights.
-    """
+    `starts` maps names to start weights."""
     recipe = known.recipe if known.recipe.start in starts else replace(known.recipe, start=next(iter(starts)))
     if known.kept_start:
         put_start_(training, recipe, starts=starts)
@@ -267,13 +257,10 @@ def split_of(setup: Setup, rows: np.ndarray) -> Folds:
 
 def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None = None) -> Starts:
     """Return the start weights of a training by name: the present weights or, if heads were solved, these heads or the ones before.
-
     By default, classification starts from the heads before solving: class weights carried over by name, zeros for new classes. From a
     solved head the loss is low at once, and the layers below hardly move away from features of other classes. Regression has to learn its
     scale and may start from either. Solved heads are used for trainings with few steps, and if the plan names `start` or `probe`.
-
-    `features` (N, d) are the inputs of the heads; None if the heads were not solved.
-    """
+    `features` (N, d) are the inputs of the heads; None if the heads were not solved."""
     network, fit = setup.network, setup.parts.training
     now = weights_of(network, frozen)
     own = [head for head in network.heads.values() if head.groups is None]
