@@ -46,8 +46,7 @@ _BUILT = re.compile(r"Build the (network|model) in code and pass [^:]*: regraft\
 _OWN: ContextVar[frozenset[str] | None] = ContextVar("regraft_options", default=None)
 """Options of the running command; None if no command runs."""
 
-_UsageError: Any = typer.BadParameter.__mro__[1]
-"""click's UsageError. Newer versions of Typer contain their own copy of click."""
+_UsageError: Any = typer.BadParameter.__mro__[1]  # click's UsageError. Newer versions of Typer contain their own copy of click
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 

@@ -41,10 +41,8 @@ __all__ = [
 ]
 
 DIGEST_BYTES = 16
-CHUNK_BYTES = 2**22
-"""Bytes of an array that are processed at a time."""
-MOST_DENSE = 2**33
-"""Maximum size in bytes of a sparse matrix converted to a dense array."""
+CHUNK_BYTES = 2**22  # Bytes of an array that are processed at a time
+MOST_DENSE = 2**33  # Maximum size in bytes of a sparse matrix converted to a dense array
 _FILES = {"image": "picture", "audio": "recording"}
 
 

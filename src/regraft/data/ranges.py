@@ -17,14 +17,10 @@ __all__ = ["BYTES", "SHARES", "STEPS", "Range", "check_range", "limits_of"]
 Range = tuple[float, float]
 BYTES: Range = (0.0, 255.0)
 SHARES: Range = (0.0, 1.0)
-STEPS: tuple[Range, ...] = (BYTES, (0.0, 4095.0), (0.0, 65535.0))
-"""Ranges of integers of 8, 12 and 16 bits."""
-BEYOND = 0.25
-"""Share of a pixel range by which values may exceed it, because bicubic resizing overshoots."""
-MEASURED = 20.0
-"""For data without a standard range, values this many times as large as the measured ones are taken for another unit."""
-SMALL = 0.02
-"""Values up to this share of the range are taken for another unit; five levels of 255 are almost black."""
+STEPS: tuple[Range, ...] = (BYTES, (0.0, 4095.0), (0.0, 65535.0))  # Ranges of integers of 8, 12 and 16 bits
+BEYOND = 0.25  # Share of a pixel range by which values may exceed it, because bicubic resizing overshoots
+MEASURED = 20.0  # For data without a standard range, values this many times as large as the measured ones are taken for another unit
+SMALL = 0.02  # Values up to this share of the range are taken for another unit; five levels of 255 are almost black
 
 
 def limits_of(items: Sequence[Any] | np.ndarray) -> Range | None:

@@ -29,8 +29,7 @@ from .targets import TASKS
 
 __all__ = ["EQUAL", "read", "unknown_kinds"]
 
-EQUAL = "byte-equal"
-"""Value of `group`: examples that are equal byte by byte form one group."""
+EQUAL = "byte-equal"  # Value of `group`: examples that are equal byte by byte form one group
 
 
 def read(  # noqa: PLR0913  # over the limit: a source and its public keywords

@@ -8,10 +8,8 @@ from ..errors import DataError
 
 __all__ = ["grouped_split", "stratified_split"]
 
-TRIES = 12
-"""Random orders of the groups that are tried; the split nearest to the wanted shares is kept."""
-MANY_GROUPS = 2000
-"""Above this number of groups one order is enough, because each group is a small part of the data."""
+TRIES = 12  # Random orders of the groups that are tried; the split nearest to the wanted shares is kept
+MANY_GROUPS = 2000  # Above this number of groups one order is enough, because each group is a small part of the data
 
 
 def stratified_split(strata: np.ndarray, share: float, *, seed: int) -> np.ndarray:

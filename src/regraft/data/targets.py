@@ -15,8 +15,7 @@ from .items import listed
 __all__ = ["MISSING", "TASKS", "Targets", "spelling_notes", "wrong_task"]
 
 TASKS = ("classification", "multi-label", "regression")
-MISSING = -1
-"""Class index of a missing target; for other tasks a missing target is NaN."""
+MISSING = -1  # Class index of a missing target; for other tasks a missing target is NaN
 REGRESSION_BINS, FEWEST_IN_BIN = 10, 5
 """Number of quantiles by which regression targets are stratified; fewer if a bin would hold under `FEWEST_IN_BIN` examples.
 

@@ -79,15 +79,7 @@ _ANEW = ", or resume=False to replace it"
 
 
 def _carried_out(  # noqa: PLR0913  # over the limit: as `carry_out`
-    net: Network,
-    data: Dataset,
-    *,
-    plan: Plan,
-    test: Dataset | None,
-    out: Path | None,
-    resume: bool,
-    finished: str | None,
-    log: Log,
+    net: Network, data: Dataset, *, plan: Plan, test: Dataset | None, out: Path | None, resume: bool, finished: str | None, log: Log
 ) -> Result | None:
     """Carry out a plan; return None if `finished`, the digest of the run whose result is in `out`, equals the digest of this run."""
     plan = with_fresh(net, replace(plan, classes=plan.classes or data.classes))

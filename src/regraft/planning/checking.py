@@ -82,12 +82,9 @@ def equal_across(data: Dataset, parts: Parts, *, test: Dataset | None = None) ->
     return told
 
 
-EXAMPLES = 32
-"""Largest number of examples with which the fit of the weights is measured."""
-MATCHED = "weights were matched by order, not by name"
-"""Part of the message about the fit of the weights."""
-FIRST = 10
-"""Number of BatchNorm layers that are measured, in the order of execution."""
+EXAMPLES = 32  # Largest number of examples with which the fit of the weights is measured
+MATCHED = "weights were matched by order, not by name"  # Part of the message about the fit of the weights
+FIRST = 10  # Number of BatchNorm layers that are measured, in the order of execution
 POOR, BETTER = 0.3, 0.7
 """Shift in running standard deviations from which a network is doubted, and the relative shift below which a sibling is named instead."""
 

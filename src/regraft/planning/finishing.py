@@ -22,28 +22,21 @@ from .setup import Log, Outcome, Setup
 
 __all__ = ["calibrate_", "fit_thresholds_", "keep_statistics_", "leave_ready_", "merged_history", "note_idle_heads_"]
 
-AT_ONCE = 2**16
-"""Number of examples whose features are in memory at once."""
-FEWEST = 20
-"""Smallest size of the validation set for fitting a temperature."""
+AT_ONCE = 2**16  # Number of examples whose features are in memory at once
+FEWEST = 20  # Smallest size of the validation set for fitting a temperature
 WIDEST = 2048
 """Largest number of features of which all enter class statistics that need their own pass; their scatter matrix is of the squared size."""
-FEWEST_OF_CLASS = 10
-"""Smallest number of examples of each class in the class statistics, if the class has so many."""
+FEWEST_OF_CLASS = 10  # Smallest number of examples of each class in the class statistics, if the class has so many
 WIDEST_HIDDEN, THINNED = 1024, 512
 """Features up to which all are used for out-of-distribution detection, and the number to which wider ones are thinned evenly.
 
 Detection is tuned by hiding classes in turn, and each time two matrices of that size are factorised. On pictures of digits, 512 of 1,522
 features did as well as all.
 """
-MOST_HIDDEN = 2000
-"""Largest number of examples for hiding classes in turn; their features are stored if the score compares with them."""
-WIDEST_AT_HAND = 4096
-"""As `WIDEST`, if the features are in memory: 128 MiB of scatter."""
-MOST_COMPARED = 5000
-"""Smallest number of examples, if there are more, whose logits are compared with held-out ones."""
-SHARE = 0.34
-"""Share of the training time that the pass for class statistics may take, if that is more than a second."""
+MOST_HIDDEN = 2000  # Largest number of examples for hiding classes in turn; their features are stored if the score compares with them
+WIDEST_AT_HAND = 4096  # As `WIDEST`, if the features are in memory: 128 MiB of scatter
+MOST_COMPARED = 5000  # Smallest number of examples, if there are more, whose logits are compared with held-out ones
+SHARE = 0.34  # Share of the training time that the pass for class statistics may take, if that is more than a second
 
 
 def leave_ready_(network: Network) -> None:

@@ -23,14 +23,10 @@ from .setup import Log, Outcome, Setup, Source
 __all__ = ["Judged", "baselines", "blind_scores", "compared_with", "judged", "judged_parts", "reliability_of", "scores_of", "worst_items"]
 
 WORST = 12
-BINS = 10
-"""Number of bins of a reliability diagram."""
-FEWEST_OF_TABLE, FEWEST_ROWS = 20, 100
-"""Smallest number of examples of a table, and of an array, for trees as a baseline."""
-MOST_COLUMNS = 1000
-"""Largest number of columns for trees as a baseline."""
-LEAST_IN_BIN = 8
-"""Smallest average number of examples in a bin; with fewer, an interval says nothing."""
+BINS = 10  # Number of bins of a reliability diagram
+FEWEST_OF_TABLE, FEWEST_ROWS = 20, 100  # Smallest number of examples of a table, and of an array, for trees as a baseline
+MOST_COLUMNS = 1000  # Largest number of columns for trees as a baseline
+LEAST_IN_BIN = 8  # Smallest average number of examples in a bin; with fewer, an interval says nothing
 
 
 class Judged:
@@ -67,8 +63,7 @@ class Judged:
         return Judged(np.array(scores), data, rows=self.rows, thresholds=limits, metrics=self.metrics)
 
 
-ByTask = dict[str, Judged]
-"""Task of the data -> its evaluation."""
+ByTask = dict[str, Judged]  # Task of the data -> its evaluation
 
 
 def judged(  # over the limit: a network on some examples of its data

@@ -18,21 +18,16 @@ from ..probes import fit_ridge
 
 __all__ = ["LEAST", "SURE", "losses_of", "made_pictures", "measured_preprocessing", "surely"]
 
-ASKED = 128
-"""Number of examples, spread evenly over the data, with which candidates are compared."""
-MADE = 48
-"""Number of generated pictures for the comparison: they keep a white or a dark data set from suggesting another scale."""
+ASKED = 128  # Number of examples, spread evenly over the data, with which candidates are compared
+MADE = 48  # Number of generated pictures for the comparison: they keep a white or a dark data set from suggesting another scale
 BATCH = 16
-LEAST = 20
-"""Smallest number of labelled examples for comparing held-out losses."""
+LEAST = 20  # Smallest number of labelled examples for comparing held-out losses
 OWN, OWN_ONLY = "mean and deviation of the data", 3.0
 """Standardised data fit every standardised network, so they win only if their misfit is this many times smaller than all others."""
 NEAR, SURE, POOR = 1.5, 2.0, 0.3
 """A near tie is a misfit below `NEAR` times the best, or a loss within `SURE_OF_ALL` standard errors; above `POOR`, no candidate fits."""
-SURE_OF_ALL = 2.5
-"""`SURE`, corrected for the comparison with four other candidates (Bonferroni)."""
-HOPELESS = 4.0
-"""A candidate is dropped if its misfit on the first examples is this many times the best one."""
+SURE_OF_ALL = 2.5  # `SURE`, corrected for the comparison with four other candidates (Bonferroni)
+HOPELESS = 4.0  # A candidate is dropped if its misfit on the first examples is this many times the best one
 
 _COLOUR = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 _ALONG = (0.2175, 0.0188, 0.0045)

@@ -31,8 +31,7 @@ __all__ = [
     "whole_feeds",
 ]
 
-UNCACHED = "The frozen part is computed every epoch"
-"""Start of the note on a network without a freeze boundary."""
+UNCACHED = "The frozen part is computed every epoch"  # Start of the note on a network without a freeze boundary
 _OUTSIDE = (
     "Training ran on this machine, which is none of the cluster's: start the program on one of them, with cluster='auto', to train on all."
 )

@@ -36,21 +36,15 @@ __all__ = [
 
 STARTS_OF_ROWS = ("auto", *STARTS)
 STRATEGIES = ("auto", "probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
-VIEWS = 4
-"""Default number of augmented copies of each training example where `augment` is given without `views`."""
+VIEWS = 4  # Default number of augmented copies of each training example where `augment` is given without `views`
 THIRDS = ("first", "middle", "last")
 AUTO_BLOCK = "auto"
-ALL = "all"
-"""Value of `trainable`: all layers, also those that the owner of the network has frozen."""
+ALL = "all"  # Value of `trainable`: all layers, also those that the owner of the network has frozen
 BASES = ("head", "probe")
-FRESH = ("auto", "head", "partial", "full")
-"""Strategies that can first train layers below the head from their initial weights."""
-PROBES = ("auto", "ridge", "lda", "logistic", "svm", "class_mean", "random_projection", "knn")
-"""Solvers of closed-form heads."""
-THROUGH_LAYERS = ("random_projection", "knn")
-"""Solvers that put a layer before the head."""
-SOLVING = ("probe", "head", "partial", "full", "surgical", *METHODS)
-"""Strategies that begin with a solved head."""
+FRESH = ("auto", "head", "partial", "full")  # Strategies that can first train layers below the head from their initial weights
+PROBES = ("auto", "ridge", "lda", "logistic", "svm", "class_mean", "random_projection", "knn")  # Solvers of closed-form heads
+THROUGH_LAYERS = ("random_projection", "knn")  # Solvers that put a layer before the head
+SOLVING = ("probe", "head", "partial", "full", "surgical", *METHODS)  # Strategies that begin with a solved head
 _TUNING = ("partial", "full", "surgical", *METHODS)
 """Strategies that train below the heads from trained weights; the switches apply to them."""
 _OF_THE_LOOP = (
@@ -59,10 +53,8 @@ _OF_THE_LOOP = (
     *("decay", "monitor", "callbacks"),
 )
 """Settings that apply to the epoch loop only. If one is given, heads are trained by the loop instead of solved."""
-_NAMES = ("trainable", "fresh")
-"""Fields of a plan that hold layer names or patterns."""
-_LISTS = ("classes", "reasons", "candidates", *_NAMES)
-"""Fields of a plan that are tuples, and lists in plain data."""
+_NAMES = ("trainable", "fresh")  # Fields of a plan that hold layer names or patterns
+_LISTS = ("classes", "reasons", "candidates", *_NAMES)  # Fields of a plan that are tuples, and lists in plain data
 _OWN = (
     *("frozen", "block", "base", "probe", "budget", "views", "augment", "holdout", "validation", "seed", "classes", "rename"),
     *("start", "statistics", "false_alarm", *_NAMES),

@@ -50,12 +50,9 @@ __all__ = [
 
 USUAL_SHARE, USUAL_TIMES = 99, 2
 """The user is told if the longest text has more than `USUAL_TIMES` times the tokens of the `USUAL_SHARE`-th percentile."""
-LONGER = 7
-"""Factor by which waveforms are lengthened to test whether a network takes any length."""
-SMALLEST_SIDE = 8
-"""Smallest height and width of an 8-bit array that is taken for a picture, in pixels."""
-_TRIED = 64
-"""Largest size of an example with which a network is tried, as a multiple of the sample's size."""
+LONGER = 7  # Factor by which waveforms are lengthened to test whether a network takes any length
+SMALLEST_SIDE = 8  # Smallest height and width of an 8-bit array that is taken for a picture, in pixels
+_TRIED = 64  # Largest size of an example with which a network is tried, as a multiple of the sample's size
 
 
 def output_names(data: Dataset) -> tuple[str, ...]:

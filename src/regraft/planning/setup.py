@@ -44,8 +44,7 @@ __all__ = [
     "whole_digest",
 ]
 
-MOST_REFITTED = 5000
-"""Number of training and validation examples from which refit="auto" skips the second training."""
+MOST_REFITTED = 5000  # Number of training and validation examples from which refit="auto" skips the second training
 _NO_PART_OF_A_RUN = frozenset(
     {
         "reasons",

@@ -16,10 +16,8 @@ from .setup import Log, Setup, Solved
 
 __all__ = ["solve_heads_", "solved_heads_of", "start_from_"]
 
-LARGEST_SOLVED = 5000
-"""Largest number of examples or features, whichever is smaller, for which the closed-form probe takes seconds."""
-MOST_SOLVED = 20_000
-"""Largest number of examples for the closed-form probe: more would cost memory and change little."""
+LARGEST_SOLVED = 5000  # Largest number of examples or features, whichever is smaller, for which the closed-form probe takes seconds
+MOST_SOLVED = 20_000  # Largest number of examples for the closed-form probe: more would cost memory and change little
 
 
 def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored: Feed | None = None) -> dict[str, Solved]:

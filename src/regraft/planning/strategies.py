@@ -33,8 +33,7 @@ from .tuning.tuned import History, starts_of, tuned, weights_of
 
 __all__ = ["names_in", "run_strategy", "take_over_"]
 
-MOST_LOOKED_AT = 256
-"""Largest number of examples whose mean gradient is computed."""
+MOST_LOOKED_AT = 256  # Largest number of examples whose mean gradient is computed
 Strategy = Callable[[Setup, Log], Outcome]
 
 

@@ -28,8 +28,7 @@ PROBE_KINDS: dict[str, tuple[str, ...]] = {
     "logistic": ("classification", "multi-label"),
 }
 """Setting of `probe=` -> the kinds of task that it can solve, if not all."""
-NewRows = dict[str, np.ndarray]
-"""Task of the network -> row indices of its new classes."""
+NewRows = dict[str, np.ndarray]  # Task of the network -> row indices of its new classes
 
 
 def matched_tasks(net: Network, data: Dataset) -> dict[str, str]:

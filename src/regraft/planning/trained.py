@@ -18,8 +18,7 @@ from .plan import ALL, AUTO_BLOCK, FRESH, Plan, check_plan
 
 __all__ = ["check_trained", "hold_", "looks_fresh", "with_fresh", "without_solving"]
 
-FEWEST = 256
-"""Smallest number of weights of a layer whose distribution is tested."""
+FEWEST = 256  # Smallest number of weights of a layer whose distribution is tested
 DRAWS = (
     "The network draws at random, in inference too: nothing is cached, closed-form heads are solved on one draw, and its figures and "
     "predictions differ from call to call."

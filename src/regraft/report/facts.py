@@ -16,8 +16,7 @@ from ..files.writing import write_json
 
 __all__ = ["SCORES", "read_facts", "write_facts"]
 
-SCORES = ("verdict", "scores", "baselines", "cost")
-"""Keys that are stored in `scores.json` and not in `report.json`."""
+SCORES = ("verdict", "scores", "baselines", "cost")  # Keys that are stored in `scores.json` and not in `report.json`
 _SCORES_FILE, _FACTS_FILE = "scores.json", "report.json"
 _REMEDY = "Save the result again."
 Count = Annotated[int, Field(ge=0)]

@@ -29,8 +29,7 @@ __all__ = [
 ]
 
 Figure = dict[str, str]
-MOST_CLASSES = 40
-"""Maximum number of classes shown individually."""
+MOST_CLASSES = 40  # Maximum number of classes shown individually
 _FIGURES = (
     ("accuracy", "accuracy", True),
     ("macro_f1", "macro F1", True),

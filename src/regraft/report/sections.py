@@ -41,8 +41,7 @@ _HEADINGS = {
 }
 _PARTS = {"training": "training", "validation": "validation (chooses the epoch)", "holdout": "held out (judges)", "test": "test (judges)"}
 _RANDOM = "The network started from random weights: nothing was transferred."
-_SAME = "higher than that of equal probabilities"
-"""Part of a warning that the result already gives in other words."""
+_SAME = "higher than that of equal probabilities"  # Part of a warning that the result already gives in other words
 _UNCACHED = (
     "The network could not be split at the freeze boundary: its frozen part ran in every epoch, so training took longer than it had to."
 )

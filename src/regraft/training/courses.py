@@ -23,10 +23,8 @@ __all__ = [
 
 STEPS, FEWEST, MOST = 4000, 20, 200
 """Maximum number of steps of a training without `epochs`, and the bounds of the resulting number of epochs."""
-FEWEST_WAITED = 50
-"""Minimum patience in steps of a training without `epochs`."""
-FALLING = 0.25
-"""Length of the falling part of a training, relative to the steady part."""
+FEWEST_WAITED = 50  # Minimum patience in steps of a training without `epochs`
+FALLING = 0.25  # Length of the falling part of a training, relative to the steady part
 
 
 def most_epochs(settings: Settings, examples: int, *, judged: bool = True) -> int:
@@ -120,8 +118,7 @@ class PlateauFactor:
             self.factor, self.waited = self.factor * factor, 0
 
 
-_FALLING = ("loss", "error", "rmse", "mae", "mse")
-"""Endings of the names of figures that are minimised under mode="auto"."""
+_FALLING = ("loss", "error", "rmse", "mae", "mse")  # Endings of the names of figures that are minimised under mode="auto"
 
 
 def monitored_by(monitor: str | None, mode: str) -> tuple[str | None, float]:

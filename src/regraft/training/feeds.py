@@ -19,8 +19,7 @@ from ..networks.samples import placed
 
 __all__ = ["CachedFeed", "Feed", "HeadFeed", "WholeFeed"]
 
-RELEASED = 8
-"""Number of batches after which the memory of mapped files is released."""
+RELEASED = 8  # Number of batches after which the memory of mapped files is released
 
 Payload = Inputs | list[Tensor]
 

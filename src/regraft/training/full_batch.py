@@ -23,15 +23,12 @@ FITS = ("lbfgs", "adam", "normalised")
 STEPS = {"lbfgs": 50, "adam": 200, "normalised": 200}
 SIZES = {"lbfgs": 1.0, "adam": 0.02, "normalised": 0.01}
 MEMORY = 10
-SHORTEST = 8
-"""Maximum number of step lengths that the line search of L-BFGS tries."""
+SHORTEST = 8  # Maximum number of step lengths that the line search of L-BFGS tries
 FIRST = 1e-4
 """Minimum relative decrease of a row's loss that the first step aims at by linear extrapolation. A step of this size shows the curvature
 however small the gradient is. A hundred times the default tolerance."""
-SMALL = 1e-5
-"""Keeps the normalised step finite where the gradient vanishes."""
-TINY = 1e-30
-"""Keeps the first step of L-BFGS finite where the gradient vanishes; added to a squared length."""
+SMALL = 1e-5  # Keeps the normalised step finite where the gradient vanishes
+TINY = 1e-30  # Keeps the first step of L-BFGS finite where the gradient vanishes; added to a squared length
 
 
 @dataclass(frozen=True)

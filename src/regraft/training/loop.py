@@ -34,22 +34,10 @@ from .regularizing import dropped, l1_norm
 from .settings import Settings
 from .team import ALONE, Team, in_team
 
-__all__ = [
-    "Trained",
-    "Training",
-    "all_logits",
-    "copied",
-    "evaluate",
-    "loss_of",
-    "restore_",
-    "train",
-    "trained",
-    "trained_tensors",
-]
+__all__ = ["Trained", "Training", "all_logits", "copied", "evaluate", "loss_of", "restore_", "train", "trained", "trained_tensors"]
 
 EVALUATION_BATCH = 256
-USUAL_RATE = 1e-3
-"""Default learning rate, used if none is given or chosen."""
+USUAL_RATE = 1e-3  # Default learning rate, used if none is given or chosen
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ _KINDS: dict[str, Callable[..., Optimizer]] = {
     "adamax": torch.optim.Adamax,
 }
 OPTIMIZERS = tuple(_KINDS)
-_FUSED = ("adamw", "adam", "sgd")
-"""Optimizers with a fused implementation: one call for all parameters."""
+_FUSED = ("adamw", "adam", "sgd")  # Optimizers with a fused implementation: one call for all parameters
 
 
 def named_optimizer(name: str, groups: Groups, *, momentum: float) -> Optimizer:

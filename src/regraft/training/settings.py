@@ -19,8 +19,7 @@ from .optimizing import OPTIMIZERS, factory_rate
 __all__ = ["OPTIMIZERS", "SCHEDULES", "SettingKeywords", "Settings", "is_whole"]
 
 SCHEDULES = ("auto", "cosine", "plateau", "constant")
-_SEVERAL = ("metrics", "callbacks")
-"""Settings that hold a list; a single value becomes a list of one."""
+_SEVERAL = ("metrics", "callbacks")  # Settings that hold a list; a single value becomes a list of one
 BATCH_NORMS = ("auto", "batch", "frozen")
 
 

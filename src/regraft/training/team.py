@@ -33,10 +33,8 @@ __all__ = ["ALONE", "Team", "in_team"]
 
 T = TypeVar("T")
 S = TypeVar("S")
-_PATIENCE = timedelta(minutes=10)
-"""Maximum time that a process waits for the others at a step."""
-_RETRIES = 5
-"""Maximum number of attempts of a training; each lost machine ends one."""
+_PATIENCE = timedelta(minutes=10)  # Maximum time that a process waits for the others at a step
+_RETRIES = 5  # Maximum number of attempts of a training; each lost machine ends one
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,7 @@ from ...files.remote import names_in
 from ...files.text import printable
 from .. import options
 from ..guard import command, spread
-from ..shared import (
-    assignments,
-    check_given,
-    class_names,
-    columns_for,
-    kind_for,
-    listed_names,
-    named_pairs,
-    opened,
-    read_data,
-    reading_of,
-)
+from ..shared import assignments, check_given, class_names, columns_for, kind_for, listed_names, named_pairs, opened, read_data, reading_of
 
 __all__ = ["add_to", "as_words", "cost_line", "print_next", "print_result", "printed_report", "value_of"]
 

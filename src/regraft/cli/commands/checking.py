@@ -19,10 +19,7 @@ _Network = Annotated[str | None, typer.Argument(metavar="[NETWORK]", help=_NETWO
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `check` to `app`."""
-    examples = [
-        "regraft check photos/",
-        "regraft check train.csv timm:resnet18 --files images/ --target label --group patient",
-    ]
+    examples = ["regraft check photos/", "regraft check train.csv timm:resnet18 --files images/ --target label --group patient"]
     command(app, "check", _check, panel="Look", examples=examples)
 
 

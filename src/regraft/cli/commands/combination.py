@@ -24,9 +24,7 @@ _Task = Annotated[str, typer.Option("--task", metavar="KIND", help=_TASK)]
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `combine` to `app`."""
-    examples = [
-        "regraft combine cat=cat/ dog=dog/ --data photos/ --out both/",
-    ]
+    examples = ["regraft combine cat=cat/ dog=dog/ --data photos/ --out both/"]
     command(app, "combine", _combine, panel="Adapt", examples=examples)
 
 

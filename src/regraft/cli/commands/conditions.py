@@ -45,14 +45,9 @@ _Again = Annotated[bool, typer.Option("--replace", help="Fit the codes of known 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands `adapt-condition` and `export` to `app`."""
-    examples = [
-        "regraft adapt-condition adapted/ anna.csv --name anna",
-    ]
+    examples = ["regraft adapt-condition adapted/ anna.csv --name anna"]
     command(app, "adapt-condition", _adapt_condition, panel="Adapt", examples=examples)
-    examples = [
-        "regraft export adapted/ network.onnx",
-        "regraft export adapted/ network.pmml --target species",
-    ]
+    examples = ["regraft export adapted/ network.onnx", "regraft export adapted/ network.pmml --target species"]
     command(app, "export", _export, panel="Use", examples=examples)
 
 

@@ -28,9 +28,7 @@ _Out = Annotated[Path, typer.Argument(metavar="OUT", help=_OUT)]
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `convert` to `app`."""
-    examples = [
-        "regraft convert other.onnx network.pmml",
-    ]
+    examples = ["regraft convert other.onnx network.pmml"]
     command(app, "convert", _convert, panel="Use", examples=examples)
 
 

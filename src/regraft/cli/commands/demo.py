@@ -21,9 +21,7 @@ _Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `demo` to `app`."""
-    examples = [
-        "regraft demo --out regraft-demo/",
-    ]
+    examples = ["regraft demo --out regraft-demo/"]
     command(app, "demo", _demo, panel="Other", examples=examples)
 
 

@@ -37,10 +37,7 @@ _PAIRS = 15
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `evaluate` to `app`."""
-    examples = [
-        "regraft evaluate adapted/ more_photos/",
-        "regraft evaluate adapted/ test.csv --files images/ --target label --json",
-    ]
+    examples = ["regraft evaluate adapted/ more_photos/", "regraft evaluate adapted/ test.csv --files images/ --target label --json"]
     command(app, "evaluate", _evaluate, panel="Use", examples=examples)
 
 

@@ -18,9 +18,7 @@ __all__ = ["add_to"]
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `extend` to `app`."""
-    examples = [
-        "regraft extend adapted/ photos_of_new_classes/ --statistics own --out wider/",
-    ]
+    examples = ["regraft extend adapted/ photos_of_new_classes/ --statistics own --out wider/"]
     command(app, "extend", _extend, panel="Adapt", examples=examples)
 
 

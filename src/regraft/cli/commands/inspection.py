@@ -10,14 +10,7 @@ import typer
 from ...console import show, show_json
 from ...files.text import printable
 from ..guard import command
-from ..options import (
-    AsJson,
-    NetworkArgument,
-    NetworkOptions,
-    Preview,
-    SourceClasses,
-    Trust,
-)
+from ..options import AsJson, NetworkArgument, NetworkOptions, Preview, SourceClasses, Trust
 from ..shared import check_given, class_names, kind_for, opened, read_data
 
 __all__ = ["add_to"]

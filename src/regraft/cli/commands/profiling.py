@@ -23,9 +23,7 @@ _Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `profile` to `app`."""
-    examples = [
-        "regraft profile timm:resnet18 photos/ --out look/",
-    ]
+    examples = ["regraft profile timm:resnet18 photos/ --out look/"]
     command(app, "profile", _profile, panel="Look", examples=examples)
 
 

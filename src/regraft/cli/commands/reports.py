@@ -13,9 +13,7 @@ __all__ = ["add_to"]
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `report` to `app`."""
-    examples = [
-        "regraft report adapted/",
-    ]
+    examples = ["regraft report adapted/"]
     command(app, "report", _report, panel="Use", examples=examples)
 
 

@@ -18,16 +18,7 @@ from ...files.schema import read_json
 from ...files.text import printable
 from .. import options
 from ..guard import command
-from ..shared import (
-    assignments,
-    check_given,
-    class_names,
-    columns_for,
-    kind_for,
-    opened,
-    read_data,
-    reading_of,
-)
+from ..shared import assignments, check_given, class_names, columns_for, kind_for, opened, read_data, reading_of
 from .adaptation import as_words, cost_line, value_of
 
 __all__ = ["add_to"]

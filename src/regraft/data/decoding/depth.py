@@ -32,8 +32,7 @@ class Reading:
     background: str = "white"  # background of transparent pixels, one of `BACKGROUNDS`
 
 
-PLAIN = Reading()
-"""Default: the full range of 16 bits, 0 to 1 for floats, and a white background."""
+PLAIN = Reading()  # Default: the full range of 16 bits, 0 to 1 for floats, and a white background
 
 
 def in_mode(picture: Any, reading: Reading, *, mode: str) -> Any:

@@ -18,8 +18,7 @@ EXTENSIONS = {
     "audio": (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".opus"),
     "array": (".npy",),
 }
-MOST_VISITS = 16
-"""Maximum number of visits to a folder through links; without it a few links could form an endless tree."""
+MOST_VISITS = 16  # Maximum number of visits to a folder through links; without it a few links could form an endless tree
 _KIND_OF = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
 
 

@@ -17,10 +17,8 @@ from .depth import BACKGROUNDS, PLAIN, Reading, in_mode, integer_range_of
 
 __all__ = ["MODES", "decode", "decoded", "geometry", "pixel_batch", "value_range_of"]
 
-MODES = {"bilinear": 2, "bicubic": 3}
-"""Interpolation -> its number in PIL; the names are those of torch."""
-MOST_PIXELS = 2**27
-"""Maximum number of pixels of a resized picture before the centre crop."""
+MODES = {"bilinear": 2, "bicubic": 3}  # Interpolation -> its number in PIL; the names are those of torch
+MOST_PIXELS = 2**27  # Maximum number of pixels of a resized picture before the centre crop
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 LUMA = (0.299, 0.587, 0.114)
 

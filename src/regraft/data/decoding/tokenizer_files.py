@@ -26,15 +26,11 @@ __all__ = ["LONGEST", "TOKENIZER_INPUTS", "TOKEN_NAMES", "encoded", "parsed_toke
 
 TOKEN_NAMES = ("pad_token", "unk_token", "mask_token", "cls_token", "sep_token", "bos_token", "eos_token")
 TOKENIZER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-LONGEST = 2**20
-"""Maximum number of tokens of an example; tokenizers use larger values for "any length"."""
+LONGEST = 2**20  # Maximum number of tokens of an example; tokenizers use larger values for "any length"
 
-PATIENCE = 20.0
-"""Seconds that encoding may take in addition to the time for its length."""
-PACE = 20_000
-"""Characters per second below which a tokenizer is too slow; a million is usual."""
-LARGEST_GROWTH = 1000
-"""Maximum factor by which the rules of a tokenizer may lengthen a text."""
+PATIENCE = 20.0  # Seconds that encoding may take in addition to the time for its length
+PACE = 20_000  # Characters per second below which a tokenizer is too slow; a million is usual
+LARGEST_GROWTH = 1000  # Maximum factor by which the rules of a tokenizer may lengthen a text
 
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 _PICKLES = (".pkl", ".pickle", ".bin", ".pt", ".pth")

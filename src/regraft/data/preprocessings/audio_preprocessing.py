@@ -24,15 +24,11 @@ from .preprocessing import Preprocessing
 __all__ = ["AudioPreprocessing", "augmented_waveform", "fitted_length"]
 
 SECONDS = 2.0
-LONGEST_SECONDS = 30.0
-"""Maximum length of an example for a network that takes any length."""
+LONGEST_SECONDS = 30.0  # Maximum length of an example for a network that takes any length
 MOST_WINDOWS = 64
-SLACK = 0.1
-"""Share of an example by which a recording may be longer and still be one example, cropped to its centre."""
-SHORT = 0.25
-"""Share of an example below which a recording is mostly silent padding."""
-MOST_BANDS = 128
-"""Maximum number of mel bands of a picture; more would be narrower than the window resolves."""
+SLACK = 0.1  # Share of an example by which a recording may be longer and still be one example, cropped to its centre
+SHORT = 0.25  # Share of an example below which a recording is mostly silent padding
+MOST_BANDS = 128  # Maximum number of mel bands of a picture; more would be narrower than the window resolves
 SHIFT = 0.1
 GAIN_DB = 6.0
 NOISE_DB = 20.0
@@ -221,10 +217,7 @@ class AudioPreprocessing(Preprocessing):
         return self._arrays(take(data.items, indices))
 
     def _arrays(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> np.ndarray:
-        if self.features not in (
-            "waveform",
-            "extractor",
-        ):  # before the threads start, because librosa's lazy imports are not thread-safe
+        if self.features not in ("waveform", "extractor"):  # before the threads start, because librosa's lazy imports are not thread-safe
             optional_import("librosa", "audio", purpose="spectrograms")
         jobs = list(zip(items, seeds or [0] * len(items), strict=True))
         made = np.stack(in_threads(lambda job: self._spectrogram(job[0], view, seed=job[1]), jobs))

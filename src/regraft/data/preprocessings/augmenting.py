@@ -16,10 +16,8 @@ from ...tensors import Tensor, torch
 
 __all__ = ["AUGMENTS", "CALLABLE", "augment_key", "by_function", "given_by_key", "like_photographs", "photographs", "plain_name"]
 
-AUGMENTS = ("auto", "none", "light", "photo")
-"""Settings of `augment=` other than a callable."""
-CALLABLE = "callable "
-"""Prefix of the name of a callable in plans, which are plain data."""
+AUGMENTS = ("auto", "none", "light", "photo")  # Settings of `augment=` other than a callable
+CALLABLE = "callable "  # Prefix of the name of a callable in plans, which are plain data
 LEAST_AREA, RATIO = 0.5, 4 / 3
 """Limits of a random crop: the minimum share of the picture's area, and the maximum stretch of its aspect ratio."""
 LIGHT, HUE = 0.2, 0.02

@@ -18,8 +18,7 @@ from .preprocessing import Preprocessing
 
 __all__ = ["ConditionsPreprocessing", "known_conditions", "with_conditions", "without_conditions"]
 
-ANYWHERE = "inputs"
-"""Name of an unnamed input tensor beside the condition, if the network has no name for it."""
+ANYWHERE = "inputs"  # Name of an unnamed input tensor beside the condition, if the network has no name for it
 
 
 @dataclass(frozen=True)

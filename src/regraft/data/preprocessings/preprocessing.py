@@ -26,8 +26,7 @@ from .schemas import LARGEST, SCHEMAS, SMALLEST
 
 __all__ = ["Item", "Preprocessing", "as_dataset", "check_scaling", "default_preprocessing", "from_dict"]
 
-Item = np.ndarray | dict[str, np.ndarray]
-"""One example as the network takes it, without batch axis."""
+Item = np.ndarray | dict[str, np.ndarray]  # One example as the network takes it, without batch axis
 
 _KNOWN: dict[str, type[Preprocessing]] = {}
 

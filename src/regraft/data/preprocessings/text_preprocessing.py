@@ -22,12 +22,10 @@ from .preprocessing import Preprocessing
 
 __all__ = ["TextPreprocessing", "replaced_tokens"]
 
-DEFAULT_MAXIMUM = 512
-"""Maximum number of tokens if the tokenizer names none."""
+DEFAULT_MAXIMUM = 512  # Maximum number of tokens if the tokenizer names none
 MULTIPLE = 8
 CHUNK = 1000
-AROUND = 8
-"""Upper bound of the special tokens around a text."""
+AROUND = 8  # Upper bound of the special tokens around a text
 REPLACED = 0.1
 
 

@@ -23,14 +23,10 @@ from .encodings import CHUNK_BYTES, encoding_of
 
 __all__ = ["MOST_COLUMNS", "columns_of_csv", "distinct_names", "names_of_csv", "texts_of_csv"]
 
-MOST_COLUMNS = 2**20
-"""Maximum number of columns of a table; a reader needs some KiB for each, however short the file is."""
-EXACT = 2.0**53
-"""Above this, not every whole number is exact as a floating-point number."""
-_FIELD_LIMIT = threading.Lock()
-"""Lock around raising the field size limit of the standard library, which is global to the process."""
-_ENDS = np.isin(np.arange(256), list(b',;\t|" \r\n'))
-"""For each byte, whether it may precede a field."""
+MOST_COLUMNS = 2**20  # Maximum number of columns of a table; a reader needs some KiB for each, however short the file is
+EXACT = 2.0**53  # Above this, not every whole number is exact as a floating-point number
+_FIELD_LIMIT = threading.Lock()  # Lock around raising the field size limit of the standard library, which is global to the process
+_ENDS = np.isin(np.arange(256), list(b',;\t|" \r\n'))  # For each byte, whether it may precede a field
 _CODE = re.compile(r"\s*(?:[+-]?0\d+|\+\d+)\s*")
 """Digits that are a code, not a number, such as 007 or +49; as a number they would lose characters."""
 _LONG = re.compile(r"[+-]?\d{16,}")
@@ -40,8 +36,7 @@ _ABSENT = frozenset(("NA", "N/A", "#N/A", "NaN", "nan", "NULL", "Null", "null", 
 """Common markers of a missing number; in a text column they are texts."""
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})*")
 _HINT = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
-ROWS = 2**16
-"""Number of rows that pandas parses at a time."""
+ROWS = 2**16  # Number of rows that pandas parses at a time
 _TRUTH = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
 
 

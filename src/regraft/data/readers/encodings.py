@@ -15,8 +15,7 @@ __all__ = ["CHUNK_BYTES", "encoding_of"]
 CHUNK_BYTES = 2**22
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _FOREIGN = re.compile(r"[^\s,;|]*[^\x00-\x7f][^\s,;|]*")
-_SHOWN = {"utf-8-sig": "UTF-8", "cp1252": "cp1252 (Windows)"}
-"""Any other encoding here is UTF-16."""
+_SHOWN = {"utf-8-sig": "UTF-8", "cp1252": "cp1252 (Windows)"}  # Any other encoding here is UTF-16
 
 
 def encoding_of(path: Path) -> tuple[str, tuple[str, ...]]:

@@ -18,14 +18,10 @@ from ..items import LazyItems, as_numpy, listed
 
 __all__ = ["TARGET_NAMES", "Examples", "are_examples", "examples_of", "label_names", "unlabelled"]
 
-TARGET_NAMES = ("label", "target", "class", "category", "y")
-"""Names by which the target of an example is found if it is not specified."""
-_LABELS = ("targets", "labels")
-"""Attributes in which torchvision data sets store all labels, so that nothing needs decoding."""
-_KERAS = "on_epoch_end"
-"""Method by which a Keras `Sequence` or `PyDataset` is recognised; its indices stand for batches."""
-_COLUMNS = "select_columns"
-"""Method by which a data set of Hugging Face is recognised."""
+TARGET_NAMES = ("label", "target", "class", "category", "y")  # Names by which the target of an example is found if it is not specified
+_LABELS = ("targets", "labels")  # Attributes in which torchvision data sets store all labels, so that nothing needs decoding
+_KERAS = "on_epoch_end"  # Method by which a Keras `Sequence` or `PyDataset` is recognised; its indices stand for batches
+_COLUMNS = "select_columns"  # Method by which a data set of Hugging Face is recognised
 MOST_SHOWN = 5
 _ADVICE = "expected (example, label), or a mapping in which target= names the label"
 

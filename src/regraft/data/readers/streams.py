@@ -20,14 +20,10 @@ from .examples import label_names
 
 __all__ = ["Pictures", "pictures_at", "pictures_in_parquet", "pictures_in_tar"]
 
-_LABELS = (".cls", ".label", ".txt")
-"""Extensions of the label files of a WebDataset tar; label and picture share a name."""
-_LONGEST = 2**12
-"""Maximum size of a label in bytes."""
-_GROUPS = 2
-"""Row groups of a Parquet file whose pictures are held in memory at once."""
-_LARGEST = 2**28
-"""Maximum number of bytes read of an encoded picture."""
+_LABELS = (".cls", ".label", ".txt")  # Extensions of the label files of a WebDataset tar; label and picture share a name
+_LONGEST = 2**12  # Maximum size of a label in bytes
+_GROUPS = 2  # Row groups of a Parquet file whose pictures are held in memory at once
+_LARGEST = 2**28  # Maximum number of bytes read of an encoded picture
 
 
 class Pictures(Sequence[Any]):

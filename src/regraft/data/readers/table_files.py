@@ -27,8 +27,7 @@ TABLE_EXTENSIONS = (".csv", ".tsv", ".tab", ".gz", ".parquet", ".jsonl", ".ndjso
 Columns = dict[str, np.ndarray]
 
 _REMEDY = "Save it again as CSV in UTF-8, with quotes around fields that hold a separator or a quote."
-BATCH_ROWS = 2**16
-"""Rows of a Parquet file that are decompressed at a time."""
+BATCH_ROWS = 2**16  # Rows of a Parquet file that are decompressed at a time
 POINTER_BYTES = 8
 _LINES = (".jsonl", ".ndjson")
 _UNPACKED = 2**20

@@ -32,14 +32,10 @@ from .tasks import MAIN, Beside, built, targets_by_task
 
 __all__ = ["TABLE_EXTENSIONS", "absent_columns", "read_frame", "read_table", "read_unlabelled"]
 
-_NAMELESS = re.compile(r"|Unnamed: 0(\.\d+)?")
-"""Names that the index of a data frame gets when it is written to a file."""
-FEW_ROWS = 8
-"""With this few rows or fewer, any column may count the rows by chance."""
-SHORT_LABEL = 24
-"""Mean length in characters below which repeated texts beside two or more numeric columns are labels, not examples."""
-SHORT_TEXT = 12
-"""Mean length in characters below which single words beside numbers are names, codes or dates, not examples."""
+_NAMELESS = re.compile(r"|Unnamed: 0(\.\d+)?")  # Names that the index of a data frame gets when it is written to a file
+FEW_ROWS = 8  # With this few rows or fewer, any column may count the rows by chance
+SHORT_LABEL = 24  # Mean length in characters below which repeated texts beside two or more numeric columns are labels, not examples
+SHORT_TEXT = 12  # Mean length in characters below which single words beside numbers are names, codes or dates, not examples
 
 
 @dataclass

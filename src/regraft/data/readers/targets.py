@@ -18,8 +18,7 @@ from .label_lists import is_missing, label_lists, label_text
 __all__ = ["FEW_VALUES", "ReadOptions", "label_array", "make_targets", "missing_rows", "typed"]
 
 MOST_LABEL_BYTES = 2**31
-FEW_VALUES = 20
-"""Up to this many distinct whole numbers, float targets are probably classes, and a note says so."""
+FEW_VALUES = 20  # Up to this many distinct whole numbers, float targets are probably classes, and a note says so
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from ..measured_input import LEAST, SURE, losses_of, surely
 __all__ = ["ATTACHED", "attached"]
 
 ATTACHED = "The network had no head that could be recognised"
-_MOST, _BLOCKS, _BATCH = 256, 3, 32
-"""Examples of the measurement; number of last blocks that are tried; examples per pass."""
+_MOST, _BLOCKS, _BATCH = 256, 3, 32  # Examples of the measurement; number of last blocks that are tried; examples per pass
 
 
 def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:

@@ -34,18 +34,14 @@ from .trials import Trial, on_workers, trial_epochs, trial_of
 
 __all__ = ["choose_and_carry_out"]
 
-FIRST = 3
-"""Number of candidates below the head that are tried without a budget; with a budget, all are."""
+FIRST = 3  # Number of candidates below the head that are tried without a budget; with a budget, all are
 
-FEW_TO_JUDGE = 200
-"""Size of the validation set below which a doubtful training is also evaluated on folds of the training set."""
+FEW_TO_JUDGE = 200  # Size of the validation set below which a doubtful training is also evaluated on folds of the training set
 
-PARTS = 2.5
-"""Time of a training with measured settings, including comparison and refit, as a multiple of the plain training."""
+PARTS = 2.5  # Time of a training with measured settings, including comparison and refit, as a multiple of the plain training
 OLD_BETTER = "not as good as the class weights of the old head"
 
-Final = tuple[Trial, list[dict[str, Any]], Feed]
-"""The winning trial, the history of its training, and a feed of its network."""
+Final = tuple[Trial, list[dict[str, Any]], Feed]  # The winning trial, the history of its training, and a feed of its network
 
 
 def choose_and_carry_out(setup: Setup, log: Log) -> Outcome:

@@ -20,10 +20,8 @@ from .probing import block_of
 
 __all__ = ["Candidate", "below_probe", "candidates_of", "check_blocks", "frozen_layers", "surgical_blocks"]
 
-ENOUGH_FOR_SCRATCH = 10
-"""Examples per class from which training from scratch is a candidate."""
-ENOUGH_CONDITIONS = 10
-"""Conditions in the training set from which codes can be learned."""
+ENOUGH_FOR_SCRATCH = 10  # Examples per class from which training from scratch is a candidate
+ENOUGH_CONDITIONS = 10  # Conditions in the training set from which codes can be learned
 _STRATEGIES = ("probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
 _KEYS = ("strategy", "name", "frozen", "block", "base", "options")
 

@@ -27,24 +27,15 @@ from .solving import HeldOut, Probed, held_out, softened
 
 __all__ = ["Choice", "figures_", "gain_of", "is_better", "judged_old", "source_features"]
 
-HOPE = 0.5
-"""Share of the best probe's errors that tuning can be expected to remove, before any trial."""
-HOPE_TRIED = 0.6
-"""Share of a trial's errors that further training can be expected to remove; a short trial is only a beginning."""
-USUAL = 0.5
-"""Usual difference between tuning and the best probe, as a share of the probe's errors."""
-DOUBT = 0.25
-"""Prior disadvantage of tuning against a closed form, in units of the usual difference."""
-DOUBT_NEW = 0.5
-"""The same with new classes, which give tuning no old class weights to start from."""
-LUCK = 0.5
-"""Optimism of the best of a few candidates, in standard errors."""
-SURELY = 2.0
-"""Standard errors of a paired difference of losses from which it is significant."""
-WORTH = 0.4
-"""Expected gain, in standard errors of the best probe, below which no trial runs."""
-KEPT_BY = 0.5
-"""Standard errors by which the old class weights must beat the best probe if it has them among its members."""
+HOPE = 0.5  # Share of the best probe's errors that tuning can be expected to remove, before any trial
+HOPE_TRIED = 0.6  # Share of a trial's errors that further training can be expected to remove; a short trial is only a beginning
+USUAL = 0.5  # Usual difference between tuning and the best probe, as a share of the probe's errors
+DOUBT = 0.25  # Prior disadvantage of tuning against a closed form, in units of the usual difference
+DOUBT_NEW = 0.5  # The same with new classes, which give tuning no old class weights to start from
+LUCK = 0.5  # Optimism of the best of a few candidates, in standard errors
+SURELY = 2.0  # Standard errors of a paired difference of losses from which it is significant
+WORTH = 0.4  # Expected gain, in standard errors of the best probe, below which no trial runs
+KEPT_BY = 0.5  # Standard errors by which the old class weights must beat the best probe if it has them among its members
 
 
 @dataclass

@@ -19,8 +19,7 @@ from ..setup import Setup
 
 __all__ = ["Costs", "measured_costs", "pass_seconds"]
 
-TIMED = 16
-"""Number of examples in the timed batches."""
+TIMED = 16  # Number of examples in the timed batches
 
 
 @dataclass(frozen=True)

@@ -165,10 +165,8 @@ STACKED = "all depths, weighed"
 OLD_ROWS = "the class weights of the old head"
 SHRINK = 10.0
 """Strength of the penalty towards equal weights, in nats for all examples together: few examples cannot determine a dozen weights."""
-LEAST = 0.01
-"""Share of the total weight below which a head is left out."""
-MOST_WEIGHED = 4000
-"""Largest number of examples for fitting the weights; more change only their third digit."""
+LEAST = 0.01  # Share of the total weight below which a head is left out
+MOST_WEIGHED = 4000  # Largest number of examples for fitting the weights; more change only their third digit
 
 
 def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: str = STACKED) -> list[Probed]:

@@ -57,15 +57,13 @@ WORDS = {
 }
 """Setting of `probe=` -> name of the method, as in `Probed.method`."""
 
-MOST_ITEMS = 20_000
-"""Largest number of examples for a probe: more would cost memory and change little."""
+MOST_ITEMS = 20_000  # Largest number of examples for a probe: more would cost memory and change little
 LARGEST = 5000
 """Largest number of examples or features, whichever is smaller, for which a probe takes seconds; above, this many examples are drawn."""
 WIDEST_LDA = 1200
 """Number of features up to which discriminant analysis is tried beside ridge regression: it inverts a matrix of that size for each fold."""
 
-Rows = Mapping[str, np.ndarray]
-"""Task of the data -> indices (n,) of the examples that its probe was fitted to."""
+Rows = Mapping[str, np.ndarray]  # Task of the data -> indices (n,) of the examples that its probe was fitted to
 
 
 @dataclass(frozen=True, eq=False)

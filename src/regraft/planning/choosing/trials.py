@@ -32,8 +32,7 @@ __all__ = ["Trial", "blended_", "mix_", "on_workers", "trial_epochs", "trial_of"
 
 TrialState = tuple[int, list[list[float]], Mapping[str, Any] | None] | None
 """Epochs and curves of a trial's short training and its state if that was kept; None before it has begun."""
-LENGTH = 3
-"""Length of a trial, as a multiple of the shortest training that compares settings: it equals the longest one."""
+LENGTH = 3  # Length of a trial, as a multiple of the shortest training that compares settings: it equals the longest one
 
 
 @dataclass

@@ -21,10 +21,8 @@ __all__ = ["STARTS", "Fitted", "Fitting", "fit_codes", "rows_needed"]
 
 STARTS = ("mean", "zero", "nearest")
 UNSUPERVISED = ("pseudo", "entropy")
-FOLDS = 5
-"""Maximum number of cross-validation folds."""
-FEWEST = 5
-"""Minimum number of examples for choosing the prior's weight by cross-validation."""
+FOLDS = 5  # Maximum number of cross-validation folds
+FEWEST = 5  # Minimum number of examples for choosing the prior's weight by cross-validation
 
 
 @dataclass(frozen=True)

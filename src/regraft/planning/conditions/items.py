@@ -18,8 +18,7 @@ from ...networks.samples import placed
 
 __all__ = ["CodedItems", "batch_rows"]
 
-NUMBERS_AT_ONCE = 2**22
-"""Maximum number of values in a batch of pairs, at the input of the part that runs for every code."""
+NUMBERS_AT_ONCE = 2**22  # Maximum number of values in a batch of pairs, at the input of the part that runs for every code
 READ_AT_ONCE = 64
 
 

@@ -9,10 +9,8 @@ import numpy as np
 __all__ = ["CHOICES", "METRICS", "Case", "Held", "fold_numbers", "judged", "nested_choice"]
 
 METRICS = {"classification": "accuracy", "multi-label": "mean average precision", "regression": "R²"}
-CHOICES = 5
-"""Number of folds of the nested choice among probes."""
-_PARTS = 20
-"""Number of jackknife parts for the standard error of a figure that is not a mean over examples."""
+CHOICES = 5  # Number of folds of the nested choice among probes
+_PARTS = 20  # Number of jackknife parts for the standard error of a figure that is not a mean over examples
 
 
 @dataclass(frozen=True, eq=False)

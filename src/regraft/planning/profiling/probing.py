@@ -35,8 +35,7 @@ __all__ = [
     "shared_rows",
 ]
 
-SHARES = ((0.1, 5), (0.25, 3), (0.5, 2))
-"""Sizes of the learning curve as shares of the examples, with the number of draws of each."""
+SHARES = ((0.1, 5), (0.25, 3), (0.5, 2))  # Sizes of the learning curve as shares of the examples, with the number of draws of each
 _COLUMNS = 4096
 
 

@@ -12,14 +12,10 @@ from .judging import Held
 __all__ = ["BEFORE_HEAD", "INPUT", "Found", "Reading", "points_of", "read_figures", "warnings_of", "words_of"]
 
 INPUT, BEFORE_HEAD = "input", "before the head"
-MANY_PER_CLASS, MANY_ITEMS = 100, 1000
-"""Minimum number of examples of a large data set: per class, and for a task without classes."""
-SIMILAR = 0.8
-"""Minimum share of the attainable figure above chance that the deepest features give on similar data."""
-ENOUGH = 0.97
-"""Figure from which there is little left to gain."""
-CLEAR, WORTH = 2.0, 0.01
-"""Minimum difference that is reported: in standard errors, and absolute."""
+MANY_PER_CLASS, MANY_ITEMS = 100, 1000  # Minimum number of examples of a large data set: per class, and for a task without classes
+SIMILAR = 0.8  # Minimum share of the attainable figure above chance that the deepest features give on similar data
+ENOUGH = 0.97  # Figure from which there is little left to gain
+CLEAR, WORTH = 2.0, 0.01  # Minimum difference that is reported: in standard errors, and absolute
 FEW = 5
 _ADVICE = {
     ("small", "similar"): "train a head on the deepest features; fine-tuning would overfit.",

@@ -27,18 +27,15 @@ from .space import HEAD_NAMES, plan_for
 
 __all__ = ["METRICS", "Bench", "Build", "carried_out", "deepened", "shown_figure", "shown_values"]
 
-Build = Callable[[Mapping[str, Any]], Network]
-"""Makes a network from values of a trial."""
+Build = Callable[[Mapping[str, Any]], Network]  # Makes a network from values of a trial
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "log_loss", "ece", "brier"),
     "multi-label": ("macro_f1", "micro_f1", "accuracy", "log_loss"),
     "regression": ("rmse", "mae", "r2"),
 }
 """Kind of task -> metrics that can choose the best trial; the first one is the default."""
-_LOSSES = {"classification": "log_loss", "multi-label": "log_loss", "regression": "rmse"}
-"""Kind of task -> metric that breaks ties."""
-_SHARES = ("accuracy", "ece")
-"""Metrics that are printed in per cent."""
+_LOSSES = {"classification": "log_loss", "multi-label": "log_loss", "regression": "rmse"}  # Kind of task -> metric that breaks ties
+_SHARES = ("accuracy", "ece")  # Metrics that are printed in per cent
 _FALLING = ("log_loss", "ece", "brier", "rmse", "mae")
 
 

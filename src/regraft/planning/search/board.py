@@ -36,10 +36,8 @@ Arguments: its values, and a function to report a figure and its step, which may
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "hyperband")
 _POLL = 0.5
-BEST = "best"
-"""Folder of the best network, inside the folder of the study."""
-_RUNNING = "running"
-"""Folder of the lock files of running trials, named by the trial's row."""
+BEST = "best"  # Folder of the best network, inside the folder of the study
+_RUNNING = "running"  # Folder of the lock files of running trials, named by the trial's row
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,7 @@ __all__ = [
 
 STUDY_FILE = "study.sqlite3"
 STUDY_NAME = "regraft"
-_WAITED = 60
-"""Maximum seconds to wait while another program uses the database."""
+_WAITED = 60  # Maximum seconds to wait while another program uses the database
 _MAGIC = b"SQLite format 3\0"
 _NAMES_ANOTHER = bytes.fromhex("d9d505f920a163d7")
 """Last bytes of a journal that names a super-journal, a further file that SQLite deletes after the rollback."""

@@ -247,8 +247,7 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
 _NONE_MEANS = ("patience", "cache")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _OF_PLAN = ("frozen", "block", "probe", "views", "augment", "validation", "seed", "start")
-_LEFT_OUT = ("task_weights", "baselines")
-"""Settings for several tasks, and for a report."""
+_LEFT_OUT = ("task_weights", "baselines")  # Settings for several tasks, and for a report
 _DEFAULTS = {one.name: one.default for one in fields(Plan) if one.name in _OF_PLAN}
 _DEFAULTS |= {one.name: one.default for one in fields(Settings) if one.name not in _LEFT_OUT}
 _SIGNATURE = inspect.Signature(

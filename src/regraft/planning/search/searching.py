@@ -46,11 +46,9 @@ from .study import FEWEST, Study, TrialRecord
 
 __all__ = ["Asked", "arguments_of", "first_of", "run_search"]
 
-_RESAMPLES = 50
-"""Bootstrap samples of the trials, for the intervals of the importances."""
+_RESAMPLES = 50  # Bootstrap samples of the trials, for the intervals of the importances
 _OWN = ("holdout", "seed", "classes")
-_STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-"""Optuna's state of a finished trial -> state in `TrialRecord`."""
+_STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}  # Optuna's state of a finished trial -> state in `TrialRecord`
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from ..plan import SOLVING, Plan, make_plan
 
 __all__ = ["CLOSED_FORM", "HEAD_NAMES", "NAMES", "Range", "Space", "default_space", "plan_for"]
 
-CLOSED_FORM = {"strategy": "probe"}
-"""First trial of a search of the default space: a probe, as a baseline without training."""
+CLOSED_FORM = {"strategy": "probe"}  # First trial of a search of the default space: a probe, as a baseline without training
 HEAD_NAMES = ("head_layers", "head_units", "head_activation")
 """Settings of additional layers below the head. They change the network and are not part of a plan."""
 _NOT_SEARCHED = (
@@ -43,10 +42,8 @@ _CONDITIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {
     "head_activation": ("head_layers", (1, 2, 3), 0),
 }
 """Name -> (name that it depends on, values of that name at which it has an effect, default of that name)."""
-_OWNERS = {"frozen": "partial", "block": "surgical"}
-"""Names that belong to a single strategy."""
-_ABSENT = object()
-"""Value of a name that has no effect in a combination."""
+_OWNERS = {"frozen": "partial", "block": "surgical"}  # Names that belong to a single strategy
+_ABSENT = object()  # Value of a name that has no effect in a combination
 _FIRST = ("strategy", "optimizer", "schedule", "head_layers")
 _KEYS = ("low", "high", "log", "step", "points")
 _HEAD_RULES: dict[str, tuple[str, Any]] = {

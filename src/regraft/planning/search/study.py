@@ -20,13 +20,10 @@ from .database import unwritable
 
 __all__ = ["FEWEST", "Study", "TrialRecord"]
 
-FEWEST = 4
-"""Minimum number of finished trials for importances."""
+FEWEST = 4  # Minimum number of finished trials for importances
 
-_WIDTH = 120
-"""Width of the table of trials, in characters."""
-_DIGITS = 12
-"""Decimals to which means over folds are compared, so that the order of summation does not matter."""
+_WIDTH = 120  # Width of the table of trials, in characters
+_DIGITS = 12  # Decimals to which means over folds are compared, so that the order of summation does not matter
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from ..setup import Log, Setup
 
 __all__ = ["OLD_HEAD", "switch_problems", "taught"]
 
-OLD_HEAD = "old head"
-"""Task of the head that exists only during the training."""
+OLD_HEAD = "old head"  # Task of the head that exists only during the training
 
 
 def switch_problems(net: Network, data: Dataset, *, plan: Plan) -> Iterator[InputError]:

@@ -19,18 +19,7 @@ from ...training import Feed, HeadFeed, Settings, Training
 from ...training.checkpoints import Store
 from ...training.courses import monitored_by, most_epochs
 from ...training.loop import Trained, all_logits, restore_, trained
-from ...training.recipe import (
-    Chosen,
-    Comparison,
-    Folds,
-    Measured,
-    Recipe,
-    Short,
-    Starts,
-    found_recipe,
-    put_start_,
-    with_recipe,
-)
+from ...training.recipe import Chosen, Comparison, Folds, Measured, Recipe, Short, Starts, found_recipe, put_start_, with_recipe
 from ..passes import training_of
 from ..setup import Log, Outcome, Parts, Setup
 from ..starting import solve_heads_
@@ -51,11 +40,9 @@ __all__ = [
     "weights_of",
 ]
 
-FEW_TO_CHOOSE = 20
-"""Size of the validation set below which folds replace it."""
+FEW_TO_CHOOSE = 20  # Size of the validation set below which folds replace it
 FOLDS = 3
-FEWEST_STEPS = 200
-"""Number of steps below which a training is too short to learn class weights from zeros."""
+FEWEST_STEPS = 200  # Number of steps below which a training is too short to learn class weights from zeros
 History = list[dict[str, Any]]
 
 
@@ -64,8 +51,7 @@ ATTENTION_RATE, OTHER_RATE = 1e-4, 1e-3
 
 Devlin et al. (NAACL 2019, appendix A.3) fine-tune networks with attention at 2e-5 to 5e-5."""
 
-Fold = tuple[np.ndarray, np.ndarray]
-"""Indices of the examples to learn from, and of the held-out ones."""
+Fold = tuple[np.ndarray, np.ndarray]  # Indices of the examples to learn from, and of the held-out ones
 
 
 def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, holdout: float, seed: int) -> list[Fold]:
