@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import math
 import shutil
@@ -13,17 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from regraft.report import picture_uri, write_report
 from regraft.report.profile import write_profile
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WIDTHS, SCHEMES = (1400, 768, 390), ("light", "dark")
+WIDTHS, SCHEMES, HEIGHT = (1400, 768, 390), ("light", "dark"), 3000
 LONG = (
     "a class whose name is as long as those of diagnoses, with/a/path/that_has_no_place_to_break_0123456789012345678901234567890123456789"
 )
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-"""Folder of a picture of each page at all widths, light and dark, for whoever looks at them after the tests."""
+"""Where the tests leave PAGE-WIDTH-SCHEME.png, the first 3000 pixels of each page: kept after the tests, for whoever runs them."""
 MEASURE = Path(__file__).with_name("measure.js")
 
 
@@ -131,26 +133,32 @@ PAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [name if name in ("report", "profile") else pytest.param(name, marks=pytest.mark.slow) for name in PAGES])
 def test_page_in_a_browser(name: str, tmp_path: Path) -> None:
     PAGES[name](tmp_path / "page.html")
     page = html.escape((tmp_path / "page.html").read_text(encoding="utf-8"))
+    looks = [(width, scheme) for width in WIDTHS for scheme in SCHEMES]
+    ends = list(itertools.accumulate(width for width, _ in looks))
     frames = "".join(
-        f'<iframe width="{width}" height="3000" style="border:0;color-scheme:{scheme}" srcdoc="{page}"></iframe>'
-        for width in WIDTHS
-        for scheme in SCHEMES
+        f'<iframe width="{width}" height="{HEIGHT}" srcdoc="{page}"'
+        f' style="position:absolute;top:0;left:{end - width}px;border:0;color-scheme:{scheme}"></iframe>'
+        for (width, scheme), end in zip(looks, ends, strict=True)
     )
     script = f"window.onload = () => {{\n{MEASURE.read_text(encoding='utf-8')} }};"
     wrapper = tmp_path / "wrapper.html"
     wrapper.write_text(f'<!DOCTYPE html><meta charset="utf-8"><body>{frames}<script>{script}</script></body>', encoding="utf-8")
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'user'}")
-    kept = (f"--screenshot={SCREENSHOTS / name}.png", "--window-size=5200,3000", "--dump-dom")
+    kept = (f"--screenshot={tmp_path / 'all.png'}", f"--window-size={ends[-1]},{HEIGHT}", "--dump-dom")
     done = subprocess.run([str(CHROMIUM), *options, *kept, wrapper.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     found = json.loads(html.unescape(done.stdout.partition("<title>FOUND")[2].partition("END</title>")[0]))
-    assert [(int(each["width"]), each["scheme"]) for each in found] == [(width, scheme) for width in WIDTHS for scheme in SCHEMES]
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with Image.open(tmp_path / "all.png") as everything:
+        for (width, scheme), end in zip(looks, ends, strict=True):
+            picture = everything.crop((end - width, 0, end, HEIGHT)).convert("RGB")
+            picture.save(SCREENSHOTS / f"{name}-{width}-{scheme}.png")
+            assert len(picture.resize((width // 4, HEIGHT // 4)).getcolors(HEIGHT * width) or []) > 20, "blank"
+    assert [(int(each["width"]), each["scheme"]) for each in found] == looks
     assert {f"{each['width']} {each['scheme']}": each["faults"] for each in found if each["faults"]} == {}
     assert len({each["ground"] for each in found}) == 2  # light and dark differ
     assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
