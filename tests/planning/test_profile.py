@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -256,6 +257,31 @@ def test_what_more_items_would_give() -> None:
     assert gain[1] <= gain[0] <= gain[2]
     assert gain[0] == pytest.approx(2 * (500**-0.7 - 1000**-0.7), rel=0.25)
     assert expected_gain(points[:2], 125, later=250) is None
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_the_forecast_is_drawn_where_its_figure_says(family: str, tmp_path: Any) -> None:
+    items, names = textures(20, noise=2.0)
+    net = cnn()
+    if family == "keras":
+        keras = pytest.importorskip("keras")
+        given, layers = keras.Input((8, 8, 1)), keras.layers
+        net = regraft.load(keras.Sequential([given, layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)]), classes=CLASSES)
+        items = items.transpose(0, 2, 3, 1)
+    found = profile(net, (items, names), out=tmp_path)
+    assert found.gain is not None and found.more > 0
+    page = (tmp_path / "profile.html").read_text(encoding="utf-8")
+    later = found.curve[-1][0] + 3 * found.more
+    assert f"forecast for {later:,.0f} examples" in page
+    ((start, end),) = [pair.split() for pair in re.findall(r'<polyline points="([^"]+)" class="line ahead"', page)]
+    measured = re.search(r'<polyline points="([^"]+)" class="line stroke0"', page[: page.index("line ahead")])
+    assert measured is not None
+    drawn = np.array([tuple(map(float, point.split(","))) for point in [*measured[1].split(), end]])
+    assert measured[1].split()[-1] == start and len(drawn) == len(found.curve) + 1 and 0 <= drawn.min() and drawn.max() <= 100
+    value = found.curve[-1][1] + found.gain[0]
+    for column, figures in ((0, [count for count, _, _ in found.curve] + [later]), (1, [each for _, each, _ in found.curve] + [value])):
+        slope, shift = np.polyfit(figures, drawn[:, column], 1)
+        np.testing.assert_allclose(slope * np.array(figures) + shift, drawn[:, column], atol=0.05)
 
 
 def test_keras_a_single_layer_and_token_ids() -> None:
