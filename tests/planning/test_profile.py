@@ -277,7 +277,7 @@ def test_the_forecast_is_drawn_where_its_figure_says(family: str, tmp_path: Any)
     measured = re.search(r'<polyline points="([^"]+)" class="line stroke0"', page[: page.index("line ahead")])
     assert measured is not None
     drawn = np.array([tuple(map(float, point.split(","))) for point in [*measured[1].split(), end]])
-    assert measured[1].split()[-1] == start and len(drawn) == len(found.curve) + 1 and 0 <= drawn.min() and drawn.max() <= 100
+    assert measured[1].split()[-1] == start and len(drawn) == len(found.curve) + 1 and drawn.min() >= 0 and drawn.max() <= 100
     value = found.curve[-1][1] + found.gain[0]
     for column, figures in ((0, [count for count, _, _ in found.curve] + [later]), (1, [each for _, each, _ in found.curve] + [value])):
         slope, shift = np.polyfit(figures, drawn[:, column], 1)
