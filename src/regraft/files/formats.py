@@ -26,23 +26,15 @@ __all__ = ["FORMATS", "Format", "content_of", "member", "named_in_utf8", "openin
 
 @dataclass(frozen=True)
 class Format:
-    """Kind of file.
+    """Kind of file."""
 
-    Attributes:
-        title: its name in messages and in `docs/security.md`.
-        danger: what the reader does with a hostile file.
-        defence: how regraft prevents that.
-        error: raised if such a file cannot be read.
-        largest: maximum size in bytes; None sets no limit but the memory.
-    """
-
-    title: str
+    title: str  # its name in messages and in `docs/security.md`
     suffixes: tuple[str, ...]
     reader: str
-    danger: str
-    defence: str
-    error: type[InputError] = DataError
-    largest: int | None = None
+    danger: str  # what the reader does with a hostile file
+    defence: str  # how regraft prevents that
+    error: type[InputError] = DataError  # raised if such a file cannot be read
+    largest: int | None = None  # maximum size in bytes; None sets no limit but the memory
 
 
 _MIB = 2**20
@@ -444,9 +436,7 @@ def _check(file: Path, form: Format) -> None:
 @contextmanager
 def named_in_utf8(path: Path) -> Iterator[Path]:
     """Yield a path for a library that takes only names in UTF-8.
-
-    This is the path itself or, if its name is not UTF-8 (as in old archives), a temporary symlink to it.
-    """
+    This is the path itself or, if its name is not UTF-8 (as in old archives), a temporary symlink to it."""
     if os.fsencode(path).decode(errors="replace") == str(path):
         yield path
         return

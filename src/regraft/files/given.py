@@ -11,8 +11,7 @@ from .text import natural_key, printable
 
 __all__ = ["LIBRARIES", "matching", "missing_data", "missing_network"]
 
-LIBRARIES = ("timm", "torchvision", "keras", "hf")
-"""Prefixes before the colon of a network's name, such as "timm:resnet18"."""
+LIBRARIES = ("timm", "torchvision", "keras", "hf")  # Prefixes before the colon of a network's name, such as "timm:resnet18"
 
 
 def missing_network(source: str) -> str:

@@ -28,11 +28,9 @@ else:
 
 __all__ = ["LOCK_FILE", "held_folder", "locked_file"]
 
-LOCK_FILE = ".regraft.lock"
-"""Lock file in a folder that is being written, removed at the end. One left by a killed process blocks nobody."""
+LOCK_FILE = ".regraft.lock"  # Lock file in a folder that is being written, removed at the end. One left by a killed process blocks nobody
 _POLL = 0.05
-_ADDRESS = re.compile(r"(s3a?|gs|gcs|abfss?|az|oss|hf|https?|memory):/")
-"""Start of a path that was built from an address."""
+_ADDRESS = re.compile(r"(s3a?|gs|gcs|abfss?|az|oss|hf|https?|memory):/")  # Start of a path that was built from an address
 _TRIES = 100
 _BUSY = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
 _HELD: ContextVar[frozenset[Path]] = ContextVar("regraft_held", default=frozenset())
@@ -41,9 +39,7 @@ _HELD: ContextVar[frozenset[Path]] = ContextVar("regraft_held", default=frozense
 @contextmanager
 def held_folder(folder: str | Path, *, error: type[InputError] = SettingError, wait: float = 0.0) -> Iterator[Path]:
     """Hold a folder exclusively. The same thread may hold it again inside.
-
-    `wait` is the number of seconds to wait for another process. An address is held as a local copy; see `at_hand`.
-    """
+    `wait` is the number of seconds to wait for another process. An address is held as a local copy; see `at_hand`."""
     if is_url(folder):
         with at_hand(folder) as copy, held_folder(copy, error=error) as held:
             yield held
@@ -107,9 +103,7 @@ def _taken(folder: Path, wait: float) -> int | None:
 
 def locked_file(path: Path, *, wait: float) -> int | None:
     """Open a file, creating it if needed, and lock it.
-
-    Return the handle, which the caller closes, or None if another process still holds the lock after `wait` seconds.
-    """
+    Return the handle, which the caller closes, or None if another process still holds the lock after `wait` seconds."""
     deadline = time.monotonic() + wait
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)

@@ -20,8 +20,7 @@ DECODED = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000"
 """PIL names of the formats that may be opened. The last one has no signature, so it is tried last."""
 LARGE_PIXELS = 2**24
 SAMPLE_BYTES = 4
-_DEFLATED = 1032
-"""Maximum number of bytes that one byte in a PNG file can decompress to."""
+_DEFLATED = 1032  # Maximum number of bytes that one byte in a PNG file can decompress to
 _STREAMED = 2**31 - 2**20
 _REPAIR = "Repair or remove it."
 _ONE_LARGE = threading.Lock()
@@ -31,10 +30,8 @@ _ONE_LARGE = threading.Lock()
 @contextmanager
 def picture_of(source: Any) -> Iterator[Any]:
     """Open a picture from a path, the bytes of a file, or a PIL image.
-
     Only formats that PIL decodes itself are accepted (for PostScript it starts another program). The yielded PIL image has only its header
-    read.
-    """
+    read."""
     image = optional_import("PIL.Image", "vision", purpose="reading images")
     if not isinstance(source, str | Path | bytes):
         try:
@@ -81,9 +78,7 @@ def is_cut_short(path: str | Path) -> bool:
 @contextmanager
 def recording_of(path: str | Path, *, rate: int | None = None) -> Iterator[Any]:
     """Open a sound file. The yielded `soundfile.SoundFile` has only its header read.
-
-    `rate` is the rate in Hz that the caller will resample to, or None. It counts in the size check.
-    """
+    `rate` is the rate in Hz that the caller will resample to, or None. It counts in the size check."""
     soundfile = optional_import("soundfile", "audio", purpose="reading audio files")
     with opening(path, "recording", remedy=_REPAIR) as checked:
         name = str(checked) if os.name == "nt" else os.fsencode(checked)  # as bytes, because a name need not be text

@@ -19,8 +19,7 @@ from .text import printable
 __all__ = ["check_onnx_", "parsed_onnx", "read_onnx", "read_onnx_with_facts"]
 
 _DOMAINS = ("", "ai.onnx")
-_LOOPS = ("Loop", "Scan", "SequenceMap")
-"""Operators that may run forever. PyTorch's exporter writes none for a network."""
+_LOOPS = ("Loop", "Scan", "SequenceMap")  # Operators that may run forever. PyTorch's exporter writes none for a network
 _FOREIGN = {"FunctionProto": "a function of its own", "TrainingInfoProto": "a training", "SparseTensorProto": "a sparse tensor"}
 """Protobuf messages that regraft never writes, by type name."""
 _SIZES = {
@@ -38,9 +37,7 @@ def read_onnx(path: Path, *, remedy: str = "") -> Any:
 
 def read_onnx_with_facts(path: Path, *, remedy: str = "") -> tuple[Any, dict[str, str]]:
     """Read and check an ONNX file as `read_onnx` does, and return its metadata too.
-
-    The metadata are texts of the file's author and are not checked.
-    """
+    The metadata are texts of the file's author and are not checked."""
     onnx = optional_import("onnx", "onnx", purpose="A network in ONNX form, or of your own class without architecture=,")
     with opening(path, "onnx", remedy=remedy):
         model = parsed_onnx(onnx, path)

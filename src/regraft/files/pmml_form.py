@@ -27,46 +27,29 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """Dense layer: activation(W x + b).
+    """Dense layer: activation(W x + b)."""
 
-    Attributes:
-        weight: (units, inputs) float64.
-        bias: (units,) float64.
-        activation: a key of `ACTIVATIONS`.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray
-    activation: str = "identity"
+    weight: np.ndarray  # (units, inputs) float64
+    bias: np.ndarray  # (units,) float64
+    activation: str = "identity"  # a key of `ACTIVATIONS`
 
 
 @dataclass(frozen=True)
 class DenseNetwork:
-    """Network of dense layers over numeric columns.
+    """Network of dense layers over numeric columns."""
 
-    Attributes:
-        columns: names of the d inputs, in order.
-        layers: the last one gives the logits of a softmax, or the predicted value.
-        target: name of the predicted column.
-        classes: class names in the order of the last layer's units; None for regression.
-        mean: (d,) subtracted from the inputs; None if inputs are not standardized.
-        std: (d,) divisor after that.
-    """
-
-    columns: tuple[str, ...]
-    layers: tuple[DenseLayer, ...]
-    target: str
-    classes: tuple[str, ...] | None = None
-    mean: np.ndarray | None = None
-    std: np.ndarray | None = None
+    columns: tuple[str, ...]  # names of the d inputs, in order
+    layers: tuple[DenseLayer, ...]  # the last one gives the logits of a softmax, or the predicted value
+    target: str  # name of the predicted column
+    classes: tuple[str, ...] | None = None  # class names in the order of the last layer's units; None for regression
+    mean: np.ndarray | None = None  # (d,) subtracted from the inputs; None if inputs are not standardized
+    std: np.ndarray | None = None  # (d,) divisor after that
 
 
 def pmml_of(network: DenseNetwork, version: str, *, application: str) -> bytes:
     """Return a network as a PMML document.
-
     Versions before 4.2 have no rectifier. A ReLU is then written with the activations that they have: an arctangent so flat that it carries
-    the value, an arctangent so steep that it carries the sign, and the squares of their sum and difference.
-    """
+    the value, an arctangent so steep that it carries the sign, and the squares of their sum and difference."""
     if version not in PMML_VERSIONS:
         raise SettingError(f"pmml_version={version!r} is unknown; expected one of {', '.join(PMML_VERSIONS)}.")
     _check_names([*network.columns, network.target], "columns")
@@ -156,10 +139,8 @@ def _outputs(model: ElementTree.Element, network: DenseNetwork, *, at: int) -> N
 
 def _without_rectifier(layers: Sequence[DenseLayer]) -> Iterator[DenseLayer]:
     """Yield equivalent layers without a rectifier.
-
     With t = 2/π · atan(εz) ≈ 2εz/π and s = 2/π · atan(Kz) ≈ sign z, H = (1 + s) / 2 is the step function, and (z + H)² - (z - H)² = 4zH is
-    four times the ReLU of z. z = t · π / 2ε has a relative error of ε²z² / 3.
-    """
+    four times the ReLU of z. z = t · π / 2ε has a relative error of ε²z² / 3."""
     pending: np.ndarray | None = None
     for layer in layers:
         weight, bias = layer.weight, layer.bias

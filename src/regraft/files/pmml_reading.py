@@ -21,8 +21,7 @@ READABLE = {"identity": "linear", "rectifier": "relu", "logistic": "sigmoid", "t
 """PMML activations that become trainable layers -> their names in the frameworks."""
 _INSTEAD = "For any other network, export an .onnx file if your tool can."
 _DEEPEST = 100
-_FREE, _SPARSE = 10**6, 16
-"""Zero weights that a file may omit: an absolute number, or a multiple of the weights that it holds."""
+_FREE, _SPARSE = 10**6, 16  # Zero weights that a file may omit: an absolute number, or a multiple of the weights that it holds
 _NOT_DATA = ("Header", "MiningBuildTask", "DataDictionary", "TransformationDictionary", "Extension")
 
 

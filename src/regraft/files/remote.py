@@ -33,10 +33,8 @@ _SIGNS = frozenset({"regraft.json", "manifest.json"})
 """Files without which a folder counts as empty: those of a saved network and of a feature cache."""
 _OWN = ".regraft."
 _LOCK = f"{_OWN}lock"
-_RENEWED, _FREE = 30.0, 150.0
-"""Seconds after which a lock is renewed, and after which one that was not is free."""
-_COMMITS = frozenset({"hf"})
-"""Protocols where each written file is a commit; they have no locks."""
+_RENEWED, _FREE = 30.0, 150.0  # Seconds after which a lock is renewed, and after which one that was not is free
+_COMMITS = frozenset({"hf"})  # Protocols where each written file is a commit; they have no locks
 _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory", "hf"})
 """Protocols whose files need no folder."""
 
@@ -271,10 +269,8 @@ _COPIES: ContextVar[tuple[_Copy, ...]] = ContextVar("regraft_copies", default=()
 @contextmanager
 def at_hand(place: str | Path) -> Iterator[Path]:
     """Yield a folder to work in: the path itself, or a local copy of an address. The copy's changes are uploaded at the end.
-
-    If the process is killed, a partial saved network at the address never counts as complete. An address that another process writes to
-    is an error.
-    """
+    If the process is killed, a partial saved network at the address never counts as complete. An address that another process writes to is
+    an error."""
     if not is_url(place):
         yield Path(place)
         return

@@ -26,8 +26,7 @@ from .writing import PARTIAL, flush_file, flush_folder, write_json
 
 __all__ = ["COMMITTED", "Kind", "clear_left", "left_beside", "replaced_folder", "settle_"]
 
-COMMITTED = ".regraft.committed"
-"""Name of the complete new content within a folder until its files are at their places."""
+COMMITTED = ".regraft.committed"  # Name of the complete new content within a folder until its files are at their places
 _STAGED = ".regraft.staged"
 _GONE = ".gone.json"
 _ENDING = ".regraft.partial"
@@ -39,15 +38,10 @@ _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2 on Linux, RENAME_SWAP of renamex_n
 
 @dataclass(frozen=True)
 class Kind:
-    """Kind of folder.
+    """Kind of folder."""
 
-    Attributes:
-        sign: the file that marks a folder as one of this kind.
-        own: top-level names that regraft writes. Everything else belongs to the user and stays.
-    """
-
-    sign: str
-    own: Container[str]
+    sign: str  # the file that marks a folder as one of this kind
+    own: Container[str]  # top-level names that regraft writes. Everything else belongs to the user and stays
 
     def leaves(self, name: str) -> bool:
         """Return whether the entry `name` of an old folder of this kind is dropped from the new one."""
@@ -59,9 +53,7 @@ def replaced_folder(
     folder: str | Path, kind: Kind, *, finish: Callable[[Path], None] | None = None, error: type[InputError] = NetworkError
 ) -> Iterator[Path]:
     """Replace the content of a folder atomically. Files of the user stay, and earlier files of regraft are removed.
-
-    Yield an empty folder to write into.
-    """
+    Yield an empty folder to write into."""
     with held_folder(folder, error=error) as target, writable(target, error=error):
         staged = None
         try:

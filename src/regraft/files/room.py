@@ -22,8 +22,7 @@ from .text import printable
 
 __all__ = ["check_unchanged", "in_file", "large_array", "release_pages", "reserve", "taken", "write_at"]
 
-IN_MEMORY = 2**26
-"""Size in bytes above which an array is kept in a temporary file."""
+IN_MEMORY = 2**26  # Size in bytes above which an array is kept in a temporary file
 ROWS_AT_ONCE = 1024
 _ZEROS = bytes(2**20)
 _MAPPINGS = weakref.WeakKeyDictionary[mmap.mmap, tuple[Path, os.stat_result] | None]()
@@ -55,9 +54,7 @@ def write_at(handle: int, offset: int, *, content: memoryview | bytes) -> None:
 
 def large_array(shape: Sequence[int], dtype: np.dtype, *, folder: Path | None = None) -> np.ndarray:
     """Return an uninitialized array. Large ones lie in a temporary file that disappears with the process.
-
-    `folder` is the place of that file, by default the folder of temporary files.
-    """
+    `folder` is the place of that file, by default the folder of temporary files."""
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if size <= IN_MEMORY:
         return np.empty(shape, dtype)
@@ -84,9 +81,7 @@ def taken(values: np.ndarray, rows: np.ndarray, *, columns: np.ndarray | slice =
 
 def in_file(array: np.memmap, *, of_user: Path | None = None) -> np.ndarray:
     """Return a mapped array as a plain one whose pages `release_pages` can release.
-
-    `of_user`: the file, if programs other than regraft write it, for `check_unchanged`.
-    """
+    `of_user`: the file, if programs other than regraft write it, for `check_unchanged`."""
     mapping = getattr(array, "_mmap", None)
     if isinstance(mapping, mmap.mmap):
         _MAPPINGS[mapping] = None if of_user is None else (of_user, of_user.stat())
@@ -114,9 +109,7 @@ def check_unchanged(array: np.ndarray) -> None:
 
 def release_pages() -> None:
     """Release the memory that mapped arrays occupy. Pages are read from the file again when needed.
-
-    The system does this itself only when memory is short, and then evicts pages of other programs as well.
-    """
+    The system does this itself only when memory is short, and then evicts pages of other programs as well."""
     if hasattr(mmap, "MADV_DONTNEED"):
         for mapping in list(_MAPPINGS):
             mapping.madvise(mmap.MADV_DONTNEED)

@@ -31,8 +31,7 @@ __all__ = [
 
 
 HEADINGS = ("candidate", "time expected", "time taken", "estimate (95 % interval)", "outcome")
-NOT_TRIED = "not tried"
-"""Prefix of the outcome of a candidate that was not tried. The reason follows after a colon."""
+NOT_TRIED = "not tried"  # Prefix of the outcome of a candidate that was not tried. The reason follows after a colon
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -124,10 +123,8 @@ def read_lines(path: Path, kind: str, *, remedy: str = "") -> list[dict[str, Any
 
 def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
     """Return the cells of each candidate as text, in the order of `HEADINGS`, with "" for unknown values.
-
     A candidate that was not tried shows no estimate. The keys are "name", "predicted", "seconds", "estimate" with "interval" and "figure"
-    ("accuracy" or "loss"), and "why".
-    """
+    ("accuracy" or "loss"), and "why"."""
     return [
         (
             str(one.get("name", "")),

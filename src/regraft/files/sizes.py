@@ -14,14 +14,10 @@ from .text import printable
 
 __all__ = ["check_size", "memory", "open_archive", "refuse_expansion"]
 
-_ALWAYS = 64 * 2**20
-"""Bytes that any file may declare: enough for every test, too few to do harm."""
-_FACTOR = 100
-"""Weights that were set to zero compress this far; a bomb reaches a thousand."""
-FREE = 2**30
-"""Content up to this many bytes is never refused for the small size of its file."""
-UNPACKED = 1000
-"""Maximum ratio of content to file size above `FREE`. Real data hardly ever compress this well."""
+_ALWAYS = 64 * 2**20  # Bytes that any file may declare: enough for every test, too few to do harm
+_FACTOR = 100  # Weights that were set to zero compress this far; a bomb reaches a thousand
+FREE = 2**30  # Content up to this many bytes is never refused for the small size of its file
+UNPACKED = 1000  # Maximum ratio of content to file size above `FREE`. Real data hardly ever compress this well
 
 
 @cache
@@ -35,9 +31,7 @@ def memory() -> int | None:
 
 def refuse_expansion(declared: int, *, stored: int, what: str, error: type[InputError]) -> None:
     """Raise if a file declares far more than it holds, or more than the machine's memory.
-
-    `declared` is the size in memory and `stored` the size in the file, both in bytes.
-    """
+    `declared` is the size in memory and `stored` the size in the file, both in bytes."""
     room = memory()
     if declared > max(_ALWAYS, _FACTOR * stored):
         raise error(
@@ -50,9 +44,7 @@ def refuse_expansion(declared: int, *, stored: int, what: str, error: type[Input
 
 def check_size(content: int, path: str | Path, *, kind: str, size: int | None = None) -> None:
     """Raise if a data file declares more content than its size allows or the machine's memory can hold.
-
-    `content` is the declared size in memory, in bytes. `size` is the size of the file, by default read from the path.
-    """
+    `content` is the declared size in memory, in bytes. `size` is the size of the file, by default read from the path."""
     size, form, whole = Path(path).stat().st_size if size is None else size, FORMATS[kind], memory()
     declared = f"'{printable(path)}' is a {form.title} of {_shown(size)} that declares {_shown(content)} of content"
     if content > FREE and content > UNPACKED * size:

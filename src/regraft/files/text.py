@@ -61,9 +61,7 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
 
 def csv_cell(value: Any) -> Any:
     """Return a CSV cell that no spreadsheet runs as a formula: text that starts with `= + - @` is prefixed with an apostrophe.
-
-    Numbers, and text that reads as a number, stay unchanged.
-    """
+    Numbers, and text that reads as a number, stay unchanged."""
     if not isinstance(value, str) or not value.startswith(_FORMULA):
         return value
     try:

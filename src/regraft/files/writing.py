@@ -17,21 +17,16 @@ from .locks import locked_file
 __all__ = ["flush_file", "flush_folder", "json_text", "replaced_file", "write_bytes", "write_json", "write_lines", "write_text"]
 
 PARTIAL = ".partial"
-_PATIENCE = 60.0
-"""Seconds to wait for another process that writes the same file."""
-_READABLE = 2**18
-"""Maximum length in characters of JSON text that is indented."""
-_LONGEST = 200
-"""Maximum bytes of a name to which a suffix can be added on every file system."""
+_PATIENCE = 60.0  # Seconds to wait for another process that writes the same file
+_READABLE = 2**18  # Maximum length in characters of JSON text that is indented
+_LONGEST = 200  # Maximum bytes of a name to which a suffix can be added on every file system
 
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Write a file atomically: it is the old or the new one, never a part.
-
     Yield the path of an empty file beside it. That file replaces the old one at the end, or is removed if there is an exception. The next
-    call overwrites one left by a killed process.
-    """
+    call overwrites one left by a killed process."""
     partial = _beside(path)
     handle = locked_file(partial, wait=_PATIENCE)
     if handle is None:
@@ -106,9 +101,7 @@ def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 def json_text(content: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
     """Return plain data as readable JSON text that can be encoded as UTF-8. Lone surrogates become escapes.
-
-    `indent` is the number of spaces per level. None gives one line.
-    """
+    `indent` is the number of spaces per level. None gives one line."""
     text = json.dumps(content, ensure_ascii=False, indent=indent, default=default)
     try:
         text.encode("utf-8")

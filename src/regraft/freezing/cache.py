@@ -25,8 +25,7 @@ from .cut import Live
 __all__ = ["CHUNK", "ActivationCache", "Column", "chunks_of", "stored_type"]
 
 CHUNK = 256
-RELEASED = 64
-"""Number of chunks after which the memory of mapped files is released."""
+RELEASED = 64  # Number of chunks after which the memory of mapped files is released
 _HALF = float(np.finfo(np.float16).max)
 
 
@@ -42,17 +41,11 @@ def chunks_of(rows: int) -> int:
 
 @dataclass
 class Column:
-    """Rows of one live output.
+    """Rows of one live output."""
 
-    Attributes:
-        values: (rows, *shape) in memory, or mapped read-only from a file.
-        handle: descriptor of the file if it is open for writing, else None.
-        offset: position of the first row in the file, in bytes.
-    """
-
-    values: np.ndarray
-    handle: int | None = None
-    offset: int = 0
+    values: np.ndarray  # (rows, *shape) in memory, or mapped read-only from a file
+    handle: int | None = None  # descriptor of the file if it is open for writing, else None
+    offset: int = 0  # position of the first row in the file, in bytes
 
     def put(self, start: int, values: np.ndarray) -> None:
         """Write consecutive rows from `start`, (n, *shape)."""
@@ -72,13 +65,10 @@ class Column:
 
 class ActivationCache:
     """Feature cache with one row for each example and view, in the order (view, example).
-
-    Attributes:
-        columns: one column for each of `live`.
-        done: (chunks,) uint32, the checksum of each finished chunk, 0 for the others.
-        marks: file of `done`; None for a cache that is not stored.
-        folder: folder on disk, for messages; None for a cache that is not stored.
-    """
+    `columns`: one column for each of `live`.
+    `done`: (chunks,) uint32, the checksum of each finished chunk, 0 for the others.
+    `marks`: file of `done`; None for a cache that is not stored.
+    `folder`: folder on disk, for messages; None for a cache that is not stored."""
 
     def __init__(
         self, live: Sequence[Live], rows: int, *, columns: Sequence[Column], marks: Column | None = None, folder: Path | None = None

@@ -23,8 +23,7 @@ from .units import rows_of
 __all__ = ["Check", "Piece", "pieces_of"]
 
 DRAWN = 12
-ROUNDING = 1e-5
-"""Maximum rounding difference, relative to the largest value of an output."""
+ROUNDING = 1e-5  # Maximum rounding difference, relative to the largest value of an output
 
 
 @dataclass(frozen=True)
@@ -50,21 +49,14 @@ def pieces_of(rows: range, count: int, *, batch_size: int) -> list[Piece]:
 
 @dataclass(frozen=True)
 class Check:
-    """Recomputation of cached rows.
-
-    Attributes:
-        views: views of the cache; row v * N + i is example i in the v-th view.
-        run: function from inputs to live outputs.
-        exact: whether bit-identical values are expected: the same engine filled the cache, and it is deterministic.
-        rounding: maximum rounding difference, relative to the largest value of an output.
-    """
+    """Recomputation of cached rows."""
 
     items: Prepared
-    views: Sequence[int]
-    run: Callable[[Inputs], list[Tensor]]
+    views: Sequence[int]  # views of the cache; row v * N + i is example i in the v-th view
+    run: Callable[[Inputs], list[Tensor]]  # function from inputs to live outputs
     batch_size: int
-    exact: bool
-    rounding: float = ROUNDING
+    exact: bool  # whether bit-identical values are expected: the same engine filled the cache, and it is deterministic
+    rounding: float = ROUNDING  # maximum rounding difference, relative to the largest value of an output
 
     def holds(self, cache: ActivationCache) -> bool:
         """Return whether the finished rows of a cache match the current network."""

@@ -38,20 +38,13 @@ class Live:
 @dataclass(frozen=True)
 class Cut:
     """Network in two parts.
+    `trainable_part`: function from these tensors to the logits by task, with gradients if they are enabled."""
 
-    Attributes:
-        live: outputs to store for each example.
-        frozen_part: function from inputs to one tensor (B, *shape) for each of `live`.
-        trainable_part: function from these tensors to the logits by task, with gradients if they are enabled.
-        layers: names of the layers in the frozen part.
-        again: function from a copy of the network to its cut at the same place, or the refusal.
-    """
-
-    live: tuple[Live, ...]
-    frozen_part: Callable[[Inputs], list[Tensor]]
+    live: tuple[Live, ...]  # outputs to store for each example
+    frozen_part: Callable[[Inputs], list[Tensor]]  # function from inputs to one tensor (B, *shape) for each of `live`
     trainable_part: Callable[[Sequence[Tensor]], Scores]
-    layers: frozenset[str]
-    again: Callable[[Network], Cut | Refusal]
+    layers: frozenset[str]  # names of the layers in the frozen part
+    again: Callable[[Network], Cut | Refusal]  # function from a copy of the network to its cut at the same place, or the refusal
 
 
 _Parts = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]]
@@ -65,8 +58,7 @@ class Refusal:
 
 
 _Again = Callable[[Network], Cut | Refusal]
-_TOLERANCE = 1e-5
-"""Maximum difference of the logits, relative to the largest one, of a valid cut."""
+_TOLERANCE = 1e-5  # Maximum difference of the logits, relative to the largest one, of a valid cut
 
 
 class _Refused(Exception):
@@ -220,9 +212,7 @@ def _named(inputs: Inputs) -> dict[str, Tensor]:
 
 def _poisoned(tensor: Tensor) -> Tensor | None:
     """Return different values of that shape: NaN for floats; for integers, the largest value where there is a zero, and zero elsewhere.
-
-    So integers remain valid indices. Return None if all values are zero, because no other valid value is known.
-    """
+    So integers remain valid indices. Return None if all values are zero, because no other valid value is known."""
     if tensor.is_floating_point():
         return torch.full_like(tensor, torch.nan)
     highest = torch.ones_like(tensor).amax() if tensor.dtype == torch.bool else tensor.amax()
@@ -327,11 +317,8 @@ def _as_cut(replay: _Replay, layers: frozenset[str], *, again: _Again) -> Cut:
 
 def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs) -> Cut | Refusal:
     """Return the cut behind the frozen layers, proved on the sample to give the logits of the whole network, or the refusal.
-
     Meanwhile the trained weights are slightly changed: the logits of a new head, which starts as zero, would prove any cut.
-
-    `layers`: frozen layers whose outputs do not change in training. `sample`: two or more real examples.
-    """
+    `layers`: frozen layers whose outputs do not change in training. `sample`: two or more real examples."""
     network.mode_(False)
     sample = on_network(network, sample)
     two = rows_of(sample, [0, 1])
@@ -438,9 +425,7 @@ def _of_parts(parts: _Parts, two: Inputs, *, layers: frozenset[str], again: _Aga
 
 def _proved(network: Network, cut: Cut, *, sample: Inputs) -> Cut | Refusal:
     """Return the cut if it gives the network's logits on the sample and on a reordered subset, else the refusal.
-
-    The subset shows whether a row depends on other examples.
-    """
+    The subset shows whether a row depends on other examples."""
     if not cut.live:
         return Refusal("the scores do not depend on the frozen part")
     rows = cut.frozen_part(sample)

@@ -49,17 +49,14 @@ _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _LIBRARIES = {"openvino": (*_ONNX, "openvino"), "onnxruntime": _ONNX}
 """Engine -> required libraries. All these engines read the network as ONNX."""
 ENGINES = ("auto", EAGER, "compile", *_LIBRARIES)
-MOST_OFF = 1e-4
-"""Maximum difference from PyTorch's values, relative to the largest value of an output."""
-FEWEST = 1024
-"""Minimum number of examples for which "auto" tries an engine other than plain PyTorch."""
+MOST_OFF = 1e-4  # Maximum difference from PyTorch's values, relative to the largest value of an output
+FEWEST = 1024  # Minimum number of examples for which "auto" tries an engine other than plain PyTorch
 _MOST_LOST, _MOST_ADVANCED = 0.03, 0.13
 """Maximum share of a pass's time that "auto" spends on building an engine: in general, where it may turn out no faster, and for networks
 with 2-D convolutions, which were 1.3 to 5.7 times as fast on every measured engine, so that building pays off."""
 _SECONDS, _SECONDS_A_LAYER = 4.0, 0.15
 """Expected time to export and to build both engines, from measured networks: a constant part, and a part per layer."""
-_AFTER_EXPORT = 4.0
-"""Maximum time of the steps after PyTorch's export, relative to that export, on the measured networks."""
+_AFTER_EXPORT = 4.0  # Maximum time of the steps after PyTorch's export, relative to that export, on the measured networks
 
 Values = Callable[[Inputs], list[Tensor]]
 
@@ -78,19 +75,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Work:
-    """Computation for an engine.
+    """Computation for an engine."""
 
-    Attributes:
-        name: "The frozen part" or "The network", for notes.
-        values: function from inputs to results, by plain PyTorch.
-        module: function that returns a private copy as a module whose forward returns the results in order.
-    """
-
-    name: str
+    name: str  # "The frozen part" or "The network", for notes
     network: Network
     layers: frozenset[str]
-    values: Values
-    module: Callable[[], WholeNetwork]
+    values: Values  # function from inputs to results, by plain PyTorch
+    module: Callable[[], WholeNetwork]  # function that returns a private copy as a module whose forward returns the results in order
 
     def timed(self, inputs: Inputs) -> Batch:
         """Compute a batch with plain PyTorch and measure the time."""
@@ -101,25 +92,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Engine:
-    """Engine for a frozen part.
+    """Engine for a frozen part."""
 
-    Attributes:
-        name: name with version, part of the identity of a cache; `EAGER` for plain PyTorch.
-        values: function from inputs to live outputs.
-        seconds: minimum time per example over the batches of the proof.
-        difference: maximum difference from PyTorch's values, relative to the largest value.
-        exact: whether values were bit-identical in a second run and for a single example.
-        faster: seconds saved per example against plain PyTorch.
-        half: function that builds the same engine in bfloat16; None: use PyTorch's autocast.
-    """
-
-    name: str
-    values: Values
-    seconds: float = 0.0
-    difference: float = 0.0
-    exact: bool = True
-    faster: float = 0.0
-    half: Callable[[], Values] | None = None
+    name: str  # name with version, part of the identity of a cache; `EAGER` for plain PyTorch
+    values: Values  # function from inputs to live outputs
+    seconds: float = 0.0  # minimum time per example over the batches of the proof
+    difference: float = 0.0  # maximum difference from PyTorch's values, relative to the largest value
+    exact: bool = True  # whether values were bit-identical in a second run and for a single example
+    faster: float = 0.0  # seconds saved per example against plain PyTorch
+    half: Callable[[], Values] | None = None  # function that builds the same engine in bfloat16; None: use PyTorch's autocast
 
 
 _Proved = tuple[Engine, list[list[Tensor]]]
@@ -127,24 +108,16 @@ _Proved = tuple[Engine, list[list[Tensor]]]
 
 @dataclass
 class EngineLog:
-    """Engines that a run has built, with their costs and savings.
+    """Engines that a run has built, with their costs and savings."""
 
-    Attributes:
-        built: key of a computation -> its engine; plain PyTorch if no other engine fits.
-        building: seconds spent on exporting, building and proving.
-        saved: seconds saved against plain PyTorch, not counting the building.
-    """
-
-    built: dict[str, Engine] = field(default_factory=dict)
-    building: float = 0.0
-    saved: float = 0.0
+    built: dict[str, Engine] = field(default_factory=dict)  # key of a computation -> its engine; plain PyTorch if no other engine fits
+    building: float = 0.0  # seconds spent on exporting, building and proving
+    saved: float = 0.0  # seconds saved against plain PyTorch, not counting the building
 
 
 def check_engine(name: str, cluster: str | None = None) -> None:
     """Check that the libraries of an engine are installed and that the cluster answers.
-
-    `cluster`: "ray://HOST:PORT", "auto" or None. Raises an error otherwise.
-    """
+    `cluster`: "ray://HOST:PORT", "auto" or None. Raises an error otherwise."""
     if cluster is not None:
         check_cluster(cluster)
     for library in _LIBRARIES.get(name, ()):
@@ -153,9 +126,7 @@ def check_engine(name: str, cluster: str | None = None) -> None:
 
 def engine_names(wanted: str, *, half: bool = False) -> dict[str, str]:
     """Return engine -> name in the identity of a cache, for the setting `wanted`; plain PyTorch comes last.
-
-    `half`: include the engines in bfloat16.
-    """
+    `half`: include the engines in bfloat16."""
     chosen = [name for name, needed in _LIBRARIES.items() if all(map(find_spec, needed))] if wanted == "auto" else [wanted]
     libraries = {name: "torch" if name == "compile" else name for name in chosen if name != EAGER}
     named = {name: f"{name} {_version_of(library)} float32" for name, library in libraries.items()}
@@ -167,12 +138,9 @@ def chosen_engine(  # over the limit: what a choice depends on
     work: Work, first: Sequence[Batch], *, wanted: str, rows: int, log: EngineLog, say: Callable[[str], None]
 ) -> tuple[Engine, list[list[Tensor]]]:
     """Return the fastest of the requested engines that reproduces PyTorch's values, and its values of the `first` batches.
-
-    With "auto", engines are built only if building and proving are expected to take at most 3 % of the pass, or 13 % for networks with
-    2-D convolutions. Building stops when it takes longer, and an engine that is not faster is dropped.
-
-    `rows`: number of examples of the pass. `log`: its building time is updated.
-    """
+    With "auto", engines are built only if building and proving are expected to take at most 3 % of the pass, or 13 % for networks with 2-D
+    convolutions. Building stops when it takes longer, and an engine that is not faster is dropped.
+    `rows`: number of examples of the pass. `log`: its building time is updated."""
     seconds, eager = min(batch.seconds / len(batch) for batch in first), (Engine(EAGER, work.values), [batch.values for batch in first])
     building = _limit(work, seconds=seconds * rows) if wanted == "auto" else math.inf
     proving = seconds * (1 + sum(map(len, first)) + len(first[0]))
@@ -234,9 +202,7 @@ def frozen_work(network: Network, cut: Cut, *, values: Values) -> Work:
 
 def _built(work: Work, *, wanted: str, proof: Sequence[Batch], ends: Sequence[float]) -> tuple[list[_Proved], list[str]]:
     """Build and prove engines. Return the proved ones with their values of the `proof`, and the reasons against the others.
-
-    `ends`: times at which building and proving are given up.
-    """
+    `ends`: times at which building and proving are given up."""
     found, why = list[_Proved](), list[str]()
     names = {name: known for name, known in engine_names(wanted).items() if name != EAGER}
     start = perf_counter()

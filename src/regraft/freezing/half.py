@@ -20,8 +20,7 @@ from .engines import HALF, Engine, Values
 
 __all__ = ["HALF_OFF", "halved"]
 
-HALF_OFF = 0.05
-"""Maximum difference between values in bfloat16 and float32, relative to the largest value; 0.03 was measured."""
+HALF_OFF = 0.05  # Maximum difference between values in bfloat16 and float32, relative to the largest value; 0.03 was measured
 _JUDGED, _AT_A_TIME = 256, 64
 
 
@@ -29,12 +28,9 @@ def halved(  # over the limit: what a choice depends on
     engine: Engine, items: Prepared, *, compared: np.ndarray, live: Sequence[Live], device: str, measured: bool
 ) -> tuple[Engine, str]:
     """Return the engine in bfloat16 or the given one, and the reason.
-
     Both compute up to 256 random examples. A ridge probe on the features of each is compared by its exact leave-one-out predictions of the
     first task: accuracy for classes, squared error for other targets.
-
-    `compared`: (n,) indices of examples whose labels may be used. `measured`: keep the given engine if bfloat16 is not faster.
-    """
+    `compared`: (n,) indices of examples whose labels may be used. `measured`: keep the given engine if bfloat16 is not faster."""
     try:
         plain = engine.half() if engine.half is not None else _autocast(engine, device)
     except RegraftError as problem:

@@ -18,20 +18,15 @@ from .units import on_network, rows_of
 
 __all__ = ["Frozen", "cache_identity", "engine_of", "frozen_digest", "frozen_identity", "key_of"]
 
-_FORMAT = 2
-"""Version of the layout of a cache and the meaning of its values; caches of other versions do not match."""
+_FORMAT = 2  # Version of the layout of a cache and the meaning of its values; caches of other versions do not match
 
 
 @dataclass(frozen=True)
 class Frozen:
     """Identity of a frozen part.
+    `opaque`: paths of objects that affect the values but have no content to compare. They may differ in another process."""
 
-    Attributes:
-        digest: digest of the weights and the structure of its layers; the same in every process.
-        opaque: paths of objects that affect the values but have no content to compare. They may differ in another process.
-    """
-
-    digest: str
+    digest: str  # digest of the weights and the structure of its layers; the same in every process
     opaque: tuple[str, ...] = ()
 
 
@@ -53,10 +48,8 @@ def frozen_identity(network: Network, layers: Collection[str]) -> Frozen:
 
 def _settled(network: Network, layers: Collection[str]) -> Structure:
     """Return the structure without values that a forward pass changes, such as counters and data of the last batch.
-
     Such values are not part of the identity, as long as the same batch gives the same output. Two runs on different batches show which
-    values these are. Networks made of installed libraries only are not run, because library objects are not inspected.
-    """
+    values these are. Networks made of installed libraries only are not run, because library objects are not inspected."""
     structure = network.body.structure(layers)
     if not structure.own:
         return structure

@@ -33,10 +33,8 @@ from .storage import CacheFolder
 
 __all__ = ["Counter", "FrozenPass", "Kept", "default_cache_folder"]
 
-MOST_KEPT = 2**28
-"""Maximum size in bytes of all caches that a run keeps in memory; the newest one is always kept."""
-MOST_NAMED = 3
-"""Maximum number of opaque parts named in a note."""
+MOST_KEPT = 2**28  # Maximum size in bytes of all caches that a run keeps in memory; the newest one is always kept
+MOST_NAMED = 3  # Maximum number of opaque parts named in a note
 
 
 def default_cache_folder() -> Path:
@@ -73,9 +71,7 @@ class Kept:
 
     def add(self, key: str, cache: ActivationCache, *, of: Any) -> None:
         """Keep a cache, and drop the oldest ones if the total size exceeds `MOST_KEPT`.
-
-        `of`: objects whose ids are part of the key, kept alive so that no id is reused.
-        """
+        `of`: objects whose ids are part of the key, kept alive so that no id is reused."""
         self._caches[key] = (cache, of)
         while len(self._caches) > 1 and sum(one.bytes for one, _ in self._caches.values()) > MOST_KEPT:
             del self._caches[next(iter(self._caches))]
@@ -83,38 +79,25 @@ class Kept:
 
 @dataclass(frozen=True)
 class FrozenPass:
-    """Pass of examples through the frozen part, which makes the feature caches of one cut.
-
-    Attributes:
-        where: folder, or "memory", or a URL. With a URL, caches are copied between it and the user's cache folder.
-        dtype: dtype of stored features, "float32" or "float16".
-        notes: list that receives messages about the pass, each once.
-        kept: caches that this run has in memory.
-        engine: engine on a CPU, one of `ENGINES`.
-        cluster: Ray cluster that computes, "ray://HOST:PORT" or "auto"; None: this process.
-        precision: "float32"; "bfloat16" (if a probe is as accurate on its features); "auto" (if it is also faster).
-        compared: (n,) examples that this probe may use, without the holdout set; None: all.
-    """
+    """Pass of examples through the frozen part, which makes the feature caches of one cut."""
 
     network: Network
     cut: Cut
-    where: str | Path
-    dtype: str = "float32"
+    where: str | Path  # folder, or "memory", or a URL. With a URL, caches are copied between it and the user's cache folder
+    dtype: str = "float32"  # dtype of stored features, "float32" or "float16"
     batch_size: int = 64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     counter: Counter = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
-    kept: Kept = field(default_factory=Kept)
-    engine: str = EAGER
-    cluster: str | None = None
-    precision: str = "float32"
-    compared: np.ndarray | None = None
+    notes: list[str] = field(default_factory=list)  # list that receives messages about the pass, each once
+    kept: Kept = field(default_factory=Kept)  # caches that this run has in memory
+    engine: str = EAGER  # engine on a CPU, one of `ENGINES`
+    cluster: str | None = None  # Ray cluster that computes, "ray://HOST:PORT" or "auto"; None: this process
+    precision: str = "float32"  # "float32"; "bfloat16" (if a probe is as accurate on its features); "auto" (if it is also faster)
+    compared: np.ndarray | None = None  # (n,) examples that this probe may use, without the holdout set; None: all
 
     def cached(self, items: Prepared, views: Sequence[int] = (0,)) -> ActivationCache:
         """Return the filled cache of these examples and views. Rows of a matching cache are reused.
-
-        If the values depend on something without content to compare, the cache lives only as long as the process.
-        """
+        If the values depend on something without content to compare, the cache lives only as long as the process."""
         frozen = frozen_identity(self.network, self.cut.layers)
         if self.engine not in ("auto", self._wanted):
             self._say_once(

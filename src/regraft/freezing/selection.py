@@ -35,9 +35,7 @@ def is_dropout(layer: Layer) -> bool:
 
 def _prefix(layers: Sequence[Layer], end: int) -> frozenset[str]:
     """Return the first `end` layers, up to a dropout directly before the trained part.
-
-    This dropout regularises the trained part and belongs to it. Dropout inside a module that is frozen as a whole is frozen.
-    """
+    This dropout regularises the trained part and belongs to it. Dropout inside a module that is frozen as a whole is frozen."""
     last = max((index for index in range(end) if layers[index].parameters), default=-1)
     beyond = {prefix for layer in layers[end:] for prefix in prefixes(layer.name)}
     late = (index for index in range(last + 1, end) if is_dropout(layers[index]) and prefixes(layers[index].name)[1] in beyond)
@@ -60,9 +58,7 @@ def frozen_up_to_head(network: Network) -> frozenset[str]:
 
 def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
     """Return the frozen layers: the first `end` blocks, or everything up to and including the block, layer or module of that name.
-
-    "layers:8" means the first 8 layers. Raises `SettingError` for an unknown name, or if a head would be frozen.
-    """
+    "layers:8" means the first 8 layers. Raises `SettingError` for an unknown name, or if a head would be frozen."""
     layers, count = network.layers, counted_layers(end)
     if count is not None:
         return _first_counted(network, count)
@@ -129,10 +125,8 @@ def frozen_before(network: Network, layers: Collection[str]) -> frozenset[str]:
 
 def held_layers(network: Network) -> frozenset[str]:
     """Return the layers that the network holds frozen (`network.body.held`), with the layers without weights that are frozen with them.
-
-    These run before every trained layer, or are inside a module whose weights are all held. Dropout directly before the trained part is
-    not included.
-    """
+    These run before every trained layer, or are inside a module whose weights are all held. Dropout directly before the trained part is not
+    included."""
     return _with_those_between(network.layers, network.body.held)
 
 
@@ -149,9 +143,7 @@ def _with_those_between(layers: Sequence[Layer], held: Collection[str]) -> froze
 
 def matching_layers(network: Network, patterns: Sequence[str], *, setting: str) -> frozenset[str]:
     """Return the layers with weights whose name, or the name of a module around them, matches a pattern such as "layer4.*".
-
-    `setting`: name for the `SettingError` that a pattern without a match raises.
-    """
+    `setting`: name for the `SettingError` that a pattern without a match raises."""
     names = {layer.name: [name for name in prefixes(layer.name) if name] for layer in network.layers if layer.parameters}
     found = set[str]()
     for pattern in patterns:
@@ -167,10 +159,8 @@ def matching_layers(network: Network, patterns: Sequence[str], *, setting: str) 
 
 def cacheable_layers(network: Network, frozen: Collection[str]) -> frozenset[str]:
     """Return the frozen layers whose outputs do not change in training.
-
     These are all frozen layers before the first trainable one, and later ones that do not depend on trained weights in a run of the
-    network's sample. The latter exist because an edit may call its own modules first.
-    """
+    network's sample. The latter exist because an edit may call its own modules first."""
     names = [layer.name for layer in network.layers]
     end = next((at for at, layer in enumerate(network.layers) if layer.parameters and layer.name not in frozen), len(names))
     first = frozenset(name for name in names[:end] if name in frozen)

@@ -23,24 +23,17 @@ __all__ = ["Chunk", "Shared", "batches_of", "sent", "spread"]
 
 T = TypeVar("T")
 
-Chunk = Sequence[tuple[np.ndarray, int]]
-"""Examples of one task, as (indices, view) pairs."""
+Chunk = Sequence[tuple[np.ndarray, int]]  # Examples of one task, as (indices, view) pairs
 
 
 @dataclass(frozen=True)
 class Shared:
-    """Data that all tasks of a pass share.
+    """Data that all tasks of a pass share."""
 
-    Attributes:
-        values: function from inputs to results.
-        items: source of the batches.
-        threads: number of threads per operator, as in the calling process, because rounding depends on it.
-    """
-
-    values: Callable[[Inputs], list[Tensor]]
-    items: Prepared
+    values: Callable[[Inputs], list[Tensor]]  # function from inputs to results
+    items: Prepared  # source of the batches
     batch_size: int
-    threads: int
+    threads: int  # number of threads per operator, as in the calling process, because rounding depends on it
 
 
 def batches_of(shared: Shared, chunk: Chunk) -> Iterator[list[Tensor]]:
@@ -85,9 +78,7 @@ def _in_local_files(data: Dataset) -> bool:
 
 def spread(shared: Shared, chunks: Iterable[Chunk], *, network: Network, cluster: str) -> Iterator[list[list[Tensor]]]:
     """Return the results of the batches of each chunk, in order. Each chunk is one task of the cluster.
-
-    Files are sent with the tasks if some machine does not have them under the same path.
-    """
+    Files are sent with the tasks if some machine does not have them under the same path."""
     rows, data = np.arange(min(2, len(shared.items))), shared.items.data
     content = sent(shared, [network], values=lambda one: one.values(one.items.batch(rows)))
     away = _in_local_files(data) and not all_see([_source(data.items[0]), _source(data.items[-1])], cluster)

@@ -41,22 +41,16 @@ _DONE = "done.npy"
 
 class _Manifest(Plain):
     """Manifest of a cache.
-
-    Attributes:
-        facts: facts of its identity; their digest is the name of the folder.
-        arrays: shape of one row and dtype of each live output.
-        engines: engines that have computed rows, as in `engine_of`.
-        about: readable names of the network and the data.
-    """
+    `arrays`: shape of one row and dtype of each live output."""
 
     model_config = ConfigDict(extra="forbid")
 
-    facts: dict[str, str | int | list[str]]
+    facts: dict[str, str | int | list[str]]  # facts of its identity; their digest is the name of the folder
     rows: Annotated[int, Field(ge=0)]
     chunk: Annotated[int, Field(ge=1)]
     arrays: list[Annotated[tuple[list[Annotated[int, Field(ge=0)]], str], Field(strict=False)]]
-    engines: list[str] = Field(default_factory=list)
-    about: dict[str, str] = Field(default_factory=dict)
+    engines: list[str] = Field(default_factory=list)  # engines that have computed rows, as in `engine_of`
+    about: dict[str, str] = Field(default_factory=dict)  # readable names of the network and the data
 
     def rows_of(self) -> dict[str, Any]:
         """Return the fields that determine the rows."""
@@ -65,22 +59,15 @@ class _Manifest(Plain):
 
 @dataclass(frozen=True)
 class CacheFolder:
-    """Folder of one cache, existing or not.
+    """Folder of one cache, existing or not."""
 
-    Attributes:
-        path: path of the folder; its name is the digest of the facts.
-        dtype: storage dtype of floating-point outputs, "float32" or "float16".
-        engine: engine that writes, as in `engine_of`.
-        about: readable names of the network and the data, for `list_caches`.
-    """
-
-    path: Path
+    path: Path  # path of the folder; its name is the digest of the facts
     live: tuple[Live, ...]
     rows: int
-    dtype: str
+    dtype: str  # storage dtype of floating-point outputs, "float32" or "float16"
     facts: Mapping[str, Any]
-    engine: str = ""
-    about: Mapping[str, str] = field(default_factory=dict)
+    engine: str = ""  # engine that writes, as in `engine_of`
+    about: Mapping[str, str] = field(default_factory=dict)  # readable names of the network and the data, for `list_caches`
 
     @property
     def _kinds(self) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
@@ -213,23 +200,15 @@ def _manifest_in(folder: Path) -> _Manifest | None:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """Description of one cache on disk.
-
-    Attributes:
-        done: number of finished rows.
-        size: in bytes.
-        network: name of the network.
-        data: name of the data.
-        made: time of the last write of the manifest, in seconds since 1970.
-    """
+    """Description of one cache on disk."""
 
     folder: Path
     rows: int
-    done: int
-    size: int
-    network: str = ""
-    data: str = ""
-    made: float = 0.0
+    done: int  # number of finished rows
+    size: int  # in bytes
+    network: str = ""  # name of the network
+    data: str = ""  # name of the data
+    made: float = 0.0  # time of the last write of the manifest, in seconds since 1970
 
 
 def list_caches(root: Path) -> list[CacheEntry]:
@@ -274,9 +253,7 @@ def _own_files(folder: Path) -> dict[str, os.stat_result] | None:
 
 def clear_caches(root: Path, *, before: float = math.inf) -> list[CacheEntry]:
     """Delete the caches below a folder and return them. Other files and caches that are being filled stay.
-
-    `before`: delete only caches made earlier, in seconds since 1970.
-    """
+    `before`: delete only caches made earlier, in seconds since 1970."""
     return [entry for entry in list_caches(root) if entry.made < before and _deleted(entry.folder)]
 
 

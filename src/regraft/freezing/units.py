@@ -19,21 +19,15 @@ from ..networks.parts.structure import prefixes
 
 __all__ = ["called_one_by_one", "frozen_units", "independent", "on_network", "other_weights", "replaced", "rows_of"]
 
-Digests = dict[str, list[list[bytes]]]
-"""Module -> for each call, a digest of each returned tensor."""
+Digests = dict[str, list[list[bytes]]]  # Module -> for each call, a digest of each returned tensor
 
 
 @dataclass
 class _Nesting:
-    """Calls of a forward pass.
+    """Calls of a forward pass."""
 
-    Attributes:
-        within: module -> modules called while it ran, in the order of the first calls.
-        heard: modules with hooks.
-    """
-
-    within: dict[str, set[str]] = field(default_factory=dict)
-    heard: set[str] = field(default_factory=set)
+    within: dict[str, set[str]] = field(default_factory=dict)  # module -> modules called while it ran, in the order of the first calls
+    heard: set[str] = field(default_factory=set)  # modules with hooks
 
 
 @contextmanager
@@ -89,11 +83,9 @@ def on_network(network: Network, inputs: Inputs) -> Inputs:
 
 def frozen_units(network: Network, layers: Collection[str], *, sample: Inputs) -> list[str]:
     """Return the largest modules whose outputs can be replayed, in the order of their first calls.
-
     All layers of such a module are frozen, and so is every module that runs during its calls (a hook may call modules from elsewhere). No
     module inside it has hooks, because they would not run in a replay. Its output does not depend on trained weights; if it does, the
-    modules inside are tried instead. A module that runs both inside such a module and outside is not replayed itself.
-    """
+    modules inside are tried instead. A module that runs both inside such a module and outside is not replayed itself."""
     outside = {prefix for layer in network.layers if layer.name not in layers for prefix in prefixes(layer.name)}
     inside = {prefix for name in layers for prefix in prefixes(name)} - outside
     seen = _nesting(network.modules(), lambda: network.scores(sample))
@@ -112,9 +104,7 @@ def frozen_units(network: Network, layers: Collection[str], *, sample: Inputs) -
 
 def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Nesting:
     """Return the calls of a forward pass.
-
-    Forwards are wrapped, not hooked: a module's own hooks run outside its forward, and still run in a replay.
-    """
+    Forwards are wrapped, not hooked: a module's own hooks run outside its forward, and still run in a replay."""
     seen, running = _Nesting(), list[str]()
     before = {name: set(module._forward_pre_hooks) for name, module in modules.items()}  # e.g. weight norm; these may be skipped
 
@@ -144,9 +134,7 @@ def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Nesting:
 
 def independent(network: Network, names: Sequence[str], *, layers: Collection[str], sample: Inputs) -> list[str]:
     """Return the called modules whose outputs do not depend on trained weights in any call (a shared activation may be called twice).
-
-    The trained weights are replaced by NaN for one run; outputs that change depend on them.
-    """
+    The trained weights are replaced by NaN for one run; outputs that change depend on them."""
     plain = _digests(network, names, inputs=sample)
     with other_weights(network, layers, made=lambda values: torch.full_like(values, torch.nan)):
         poisoned = _digests(network, names, inputs=sample)

@@ -28,19 +28,12 @@ Function = Callable[[Network, Inputs], Tensor]
 
 @dataclass(frozen=True)
 class WholePass:
-    """Runner of a function of a network over examples, like `concatenated`.
+    """Runner of a function of a network over examples, like `concatenated`."""
 
-    Attributes:
-        engine: one of `ENGINES`.
-        cluster: Ray cluster that computes, "ray://HOST:PORT" or "auto"; None: this process.
-        notes: list that receives messages about the engine.
-        log: record of building time and saved time.
-    """
-
-    engine: str = "auto"
-    cluster: str | None = None
-    notes: list[str] = field(default_factory=list)
-    log: EngineLog = field(default_factory=EngineLog)
+    engine: str = "auto"  # one of `ENGINES`
+    cluster: str | None = None  # Ray cluster that computes, "ray://HOST:PORT" or "auto"; None: this process
+    notes: list[str] = field(default_factory=list)  # list that receives messages about the engine
+    log: EngineLog = field(default_factory=EngineLog)  # record of building time and saved time
 
     def __call__(self, function: Function, network: Network, *, items: Any, batch_size: int) -> np.ndarray:
         """Return the results of a function for the examples, (N, …) float32."""

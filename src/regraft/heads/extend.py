@@ -19,18 +19,7 @@ from ..probes import ClassStatistics, fit_lda, fit_ridge, statistics_of
 from ..probes.common import folds_of
 from ..randomness import own_state
 from ..tasks import harmonic_mean
-from .starts import (
-    STARTS,
-    Rows,
-    Start,
-    as_data,
-    fitted_rows,
-    lowest_biases,
-    probed_rows,
-    ready_for,
-    separated_rows,
-    started,
-)
+from .starts import STARTS, Rows, Start, as_data, fitted_rows, lowest_biases, probed_rows, ready_for, separated_rows, started
 
 __all__ = ["extend", "extension_figures"]
 
@@ -152,18 +141,10 @@ def _appended(old: Head, names: Sequence[str]) -> Head:
 
 
 def _with_new_rows(
-    net: Network,
-    head: Head,
-    *,
-    shown: tuple[np.ndarray, np.ndarray],
-    start: str | None,
-    old_data: Any,
-    known: ClassStatistics | None,
+    net: Network, head: Head, *, shown: tuple[np.ndarray, np.ndarray], start: str | None, old_data: Any, known: ClassStatistics | None
 ) -> tuple[Head, float | None]:
     """Return the head with the class weights of its last part computed from features and targets of the new classes.
-
-    Also return the share of these examples that are right when held out, where this is known.
-    """
+    Also return the share of these examples that are right when held out, where this is known."""
     features, targets = shown
     count, first = head.parts[-1], len(head.weight) - head.parts[-1]
     before = (head.weight[:first], head.bias[:first])
@@ -198,10 +179,8 @@ def _with_new_rows(
 
 def _fitted(shown: Rows, *, head: Head, known: ClassStatistics | None, stored: Rows | None) -> tuple[Rows, float]:
     """Fit new class weights to examples of the new classes, together with examples or statistics of the old classes.
-
     For very wide features, the statistics hold a subset (every `known.every`-th feature) and the logits of the original classes. Logits are
-    linear in the features, so the result is still a linear head.
-    """
+    linear in the features, so the result is still a linear head."""
     (features, targets), count, first = shown, head.parts[-1], len(head.weight) - head.parts[-1]
     if known is None or known.every == 1:
         return fitted_rows(features, targets, count=count, old=(head.weight[:first], head.bias[:first]), known=known, stored=stored)
@@ -293,10 +272,8 @@ def _statistics(net: Network, given: Any) -> ClassStatistics | None:
 
 def _joint(head: Head, statistics: ClassStatistics, *, old: Rows) -> tuple[Head, ClassStatistics]:
     """Solve the class weights of all classes in closed form. Return the head and the statistics that belong to it.
-
     If the statistics hold a subset of the features and the logits of `old`, the discriminant is solved on these and converted to all
-    features. The statistics are then transformed: the logits of the solved class weights replace those of the old ones.
-    """
+    features. The statistics are then transformed: the logits of the solved class weights replace those of the old ones."""
     order = rows_of(head.classes or (), statistics.classes)
     rows = [order[name] for name in head.classes or ()]
     weight, bias = (part[rows] for part in fit_lda(statistics, standardise=True, strength=_STRENGTH))

@@ -21,8 +21,7 @@ from .synonyms import alias_form, aliases
 
 __all__ = ["retarget", "retargeted_rows"]
 
-Hidden = Sequence[tuple[int, str]]
-"""Hidden layers below a head, lowest first: (number of units, activation)."""
+Hidden = Sequence[tuple[int, str]]  # Hidden layers below a head, lowest first: (number of units, activation)
 
 
 @own_state()
@@ -113,11 +112,9 @@ def _of_kind(head: Head, kind: str | None) -> Head:
 
 def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, str] | None = None) -> tuple[Head, Account]:
     """Return the head with weights (M, d) for other classes, zero where a class is new, and the account (kept, renamed, new, dropped).
-
     Class weights are matched by name and never by count or position. Names are compared after Unicode NFC normalisation and trimming. If no
     old class has the exact name, a match that ignores case is used if it is unique. If an old class has several names ("tabby, tabby cat"),
-    each of them matches, unless it is the full name of another new class. `rename` maps old names to new names.
-    """
+    each of them matches, unless it is the full name of another new class. `rename` maps old names to new names."""
     renamed = _checked_renaming(old.classes or (), classes, rename=rename or {})
     old_names = [renamed.get(row, name) for row, name in enumerate(old.classes or ())]
     row_of = _rows_by_name(old_names, classes)

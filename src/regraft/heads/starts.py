@@ -35,10 +35,8 @@ __all__ = [
 ]
 
 STARTS = ("zeros", "random", "mean", "imprint", "probe")
-_LOST = 0.15
-"""Share of a new class's examples that may score below an old class, if there are no old examples to balance against."""
-_DRAWN = 4_000
-"""Total number of features drawn from the statistics of the old classes; 4 to 100 per class."""
+_LOST = 0.15  # Share of a new class's examples that may score below an old class, if there are no old examples to balance against
+_DRAWN = 4_000  # Total number of features drawn from the statistics of the old classes; 4 to 100 per class
 _OLD = 1.5
 """Weight of an old class in the fit, relative to a new one: on digits 0.9 points fewer are lost, and 1 to 5 fewer of the new ones found."""
 _SCALE = 10.0  # scale of cosine logits without kept class weights (learned in Qi et al., where it starts at 10)
@@ -48,17 +46,11 @@ Rows = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Start:
-    """Initialisation of the class weights of new classes.
+    """Initialisation of the class weights of new classes."""
 
-    Attributes:
-        how: "zeros", "random", "mean", "imprint" or "probe".
-        data: examples for "imprint" and "probe". Its class names (and, for an additional task, its task) select the targets.
-        seed: seed for "random".
-    """
-
-    how: str
-    data: Any = None
-    seed: int = 0
+    how: str  # "zeros", "random", "mean", "imprint" or "probe"
+    data: Any = None  # examples for "imprint" and "probe". Its class names (and, for an additional task, its task) select the targets
+    seed: int = 0  # seed for "random"
 
     def __post_init__(self) -> None:
         if self.how not in STARTS:
@@ -74,10 +66,8 @@ def as_data(given: Any) -> Dataset:
 
 def ready_for(net: Network, data: Any) -> tuple[Network, Any]:
     """Return the network with its preprocessing fitted to the data, and the data as a `Dataset` (None if `data` is None).
-
     An inferred preprocessing learns the value range of images from the data. All computations of one operation, and later predictions of
-    the new network, must use the same range. A preprocessing that is fitted already is left unchanged.
-    """
+    the new network, must use the same range. A preprocessing that is fitted already is left unchanged."""
     if data is None:
         return net, None
     items, own = as_data(data), preprocessing_from_dict(net.preprocessing.to_dict())
@@ -150,12 +140,9 @@ def mean_rows(weight: np.ndarray, bias: np.ndarray, *, count: int) -> Rows:
 
 def imprinted_rows(features: np.ndarray, targets: np.ndarray, *, count: int, kept: Rows) -> Rows:
     """Return the normalised mean feature direction of each class, scaled to the mean norm of the kept class weights, with their mean bias.
-
     `features`: (N, d) of the new classes; `targets`: (N,) new class, 0 to n - 1; `kept`: weight (C, d) and bias (C,), may be empty.
-
     Source: Qi, Brown & Lowe, CVPR 2018, equations 5 and 6. Deviation: the head need not be a cosine classifier, so the new weights take the
-    mean norm and bias of the kept ones. Without kept weights, a feature of mean length has a logit of 10 at most.
-    """
+    mean norm and bias of the kept ones. Without kept weights, a feature of mean length has a logit of 10 at most."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     directions = features / np.maximum(lengths, 1e-12)
     means = np.stack([directions[targets == index].mean(0) for index in range(count)])
@@ -170,28 +157,23 @@ def probed_rows(
     features: np.ndarray, targets: np.ndarray, *, count: int, kept: Rows, wanted: np.ndarray, kind: str = "classification"
 ) -> Rows:
     """Return class weights of the closed-form ridge solution, aligned to the kept class weights.
-
     `features`: (N, d) of all classes with data; `targets`: (N,) class, 0 to `count` - 1, or for other kinds (N, C) of 0 and 1
-    ("multi-label") or numbers ("regression"); `kept`: weight (C, d) and bias (C,), may be empty; `wanted`: (n,) indices of the new classes.
-    """
+    ("multi-label") or numbers ("regression"); `kept`: weight (C, d) and bias (C,), may be empty; `wanted`: (n,) indices of the new
+    classes."""
     probe = fit_ridge(features, targets, kind=kind, classes=count)
     return aligned_rows(probe.weight[wanted], probe.bias[wanted], kept=kept)
 
 
 def separated_rows(features: np.ndarray, targets: np.ndarray, *, count: int, old: Rows) -> Rows:
     """Return imprinted class weights that take few old examples away from their classes, although no old examples are available.
-
     The old class weights stand in for the old examples: the weight vector of a class (its positive part, if no feature is negative) points
     to the features of that class. A new direction leads from the mean of these vectors to the mean of the new class. Its norm is the mean
     norm of the old class weights. The bias is the lowest at which 85 % of the new examples still score above every old class. The mean bias
     of the old classes, as in weight alignment, would assign nearly every old example to the new class if all features are positive. Each
     new class depends only on its own examples and on the old class weights, so adding classes one by one equals adding them together.
-
     `features`: (N, d) of the new classes; `targets`: (N,) new class, 0 to n - 1, each with an example; `old`: weight (C, d) and bias (C,)
     before any extension.
-
-    Source: Qi, Brown & Lowe, CVPR 2018 (imprinting); Zhao et al., CVPR 2020, equation 5 (norms). Deviations: the direction and the bias.
-    """
+    Source: Qi, Brown & Lowe, CVPR 2018 (imprinting); Zhao et al., CVPR 2020, equation 5 (norms). Deviations: the direction and the bias."""
     weight = old[0]
     means = np.stack([features[targets == index].mean(0) for index in range(count)])
     standing = np.maximum(weight, 0) if float(features.min()) >= 0 else weight
@@ -207,20 +189,16 @@ def fitted_rows(
     features: np.ndarray, targets: np.ndarray, *, count: int, old: Rows, known: ClassStatistics | None, stored: Rows | None = None
 ) -> tuple[Rows, float]:
     """Return new class weights with the least log loss on new and old examples, old classes weighted 1.5; the old ones stay fixed.
-
     Old examples are the `stored` ones and features drawn from the statistics: Gaussian noise around the class means, with the within-class
     covariance. The old logits of drawn features are adjusted to those of unseen examples, as `held_out` of the statistics describes them.
     Drawn features have the same total weight as the examples behind the statistics. The fit is a logistic regression with the logits of the
-    old classes as fixed offsets. Its penalty is chosen on held-out examples. Also return the share of new examples that are right when
-    held out.
-
+    old classes as fixed offsets. Its penalty is chosen on held-out examples. Also return the share of new examples that are right when held
+    out.
     `features`: (N, d) of the new classes; `targets`: (N,) new class, 0 to n - 1, each with an example; `old`: weight (C, d) and bias (C,);
     `known`: statistics of the same features, the C old classes first, in their order, or None; `stored`: features (M, d) and class indices
     (M,) of old examples, or None.
-
     Source: classifier alignment on drawn features, Zhang et al. (SLCA), ICCV 2023, section 3.3. Deviations: only new class weights are
-    fitted, and the logits of drawn features are those of unseen examples.
-    """
+    fitted, and the logits of drawn features are those of unseen examples."""
     first = len(old[0])
     given = [*([] if stored is None else [stored]), (features, targets + first)]
     parts = [(x, y, x @ old[0].T + old[1], np.ones(len(y))) for x, y in given]
@@ -251,10 +229,8 @@ def _drawn(known: ClassStatistics, old: Rows) -> tuple[np.ndarray, np.ndarray, n
 
 def lowest_biases(features: np.ndarray, targets: np.ndarray, *, rows: np.ndarray, old: Rows) -> np.ndarray:
     """Return for each new class the lowest bias (n,) at which 85 % of its examples score above every old class.
-
     `features`: (N, d) of the new classes; `targets`: (N,) new class, 0 to n - 1, each with an example; `rows`: (n, d) new class weights;
-    `old`: weight (C, d) and bias (C,).
-    """
+    `old`: weight (C, d) and bias (C,)."""
     highest = (features @ old[0].T + old[1]).max(1)
     gaps = highest - np.einsum("nd,nd->n", features, rows[targets])
     gaps += 1e-3 * np.abs(highest)  # at the gap itself the scores would only tie
@@ -263,9 +239,8 @@ def lowest_biases(features: np.ndarray, targets: np.ndarray, *, rows: np.ndarray
 
 def aligned_rows(weight: np.ndarray, bias: np.ndarray, *, kept: Rows) -> Rows:
     """Scale new class weights (n, d) and biases (n,) to the mean norm and mean bias of the kept ones (C, d) and (C,), if there are any.
-
-    Source: weight alignment, Zhao et al., CVPR 2020, equation 5. The same factor scales the bias, which is then shifted to the kept mean.
-    """
+    Source: weight alignment, Zhao et al., CVPR 2020, equation 5. The same factor scales the bias, which is then shifted to the kept
+    mean."""
     if not len(kept[0]) or not len(weight):
         return weight, bias
     factor = np.linalg.norm(kept[0], axis=1).mean() / max(float(np.linalg.norm(weight, axis=1).mean()), 1e-12)

@@ -10,11 +10,9 @@ from ..networks.names import normal_name
 
 __all__ = ["alias_form", "aliases"]
 
-_HABIT = 0.25
-"""Minimum share of names with a comma for commas to mean synonyms. About half of ImageNet's names have one."""
+_HABIT = 0.25  # Minimum share of names with a comma for commas to mean synonyms. About half of ImageNet's names have one
 _IMAGENET = 1000
-_SAME = 0.95
-"""Minimum share of matching names for a list to count as ImageNet's. Libraries have renamed a few (two cranes, two maillots)."""
+_SAME = 0.95  # Minimum share of matching names for a list to count as ImageNet's. Libraries have renamed a few (two cranes, two maillots)
 
 
 def alias_form(name: str) -> str:
@@ -24,13 +22,11 @@ def alias_form(name: str) -> str:
 
 def aliases(classes: Sequence[str]) -> dict[str, int]:
     """Return alias -> class index (0 … C-1), for names without an exact match. Look up a name as `aliases(classes).get(alias_form(name))`.
-
     Every full name in `alias_form` is an alias of its own class. If at least a quarter of the names contain ", ", the parts between the
     commas are aliases too; in other lists they are not, so "Smith, John" stays one name. If the list is ImageNet-1k's and timm is
-    installed, all WordNet lemmas of a class are aliases: torchvision's "tabby", Keras' "golden_retriever" and timm's "tabby, tabby cat"
-    are all found. A list is ImageNet-1k's if it has 1,000 names and at least 95 % of them are, or contain, a lemma of the class at their
-    position; the remaining names get no lemmas. A full name is never an alias of another class. An ambiguous alias is left out.
-    """
+    installed, all WordNet lemmas of a class are aliases: torchvision's "tabby", Keras' "golden_retriever" and timm's "tabby, tabby cat" are
+    all found. A list is ImageNet-1k's if it has 1,000 names and at least 95 % of them are, or contain, a lemma of the class at their
+    position; the remaining names get no lemmas. A full name is never an alias of another class. An ambiguous alias is left out."""
     full = [alias_form(name) for name in classes]
     parts = [frozenset(map(alias_form, name.split(", "))) - {""} for name in classes]
     others = parts if sum(", " in name for name in classes) >= _HABIT * len(full) else [frozenset()] * len(full)

@@ -23,12 +23,9 @@ __all__ = ["METHOD", "TRAININGS", "mean_code", "shared_rows"]
 
 Table = TypeVar("Table", Tensor, np.ndarray)
 TRAININGS = ("joint", "direct", "entrance")
-SIZE = 50
-"""Default size of a code, if the widest shifted layer has at least as many channels."""
-FASTER = 10.0
-"""Factor of the learning rate for codes: a code receives gradients only from examples of its own condition."""
-SHARED = 0.1
-"""Share of the examples in a step that use the mean code, so that it works for examples of unknown condition."""
+SIZE = 50  # Default size of a code, if the widest shifted layer has at least as many channels
+FASTER = 10.0  # Factor of the learning rate for codes: a code receives gradients only from examples of its own condition
+SHARED = 0.1  # Share of the examples in a step that use the mean code, so that it works for examples of unknown condition
 
 
 def mean_code(table: Table) -> Table:

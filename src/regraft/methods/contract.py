@@ -75,8 +75,7 @@ class Begin(Protocol):
 
 End = Callable[["Network"], "Network"]
 """Function from the trained network to the copy that is kept, without the parts that only training needs."""
-During = Callable[["Network"], AbstractContextManager[None]]
-"""Function from the network to a context that is active during training."""
+During = Callable[["Network"], AbstractContextManager[None]]  # Function from the network to a context that is active during training
 
 
 def copied(network: Network) -> Network:

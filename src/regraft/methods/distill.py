@@ -13,8 +13,7 @@ from ..networks.contract import Scores
 
 __all__ = ["TEMPERATURE", "SoftTargets", "old_chances", "soft_cross_entropy"]
 
-TEMPERATURE = 2.0
-"""Temperature for the old classes if they differ from the new ones."""
+TEMPERATURE = 2.0  # Temperature for the old classes if they differ from the new ones
 
 
 def soft_cross_entropy(scores: Tensor, chances: Tensor, *, temperature: float = 1.0) -> Tensor:

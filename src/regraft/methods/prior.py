@@ -16,17 +16,13 @@ from ..errors import SettingError
 
 __all__ = ["WEIGHTS", "CodePrior", "chosen_weight", "code_prior", "first_weight"]
 
-WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, np.inf)
-"""Candidate weights of the prior. An infinite weight keeps the mean code."""
-PLAIN = 1.0
-"""Weight given by Bayes' rule, if log-likelihoods are summed and the known codes have the spread of the true codes."""
+WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, np.inf)  # Candidate weights of the prior. An infinite weight keeps the mean code
+PLAIN = 1.0  # Weight given by Bayes' rule, if log-likelihoods are summed and the known codes have the spread of the true codes
 USUAL = 0.3
 """Default weight. Codes learned jointly with a network have a penalty of their own that keeps them near their mean, so they spread less
 than the true codes. In our simulations 0.3 was better than 1, but less safe for one or two examples."""
-FEW = 2
-"""Number of examples up to which the weight is that of Bayes' rule."""
-FLOOR = 1e-6
-"""Minimum variance relative to the mean variance. Known codes may be equal in one dimension."""
+FEW = 2  # Number of examples up to which the weight is that of Bayes' rule
+FLOOR = 1e-6  # Minimum variance relative to the mean variance. Known codes may be equal in one dimension
 
 
 @dataclass(frozen=True)

@@ -27,18 +27,13 @@ _MEANING = {
 @dataclass(frozen=True)
 class Account:
     """Record of the weights and class weights that were kept, renamed, new or dropped, and by which rule.
-
-    Attributes:
-        entries: heading -> names. The headings are "matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped" and
-            "frozen"; headings without names may be absent.
-        rules: name -> the rule by which it was matched.
-        figures: name -> a measured value, for example "max_score_change".
-    """
+    `entries`: heading -> names. The headings are "matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped" and
+    "frozen"; headings without names may be absent."""
 
     entries: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    rules: Mapping[str, str] = field(default_factory=dict)
+    rules: Mapping[str, str] = field(default_factory=dict)  # name -> the rule by which it was matched
     notes: tuple[str, ...] = ()
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)  # name -> a measured value, for example "max_score_change"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: the headings present, then "rules", "notes" and "figures" if not empty."""

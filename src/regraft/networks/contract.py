@@ -36,8 +36,7 @@ from .torch.programs import refuse_program
 __all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
 
 
-_NAMED = 5
-"""Number of classes that `repr` of a network names."""
+_NAMED = 5  # Number of classes that `repr` of a network names
 
 
 @final

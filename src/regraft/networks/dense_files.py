@@ -33,11 +33,9 @@ _NONLINEAR = {
 """PyTorch operator -> the activation in PMML, and the factor of its value."""
 _OTHER = ("conv", "lstm", "gru", "rnn", "pool", "attention", "embedding")
 """Substrings of the names of operators and of layer classes that are not dense."""
-_LARGEST = 4096
-"""Largest number of inputs, or of units of a layer."""
+_LARGEST = 4096  # Largest number of inputs, or of units of a layer
 _RANDOM = 8
-_STRAIGHT = 1e-6
-"""Largest deviation of the computation between two activations from W x + b, relative to the largest value."""
+_STRAIGHT = 1e-6  # Largest deviation of the computation between two activations from W x + b, relative to the largest value
 _INSTEAD = "Export it as .onnx, or its head alone with what='head'."
 WHATS = ("network", "head")
 
@@ -62,10 +60,8 @@ def write_pmml(
     target: str | None = None,
 ) -> Path:
     """Write a network of dense layers as a PMML file.
-
     `columns` names the inputs; default x1, x2, …, or feature1, feature2, … for a head alone. `target` names the prediction; default
-    "class", or "value" for a regression.
-    """
+    "class", or "value" for a regression."""
     refuse_program(network.origin, "exported as PMML")
     found = dense_network(network, what=what, columns=columns, target=target)
     content = pmml_of(found, version, application=importlib.metadata.version("regraft"))

@@ -42,8 +42,7 @@ __all__ = [
 ]
 
 FORMS = ("lhuc", "film")
-MOST = 2**28
-"""Largest number of elements of a tensor that is built from a saved shape: 1 GiB of float32."""
+MOST = 2**28  # Largest number of elements of a tensor that is built from a saved shape: 1 GiB of float32
 Size = Annotated[int, Field(ge=1, le=MOST, strict=True)]
 Count = Annotated[int, Field(ge=1, le=2**16, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -263,8 +262,7 @@ _KINDS: Mapping[str, type[Edit]] = {
 }
 
 
-TRAINING = (ScaleShift, LowRank)
-"""Edits that put a network into its training form; it must be settled before other edits, saving or export."""
+TRAINING = (ScaleShift, LowRank)  # Edits that put a network into its training form; it must be settled before other edits, saving or export
 
 
 def edit_from_dict(plain: Mapping[str, Any] | Edit) -> Edit:

@@ -36,8 +36,7 @@ from .tracing import capture
 
 __all__ = ["B", "Body", "EditTable", "Family", "Places"]
 
-Places = Mapping[str, tuple[Head, FoundHead | None]]
-"""Heads by task, each with its location in the module, or None for a derived head."""
+Places = Mapping[str, tuple[Head, FoundHead | None]]  # Heads by task, each with its location in the module, or None for a derived head
 EditTable = Mapping[type[Edit], Callable[..., Any]]
 """The functions that apply the supported kinds of edits: private copy of the body, edit, `head` and `seed` -> changed body."""
 
@@ -45,39 +44,24 @@ EditTable = Mapping[type[Edit], Callable[..., Any]]
 @dataclass(eq=False)
 class Body(abc.ABC):
     """A raw module with the facts found by running it once on a sample: the part of a network that edits change.
+    `input_shapes`: shapes of several inputs by name, if the module states them; None for an open axis."""
 
-    Attributes:
-        module: the framework's own object.
-        input_shape: shape of one example; () for several inputs.
-        input_shapes: shapes of several inputs by name, if the module states them; None for an open axis.
-        blocks: the units in which depth is counted.
-        found: the location of each head that has its own class weights, by task.
-        coding: how the module takes the codes of conditions, or None.
-        account: what the edit that made this body did to the weights.
-        frozen: names of the frozen layers and parameters.
-        training: whether the part that is not frozen is in training mode.
-        draws: whether two passes over the same examples differ, even in inference.
-        given: names of the layers and parameters that the owner of the module has frozen.
-        planned: names that are held instead of `given`; None to hold `given`.
-        untrained: layers that were built here and have not been trained, if the family records them here.
-    """
-
-    module: Any
+    module: Any  # the framework's own object
     sample: Inputs
-    input_shape: tuple[int | None, ...] = ()
+    input_shape: tuple[int | None, ...] = ()  # shape of one example; () for several inputs
     input_shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     layers: tuple[Layer, ...] = ()
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[Block, ...] = ()  # the units in which depth is counted
     heads: dict[str, Head] = field(default_factory=dict)
-    found: dict[str, FoundHead] = field(default_factory=dict)
-    coding: Coding | None = None
-    account: Account = field(default_factory=Account)
-    frozen: frozenset[str] = frozenset()
-    training: bool = False
-    draws: bool = False
-    given: frozenset[str] = frozenset()
-    planned: frozenset[str] | None = None
-    untrained: frozenset[str] = frozenset()
+    found: dict[str, FoundHead] = field(default_factory=dict)  # the location of each head that has its own class weights, by task
+    coding: Coding | None = None  # how the module takes the codes of conditions, or None
+    account: Account = field(default_factory=Account)  # what the edit that made this body did to the weights
+    frozen: frozenset[str] = frozenset()  # names of the frozen layers and parameters
+    training: bool = False  # whether the part that is not frozen is in training mode
+    draws: bool = False  # whether two passes over the same examples differ, even in inference
+    given: frozenset[str] = frozenset()  # names of the layers and parameters that the owner of the module has frozen
+    planned: frozenset[str] | None = None  # names that are held instead of `given`; None to hold `given`
+    untrained: frozenset[str] = frozenset()  # layers that were built here and have not been trained, if the family records them here
 
     @property
     def head(self) -> Head:
@@ -107,9 +91,7 @@ class Body(abc.ABC):
 
     def own_scores(self, inputs: Inputs) -> Scores:
         """Return the logits by task of the heads with their own class weights, one column per row of the layer.
-
-        A network without such a head returns its pooled output as "main".
-        """
+        A network without such a head returns its pooled output as "main"."""
         features = self.feature_batch(inputs)
         made = {task: self.scores_of_layer(head.layer, features) for task, head in self.heads.items() if not head.groups}
         return made or {"main": features}
@@ -265,9 +247,7 @@ class Body(abc.ABC):
 
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a weight (count, d) and bias (count,), initialised as the framework's linear layers are.
-
-        Default: as `torch.nn.Linear`, uniform within 1 / sqrt(d).
-        """
+        Default: as `torch.nn.Linear`, uniform within 1 / sqrt(d)."""
         with seeded(seed):
             layer = torch.nn.Linear(features, count)
         return layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
@@ -283,9 +263,7 @@ class Body(abc.ABC):
 
     def freeze_(self, layers: Collection[str]) -> None:
         """Freeze exactly these layers or parameters and the `held` ones: no gradients, BatchNorm statistics fixed, dropout off, always.
-
-        A parameter that a frozen and a trainable layer share is frozen.
-        """
+        A parameter that a frozen and a trainable layer share is frozen."""
         self.frozen = frozenset(layers) | self.held
         own, whole = self.layer_parameters(), set[str]()
         for layer in self.layers:
@@ -304,9 +282,7 @@ class Body(abc.ABC):
     @property
     def held(self) -> frozenset[str]:
         """Names of layers and parameters that training never changes: those that the owner froze, unless `hold_` replaced them.
-
-        They never include a layer without weights. A family that cannot train holds all layers below its heads.
-        """
+        They never include a layer without weights. A family that cannot train holds all layers below its heads."""
         return self.given if self.planned is None else self.planned
 
     def hold_(self, layers: Collection[str] | None) -> None:
@@ -358,10 +334,8 @@ B = TypeVar("B", bound=Body)
 
 class Family(Generic[B]):
     """The operations of a framework on its `Body`; one stateless object per framework.
-
     `name` is the name that users see. `layout` is "channels_first" or "channels_last". `own_endings` lists the file endings that
-    `export_own` writes, the framework's main format first.
-    """
+    `export_own` writes, the framework's main format first."""
 
     name: ClassVar[str]
     layout: ClassVar[str] = "channels_first"
@@ -383,9 +357,7 @@ class Family(Generic[B]):
 
     def unedit(self, body: B, edit: Edit, *, code: Tensor | None) -> tuple[B, tuple[str, ...]]:
         """Return a copy with the layers that `edit` added folded into the weights, and the names of layers that gained a bias.
-
-        For `Codes`, `code` (size,) replaces the code of every example.
-        """
+        For `Codes`, `code` (size,) replaces the code of every example."""
         self._refuse(f"cannot undo {edit!r}.")
 
     def write(self, body: B, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:

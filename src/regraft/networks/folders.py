@@ -60,8 +60,7 @@ _OF_NETWORK = (*_WEIGHTS, HISTORY_FILE, STATISTICS_FILE, UNKNOWN_FILE)
 _FOLDER = Kind(FACTS_FILE, frozenset({FACTS_FILE, CODES_FOLDER, *_OF_NETWORK, *_RESULT}))
 _WITHOUT = "Put it back from a copy, or remove it: the network can be opened without it."
 _REMEDY = "Put back the folder as it was saved, from a copy, or save the network again."
-_PATIENCE = 20.0
-"""Seconds to wait, when opening a folder, for a process that is replacing its content."""
+_PATIENCE = 20.0  # Seconds to wait, when opening a folder, for a process that is replacing its content
 
 
 def versions() -> dict[str, str]:

@@ -23,10 +23,8 @@ def normal_name(name: object) -> str:
 
 def rows_of(names: Iterable[str], known: Sequence[str]) -> dict[str, int]:
     """Return the row in `known` of each name that is found: exactly, or else case-insensitively.
-
     The case-insensitive match requires that exactly one of `names` and one of `known` have that spelling, so that no two names share a
-    row.
-    """
+    row."""
     names = tuple(names)
     exact = {exact_name(name): row for row, name in enumerate(known)}
     folded = {normal_name(name): row for row, name in enumerate(known)}

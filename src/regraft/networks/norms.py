@@ -15,14 +15,11 @@ from .tracing import flat_tensors
 
 __all__ = ["Norm", "misfit", "norms_of"]
 
-FIRST = 3
-"""Number of layers to check, in execution order: later layers read what the first ones have normalised."""
+FIRST = 3  # Number of layers to check, in execution order: later layers read what the first ones have normalised
 _KEPT = (("running_mean", "running_var"), ("moving_mean", "moving_variance"), ("mean", "variance"))
 """Attribute names of mean and variance: in torch, in Keras, in Keras' Normalization."""
-_LEAST = 1e-3
-"""Added to variances, as these layers do (1e-5 to 1e-2), so that constant channels do not dominate."""
-_LARGE = 32
-"""Axis length from which only every second position is counted."""
+_LEAST = 1e-3  # Added to variances, as these layers do (1e-5 to 1e-2), so that constant channels do not dominate
+_LARGE = 32  # Axis length from which only every second position is counted
 
 
 class _Enough(Exception):
@@ -31,18 +28,12 @@ class _Enough(Exception):
 
 @dataclass
 class Norm:
-    """A normalisation layer with its stored statistics and running sums of its current inputs.
-
-    Attributes:
-        mean: stored mean, (C,).
-        variance: stored variance, (C,).
-        axis: channel axis of its inputs.
-    """
+    """A normalisation layer with its stored statistics and running sums of its current inputs."""
 
     module: Module
-    mean: Tensor
-    variance: Tensor
-    axis: int
+    mean: Tensor  # stored mean, (C,)
+    variance: Tensor  # stored variance, (C,)
+    axis: int  # channel axis of its inputs
     _sums: list[Tensor] = field(default_factory=list)
 
     def add_(self, values: Tensor) -> None:
@@ -102,9 +93,7 @@ def misfit(
     measure: Callable[[Norm], float] = Norm.misfit,
 ) -> tuple[float, int] | None:
     """Return how far a network's inputs are from its training data, measured at its first normalisation layers.
-
-    The result is the mean of `measure` (0 for a perfect fit) and the number of layers it was computed from; None without such layers.
-    """
+    The result is the mean of `measure` (0 for a perfect fit) and the number of layers it was computed from; None without such layers."""
     reached: list[Norm] = []
 
     def hook_of(norm: Norm) -> Callable[..., None]:

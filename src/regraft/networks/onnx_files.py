@@ -40,8 +40,7 @@ from .torch.programs import OnnxProgram, refuse_program
 
 __all__ = ["write_onnx"]
 
-_ROUNDING = 0.05
-"""Largest difference of results, relative to the largest one, if pixels are rounded at another step."""
+_ROUNDING = 0.05  # Largest difference of results, relative to the largest one, if pixels are rounded at another step
 
 
 class _Whole(WholeNetwork):
@@ -70,16 +69,13 @@ class _Whole(WholeNetwork):
 
 def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> Path:
     """Write a network as an ONNX file, after ONNX has checked it and ONNX Runtime has matched PyTorch on one and on three examples.
-
     Inputs keep the network's names, or are called "input". Each head has the outputs "logits" and "probabilities", or "value" for a
     regression; with several heads they are prefixed with the task ("main.logits"). The batch axis is dynamic, and so are the lengths that
     the network leaves open. The metadata hold, as JSON, the class names ("classes" of the first head, "tasks" of all), the preprocessing
     and the library versions. A Keras network is written as PyTorch's layers, if it can be made of them, and otherwise as it is. Parts that
     ONNX Runtime runs are copied from the file that they come from.
-
     With the preprocessing in the graph, images are uint8 (N, H, W, C) of any size, with the network's number of channels; rows of numbers
-    are raw.
-    """
+    are raw."""
     refuse_program(network.origin, "exported")
     try:
         check_size(network.state(), purpose="Writing an ONNX file")
@@ -156,9 +152,7 @@ def _add_facts_(model: Any, facts: Mapping[str, Any]) -> None:
 
 def _put_preprocessing_(model: Any, network: Record) -> None:
     """Prepend the preprocessing to the graph, and record how much the results differ from those of the Python preprocessing.
-
-    Differences are relative to the largest value of an output over all images, because the logits of a single image may be near zero.
-    """
+    Differences are relative to the largest value of an output over all images, because the logits of a single image may be near zero."""
     plain, called = network.preprocessing.to_dict(), [value.name for value in model.graph.input]
     own = next(at for at, name in enumerate(called) if name not in ("columns", "condition"))
     put_steps_(model, plain, items=called[own])

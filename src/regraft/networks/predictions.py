@@ -19,8 +19,7 @@ from .parts.protocols import Inputs, Preprocessing, on_device
 __all__ = ["Predictions", "Run", "concatenated", "grouped_scores", "of_batch", "predictions", "result_head", "together"]
 
 T = TypeVar("T")
-Run = Callable[..., np.ndarray]
-"""A function that runs another one over batches of examples, with the signature of `concatenated`."""
+Run = Callable[..., np.ndarray]  # A function that runs another one over batches of examples, with the signature of `concatenated`
 
 
 class _Predictor(Protocol):
@@ -36,33 +35,23 @@ class _Predictor(Protocol):
 @dataclass(frozen=True)
 class Predictions:
     """Predictions of a network for N examples.
+    `tasks`: the predictions of every task, by name; the fields above are those of the first."""
 
-    Attributes:
-        labels: one class name per example; for multi-label, the names joined by "|"; for regression, the numbers as text.
-        probabilities: (N, C); for regression, the values.
-        unknown: (N,) whether an example belongs to none of the classes; None if that was not requested.
-        tasks: the predictions of every task, by name; the fields above are those of the first.
-        values: whether `probabilities` holds the values of a regression.
-        notes: messages from the computation, for example which engine ran.
-    """
-
-    labels: list[str]
-    probabilities: np.ndarray = field(repr=False)
+    labels: list[str]  # one class name per example; for multi-label, the names joined by "|"; for regression, the numbers as text
+    probabilities: np.ndarray = field(repr=False)  # (N, C); for regression, the values
     classes: tuple[str, ...]
-    unknown: np.ndarray | None = None
+    unknown: np.ndarray | None = None  # (N,) whether an example belongs to none of the classes; None if that was not requested
     tasks: Mapping[str, Predictions] = field(default_factory=dict, repr=False)
-    values: bool = False
-    notes: tuple[str, ...] = field(default=(), repr=False)
+    values: bool = False  # whether `probabilities` holds the values of a regression
+    notes: tuple[str, ...] = field(default=(), repr=False)  # messages from the computation, for example which engine ran
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to_frame(self) -> Any:
         """Return a pandas DataFrame with one row per example: "label", "unknown" (if requested), and one column per class.
-
         A class column "p(NAME)" holds the probability; a regression column "NAME" holds the value. Columns of further tasks are prefixed
-        with the task's name: "colour.label", "colour.p(red)".
-        """
+        with the task's name: "colour.label", "colour.p(red)"."""
         first = next(iter(self.tasks), None)
         columns = {f"{task}.{name}": values for task, one in self.tasks.items() if task != first for name, values in one._columns().items()}
         return optional_import("pandas", "tables", purpose="A table of predictions").DataFrame({**self._columns(), **columns})
@@ -75,9 +64,7 @@ class Predictions:
 
 def concatenated(function: Callable[[Any, Inputs], Tensor], network: _Predictor, *, items: Any, batch_size: int) -> np.ndarray:
     """Run a function of a network over batches of `items` in inference mode; return the concatenated results, (N, …) float32.
-
-    Results of examples that are split into windows are averaged.
-    """
+    Results of examples that are split into windows are averaged."""
     network.mode_(False)
     with torch.no_grad():
         preprocessing = network.preprocessing
@@ -128,10 +115,8 @@ def _shapes(batch: Inputs) -> str:
 
 def predictions(raw: np.ndarray, head: Head) -> Predictions:
     """Return the labels and probabilities of logits `raw` (N, C).
-
-    The kind of the `head` decides: "classification" (softmax, one label), "multi-label" (sigmoid, every label at or above its threshold)
-    or "regression". A head without class names gets "0", "1", ….
-    """
+    The kind of the `head` decides: "classification" (softmax, one label), "multi-label" (sigmoid, every label at or above its threshold) or
+    "regression". A head without class names gets "0", "1", …."""
     names = head.classes if head.classes is not None else tuple(str(index) for index in range(raw.shape[1]))
     values = np.asarray(raw, np.float64)
     if head.kind == "regression":

@@ -36,8 +36,7 @@ __all__ = [
 
 _SIDES = (224, 32, 28, 64, 96, 128, 16, 8, 299)
 _LENGTHS = (16, 32, 64, 128, 100, 1000, 16000)
-_MOST_TOKENS = 1000
-"""Largest number of tokens to try: longer texts take minutes, and few networks need them."""
+_MOST_TOKENS = 1000  # Largest number of tokens to try: longer texts take minutes, and few networks need them
 DRAWN = 1e-3
 """Allowed difference of two passes over the same examples, relative to the largest score: sums in another order differ slightly."""
 
@@ -67,9 +66,7 @@ def to_inputs(sample: Inputs) -> Inputs:
 
 def sample_of(shape: Sequence[int | None], *, integers: bool = False, batch: int = 2) -> Tensor:
     """Return a random batch (batch, *shape) with a fixed seed: standard normal, or token ids 0 and 1 if `integers`.
-
-    `shape` is that of one example; a free axis (None) gets length 32. Scalar integers are 1, because they are usually lengths.
-    """
+    `shape` is that of one example; a free axis (None) gets length 32. Scalar integers are 1, because they are usually lengths."""
     generator = torch.Generator().manual_seed(0)
     sizes = (batch, *(32 if size is None else int(size) for size in shape))
     if integers:
@@ -96,8 +93,7 @@ def _candidates(module: Module) -> Iterator[Tensor]:
         return
 
 
-_MOST_NAMED = 6
-"""Largest number of named float inputs for which all combinations of integer inputs are tried."""
+_MOST_NAMED = 6  # Largest number of named float inputs for which all combinations of integer inputs are tried
 _RUNNING = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 """Exceptions that a forward pass raises on an unsuitable input."""
 
@@ -146,9 +142,7 @@ def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape:
 
 def named_sample(module: Module, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     """Return two examples as named tensors: integers for names that end in "ids", ones for masks, 1 for lengths.
-
-    If a module with embeddings does not run on them, the fewest further inputs that make it run are integers too.
-    """
+    If a module with embeddings does not run on them, the fewest further inputs that make it run are integers too."""
     taken = inspect.signature(module.forward).parameters
     unknown, whole = [name for name in shapes if name not in taken], in_one_mapping(module, shapes)
     message = f"{type(module).__name__} takes no input {unknown[0]!r}{near_names(unknown[0], list(taken))}" if unknown else ""
@@ -194,9 +188,7 @@ def three_items(sample: Inputs) -> Inputs:
 
 def differing_passes(network: Record) -> tuple[float, float]:
     """Return how much two passes over the sample differ in inference, relative to the largest score: by random draws, and by batch size.
-
-    At most one of the two is above 0. The difference by batch size compares batches of 2 and 3 examples.
-    """
+    At most one of the two is above 0. The difference by batch size compares batches of 2 and 3 examples."""
 
     def scored(seed: int, batch: Inputs) -> Tensor:
         with seeded(seed), torch.no_grad(), redirect_stderr(io.StringIO()):  # torch.fx prints the failing node

@@ -39,24 +39,17 @@ __all__ = [
 @dataclass
 class Trace:
     """Record of one run.
+    `outputs`: name -> output of its last call; of all its calls for a module that a loop calls for single examples."""
 
-    Attributes:
-        order: module names, ordered by the start of their first call.
-        inputs: name -> first positional argument of its last call.
-        outputs: name -> output of its last call; of all its calls for a module that a loop calls for single examples.
-    """
-
-    order: list[str] = field(default_factory=list)
-    inputs: dict[str, Any] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)  # module names, ordered by the start of their first call
+    inputs: dict[str, Any] = field(default_factory=dict)  # name -> first positional argument of its last call
     outputs: dict[str, Any] = field(default_factory=dict)
     result: Any = None
 
 
 def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
     """Call `run` and return a record of the calls of `modules` (by name); modules that are not called are absent.
-
-    The record keeps all inputs and outputs, so the batch should be small.
-    """
+    The record keeps all inputs and outputs, so the batch should be small."""
     seen, outputs = Trace(), defaultdict[str, list[Any]](list)
 
     def before(name: str) -> Callable[..., None]:
@@ -114,9 +107,7 @@ class Captured(dict[str, Tensor]):
 @contextmanager
 def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[Captured]:
     """Record the input and output of one module within the context.
-
-    With `replace_by_input` the module returns its input instead of its output.
-    """
+    With `replace_by_input` the module returns its input instead of its output."""
     found = Captured()
 
     def hook(_module: Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
@@ -135,9 +126,7 @@ def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[Captu
 @contextmanager
 def watching(heads: Sequence[Module], *, channels_last: bool) -> Iterator[Callable[[Tensor | None], Tensor]]:
     """Record the inputs of the layers of one head within the context.
-
-    The yielded function takes the result (N, …) of the last batch and returns its features (N, d), averaged over positions.
-    """
+    The yielded function takes the result (N, …) of the last batch and returns its features (N, d), averaged over positions."""
     with ExitStack() as stack:
         seen = [stack.enter_context(capture(head)) for head in heads]
 
@@ -186,10 +175,8 @@ def pooled(values: Tensor, channels_last: bool) -> Tensor:
 
 def read_by(layer: Any, values: Tensor, *, channels_last: bool) -> Tensor:
     """Return the features (N, d) of a head's `layer` from its input `values`: its position-averaged logits are linear in them.
-
     For a linear layer or a 1x1 convolution they are the mean of the values over positions. For a larger kernel they are, for each kernel
-    position, the mean of the values that it covers: d = channels x kernel positions.
-    """
+    position, the mean of the values that it covers: d = channels x kernel positions."""
     kernel = getattr(layer, "kernel_size", ())
     if set(kernel) <= {1} or values.ndim != len(kernel) + 2:
         return pooled(values, channels_last)
@@ -238,10 +225,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def head_reading(head_output: Tensor, result: Tensor, *, channels_last: bool) -> str | None:
     """Return how a network's `result` (N, C) follows from a linear layer's `head_output`, (N, C), (N, C, …) or (N, …, C).
-
     "linear", "softmax", "log_softmax" or "sigmoid": the activation of the output, averaged over positions. "tail": a further step without
-    weights (ReLU before the average, selection of one token). None: the result does not follow from the output.
-    """
+    weights (ReLU before the average, selection of one token). None: the result does not follow from the output."""
     if result.ndim != 2 or head_output.ndim < 2:
         return None
     scores = pooled(head_output, channels_last)

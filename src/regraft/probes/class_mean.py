@@ -18,23 +18,14 @@ _CHUNK = 2**22
 
 @dataclass(frozen=True, eq=False)
 class ClassMeanProbe:
-    """Nearest-class-mean head.
+    """Nearest-class-mean head."""
 
-    Attributes:
-        means: (C, d); zeros for a class without examples.
-        counts: (C,) examples of each class.
-        metric: "euclidean" or "cosine".
-        loo_scores: (N, C) logits of each example, from means without it (or its group).
-        temperature: factor that calibrates the logits.
-        held_out: "leave-one-out" or "leave-group-out".
-    """
-
-    means: np.ndarray
-    counts: np.ndarray
-    metric: str
-    loo_scores: np.ndarray
-    temperature: float
-    held_out: str
+    means: np.ndarray  # (C, d); zeros for a class without examples
+    counts: np.ndarray  # (C,) examples of each class
+    metric: str  # "euclidean" or "cosine"
+    loo_scores: np.ndarray  # (N, C) logits of each example, from means without it (or its group)
+    temperature: float  # factor that calibrates the logits
+    held_out: str  # "leave-one-out" or "leave-group-out"
 
     def scores(self, features: npt.ArrayLike) -> np.ndarray:
         """Return the logits (N, C) of `features` (N, d)."""
@@ -55,9 +46,7 @@ class ClassMeanProbe:
 
 def _scores(x: np.ndarray, means: np.ndarray, *, counts: np.ndarray, metric: str) -> np.ndarray:
     """Return minus half the squared distance (N, C) to each class mean, or the cosine. A class without examples gets the lowest score.
-
-    The squared distance is divided by the variance of the class means, so the scores do not depend on the scale of the features.
-    """
+    The squared distance is divided by the variance of the class means, so the scores do not depend on the scale of the features."""
     present = counts > 0
     scores = np.empty((len(x), len(means)))
     unit = _unit(means, counts)
@@ -72,14 +61,10 @@ def fit_class_mean(
     features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, metric: str = "euclidean", groups: npt.ArrayLike | None = None
 ) -> ClassMeanProbe:
     """Fit class means. The leave-one-out score uses the class mean without the example, (S_c - x_i) / (n_c - 1).
-
     If an example is alone in its class, its leave-one-out score for that class is below all others. `features`: (N, d) finite numbers;
     `targets`: (N,) class indices; `groups`: (N,) groups whose examples are left out together.
-
     Source: Mensink, Verbeek, Perronnin & Csurka, IEEE TPAMI 35, 2013, equation 1.
-
-    Deviations: the unit of the squared distance is computed from all examples, also if one is left out.
-    """
+    Deviations: the unit of the squared distance is computed from all examples, also if one is left out."""
     x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="The class mean")
     counts = np.bincount(rows, minlength=classes).astype(np.float64)
     sums = np.zeros((classes, x.shape[1]))

@@ -35,39 +35,27 @@ __all__ = [
     "widened",
 ]
 
-FOLDS = 5
-"""Number of folds for probes without a closed form of the leave-one-out error."""
+FOLDS = 5  # Number of folds for probes without a closed form of the leave-one-out error
 _ROUNDINGS, _LEAST, _HALF, _DEAD = 64, 1e-2, 1e-3, 1e-3
 """Limits of `feature_scale`: rounding errors, minimum relative to the typical deviation and to the mean, dead below this share of it."""
-NEVER = 30.0
-"""Distance in nats of the logit of a class without examples below the lowest other logit."""
+NEVER = 30.0  # Distance in nats of the logit of a class without examples below the lowest other logit
 
-_CHUNK = 2**22
-"""Outputs of a hidden layer that are computed in one block."""
+_CHUNK = 2**22  # Outputs of a hidden layer that are computed in one block
 
-Head = tuple[np.ndarray, np.ndarray]
-"""weight (C, d) and bias (C,)."""
+Head = tuple[np.ndarray, np.ndarray]  # weight (C, d) and bias (C,)
 
 
 @dataclass(frozen=True, eq=False)
 class LinearProbe:
     """Linear head on features.
+    `held_out`: how examples were held out: "leave-one-out", "leave-group-out", "5-fold", "5-fold by group" or "validation set".
+    `path`: (penalty, held-out loss) of each penalty, in the order of trying; empty if only one was used."""
 
-    Attributes:
-        weight: (C, d).
-        bias: (C,). Logits are `features @ weight.T + bias`; their softmax (or sigmoid) is calibrated.
-        penalty: chosen regularisation strength, in the unit of the method.
-        loo_scores: (N, C) held-out logits: each example is scored by a probe that was not fitted to it.
-        temperature: calibration factor, already included in weight and bias; 1 for regression.
-        held_out: how examples were held out: "leave-one-out", "leave-group-out", "5-fold", "5-fold by group" or "validation set".
-        path: (penalty, held-out loss) of each penalty, in the order of trying; empty if only one was used.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray
-    penalty: float
-    loo_scores: np.ndarray
-    temperature: float
+    weight: np.ndarray  # (C, d)
+    bias: np.ndarray  # (C,). Logits are `features @ weight.T + bias`; their softmax (or sigmoid) is calibrated
+    penalty: float  # chosen regularisation strength, in the unit of the method
+    loo_scores: np.ndarray  # (N, C) held-out logits: each example is scored by a probe that was not fitted to it
+    temperature: float  # calibration factor, already included in weight and bias; 1 for regression
     held_out: str = "leave-one-out"
     path: tuple[tuple[float, float], ...] = ()
 
@@ -77,11 +65,9 @@ class LinearProbe:
 
     def softened(self, targets: np.ndarray, *, kind: str) -> Self:
         """Return the head with a smoothed temperature, for a warm start. A head with the optimal fit leaves training little to improve.
-
         The temperature is fitted to targets smoothed by one additional example per class. On ten pairs of small networks and data sets,
         `full` and `partial` were 1 to 2 points better from this start than from the optimal fit. `targets`: (N,) class indices or (N, C) of
-        0 and 1, of the examples that the head was fitted to.
-        """
+        0 and 1, of the examples that the head was fitted to."""
         if kind == "regression":
             return self
         truth = np.eye(len(self.bias))[targets] if kind == "classification" else np.asarray(targets, np.float64)
@@ -92,17 +78,11 @@ class LinearProbe:
 
 @dataclass(frozen=True, eq=False)
 class HiddenLayer:
-    """Fixed linear layer with an activation, before a head.
+    """Fixed linear layer with an activation, before a head."""
 
-    Attributes:
-        weight: W (M, d).
-        bias: b (M,).
-        activation: "relu", or "softmax" over the M outputs.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray
-    activation: str = "relu"
+    weight: np.ndarray  # W (M, d)
+    bias: np.ndarray  # b (M,)
+    activation: str = "relu"  # "relu", or "softmax" over the M outputs
 
     def apply(self, features: npt.ArrayLike) -> np.ndarray:
         """Return the output (N, M), float32, of the layer for `features` (N, d)."""
@@ -179,9 +159,7 @@ def checked_targets(targets: npt.ArrayLike, *, count: int, classes: int) -> np.n
 
 def checked_groups(groups: npt.ArrayLike | None, *, count: int) -> np.ndarray | None:
     """Return the group index (N,) of each example, from 0; None without groups.
-
-    `groups`: (N,) names or numbers, equal for examples that belong together (speaker, session, patient).
-    """
+    `groups`: (N,) names or numbers, equal for examples that belong together (speaker, session, patient)."""
     if groups is None:
         return None
     names = np.asarray(groups)
@@ -203,12 +181,9 @@ def checked_examples(
 
 def folds_of(features: np.ndarray, targets: np.ndarray, *, groups: np.ndarray | None = None, count: int = FOLDS) -> np.ndarray:
     """Return the fold (N,) of each example, from 0: stratified, with whole groups, and independent of the order of the examples.
-
     Examples are sorted by class and by their projection on a random direction of feature space, then assigned to the folds in turn. Groups
     are assigned, largest first, to the fold with the fewest examples of their classes.
-
-    `features`: (N, d); `targets`: (N,) class indices; `groups`: (N,) as returned by `checked_groups`.
-    """
+    `features`: (N, d); `targets`: (N,) class indices; `groups`: (N,) as returned by `checked_groups`."""
     direction = np.asarray(np.random.default_rng(0).standard_normal(features.shape[1]), features.dtype)
     with np.errstate(invalid="ignore"):  # the features are finite, but BLAS sometimes sets the flag on memory next to them
         places = features @ direction
@@ -257,9 +232,7 @@ def feature_scale(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLi
 
 def typical_deviation(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLike) -> float:
     """Return the upper quartile of the `deviation` (d,) of features that vary beyond rounding of their `mean` (d,); 0 if none does.
-
-    The upper quartile is robust: half of the channels of a network may be nearly dead, and a few may be very large.
-    """
+    The upper quartile is robust: half of the channels of a network may be nearly dead, and a few may be very large."""
     alive = deviation > _ROUNDINGS * np.finfo(dtype).eps * np.abs(mean)
     return float(np.quantile(deviation[alive], 0.75, method="lower")) if alive.any() else 0.0
 
@@ -275,10 +248,8 @@ def mean_and_deviation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def spread_out(features: np.ndarray, *, standardise: bool, alike: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean (d,) and the scale (d,) that normalise `features`, with `standardise` per feature, otherwise to a mean variance of 1.
-
     A constant feature has an infinite scale and becomes 0. With `alike`, the features are the outputs of one layer, and a feature that
-    varies far less than the others also counts as dead (`feature_scale`).
-    """
+    varies far less than the others also counts as dead (`feature_scale`)."""
     mean, deviation = mean_and_deviation(features)
     typical = typical_deviation(mean, deviation, dtype=features.dtype) if alike else 0.0
     scale = feature_scale(mean, deviation, dtype=features.dtype, typical=typical)
@@ -297,10 +268,8 @@ def held_out_scores(
     fit: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]], folds: np.ndarray, *, targets: np.ndarray, classes: int
 ) -> np.ndarray:
     """Return the cross-validated logits (N, C): each example is scored by a head fitted on the other folds.
-
     `fit`: function from training indices to a function that maps indices to logits (n, present classes in ascending order); `folds`: (N,)
-    fold of each example; `targets`: (N,) class indices.
-    """
+    fold of each example; `targets`: (N,) class indices."""
     scores = np.empty((len(targets), classes))
     for fold in np.unique(folds):
         seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)

@@ -11,13 +11,10 @@ from .common import HiddenLayer, LayeredProbe, LinearProbe, checked_examples, he
 
 __all__ = ["fit_vote", "nearest", "neighbour_scores", "unit_rows"]
 
-_CHUNK = 2**22
-"""Similarities that are held in memory at once."""
+_CHUNK = 2**22  # Similarities that are held in memory at once
 _NEIGHBOURS, _SOFTNESS = 5, 0.07
-_WIDTHS = np.geomspace(1 / 8, 8, 7)
-"""Squared bandwidths of `fit_vote`, in units of the median squared distance to the nearest example."""
-_LEAST = 1e-2
-"""Minimum of that unit relative to the mean |z|^2, because the data may contain duplicates."""
+_WIDTHS = np.geomspace(1 / 8, 8, 7)  # Squared bandwidths of `fit_vote`, in units of the median squared distance to the nearest example
+_LEAST = 1e-2  # Minimum of that unit relative to the mean |z|^2, because the data may contain duplicates
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
@@ -28,10 +25,8 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
 
 def nearest(x: np.ndarray, reference: np.ndarray, *, count: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return cosines (N, k) and indices (N, k) of the nearest reference examples, best first. `x` and `reference` have unit rows.
-
     `groups` (N,) apply to both; they require `x` and `reference` to be the same examples. Examples of one group are not neighbours: their
-    cosine is -inf.
-    """
+    cosine is -inf."""
     near, rows = np.empty((len(x), count)), np.empty((len(x), count), np.int64)
     for start in range(0, len(x), step := max(_CHUNK // len(reference), 1)):
         here = slice(start, start + step)
@@ -47,13 +42,9 @@ def nearest(x: np.ndarray, reference: np.ndarray, *, count: int, groups: np.ndar
 
 def neighbour_scores(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None) -> np.ndarray:
     """Return the log share (N, C) of each class in the vote of the 5 nearest other examples, with weights exp(cosine / 0.07).
-
     Examples of the same group do not vote for each other.
-
     Source: Wu, Xiong, Yu & Lin, CVPR 2018, section 3.4 (the vote and the temperature 0.07).
-
-    Deviations: one additional vote is split evenly over the classes, so that all logs are finite.
-    """
+    Deviations: one additional vote is split evenly over the classes, so that all logs are finite."""
     x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="Nearest neighbours")
     reference, count = unit_rows(x), min(_NEIGHBOURS, len(x) - 1)
     near, found = nearest(reference, reference, count=count, groups=np.arange(len(x)) if members is None else members)
@@ -66,17 +57,12 @@ def neighbour_scores(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes
 
 def fit_vote(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None) -> LayeredProbe:
     """Fit a kernel vote of all examples, expressed as two linear layers with a softmax between them.
-
     For standardised features z, the example z_i has the weight exp(-|z - z_i|^2 / 2 h^2). |z|^2 is the same for all examples, so a softmax
     over the linear scores (z z_i - |z_i|^2 / 2) / h^2 gives the same weights. The probe therefore consists of standard layers.
-
     `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) groups whose examples do not vote for each other.
-
     Source: Nadaraya, Theory of Probability and its Applications 9, 1964; Watson, Sankhya A 26, 1964.
-
     Deviations: it replaces k nearest neighbours, whose selection of k is not a standard layer. h is chosen by the leave-one-out log loss
-    among seven multiples of the median distance to the nearest example, with a lower bound for data with duplicates.
-    """
+    among seven multiples of the median distance to the nearest example, with a lower bound for data with duplicates."""
     x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="A vote of neighbours")
     own = np.arange(len(x)) if members is None else members
     mean, scale = spread_out(x, standardise=True)

@@ -33,16 +33,11 @@ from .common import (
 
 __all__ = ["LogisticLoss", "fit_logistic"]
 
-GRID = np.geomspace(1e-6, 1e5, 45)
-"""Inverse penalties, four per decade, strongest penalty first."""
-STRIDE = 4
-"""Grid step of the coarse search: one decade."""
-LEAST_GAIN = 5e-4
-"""Minimum decrease of the held-out loss per decade, in nats. With less, weaker penalties are not tried."""
-_SINGLE = 2**20
-"""Number of entries above which products are computed in float32. Sums over blocks, and steps, stay in float64."""
-_PATH_STEPS, _LAST_STEPS = 100, 500
-"""Maximum number of L-BFGS steps along the path, and with the chosen penalty."""
+GRID = np.geomspace(1e-6, 1e5, 45)  # Inverse penalties, four per decade, strongest penalty first
+STRIDE = 4  # Grid step of the coarse search: one decade
+LEAST_GAIN = 5e-4  # Minimum decrease of the held-out loss per decade, in nats. With less, weaker penalties are not tried
+_SINGLE = 2**20  # Number of entries above which products are computed in float32. Sums over blocks, and steps, stay in float64
+_PATH_STEPS, _LAST_STEPS = 100, 500  # Maximum number of L-BFGS steps along the path, and with the chosen penalty
 _PATH_TOLERANCE, _LAST_TOLERANCE, _ROUNDING = 1e-6, 1e-8, 3e-7
 """Tolerance of the mean loss (a tenth of that of the gradient) along the path and for the final fit; rounding error of float32."""
 _KINDS = ("classification", "multi-label")
@@ -51,25 +46,15 @@ _BLOCK = 4096
 
 @dataclass(frozen=True, eq=False)
 class LogisticLoss:
-    """Data term of the objective.
+    """Data term of the objective."""
 
-    Attributes:
-        kind: "classification" (softmax) or "multi-label" (one sigmoid per label).
-        class_weight: (C,) weights >= 0 of the classes or labels; None for equal weights.
-        item_weight: (N,) weights >= 0 of the examples; None for equal weights.
-        label_smoothing: in [0, 1), as in `regraft.tasks.loss_for`.
-        offset: (N, C) fixed logits that are added to those of the head; None for none.
-        fixed: number of leading classes without own weights; their logits are the offset.
-        device: device for the products, for example "cuda".
-    """
-
-    kind: str = "classification"
-    class_weight: np.ndarray | None = None
-    item_weight: np.ndarray | None = None
-    label_smoothing: float = 0.0
-    offset: np.ndarray | None = None
-    fixed: int = 0
-    device: str = "cpu"
+    kind: str = "classification"  # "classification" (softmax) or "multi-label" (one sigmoid per label)
+    class_weight: np.ndarray | None = None  # (C,) weights >= 0 of the classes or labels; None for equal weights
+    item_weight: np.ndarray | None = None  # (N,) weights >= 0 of the examples; None for equal weights
+    label_smoothing: float = 0.0  # in [0, 1), as in `regraft.tasks.loss_for`
+    offset: np.ndarray | None = None  # (N, C) fixed logits that are added to those of the head; None for none
+    fixed: int = 0  # number of leading classes without own weights; their logits are the offset
+    device: str = "cpu"  # device for the products, for example "cuda"
 
 
 PLAIN = LogisticLoss()
@@ -86,21 +71,16 @@ def fit_logistic(
     judges: np.ndarray | None = None,
 ) -> LinearProbe:
     """Select the penalty with the lowest held-out log loss, then fit logistic regression on all examples with it, by L-BFGS.
-
     The objective is sum_i w_i loss(x_i W + b + o_i, y_i) + |W|^2 / (2 C_inverse). The loss is the cross entropy or, for multi-label, the
     sum of binary cross entropies. Penalties are tried from strong to weak in steps of a decade, each started from the previous solution,
     until the held-out loss stops falling. Then half and quarter decades around the best one are tried.
-
     `features`: (N, d) finite numbers; `targets`: (N,) class indices, or (N, C) of 0 and 1 ("multi-label"); `groups`: (N,) groups whose
     examples are left out together; `judges`: (m,) indices of the validation set that selects the penalty and is part of the final fit, or
     None for 5 folds. The probe applies to unscaled features. Its `penalty` is the factor of |W|^2 / 2. Its held-out logits are those of the
     `judges`, in their order, or of all examples. With an offset, add `temperature` times the offset to its logits.
-
     Source: Radford et al. (CLIP), ICML 2021, appendix A.3 (the path); Liu & Nocedal, Mathematical Programming 45, 1989 (L-BFGS).
-
     Deviations: features are centred and scaled first, and constant features get no weight. If there are more features than examples, the
-    problem is solved in the span of the examples, which has the same minimum.
-    """
+    problem is solved in the span of the examples, which has the same minimum."""
     x = checked_features(features, least=2, what="Logistic regression")
     members = checked_groups(groups, count=len(x))
     y = _wanted(targets, loss, count=len(x), classes=classes)
@@ -149,9 +129,7 @@ def _wanted(targets: npt.ArrayLike, loss: LogisticLoss, *, count: int, classes: 
 @dataclass(frozen=True, eq=False)
 class _Basis:
     """Orthogonal basis of the centred and scaled features, and the conversion back to weights of the unscaled features.
-
-    In these coordinates the Hessian of the loss is nearly diagonal, so a step size per direction works well.
-    """
+    In these coordinates the Hessian of the loss is nearly diagonal, so a step size per direction works well."""
 
     x: np.ndarray  # (N, d) unscaled
     mean: np.ndarray  # (d,)

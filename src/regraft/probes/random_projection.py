@@ -25,15 +25,11 @@ def fit_random_projection(
     seed: int = 0,
 ) -> LayeredProbe:
     """Fit ridge regression on max(0, W x + b) with a random, fixed W.
-
     `features`: (N, d) finite numbers; `groups`: (N,) groups whose examples are left out together; `width`: M, up to 10,000; None for 5 per
     example, at most 2,000. Larger widths help if there are many features and even more examples.
-
     Source: McDonnell, Gong, Parvaneh, Abbasnejad & van den Hengel (RanPAC), NeurIPS 2023, section 4: H = max(0, X W), (H'H + λ I)⁻¹ H'Y.
-
     Deviations: features are standardised, which is folded into W and b. The penalty is chosen by exact leave-one-out instead of on a
-    validation set. The width depends on the number of examples.
-    """
+    validation set. The width depends on the number of examples."""
     x = checked_features(features, least=3, what="A random projection")
     wide = min(_DEFAULT, _PER_ITEM * len(x)) if width is None else width
     if not 1 <= wide <= _MOST:

@@ -10,30 +10,17 @@ import numpy.typing as npt
 
 from ..errors import DataError, SettingError, near_names
 from .calibration import fit_temperature
-from .common import (
-    LinearProbe,
-    centred,
-    checked_features,
-    checked_groups,
-    checked_targets,
-    feature_scale,
-    held_out_name,
-    typical_deviation,
-)
+from .common import LinearProbe, centred, checked_features, checked_groups, checked_targets, feature_scale, held_out_name, typical_deviation
 
 __all__ = ["RidgeProbe", "fit_ridge"]
 
-PENALTIES = np.geomspace(1e-6, 1e3, 37)
-"""Candidate penalties, in units of the mean squared singular value."""
+PENALTIES = np.geomspace(1e-6, 1e3, 37)  # Candidate penalties, in units of the mean squared singular value
 _KINDS = ("classification", "multi-label", "regression")
-_LARGE = 2**24
-"""Number of entries above which features are read in float32 blocks and the path is evaluated on a sample of the examples."""
-_JUDGED = 8192
-"""Size of that random sample."""
+_LARGE = 2**24  # Number of entries above which features are read in float32 blocks and the path is evaluated on a sample of the examples
+_JUDGED = 8192  # Size of that random sample
 _BLOCK = 4096
 _STRIP = 256
-_WHOLE_PATH = 2e10
-"""Number of operations up to which every penalty is tried; above it, every fourth, then those around the best."""
+_WHOLE_PATH = 2e10  # Number of operations up to which every penalty is tried; above it, every fourth, then those around the best
 
 
 class RidgeProbe(LinearProbe):
@@ -94,21 +81,16 @@ def fit_ridge(
     standardise: bool = False,
 ) -> RidgeProbe:
     """Fit ridge regression to one-hot (or real) targets and choose the penalty by the exact leave-one-out error.
-
     With the centred features X = U S V', the hat matrix is H = 1/N + U diag(s² / (s² + λ)) U'. The leave-one-out residual of example i is
     (y_i - ŷ_i) / (1 - h_i). The residuals of a group G under the fit without G are (I - H_GG)⁻¹ (y_G - ŷ_G).
-
     `features`: (N, d) finite numbers; `targets`: (N,) class indices, (N, C) of 0 and 1 (multi-label), or (N, C) numbers (regression);
     `groups`: (N,) groups (speaker, session, patient) whose examples are left out together.
-
-    Source: the PRESS statistic (Allen, Technometrics 16, 1974); Hastie, Tibshirani & Friedman, The Elements of Statistical
-    Learning, 2009, equation 7.64; for groups Cook & Weisberg, Residuals and Influence in Regression, 1982, chapter 3 (deletion of
-    several rows). The temperature is fitted to the held-out scores (Guo et al., ICML 2017, section 4.2).
-
+    Source: the PRESS statistic (Allen, Technometrics 16, 1974); Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 2009,
+    equation 7.64; for groups Cook & Weisberg, Residuals and Influence in Regression, 1982, chapter 3 (deletion of several rows). The
+    temperature is fitted to the held-out scores (Guo et al., ICML 2017, section 4.2).
     Deviations: example weights and feature scales are computed once from all examples, also for the leave-one-out error. More than 2²⁴
     entries are read in float32 blocks. Then a random sample of 8,192 examples (whole groups) selects the penalty; the held-out scores are
-    computed for all examples.
-    """
+    computed for all examples."""
     if kind not in _KINDS:
         raise SettingError(f"kind={kind!r} is unknown{near_names(kind, _KINDS)}")
     if balanced and kind != "classification":

@@ -30,42 +30,25 @@ from .common import (
     typical_deviation,
 )
 
-__all__ = [
-    "ClassStatistics",
-    "fit_lda",
-    "fit_lda_probe",
-    "held_out_factors",
-    "shrunk_covariance",
-    "statistics_of",
-]
+__all__ = ["ClassStatistics", "fit_lda", "fit_lda_probe", "held_out_factors", "shrunk_covariance", "statistics_of"]
 
-_CHUNK = 2**20
-"""Number of float64 values per chunk: 8 MiB, three times which is held."""
-_FEWEST_HELD_OUT = 10
-"""Minimum number of held-out examples minus classes for estimating within-class deviations."""
+_CHUNK = 2**20  # Number of float64 values per chunk: 8 MiB, three times which is held
+_FEWEST_HELD_OUT = 10  # Minimum number of held-out examples minus classes for estimating within-class deviations
 _ARRAYS = ("classes", "counts", "means", "scatter")
-_WRITTEN = np.float32
-"""Type in which networks compute features. Statistics are sums in float64."""
+_WRITTEN = np.float32  # Type in which networks compute features. Statistics are sums in float64
 
 
 @dataclass(frozen=True, eq=False)
 class ClassStatistics:
     """Sufficient statistics for linear discriminant analysis.
-
-    Attributes:
-        counts: (C,) float64, number of examples of each class.
-        means: (C, d) float64; zeros for a class without examples.
-        scatter: (d, d) float64, within-class scatter: the sum over examples of (x - mean_c)(x - mean_c)'.
-        every: 1 if the d columns are all features of a head; n if they are every n-th feature, followed by the logits of the head.
-        held_out: ratio of the logits of unseen examples to those of these examples: of the distances between class means (at most 1), and
-            of the within-class deviations (at least 1).
-    """
+    `held_out`: ratio of the logits of unseen examples to those of these examples: of the distances between class means (at most 1), and of
+    the within-class deviations (at least 1)."""
 
     classes: tuple[str, ...]
-    counts: np.ndarray
-    means: np.ndarray
-    scatter: np.ndarray
-    every: int = 1
+    counts: np.ndarray  # (C,) float64, number of examples of each class
+    means: np.ndarray  # (C, d) float64; zeros for a class without examples
+    scatter: np.ndarray  # (d, d) float64, within-class scatter: the sum over examples of (x - mean_c)(x - mean_c)'
+    every: int = 1  # 1 if the d columns are all features of a head; n if they are every n-th feature, followed by the logits of the head
     held_out: tuple[float, float] = (1.0, 1.0)
 
     @property
@@ -92,13 +75,9 @@ class ClassStatistics:
 
     def joined(self, other: ClassStatistics, *, key: Callable[[str], str] = str) -> ClassStatistics:
         """Return the statistics of both data sets together. The order and the division of the data have no effect.
-
         A class in both gets n = n1 + n2, the mean m1 + (m2 - m1) n2 / n, and adds n1 n2 / n (m2 - m1)(m2 - m1)' to the scatter.
-
         `key`: function whose values are compared to match class names; by default the names themselves.
-
-        Source: Chan, Golub & LeVeque 1983, The American Statistician 37:242-247 (the pairwise update), for vectors and classes.
-        """
+        Source: Chan, Golub & LeVeque 1983, The American Statistician 37:242-247 (the pairwise update), for vectors and classes."""
         if (self.means.shape[1], self.every) != (other.means.shape[1], other.every):
             widths = f"{self.means.shape[1]} and {other.means.shape[1]}"
             raise DataError(f"Statistics of {widths} features cannot be joined; both must be of the same features of one network.")
@@ -139,9 +118,7 @@ class ClassStatistics:
 
 def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: Sequence[str]) -> ClassStatistics:
     """Return the class statistics of features, computed in chunks: a memory-mapped array is never loaded as a whole.
-
-    `features`: (N, d) finite numbers, N may be 0; `targets`: (N,) integers, 0 … C-1; `classes`: the C class names.
-    """
+    `features`: (N, d) finite numbers, N may be 0; `targets`: (N,) integers, 0 … C-1; `classes`: the C class names."""
     table, truth = features if isinstance(features, np.ndarray) else np.asarray(features), np.asarray(targets)
     if table.ndim != 2 or table.shape[1] == 0 or truth.shape != table.shape[:1]:
         raise DataError(f"Expected features (N, d) and targets (N,); received the shapes {table.shape} and {truth.shape}.")
@@ -167,13 +144,10 @@ def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: S
 
 def held_out_factors(seen: tuple[np.ndarray, np.ndarray], unseen: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
     """Return the ratios between the logits of unseen examples and of training examples, for `ClassStatistics.held_out`.
-
     A head is more confident on its training examples, especially if there are few examples for its number of features. For 160 sentences
     and 384 to 3,840 features, class means of unseen examples were 0.6 to 0.7 times as far apart and deviations 1.5 to 3.7 times as large.
-
     `seen`: logits (N, C) and class indices (N,) of the training examples; `unseen`: the same for other examples, (n, C) and (n,). With too
-    few examples the result is (1, 1).
-    """
+    few examples the result is (1, 1)."""
     classes = np.intersect1d(seen[1], unseen[1])
     apart, spread = np.zeros(2), np.zeros(2)
     parts = [
@@ -196,29 +170,19 @@ def held_out_factors(seen: tuple[np.ndarray, np.ndarray], unseen: tuple[np.ndarr
 
 
 def fit_lda(
-    statistics: ClassStatistics,
-    *,
-    shrinkage: float | None = None,
-    balanced: bool = True,
-    standardise: bool = False,
-    strength: float = 1.0,
+    statistics: ClassStatistics, *, shrinkage: float | None = None, balanced: bool = True, standardise: bool = False, strength: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the head (weight (C, d) and bias (C,)) of linear discriminant analysis, from one Cholesky decomposition in float64.
-
     With S = (1 - a) covariance + a trace / d I and class means m_c centred on their mean, class c has the weights S⁻¹ m_c and the bias
     -m_c' S⁻¹ m_c / 2 + ln prior_c. The mean over the classes is subtracted from both, which leaves the softmax unchanged.
-
     `shrinkage`: a in [0, 1], or None for the OAS formula; `standardise`: shrink towards the variances of the single features instead of
     their mean, for features without a common unit; `strength`: 1 - (1 - a) ** strength replaces the a of the formula. A class without
     examples gets the mean weights of the others and a lowered bias, so that it is never predicted.
-
-    Source: Fisher 1936; Ledoit & Wolf 2004 for the target of the shrinkage; Chen, Wiesel, Eldar & Hero 2010, IEEE Transactions on
-    Signal Processing 58:5016-5029, equation (23) (OAS), for the default a.
-
+    Source: Fisher 1936; Ledoit & Wolf 2004 for the target of the shrinkage; Chen, Wiesel, Eldar & Hero 2010, IEEE Transactions on Signal
+    Processing 58:5016-5029, equation (23) (OAS), for the default a.
     Deviations: OAS uses the degrees of freedom instead of n, because the class means are estimated. Constant features get no weight, and
     the variance of nearly constant features is raised to the bound of `feature_scale`. A term of rounding size on the diagonal keeps S
-    invertible. If nothing varies within classes, S is I times the mean variance of the class means.
-    """
+    invertible. If nothing varies within classes, S is I times the mean variance of the class means."""
     if shrinkage is not None and not 0.0 <= shrinkage <= 1.0:
         raise SettingError(f"shrinkage={shrinkage} is out of its range; expected a number from 0 to 1, or None for the formula.")
     present = statistics.counts > 0
@@ -240,17 +204,11 @@ def fit_lda(
 
 @dataclass(frozen=True, eq=False)
 class _WithinCovariance:
-    """Shrunk within-class covariance of the l features that vary, in scaled units.
+    """Shrunk within-class covariance of the l features that vary, in scaled units."""
 
-    Attributes:
-        live: (d,) bool, which features vary.
-        unit: (l,) unit of each of them.
-        matrix: (l, l) S, positive definite, of features divided by their units.
-    """
-
-    live: np.ndarray
-    unit: np.ndarray
-    matrix: np.ndarray
+    live: np.ndarray  # (d,) bool, which features vary
+    unit: np.ndarray  # (l,) unit of each of them
+    matrix: np.ndarray  # (l, l) S, positive definite, of features divided by their units
 
     def solve(self, rows: np.ndarray) -> np.ndarray:
         """Return S⁻¹ x for each of the `rows` (n, d), in the original units; 0 for constant features."""
@@ -278,9 +236,7 @@ def _within_covariance(statistics: ClassStatistics, *, shrinkage: float | None, 
 
 def shrunk_covariance(statistics: ClassStatistics) -> np.ndarray:
     """Return the within-class covariance (d, d) of `statistics`, shrunk as in `fit_lda`, so that it is invertible.
-
-    Source: Chen, Wiesel, Eldar & Hero 2010, IEEE Transactions on Signal Processing 58:5016-5029, equation (23).
-    """
+    Source: Chen, Wiesel, Eldar & Hero 2010, IEEE Transactions on Signal Processing 58:5016-5029, equation (23)."""
     means = statistics.means[statistics.counts > 0]
     size = np.abs(means).max()
     return _regularised(statistics.covariance, means, size=size, shrinkage=_oas(statistics.covariance, statistics.freedom))
@@ -381,14 +337,10 @@ def fit_lda_probe(
     features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None, shrinkage: float | None = None
 ) -> LinearProbe:
     """Fit shrinkage LDA. Statistics are computed once per fold and joined for each training part.
-
     `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) groups whose examples are left out together.
-
     Source: as for `fit_lda`; the temperature is fitted to the held-out logits (Guo et al., ICML 2017, section 4.2).
-
     Deviations: held-out logits come from 5 folds instead of leave-one-out. The shrinkage changes with each example left out, so a rank-one
-    update of the inverse is not possible.
-    """
+    update of the inverse is not possible."""
     x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, least=3, what="Discriminant analysis")
     folds = folds_of(x, rows, groups=members)
     names = [str(index) for index in range(classes)]

@@ -13,17 +13,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ..errors import DataError
 from .calibration import fit_temperature, log_loss
-from .common import (
-    Head,
-    LinearProbe,
-    centred,
-    checked_examples,
-    folds_of,
-    held_out_name,
-    held_out_scores,
-    spread_out,
-    widened,
-)
+from .common import Head, LinearProbe, centred, checked_examples, folds_of, held_out_name, held_out_scores, spread_out, widened
 
 __all__ = ["fit_svm"]
 
@@ -37,15 +27,11 @@ def fit_svm(
     features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None, standardise: bool = True
 ) -> LinearProbe:
     """Fit one-vs-rest machines with the squared hinge loss by scikit-learn's LIBLINEAR, over five penalties.
-
     The probe applies to unscaled features. Its held-out logits come from cross-validation, and its `penalty` is 1 / C of LIBLINEAR.
     `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) groups whose examples are left out together.
-
     Source: Fan, Chang, Hsieh, Wang & Lin (LIBLINEAR), JMLR 9, 2008, equation 3 with the squared loss.
-
     Deviations: the penalty is chosen by the 5-fold log loss after temperature scaling. The search stops after two higher losses in a row.
-    Features are centred and scaled first, and constant features get no weight.
-    """
+    Features are centred and scaled first, and constant features get no weight."""
     x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="A support vector machine")
     present = np.unique(rows)
     if len(present) < 2:

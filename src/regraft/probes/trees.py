@@ -14,8 +14,7 @@ MOST_BOOSTED, MOST_CLASSES = 200_000, 20
 """Maximum number of rows for boosting; number of classes above which a forest on `MOST_IN_FOREST` rows replaces boosting, which grows trees
 for each class."""
 TREES = 100
-SMALLEST = 1e-3
-"""Added to each probability, because a forest gives 0 to classes that no tree predicts."""
+SMALLEST = 1e-3  # Added to each probability, because a forest gives 0 to classes that no tree predicts
 
 
 def tree_scores(  # over the limit: training data and scored data

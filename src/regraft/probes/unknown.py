@@ -22,10 +22,8 @@ from .statistics import ClassStatistics, fit_lda, shrunk_covariance, statistics_
 __all__ = ["UNKNOWN_SCORES", "UnknownChoice", "UnknownJudge", "choose_unknown", "unknown_scores"]
 
 UNKNOWN_SCORES = ("combined", "energy", "mahalanobis", "max_logit", "max_probability", "nearest", "neighbour", "relative", "vim")
-_OF_ITEMS = ("combined", "nearest", "neighbour")
-"""Scores that need the features of known examples."""
-_LEAST_AUROC = 0.6
-"""A score whose AUROC minus two standard errors is below this value is too weak to rely on."""
+_OF_ITEMS = ("combined", "nearest", "neighbour")  # Scores that need the features of known examples
+_LEAST_AUROC = 0.6  # A score whose AUROC minus two standard errors is below this value is too weak to rely on
 _NEIGHBOURS = 5
 _CHUNK = 2**22
 _REPEATS = 5
@@ -33,25 +31,15 @@ _REPEATS = 5
 
 @dataclass(frozen=True)
 class UnknownChoice:
-    """Selected score for unknown examples and its threshold, as plain numbers that are saved with a network.
+    """Selected score for unknown examples and its threshold, as plain numbers that are saved with a network."""
 
-    Attributes:
-        score: one of `UNKNOWN_SCORES`.
-        threshold: examples that score above it are unknown.
-        false_alarm: the share of held-out known examples that score above the threshold.
-        auroc: for each score, the mean AUROC over repeats; 0.5 is chance.
-        auroc_error: for each score, the standard error of that mean.
-        detected: for each score, the share of unknown examples detected at the false-alarm rate.
-        repeats: number of repeats; each class is hidden in one of them.
-    """
-
-    score: str
-    threshold: float
-    false_alarm: float
-    auroc: dict[str, float]
-    auroc_error: dict[str, float]
-    detected: dict[str, float]
-    repeats: int
+    score: str  # one of `UNKNOWN_SCORES`
+    threshold: float  # examples that score above it are unknown
+    false_alarm: float  # the share of held-out known examples that score above the threshold
+    auroc: dict[str, float]  # for each score, the mean AUROC over repeats; 0.5 is chance
+    auroc_error: dict[str, float]  # for each score, the standard error of that mean
+    detected: dict[str, float]  # for each score, the share of unknown examples detected at the false-alarm rate
+    repeats: int  # number of repeats; each class is hidden in one of them
 
     @property
     def weak(self) -> bool:
@@ -93,9 +81,7 @@ class _Choice(Plain):
 
 class UnknownJudge:
     """Detector of examples that belong to no known class, based on the features of the head.
-
-    `every`: use every n-th feature; `reference`: (R, d) features of known examples, for scores that need them, otherwise None.
-    """
+    `every`: use every n-th feature; `reference`: (R, d) features of known examples, for scores that need them, otherwise None."""
 
     def __init__(self, choice: UnknownChoice, statistics: ClassStatistics, *, every: int = 1, reference: np.ndarray | None = None) -> None:
         self.choice = choice
@@ -145,11 +131,7 @@ class UnknownJudge:
 
 
 def unknown_scores(
-    features: npt.ArrayLike,
-    *,
-    statistics: ClassStatistics,
-    names: Sequence[str] = UNKNOWN_SCORES,
-    reference: npt.ArrayLike | None = None,
+    features: npt.ArrayLike, *, statistics: ClassStatistics, names: Sequence[str] = UNKNOWN_SCORES, reference: npt.ArrayLike | None = None
 ) -> dict[str, np.ndarray]:
     """Return name -> score (N,) for each requested score. Higher means less likely to be of a known class.
 
@@ -243,25 +225,16 @@ def _residual(x: np.ndarray, statistics: ClassStatistics, *, rows: tuple[np.ndar
 
 
 def choose_unknown(
-    features: npt.ArrayLike,
-    targets: npt.ArrayLike,
-    *,
-    groups: npt.ArrayLike | None = None,
-    false_alarm: float = 0.05,
-    seed: int = 0,
+    features: npt.ArrayLike, targets: npt.ArrayLike, *, groups: npt.ArrayLike | None = None, false_alarm: float = 0.05, seed: int = 0
 ) -> UnknownChoice:
     """Select the score that best detects hidden classes, and set its threshold. A fifth of the classes is hidden in turn.
-
     In each of five repeats, the statistics are fitted on four fifths of the examples of the remaining classes. The last fifth and the
     examples of the hidden classes are scored. The threshold is set by cross-validation with all classes known: at most a share of
     `false_alarm` of the held-out known examples lies above it. A group is never both fitted and scored as known.
-
     The first score is replaced only if another is better by more than the standard error of the difference, because the estimates from few
     hidden classes are noisy.
-
-    Source: Scheirer et al., IEEE TPAMI 35, 2013, section 5 (classes hidden for open-set tests);
-    Breiman et al., Classification and Regression Trees, 1984, section 3.4.3 (the rule of one standard error).
-    """
+    Source: Scheirer et al., IEEE TPAMI 35, 2013, section 5 (classes hidden for open-set tests); Breiman et al., Classification and
+    Regression Trees, 1984, section 3.4.3 (the rule of one standard error)."""
     if not 0 < false_alarm < 1:
         raise SettingError(f"false_alarm={false_alarm} is out of its range; expected a share between 0 and 1, such as 0.05.")
     x = checked_features(features, least=6, what="The choice of a score of unknown examples")

@@ -21,12 +21,9 @@ LOSSES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("mse", "mae", "huber", "msle", "poisson"), _NUMBERS),
 }
 """Name of a loss -> kinds of task that it supports."""
-_USUAL = ("cross_entropy", "mse")
-"""Names of the default losses."""
-FOCUS = 2.0
-"""Exponent gamma of the focal loss, which reduces the weight of well-classified examples."""
-LEAST_RATE = 0.01
-"""Rate below which the Poisson loss continues linearly: an output may be negative, a rate may not."""
+_USUAL = ("cross_entropy", "mse")  # Names of the default losses
+FOCUS = 2.0  # Exponent gamma of the focal loss, which reduces the weight of well-classified examples
+LEAST_RATE = 0.01  # Rate below which the Poisson loss continues linearly: an output may be negative, a rate may not
 
 Each = Callable[[Tensor, Tensor], Tensor]
 """Function from logits (B, C) and targets to losses per example (B,), or per example and output (B, C)."""
@@ -34,10 +31,8 @@ Each = Callable[[Tensor, Tensor], Tensor]
 
 def chosen_loss(wanted: str | Callable[..., Any] | None, kind: str) -> Loss:
     """Return the loss `wanted` for a kind of task.
-
     `wanted` is a name in `LOSSES` that supports the kind, a function of logits (B, C) and targets that returns a scalar or (B,), or None
-    for the default.
-    """
+    for the default."""
     if wanted is None or wanted in _USUAL:
         return loss_for(kind)
     return _Mean(_EACH[wanted, kind] if isinstance(wanted, str) else _of_the_user(wanted))
@@ -90,9 +85,7 @@ def _of_the_user(function: Callable[..., Any]) -> Each:
 
 def _focal(scores: Tensor, targets: Tensor) -> Tensor:
     """Return -(1 - p)^2 log p of the true class, (B,).
-
-    Source: Lin et al., ICCV 2017, equation 4, with gamma = 2.
-    """
+    Source: Lin et al., ICCV 2017, equation 4, with gamma = 2."""
     true = scores.log_softmax(1).gather(1, targets.long()[:, None])[:, 0]
     return -((1 - true.exp()) ** FOCUS) * true
 
@@ -105,9 +98,7 @@ def _focal_labels(scores: Tensor, targets: Tensor) -> Tensor:
 
 def _hinge(scores: Tensor, targets: Tensor) -> Tensor:
     """Return max(0, 1 + highest score of another class - score of the true class), (B,).
-
-    Source: Crammer & Singer, JMLR 2 (2001), section 3.
-    """
+    Source: Crammer & Singer, JMLR 2 (2001), section 3."""
     index = targets.long()[:, None]
     others = scores.scatter(1, index, float("-inf")).amax(1)
     return (1 + others - scores.gather(1, index)[:, 0]).clamp(min=0)

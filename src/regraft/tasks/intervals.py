@@ -20,9 +20,7 @@ _NORMAL = float(ndtri(0.975))
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a proportion, valid for small counts and near 0 and 1; (0, 1) without trials.
-
-    Source: Wilson 1927, JASA 22:209-212; Brown, Cai & DasGupta 2001, Statistical Science 16:101-133, equation (4).
-    """
+    Source: Wilson 1927, JASA 22:209-212; Brown, Cai & DasGupta 2001, Statistical Science 16:101-133, equation (4)."""
     if not 0 <= successes <= trials:
         raise DataError(f"Expected 0 <= successes <= trials; received {successes} of {trials}.")
     if trials == 0:
@@ -35,9 +33,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 def bootstrap_interval(values: npt.ArrayLike) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the mean of independent values (N,), with a fixed seed.
-
-    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
-    """
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3."""
     items = np.asarray(values)
     if items.ndim == 0 or len(items) == 0:
         raise DataError(f"An interval needs at least one example; received an array of shape {items.shape}.")
@@ -49,13 +45,10 @@ def bootstrap_interval(values: npt.ArrayLike) -> tuple[float, float]:
 
 def paired_difference(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> dict[str, Any]:
     """Test whether A is better than B on the same examples. Both arguments are (N,) bool, True for a correct prediction.
-
     The 95 % interval is Newcombe's interval for paired proportions. It combines the two Wilson intervals with their correlation, so it is
     valid for few examples and for proportions near 1, where the normal approximation fails. "p_value" is that of the two-sided exact
     McNemar test. "better" is "a", "b", or None if the interval contains 0.
-
-    Source: Newcombe 1998, Statistics in Medicine 17:2635-2650, method 10. McNemar 1947, Psychometrika 12:153-157.
-    """
+    Source: Newcombe 1998, Statistics in Medicine 17:2635-2650, method 10. McNemar 1947, Psychometrika 12:153-157."""
     a, b = np.asarray(correct_a, dtype=bool).ravel(), np.asarray(correct_b, dtype=bool).ravel()
     if len(a) != len(b) or len(a) == 0:
         raise DataError(f"Expected the same examples judged twice, at least one; received {len(a)} and {len(b)}.")

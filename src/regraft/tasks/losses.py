@@ -26,8 +26,7 @@ __all__ = [
     "regression_loss",
 ]
 
-KINDS = ("classification", "multi-label", "regression")
-"""The kinds of task, as `Head.kind` names them."""
+KINDS = ("classification", "multi-label", "regression")  # The kinds of task, as `Head.kind` names them
 
 
 class Loss(Protocol):
@@ -54,13 +53,10 @@ def classification_loss(
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Return the cross entropy of logits, in nats.
-
     Without class weights it is the mean over the batch. With class weights it is `sum(w[y] * loss) / sum(w[y])`, so the scale of the
     weights does not change the step size.
-
     `scores`: (B, C) logits; `targets`: (B,) integers in 0 … C-1; `class_weight`: (C,) weights >= 0, or None for equal weights;
-    `sample_weight`: (B,) factors of the losses before the mean, or None for 1.
-    """
+    `sample_weight`: (B,) factors of the losses before the mean, or None for 1."""
     weight = None if class_weight is None else class_weight.to(scores)
     truth = targets.long()
     if sample_weight is None:
@@ -78,10 +74,8 @@ def multi_label_loss(
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Return the binary cross entropy of logits, in nats, averaged over examples and labels.
-
-    `scores`: (B, C) logits; `targets`: (B, C) numbers in [0, 1]; `class_weight`: (C,) weights >= 0 of the labels, with the mean
-    `sum(w * loss) / sum(w)`, or None for equal weights; `sample_weight`: (B,) factors of the losses before the mean, or None for 1.
-    """
+    `scores`: (B, C) logits; `targets`: (B, C) numbers in [0, 1]; `class_weight`: (C,) weights >= 0 of the labels, with the mean `sum(w *
+    loss) / sum(w)`, or None for equal weights; `sample_weight`: (B,) factors of the losses before the mean, or None for 1."""
     smooth = targets.to(scores) * (1.0 - label_smoothing) + label_smoothing / 2.0
     losses = torch.nn.functional.binary_cross_entropy_with_logits(scores, smooth, reduction="none")
     return mean_over_columns(losses, class_weight, sample_weight=sample_weight)
@@ -96,11 +90,9 @@ def regression_loss(
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Return the mean squared error, in squared units of the targets.
-
     `scores`: (B, C) predicted values; `targets`: (B, C) true values, or (B,) for one output; `class_weight`: (C,) weights >= 0 of the
     outputs, with the mean `sum(w * loss) / sum(w)`, or None for equal weights; `sample_weight`: (B,) factors of the losses before the mean,
-    or None for 1.
-    """
+    or None for 1."""
     if label_smoothing:
         raise SettingError(f"label_smoothing={label_smoothing} has no meaning for regression; leave it at 0.")
     truth = targets.to(scores).reshape(scores.shape)
@@ -117,11 +109,9 @@ def loss_for(kind: str) -> Loss:
 
 def class_weights(counts: npt.ArrayLike, how: Literal["balanced"] | Sequence[float] | None) -> np.ndarray | None:
     """Return the class weights (C,) of the loss, float64; None if `how` is None (equal weights).
-
     "balanced" gives `n / (k * n_c)` for n examples in the k classes that have any (King & Zeng 2001, as in scikit-learn). Every class then
     has the same total weight. A class without examples gets the weight 1, which is never used. `counts`: (C,) examples of each class;
-    `how`: "balanced", the C weights themselves, or None.
-    """
+    `how`: "balanced", the C weights themselves, or None."""
     if how is None:
         return None
     numbers = np.asarray(counts, dtype=np.float64)

@@ -48,10 +48,8 @@ def probabilities(scores: npt.ArrayLike, kind: str = "classification") -> np.nda
 
 def log_loss(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
     """Return the mean negative log of the true class's probability, in nats; ln C for uniform predictions.
-
     `chances`: (N, C) probabilities, clipped to at least 1e-12, so that one confident error costs at most 27.6; `targets`: (N,) integers in
-    0 … C-1.
-    """
+    0 … C-1."""
     table, truth = np.asarray(chances, dtype=np.float64), np.asarray(targets)
     true = table[np.arange(len(truth)), truth]
     return float(-np.log(np.clip(true, _SMALLEST, 1.0)).mean()) + 0.0  # not -0.0
@@ -299,22 +297,17 @@ def _checked_table(targets: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return table
 
 
-_FEWEST = 3
-"""Minimum number of positive, and of negative, examples per label; with fewer, the best threshold is mostly chance."""
+_FEWEST = 3  # Minimum number of positive, and of negative, examples per label; with fewer, the best threshold is mostly chance
 _DEFAULT = 0.5
 
 
 def fit_thresholds(scores: npt.ArrayLike, targets: npt.ArrayLike) -> np.ndarray:
     """Return for each label the probability threshold (C,) with the highest F1. Use examples that were not trained on.
-
     A label is predicted if its probability is at or above the threshold. Candidates lie midway between adjacent probabilities (and midway
     between 0 and the lowest). Ties are broken by the distance to 0.5. Labels with fewer than 3 known positive or 3 known negative examples
     get 0.5.
-
     `scores`: (N, C) logits; `targets`: (N, C) of 0 and 1, or NaN for unknown entries, which are left out.
-
-    Source: Lipton, Elkan & Naryanaswamy 2014, arXiv:1402.1892 (F1 is highest at a threshold of the probability).
-    """
+    Source: Lipton, Elkan & Naryanaswamy 2014, arXiv:1402.1892 (F1 is highest at a threshold of the probability)."""
     raw, truth = np.asarray(scores, dtype=np.float64), np.asarray(targets, dtype=np.float64)
     if raw.ndim != 2 or raw.shape != truth.shape:
         raise DataError(f"Scores and targets must both have the shape (N, C); received {raw.shape} and {truth.shape}.")

@@ -26,9 +26,7 @@ def metric_name(metric: Metric) -> str:
 
 def chosen_figures(metrics: Sequence[Metric], scores: np.ndarray, *, targets: np.ndarray, kind: str) -> dict[str, float]:
     """Return metric name -> value from logits (n, C) and targets (n,) or (n, C).
-
-    The value is NaN if the metric is undefined for these examples, for example an AUC with a single class.
-    """
+    The value is NaN if the metric is undefined for these examples, for example an AUC with a single class."""
     return {metric_name(metric): _figure(metric, scores, targets=targets, kind=kind) for metric in metrics}
 
 

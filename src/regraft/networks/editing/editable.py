@@ -40,9 +40,7 @@ class Editable(Record):
 
     def unedited(self, edit: Edit, *, code: Tensor | None = None) -> tuple[Self, tuple[str, ...]]:
         """Return a copy with the layers that `edit` added folded into the weights, and the names of layers that gained a bias.
-
-        For `Codes`, `code` (size,) replaces the code of every example.
-        """
+        For `Codes`, `code` (size,) replaces the code of every example."""
         body, biased = self.kind.unedit(self.body, edit, code=code)
         return self.with_body(body), biased
 
@@ -73,10 +71,8 @@ class Editable(Record):
 
     def with_head(self, head: Head) -> Self:
         """Return a copy with `head` in place of the head of the same task; its class weights are multiplied in the groups `head.parts`.
-
         A network without a head gets one on its pooled output. A new task becomes a branch on the same features. A derived head adds no
-        layer.
-        """
+        layer."""
         refuse_program(self.origin, Rows.done)
         if head.parts and sum(head.parts) != len(head.weight):
             raise NetworkError(f"Received parts={head.parts} for {len(head.weight)} classes; expected sizes that add up to their number.")
@@ -100,19 +96,15 @@ class Editable(Record):
 
     def tapped(self, points: Sequence[Tap]) -> Self:
         """Return a copy without a head whose output (N, D) concatenates the pooled outputs of several blocks.
-
-        Outputs that are not real numbers per example (token ids) are skipped; `tap_slices` lists the ones that are present. Layers that
-        run only after the last of the blocks are removed.
-        """
+        Outputs that are not real numbers per example (token ids) are skipped; `tap_slices` lists the ones that are present. Layers that run
+        only after the last of the blocks are removed."""
         refuse_program(self.origin, Taps.done)
         return self.edited(Taps(checked_points(points, [block.name for block in self.blocks])))
 
     def with_channels(self, count: int) -> Self:
         """Return a copy that takes images (or signals) with `count` channels, by adapting the weights of the first convolution.
-
-        A single channel gets the sum over the old ones. Other counts repeat the old ones cyclically, scaled by old / new count. The
-        account records this.
-        """
+        A single channel gets the sum over the old ones. Other counts repeat the old ones cyclically, scaled by old / new count. The account
+        records this."""
         refuse_program(self.origin, Channels.done)
         if count < 1:
             raise NetworkError(f"Received {count} channels; expected 1 or more.")
@@ -122,9 +114,7 @@ class Editable(Record):
 
     def with_columns(self, count: int) -> Self:
         """Return a copy whose head also reads `count` extra numbers per example. Their weights start at zero, so the logits do not change.
-
-        Its batches are named tensors: "columns" (N, count) and the network's own inputs ("inputs" if it takes one unnamed tensor).
-        """
+        Its batches are named tensors: "columns" (N, count) and the network's own inputs ("inputs" if it takes one unnamed tensor)."""
         refuse_program(self.origin, Columns.done)
         if len(self.heads) != 1 or count < 1:
             heads = ", ".join(map(repr, self.heads)) or "none"
@@ -173,9 +163,7 @@ class Editable(Record):
 
     def coded(self, coding: Coding, *, seed: int = 0) -> Self:
         """Return a copy that takes a condition for each example: named inputs with "condition", (N,) row numbers of its table of codes.
-
-        The logits are bit-identical to those of this network: codes start small and random, and the weights that read them at zero.
-        """
+        The logits are bit-identical to those of this network: codes start small and random, and the weights that read them at zero."""
         refuse_program(self.origin, Codes.done)
         if self.coding is not None:
             raise NetworkError(f"The network takes codes already, of {len(self.coding.conditions)} conditions; use recoded for other ones.")

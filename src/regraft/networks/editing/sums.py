@@ -16,10 +16,8 @@ from ..tracing import Trace, capture
 
 __all__ = ["joined_rows", "summed_layers"]
 
-Share = tuple[str, float]
-"""The name of a linear layer and the factor of its output in the sum."""
-_MOST = 8
-"""Largest number of layers in one sum."""
+Share = tuple[str, float]  # The name of a linear layer and the factor of its output in the sum
+_MOST = 8  # Largest number of layers in one sum
 _TOLERANCE = 1e-4
 
 
@@ -27,12 +25,9 @@ def summed_layers(
     modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], result: Tensor, run: Callable[[], Any]
 ) -> tuple[tuple[Share, ...], str] | None:
     """Find the layers whose outputs, each times a factor, sum to the logits behind a result.
-
     A layer that reads the output of another one is not part of a head: such a sum is a residual connection.
-
     `modules`: name -> module; `result`: the network's result (N, C). Return the layers with their factors and the activation of the sum;
-    None unless there are at least two.
-    """
+    None unless there are at least two."""
     outputs = {name: seen.outputs[name] for name in names}
     outputs = {name: output for name, output in outputs.items() if isinstance(output, Tensor) and output.shape == result.shape}
     if len(outputs) < 2:
@@ -82,9 +77,7 @@ def _reads_another(modules: Mapping[str, Module], shares: Sequence[Share], *, ru
 
 def joined_rows(rows: Sequence[tuple[np.ndarray, np.ndarray]], shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Return the class weights of one head over the concatenated features of several layers.
-
-    `rows` holds the weight (C, d) and bias (C,) of each layer. The result is (C, sum of all d) and (C,).
-    """
+    `rows` holds the weight (C, d) and bias (C,) of each layer. The result is (C, sum of all d) and (C,)."""
     pairs = list(zip(rows, shares, strict=True))
     weight = np.concatenate([np.float32(share) * weight for (weight, _), share in pairs], 1)
     return weight, np.stack([np.float32(share) * bias for (_, bias), share in pairs]).sum(0)

@@ -20,17 +20,7 @@ from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, nothing_left, pools_at
 from ..samples import three_items
 from ..tracing import as_tensor, flat_tensors, joined
 
-__all__ = [
-    "Point",
-    "block_end_of",
-    "block_ends",
-    "first_outputs",
-    "read_input",
-    "read_point",
-    "read_points",
-    "run_reading",
-    "width_hint",
-]
+__all__ = ["Point", "block_end_of", "block_ends", "first_outputs", "read_input", "read_point", "read_points", "run_reading", "width_hint"]
 
 _CONVOLVED = (
     *(torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d),
@@ -46,23 +36,15 @@ class _Reached(BaseException):
 
 @dataclass(frozen=True)
 class Point:
-    """One hook point where a network is read.
+    """One hook point where a network is read."""
 
-    Attributes:
-        block: name of the block, or "input".
-        module: name of the module at its end; None for the network's input.
-        channels_last: whether the channels are the last axis rather than the one after the examples.
-        items_second: whether the examples are on the second axis (recurrent layers with time first).
-        cells: grid cells of "rows" and of "columns".
-    """
-
-    block: str
-    module: str | None
+    block: str  # name of the block, or "input"
+    module: str | None  # name of the module at its end; None for the network's input
     pools: tuple[str, ...]
-    channels_last: bool
-    items_second: bool
+    channels_last: bool  # whether the channels are the last axis rather than the one after the examples
+    items_second: bool  # whether the examples are on the second axis (recurrent layers with time first)
     channels: int = 0
-    cells: tuple[int, int] = (0, 0)
+    cells: tuple[int, int] = (0, 0)  # grid cells of "rows" and of "columns"
 
     def widths(self) -> list[tuple[str, int]]:
         """Return the number of values of each pool."""
@@ -77,9 +59,7 @@ class Point:
 
     def pooled(self, values: Tensor, mask: Tensor | None) -> list[Tensor]:
         """Return each pool of the values, (N, width).
-
-        `mask` is (N, L), 0 at padded positions of a sequence. A mask of another length is ignored.
-        """
+        `mask` is (N, L), 0 at padded positions of a sequence. A mask of another length is ignored."""
         arranged = self.arranged(values)
         fits = mask is not None and arranged.ndim == 3 and mask.ndim == 2 and mask.shape[1] == arranged.shape[2]
         moments = _moments(arranged, mask if fits else None) if {"mean", "std"} & set(self.pools) else {}
@@ -102,9 +82,7 @@ def _moments(values: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
 
 def _pooled_by(values: Tensor, pool: str, *, cells: tuple[int, int]) -> Tensor:
     """Return one pool of values, (N, width), other than mean and standard deviation.
-
-    `values` are (N, C) for "vector", (N, C, L) for "token", and (N, C, H, W) for "rows" and "columns".
-    """
+    `values` are (N, C) for "vector", (N, C, L) for "token", and (N, C, H, W) for "rows" and "columns"."""
     if pool == "vector":
         return values
     if pool == "token":
@@ -131,9 +109,7 @@ def _listening(module: Module, hook: Callable[..., None]) -> Iterator[None]:
 
 def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: Callable[[str, Tensor | None], bool], stops: bool) -> None:
     """Pass the outputs of each of some `modules` to `keep` in one run, before later steps can change them, until it returns True.
-
-    If `stops`, the run ends once it has returned True for all modules. Without modules nothing runs.
-    """
+    If `stops`, the run ends once it has returned True for all modules. Without modules nothing runs."""
     waiting = set(modules)
     end = _Reached()
 
@@ -156,9 +132,7 @@ def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: 
 
 def first_outputs(modules: Mapping[str, Module], *, run: Callable[[], Any], count: int, stops: bool) -> dict[str | None, Tensor | None]:
     """Return the first output of each of some `modules` in one run; all of them, joined, if a loop calls it for parts of the batch.
-
-    `count` is the number of examples. If `stops`, the run ends once every module has been called for as many.
-    """
+    `count` is the number of examples. If `stops`, the run ends once every module has been called for as many."""
     calls: dict[str | None, list[Tensor | None]] = {}
 
     def keep(name: str, values: Tensor | None) -> bool:
@@ -217,10 +191,8 @@ def read_points(  # over the limit: a network, and how it is run and read
     hint: Callable[[Tap, Tensor | None], tuple[int, bool]],
 ) -> list[Point]:
     """Run batches of two and three examples and return how each of the `taps` is read. Taps without floating-point values are skipped.
-
     `ends` maps the blocks that are called to their last modules. `hint` returns, as `width_hint` does, what is known of a tap's values for
-    two examples. Raise if nothing can be read.
-    """
+    two examples. Raise if nothing can be read."""
     runs = []
     with torch.no_grad():
         for batch in (sample, three_items(sample)):

@@ -47,9 +47,7 @@ def _reads_first(code: CodeType) -> bool:
 
 def read_globals(code: CodeType, names: Mapping[str, Any]) -> dict[str, Any]:
     """Return the global values that code reads: dotted name -> value, including those of inner functions.
-
-    A module is replaced by the attribute that is read from it. Imports inside the code are included.
-    """
+    A module is replaced by the attribute that is read from it. Imports inside the code are included."""
     found: dict[str, Any] = {}
     for path in _paths(code):
         value = _found(path, names)

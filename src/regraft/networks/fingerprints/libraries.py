@@ -16,9 +16,7 @@ __all__ = ["library_of"]
 
 def library_of(module: str) -> str | None:
     """Return the library of a module with its version, for example "torch 2.9.1"; None for the user's own code.
-
-    Code that is not installed, or was installed from a folder or repository, counts as own: it changes while its version stays the same.
-    """
+    Code that is not installed, or was installed from a folder or repository, counts as own: it changes while its version stays the same."""
     return _library(module.partition(".")[0])
 
 

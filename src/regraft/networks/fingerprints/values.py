@@ -28,8 +28,7 @@ from .libraries import library_of
 
 __all__ = ["Fingerprint", "Structure"]
 
-MOST_VALUES = 100_000
-"""Largest number of values to inspect for one network; further ones are opaque."""
+MOST_VALUES = 100_000  # Largest number of values to inspect for one network; further ones are opaque
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, torch.dtype)
 _BUILTIN = (types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType)
 _SLOTS = (types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodWrapperType)
@@ -57,29 +56,19 @@ _NAMING = {
 
 @dataclass(frozen=True)
 class Structure:
-    """Fingerprint of the computation of some layers, without their weights.
+    """Fingerprint of the computation of some layers, without their weights."""
 
-    Attributes:
-        text: differs if the computation differs; the same in every process.
-        opaque: values without content to compare, by path; they may differ in another process.
-        leaves: path -> digest of each leaf value.
-        own: whether code outside installed libraries takes part.
-    """
-
-    text: str
-    opaque: tuple[str, ...] = ()
-    leaves: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-    own: bool = field(default=False, compare=False)
+    text: str  # differs if the computation differs; the same in every process
+    opaque: tuple[str, ...] = ()  # values without content to compare, by path; they may differ in another process
+    leaves: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # path -> digest of each leaf value
+    own: bool = field(default=False, compare=False)  # whether code outside installed libraries takes part
 
 
 class Fingerprint:
     """Computes digests of values. Each network needs its own instance, because digests are memoised.
-
-    Attributes:
-        known: id -> name of tensors and modules that have their own digest elsewhere.
-        config_of: returns plain data that identify a value instead of its attributes, or None.
-        ignored: paths whose values do not count.
-    """
+    `known`: id -> name of tensors and modules that have their own digest elsewhere.
+    `config_of`: returns plain data that identify a value instead of its attributes, or None.
+    `ignored`: paths whose values do not count."""
 
     def __init__(
         self,

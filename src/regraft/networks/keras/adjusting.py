@@ -132,9 +132,7 @@ def _with_places_(layer: Any, *, scale: bool, shift: bool) -> tuple[Any, Any]:
 
 def _low_rank(twin: KerasBody, edit: LowRank, *, seed: int, **_: Any) -> KerasBody:
     """Replace W with W + (alpha / rank) A B in the layers of an `edit`, by Keras' own `enable_lora`; `seed` draws A.
-
-    Source: LoRA (Hu et al. 2022). Deviation: Keras draws A with "he_uniform".
-    """
+    Source: LoRA (Hu et al. 2022). Deviation: Keras draws A with "he_uniform"."""
     modules = twin.by_name
     faults = dict.fromkeys(twin.head_layers, "a head, whose weights are trained themselves")
     faults |= {name: f"a {type(one).__name__}" for name, one in modules.items() if not hasattr(one, "enable_lora")}
@@ -216,9 +214,7 @@ def _entry_of(body: KerasBody) -> tuple[Any, int]:
 # over the limit: a layer and its settings
 def _over_channels(tensor: Any, count: int, *, axis: int, name: str, zero: bool = False) -> tuple[Any, Any]:
     """Return a linear layer over the channels (`axis`) of a symbolic tensor, and its output with `count` channels.
-
-    With `zero` its weights start at zero.
-    """
+    With `zero` its weights start at zero."""
     rank, start = len(tensor.shape), {"kernel_initializer": "zeros"} if zero else {}
     if axis == rank - 1:
         layer = keras.layers.Dense(count, name=name, dtype=tensor.dtype, **start)
@@ -242,10 +238,8 @@ def _with_entrance(twin: KerasBody, _edit: InputLayer, **_: Any) -> KerasBody:
 @seeded(0)
 def _coded(twin: KerasBody, edit: Codes, *, seed: int, **_: Any) -> KerasBody:
     """Let the network take a condition with each example; `seed` draws the first codes.
-
     "entrance" is an adaptation network of two layers before the input; both read the code. Source: Abdel-Hamid & Jiang (ICASSP 2013).
-    Deviation: its output is added to the input and starts at zero.
-    """
+    Deviation: its output is added to the input and starts at zero."""
     coding, taken = edit.coding, [name for name, layer in twin.by_name.items() if layer.name == CODES or is_code(layer)]
     if taken:
         raise NetworkError(f"The network has a layer named {taken[0]!r} already; expected no name that begins with 'codes'. Rename it.")
@@ -314,9 +308,7 @@ def _shifted_by_code(site: Site) -> Step:
 
 def folded(twin: KerasBody, code: Tensor) -> tuple[KerasBody, tuple[str, ...]]:
     """Fold one `code` (size,), used for all examples, into a private copy. Also return the names of layers that gained a bias.
-
-    The code goes into the biases. If it replaces an input, that input becomes a constant.
-    """
+    The code goes into the biases. If it replaces an input, that input becomes a constant."""
     graph, layers, created = opened(twin.module), twin.by_name, list[str]()
     inputs, known, skipped = dict(graph.inputs), dict[int, Any](), dict[int, int | None]()
     taken, filled = inputs.pop(CONDITION), cast(Coding, twin.coding).into.startswith(INPUT)

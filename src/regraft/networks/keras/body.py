@@ -59,20 +59,14 @@ __all__ = ["KerasBody", "inspected"]
 @dataclass(eq=False)
 class KerasBody(Body):
     """A Keras model with its heads.
+    `given_trainable`: the original `trainable` flag of each layer and of the model itself ("").
+    `adjusting`: hook point -> name of the layer that scales and shifts there, in the training form."""
 
-    Attributes:
-        given_trainable: the original `trainable` flag of each layer and of the model itself ("").
-        plain: a private copy of the unchanged network, if this one is in its training form; its weights are stale.
-        adjusting: hook point -> name of the layer that scales and shifts there, in the training form.
-        hooks: handles of the hooks for frozen layers, parted heads and strided convolutions.
-        by_name: every layer by name, including containers and the layers inside wrappers.
-    """
-
-    by_name: dict[str, Any] = field(default_factory=dict)
+    by_name: dict[str, Any] = field(default_factory=dict)  # every layer by name, including containers and the layers inside wrappers
     given_trainable: dict[str, bool] = field(default_factory=dict)
-    plain: KerasBody | None = None
+    plain: KerasBody | None = None  # a private copy of the unchanged network, if this one is in its training form; its weights are stale
     adjusting: Mapping[str, str] = field(default_factory=dict)
-    hooks: list[Any] = field(default_factory=list)
+    hooks: list[Any] = field(default_factory=list)  # handles of the hooks for frozen layers, parted heads and strided convolutions
 
     def take_(self, module: Any, sample: Inputs) -> None:
         """Become the body of another module. The caller must find its layers and heads afterwards."""
@@ -227,9 +221,7 @@ class KerasBody(Body):
 
     def reseed_(self, seed: int) -> None:
         """Set the state of every seed generator to `seed` plus its index.
-
-        On the torch backend, Keras uses these only in dropout layers created with `seed=`. Others draw from torch's own generator.
-        """
+        On the torch backend, Keras uses these only in dropout layers created with `seed=`. Others draw from torch's own generator."""
         generators = [generator for _, layer in self.named_with_root() for generator in layer._seed_generators]
         for index, generator in enumerate(generators):
             generator.state.assign([(seed + index) % 2**31, 0])
@@ -252,9 +244,7 @@ class KerasBody(Body):
         self, module: Any, heads: Places | None = None, *, sample: Inputs | None = None, renewed: Mapping[int, Any] | None = None
     ) -> Self:
         """Become the body of a `module` built from its layers, with other `heads` and another `sample` where given. Private copies only.
-
-        `renewed` maps the id of each replaced nested model to its replacement. A head may be in a new layer.
-        """
+        `renewed` maps the id of each replaced nested model to its replacement. A head may be in a new layer."""
         before, places = copy.copy(self), self.placed() if heads is None else heads
         for hook in self.hooks:
             hook.remove()
@@ -273,10 +263,8 @@ class KerasBody(Body):
 
     def split(self, frozen_layers: Collection[str]) -> Split | None:
         """Split a functional or Sequential model at the freeze boundary into two functions that share its layers.
-
         The first maps inputs to the boundary tensors, without gradients and in inference mode. The second maps these to logits in the
-        current mode. None if the model has no such graph or carries masks.
-        """
+        current mode. None if the model has no such graph or carries masks."""
         return split_graph(self, frozen_layers, scores=lambda run: self.with_derived(self.scores_of_run(run)))
 
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
@@ -333,9 +321,7 @@ class KerasBody(Body):
 
 def inspected(module: Any, sample: Inputs, *, head: HeadChoice = None, heads: Sequence[Mapping[str, Any]] | None = None) -> KerasBody:
     """Return the body of a built model, which it takes over, with its heads.
-
-    `heads`: facts of a saved folder about its heads; None to find the heads by running the model.
-    """
+    `heads`: facts of a saved folder about its heads; None to find the heads by running the model."""
     body = KerasBody(module, sample)
     body.take_(module, sample)
     seen = body.inspect_()

@@ -222,9 +222,7 @@ def _tapped(twin: KerasBody, edit: Taps, **_: Any) -> KerasBody:
 
 def _tapped_graph(model: Any, points: Sequence[Tap], *, layers: Mapping[str, Sequence[Any]]) -> Any:
     """Return a model whose only output is the concatenated pooled outputs of several blocks, (N, D).
-
-    The pooling consists of operations, not layers, so that it is on the same side of the freeze boundary as its block.
-    """
+    The pooling consists of operations, not layers, so that it is on the same side of the freeze boundary as its block."""
     graph = opened(model, *map(last_called, layers.values()))
     for step in graph.steps:  # rename existing taps, so that the names are free for the new ones
         if is_tap(step.operation):
@@ -298,9 +296,7 @@ def _name_steps_(tensor: Any, name: str) -> None:
 
 def _read_at_(body: KerasBody, points: Sequence[Tap], *, ends: Mapping[str, str]) -> None:
     """Let a model return the concatenated pooled outputs of some of its layers, (N, D), instead of its own result.
-
-    The model gets a subclass of its class, so that layer and weight names stay. `ends` maps the called blocks to their last layers.
-    """
+    The model gets a subclass of its class, so that layer and weight names stay. `ends` maps the called blocks to their last layers."""
     modules, model = body.modules(), body.module
 
     def hint(tap: Tap, values: Tensor | None) -> tuple[int, bool]:
@@ -342,9 +338,7 @@ def _without_codes(twin: KerasBody) -> KerasBody:
 
 def _channels(twin: KerasBody, edit: Channels, **_: Any) -> KerasBody:
     """Let the network take examples with another number of channels.
-
-    Per-channel numbers before the first convolution (Normalization, Rescaling) are averaged or repeated.
-    """
+    Per-channel numbers before the first convolution (Normalization, Rescaling) are averaged or repeated."""
     weighted = [layer.name for layer in twin.layers if layer.parameters and not layer.kind.endswith("Normalization")]
     before, count = twin.sample, edit.count
     changed, old = rechannel_(twin.module, count, first=twin.by_name[weighted[0]] if weighted else None)
@@ -376,9 +370,7 @@ def with_one_output(body: KerasBody) -> KerasBody:
 
 def with_joined_heads(body: KerasBody) -> KerasBody:
     """Replace a sum of Dense layers that read vectors with one layer over their concatenated inputs. The caller gives the body up.
-
-    The result is equal up to rounding: sum of s_i (W_i x_i + b_i) = [s_1 W_1, s_2 W_2, …] [x_1, x_2, …] + sum of s_i b_i.
-    """
+    The result is equal up to rounding: sum of s_i (W_i x_i + b_i) = [s_1 W_1, s_2 W_2, …] [x_1, x_2, …] + sum of s_i b_i."""
     if body.found or graph_of(body.module) is None or isinstance(body.sample, dict):
         return body
     modules = body.by_name

@@ -65,9 +65,8 @@ class KerasFamily(Family[KerasBody]):
 
     def export_own(self, body: KerasBody, path: Path) -> Path:
         """Write a `.keras` file, an `.h5` file in Keras 2 form, or a `.pt2` file, an exported PyTorch program that needs no Keras.
-
-        A `.keras` file keeps the original activation and `trainable` flags. Derived heads become further outputs if the model has a graph.
-        """
+        A `.keras` file keeps the original activation and `trainable` flags. Derived heads become further outputs if the model has a
+        graph."""
         with as_given(body):
             whole = changes.with_groups(body)
             if path.suffix.lower() == _PROGRAM:
@@ -101,9 +100,7 @@ def open_keras(
     heads: Sequence[Mapping[str, Any]] | None = None,
 ) -> Network:
     """Open a live Keras 3 model as a network. The given model is not modified unless `take`.
-
-    `inputs`: shape of one example without the batch axis, needed if the model does not state it.
-    """
+    `inputs`: shape of one example without the batch axis, needed if the model does not state it."""
     if not isinstance(model, keras.Model):
         raise NetworkError(
             f"Received {type(model).__module__}.{type(model).__name__}; expected a keras.Model (functional, Sequential or a subclass)."

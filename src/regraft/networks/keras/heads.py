@@ -68,10 +68,8 @@ def outputs_of(result: Any) -> list[Tensor]:
 
 def find_heads(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Trace, run: Callable[[], Any]) -> dict[str, FoundHead]:
     """Find the linear layers that produce the model's outputs.
-
     `modules`: name -> layer. Return the candidates by layer name, in the order of the outputs. The result is empty if the outputs are
-    embeddings or feature maps, or come from no linear layer.
-    """
+    embeddings or feature maps, or come from no linear layer."""
     wanted = sum(result.ndim == 2 for result in outputs_of(seen.result))
     found: dict[str, FoundHead] = {}
     for name in reversed([layer.name for layer in layers if layer.name in seen.outputs and _is_linear(modules[layer.name])]):

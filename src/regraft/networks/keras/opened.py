@@ -18,16 +18,12 @@ __all__ = ["Opened", "Rewiring", "Step", "beside", "end_of", "last_called", "map
 
 @dataclass(frozen=True)
 class Opened:
-    """The graph of a model whose nested models are opened where they hold given layers.
-
-    Attributes:
-        steps: the nodes, in topological order.
-    """
+    """The graph of a model whose nested models are opened where they hold given layers."""
 
     name: str
     inputs: Any
     outputs: Any
-    steps: list[Any]
+    steps: list[Any]  # the nodes, in topological order
 
     def node(self, layer: Any) -> Any:
         """Return the last call of a layer."""
@@ -38,9 +34,7 @@ class Opened:
 
     def model(self, outputs: Any, *, inputs: Any = None) -> Any:
         """Return a model with these outputs and without the layers after them.
-
-        `inputs`: other inputs; None for those of the graph.
-        """
+        `inputs`: other inputs; None for those of the graph."""
         model = keras.Model(self.inputs if inputs is None else inputs, outputs, name=self.name)
         for operation in model.operations:
             operation._outbound_nodes.clear()
@@ -130,35 +124,24 @@ def beside(models: Sequence[Any]) -> Any:
     return keras.Model(entry, keras.layers.Concatenate(name="parts")([model(entry) for model in models]))
 
 
-Step = Callable[[Any, Any], Any]
-"""Maps a layer's symbolic output, and the symbolic code or None, to the tensor that others read instead."""
+Step = Callable[[Any, Any], Any]  # Maps a layer's symbolic output, and the symbolic code or None, to the tensor that others read instead
 
 
 @dataclass
 class Rewiring:
     """A pass over a graph: the steps whose inputs or operations change are called again; layers keep their names.
+    `skipped`: layers to leave out, by id, with the index of the input that replaces their output; None if nothing reads it."""
 
-    Attributes:
-        behind: steps to insert after the outputs of layers, by layer id.
-        skipped: layers to leave out, by id, with the index of the input that replaces their output; None if nothing reads it.
-        coded: whether rebuilt nested models take the code as a further input. When layers are skipped, they lose that input.
-        layer: a layer whose nested models are opened, so that it is at the top level; None opens none.
-        models: rebuilt nested models, by the id of the old one; filled during the pass.
-        steps: the nodes after the pass, in topological order; filled during the pass.
-    """
-
-    behind: dict[int, Step] = field(default_factory=dict)
+    behind: dict[int, Step] = field(default_factory=dict)  # steps to insert after the outputs of layers, by layer id
     skipped: Mapping[int, int | None] = field(default_factory=dict)
-    coded: bool = False
-    layer: Any = None
-    models: dict[int, Any] = field(default_factory=dict)
-    steps: list[Any] = field(default_factory=list)
+    coded: bool = False  # whether rebuilt nested models take the code as a further input. When layers are skipped, they lose that input
+    layer: Any = None  # a layer whose nested models are opened, so that it is at the top level; None opens none
+    models: dict[int, Any] = field(default_factory=dict)  # rebuilt nested models, by the id of the old one; filled during the pass
+    steps: list[Any] = field(default_factory=list)  # the nodes after the pass, in topological order; filled during the pass
 
     def outputs(self, graph: Any, known: dict[int, Any], *, code: Any = None) -> Any:
         """Return the outputs of a graph, in their structure, after the pass.
-
-        `known`: replaced symbolic tensors, by id, extended during the pass; `code`: the symbolic code (N, size), or None.
-        """
+        `known`: replaced symbolic tensors, by id, extended during the pass; `code`: the symbolic code (N, size), or None."""
         self.run_(steps_of(graph), known, code=code)
         return mapped(graph._outputs_struct, known)
 

@@ -59,9 +59,7 @@ def shapes_of(model: Any) -> dict[str, Any]:
 
 def sample_for(model: Any, inputs: Sequence[int] | None) -> Inputs:
     """Return a batch of two examples that a model accepts.
-
-    `inputs`: the shape of one example, if known.
-    """
+    `inputs`: the shape of one example, if known."""
     options, name = (_sample(model, inputs, size=size) for size in _FREE_SIZES), f"{type(model).__name__} '{model.name}'"
     made: Inputs = first_that_runs(options, partial(called, model, training=False), name=name, shape=inputs, such="(224, 224, 3)")
     return made
@@ -211,10 +209,8 @@ def _run(layer: Any, stepwise: Any, run: Any, /, *, sequences: Tensor, initial_s
 
 def hook_strided_(layers: Iterable[Any]) -> list[Any]:
     """Let strided 1x1 convolutions subsample their input first, and return the hook handles.
-
     Keras 3.15 computes convolutions channels-last on PyTorch. On a CPU, torch 2.14.1 then writes the gradients of strided 1x1 convolutions
-    outside their memory (8 → 16 channels, 62 x 62, batch 32, stride 2). The process crashes, in Keras's own `fit` too.
-    """
+    outside their memory (8 → 16 channels, 62 x 62, batch 32, stride 2). The process crashes, in Keras's own `fit` too."""
     hooks = []
     for layer in layers:
         if isinstance(layer, keras.layers.Conv2D) and type(layer).__name__ == "Conv2D":
@@ -244,10 +240,8 @@ def _restored(strides: tuple[int, ...], layer: Any, *_call: Any) -> None:
 
 def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> frozenset[str]:
     """Return the layers, and single variables, that the owner of a model has frozen.
-
     Layers without weights do not count: as in Keras, their flag has no effect (dropout stays active). The flag of the model itself does not
-    count either: setting it sets those of all layers, so a layer with another flag was set on purpose. `trainable`: the original flags.
-    """
+    count either: setting it sets those of all layers, so a layer with another flag was set on purpose. `trainable`: the original flags."""
     frozen = {name for name in modules if not all(trainable.get(outer, True) for outer in prefixes(name)[:-1])}
     holding = {
         outer for name, part in modules.items() if part._trainable_variables or part._non_trainable_variables for outer in prefixes(name)

@@ -24,9 +24,7 @@ _NORMALISERS = (keras.layers.Normalization, keras.layers.BatchNormalization)
 
 def resize_(model: Any, layer: Any, *, head: Head, activation: str, others: Collection[Any] | None = None) -> None:
     """Give a layer of a private copy the class weights of `head` and update what depends on their number.
-
-    `others` are the layers of the other heads, which keep their activations. None: the layer itself holds the activation.
-    """
+    `others` are the layers of the other heads, which keep their activations. None: the layer itself holds the activation."""
     old, head = layer.kernel.shape[-1], head.in_layer()
     put_rows_(layer, head)
     if head.activation != activation and others is None:
@@ -108,9 +106,7 @@ def put_activation_(layer: Any, activation: Any) -> None:
 @seeded()
 def _rebuild_(layer: Any, config: Mapping[str, Any], *, shape: Sequence[int | None], resized: bool) -> None:
     """Replace the contents of `layer` with those of a freshly built one. It keeps its place in the graph.
-
-    `resized`: whether the input shape differs from the previous one.
-    """
+    `resized`: whether the input shape differs from the previous one."""
     fresh = type(layer).from_config(dict(config))
     fresh.build(tuple(shape))
     kept = {"_inbound_nodes", "_outbound_nodes", "build", "quantize", "_parent_path", "_path", "_auto_config", "name"}
@@ -162,9 +158,7 @@ def _note_input_shape_(operation: Any, node: Any) -> None:
 
 def rechannel_(model: Any, count: int, *, first: Any) -> tuple[list[Any], int]:
     """Let a model with a graph take examples of `count` channels by summing or repeating the channels of its first convolutions.
-
-    Return the layers with resized weights and the old number of channels.
-    """
+    Return the layers with resized weights and the old number of channels."""
     graph = graph_of(model)
     if graph is None or len(graph.inputs) != 1:
         received = "is no functional or Sequential model" if graph is None else f"takes {len(graph.inputs)} tensors"

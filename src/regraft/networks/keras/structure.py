@@ -48,18 +48,14 @@ __all__ = [
 
 _MOST_BLOCKS = 40
 _UNDER_LORA = ("kernel", "embeddings")
-TAPS = "taps"
-"""Name of the operation that concatenates the pooled outputs of blocks, and name prefix of the pooling operations."""
+TAPS = "taps"  # Name of the operation that concatenates the pooled outputs of blocks, and name prefix of the pooling operations
 READ = "_regraft_read"
 """Class attribute of a model without a graph that returns pooled outputs of its layers: the hook points that it reads."""
-CONDITION = "condition"
-"""Name of the input with row indices into the table of codes."""
+CONDITION = "condition"  # Name of the input with row indices into the table of codes
 CODES = "codes"
 """Name of the Embedding that holds the codes of conditions, and name prefix of the layers that bring them to their hook points."""
-CODE_INPUT = "codes_input"
-"""Name of the input through which a nested model takes the codes."""
-ADJUSTED = "adjusted_"
-"""Name prefix of the layers that scale and shift by channel; they exist only in training."""
+CODE_INPUT = "codes_input"  # Name of the input through which a nested model takes the codes
+ADJUSTED = "adjusted_"  # Name prefix of the layers that scale and shift by channel; they exist only in training
 _CODE_PARTS = tuple(f"{CODES}_{part}_" for part in ("to", "at", "plus", "then"))
 
 
@@ -78,9 +74,7 @@ def is_leaf(layer: Any) -> bool:
 
 def named_modules(model: Any) -> dict[str, Any]:
     """Return every layer of a model by name, with containers. A part of a container is called "container.part".
-
-    A layer used in several places has its first name. Equal names in one container get "_1", "_2", ….
-    """
+    A layer used in several places has its first name. Equal names in one container get "_1", "_2", …."""
     found: dict[str, Any] = {}
     seen: set[int] = {id(model)}
 
@@ -176,9 +170,7 @@ def _code_tensors(graph: Any, steps: Sequence[Any]) -> set[int]:
 
 def tap_slices(model: Any, head: Any) -> tuple[TapSlice, ...]:
     """Return the slice of the features that comes from each tap; empty if the features are not those of taps.
-
-    `head`: the layer that reads the features; None if they are the model's result.
-    """
+    `head`: the layer that reads the features; None if they are the model's result."""
     graph = graph_of(model)
     if graph is None and head is None:
         return _read_slices(model)
@@ -244,9 +236,7 @@ def _stretches(layer: Any, names: Mapping[int, str]) -> list[list[str]]:
 
 def blocks_of_model(model: Any, modules: Mapping[str, Any], *, layers: Sequence[Layer]) -> tuple[Block, ...]:
     """Return at most 40 blocks of a model: stretches between the layers through which all data flow.
-
-    A normalisation alone joins the block before it. In a model without a graph, the children are the blocks.
-    """
+    A normalisation alone joins the block before it. In a model without a graph, the children are the blocks."""
     names = {id(module): name for name, module in modules.items()}
     groups = _stretches(model, names)
     members: list[list[Layer]] = [[] for _ in groups]
@@ -295,15 +285,10 @@ _LINEAR = tuple(getattr(keras.layers, name) for name in (*_NAMES, *_TRANSPOSED) 
 
 @dataclass(frozen=True)
 class Site:
-    """One hook point.
+    """One hook point."""
 
-    Attributes:
-        layer: the layer whose weights a channel-wise shift or scale folds into: the linear layer, or the BatchNormalization behind it.
-        linear: the linear layer; its own activation comes after the hook point.
-    """
-
-    layer: Any
-    linear: Any
+    layer: Any  # the layer whose weights a channel-wise shift or scale folds into: the linear layer, or the BatchNormalization behind it
+    linear: Any  # the linear layer; its own activation comes after the hook point
     channels: int
 
 
@@ -316,9 +301,7 @@ def channel_axis(layer: Any, rank: int) -> int:
 
 def sites_of(body: Body) -> dict[str, Site]:
     """Return the hook points of a `body` by name. Raise if it has no graph.
-
-    A layer has no hook point if several graphs call it, if it comes after a head, or if its weights cannot be scaled by channel.
-    """
+    A layer has no hook point if several graphs call it, if it comes after a head, or if its weights cannot be scaled by channel."""
     graph = graph_of(body.module)
     if graph is None:
         raise no_graph(body.module)
@@ -425,10 +408,8 @@ def layer_structure(  # over the limit: what a structure is of, and what does no
 
 def _described(layer: Any, name: str, *, prints: Fingerprint, listed: bool) -> str:
     """Return the digest of a layer's class, config and own attributes.
-
     Attributes that every layer has (its path in the model, whether it is built) are left out: they differ between equal layers. A Keras
-    layer is identified by its config and the functions it holds.
-    """
+    layer is identified by its config and the functions it holds."""
     kind, of_all = type(layer), {*vars(keras.layers.Layer()), *vars(keras.Model()), *_OF_EVERY_MODEL}
     own = {key: value for key, value in vars(layer).items() if key not in of_all}
     if library_of(kind.__module__):
@@ -466,9 +447,7 @@ def _without_code(config: Any) -> Any:
 
 def _wiring(named: Mapping[str, Any], prints: Fingerprint) -> list[str]:
     """Return one line per step of the functional graphs: its inputs, its call arguments and its operation.
-
-    `named`: name -> model and layers, used for nested graphs and names.
-    """
+    `named`: name -> model and layers, used for nested graphs and names."""
     names = {id(module): name for name, module in named.items() if name}
     lines = []
     for name, part in named.items():

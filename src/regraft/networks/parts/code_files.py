@@ -42,8 +42,7 @@ CODES_FOLDER = "codes"
 _KIND = "regraft code 1"
 _ENDING = ".safetensors"
 _REMEDY = "Remove it, or adapt to its condition again."
-COUNTER = "seed_generator_state"
-"""State of a Keras layer that draws at random; it changes with every training step and is not saved."""
+COUNTER = "seed_generator_state"  # State of a Keras layer that draws at random; it changes with every training step and is not saved
 
 
 def code_digest(network: Record) -> str:

@@ -17,33 +17,24 @@ __all__ = ["CODE_SPREAD", "ENTRANCE", "INPUT", "LAYERS", "MEAN", "Coding", "draw
 CODE_SPREAD = 0.1
 """Standard deviation of the initial codes. The weights that read them start at zero, so codes must not: 0 * 0 has no gradient."""
 
-MEAN = "mean"
-"""Condition name of the mean of the codes that the network was trained with: row 0 of the table of codes."""
-_WIDEST_HIDDEN = 256
-"""Largest number of hidden units of an adaptation network before the input, unless the codes are larger."""
+MEAN = "mean"  # Condition name of the mean of the codes that the network was trained with: row 0 of the table of codes
+_WIDEST_HIDDEN = 256  # Largest number of hidden units of an adaptation network before the input, unless the codes are larger
 LAYERS = "layers"
 ENTRANCE = "entrance"
-INPUT = "input "
-"""Prefix of the name of an input that the code replaces."""
+INPUT = "input "  # Prefix of the name of an input that the code replaces
 
 
 @dataclass(frozen=True)
 class Coding:
     """How a network takes codes. Its table of codes is (1 + K, size): the mean code, then one row per condition.
-
-    Attributes:
-        conditions: the K names, in row order.
-        into: "layers": each hook point adds its own linear map of the code before its activation; "entrance": a small network before the
-            input reads the code; "input NAME": the code is that input of the network.
-        points: names of the hook points, for "layers".
-        learned: the conditions that the network was trained with; their codes define the prior of new codes.
-    """
+    `into`: "layers": each hook point adds its own linear map of the code before its activation; "entrance": a small network before the
+    input reads the code; "input NAME": the code is that input of the network."""
 
     size: int
-    conditions: tuple[str, ...]
+    conditions: tuple[str, ...]  # the K names, in row order
     into: str = LAYERS
-    points: tuple[str, ...] = ()
-    learned: tuple[str, ...] = ()
+    points: tuple[str, ...] = ()  # names of the hook points, for "layers"
+    learned: tuple[str, ...] = ()  # the conditions that the network was trained with; their codes define the prior of new codes
 
     def hidden(self, width: int) -> int:
         """Return the number of hidden units of an adaptation network before an input of `width` features."""

@@ -16,8 +16,7 @@ __all__ = ["ACTIVATIONS", "FoundHead", "Head", "HeadChoice", "head_called", "one
 ACTIVATIONS = ("relu", "linear", "softmax", "sigmoid", "tanh", "gelu", "elu", "selu", "silu", "softplus")
 """Activations between two linear layers that are identical in PyTorch and Keras."""
 
-HeadChoice = str | Mapping[str, str] | None
-"""The layer that is the head; for a network with several kept outputs, the layer of each task."""
+HeadChoice = str | Mapping[str, str] | None  # The layer that is the head; for a network with several kept outputs, the layer of each task
 
 
 def two_rows(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,37 +41,25 @@ def told_binary(head: Head, facts: Mapping[str, Any]) -> Head:
 @dataclass(frozen=True)
 class Head:
     """The last linear layer of one task.
+    `parts`: sizes of the groups of rows that are multiplied separately, so that the logits of earlier rows stay bit-identical (a wider
+    product may round differently); empty for one product.
+    `groups`: set for a derived head, which has no class weights: the probability of class g is the sum of the first head's probabilities of
+    the rows `groups[g]`. `weight` is then (G, C) of 0 and 1.
+    `binary`: whether the layer has a single row, whose sigmoid is the probability of the second of two classes. `weight` and `bias` then
+    hold the two equivalent softmax rows."""
 
-    Attributes:
-        task: name of the task.
-        classes: class names in row order, or None if they are unknown.
-        kind: "classification", "multi-label" or "regression".
-        activation: "linear", "softmax" or "sigmoid": the function from logits to the network's own output.
-        layer: name of the linear layer within the network.
-        weight: (C, d) copy.
-        bias: (C,) copy; zeros if the layer has none.
-        parts: sizes of the groups of rows that are multiplied separately, so that the logits of earlier rows stay bit-identical (a wider
-            product may round differently); empty for one product.
-        thresholds: (C,) for multi-label: the probability from which a label counts as present; None for 0.5.
-        groups: set for a derived head, which has no class weights: the probability of class g is the sum of the first head's
-            probabilities of the rows `groups[g]`. `weight` is then (G, C) of 0 and 1.
-        binary: whether the layer has a single row, whose sigmoid is the probability of the second of two classes. `weight` and `bias`
-            then hold the two equivalent softmax rows.
-        apart: whether the head reads other features than the first head. Such a head is trained, never solved in closed form.
-    """
-
-    task: str
-    classes: tuple[str, ...] | None
-    kind: str
-    activation: str
-    layer: str
-    weight: np.ndarray = field(repr=False)
-    bias: np.ndarray = field(repr=False)
+    task: str  # name of the task
+    classes: tuple[str, ...] | None  # class names in row order, or None if they are unknown
+    kind: str  # "classification", "multi-label" or "regression"
+    activation: str  # "linear", "softmax" or "sigmoid": the function from logits to the network's own output
+    layer: str  # name of the linear layer within the network
+    weight: np.ndarray = field(repr=False)  # (C, d) copy
+    bias: np.ndarray = field(repr=False)  # (C,) copy; zeros if the layer has none
     parts: tuple[int, ...] = ()
-    thresholds: tuple[float, ...] | None = None
+    thresholds: tuple[float, ...] | None = None  # (C,) for multi-label: the probability from which a label counts as present; None for 0.5
     groups: tuple[tuple[int, ...], ...] | None = None
     binary: bool = False
-    apart: bool = False
+    apart: bool = False  # whether the head reads other features than the first head. Such a head is trained, never solved in closed form
 
     @property
     def features(self) -> int:
@@ -97,9 +84,7 @@ class Head:
 
     def derived(self, task: str, groups: Mapping[str, Sequence[int]]) -> Head:
         """Return a derived head: the probability of each group is the sum of this head's probabilities over its members.
-
-        `groups` maps a name to row indices; a row belongs to at most one group.
-        """
+        `groups` maps a name to row indices; a row belongs to at most one group."""
         member = np.zeros((len(groups), len(self.weight)), np.float32)
         for index, rows in enumerate(groups.values()):
             member[index, list(rows)] = 1
@@ -114,23 +99,14 @@ class Head:
 
 @dataclass(frozen=True)
 class FoundHead:
-    """Location of a head: the linear layer, or the sum of several, that produces an output of a network.
+    """Location of a head: the linear layer, or the sum of several, that produces an output of a network."""
 
-    Attributes:
-        layer: name of the layer, or of the first of several.
-        activation: "linear", "softmax" or "sigmoid".
-        whole: whether the logits are the network's own output instead of the layer's output averaged over positions.
-        output: index of the network's output.
-        others: the heads of the network's other outputs, which are not used.
-        shares: for several layers, their names and the factors of their outputs in the sum.
-    """
-
-    layer: str
-    activation: str
-    whole: bool = False
-    output: int = 0
-    others: tuple[str, ...] = ()
-    shares: tuple[tuple[str, float], ...] = ()
+    layer: str  # name of the layer, or of the first of several
+    activation: str  # "linear", "softmax" or "sigmoid"
+    whole: bool = False  # whether the logits are the network's own output instead of the layer's output averaged over positions
+    output: int = 0  # index of the network's output
+    others: tuple[str, ...] = ()  # the heads of the network's other outputs, which are not used
+    shares: tuple[tuple[str, float], ...] = ()  # for several layers, their names and the factors of their outputs in the sum
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -33,19 +33,15 @@ __all__ = [
 ]
 
 _OPSET = 20
-_LARGEST = 2**31 - 2**20
-"""Largest size of the weights in one ONNX file, in bytes, with room for the graph."""
+_LARGEST = 2**31 - 2**20  # Largest size of the weights in one ONNX file, in bytes, with room for the graph
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
 """Allowed difference from PyTorch's results, relative to the largest one; the second applies to 16-bit weights."""
 
 
 class WholeNetwork(Module):
     """Network as a module whose forward takes the tensors of its sample in order; subclasses define the outputs.
-
-    Attributes:
-        module: the network's module.
-        names: names of the inputs, in order; empty for one unnamed tensor.
-    """
+    `module`: the network's module.
+    `names`: names of the inputs, in order; empty for one unnamed tensor."""
 
     def __init__(self, network: Body | Record) -> None:
         super().__init__()
@@ -69,9 +65,7 @@ def input_names(sample: Inputs) -> list[str]:
 
 def batches_of(network: Body, *, longer: Sequence[Mapping[int, Any]] = ()) -> Iterator[list[Tensor]]:
     """Yield a batch of one and a batch of three examples, with different conditions if the network takes codes.
-
-    In the second batch the axes in `longer` (one mapping per input) are one element longer than in the sample.
-    """
+    In the second batch the axes in `longer` (one mapping per input) are one element longer than in the sample."""
     names = input_names(network.sample)
     for count in (1, 3):
         tensors = [tensor[torch.arange(count) % len(tensor)] for tensor in sample_tensors(network.sample)]
@@ -102,9 +96,7 @@ def onnx_model(
     exported: Callable[[], None] = lambda: None,
 ) -> Any:
     """Return a module as an `onnx.ModelProto`, made by PyTorch's exporter.
-
-    `axes` gives the dynamic axes of each input. `exported` is called after `torch.export`, before the translation to ONNX.
-    """
+    `axes` gives the dynamic axes of each input. `exported` is called after `torch.export`, before the translation to ONNX."""
     network = whole.__dict__["network"]
     body = network if isinstance(network, Body) else network.body
     body.name_for_export_()
@@ -149,10 +141,8 @@ def prove(
     coarse: bool = False,
 ) -> float:
     """Check that an exported `program` (tensors -> tensors by name) matches the module on all batches.
-
     Return the largest difference, relative to the largest value of its output. A difference above the tolerance raises `NetworkError`;
-    `coarse` is that of numbers of 16 bits.
-    """
+    `coarse` is that of numbers of 16 bits."""
     largest = 0.0
     for tensors in batches:
         with torch.no_grad():

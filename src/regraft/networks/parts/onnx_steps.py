@@ -13,8 +13,7 @@ from ...errors import NetworkError, optional_import
 __all__ = ["as_picture", "check_steps", "items_of", "put_steps_", "sample_items"]
 
 _MODES = {"bilinear": "linear", "bicubic": "cubic"}
-_CUBIC = -0.5
-"""Coefficient of bicubic interpolation in PIL and PyTorch; the default of ONNX is -0.75."""
+_CUBIC = -0.5  # Coefficient of bicubic interpolation in PIL and PyTorch; the default of ONNX is -0.75
 _CHANNELS = (1, 3, 4)
 _WRAPPERS = ("conditions", "columns")
 _SIZES = ((40, 60), (97, 64), (300, 280), (17, 9))
@@ -97,9 +96,7 @@ class _Steps:
 
 def put_steps_(model: Any, plain: Mapping[str, Any], *, items: str) -> None:
     """Prepend the preprocessing to an `onnx.ModelProto` in place, so that the input `items` takes raw examples.
-
-    Images are uint8 (N, H, W, C) of any size; rows of numbers are not normalised.
-    """
+    Images are uint8 (N, H, W, C) of any size; rows of numbers are not normalised."""
     inputs = {value.name: value for value in model.graph.input}
     found, steps = items_of(plain), _Steps()
     made: dict[str, str] = {}

@@ -11,17 +11,13 @@ from ...tensors import Tensor
 
 __all__ = ["Inputs", "Preprocessing", "Scores", "Unknowns", "on_device"]
 
-Inputs = Tensor | dict[str, Tensor]
-"""One batch in the form that the network takes: a tensor, or named tensors (for example text)."""
-Scores = dict[str, Tensor]
-"""Logits by task name, each (N, C)."""
+Inputs = Tensor | dict[str, Tensor]  # One batch in the form that the network takes: a tensor, or named tensors (for example text)
+Scores = dict[str, Tensor]  # Logits by task name, each (N, C)
 
 
 def on_device(inputs: Inputs, device: Any, **how: Any) -> Inputs:
     """Return a batch on a PyTorch device; to a GPU through page-locked memory, so that the copy does not stop the calling thread.
-
-    `how`: further arguments of `Tensor.to`.
-    """
+    `how`: further arguments of `Tensor.to`."""
     if isinstance(inputs, dict):
         return {name: _moved(tensor, device, **how) for name, tensor in inputs.items()}
     return _moved(inputs, device, **how)

@@ -46,29 +46,19 @@ class _OfBody(Generic[T]):
 
 @dataclass(eq=False, repr=False)
 class Record:
-    """Data of a network, without edits and predictions. `Body` and `Family` document the names that this class forwards.
-
-    Attributes:
-        origin: the facts needed to open the source again before the edits are replayed.
-        preprocessing: from examples to the tensors that the network takes; set when the network is opened.
-        input_guessed: whether the input shape was guessed.
-        statistics: per-class sums of the features, if a training run kept them.
-        unknown: the rule that finds examples of no known class, if a training run learned one.
-        edits: the changes since the network was opened from its source, in order.
-        outputs: class names of a network without a head, in the order of its outputs.
-    """
+    """Data of a network, without edits and predictions. `Body` and `Family` document the names that this class forwards."""
 
     kind: Family[Any]
     body: Body
-    origin: dict[str, Any]
+    origin: dict[str, Any]  # the facts needed to open the source again before the edits are replayed
     account: Account
-    preprocessing: Preprocessing = field(init=False)
-    input_guessed: bool = False
+    preprocessing: Preprocessing = field(init=False)  # from examples to the tensors that the network takes; set when the network is opened
+    input_guessed: bool = False  # whether the input shape was guessed
     history: Sequence[dict[str, Any]] = ()
-    statistics: Mapping[str, np.ndarray] | None = None
-    unknown: Unknowns | None = None
-    edits: tuple[Edit, ...] = ()
-    outputs: tuple[str, ...] = ()
+    statistics: Mapping[str, np.ndarray] | None = None  # per-class sums of the features, if a training run kept them
+    unknown: Unknowns | None = None  # the rule that finds examples of no known class, if a training run learned one
+    edits: tuple[Edit, ...] = ()  # the changes since the network was opened from its source, in order
+    outputs: tuple[str, ...] = ()  # class names of a network without a head, in the order of its outputs
 
     @property
     def family(self) -> str:
@@ -80,18 +70,13 @@ class Record:
         """Channel order of images: "channels_first" or "channels_last"."""
         return self.kind.layout
 
-    module = _OfBody[Any]()
-    """The framework's own object."""
+    module = _OfBody[Any]()  # The framework's own object
     layers = _OfBody[tuple[Layer, ...]]()
-    blocks = _OfBody[tuple[Block, ...]]()
-    """The units in which depth is counted."""
-    input_shape = _OfBody[tuple[int | None, ...]]()
-    """Shape of one example; () for several inputs."""
+    blocks = _OfBody[tuple[Block, ...]]()  # The units in which depth is counted
+    input_shape = _OfBody[tuple[int | None, ...]]()  # Shape of one example; () for several inputs
     sample = _OfBody[Inputs](settable=True)
-    heads = _OfBody[dict[str, Head]](settable=True)
-    """The heads by task, the first one first."""
-    head = _OfBody[Head]()
-    """The first head; a network without one raises `NetworkError`."""
+    heads = _OfBody[dict[str, Head]](settable=True)  # The heads by task, the first one first
+    head = _OfBody[Head]()  # The first head; a network without one raises `NetworkError`
     coding = _OfBody[Coding | None](settable=True)
     head_layers = _OfBody[tuple[str, ...]]()
     fresh = _OfBody[tuple[str, ...]]()

@@ -21,9 +21,7 @@ GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 def weights_of(directions: Sequence[Sequence[Tensor]], order: Sequence[int]) -> list[Tensor]:
     """Return kernel (D, G · u, d), recurrent kernel (D, G · u, u) and bias (D, 2 · G · u) in the gate order of ONNX.
-
-    For each direction: both kernels, and both biases (G · u,) or none. `order`: positions of ONNX's gates in them.
-    """
+    For each direction: both kernels, and both biases (G · u,) or none. `order`: positions of ONNX's gates in them."""
     parts = [[torch.cat([one.detach().chunk(len(order))[at] for at in order]) for one in direction] for direction in directions]
     kernel, recurrent = (torch.stack([part[at] for part in parts]) for at in (0, 1))
     return [kernel, recurrent, torch.stack([torch.cat(bias) if bias else one.new_zeros(2 * len(one)) for one, _, *bias in parts])]
@@ -31,9 +29,7 @@ def weights_of(directions: Sequence[Sequence[Tensor]], order: Sequence[int]) -> 
 
 def cells(kind: str, steps: Tensor, *, weights: Sequence[Tensor], states: Sequence[Tensor], **settings: Any) -> tuple[Tensor, list[Tensor]]:
     """Return outputs (N, T, D · u) and last states (D, N, u) of a layer in D directions, as an operator that only ONNX can compute.
-
-    `states`: the initial states, (D, N, u) each. `settings`: attributes of the operator.
-    """
+    `states`: the initial states, (D, N, u) each. `settings`: attributes of the operator."""
     directions, count, units = states[0].shape
     outputs, *last = torch.onnx.ops.symbolic_multi_out(
         kind,

@@ -31,16 +31,13 @@ __all__ = [
 ]
 
 _MOST_BLOCKS = 40
-_OPENED = {"Sequential", "ModuleList", "ModuleDict"}
-"""Container classes that never form a block."""
+_OPENED = {"Sequential", "ModuleList", "ModuleDict"}  # Container classes that never form a block
 
 
 @dataclass(frozen=True)
 class Layer:
     """A module that owns parameters or has no submodules.
-
-    `parameters` counts the numbers that training may change, without buffers. `kind` is the class name, for example "Conv2d".
-    """
+    `parameters` counts the numbers that training may change, without buffers. `kind` is the class name, for example "Conv2d"."""
 
     name: str
     kind: str
@@ -59,13 +56,9 @@ class Block:
 
 @dataclass(frozen=True)
 class Point:
-    """The output of a linear layer or convolution, or of the BatchNorm that follows it, before the activation.
+    """The output of a linear layer or convolution, or of the BatchNorm that follows it, before the activation."""
 
-    Attributes:
-        name: name of the layer with this output; a shift or scale per channel can be folded into its weights.
-    """
-
-    name: str
+    name: str  # name of the layer with this output; a shift or scale per channel can be folded into its weights
     block: str
     channels: int
 
@@ -104,9 +97,7 @@ def numbered(name: str, start: int = 1) -> Iterator[str]:
 
 def block_end(block: Block, layers: Sequence[Layer], *, order: Sequence[str], aside: Collection[str] = ()) -> str | None:
     """Return the name of the largest module that ends with a `block` and holds no layer outside it; None if no part of it is called.
-
-    `order` lists the called modules by the start of their first call. Modules in `aside` are ignored.
-    """
+    `order` lists the called modules by the start of their first call. Modules in `aside` are ignored."""
     inside = {name for name in block.layers if name and not any(below(name, other) for other in aside)} or {""}
     outside = {outer for layer in layers if layer.name not in block.layers for outer in prefixes(layer.name)}
     last = next((name for name in reversed(order) if name in inside and name not in outside), None)
@@ -119,9 +110,7 @@ def _own_parameters(module: Module) -> int:
 
 def torch_layers(modules: Mapping[str, Module], order: Sequence[str], *, readers: Mapping[str, str]) -> tuple[Layer, ...]:
     """Return the layers of a torch network in execution order. `modules` includes containers.
-
-    A layer is a module that owns parameters or has no submodules. A parametrised weight (weight norm) belongs to its layer.
-    """
+    A layer is a module that owns parameters or has no submodules. A parametrised weight (weight norm) belongs to its layer."""
     layers = []
     for name in _with_uncalled(modules, order, readers=readers):
         module = modules[name]
@@ -160,10 +149,8 @@ def _is_parametrization(name: str) -> bool:
 
 def torch_units(modules: Mapping[str, Module], *, aside: Collection[str] = ()) -> list[str]:
     """Return the names of the modules that become blocks, from `modules` in definition order.
-
     They are the children of the network. Containers, and children with over half of the weights, are replaced by their own children.
-    Embedding tables do not count as weights: they are looked up, not computed, and would outweigh the layers of a small text encoder.
-    """
+    Embedding tables do not count as weights: they are looked up, not computed, and would outweigh the layers of a small text encoder."""
     children: dict[str, list[str]] = {name: [] for name in modules}
     for name in modules:
         outer, _, part = name.rpartition(".")
@@ -188,11 +175,9 @@ def torch_units(modules: Mapping[str, Module], *, aside: Collection[str] = ()) -
 
 def blocks_of(layers: Sequence[Layer], units: Sequence[str], *, alone: bool = False) -> tuple[Block, ...]:
     """Group layers into blocks, in execution order; every block has at least one parameter.
-
     `units` are the names of the modules that become blocks. A layer outside all of them (for example a class token held by the network
     itself) joins the current block. Before the first unit it joins that unit's block, or forms its own block if `alone`. Units without
-    parameters (pooling, activations) join the block before them.
-    """
+    parameters (pooling, activations) join the block before them."""
     groups: dict[str, list[Layer]] = {}
     met = [next((unit for unit in units if below(layer.name, unit)), None) for layer in layers]
     current = "" if alone else next((unit for unit in met if unit is not None), "")  # for parameters of the network itself
@@ -204,9 +189,7 @@ def blocks_of(layers: Sequence[Layer], units: Sequence[str], *, alone: bool = Fa
 
 def merged_blocks(groups: Sequence[tuple[str, Sequence[Layer]]]) -> tuple[Block, ...]:
     """Return blocks from `groups` (name, layers) in execution order, none of them frozen.
-
-    A group without parameters joins the block before it, or the first block if there is none before.
-    """
+    A group without parameters joins the block before it, or the first block if there is none before."""
     merged: list[tuple[str, list[Layer]]] = []
     waiting: list[Layer] = []
     for name, members in groups:
@@ -232,9 +215,7 @@ _Calls = list[tuple[str, bool]]
 
 def readers(modules: Mapping[str, Module], called: Collection[str], *, run: Callable[[], Any]) -> dict[str, str]:
     """Return the first call that depends on the parameters of each module that is not called itself, found by NaN in their place.
-
-    `modules`: name -> module, in inference mode.
-    """
+    `modules`: name -> module, in inference mode."""
     apart = [name for name in _uncalled(modules, called) if not _around(name, called)]
     held = {name: [one for one in modules[name].parameters(recurse=False) if one.is_floating_point()] for name in apart}
     held = {name: parameters for name, parameters in held.items() if parameters}

@@ -28,10 +28,8 @@ __all__ = [
 INPUT = "input"
 POOLS = ("mean", "std", "rows", "columns", "token")
 VECTOR = "vector"
-GRID = 8
-"""Largest number of cells per axis that "rows" and "columns" keep."""
-STD_FLOOR = 1e-6
-"""Added to the variance, because the square root has no finite gradient at 0."""
+GRID = 8  # Largest number of cells per axis that "rows" and "columns" keep
+STD_FLOOR = 1e-6  # Added to the variance, because the square root has no finite gradient at 0
 
 _BY_RANK = {3: ("mean", "std", "token"), 4: ("mean", "std", "rows", "columns")}
 
@@ -39,15 +37,11 @@ _BY_RANK = {3: ("mean", "std", "token"), 4: ("mean", "std", "rows", "columns")}
 @dataclass(frozen=True)
 class Tap:
     """One hook point where features are read, and how they are pooled.
+    `pools`: the poolings of an output with several positions: "mean" and "std" over all positions, per channel; "rows" and "columns"
+    (feature maps): the mean over the other axis, in up to 8 cells of this one; "token" (sequences): the first position. Poolings that do
+    not apply to an output are skipped; an output (N, d) without positions is used as is."""
 
-    Attributes:
-        block: name of the block whose output is read, or "input" for the network's input.
-        pools: the poolings of an output with several positions: "mean" and "std" over all positions, per channel; "rows" and "columns"
-            (feature maps): the mean over the other axis, in up to 8 cells of this one; "token" (sequences): the first position.
-            Poolings that do not apply to an output are skipped; an output (N, d) without positions is used as is.
-    """
-
-    block: str
+    block: str  # name of the block whose output is read, or "input" for the network's input
     pools: tuple[str, ...] = ("mean", "std")
 
 

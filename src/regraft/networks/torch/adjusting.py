@@ -38,8 +38,7 @@ from .sites import fold_, give_bias_, is_plain, shared_weights
 __all__ = ["INSIDE", "folded", "settled"]
 
 _CONDITION = "condition"
-_WIDEST = 4096
-"""Widest input vector that a linear layer is put before: its weight has the square of that many entries."""
+_WIDEST = 4096  # Widest input vector that a linear layer is put before: its weight has the square of that many entries
 
 
 def _adjusted(twin: TorchBody, edit: ScaleShift, **_: Any) -> TorchBody:
@@ -165,10 +164,8 @@ def _changed(body: TorchBody) -> dict[str, Module]:
 
 def _low_rank(twin: TorchBody, edit: LowRank, *, seed: int, **_: Any) -> TorchBody:
     """Replace W with W + (alpha / rank) B A in the layers of an `edit`.
-
     `peft` draws A, seeded by `seed`; B is zero. In the copy a layer NAME becomes "NAME.base_layer"; its new parts are "NAME.lora_A.default"
-    and "NAME.lora_B.default".
-    """
+    and "NAME.lora_B.default"."""
     layers = edit.layers
     edit.check(_faults(twin))
     peft: Any = optional_import("peft", "lora", purpose="low_rank (strategy 'lora')")

@@ -45,16 +45,11 @@ _ORDERS = (torch.contiguous_format, torch.channels_last)
 
 @dataclass(eq=False)
 class TorchBody(Body):
-    """A PyTorch module with its heads and the edits applied so far.
-
-    Attributes:
-        found_order: the memory format that the module accepts; None until first used.
-        trains_in_order: whether training on a CPU uses that format too; None until first used.
-    """
+    """A PyTorch module with its heads and the edits applied so far."""
 
     module: Module
-    found_order: torch.memory_format | None = None
-    trains_in_order: bool | None = None
+    found_order: torch.memory_format | None = None  # the memory format that the module accepts; None until first used
+    trains_in_order: bool | None = None  # whether training on a CPU uses that format too; None until first used
 
     def take_sample_(self, sample: Inputs) -> None:
         """Use another `sample` to run the module."""
@@ -123,11 +118,9 @@ class TorchBody(Body):
 
     def training_order(self, device: torch.device) -> torch.memory_format:
         """Return the memory format for training on `device`.
-
         On a CPU this is channels last only with depthwise convolutions, where timings show a gain, and only if the backward pass is safe.
         With torch 2.14.1 the backward pass of a strided 1x1 convolution writes outside its memory in channels last. No other kernel size,
-        stride or group count of 1,414 tested combinations does.
-        """
+        stride or group count of 1,414 tested combinations does."""
         if device.type != "cpu" or self.memory_order == torch.contiguous_format:
             return self.memory_order
         if self.trains_in_order is None:
@@ -145,10 +138,8 @@ class TorchBody(Body):
 
     def redraw_(self, seed: int) -> None:
         """Redraw the weights of every module that has `reset_parameters`.
-
         Parameters of other modules (class tokens, position embeddings) are drawn from a normal distribution with their previous mean and
-        standard deviation.
-        """
+        standard deviation."""
         with seeded(seed), torch.no_grad():
             for module in self.module.modules():
                 reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
@@ -229,9 +220,7 @@ class TorchBody(Body):
 
     def mode_(self, training: bool) -> None:
         """Switch the trainable part to training or inference mode. A container is frozen when all its layers are.
-
-        A layer with any frozen parameter runs in inference mode: otherwise training would change its moving statistics.
-        """
+        A layer with any frozen parameter runs in inference mode: otherwise training would change its moving statistics."""
         self.module.train(training)
         if not training or not self.frozen:
             return

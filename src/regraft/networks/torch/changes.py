@@ -34,15 +34,7 @@ from .conditioned import AdjustedNetwork, CodedNetwork
 from .graft import Graft, find_graft, grafts, module_at, set_submodule_, within
 from .heads import last_axis, like, new_head
 from .plain import copied
-from .wrappers import (
-    AttachedHead,
-    BranchedNetwork,
-    EndedNetwork,
-    JoinedNetwork,
-    StackedHead,
-    TappedNetwork,
-    call_module,
-)
+from .wrappers import AttachedHead, BranchedNetwork, EndedNetwork, JoinedNetwork, StackedHead, TappedNetwork, call_module
 
 __all__ = ["EDITS"]
 
@@ -180,9 +172,7 @@ def _take_later_out_(body: TorchBody, block: Block, *, order: Sequence[str]) -> 
 
 def _runs_through(end: EndedNetwork | TappedNetwork, body: TorchBody) -> bool:
     """Tell whether the modules left after the `end` still run, with no tensor more than twice as large as those before it.
-
-    Removed branches that are concatenated again and again would multiply the channels each time.
-    """
+    Removed branches that are concatenated again and again would multiply the channels each time."""
     largest = 0
 
     def watch(module: Module, _args: Any, output: Any) -> None:
@@ -235,10 +225,8 @@ def _tapped(twin: TorchBody, edit: Taps, **_: Any) -> TorchBody:
 
 def _channels(twin: TorchBody, edit: Channels, **_: Any) -> TorchBody:
     """Change the first convolution to read another number of channels.
-
     For one channel the old weights are summed: the response to a grey image equals that to the same image in every channel. For other
-    counts the old channels repeat in turn, scaled to keep the size of the response.
-    """
+    counts the old channels repeat in turn, scaled to keep the size of the response."""
     if isinstance(twin.sample, dict) or twin.sample.ndim < 3:
         raise NetworkError(f"channels={edit.count} needs a network that takes pictures or signals; this one takes {twin.input_shape}.")
     modules, old, count = twin.modules(), twin.sample.shape[1], edit.count

@@ -37,11 +37,8 @@ def over_channels(old: int, new: int, *, rank: int, last: bool) -> Module:
 
 class Adjustment(Module):
     """Channel-wise scale and shift at one hook point: LHUC or FiLM. The initial values leave the network bit-identical.
-
-    Attributes:
-        a: "lhuc" parameter (C,), initially zero: the scale is 2 sigmoid(a).
-        g, b: "film" scale and shift, (C,) each, initially one and zero.
-    """
+    `a`: "lhuc" parameter (C,), initially zero: the scale is 2 sigmoid(a).
+    `g`, `b`: "film" scale and shift, (C,) each, initially one and zero."""
 
     def __init__(self, channels: int, form: str) -> None:
         super().__init__()
@@ -62,16 +59,11 @@ class Adjustment(Module):
 
 
 class _AtSites(Graft):
-    """A network with one added module at each of several hook points.
+    """A network with one added module at each of several hook points."""
 
-    Attributes:
-        sites: the hook points, in the order of execution.
-    """
+    at_sites: ClassVar[str]  # Name of the attribute that holds the added modules, in the order of the hook points
 
-    at_sites: ClassVar[str]
-    """Name of the attribute that holds the added modules, in the order of the hook points."""
-
-    sites: tuple[Site, ...]
+    sites: tuple[Site, ...]  # the hook points, in the order of execution
 
     def put_parts_(self, parts: Mapping[Site, Module]) -> None:
         """Set the added modules, in the order of the hook points."""
@@ -129,17 +121,12 @@ class CodeMap(Linear):
 
 class ResidualEntrance(Module):
     """An adaptation network: x + W2 relu(W1 x + b1 + B1 s) + b2 + B2 s over the features (channels) of the input.
-
     Both layers read the code s: W and B together act on [x; s]. W2, b2 and both B start at zero, so x passes unchanged.
-
-    Attributes:
-        first: W1 and b1.
-        last: W2 and b2.
-        maps: B1 (h, size) and B2 (channels, size); None once the code of one condition is folded into b1 and b2.
-        channels_last: whether the features are the last axis.
-
-    Source: Abdel-Hamid & Jiang (ICASSP 2013), the adaptation network. Deviation: its output is added to the input and starts at zero.
-    """
+    `first`: W1 and b1.
+    `last`: W2 and b2.
+    `maps`: B1 (h, size) and B2 (channels, size); None once the code of one condition is folded into b1 and b2.
+    `channels_last`: whether the features are the last axis.
+    Source: Abdel-Hamid & Jiang (ICASSP 2013), the adaptation network. Deviation: its output is added to the input and starts at zero."""
 
     def __init__(self, channels: int, size: int, *, hidden: int, rank: int, last: bool) -> None:
         super().__init__()
@@ -187,19 +174,15 @@ class EntranceNetwork(Graft):
 
 class CodedNetwork(_AtSites):
     """A network that takes the code of a condition with each example.
-
-    Attributes:
-        codes: the table of codes, (1 + K, size).
-        single: whether the network takes one tensor, here called "inputs", rather than named ones.
-        sites: hook points where codes are added before the activation, in the order of execution.
-        maps: the linear map of each hook point.
-        entrance: adaptation network before the input that reads the code; None if there is none.
-        filled: name, shape and type of the network input that the code replaces; None if it replaces none.
-    """
+    `codes`: the table of codes, (1 + K, size).
+    `single`: whether the network takes one tensor, here called "inputs", rather than named ones.
+    `sites`: hook points where codes are added before the activation, in the order of execution.
+    `entrance`: adaptation network before the input that reads the code; None if there is none.
+    `filled`: name, shape and type of the network input that the code replaces; None if it replaces none."""
 
     inside: ClassVar[frozenset[str]] = frozenset({"codes", "maps"})
     at_sites: ClassVar[str] = "maps"
-    maps: ModuleList
+    maps: ModuleList  # the linear map of each hook point
 
     def __init__(self, network: Module, codes: CodeTable, *, single: bool, maps: Mapping[Site, CodeMap]) -> None:
         super().__init__(network)
@@ -211,9 +194,7 @@ class CodedNetwork(_AtSites):
 
     def forward(self, condition: Tensor, **named: Tensor) -> Any:
         """Return the network's result.
-
-        `condition`: (N,) row indices into the table of codes.
-        """
+        `condition`: (N,) row indices into the table of codes."""
         if self.filled is not None:
             name, shape, dtype = self.filled
             named[name] = cast(Tensor, self.codes(condition)).reshape(-1, *shape).to(dtype)
@@ -241,9 +222,7 @@ class _Constant(Module):
 
 class GivenInput(Graft):
     """A network of named inputs with one of them fixed to the same value, (1, …), for all examples.
-
-    `only` is the network's name for its only other input, which is then passed without a name; "" if there are several.
-    """
+    `only` is the network's name for its only other input, which is then passed without a name; "" if there are several."""
 
     former_parts: ClassVar[Mapping[str, str]] = {"given.value": "value"}
 

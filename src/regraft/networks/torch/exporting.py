@@ -47,8 +47,7 @@ __all__ = [
     "write_program",
 ]
 
-GRAPH = "graph_of_file"
-"""Module attribute that holds the bytes of the ONNX graph that the module was made from."""
+GRAPH = "graph_of_file"  # Module attribute that holds the bytes of the ONNX graph that the module was made from
 PROGRAM_FILE = "network.onnx"
 UNOPENED_PROGRAM_FILE = "network.pt2"
 """Exported program that earlier versions saved instead. Opening the folder does not read it; opening the file needs `trust=True`."""
@@ -75,9 +74,7 @@ class LogitsAndFeatures(WholeNetwork):
 
 def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
     """Return a network as ONNX with a free batch axis, verified against PyTorch at two batch sizes, and its name of the table of codes.
-
-    Opening a folder fills that table from its code files.
-    """
+    Opening a folder fills that table from its code files."""
     check_size(body.state(), purpose="A file that opens without the class")
     whole, sample, told = LogitsAndFeatures(body).eval(), sample_tensors(body.sample), dict[str, str]()
     with torch.no_grad():
@@ -100,9 +97,7 @@ def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
 
 def write_program(body: TorchBody, folder: Path, *, own: str) -> dict[str, str]:
     """Write a network as ONNX beside its weights, so that it predicts without its class. Warn if that fails.
-
-    Return the facts needed to open the file, or the reason for its absence under "no_program".
-    """
+    Return the facts needed to open the file, or the reason for its absence under "no_program"."""
     twin = body.copy()
     twin.ready_for_export_()
     for_exporter_(twin.module)
@@ -136,9 +131,7 @@ class _Named(Module):
 
 def export_module(module: Module, sample: Inputs, *, path: Path, by_name: Callable[[dict[str, Tensor]], Any] | None = None) -> None:
     """Write a module in inference mode as an exported program with a free batch axis.
-
-    `by_name` runs the module on tensors by name, if its forward does not take them as keywords.
-    """
+    `by_name` runs the module on tensors by name, if its forward does not take them as keywords."""
     content = BytesIO()
     try:
         torch.export.save(exported_program(module, sample, by_name=by_name), content)

@@ -44,9 +44,7 @@ class TorchFamily(Family[TorchBody]):
 
     def write(self, body: TorchBody, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
         """Write the weights as safetensors and return the facts needed to open them.
-
-        For a user-defined class, also write the network as ONNX, which opens without the class.
-        """
+        For a user-defined class, also write the network as ONNX, which opens without the class."""
         state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in body.state().items()}
         save_file(state, folder / WEIGHTS_FILE)
         told = {**origin, "edits": [edit.to_dict() for edit in edits]} if edits else dict(origin)
@@ -85,10 +83,8 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     head: HeadChoice = None,
 ) -> Network:
     """Open a live PyTorch module as a network. The given module is not modified unless `take`.
-
     `inputs` is the shape of one example without the batch axis, needed if it cannot be inferred. `sample` is a batch of two examples to run
-    the module with instead.
-    """
+    the module with instead."""
     inner, notes = unwrapped(module)
     own, further = made_plain(inner if take else copied(inner))
     given = frozenset(name for name, parameter in own.named_parameters(remove_duplicate=False) if not parameter.requires_grad)

@@ -18,27 +18,17 @@ _NETWORK = "network"
 
 class Graft(Module):
     """A network with one edit. By names it looks like the network itself, with the parts of the edit beside its children.
-
     `named_modules`, `named_parameters`, `get_submodule`, `state_dict` and `load_state_dict` use the network's own layer names. A part is
     named after its attribute; a number is added if the network has a child of that name. The name "" stands for the innermost network,
-    which is the user's own module.
+    which is the user's own module."""
 
-    Attributes:
-        network: the network, which may itself be a graft.
-    """
+    network: Module  # the network, which may itself be a graft
+    inside: ClassVar[frozenset[str]] = frozenset()  # Attributes of the parts that are called while the network runs
+    former: ClassVar[str] = _NETWORK  # Prefix of the network's layer names in format-1 folders
+    former_parts: ClassVar[Mapping[str, str]] = {}  # Names in this module -> names in format-1 folders, where they differ
+    former_layers: Mapping[str, str] = {}  # Names in the network -> names in format-1 folders, where they differ
 
-    network: Module
-    inside: ClassVar[frozenset[str]] = frozenset()
-    """Attributes of the parts that are called while the network runs."""
-    former: ClassVar[str] = _NETWORK
-    """Prefix of the network's layer names in format-1 folders."""
-    former_parts: ClassVar[Mapping[str, str]] = {}
-    """Names in this module -> names in format-1 folders, where they differ."""
-    former_layers: Mapping[str, str] = {}
-    """Names in the network -> names in format-1 folders, where they differ."""
-
-    as_built = False
-    """Whether PyTorch sees the real attribute paths of modules, which its exporter needs."""
+    as_built = False  # Whether PyTorch sees the real attribute paths of modules, which its exporter needs
 
     def __init__(self, network: Module, **before: Module) -> None:
         super().__init__()
@@ -84,9 +74,7 @@ class Graft(Module):
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """Return the state under the names of `named_modules`.
-
-        `destination`: mapping to fill; None for a new one.
-        """
+        `destination`: mapping to fill; None for a new one."""
         if self.as_built:
             return super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
         names = {attribute: f"{prefix}{name}." for name, attribute in self.parts().items()}
@@ -146,9 +134,7 @@ def find_graft(module: Module, kind: type[G]) -> G | None:
 
 def without(module: Module, edit: Graft, *, by: Module | None = None) -> Module:
     """Remove one of the edits around the network from a private copy and return the module.
-
-    `by`: replacement for the edit; None for the network inside it.
-    """
+    `by`: replacement for the edit; None for the network inside it."""
     if module is edit:
         return edit.network if by is None else by
     outer = next(graft for graft in grafts(module) if graft.network is edit)

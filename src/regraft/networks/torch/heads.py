@@ -30,15 +30,10 @@ _COUNTS = ("out_features", "out_channels", "num_classes", "n_classes")
 
 class _Parted(Module):
     """A row layer that multiplies groups of its rows separately.
-
     A product with more rows may round differently. Rows that are added later therefore get a product of their own, and the logits of
-    earlier rows stay bit-identical.
+    earlier rows stay bit-identical."""
 
-    Attributes:
-        parts: sizes of the groups; their sum is the number of rows.
-    """
-
-    parts: tuple[int, ...]
+    parts: tuple[int, ...]  # sizes of the groups; their sum is the number of rows
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits of all rows, computed group by group."""
@@ -85,9 +80,7 @@ def last_axis(layer: Module) -> bool:
 
 def is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
     """Tell whether each logit of a layer depends on one row of its weight, so that permuting rows permutes logits.
-
-    This holds for linear layers and convolutions. Other layers (cosine heads) are tested with permuted rows.
-    """
+    This holds for linear layers and convolutions. Other layers (cosine heads) are tested with permuted rows."""
     if isinstance(module, (torch.nn.Linear, *_CONVOLUTIONS)):
         return True
     weight = cast(Tensor, module.weight)
@@ -162,9 +155,7 @@ def parted_rows(
     weight: np.ndarray, bias: np.ndarray, *, layers: Sequence[Module], shares: Sequence[float]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Split the class weights of one head over concatenated features into those of each layer.
-
-    `weight`: (C, sum of all d); `bias`: (C,). All layers with a bias get the same one.
-    """
+    `weight`: (C, sum of all d); `bias`: (C,). All layers with a bias get the same one."""
     biased = [isinstance(getattr(layer, "bias", None), Tensor) for layer in layers]
     whole = sum(share for share, has in zip(shares, biased, strict=True) if has) or sum(shares)
     widths = [cast(Tensor, row_weight(layer)).shape[1] for layer in layers]
@@ -178,9 +169,7 @@ def parted_rows(
 
 def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], Any], wanted: str | None = None) -> FoundHead | None:
     """Find the row layer, or the sum of several, that produces the network's result.
-
-    `modules`: name -> module. Return None if no row layer produces the result.
-    """
+    `modules`: name -> module. Return None if no row layer produces the result."""
     main = as_tensor(seen.result)
     if isinstance(seen.result, list | tuple) and seen.result and all(isinstance(one, Mapping) for one in seen.result):
         raise NetworkError(

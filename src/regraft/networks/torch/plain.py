@@ -27,9 +27,7 @@ T = TypeVar("T")
 
 def copied(module: M) -> M:
     """Return a deep copy of a `module`, even if it holds computed tensors (old weight norm, spectral norm).
-
-    Objects that cannot be copied (a lock, an open file, a generator) are shared.
-    """
+    Objects that cannot be copied (a lock, an open file, a generator) are shared."""
     own = [held for part in module.modules() for name, held in vars(part).items() if name not in _OF_TORCH]
     known: dict[int, Any] = {id(held): held.detach().clone() for held in own if isinstance(held, Tensor) and not held.is_leaf}
     try:
@@ -110,10 +108,8 @@ class InOneMapping:
 @dataclass(frozen=True)
 class _ZeroPadding:
     """Hook that zeroes the padding at the end of sequences, as PyTorch's encoder does in inference with nested tensors.
-
     Nested tensors are disabled because a frozen layer cannot hand them to a trained one, hooks cannot pool them and exporters do not
-    support them.
-    """
+    support them."""
 
     # over the limit: the signature is PyTorch's
     def __call__(self, _layer: Module, _args: Any, named: dict[str, Any], output: Tensor) -> Tensor | None:
@@ -127,9 +123,7 @@ class _ZeroPadding:
 
 def in_single_precision(module: Module, found: Callable[[bool], T]) -> tuple[T, tuple[str, ...]]:
     """Convert a private copy to float32 if none of its parameters has that type, and return the result of `found`.
-
-    A module that casts its inputs, and so runs only in its original type, is restored.
-    """
+    A module that casts its inputs, and so runs only in its original type, is restored."""
     given = {name: one.dtype for name, one in module.state_dict(keep_vars=True).items() if one.is_floating_point()}
     kinds = {one.dtype for one in module.parameters() if one.is_floating_point()}
     if not kinds or torch.float32 in kinds:

@@ -17,14 +17,12 @@ from ..tracing import as_tensor
 
 __all__ = ["FEATURES", "OnnxProgram", "TorchProgram", "input_name", "logits_name", "refuse_program"]
 
-FEATURES = "features.0"
-"""Output that holds the features of the head. A name with a dot never occurs inside the network."""
+FEATURES = "features.0"  # Output that holds the features of the head. A name with a dot never occurs inside the network
 _TYPES = {
     **{"tensor(float)": torch.float32, "tensor(double)": torch.float64, "tensor(float16)": torch.float16, "tensor(bool)": torch.bool},
     **{"tensor(int8)": torch.int8, "tensor(int32)": torch.int32, "tensor(int64)": torch.int64, "tensor(uint8)": torch.uint8},
 }
-_LONGEST_TRIAL = 30.0
-"""Time limit in seconds for the first run, of two examples."""
+_LONGEST_TRIAL = 30.0  # Time limit in seconds for the first run, of two examples
 
 
 def input_name(index: int) -> str:
@@ -48,13 +46,9 @@ def refuse_program(origin: Mapping[str, Any], done: str) -> None:
 
 class OnnxProgram(Module):
     """An ONNX network. Its output maps names to the logits of each head and the features.
-
     `content` is the content of an ONNX file. `called` lists the file's input names if they differ from those of a saved folder.
-
-    Attributes:
-        names: names of the network's inputs, in order; empty for one unnamed tensor.
-        own: the exported class, for messages.
-    """
+    `names`: names of the network's inputs, in order; empty for one unnamed tensor.
+    `own`: the exported class, for messages."""
 
     def __init__(self, content: bytes, names: Sequence[str], *, called: Sequence[str] = ()) -> None:
         super().__init__()

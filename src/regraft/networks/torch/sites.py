@@ -23,22 +23,14 @@ _LINEAR = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 @dataclass(frozen=True)
 class Site:
-    """One hook point, where values can be changed.
+    """One hook point, where values can be changed."""
 
-    Attributes:
-        name: name of the layer whose weights a change folds into.
-        place: name of the module whose output, or input if `before`, holds the values.
-        before: whether the values are the module's input (a normalisation that calls its own activation).
-        last: whether the channels are the last axis rather than the one after the examples.
-        factor: consecutive rows per example (windows of an image); 1 if each example is one row.
-    """
-
-    name: str
-    place: str
-    before: bool
-    last: bool
+    name: str  # name of the layer whose weights a change folds into
+    place: str  # name of the module whose output, or input if `before`, holds the values
+    before: bool  # whether the values are the module's input (a normalisation that calls its own activation)
+    last: bool  # whether the channels are the last axis rather than the one after the examples
     channels: int
-    factor: int = 1
+    factor: int = 1  # consecutive rows per example (windows of an image); 1 if each example is one row
 
     def spread(self, numbers: Tensor, values: Tensor) -> Tensor:
         """Reshape numbers by example and channel, (N, C), or by channel, (C,), to broadcast with the values."""
@@ -132,13 +124,11 @@ def find_sites(
     modules: Mapping[str, Module], runs: Sequence[Callable[[], Any]], *, without: Collection[str], until: str | None
 ) -> list[Site]:
     """Return the hook points of a network in the order of execution.
-
     There is one behind each linear layer or convolution that is called as a module, or behind the BatchNorm that directly follows it.
     Layers that share or compute their weights (weight norm, weight standardisation) have none, nor do values whose rows do not each belong
     to one example.
-
-    `modules` maps names to modules in inference mode. The search ends at the first call of the layer `until`; None searches the whole run.
-    """
+    `modules` maps names to modules in inference mode. The search ends at the first call of the layer `until`; None searches the whole
+    run."""
     norms = [name for name, module in modules.items() if isinstance(module, _BatchNorm) and isinstance(module.weight, Parameter)]
     own = [name for name in norms if type(modules[name]).forward is not _BatchNorm.forward]
     parts = [f"{name}.{child}" for name in own for child, _ in modules[name].named_children()]
@@ -170,9 +160,7 @@ def _folds(module: Module) -> bool:
 
 def _works(name: str, modules: Mapping[str, Module], *, calls: Sequence[_Call]) -> bool:
     """Tell whether a layer returns a tensor and, if its forward is its own, depends on weight and bias in the usual way.
-
-    That is, doubling the weights doubles the output, and adding one to the bias adds one to the output.
-    """
+    That is, doubling the weights doubles the output, and adding one to the bias adds one to the output."""
     module, call = modules[name], calls[0]
     if is_plain(module) or call.made is None:
         return call.made is not None
@@ -229,9 +217,7 @@ def _place_of(name: str, norm: _BatchNorm, *, seen: Sequence[_Call]) -> tuple[st
 
 def _factor(site: Site, *runs: Sequence[_Call]) -> int:
     """Return the number of consecutive rows per example at a hook point; 0 if rows do not belong to single examples.
-
-    The `runs` are of two examples, of three, and of one example twice.
-    """
+    The `runs` are of two examples, of three, and of one example twice."""
     calls = [[call for call in _of(site.place, run) if call.made is not None] for run in runs]
     two, _, same = values = [[cast(Tensor, call.given if site.before else call.made) for call in run] for run in calls]
     rows = [[len(value) for value in run if value.ndim >= 2] for run in values]
@@ -249,9 +235,7 @@ def _factor(site: Site, *runs: Sequence[_Call]) -> int:
 
 def fold_(layer: Module, *, scale: Tensor | None = None, shift: Tensor | None = None) -> bool:
     """Fold a channel-wise scale (C,) and shift (C,) of a layer's output into its weight and bias. None leaves them unchanged.
-
-    Return whether a bias had to be created.
-    """
+    Return whether a bias had to be created."""
     target: Any = layer
     created = target.bias is None and shift is not None and bool(shift.any())
     if created:

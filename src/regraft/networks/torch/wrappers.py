@@ -62,13 +62,10 @@ class AttachedHead(Graft):
 
 class StackedHead(Graft):
     """A network whose logits pass through an activation into a new linear head.
-
-    Attributes:
-        tapped: name of the old head, whose averaged output gives the logits; "" if the network's own result is the logits.
-        activation: one of `ACTIVATIONS`.
-        head: a linear layer (M, C) on the C old outputs.
-        dropout: fraction of the activated outputs that training drops.
-    """
+    `tapped`: name of the old head, whose averaged output gives the logits; "" if the network's own result is the logits.
+    `activation`: one of `ACTIVATIONS`.
+    `head`: a linear layer (M, C) on the C old outputs.
+    `dropout`: fraction of the activated outputs that training drops."""
 
     former: ClassVar[str] = "backbone"
 
@@ -94,9 +91,7 @@ class StackedHead(Graft):
 
 class BranchedNetwork(Graft):
     """A network with further linear heads, `branches`, that read the same features as its own head.
-
-    `chosen`: whether a step after the head (the choice of one token) also selects the features of the branches.
-    """
+    `chosen`: whether a step after the head (the choice of one token) also selects the features of the branches."""
 
     def __init__(self, network: Module, tapped: str, *, task: str, chosen: bool) -> None:
         super().__init__(network)
@@ -117,9 +112,7 @@ class BranchedNetwork(Graft):
 
 class EndedNetwork(Graft):
     """A network up to the output of one of its modules, without the modules that run only later.
-
-    `stops`: whether the run stops at the end. False if the rest runs through, as an exported program needs.
-    """
+    `stops`: whether the run stops at the end. False if the rest runs through, as an exported program needs."""
 
     def __init__(self, network: Module, end: str) -> None:
         super().__init__(network)
@@ -135,9 +128,7 @@ class EndedNetwork(Graft):
 
 class TappedNetwork(Graft):
     """Pooled outputs of several modules of a network, concatenated; `points` says how they are read.
-
-    `slices` are the columns of the result that belong to each tap; `stops` is as in `EndedNetwork`.
-    """
+    `slices` are the columns of the result that belong to each tap; `stops` is as in `EndedNetwork`."""
 
     def __init__(self, network: Module, points: Sequence[Point], *, slices: tuple[TapSlice, ...] = ()) -> None:
         super().__init__(network)
@@ -174,10 +165,7 @@ class TappedNetwork(Graft):
 
 class Join(Module):
     """Concatenation of features (N, d) and numbers (N, k) into (N, d + k), at every position if there are several.
-
-    Attributes:
-        features: d, which identifies the feature axis: the last one, or the second for maps (N, d, …).
-    """
+    `features`: d, which identifies the feature axis: the last one, or the second for maps (N, d, …)."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
