@@ -149,6 +149,30 @@ def test_a_run_on_pictures_elsewhere_is_that_on_those_here(memory: Any, tmp_path
     assert here.scores["holdout"]["log_loss"] == pytest.approx(there.scores["holdout"]["log_loss"], abs=1e-6)
 
 
+class _Lake(fsspec.get_filesystem_class("memory")):  # type: ignore[misc]  # made by a function
+    """A file system of somebody else."""
+
+    protocol, store, pseudo_dirs = "lake", {}, [""]  # as the base class has it
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.removeprefix("lake://")))
+
+
+def test_every_protocol_that_fsspec_knows_is_taken_and_its_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("lake", _Lake, clobber=True)
+    for name, content in PICTURES.items():
+        _Lake().pipe_file(f"/photos/{name}", content)
+    assert sorted(_shades(regraft.read("lake://photos"))) == WANTED
+    with remote.at_hand("lake://run") as folder:
+        (folder / "one.txt").write_text("1")
+    assert list(_Lake.store) == [*(f"/photos/{name}" for name in PICTURES), "/run/one.txt"]
+    for protocol, library in {"gs": "gcsfs", "abfs": "adlfs", "sftp": "paramiko"}.items():
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(MissingExtraError, match=rf"'{protocol}://there/photos' needs a further library\. .*{library}"):
+            regraft.read(f"{protocol}://there/photos")
+
+
 def test_what_is_wrong_with_an_address_is_said(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     memory.pipe_file("/flat/1.png", _encoded(1))
     memory.pipe_file("/packed.tar", _tar(PICTURES, "w:gz"))

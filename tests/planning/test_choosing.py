@@ -303,21 +303,28 @@ def test_auto_repeats_itself_also_on_workers_and_tries_what_may_be_better(family
     assert all(one["losses"] for one in tried if one["strategy"] in ("full", "partial"))
 
 
-@pytest.mark.parametrize(("seconds", "workers", "tried"), [(None, 1, 3), (25, 1, 2), (25, 2, 4), (9, 2, 0)])
+@pytest.mark.parametrize(("seconds", "workers", "tried"), [(None, 1, 3), (25, 1, 2), (25, 2, 4), (9, 2, 0), (25, 0, 2)])
 def test_a_budget_counts_the_workers(seconds: float | None, workers: int, tried: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials of ten seconds each: two fit into 25 s on one machine, and twice as many where two workers run at the same time."""
+    """Trials of 10 s each: two fit into 25 s on one machine, also if the cluster was lost, and twice as many on two workers."""
     asked: list[int] = []
-    monkeypatch.setattr(auto_module, "workers_of", lambda _cluster, threads: asked.append(threads) or workers)
+
+    def workers_of(_cluster: str, threads: int) -> int:
+        asked.append(threads)
+        if not workers:
+            raise SettingError("The cluster is gone.")
+        return workers
+
+    monkeypatch.setattr(auto_module, "workers_of", workers_of)
     monkeypatch.setattr(auto_module, "trial_of", lambda *_given, **_named: SimpleNamespace(starts={"": 0}))
     monkeypatch.setattr(auto_module, "trial_epochs", lambda _setup: (1, 2))
-    settings = SimpleNamespace(cluster="auto" if workers > 1 else None)
+    settings = SimpleNamespace(cluster="auto" if workers != 1 else None)
     setup = SimpleNamespace(settings=settings, parts=SimpleNamespace(training=range(100)), network=None)
     choice: Any = SimpleNamespace(setup=setup, log=None, deadline=seconds, asked=False, left=np.inf if seconds is None else seconds)
     choice.seconds, choice.base = lambda _one, items, epochs: 10.0, lambda _one: None
     candidates: Any = [SimpleNamespace(strategy="full", why="") for _ in range(5)]
     assert len(list(auto_module._trials(choice, candidates))) == tried
     assert [one.why[:9] for one in candidates] == [""] * tried + ["not tried"] * (5 - tried)
-    assert asked == [torch.get_num_threads()] * (workers > 1)
+    assert asked == [torch.get_num_threads()] * (workers != 1)
 
 
 def test_a_cluster_that_fails_midway_makes_no_trial_train_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,37 @@ def test_a_pass_that_was_stopped_on_a_cluster_goes_on_at_its_next_chunk(tmp_path
     assert (made.counter.items, again.counter.items) == (256, 600 - 256)
 
 
+def test_a_pass_whose_cluster_is_lost_goes_on_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(shared: Any, chunks: Any, **_how: Any) -> Iterator[Any]:
+        yield list(batches_of(shared, chunks[0]))
+        raise SettingError("It is gone.")
+
+    plain, items = _pass("torch", "memory")
+    expected = plain.cached(items, (0, 1)).stored(np.arange(1200))
+    monkeypatch.setattr("regraft.freezing.run.spread", lost)
+    made, items = _pass("torch", "memory", cluster="auto")
+    found = made.cached(items, (0, 1)).stored(np.arange(1200))
+    assert made.notes == ["The frozen part ran on this machine from then on. It is gone."]
+    assert all(one.tobytes() == two.tobytes() for one, two in zip(expected, found, strict=True))
+
+
+@no_ray
+def test_a_run_whose_cluster_is_lost_after_its_start_goes_on_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_cluster: str) -> None:
+        raise SettingError("It is gone.")
+
+    said = list[str]()
+    monkeypatch.setattr("regraft.training.team.say", said.append)
+    monkeypatch.setattr("regraft.freezing.engines.check_cluster", lambda _cluster: None)
+    monkeypatch.setattr("regraft.scale.ray.check_cluster", gone)
+    net, X, y = _network("torch")
+    given: dict[str, Any] = {"strategy": "partial", "frozen": 1, "epochs": 1, "learning_rate": 1e-3, "cache": "memory", "engine": "eager"}
+    alone, both = (regraft.adapt(net, (X[:60], y[:60]), cluster=own, **given) for own in (None, "auto"))
+    assert alone.scores == both.scores and alone.history[-1]["train_loss"] == both.history[-1]["train_loss"]
+    assert "The frozen part ran on this machine. It is gone." in both.plan.reasons
+    assert "The training goes on on this machine. It is gone." in said
+
+
 def test_every_command_that_computes_takes_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(cluster: str) -> None:
         raise SettingError(f"{cluster} was asked for.")
@@ -249,9 +280,10 @@ def test_features_of_a_cluster_are_bit_identical_and_shared_with_local_runs(fami
 @cluster_of_two
 def test_files_are_read_by_the_workers_or_come_with_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net, paths = _pictures(tmp_path / "here")
-    assert all_see(paths, "auto")
+    asked = list[int]()
+    monkeypatch.setattr("regraft.freezing.spread.all_see", lambda files, own: asked.append(len(files)) or all_see(files, own))
     plain = regraft.predict(net, paths, engine="eager").probabilities.tobytes()
-    assert regraft.predict(net, paths, cluster="auto").probabilities.tobytes() == plain
+    assert regraft.predict(net, paths, cluster="auto").probabilities.tobytes() == plain and asked == [5]
     monkeypatch.setattr("regraft.freezing.spread.all_see", lambda *_given: False)
     assert regraft.predict(net, paths, cluster="auto").probabilities.tobytes() == plain
 

@@ -264,15 +264,16 @@ class FrozenPass:
     def _computed(self, chunks: Sequence[Chunk], items: Prepared, *, begun: _Begun) -> Iterator[Iterable[Sequence[Tensor]]]:
         """Yield the results of the batches of each chunk, computed by the cluster if one is set."""
         shared = Shared(begun.engine.values, items, self.batch_size, torch.get_num_threads())
+        done = 0
         if self.cluster is not None:
             try:
-                done = spread(shared, chunks, network=self.network, cluster=self.cluster)
-            except SettingError as problem:
-                self._say_once(f"The frozen part ran on this machine. {problem}")
-            else:
-                yield from done
+                for values in spread(shared, chunks, network=self.network, cluster=self.cluster):
+                    done += 1
+                    yield values
                 return
-        for number, chunk in enumerate(chunks):
+            except SettingError as problem:
+                self._say_once(f"The frozen part ran on this machine{' from then on' if done else ''}. {problem}")
+        for number, chunk in enumerate(chunks[done:], done):
             known = () if number else begun.values
             (examples, view), *further = chunk
             yield chain(known, batches_of(shared, [(examples[sum(len(values[0]) for values in known) :], view), *further]))

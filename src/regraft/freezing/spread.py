@@ -22,6 +22,8 @@ from ..scale import all_see, on_cluster, packed, unpacked
 __all__ = ["Chunk", "Shared", "batches_of", "sent", "spread"]
 
 T = TypeVar("T")
+_ASKED = 16
+"""Number of files, evenly spread over the examples, that decide whether all machines have them."""
 
 Chunk = Sequence[tuple[np.ndarray, int]]  # Examples of one task, as (indices, view) pairs
 
@@ -81,7 +83,8 @@ def spread(shared: Shared, chunks: Iterable[Chunk], *, network: Network, cluster
     Files are sent with the tasks if some machine does not have them under the same path."""
     rows, data = np.arange(min(2, len(shared.items))), shared.items.data
     content = sent(shared, [network], values=lambda one: one.values(one.items.batch(rows)))
-    away = _in_local_files(data) and not all_see([_source(data.items[0]), _source(data.items[-1])], cluster)
+    asked = map(int, np.unique(np.linspace(0, len(data) - 1, _ASKED).round()))
+    away = _in_local_files(data) and not all_see([_source(data.items[index]) for index in asked], cluster)
 
     def files(chunk: Chunk) -> dict[Path, bytes]:
         found = {}

@@ -42,18 +42,28 @@ def check_cluster(cluster: str) -> None:
         ) from problem
 
 
+def _processors(cluster: str) -> dict[str, int]:
+    """Return the id of each machine of a cluster, and its number of processors. Raises `SettingError` if the cluster is lost."""
+    check_cluster(cluster)
+    try:
+        return {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in _ray().nodes() if node["Alive"]}
+    except Exception as problem:  # RaySystemError, ConnectionError, and those of gRPC
+        raise _lost(cluster, problem) from problem
+
+
+def _lost(cluster: str, problem: Exception) -> SettingError:
+    return SettingError(f"cluster={cluster!r} was lost: {str(problem).strip().splitlines()[-1]} Start it again, or leave cluster= out.")
+
+
 def workers_of(cluster: str, *, threads: int) -> int:
     """Return the number of tasks of so many threads that a cluster runs at the same time; 1 at least."""
-    check_cluster(cluster)
-    return max(1, sum(int(node["Resources"].get("CPU", 0)) // threads for node in _ray().nodes() if node["Alive"]))
+    return max(1, sum(processors // threads for processors in _processors(cluster).values()))
 
 
 def all_see(paths: Sequence[Path], cluster: str) -> bool:
     """Return whether every machine of a cluster has these files, of the same size, under these paths."""
-    check_cluster(cluster)
-    ray = _ray()
+    machines, ray = _processors(cluster), _ray()
     at = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    machines = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     asked = [ray.remote(num_cpus=0, scheduling_strategy=at(one, soft=False))(_sizes).remote(list(paths)) for one in machines]
     try:
         return all(found == _sizes(paths) for found in ray.get(asked))
@@ -69,20 +79,18 @@ def on_cluster(  # over the limit: what a task is made of
     work: Callable[[Any, Any], T], shared: bytes, *, pieces: Iterable[Any], cluster: str, threads: int, in_order: bool = True
 ) -> Iterator[T]:
     """Yield the result of a function for each piece, in order or as they finish. Each piece is a Ray task."""
-    check_cluster(cluster)
-    ray = _ray()
-    kept = ray.put(shared)
-    task = ray.remote(num_cpus=threads, max_retries=_RETRIES)(_done)
-    largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
-    if largest < threads:
+    processors, ray = _processors(cluster).values(), _ray()
+    if max(processors, default=0) < threads:
+        largest = max(processors, default=0)
         raise SettingError(
-            f"cluster=: a task takes {threads} processors, as this process does; the largest machine has {largest:g}. "
-            f"Set OMP_NUM_THREADS={max(1, int(largest))} for this process."
+            f"cluster=: a task takes {threads} processors, as this process does; the largest machine has {largest}. "
+            f"Set OMP_NUM_THREADS={max(1, largest)} for this process."
         )
-    most = (_AHEAD if in_order else 1) * workers_of(cluster, threads=threads)
+    most = (_AHEAD if in_order else 1) * sum(own // threads for own in processors)
     waiting: deque[Any] = deque()
     todo = iter(pieces)
     try:
+        kept, task = ray.put(shared), ray.remote(num_cpus=threads, max_retries=_RETRIES)(_done)
         while True:
             waiting.extend(task.remote(work, [kept], piece=piece) for piece in islice(todo, most - len(waiting)))
             if not waiting:
@@ -90,6 +98,8 @@ def on_cluster(  # over the limit: what a task is made of
             done = waiting[0] if in_order else ray.wait(list(waiting))[0][0]
             yield ray.get(done)
             waiting.remove(done)
+    except (ray.exceptions.RaySystemError, ConnectionError) as problem:
+        raise _lost(cluster, problem) from problem
     except ray.exceptions.RayError as problem:
         cause = getattr(problem, "cause", None)
         if isinstance(cause, RegraftError):
@@ -103,11 +113,9 @@ class WorkerLostError(RegraftError):
 
 def other_machines(cluster: str) -> tuple[str, list[str]]:
     """Return the address of this machine in a cluster, and the ids of its other machines with at least one processor."""
-    check_cluster(cluster)
-    ray = _ray()
+    processors, ray = _processors(cluster), _ray()
     here = ray.get_runtime_context().get_node_id()
-    alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here and node["Resources"].get("CPU", 0) >= 1]
-    return ray.util.get_node_ip_address(), sorted(node["NodeID"] for node in alive)
+    return ray.util.get_node_ip_address(), sorted(machine for machine, own in processors.items() if machine != here and own)
 
 
 @contextmanager

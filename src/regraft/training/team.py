@@ -25,7 +25,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.overrides import TorchFunctionMode
 
 from ..console import say, speaking
-from ..errors import RegraftError
+from ..errors import RegraftError, SettingError
 from ..networks.contract import Network, Scores
 from ..scale import WorkerLostError, alongside, other_machines
 
@@ -208,7 +208,11 @@ def in_team(work: Callable[[T, Team], S], begun: Callable[[], T], *, sent: Calla
     `work`; `sent`: returns the argument for other machines, pickled; `most`: maximum number of processes."""
     threads, content = torch.get_num_threads(), b""
     for _ in range(_RETRIES):
-        host, machines = other_machines(cluster)
+        try:
+            host, machines = other_machines(cluster)
+        except SettingError as problem:  # lost since the run began
+            say(f"The training goes on on this machine. {problem}")
+            return work(begun(), ALONE)
         machines = machines[: most - 1]
         if not machines:
             return work(begun(), ALONE)

@@ -228,7 +228,10 @@ def _trials(choice: Choice, candidates: Sequence[Candidate]) -> Iterator[Trial]:
 def _workers(choice: Choice) -> int:
     """Return the number of trials that run at the same time."""
     cluster = choice.setup.settings.cluster
-    return 1 if cluster is None else workers_of(cluster, threads=torch.get_num_threads())
+    try:
+        return 1 if cluster is None else workers_of(cluster, threads=torch.get_num_threads())
+    except SettingError:  # lost: the trials run on this machine, and a note says so
+        return 1
 
 
 def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
