@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import re
+from collections import Counter
 
 from gate import Function, Gate, Source, decorator_names, is_overload, own_arguments
 
@@ -29,15 +30,27 @@ def screaming_first(name: str) -> tuple[int, str]:
     return (0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2, name)
 
 
+def names_in(source: Source) -> set[str]:
+    """Return the names that a file reads or imports."""
+    found = {alias.name for node in source.nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    found |= {node.attr for node in source.nodes if isinstance(node, ast.Attribute)}
+    return found | {node.id for node in source.nodes if isinstance(node, ast.Name)}
+
+
 def check_exports(gate: Gate) -> None:
+    """Check `__all__` where there is one. A file without one says by underscores what is public, and other files use all of that."""
     start = len(gate.found)
+    files = Counter(name for source in gate.sources for name in names_in(source))
     for source in gate.sources:
         defined = {node.name for node in source.tree.body if isinstance(node, Function | ast.ClassDef)}
         public = {name for name in defined if not name.startswith("_")}
         listing = exported(source)
         if listing is None:
-            if public and source.is_public and not source.is_init:
-                gate.report(source, 1, f"no __all__; it defines {', '.join(sorted(public))}")
+            unused = sorted(name for name in public if files[name] == (name in names_in(source)))
+            if unused and source.is_public and not source.is_init:
+                gate.report(
+                    source, 1, f"no other file uses {', '.join(unused)}; begin with an underscore, or list the public names in __all__"
+                )
             continue
         line, elements = listing
         names = [name for name in elements if isinstance(name, str)]

@@ -146,7 +146,7 @@ BROKEN = {
     "keras outside": ({"data/a.py": DOC + "def _f():\n    from keras.layers import Dense\n"}, "a.py:4: keras is imported outside"),
     "unsorted all": ({"data/a.py": DOC + '__all__ = ["b", "a"]\na = b = 1\n'}, "a.py:3: __all__ is not sorted"),
     "all of objects": ({"data/a.py": DOC + "a = 1\n__all__ = [a]\n"}, "a.py:4: __all__ holds something that is not a string"),
-    "no all": ({"data/a.py": DOC + 'def shown() -> None:\n    """Show."""\n'}, "a.py:1: no __all__; it defines shown"),
+    "no all": ({"data/a.py": DOC + 'def shown() -> None:\n    """Show."""\n'}, "a.py:1: no other file uses shown; begin with"),
     "not in all": ({"data/a.py": DOC + '__all__ = []\n\n\nclass Shown:\n    """S."""\n'}, "public but not in __all__: Shown"),
     "assert": ({"data/a.py": DOC + "assert True\n"}, "a.py:3: assert; raise an error"),
     "ignore": ({"data/a.py": DOC + "x = 1  # type: ignore\n"}, "a.py:3: 'type: ignore' without a code"),
@@ -249,6 +249,14 @@ ALLOWED = {
 def test_what_is_allowed(tmp_path: Path, name: str) -> None:
     code, text = gate(tmp_path, **{"networks/a.py": DOC + ALLOWED[name]})
     assert code == 0, text
+
+
+def test_a_file_needs_no_all_where_other_files_use_its_names(tmp_path: Path) -> None:
+    files = {
+        "networks/a.py": DOC + 'def shown() -> None:\n    """Show."""\n',
+        "data/b.py": DOC + "from ..networks.a import shown\n\nX = shown\n",
+    }
+    assert gate(tmp_path, **files)[0] == 0
 
 
 def test_a_command_imports_the_library_where_it_runs(tmp_path: Path) -> None:

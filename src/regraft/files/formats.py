@@ -21,8 +21,6 @@ from pathlib import Path
 from ..errors import CacheError, DataError, InputError, NetworkError, RegraftError, SettingError, UnsafeFileError
 from .text import printable
 
-__all__ = ["FORMATS", "Format", "content_of", "member", "named_in_utf8", "opening", "reading", "reason_of", "within", "writable"]
-
 
 @dataclass(frozen=True)
 class Format:

@@ -9,8 +9,6 @@ from ..errors import near_names
 from .remote import is_url
 from .text import natural_key, printable
 
-__all__ = ["LIBRARIES", "matching", "missing_data", "missing_network"]
-
 LIBRARIES = ("timm", "torchvision", "keras", "hf")  # Prefixes before the colon of a network's name, such as "timm:resnet18"
 
 

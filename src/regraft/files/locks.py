@@ -26,8 +26,6 @@ else:
     except ModuleNotFoundError:  # not on every system: see `_is_locked_now`
         fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK_FILE", "held_folder", "locked_file"]
-
 LOCK_FILE = ".regraft.lock"  # Lock file in a folder that is being written, removed at the end. One left by a killed process blocks nobody
 _POLL = 0.05
 _ADDRESS = re.compile(r"(s3a?|gs|gcs|abfss?|az|oss|hf|https?|memory):/")  # Start of a path that was built from an address

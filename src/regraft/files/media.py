@@ -14,8 +14,6 @@ from ..errors import DataError, optional_import
 from .formats import opening, reading, reason_of
 from .sizes import check_size
 
-__all__ = ["is_cut_short", "picture_of", "recording_of"]
-
 DECODED = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO", "QOI", "SGI", "PCX", "TGA")
 """PIL names of the formats that may be opened. The last one has no signature, so it is tried last."""
 LARGE_PIXELS = 2**24

@@ -16,8 +16,6 @@ from ..errors import NetworkError, UnsafeFileError, optional_import
 from .formats import opening
 from .text import printable
 
-__all__ = ["check_onnx_", "parsed_onnx", "read_onnx", "read_onnx_with_facts"]
-
 _DOMAINS = ("", "ai.onnx")
 _LOOPS = ("Loop", "Scan", "SequenceMap")  # Operators that may run forever. PyTorch's exporter writes none for a network
 _FOREIGN = {"FunctionProto": "a function of its own", "TrainingInfoProto": "a training", "SparseTensorProto": "a sparse tensor"}

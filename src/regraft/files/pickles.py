@@ -11,8 +11,6 @@ import zipfile
 from collections.abc import Iterator
 from typing import IO
 
-__all__ = ["archived_names", "names_in"]
-
 _LARGEST = 100_000
 _DEEPEST = 50
 _MARK = (-1, -1)

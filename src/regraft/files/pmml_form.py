@@ -12,8 +12,6 @@ import numpy as np
 from ..errors import NetworkError, SettingError
 from .text import printable
 
-__all__ = ["ACTIVATIONS", "PMML_VERSIONS", "DenseLayer", "DenseNetwork", "pmml_of", "with_rectifier"]
-
 PMML_VERSIONS = ("3.2", "4.1", "4.4")
 ACTIVATIONS = {
     **{"identity": "none", "rectifier": "relu", "logistic": "sigmoid", "tanh": "tanh", "arctan": "2/π · atan"},

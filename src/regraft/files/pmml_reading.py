@@ -15,8 +15,6 @@ from .formats import opening
 from .pmml_form import DenseLayer, DenseNetwork, with_rectifier
 from .text import printable
 
-__all__ = ["READABLE", "read_pmml"]
-
 READABLE = {"identity": "linear", "rectifier": "relu", "logistic": "sigmoid", "tanh": "tanh", "Elliott": "softsign"}
 """PMML activations that become trainable layers -> their names in the frameworks."""
 _INSTEAD = "For any other network, export an .onnx file if your tool can."

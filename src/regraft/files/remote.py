@@ -26,8 +26,6 @@ from ..errors import DataError, MissingExtraError, RegraftError, SettingError, U
 from .formats import opening, reason_of
 from .text import printable
 
-__all__ = ["at_hand", "brought", "fetched", "files_at", "is_url", "names_in", "send_now", "stream_of", "suffix_of", "taken"]
-
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _SIGNS = frozenset({"regraft.json", "manifest.json"})
 """Files without which a folder counts as empty: those of a saved network and of a feature cache."""

@@ -24,8 +24,6 @@ from .locks import held_folder
 from .schema import read_json
 from .writing import PARTIAL, flush_file, flush_folder, write_json
 
-__all__ = ["COMMITTED", "Kind", "clear_left", "left_beside", "replaced_folder", "settle_"]
-
 COMMITTED = ".regraft.committed"  # Name of the complete new content within a folder until its files are at their places
 _STAGED = ".regraft.staged"
 _GONE = ".gone.json"

@@ -20,8 +20,6 @@ import numpy as np
 from ..errors import CacheError, DataError
 from .text import printable
 
-__all__ = ["check_unchanged", "in_file", "large_array", "release_pages", "reserve", "taken", "write_at"]
-
 IN_MEMORY = 2**26  # Size in bytes above which an array is kept in a temporary file
 ROWS_AT_ONCE = 1024
 _ZEROS = bytes(2**20)

@@ -13,23 +13,6 @@ from ..errors import InputError
 from .formats import FORMATS, opening
 from .text import printable
 
-__all__ = [
-    "HEADINGS",
-    "NOT_TRIED",
-    "Candidate",
-    "HistoryEntry",
-    "Interval",
-    "Plain",
-    "candidate_rows",
-    "checked",
-    "estimate_words",
-    "outcomes",
-    "read_json",
-    "read_lines",
-    "was_tried",
-]
-
-
 HEADINGS = ("candidate", "time expected", "time taken", "estimate (95 % interval)", "outcome")
 NOT_TRIED = "not tried"  # Prefix of the outcome of a candidate that was not tried. The reason follows after a colon
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]

@@ -12,8 +12,6 @@ from ..errors import InputError, UnsafeFileError
 from .formats import FORMATS
 from .text import printable
 
-__all__ = ["check_size", "memory", "open_archive", "refuse_expansion"]
-
 _ALWAYS = 64 * 2**20  # Bytes that any file may declare: enough for every test, too few to do harm
 _FACTOR = 100  # Weights that were set to zero compress this far; a bomb reaches a thousand
 FREE = 2**30  # Content up to this many bytes is never refused for the small size of its file

@@ -7,8 +7,6 @@ import re
 import unicodedata
 from typing import Any
 
-__all__ = ["csv_cell", "natural_key", "notebook_html", "printable", "printable_json", "printable_lines"]
-
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Some language versions of spreadsheets also accept the full-width forms."""
 

@@ -22,8 +22,6 @@ from ..files.formats import reason_of
 from ..files.room import large_array, release_pages, write_at
 from .cut import Live
 
-__all__ = ["CHUNK", "ActivationCache", "Column", "chunks_of", "stored_type"]
-
 CHUNK = 256
 RELEASED = 64  # Number of chunks after which the memory of mapped files is released
 _HALF = float(np.finfo(np.float16).max)

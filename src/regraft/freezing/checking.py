@@ -20,14 +20,12 @@ from ..networks.contract import Inputs
 from .cache import ActivationCache
 from .units import rows_of
 
-__all__ = ["Check", "Piece", "pieces_of"]
-
 DRAWN = 12
 ROUNDING = 1e-5  # Maximum rounding difference, relative to the largest value of an output
 
 
 @dataclass(frozen=True)
-class Piece:
+class _Piece:
     """Rows that were computed in one batch: index of the view, first row, and example indices."""
 
     view: int
@@ -35,14 +33,14 @@ class Piece:
     items: np.ndarray
 
 
-def pieces_of(rows: range, count: int, *, batch_size: int) -> list[Piece]:
+def pieces_of(rows: range, count: int, *, batch_size: int) -> list[_Piece]:
     """Split a chunk of rows into batches within one view, in order. `count`: number of examples per view."""
     pieces, start = [], rows.start
     while start < rows.stop:
         view = start // count
         stop = min(rows.stop, (view + 1) * count)
         found = range(start, stop, batch_size)
-        pieces += [Piece(view, first, np.arange(first, min(first + batch_size, stop)) - view * count) for first in found]
+        pieces += [_Piece(view, first, np.arange(first, min(first + batch_size, stop)) - view * count) for first in found]
         start = stop
     return pieces
 
@@ -70,7 +68,7 @@ class Check:
             return True
         return _near(made, kept, rounding=self.rounding) and (not self.exact or self._same_as_filled(cache, drawn[0]))
 
-    def _at_places(self, drawn: Sequence[Piece], places: np.ndarray) -> Inputs:
+    def _at_places(self, drawn: Sequence[_Piece], places: np.ndarray) -> Inputs:
         """Return a batch of the pieces' size with one example of each piece at its position. The same examples fill the other positions."""
         chosen = [int(piece.items[place]) for piece, place in zip(drawn, places, strict=True)]
         inputs = self.items.batch(np.array(chosen), self.views[drawn[0].view])
@@ -78,7 +76,7 @@ class Check:
         rows[places] = np.arange(len(drawn))
         return rows_of(inputs, rows.tolist())
 
-    def _same_as_filled(self, cache: ActivationCache, piece: Piece) -> bool:
+    def _same_as_filled(self, cache: ActivationCache, piece: _Piece) -> bool:
         """Return whether one original batch gives the cached values; equal up to rounding suffices if two runs differ themselves."""
         inputs = self.items.batch(piece.items, self.views[piece.view])
         kept = cache.stored(np.arange(piece.first, piece.first + len(piece.items)))
@@ -88,7 +86,7 @@ class Check:
         return _near(first, kept, rounding=self.rounding) and not _same(first, cache.in_its_types(self.run(inputs)))
 
 
-def _drawn(pieces: Sequence[Piece], number: np.random.Generator) -> tuple[list[Piece], np.ndarray]:
+def _drawn(pieces: Sequence[_Piece], number: np.random.Generator) -> tuple[list[_Piece], np.ndarray]:
     """Draw positions in a batch, and for each position a batch; all batches have the same size and view."""
     sizes = np.array([len(piece.items) for piece in pieces])
     one = pieces[int(number.choice(len(pieces), p=sizes / sizes.sum()))]

@@ -23,8 +23,6 @@ from ..randomness import seeded
 from .selection import is_dropout
 from .units import called_one_by_one, frozen_units, on_network, other_weights, replaced, rows_of
 
-__all__ = ["Cut", "Live", "Refusal", "find_cut"]
-
 
 @dataclass(frozen=True)
 class Live:

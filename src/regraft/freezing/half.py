@@ -18,8 +18,6 @@ from ..probes.ridge import fit_ridge
 from .cut import Live
 from .engines import HALF, Engine, Values
 
-__all__ = ["HALF_OFF", "halved"]
-
 HALF_OFF = 0.05  # Maximum difference between values in bfloat16 and float32, relative to the largest value; 0.03 was measured
 _JUDGED, _AT_A_TIME = 256, 64
 

@@ -16,8 +16,6 @@ from ..networks.parts.code_files import COUNTER
 from ..networks.parts.structure import prefixes
 from .units import on_network, rows_of
 
-__all__ = ["Frozen", "cache_identity", "engine_of", "frozen_digest", "frozen_identity", "key_of"]
-
 _FORMAT = 2  # Version of the layout of a cache and the meaning of its values; caches of other versions do not match
 
 

@@ -31,8 +31,6 @@ from .identity import Frozen, cache_identity, engine_of, frozen_identity
 from .spread import Chunk, Shared, batches_of, spread
 from .storage import CacheFolder
 
-__all__ = ["Counter", "FrozenPass", "Kept", "default_cache_folder"]
-
 MOST_KEPT = 2**28  # Maximum size in bytes of all caches that a run keeps in memory; the newest one is always kept
 MOST_NAMED = 3  # Maximum number of opaque parts named in a note
 

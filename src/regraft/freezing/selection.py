@@ -11,20 +11,6 @@ from ..networks.contract import Layer, Network
 from ..networks.parts.structure import below, prefixes
 from .units import independent, on_network
 
-__all__ = [
-    "added_parameters",
-    "cacheable_layers",
-    "counted_layers",
-    "frozen_before",
-    "frozen_but",
-    "frozen_up_to",
-    "frozen_up_to_head",
-    "head_parameters",
-    "held_layers",
-    "is_dropout",
-    "matching_layers",
-]
-
 _COUNTED = re.compile(r"layers:(\d{1,9})")
 
 

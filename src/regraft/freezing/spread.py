@@ -19,8 +19,6 @@ from ..files.formats import opening
 from ..networks.contract import Inputs, Network
 from ..scale import all_see, on_cluster, packed, unpacked
 
-__all__ = ["Chunk", "Shared", "batches_of", "sent", "spread"]
-
 T = TypeVar("T")
 _ASKED = 16
 """Number of files, evenly spread over the examples, that decide whether all machines have them."""

@@ -33,8 +33,6 @@ from .cache import CHUNK, ActivationCache, Column, chunks_of, stored_type
 from .cut import Live
 from .identity import key_of
 
-__all__ = ["CacheEntry", "CacheFolder", "clear_caches", "list_caches"]
-
 _MANIFEST = "manifest.json"
 _DONE = "done.npy"
 

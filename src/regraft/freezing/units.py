@@ -17,8 +17,6 @@ from ..networks.contract import Inputs, Network
 from ..networks.parts.protocols import on_device
 from ..networks.parts.structure import prefixes
 
-__all__ = ["called_one_by_one", "frozen_units", "independent", "on_network", "other_weights", "replaced", "rows_of"]
-
 Digests = dict[str, list[list[bytes]]]  # Module -> for each call, a digest of each returned tensor
 
 

@@ -21,8 +21,6 @@ from .cache import CHUNK
 from .engines import EAGER, ENGINES, FEWEST, EngineLog, Work, check_engine, chosen_engine
 from .spread import Shared, spread
 
-__all__ = ["WholePass", "whole_pass"]
-
 Function = Callable[[Network, Inputs], Tensor]
 
 

@@ -16,8 +16,6 @@ from ..randomness import own_state
 from ..tasks import KINDS
 from .starts import Start, as_data, empty_head, ready_for, started
 
-__all__ = ["branch"]
-
 Groups = Mapping[str, Sequence[str] | None]
 
 

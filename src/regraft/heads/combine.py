@@ -17,8 +17,6 @@ from ..probes.calibration import fit_scales, log_loss
 from ..randomness import own_state
 from .starts import empty_head, ready_for
 
-__all__ = ["combine"]
-
 _KINDS = ("classification", "multi-label")
 
 

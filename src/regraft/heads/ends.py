@@ -10,8 +10,6 @@ from ..networks.account import Account
 from ..networks.contract import Network
 from ..randomness import own_state
 
-__all__ = ["cut", "join"]
-
 
 @own_state()
 def cut(net: Network, block: str) -> Network:

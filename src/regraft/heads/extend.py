@@ -21,8 +21,6 @@ from ..randomness import own_state
 from ..tasks import harmonic_mean
 from .starts import STARTS, Rows, Start, as_data, fitted_rows, lowest_biases, probed_rows, ready_for, separated_rows, started
 
-__all__ = ["extend", "extension_figures"]
-
 _STRENGTH = 2.5
 """Strength of the shrinkage where all class weights are solved: with 40 sentences a class, old classes lose 9 points in place of 12."""
 _DOUBTFUL, _BETTER, _FEWEST = 0.6, 0.03, 10

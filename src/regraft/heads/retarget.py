@@ -19,8 +19,6 @@ from ..randomness import own_state
 from .starts import Start, empty_head, ready_for, started
 from .synonyms import alias_form, aliases
 
-__all__ = ["retarget", "retargeted_rows"]
-
 Hidden = Sequence[tuple[int, str]]  # Hidden layers below a head, lowest first: (number of units, activation)
 
 

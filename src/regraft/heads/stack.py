@@ -16,8 +16,6 @@ from ..networks.parts.head import ACTIVATIONS
 from ..randomness import own_state
 from .starts import Start, empty_head, ready_for, started
 
-__all__ = ["stack"]
-
 
 # over the limit: the public contract, and the same start options as elsewhere
 @own_state()

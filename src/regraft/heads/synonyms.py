@@ -8,8 +8,6 @@ from functools import cache
 from ..errors import MissingExtraError, optional_import
 from ..networks.names import normal_name
 
-__all__ = ["alias_form", "aliases"]
-
 _HABIT = 0.25  # Minimum share of names with a comma for commas to mean synonyms. About half of ImageNet's names have one
 _IMAGENET = 1000
 _SAME = 0.95  # Minimum share of matching names for a list to count as ImageNet's. Libraries have renamed a few (two cranes, two maillots)

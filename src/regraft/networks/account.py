@@ -8,8 +8,6 @@ from typing import Any
 
 from ..files.text import notebook_html, printable
 
-__all__ = ["Account", "unused_outputs"]
-
 _ORDER = ("matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped", "frozen")
 _MEANING = {
     "matched": "weights taken from the file",

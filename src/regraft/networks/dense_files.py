@@ -24,8 +24,6 @@ from .parts.onnx_steps import items_of
 from .parts.record import Record
 from .torch.programs import refuse_program
 
-__all__ = ["dense_network", "write_pmml"]
-
 _NONLINEAR = {
     **{"relu": ("rectifier", 1.0), "tanh": ("tanh", 1.0), "sigmoid": ("logistic", 1.0), "atan": ("arctan", np.pi / 2)},
     **{"exp": ("exponential", 1.0), "sin": ("sine", 1.0), "cos": ("cosine", 1.0)},
@@ -63,14 +61,14 @@ def write_pmml(
     `columns` names the inputs; default x1, x2, …, or feature1, feature2, … for a head alone. `target` names the prediction; default
     "class", or "value" for a regression."""
     refuse_program(network.origin, "exported as PMML")
-    found = dense_network(network, what=what, columns=columns, target=target)
+    found = _dense_network(network, what=what, columns=columns, target=target)
     content = pmml_of(found, version, application=importlib.metadata.version("regraft"))
     with writable(path.parent, error=NetworkError):
         write_bytes(path, content)
     return path
 
 
-def dense_network(network: Record, *, what: str, columns: Sequence[str] | None, target: str | None) -> DenseNetwork:
+def _dense_network(network: Record, *, what: str, columns: Sequence[str] | None, target: str | None) -> DenseNetwork:
     """Return a network, or its head alone, as dense layers in double precision."""
     if what not in WHATS:
         raise SettingError(f"what={what!r} is unknown; expected one of {', '.join(map(repr, WHATS))}.")

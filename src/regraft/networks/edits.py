@@ -19,28 +19,6 @@ from .parts.coding import Coding
 from .parts.head import ACTIVATIONS, Head
 from .parts.taps import Tap
 
-__all__ = [
-    "FORMS",
-    "MOST",
-    "TRAINING",
-    "Biased",
-    "Channels",
-    "Codes",
-    "Columns",
-    "Cut",
-    "Edit",
-    "Folded",
-    "InputLayer",
-    "LowRank",
-    "Rows",
-    "ScaleShift",
-    "Stack",
-    "Taps",
-    "checked_coding",
-    "edit_from_dict",
-    "fits",
-]
-
 FORMS = ("lhuc", "film")
 MOST = 2**28  # Largest number of elements of a tensor that is built from a saved shape: 1 GiB of float32
 Size = Annotated[int, Field(ge=1, le=MOST, strict=True)]

@@ -34,8 +34,6 @@ from .parts.taps import TapSlice
 from .predictions import grouped_scores
 from .tracing import capture
 
-__all__ = ["B", "Body", "EditTable", "Family", "Places"]
-
 Places = Mapping[str, tuple[Head, FoundHead | None]]  # Heads by task, each with its location in the module, or None for a derived head
 EditTable = Mapping[type[Edit], Callable[..., Any]]
 """The functions that apply the supported kinds of edits: private copy of the body, edit, `head` and `seed` -> changed body."""

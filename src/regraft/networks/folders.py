@@ -33,22 +33,6 @@ from .parts.facts import Facts
 from .parts.head import Head, told_binary
 from .torch.programs import refuse_program
 
-__all__ = [
-    "FACTS_FILE",
-    "HISTORY_FILE",
-    "UNKNOWN_FILE",
-    "check_files",
-    "read_facts",
-    "read_heads_",
-    "read_learned_",
-    "read_statistics",
-    "replacing",
-    "save_network",
-    "settled",
-    "versions",
-    "write_network",
-]
-
 FACTS_FILE = "regraft.json"
 HISTORY_FILE = "history.jsonl"
 STATISTICS_FILE = "statistics.safetensors"

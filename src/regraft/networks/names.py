@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 
 from ..errors import NetworkError, near_names
 
-__all__ = ["checked_classes", "exact_name", "index_of", "normal_name", "rows_of"]
-
 
 def exact_name(name: object) -> str:
     """Return the form by which class names are compared: Unicode NFC, trimmed."""

@@ -13,8 +13,6 @@ from torch.nn import Module
 
 from .tracing import flat_tensors
 
-__all__ = ["Norm", "misfit", "norms_of"]
-
 FIRST = 3  # Number of layers to check, in execution order: later layers read what the first ones have normalised
 _KEPT = (("running_mean", "running_var"), ("moving_mean", "moving_variance"), ("mean", "variance"))
 """Attribute names of mean and variance: in torch, in Keras, in Keras' Normalization."""

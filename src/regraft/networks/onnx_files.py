@@ -38,8 +38,6 @@ from .parts.record import Record
 from .parts.recurrent import replaced
 from .torch.programs import OnnxProgram, refuse_program
 
-__all__ = ["write_onnx"]
-
 _ROUNDING = 0.05  # Largest difference of results, relative to the largest one, if pixels are rounded at another step
 
 

@@ -16,8 +16,6 @@ from ..tensors import Tensor, torch
 from .parts.head import Head
 from .parts.protocols import Inputs, Preprocessing, on_device
 
-__all__ = ["Predictions", "Run", "concatenated", "grouped_scores", "of_batch", "predictions", "result_head", "together"]
-
 T = TypeVar("T")
 Run = Callable[..., np.ndarray]  # A function that runs another one over batches of examples, with the signature of `concatenated`
 

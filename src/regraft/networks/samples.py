@@ -19,21 +19,6 @@ from ..randomness import seeded
 from .parts.protocols import Inputs, on_device
 from .parts.record import Record
 
-__all__ = [
-    "check_sample",
-    "differing_passes",
-    "first_that_runs",
-    "first_working_sample",
-    "in_one_mapping",
-    "is_pictures",
-    "named_sample",
-    "placed",
-    "sample_facts",
-    "sample_of",
-    "three_items",
-    "to_inputs",
-]
-
 _SIDES = (224, 32, 28, 64, 96, 128, 16, 8, 299)
 _LENGTHS = (16, 32, 64, 128, 100, 1000, 16000)
 _MOST_TOKENS = 1000  # Largest number of tokens to try: longer texts take minutes, and few networks need them

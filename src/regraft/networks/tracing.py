@@ -18,23 +18,6 @@ from torch.nn import Module, functional
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = [
-    "Captured",
-    "Trace",
-    "as_tensor",
-    "capture",
-    "flat_tensors",
-    "head_reading",
-    "joined",
-    "named_logits",
-    "pooled",
-    "read_by",
-    "relative_difference",
-    "trace",
-    "watching",
-    "without_padding",
-]
-
 
 @dataclass
 class Trace:

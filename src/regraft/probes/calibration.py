@@ -6,8 +6,6 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logsumexp
 
-__all__ = ["fit_scales", "fit_temperature", "log_loss"]
-
 _MOST = 8192  # Maximum number of examples to fit the temperature to. More change its third digit and cost seconds
 _FACTORS = (1e-3, 1e3)
 

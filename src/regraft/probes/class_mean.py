@@ -11,8 +11,6 @@ from ..errors import SettingError
 from .calibration import fit_temperature
 from .common import NEVER, LinearProbe, centred, checked_examples, held_out_name, widened
 
-__all__ = ["ClassMeanProbe", "fit_class_mean"]
-
 _CHUNK = 2**22
 
 

@@ -13,28 +13,6 @@ from scipy.special import softmax
 from ..errors import DataError
 from .calibration import fit_temperature
 
-__all__ = [
-    "FOLDS",
-    "NEVER",
-    "Head",
-    "HiddenLayer",
-    "LayeredProbe",
-    "LinearProbe",
-    "centred",
-    "checked_examples",
-    "checked_features",
-    "checked_groups",
-    "checked_targets",
-    "feature_scale",
-    "folds_of",
-    "held_out_name",
-    "held_out_scores",
-    "mean_and_deviation",
-    "spread_out",
-    "typical_deviation",
-    "widened",
-]
-
 FOLDS = 5  # Number of folds for probes without a closed form of the leave-one-out error
 _ROUNDINGS, _LEAST, _HALF, _DEAD = 64, 1e-2, 1e-3, 1e-3
 """Limits of `feature_scale`: rounding errors, minimum relative to the typical deviation and to the mean, dead below this share of it."""

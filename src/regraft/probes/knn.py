@@ -9,8 +9,6 @@ from scipy.special import softmax
 from .calibration import fit_temperature, log_loss
 from .common import HiddenLayer, LayeredProbe, LinearProbe, checked_examples, held_out_name, spread_out
 
-__all__ = ["fit_vote", "nearest", "neighbour_scores", "unit_rows"]
-
 _CHUNK = 2**22  # Similarities that are held in memory at once
 _NEIGHBOURS, _SOFTNESS = 5, 0.07
 _WIDTHS = np.geomspace(1 / 8, 8, 7)  # Squared bandwidths of `fit_vote`, in units of the median squared distance to the nearest example

@@ -31,8 +31,6 @@ from .common import (
     widened,
 )
 
-__all__ = ["LogisticLoss", "fit_logistic"]
-
 GRID = np.geomspace(1e-6, 1e5, 45)  # Inverse penalties, four per decade, strongest penalty first
 STRIDE = 4  # Grid step of the coarse search: one decade
 LEAST_GAIN = 5e-4  # Minimum decrease of the held-out loss per decade, in nats. With less, weaker penalties are not tried

@@ -9,8 +9,6 @@ from ..errors import SettingError
 from .common import HiddenLayer, LayeredProbe, checked_features, spread_out
 from .ridge import fit_ridge
 
-__all__ = ["fit_random_projection"]
-
 _MOST, _DEFAULT, _PER_ITEM = 10_000, 2_000, 5
 
 

@@ -12,8 +12,6 @@ from ..errors import DataError, SettingError, near_names
 from .calibration import fit_temperature
 from .common import LinearProbe, centred, checked_features, checked_groups, checked_targets, feature_scale, held_out_name, typical_deviation
 
-__all__ = ["RidgeProbe", "fit_ridge"]
-
 PENALTIES = np.geomspace(1e-6, 1e3, 37)  # Candidate penalties, in units of the mean squared singular value
 _KINDS = ("classification", "multi-label", "regression")
 _LARGE = 2**24  # Number of entries above which features are read in float32 blocks and the path is evaluated on a sample of the examples

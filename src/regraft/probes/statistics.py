@@ -30,8 +30,6 @@ from .common import (
     typical_deviation,
 )
 
-__all__ = ["ClassStatistics", "fit_lda", "fit_lda_probe", "held_out_factors", "shrunk_covariance", "statistics_of"]
-
 _CHUNK = 2**20  # Number of float64 values per chunk: 8 MiB, three times which is held
 _FEWEST_HELD_OUT = 10  # Minimum number of held-out examples minus classes for estimating within-class deviations
 _ARRAYS = ("classes", "counts", "means", "scatter")

@@ -15,8 +15,6 @@ from ..errors import DataError
 from .calibration import fit_temperature, log_loss
 from .common import Head, LinearProbe, centred, checked_examples, folds_of, held_out_name, held_out_scores, spread_out, widened
 
-__all__ = ["fit_svm"]
-
 _GRID = np.geomspace(1e-4, 1.0, 5)
 _SMALL = 2**28
 """Products per step below which the solver runs on one thread: the threads of NumPy and SciPy would wait for each other ten times as long

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MOST_BOOSTED", "MOST_IN_FOREST", "tree_scores"]
-
 MOST_IN_FOREST = 5_000
 """Maximum number of rows for a random forest. Larger tables use histogram gradient boosting, whose time grows linearly with the rows."""
 MOST_BOOSTED, MOST_CLASSES = 200_000, 20

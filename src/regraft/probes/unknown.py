@@ -19,8 +19,6 @@ from .common import checked_features, checked_groups, checked_targets, folds_of
 from .knn import nearest, unit_rows
 from .statistics import ClassStatistics, fit_lda, shrunk_covariance, statistics_of
 
-__all__ = ["UNKNOWN_SCORES", "UnknownChoice", "UnknownJudge", "choose_unknown", "unknown_scores"]
-
 UNKNOWN_SCORES = ("combined", "energy", "mahalanobis", "max_logit", "max_probability", "nearest", "neighbour", "relative", "vim")
 _OF_ITEMS = ("combined", "nearest", "neighbour")  # Scores that need the features of known examples
 _LEAST_AUROC = 0.6  # A score whose AUROC minus two standard errors is below this value is too weak to rely on

@@ -13,8 +13,6 @@ from ..errors import SettingError
 from ..tensors import Tensor, torch
 from .losses import Loss, loss_for, mean_over_columns, mean_over_items
 
-__all__ = ["LOSSES", "chosen_loss"]
-
 _CLASSES, _NUMBERS = ("classification", "multi-label"), ("regression",)
 LOSSES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("cross_entropy", "focal", "hinge"), _CLASSES),

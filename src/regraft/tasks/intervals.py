@@ -12,8 +12,6 @@ from scipy.stats import binomtest
 
 from ..errors import DataError
 
-__all__ = ["bootstrap_interval", "paired_difference", "wilson_interval"]
-
 _RESAMPLES = 1000
 _NORMAL = float(ndtri(0.975))
 

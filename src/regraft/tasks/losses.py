@@ -14,18 +14,6 @@ import numpy.typing as npt
 from ..errors import SettingError, near_names
 from ..tensors import Tensor, torch
 
-__all__ = [
-    "KINDS",
-    "Loss",
-    "class_weights",
-    "classification_loss",
-    "loss_for",
-    "mean_over_columns",
-    "mean_over_items",
-    "multi_label_loss",
-    "regression_loss",
-]
-
 KINDS = ("classification", "multi-label", "regression")  # The kinds of task, as `Head.kind` names them
 
 

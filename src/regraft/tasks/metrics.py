@@ -15,18 +15,6 @@ from sklearn.metrics import average_precision_score, f1_score, r2_score
 from ..errors import DataError, SettingError, near_names
 from .intervals import bootstrap_interval, wilson_interval
 
-__all__ = [
-    "brier_score",
-    "confusion_matrix",
-    "expected_calibration_error",
-    "fit_thresholds",
-    "harmonic_mean",
-    "judge",
-    "log_loss",
-    "probabilities",
-    "reliability",
-]
-
 _SMALLEST = 1e-12
 
 

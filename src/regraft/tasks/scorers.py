@@ -14,8 +14,6 @@ from sklearn.metrics import get_scorer, get_scorer_names
 from ..errors import near_names
 from .metrics import probabilities
 
-__all__ = ["chosen_figures", "metric_name", "metric_problems"]
-
 Metric = str | Callable[..., Any]
 
 

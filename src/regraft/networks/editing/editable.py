@@ -25,8 +25,6 @@ from ..parts.taps import INPUT, Tap, checked_points
 from ..samples import sample_facts
 from ..torch.programs import refuse_program
 
-__all__ = ["Editable"]
-
 
 class Editable(Record):
     """The edits of a network. Each operation returns a new network and leaves this one unchanged."""

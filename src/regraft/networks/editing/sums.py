@@ -14,8 +14,6 @@ from torch.nn import Module
 
 from ..tracing import Trace, capture
 
-__all__ = ["joined_rows", "summed_layers"]
-
 Share = tuple[str, float]  # The name of a linear layer and the factor of its output in the sum
 _MOST = 8  # Largest number of layers in one sum
 _TOLERANCE = 1e-4

@@ -20,8 +20,6 @@ from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, nothing_left, pools_at
 from ..samples import three_items
 from ..tracing import as_tensor, flat_tensors, joined
 
-__all__ = ["Point", "block_end_of", "block_ends", "first_outputs", "read_input", "read_point", "read_points", "run_reading", "width_hint"]
-
 _CONVOLVED = (
     *(torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d),
     *(torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.GroupNorm, torch.nn.InstanceNorm1d),

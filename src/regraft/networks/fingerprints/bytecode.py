@@ -13,8 +13,6 @@ from typing import Any
 
 from .libraries import library_of
 
-__all__ = ["constants_of", "read_globals"]
-
 _MISSING = "not defined"
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 

@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["library_of"]
-
 
 def library_of(module: str) -> str | None:
     """Return the library of a module with its version, for example "torch 2.9.1"; None for the user's own code.

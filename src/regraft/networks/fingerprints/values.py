@@ -26,8 +26,6 @@ from torch.nn import Module
 from .bytecode import constants_of, read_globals
 from .libraries import library_of
 
-__all__ = ["Fingerprint", "Structure"]
-
 MOST_VALUES = 100_000  # Largest number of values to inspect for one network; further ones are opaque
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, torch.dtype)
 _BUILTIN = (types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType)

@@ -24,8 +24,6 @@ from .running import seeded
 from .sizes import put_activation_, reset_, retrack_, taken_activation_
 from .structure import ADJUSTED, CODES, CONDITION, Site, channel_axis, graph_of, is_code, no_graph
 
-__all__ = ["INSIDE", "folded", "settled"]
-
 _ENTRANCE = "entrance"
 
 

@@ -53,8 +53,6 @@ from .structure import (
     variables_below,
 )
 
-__all__ = ["KerasBody", "inspected"]
-
 
 @dataclass(eq=False)
 class KerasBody(Body):

@@ -36,9 +36,6 @@ from .running import called, sample_for, shapes_of
 from .sizes import put_rows_, rechannel_, resize_
 from .structure import CODES, READ, TAPS, graph_of, is_tap, named_modules, no_graph, steps_of
 
-__all__ = ["EDITS", "with_groups", "with_joined_heads", "with_one_output"]
-
-
 # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

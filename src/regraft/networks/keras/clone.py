@@ -21,8 +21,6 @@ from torch import Tensor
 
 from .library import keras
 
-__all__ = ["cloned"]
-
 _graphs: Any = keras.src.ops.function
 _tracking: Any = keras.src.utils.tracking
 

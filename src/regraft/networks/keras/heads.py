@@ -17,20 +17,6 @@ from ..parts.structure import Layer
 from ..tracing import Trace, capture, head_reading, pooled, without_padding
 from .library import keras
 
-__all__ = [
-    "channels_last",
-    "chosen_head",
-    "find_heads",
-    "given_heads",
-    "is_wide",
-    "kernel_of",
-    "linear_activation",
-    "outputs_of",
-    "parts_hook",
-    "rows_of",
-    "scores_from",
-]
-
 
 def _is_linear(layer: Any) -> bool:
     """Tell whether a layer is a Dense layer or a convolution that can be a head."""

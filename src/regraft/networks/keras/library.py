@@ -8,8 +8,6 @@ from typing import Any
 
 from ...errors import NetworkError, optional_import
 
-__all__ = ["keras"]
-
 
 def _opened() -> Any:
     """Import Keras on its torch backend."""

@@ -13,8 +13,6 @@ from .library import keras
 from .sizes import holds
 from .structure import CODE_INPUT, graph_of, is_tap, no_graph, steps_of
 
-__all__ = ["Opened", "Rewiring", "Step", "beside", "end_of", "last_called", "mapped", "named", "named_inputs", "opened"]
-
 
 @dataclass(frozen=True)
 class Opened:

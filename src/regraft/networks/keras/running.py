@@ -23,20 +23,6 @@ from ..samples import first_that_runs, sample_of
 from .library import keras
 from .structure import graph_of, is_leaf, own_variables, steps_of
 
-__all__ = [
-    "Split",
-    "as_operators",
-    "called",
-    "drawn",
-    "held_names",
-    "hook_strided_",
-    "inference",
-    "sample_for",
-    "seeded",
-    "shapes_of",
-    "split_graph",
-]
-
 _FREE_SIZES = (32, 224, 64, 96, 128, 16, 299)
 
 

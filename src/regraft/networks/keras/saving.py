@@ -22,8 +22,6 @@ from .body import KerasBody
 from .library import keras
 from .structure import graph_of, named_modules, sublayers
 
-__all__ = ["as_given", "is_without_graph", "layer_names", "rename_layers_", "save", "write_keras2"]
-
 _NUMBER = re.compile(r"_\d+$")
 
 

@@ -15,8 +15,6 @@ from .heads import channels_last, kernel_of
 from .library import keras
 from .structure import graph_of, steps_of
 
-__all__ = ["holds", "put_activation_", "put_rows_", "rechannel_", "reset_", "resize_", "retrack_", "taken_activation_"]
-
 _ACTIVATIONS = ("softmax", "sigmoid", "log_softmax")
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _NORMALISERS = (keras.layers.Normalization, keras.layers.BatchNormalization)

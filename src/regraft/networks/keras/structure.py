@@ -19,33 +19,6 @@ from ..parts.taps import TapSlice, slices_of
 from .heads import channels_last
 from .library import keras
 
-__all__ = [
-    "ADJUSTED",
-    "CODES",
-    "CODE_INPUT",
-    "CONDITION",
-    "READ",
-    "TAPS",
-    "Site",
-    "blocks_of_model",
-    "channel_axis",
-    "graph_of",
-    "is_code",
-    "is_leaf",
-    "is_tap",
-    "layer_structure",
-    "layers_of",
-    "named_module",
-    "named_modules",
-    "no_graph",
-    "own_variables",
-    "sites_of",
-    "steps_of",
-    "sublayers",
-    "tap_slices",
-    "variables_below",
-]
-
 _MOST_BLOCKS = 40
 _UNDER_LORA = ("kernel", "embeddings")
 TAPS = "taps"  # Name of the operation that concatenates the pooled outputs of blocks, and name prefix of the pooling operations

@@ -25,18 +25,6 @@ from ..editing.editable import Editable
 from .coding import Coding
 from .record import Record
 
-__all__ = [
-    "CODES_FOLDER",
-    "COUNTER",
-    "code_digest",
-    "naming_conditions",
-    "shared_state",
-    "table_with_files",
-    "with_code_files",
-    "write_code",
-    "write_codes",
-]
-
 N = TypeVar("N", bound=Editable)
 CODES_FOLDER = "codes"
 _KIND = "regraft code 1"

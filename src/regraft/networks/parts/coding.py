@@ -12,8 +12,6 @@ from ...errors import NetworkError, near_names
 from ...tensors import torch
 from .protocols import Inputs
 
-__all__ = ["CODE_SPREAD", "ENTRANCE", "INPUT", "LAYERS", "MEAN", "Coding", "drawn_codes", "in_condition", "without_conditions"]
-
 CODE_SPREAD = 0.1
 """Standard deviation of the initial codes. The weights that read them start at zero, so codes must not: 0 * 0 has no gradient."""
 

@@ -11,8 +11,6 @@ from ...files.schema import Plain
 from ..edits import MOST, checked_coding, edit_from_dict, fits
 from ..names import checked_classes
 
-__all__ = ["Facts"]
-
 Size = Annotated[int, Field(ge=1, le=MOST)]
 Index = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

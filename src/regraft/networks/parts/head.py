@@ -11,8 +11,6 @@ import numpy as np
 from ...errors import NetworkError, near_names
 from ..names import index_of
 
-__all__ = ["ACTIVATIONS", "FoundHead", "Head", "HeadChoice", "head_called", "one_row", "told_binary", "two_rows"]
-
 ACTIVATIONS = ("relu", "linear", "softmax", "sigmoid", "tanh", "gelu", "elu", "selu", "silu", "softplus")
 """Activations between two linear layers that are identical in PyTorch and Keras."""
 

@@ -19,19 +19,6 @@ from ..family import Body
 from .protocols import Inputs
 from .record import Record
 
-__all__ = [
-    "WholeNetwork",
-    "batches_of",
-    "check_size",
-    "input_names",
-    "is_coarse",
-    "onnx_model",
-    "prove",
-    "sample_tensors",
-    "silenced",
-    "why_not_exported",
-]
-
 _OPSET = 20
 _LARGEST = 2**31 - 2**20  # Largest size of the weights in one ONNX file, in bytes, with room for the graph
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2

@@ -10,8 +10,6 @@ import numpy as np
 
 from ...errors import NetworkError, optional_import
 
-__all__ = ["as_picture", "check_steps", "items_of", "put_steps_", "sample_items"]
-
 _MODES = {"bilinear": "linear", "bicubic": "cubic"}
 _CUBIC = -0.5  # Coefficient of bicubic interpolation in PIL and PyTorch; the default of ONNX is -0.75
 _CHANNELS = (1, 3, 4)

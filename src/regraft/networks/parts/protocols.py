@@ -9,8 +9,6 @@ import numpy as np
 
 from ...tensors import Tensor
 
-__all__ = ["Inputs", "Preprocessing", "Scores", "Unknowns", "on_device"]
-
 Inputs = Tensor | dict[str, Tensor]  # One batch in the form that the network takes: a tensor, or named tensors (for example text)
 Scores = dict[str, Tensor]  # Logits by task name, each (N, C)
 

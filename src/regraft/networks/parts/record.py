@@ -21,8 +21,6 @@ from .head import Head, head_called
 from .protocols import Inputs, Preprocessing, Scores, Unknowns
 from .structure import Block, Layer, Point, prefixes
 
-__all__ = ["Record"]
-
 T = TypeVar("T")
 
 

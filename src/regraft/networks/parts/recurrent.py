@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GATES", "cells", "cells_as_operators", "replaced", "weights_of"]
-
 GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 """Gate order of ONNX, as positions in PyTorch. Keras has PyTorch's order for an LSTM, and that of ONNX for a GRU."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["film", "lhuc"]
-
 
 def lhuc(amplitudes: Tensor) -> Tensor:
     """Return the scale r(a) = 2 sigmoid(a) per channel, (C,), between 0 and 2; `amplitudes` a is (C,), and a = 0 is the identity.

@@ -14,22 +14,6 @@ from torch.nn import Embedding, Module, Parameter
 from ...errors import NetworkError, near_names
 from ..tracing import flat_tensors
 
-__all__ = [
-    "Block",
-    "Layer",
-    "Point",
-    "below",
-    "block_end",
-    "blocks_of",
-    "merged_blocks",
-    "numbered",
-    "points_in",
-    "prefixes",
-    "readers",
-    "torch_layers",
-    "torch_units",
-]
-
 _MOST_BLOCKS = 40
 _OPENED = {"Sequential", "ModuleList", "ModuleDict"}  # Container classes that never form a block
 

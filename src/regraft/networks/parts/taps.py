@@ -10,21 +10,6 @@ import numpy as np
 
 from ...errors import NetworkError, near_names
 
-__all__ = [
-    "GRID",
-    "INPUT",
-    "POOLS",
-    "STD_FLOOR",
-    "VECTOR",
-    "Tap",
-    "TapSlice",
-    "checked_points",
-    "grid_shares",
-    "nothing_left",
-    "pools_at",
-    "slices_of",
-]
-
 INPUT = "input"
 POOLS = ("mean", "std", "rows", "columns", "token")
 VECTOR = "vector"

@@ -35,8 +35,6 @@ from .conditioned import (
 from .graft import Graft, find_graft, module_at, set_submodule_, without
 from .sites import fold_, give_bias_, is_plain, shared_weights
 
-__all__ = ["INSIDE", "folded", "settled"]
-
 _CONDITION = "condition"
 _WIDEST = 4096  # Widest input vector that a linear layer is put before: its weight has the square of that many entries
 

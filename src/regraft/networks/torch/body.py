@@ -36,8 +36,6 @@ from .programs import FEATURES, OnnxProgram, TorchProgram, logits_name, refuse_p
 from .sites import Site, find_sites
 from .wrappers import call_module, tap_slices
 
-__all__ = ["TorchBody", "inspected"]
-
 _KINDS = {"multi_label_classification": "multi-label", "regression": "regression"}
 """Task kinds that a Hugging Face config names and that the logits do not show."""
 _ORDERS = (torch.contiguous_format, torch.channels_last)

@@ -36,8 +36,6 @@ from .heads import last_axis, like, new_head
 from .plain import copied
 from .wrappers import AttachedHead, BranchedNetwork, EndedNetwork, JoinedNetwork, StackedHead, TappedNetwork, call_module
 
-__all__ = ["EDITS"]
-
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 

@@ -14,18 +14,6 @@ from ..parts.scaling import film, lhuc
 from .graft import Graft
 from .sites import Site, changed_at, fold_
 
-__all__ = [
-    "AdjustedNetwork",
-    "Adjustment",
-    "CodeMap",
-    "CodeTable",
-    "CodedNetwork",
-    "EntranceNetwork",
-    "GivenInput",
-    "ResidualEntrance",
-    "over_channels",
-]
-
 _OVER_CHANNELS: dict[int, type[Module]] = {3: Conv1d, 4: Conv2d, 5: Conv3d}
 
 

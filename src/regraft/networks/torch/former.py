@@ -15,8 +15,6 @@ from ..parts.taps import Tap
 from .conditioned import CodedNetwork
 from .graft import Graft, find_graft
 
-__all__ = ["former_names", "present_names", "with_present_facts", "with_present_names"]
-
 
 def former_names(module: Module) -> dict[str, str]:
     """Return the former name of each layer, parameter and buffer of an edited `module`, by its present one; empty without edits."""

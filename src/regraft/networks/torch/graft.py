@@ -9,8 +9,6 @@ from torch.nn import Module
 
 from ..parts.structure import numbered
 
-__all__ = ["Graft", "find_graft", "for_exporter_", "grafts", "module_at", "set_submodule_", "within", "without"]
-
 G = TypeVar("G", bound="Graft")
 
 _NETWORK = "network"

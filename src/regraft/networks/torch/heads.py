@@ -22,8 +22,6 @@ from ..parts.head import FoundHead, Head
 from ..tracing import Trace, as_tensor, flat_tensors, head_reading, named_logits
 from .plain import copied
 
-__all__ = ["find_head", "is_rowwise", "is_wide", "last_axis", "like", "new_head", "parted_rows", "put_", "row_weight"]
-
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _COUNTS = ("out_features", "out_channels", "num_classes", "n_classes")
 
@@ -78,7 +76,7 @@ def last_axis(layer: Module) -> bool:
     return not isinstance(layer, _CONVOLUTIONS)
 
 
-def is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
+def _is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
     """Tell whether each logit of a layer depends on one row of its weight, so that permuting rows permutes logits.
     This holds for linear layers and convolutions. Other layers (cosine heads) are tested with permuted rows."""
     if isinstance(module, (torch.nn.Linear, *_CONVOLUTIONS)):
@@ -219,7 +217,7 @@ def _summed(modules: Mapping[str, Module], seen: Trace, *, result: Tensor, run: 
     rows = [name for name in seen.order if name in seen.outputs and row_weight(modules[name]) is not None]
     names = [name for name in rows if not is_wide(modules[name])]
     plain = [name for name in names if not _is_normalised(name, modules, seen=seen)]
-    rows = [name for name in plain if is_rowwise(modules[name], seen.inputs[name], output=seen.outputs[name])]
+    rows = [name for name in plain if _is_rowwise(modules[name], seen.inputs[name], output=seen.outputs[name])]
     found = summed_layers(modules, seen, names=rows, result=result, run=run)
     if found is None:
         return None
@@ -233,7 +231,7 @@ def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result:
     if not isinstance(output, Tensor):
         return None
     reading = head_reading(output, result[:, None] if flat else result, channels_last=isinstance(module, Linear))
-    if reading is None or _is_normalised(name, modules, seen=seen) or not is_rowwise(module, seen.inputs[name], output=output):
+    if reading is None or _is_normalised(name, modules, seen=seen) or not _is_rowwise(module, seen.inputs[name], output=output):
         return None
     if reading == "tail" and is_wide(module):  # an encoder's last feature maps and their average: no head
         return None

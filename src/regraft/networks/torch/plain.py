@@ -18,8 +18,6 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ...errors import NetworkError
 
-__all__ = ["InOneMapping", "copied", "in_single_precision", "made_plain", "unwrapped"]
-
 _OF_TORCH = ("_modules", "_parameters", "_buffers")
 M = TypeVar("M", bound=Module)
 T = TypeVar("T")

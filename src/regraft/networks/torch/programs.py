@@ -15,8 +15,6 @@ from ...files.formats import reason_of
 from ..onnx.session import run_session, session_of
 from ..tracing import as_tensor
 
-__all__ = ["FEATURES", "OnnxProgram", "TorchProgram", "input_name", "logits_name", "refuse_program"]
-
 FEATURES = "features.0"  # Output that holds the features of the head. A name with a dot never occurs inside the network
 _TYPES = {
     **{"tensor(float)": torch.float32, "tensor(double)": torch.float64, "tensor(float16)": torch.float16, "tensor(bool)": torch.bool},

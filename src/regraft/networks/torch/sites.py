@@ -16,8 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .graft import module_at
 from .plain import copied
 
-__all__ = ["Site", "changed_at", "find_sites", "fold_", "give_bias_", "is_plain", "shared_weights"]
-
 _LINEAR = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 

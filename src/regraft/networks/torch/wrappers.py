@@ -19,18 +19,6 @@ from ..tracing import as_tensor, capture, flat_tensors, pooled, read_by
 from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput
 from .graft import Graft, grafts, module_at
 
-__all__ = [
-    "AttachedHead",
-    "BranchedNetwork",
-    "EndedNetwork",
-    "Join",
-    "JoinedNetwork",
-    "StackedHead",
-    "TappedNetwork",
-    "call_module",
-    "tap_slices",
-]
-
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     **{name: getattr(torch.nn.functional, name) for name in ACTIVATIONS if name not in ("linear", "softmax")},
     "linear": lambda scores: scores,
