@@ -31,20 +31,13 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class ServedNetwork:
-    """Network in an ONNX file, for prediction only.
-
-    Attributes:
-        heads: by task, with class names, kinds and thresholds; without weights.
-        preprocessing: from raw examples to network inputs.
-        coding: the conditions whose codes are in the file; None if there are none.
-        inside: whether the preprocessing is part of the graph.
-    """
+    """Network in an ONNX file, for prediction only."""
 
     session: Any
-    heads: dict[str, Head]
-    preprocessing: Preprocessing
-    coding: Coding | None
-    inside: bool
+    heads: dict[str, Head]  # by task, with class names, kinds and thresholds; without weights
+    preprocessing: Preprocessing  # from raw examples to network inputs
+    coding: Coding | None  # the conditions whose codes are in the file; None if there are none
+    inside: bool  # whether the preprocessing is part of the graph
 
     @property
     def head(self) -> Head:
@@ -107,9 +100,7 @@ class ServedNetwork:
 
 def serve(path: Path) -> ServedNetwork:
     """Open an ONNX file that regraft wrote, to run it with ONNX Runtime.
-
-    Class names, kinds, thresholds and preprocessing come from the file's metadata.
-    """
+    Class names, kinds, thresholds and preprocessing come from the file's metadata."""
     model, texts = read_onnx_with_facts(path)
     shown = repr(printable(path))
     facts = own_facts(texts, what=shown)

@@ -17,15 +17,10 @@ from typing import Any, TypeVar
 
 from ..errors import RegraftError, SettingError, optional_import
 
-__all__ = ["WorkerLostError", "all_see", "alongside", "check_cluster", "on_cluster", "other_machines", "packed", "unpacked", "workers_of"]
-
 T = TypeVar("T")
-_RETRIES = 5
-"""Number of retries of a task after its worker or machine is lost."""
-_AHEAD = 2
-"""Tasks in flight per processor. The limit keeps results from piling up before they are consumed."""
-_opened: dict[str, Any] = {}
-"""Shared data of the current run in a worker, by their Ray id."""
+_RETRIES = 5  # Number of retries of a task after its worker or machine is lost
+_AHEAD = 2  # Tasks in flight per processor. The limit keeps results from piling up before they are consumed
+_opened: dict[str, Any] = {}  # Shared data of the current run in a worker, by their Ray id
 
 
 def check_cluster(cluster: str) -> None:
@@ -123,9 +118,7 @@ def alongside(
     work: Callable[[Any, Any], Any], shared: bytes, *, pieces: Sequence[Any], machines: Sequence[str], threads: int
 ) -> Iterator[Callable[[], None]]:
     """Run a function once on each of several machines, in parallel with the body of the context.
-
-    Yield a function to call while this process waits for the others to start. It takes a moment, and raises if one of them has ended.
-    """
+    Yield a function to call while this process waits for the others to start. It takes a moment, and raises if one of them has ended."""
     ray = _ray()
     kept, processors = ray.put(shared), {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes()}
     running = []

@@ -25,8 +25,6 @@ from ...files.text import printable
 from ..sources.building import cached_only_when_offline
 from ..sources.torch_files import read_torch_weights
 
-__all__ = ["ADAPTER_FILE", "checked_config", "hub_folder", "read_hub_json", "read_hub_weights"]
-
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -153,10 +151,8 @@ def _allowed(content: Mapping[str, Any], made_of: Any, *, what: str) -> dict[str
 
 def _declared(made_of: type) -> frozenset[str]:
     """Return the keys that a configuration class takes: its dataclass fields or, in earlier versions of the library, its arguments.
-
-    They include the former names that it still reads and the values that it derives; without them the configuration would describe
-    another network.
-    """
+    They include the former names that it still reads and the values that it derives; without them the configuration would describe another
+    network."""
     if dataclasses.is_dataclass(made_of):
         names = {each.name for each in dataclasses.fields(made_of)}
     else:

@@ -29,10 +29,7 @@ __all__ = ["PooledEncoder", "hub_module", "live_hub", "open_hub"]
 
 class PooledEncoder(Module):
     """A bare Transformers encoder with pooled hidden states.
-
-    Attributes:
-        pooling: "mean" averages over positions that are not padding; "cls" takes the first position.
-    """
+    `pooling`: "mean" averages over positions that are not padding; "cls" takes the first position."""
 
     def __init__(self, encoder: Module, pooling: str = "mean") -> None:
         super().__init__()
@@ -94,9 +91,7 @@ def open_hub(name: str, *, pretrained: bool) -> Opened:
 
 def live_hub(module: Module) -> Opened | None:
     """Return a Transformers classifier in memory with its class names and sample; None for any other module.
-
-    A saved folder opens it again from its configuration, provided that the configuration builds the same network.
-    """
+    A saved folder opens it again from its configuration, provided that the configuration builds the same network."""
     kind = type(module)
     if not kind.__module__.startswith("transformers.models.") or not any(suffix in kind.__name__ for suffix in _HUB_HEADS):
         return None
@@ -238,9 +233,7 @@ def _hub_sample(folder: Path, module: Module, *, transformers: Any, notes: list[
 
 def _features_spec(found: Mapping[str, Any], shape: tuple[int, ...], *, notes: list[str]) -> dict[str, Any] | None:
     """Return the audio preprocessing of a network that takes features of this shape, from the extractor class that its file names.
-
-    None if there is no such class or its features have another shape; a note says so in the second case.
-    """
+    None if there is no such class or its features have another shape; a note says so in the second case."""
     settings = sound_settings(found)
     extractor = sound_extractor(settings)
     if extractor is None:

@@ -14,26 +14,20 @@ import numpy as np
 from ...errors import NetworkError, optional_import
 from ...files.text import printable
 
-__all__ = ["features_of", "measured_processor", "numbers_of", "processor_of", "sound_extractor", "sound_settings"]
-
 _ENDING = re.compile(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$")
 _LARGEST_SIDE = 4096
 _OF_SOUND = {
     **{"chunk_length": (0, 60), "sampling_rate": (1, 48_000), "hop_length": (64, 10_000), "n_fft": (1, 8192)},
     **{"feature_size": (1, 1024), "num_mel_bins": (1, 1024)},
 }
-_OTHERS_OF_SOUND = (-10_000, 10_000)
-"""Allowed range of the other settings of audio features: larger values could exhaust the memory."""
-_HEIGHT, _WIDTH = 300, 420
-"""Size of the test images: neither square nor common."""
+_OTHERS_OF_SOUND = (-10_000, 10_000)  # Allowed range of the other settings of audio features: larger values could exhaust the memory
+_HEIGHT, _WIDTH = 300, 420  # Size of the test images: neither square nor common
 _TOLERANCE = 0.02
 
 
 def processor_of(found: Mapping[str, Any], *, transformers: Any, folder: Path) -> Any:
     """Return the processor that a preprocessor's file describes: a class of the library, built from the numbers in the file alone.
-
-    None if the file names no class of the library, or the class cannot be built (for example for a missing dependency).
-    """
+    None if the file names no class of the library, or the class cannot be built (for example for a missing dependency)."""
     named = found.get("image_processor_type") or found.get("feature_extractor_type")
     made_of = None
     if isinstance(named, str) and named.isidentifier() and _ENDING.search(named):
@@ -60,9 +54,7 @@ def sound_settings(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def sound_extractor(settings: Mapping[str, Any]) -> Any:
     """Return the extractor of a network's audio features (AST, Whisper): a class of the library, built from these numbers alone.
-
-    None if they name no class of the library, or the class cannot be built (for example for a missing dependency).
-    """
+    None if they name no class of the library, or the class cannot be built (for example for a missing dependency)."""
     settings = sound_settings(settings)
     named = settings.get("feature_extractor_type")
     if not isinstance(named, str) or not named.isidentifier() or not named.endswith("FeatureExtractor"):
@@ -112,10 +104,8 @@ def numbers_of(processor: Mapping[str, Any], key: str, *, count: int, folder: Pa
 
 def measured_processor(processor: Any) -> dict[str, Any] | None:
     """Return the measured behaviour of a processor of RGB images as the fields of `ImagePreprocessing`.
-
     Uniform images show scale, mean, standard deviation and channel order. An image of gradients shows the crop and its size. None if the
-    fields cannot express the behaviour, for example padding or a size that depends on the image.
-    """
+    fields cannot express the behaviour, for example padding or a size that depends on the image."""
     pictures = optional_import("PIL.Image", "vision", purpose="The processor of a network of pictures")
 
     def answer(pixels: np.ndarray) -> np.ndarray:

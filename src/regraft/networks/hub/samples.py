@@ -13,10 +13,7 @@ from ...errors import NetworkError
 from ..contract import Inputs
 from ..samples import sample_of
 
-__all__ = ["hub_sample", "pad_token_", "picture_shape", "suited_tokens"]
-
-_SIDE = 224
-"""Default image size, if neither the configuration nor the preprocessor states one."""
+_SIDE = 224  # Default image size, if neither the configuration nor the preprocessor states one
 _TOKENS, _SAMPLES = 8, 32_000
 
 
@@ -37,7 +34,7 @@ def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs
             "transformers, and give a module around it that cuts pictures into patches: regraft.load(module, inputs=(3, 256, 256))."
         )
     if name in ("pixel_values", "inputs"):
-        return sample_of(picture_shape(config, side=side))
+        return sample_of(_picture_shape(config, side=side))
     bands = getattr(config, "num_mel_bins", None)
     if name in ("input_values", "input_features") and not bands and getattr(config, "conv_dim", None):
         return sample_of((_SAMPLES,))
@@ -52,7 +49,7 @@ def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs
     )
 
 
-def picture_shape(config: Any, *, side: tuple[int, int] | None) -> tuple[int, int, int]:
+def _picture_shape(config: Any, *, side: tuple[int, int] | None) -> tuple[int, int, int]:
     """Return the (channels, height, width) of a network's images; `side` is the default size."""
     seen = config if getattr(config, "vision_config", None) is None else config.vision_config
     size = getattr(seen, "image_size", None) or side or _SIDE
@@ -80,9 +77,7 @@ def suited_tokens(module: Module, sample: Inputs) -> Inputs:
 
 def pad_token_(settings: Any, tokenizer: Mapping[str, Any], *, named: Mapping[str, Any]) -> list[str]:
     """Set the padding token of a configuration without one, because classifiers look for the last token before it; return the notes.
-
-    It is the tokenizer's padding token, or else its end token, which `TextPreprocessing` then pads with.
-    """
+    It is the tokenizer's padding token, or else its end token, which `TextPreprocessing` then pads with."""
     inner = settings.get_text_config()
     if getattr(inner, "pad_token_id", None) is not None or not getattr(inner, "vocab_size", None):
         return []

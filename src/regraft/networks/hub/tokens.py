@@ -11,10 +11,7 @@ from torch import Tensor
 from ..contract import Inputs, Network
 from ..tracing import trace
 
-__all__ = ["known_positions", "known_tokens"]
-
-_OFFSET = 2
-"""Rows before the first position that a table of positions may have, as in RoBERTa and BART."""
+_OFFSET = 2  # Rows before the first position that a table of positions may have, as in RoBERTa and BART
 
 
 def known_tokens(network: Network) -> int | None:

@@ -12,8 +12,6 @@ from torch.nn import functional
 
 from .graph import Attention, Recurrent, attended
 
-__all__ = ["whole_layers_"]
-
 _PARTS = ("query", "key", "value")
 
 

@@ -36,17 +36,13 @@ from .graph import SOURCE, LayerGraph
 from .keras_reader import KerasReader
 from .torch_reader import TorchReader, Turned, channels_last
 
-__all__ = ["as_application", "as_keras", "as_torch"]
-
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
 """Largest allowed difference, relative to the largest score; the second applies to a source that computes in 16 bits."""
 
 
 def as_torch(network: Network, *, turn: bool = True) -> Network:
     """Convert a Keras network to PyTorch layers.
-
-    With `turn`, images that are the only input become channels first, as PyTorch's convolutions need.
-    """
+    With `turn`, images that are the only input become channels first, as PyTorch's convolutions need."""
     return _converted(network, _torch_of, turn=turn)
 
 
@@ -131,9 +127,7 @@ def _keras_of(network: Network, *, turned: bool) -> tuple[Network, Mapping[str, 
 
 def as_application(network: Network, plain: Network, *, architecture: Any) -> Network:
     """Copy a network's weights into a Keras model layer by layer, and return it if it computes the same function.
-
-    `architecture` must have weights of the same shapes in the same order.
-    """
+    `architecture` must have weights of the same shapes in the same order."""
     if network.family != "keras":
         _take_prepared_(architecture)
     aside = _PREPARING if network.family != "keras" else ()

@@ -14,8 +14,6 @@ from ..parts.taps import grid_shares
 from .graph import STEPWISE
 from .keras_reader import ACTIVATIONS, Call, KerasReader, Row, Value, array_of, refusal
 
-__all__ = ["ROWS"]
-
 
 def _dense(reader: KerasReader, call: Call) -> Value:
     (value,) = map(reader.as_keras, call.values)
@@ -209,8 +207,7 @@ def _both_ways(reader: KerasReader, call: Call) -> Value:
     return _cells(reader, call, parts=[call.layer.forward_layer, call.layer.backward_layer])
 
 
-_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
-"""Gate order in PyTorch, as positions in Keras."""
+_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}  # Gate order in PyTorch, as positions in Keras
 
 
 def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> Value:

@@ -13,8 +13,6 @@ from .keras_reader import ACTIVATIONS
 from .torch_reader import LEAST, Operation, Row, States, TorchReader, Turned, axes_of, each, edged, last_of, plain
 from .torch_shapes import SHAPES
 
-__all__ = ["ROWS"]
-
 # ── layers with weights ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -39,8 +39,7 @@ __all__ = [
     "layer_of",
 ]
 
-SOURCE = "layers"
-"""Origin of a network that is built from such a list."""
+SOURCE = "layers"  # Origin of a network that is built from such a list
 _INPUT = "input"
 _NUMBERS = (bool, int, float, str, type(None))
 
@@ -239,9 +238,7 @@ class Function(nn.Module):
 
 class Cells(nn.RNNBase):
     """Recurrent layer that PyTorch does not have: other activations, or a GRU that resets the state before its linear map.
-
-    `activations`: of the gates, and of the state. A layer of kind "RNN" has no gates.
-    """
+    `activations`: of the gates, and of the state. A layer of kind "RNN" has no gates."""
 
     def __init__(self, kind: str, *, inputs: int, units: int, both: bool, activations: Sequence[str], after: bool) -> None:
         super().__init__("RNN_TANH" if kind == "RNN" else kind, inputs, units, batch_first=True, bidirectional=both)
@@ -299,9 +296,7 @@ _OF_ONNX = {"Tanh": "Tanh", "Sigmoid": "Sigmoid", "ReLU": "Relu", "Softsign": "S
 
 class Recurrent(nn.Module):
     """Recurrent layer over steps (N, T, d). It returns all outputs (N, T, u) or the last ones (N, u).
-
-    `own`: the settings "activations" and "after" of `Cells`; without them, the layer is PyTorch's.
-    """
+    `own`: the settings "activations" and "after" of `Cells`; without them, the layer is PyTorch's."""
 
     def __init__(
         self,
@@ -326,9 +321,7 @@ class Recurrent(nn.Module):
 
     def forward(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the outputs for the steps in `value`. Steps whose `mask` (N, T) is false do not change the state.
-
-        As in Keras, a masked step repeats the output before it, or gives zeros if the layer is bidirectional.
-        """
+        As in Keras, a masked step repeats the output before it, or gives zeros if the layer is bidirectional."""
         if self.backwards:
             value, mask = value.flip(1), None if mask is None else mask.flip(1)
         if mask is None:
@@ -444,10 +437,8 @@ def layer_of(kind: str, settings: Mapping[str, Any]) -> nn.Module:
 
 class LayerGraph(nn.Module):
     """Graph of layers.
-
     Each step is plain data: "name", "kind" (a key of `LAYERS`), "of" (names of its inputs, where "input" is a network's only input), and
-    "settings". The step names are also the module names. `inputs` names the inputs of a network that takes several.
-    """
+    "settings". The step names are also the module names. `inputs` names the inputs of a network that takes several."""
 
     def __init__(self, steps: Sequence[Mapping[str, Any]], outputs: Sequence[str], *, inputs: Sequence[str] = ()) -> None:
         super().__init__()

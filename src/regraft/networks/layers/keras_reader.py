@@ -16,8 +16,6 @@ from ..keras.structure import graph_of, no_graph, steps_of
 from ..parts.protocols import Inputs
 from .graph import layer_of
 
-__all__ = ["ACTIVATIONS", "Call", "KerasReader", "Row", "Value", "array_of", "refusal"]
-
 _ODD = re.compile(r"\W")
 _MASKED = ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "GlobalAveragePooling1D", "BatchNormalization", "TimeDistributed")
 """Layers that accept a mask. Batch normalization uses its mask in training only."""
@@ -25,34 +23,24 @@ _READ = ("query", "value", "key")
 _TAKEN = {"input", "outputs", "steps"}
 _Settings = dict[str, Any]
 _Weights = Mapping[str, Any]
-Row = Callable[["KerasReader", "Call"], "Value"]
-"""Converter of one kind of layer: its call in the graph -> the resulting value."""
+Row = Callable[["KerasReader", "Call"], "Value"]  # Converter of one kind of layer: its call in the graph -> the resulting value
 
 
 @dataclass(frozen=True)
 class Value:
-    """Value within the network.
-
-    Attributes:
-        tensor: the value for the sample.
-        first: whether its channels stand behind the batch, as in PyTorch's convolutions, although they stand last in Keras.
-    """
+    """Value within the network."""
 
     name: str
-    tensor: Tensor
-    first: bool = False
+    tensor: Tensor  # the value for the sample
+    first: bool = False  # whether its channels stand behind the batch, as in PyTorch's convolutions, although they stand last in Keras
 
 
 @dataclass(frozen=True)
 class Call:
-    """Call of a layer.
-
-    Attributes:
-        values: positional inputs: values, or numbers in their place.
-    """
+    """Call of a layer."""
 
     layer: Any
-    values: list[Any]
+    values: list[Any]  # positional inputs: values, or numbers in their place
     named: Mapping[str, Any]
 
     @property
@@ -64,23 +52,14 @@ class Call:
 
 @dataclass
 class KerasReader:
-    """Reader of a Keras model.
+    """Reader of a Keras model."""
 
-    Attributes:
-        sample: a batch in the axis order of the PyTorch network; by name if it takes several tensors.
-        first: whether the channels of the sample stand behind the batch, although they stand last in Keras.
-        rows: converter for each kind of layer, by class name.
-        steps: the layers, as `LayerGraph` takes them.
-        modules: the same layers with their weights, by name.
-        names: step that holds the weights of a Keras layer, by layer path.
-    """
-
-    sample: Inputs
-    first: bool
-    rows: Mapping[str, Row]
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    modules: dict[str, nn.Module] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
+    sample: Inputs  # a batch in the axis order of the PyTorch network; by name if it takes several tensors
+    first: bool  # whether the channels of the sample stand behind the batch, although they stand last in Keras
+    rows: Mapping[str, Row]  # converter for each kind of layer, by class name
+    steps: list[dict[str, Any]] = field(default_factory=list)  # the layers, as `LayerGraph` takes them
+    modules: dict[str, nn.Module] = field(default_factory=dict)  # the same layers with their weights, by name
+    names: dict[str, str] = field(default_factory=dict)  # step that holds the weights of a Keras layer, by layer path
     _turned: dict[tuple[str, bool], Value] = field(default_factory=dict)
     _unmasked: set[int] = field(default_factory=set)  # tensors that lost their mask: Keras attention removes the mask of what it reads
 
@@ -157,9 +136,7 @@ class KerasReader:
         **settings: Any,
     ) -> Value:
         """Add a step and return its value.
-
-        `first` says whether the result is channels first. None copies this from the first value.
-        """
+        `first` says whether the result is channels first. None copies this from the first value."""
         module = layer_of(kind, settings).eval()
         state = module.state_dict()
         state.update({name: _tensor(array).reshape(state[name].shape) for name, array in (weights or {}).items()})

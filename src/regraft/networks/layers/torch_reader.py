@@ -18,41 +18,18 @@ from torch.fx import Node
 from ...errors import NetworkError
 from ..keras.library import keras
 
-__all__ = [
-    "BATCH",
-    "LEAST",
-    "Operation",
-    "Row",
-    "States",
-    "TorchReader",
-    "Turned",
-    "axes_of",
-    "channels_last",
-    "each",
-    "edged",
-    "last_of",
-    "plain",
-]
-
 _ODD = re.compile(r"\W")
-BATCH = -1
-"""Stands for the batch size in shapes."""
-LEAST = -3e38
-"""Stands for minus infinity, which JSON configurations cannot hold."""
-Row = Callable[["TorchReader", "Operation"], Any]
-"""Converter of one operator: its call -> a value, or a list of values."""
+BATCH = -1  # Stands for the batch size in shapes
+LEAST = -3e38  # Stands for minus infinity, which JSON configurations cannot hold
+Row = Callable[["TorchReader", "Operation"], Any]  # Converter of one operator: its call -> a value, or a list of values
 
 
 @dataclass(frozen=True)
 class Turned:
-    """Value within the network.
-
-    Attributes:
-        axes: position in `tensor` of each axis of the PyTorch value.
-    """
+    """Value within the network."""
 
     tensor: Any
-    axes: tuple[int, ...]
+    axes: tuple[int, ...]  # position in `tensor` of each axis of the PyTorch value
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -67,18 +44,12 @@ def channels_last(rank: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Operation:
-    """Call of an operator.
-
-    Attributes:
-        kind: short name, such as "conv2d".
-        given: arguments by name: values, weights, numbers.
-        names: names of the arguments that are weights, as the module calls them.
-    """
+    """Call of an operator."""
 
     node: Node
-    kind: str
-    given: Mapping[str, Any]
-    names: Mapping[str, str]
+    kind: str  # short name, such as "conv2d"
+    given: Mapping[str, Any]  # arguments by name: values, weights, numbers
+    names: Mapping[str, str]  # names of the arguments that are weights, as the module calls them
 
     def __getitem__(self, name: str) -> Any:
         return self.given[name]
@@ -111,21 +82,13 @@ class Operation:
 
 @dataclass
 class TorchReader:
-    """Reader of an exported program.
+    """Reader of an exported program."""
 
-    Attributes:
-        rows: converter for each operator, by short name.
-        held: whether a module stays frozen, by name.
-        called: module names, by path within the program.
-        taken: names that no further layer gets.
-        names: Keras layer that holds the weights of a module, by module name.
-    """
-
-    rows: Mapping[str, Row]
-    held: Callable[[str], bool]
-    called: Mapping[str, str]
-    taken: list[str]
-    names: dict[str, str] = field(default_factory=dict)
+    rows: Mapping[str, Row]  # converter for each operator, by short name
+    held: Callable[[str], bool]  # whether a module stays frozen, by name
+    called: Mapping[str, str]  # module names, by path within the program
+    taken: list[str]  # names that no further layer gets
+    names: dict[str, str] = field(default_factory=dict)  # Keras layer that holds the weights of a module, by module name
     _layers: dict[tuple[Node, ...], Any] = field(default_factory=dict)
     _values: dict[Node, Any] = field(default_factory=dict)
     _weights: dict[Node, str] = field(default_factory=dict)

@@ -15,8 +15,6 @@ from ..keras.library import keras
 from ..parts.taps import grid_shares
 from .torch_reader import BATCH, LEAST, Operation, Row, States, TorchReader, Turned, axes_of, channels_last, each, edged, last_of, plain
 
-__all__ = ["SHAPES"]
-
 
 def _same(_reader: TorchReader, call: Operation) -> Turned:
     return call.value

@@ -7,8 +7,6 @@ from collections.abc import Collection, Iterable, Sequence
 
 from .weights import Weight
 
-__all__ = ["Places", "address_bases"]
-
 _CONTAINERS = frozenset({"sequential", "functional", "model"})
 _RECURRENT = frozenset({"lstm", "gru", "simple_rnn", "conv_lstm1d", "conv_lstm2d"})
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["alignments"]
-
 
 def _table(first: Sequence[object], second: Sequence[object]) -> list[list[int]]:
     """Return the size of the largest alignment for every pair of prefixes."""

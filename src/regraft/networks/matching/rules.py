@@ -16,8 +16,6 @@ from .addresses import Places, address_bases
 from .alignment import alignments
 from .weights import Matching, Weight
 
-__all__ = ["ORDER", "by_order", "by_shape", "match"]
-
 _PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.", "net.")
 _SAME = "same name"
 _PLACE = "same place among the layers of its class"
@@ -51,10 +49,8 @@ class _Found:
 
 def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str] = (), by_address: bool = False) -> Matching:
     """Match the weights of a file to those of a network.
-
     Auto-generated Keras names (`dense_3`) count as positions among the layers of their class. They are ignored if file and network have
-    different numbers of such layers. With `by_address` all layer names may count as auto-generated, and matching by order is skipped.
-    """
+    different numbers of such layers. With `by_address` all layer names may count as auto-generated, and matching by order is skipped."""
     names = _by_name(source, target)
     enough = max(1, min(len(source), len(target)) // 2)
     if by_address and names.size() < enough:
@@ -166,9 +162,7 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 def _by_tail(source: Sequence[Weight], target: Sequence[Weight]) -> _Found:
     """Match names by their longest common suffix, for prefixes that differ from layer to layer.
-
-    A suffix must be unique on each side, and its first part must not be a number.
-    """
+    A suffix must be unique on each side, and its first part must not be a number."""
     found, ours, theirs = _Found(), _parts(source), _parts(target)
     most = max((len(parts) for parts in (*ours.values(), *theirs.values())), default=0)
     for length in range(most, 1, -1):
@@ -210,9 +204,7 @@ def _layers(weights: Sequence[Weight], indices: Iterable[int]) -> list[list[int]
 
 def _by_order(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str]) -> _Found | None:
     """Match the n-th weight to the n-th if all shapes agree except those of the head (default: the last layer); else return None.
-
-    The head may be missing in the file, or in the network if `head` is empty.
-    """
+    The head may be missing in the file, or in the network if `head` is empty."""
     if not source or not target:
         return None
     heads = {index for index, weight in enumerate(target) if weight.layer in (head or {target[-1].layer})}

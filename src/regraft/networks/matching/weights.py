@@ -11,26 +11,17 @@ import torch
 
 from ..account import Account
 
-__all__ = ["Matching", "Weight", "fill_"]
-
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor of a file or of a network.
+    """One tensor of a file or of a network."""
 
-    Attributes:
-        name: full name; the part after the last dot is the tensor's name within its layer.
-        kind: class of the layer, or "" if unknown.
-        value: the array (NumPy or torch), or None if only the shape matters.
-        label: name in the account, if another one.
-    """
-
-    name: str
+    name: str  # full name; the part after the last dot is the tensor's name within its layer
     shape: tuple[int, ...]
     layer: str
-    kind: str = ""
-    value: Any = field(default=None, repr=False, compare=False)
-    label: str = ""
+    kind: str = ""  # class of the layer, or "" if unknown
+    value: Any = field(default=None, repr=False, compare=False)  # the array (NumPy or torch), or None if only the shape matters
+    label: str = ""  # name in the account, if another one
 
     @property
     def shown(self) -> str:
@@ -40,15 +31,10 @@ class Weight:
 
 @dataclass(frozen=True)
 class Matching:
-    """Result of matching.
+    """Result of matching."""
 
-    Attributes:
-        pairs: (index in the source, index in the target, rule); the shapes of a pair are equal.
-        account: a readable form of the pairs, with the unmatched weights of both sides.
-    """
-
-    pairs: tuple[tuple[int, int, str], ...]
-    account: Account
+    pairs: tuple[tuple[int, int, str], ...]  # (index in the source, index in the target, rule); the shapes of a pair are equal
+    account: Account  # a readable form of the pairs, with the unmatched weights of both sides
 
 
 def fill_(source: Sequence[Weight], target: Sequence[Weight], *, found: Matching) -> Account:

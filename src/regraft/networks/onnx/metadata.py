@@ -11,8 +11,6 @@ from ...files.formats import reason_of
 from ...files.schema import Plain, checked
 from ..parts.facts import Activation, Kind, Share
 
-__all__ = ["OwnFacts", "TaskFacts", "own_facts"]
-
 
 class TaskFacts(Plain):
     """Facts of one task."""

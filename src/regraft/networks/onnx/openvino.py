@@ -8,16 +8,12 @@ from typing import Any
 from ...errors import NetworkError, optional_import
 from ...files.formats import reason_of
 
-__all__ = ["openvino_program"]
-
 _TYPES = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def openvino_program(content: bytes, *, threads: int, precision: str = "float32") -> Callable[[Mapping[str, Any]], list[Any]]:
     """Return a function that maps input arrays by name to all outputs of a model, in order.
-
-    OpenVINO computes in 16 bits by default if the CPU can. This function uses the requested precision instead.
-    """
+    OpenVINO computes in 16 bits by default if the CPU can. This function uses the requested precision instead."""
     library = optional_import("openvino", "engines", purpose="engine='openvino'")
     how = {"INFERENCE_PRECISION_HINT": _TYPES[precision], "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     try:

@@ -13,10 +13,7 @@ from typing import Any
 from ...errors import NetworkError, optional_import
 from ...files.formats import reason_of
 
-__all__ = ["run_session", "session_of"]
-
-_SHARE_OF_MEMORY = 0.5
-"""Share of the machine's memory; the rest is for other data."""
+_SHARE_OF_MEMORY = 0.5  # Share of the machine's memory; the rest is for other data
 
 
 def session_of(content: bytes, *, threads: int = 0, what: str = "the network") -> Any:
@@ -39,9 +36,7 @@ def session_of(content: bytes, *, threads: int = 0, what: str = "the network") -
 
 def run_session(session: Any, feeds: Mapping[str, Any], *, seconds: float | None = None) -> list[Any]:
     """Return all outputs of a session, in order.
-
-    The run stops after `seconds`; None sets no limit.
-    """
+    The run stops after `seconds`; None sets no limit."""
     options = _onnxruntime().RunOptions()
     limit = None if seconds is None else threading.Timer(seconds, setattr, (options, "terminate", True))
     try:

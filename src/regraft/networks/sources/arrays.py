@@ -19,8 +19,6 @@ from ...files.text import printable
 from ..account import Account
 from ..matching import ORDER, Matching, Weight, fill_, match
 
-__all__ = ["ARRAY_ENDINGS", "put_arrays_", "read_weight_arrays", "refuse_pickle"]
-
 ARRAY_ENDINGS = (".npz", ".mat")
 _PICKLES = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz", ".joblib")
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

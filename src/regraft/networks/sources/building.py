@@ -23,10 +23,7 @@ from ...files.formats import reason_of
 from ...files.text import printable
 from ..edits import Edit
 
-__all__ = ["Limits", "building", "cached_only_when_offline"]
-
-_hub_switch = threading.RLock()
-"""Held while the offline switch of the hub client changes, because all threads share it."""
+_hub_switch = threading.RLock()  # Held while the offline switch of the hub client changes, because all threads share it
 
 _MIB = 2**20
 _SLACK_BYTES = 256 * _MIB
@@ -36,21 +33,15 @@ _SHAPED = ("empty", "zeros", "ones", "full", "rand", "randn", "randint", "randpe
 _MAKERS = frozenset(getattr(torch, name) for name in (*_SHAPED, "empty_strided", "empty_permuted", "tril_indices", "triu_indices"))
 _ALWAYS, _FACTOR = 2**30, 16
 """Bytes that any architecture in a file may take, and the multiple of its weights: initializing one takes a few tensors of its size."""
-_TILE = 65_537
-"""Length of the random block that stands for drawn weights. It is prime, so that no two rows of a weight are equal."""
+_TILE = 65_537  # Length of the random block that stands for drawn weights. It is prime, so that no two rows of a weight are equal
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on building an architecture.
+    """Limits on building an architecture."""
 
-    Attributes:
-        size: bytes of all tensors together.
-        count: number of tensors.
-    """
-
-    size: int
-    count: int
+    size: int  # bytes of all tensors together
+    count: int  # number of tensors
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
@@ -88,10 +79,8 @@ def _memory() -> int:
 @contextmanager
 def building(what: str, limits: Limits, *, drawn: bool = True, remedy: str = "") -> Iterator[None]:
     """Build an architecture from a file within limits and without network access. Any failure becomes a NetworkError.
-
     All tensors made inside the context count. Hub access is off because some networks of transformers fetch kernels when they are built.
-    `drawn=False` fills weights with placeholder numbers instead of drawing them.
-    """
+    `drawn=False` fills weights with placeholder numbers instead of drawing them."""
     constants = sys.modules.get("huggingface_hub.constants")
     try:
         with _hub_switch, _without_hub(constants) if constants else nullcontext(), _Counted(what, limits, drawn=drawn):
@@ -176,9 +165,7 @@ def _renamed(named: Mapping[str, Any]) -> dict[str, Any]:
 
 def _filled_(tensor: Tensor, span: tuple[float, float] | None, *, seed: int) -> bool:
     """Fill a tensor with copies of one random block within a range, and return whether that was possible.
-
-    Each tensor gets another block. Otherwise two heads whose mean is the output would be equal, and each would look like the only one.
-    """
+    Each tensor gets another block. Otherwise two heads whose mean is the output would be equal, and each would look like the only one."""
     if span is None:
         return True
     low, high = span

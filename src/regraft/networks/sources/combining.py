@@ -14,12 +14,8 @@ from ..torch.family import open_torch
 from ..torch.graft import for_exporter_
 from ..tracing import as_tensor
 
-__all__ = ["COMBINED", "SideBySide", "torch_side_by_side"]
-
-COMBINED = "combined"
-"""Origin of a combined network. Its "parts" hold the origins of the parts."""
-_WITHOUT_CLASSES = {"module", "onnx"}
-"""Origins whose modules cannot be rebuilt from their description alone."""
+COMBINED = "combined"  # Origin of a combined network. Its "parts" hold the origins of the parts
+_WITHOUT_CLASSES = {"module", "onnx"}  # Origins whose modules cannot be rebuilt from their description alone
 
 
 class SideBySide(Module):

@@ -15,16 +15,12 @@ from ...files.pmml_reading import read_pmml
 from ...files.text import printable
 from .zoo import Opened
 
-__all__ = ["dense_module", "open_dense"]
-
 _ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "softsign": nn.Softsign}
 
 
 def open_dense(path: Path) -> Opened:
     """Open the neural network of a PMML file as PyTorch layers in single precision.
-
-    The result carries class names, preprocessing, and a note that lists the columns in order.
-    """
+    The result carries class names, preprocessing, and a note that lists the columns in order."""
     found, notes = read_pmml(path)
     name = _name_of(found)
     module = dense_module(name)

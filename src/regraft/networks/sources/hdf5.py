@@ -14,19 +14,13 @@ from ...errors import NetworkError, UnsafeFileError, optional_import
 from ...files.sizes import refuse_expansion
 from ...files.text import printable
 
-__all__ = ["address", "check_h5", "check_heaps", "is_bfloat16"]
-
 _DEEPEST = 100
-_HEAP = b"GCOL\x01"
-"""First bytes of a global heap, which holds texts."""
+_HEAP = b"GCOL\x01"  # First bytes of a global heap, which holds texts
 _BLOCK = 2**20
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "checksum", 32000: "lzf"}
-_INTEGER, _FLOAT, _STRING, _OPAQUE, _ENUM = 0, 1, 3, 5, 8
-"""HDF5 type classes."""
-_NUMBERS = (_INTEGER, _FLOAT, _ENUM, _OPAQUE)
-"""Type classes of data sets. Booleans are enumerations, and bfloat16 is opaque."""
-_FACTS = (_INTEGER, _FLOAT, _ENUM, _STRING)
-"""Type classes of attributes."""
+_INTEGER, _FLOAT, _STRING, _OPAQUE, _ENUM = 0, 1, 3, 5, 8  # HDF5 type classes
+_NUMBERS = (_INTEGER, _FLOAT, _ENUM, _OPAQUE)  # Type classes of data sets. Booleans are enumerations, and bfloat16 is opaque
+_FACTS = (_INTEGER, _FLOAT, _ENUM, _STRING)  # Type classes of attributes
 
 
 def _h5() -> Any:
@@ -35,9 +29,7 @@ def _h5() -> Any:
 
 def check_h5(file: Any, *, size: int, shown: str, texts: bool = False) -> None:
     """Raise unless everything in an HDF5 file lies in the file itself, once, and has the declared size.
-
-    `size` is the size of the file in bytes.
-    """
+    `size` is the size of the file in bytes."""
     if file.id.get_create_plist().get_sizes() != (8, 8):
         raise NetworkError(f"{shown} holds addresses or lengths that are not of 8 bytes; expected a file as Keras writes it.")
     if file.userblock_size:
@@ -52,9 +44,7 @@ def check_h5(file: Any, *, size: int, shown: str, texts: bool = False) -> None:
 
 def check_heaps(stream: IO[bytes], shown: str) -> None:
     """Raise if a heap of texts holds an object of length zero, which would put the library into an endless loop.
-
-    `stream` is the file before the library opens it; its position is moved.
-    """
+    `stream` is the file before the library opens it; its position is moved."""
     for start in _heaps(stream):
         end, at = start + int.from_bytes(_read_at(stream, start + 8, size=8), "little"), start + 16
         while at + 16 <= end and len(head := _read_at(stream, at, size=16)) == 16:

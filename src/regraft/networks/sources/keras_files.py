@@ -29,8 +29,6 @@ from .building import Limits, building
 from .keras_guard import check_config, serialized_parts
 from .keras_weights import file_kind, opened_h5, put_keras_weights_, weight_bytes
 
-__all__ = ["is_full_model", "open_keras_file", "open_saved_keras"]
-
 _GONE = {
     "DepthwiseConv2D": ("groups",),
     "LSTM": ("time_major",),
@@ -83,10 +81,8 @@ def open_keras_file(path: str | Path) -> Any:
 
 def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None) -> Network:
     """Open the network of a saved folder with its weights and edits. The class names are read elsewhere.
-
     `model` is an instance of the user's class as it was before its edits, which are applied again. It is None if the file holds the whole
-    architecture.
-    """
+    architecture."""
     told, source = facts["network"], {"source": str(path.parent)}
     edits = tuple(edit_from_dict(edit) for edit in told.get("edits", ()))
     if model is None:

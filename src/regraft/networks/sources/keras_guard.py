@@ -19,8 +19,6 @@ from ...errors import NetworkError, UnsafeFileError
 from ...files.text import printable
 from ..keras.library import keras
 
-__all__ = ["check_config", "serialized_parts"]
-
 _PACKAGES = (  # all classes in these packages only compute
     "keras.src.layers.activations",
     "keras.src.layers.attention",
@@ -100,9 +98,7 @@ def serialized_parts(config: Any) -> Iterator[dict[str, Any]]:
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
     """Raise unless everything that Keras would build from a config is a known part of a network.
-
-    Unknown classes in the compile config pass, because the model is not compiled.
-    """
+    Unknown classes in the compile config pass, because the model is not compiled."""
     unknown: list[str] = []
     compiled = {id(part) for part in serialized_parts(config.get("compile_config"))}
     for part in serialized_parts(config):

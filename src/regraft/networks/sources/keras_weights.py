@@ -158,9 +158,7 @@ def _addressed(file: Any) -> list[Weight]:
 
 def _walk(group: Any, address: str, *, path: list[tuple[str, str]], weights: list[Weight]) -> None:
     """Append the weights of a group: its own first, then those of its children.
-
-    `path` lists (name, class in snake case) of the layers down to the group.
-    """
+    `path` lists (name, class in snake case) of the layers down to the group."""
     own = group.get("vars")
     if isinstance(own, h5py.Group):
         if address:
@@ -180,9 +178,7 @@ def _walk(group: Any, address: str, *, path: list[tuple[str, str]], weights: lis
 
 def target_weights(body: KerasBody, *, numbered: bool = False) -> list[Weight]:
     """Return the weights of a network without its seeds. The values share memory with the network.
-
-    `numbered` names each weight by its number within the layer, as Keras 3 files do.
-    """
+    `numbered` names each weight by its number within the layer, as Keras 3 files do."""
     modules = body.modules()
     weights = []
     for name, module in modules.items():
@@ -198,9 +194,7 @@ def target_weights(body: KerasBody, *, numbered: bool = False) -> list[Weight]:
 
 def put_keras_weights_(body: KerasBody, path: str | Path) -> Account:
     """Load the weights of a Keras file into a network of a similar architecture.
-
-    The returned account lists the matched weights with their rules, and the reshaped, missing and unexpected ones.
-    """
+    The returned account lists the matched weights with their rules, and the reshaped, missing and unexpected ones."""
     source = read_keras_weights(path)
     addressed = all(weight.name.rpartition(".")[2].isdigit() for weight in source)  # as Keras 3 writes them
     target = target_weights(body, numbered=addressed)

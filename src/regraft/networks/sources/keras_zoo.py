@@ -18,14 +18,10 @@ from ..keras.library import keras
 from ..parts.head import Head
 from .zoo import unreachable_weights
 
-__all__ = ["application", "open_application"]
-
 
 def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | None = None) -> tuple[Network, dict[str, Any]]:
     """Open a network of keras.applications, with ImageNet class names on its head and its preprocessing as plain data.
-
-    `inputs` is (height, width, 3). With it, the network comes without its ImageNet head.
-    """
+    `inputs` is (height, width, 3). With it, the network comes without its ImageNet head."""
     make = _called(source.partition(":")[2])
     options = {} if inputs is None else {"input_shape": tuple(inputs), "include_top": False}
     model = _made(make, options, pretrained=pretrained, source=source)
@@ -86,9 +82,7 @@ def _class_names() -> tuple[str, ...] | None:
 
 def _spec(home: ModuleType, shape: Sequence[int | None]) -> dict[str, Any]:
     """Measure what `preprocess_input` does: output = factor * pixel + offset per channel, possibly in reverse channel order.
-
-    `shape` is (height, width, channels) of one example.
-    """
+    `shape` is (height, width, channels) of one example."""
     black = _answer(home, np.zeros(3, np.float32))
     red = _answer(home, np.array([255, 0, 0], np.float32)) - black
     bgr = bool(abs(red[2]) > abs(red[0]))

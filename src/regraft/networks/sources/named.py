@@ -16,16 +16,12 @@ from .building import Limits, building
 from .dense import dense_module
 from .zoo import Opened, open_timm, open_torchvision
 
-__all__ = ["made_again", "open_named"]
-
 _OPENERS = {"timm": open_timm, "torchvision": open_torchvision, "hf": open_hub}
 
 
 def open_named(source: str, *, pretrained: bool, inputs: Sequence[int | None] | None = None) -> Opened:
     """Open a network by name: "timm:NAME", "torchvision:NAME" or "hf:PATH_OR_ID". `keras_zoo` handles Keras names.
-
-    `inputs` is the shape of one example: torchvision's vision transformers without weights are made for pictures of that size.
-    """
+    `inputs` is the shape of one example: torchvision's vision transformers without weights are made for pictures of that size."""
     kind, _, name = source.partition(":")
     if kind not in _OPENERS:
         raise NetworkError(f"Unknown network source {printable(source)!r}{near_names(kind, (*_OPENERS, 'keras'))}")
@@ -36,10 +32,8 @@ def open_named(source: str, *, pretrained: bool, inputs: Sequence[int | None] | 
 
 def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str, inputs: Sequence[int | None] | None = None) -> Module:
     """Rebuild the architecture of a saved network from the origin in its folder. Its weights are placeholders.
-
     Nothing is downloaded, whatever the origin names. timm and torchvision build their networks by name, and dense layers follow from their
-    sizes. A Hugging Face network is built from the configuration in the folder, and its name is not used.
-    """
+    sizes. A Hugging Face network is built from the configuration in the folder, and its name is not used."""
     source, config = origin.get("source"), origin.get("config")
     kind, _, name = source.partition(":") if isinstance(source, str) else ("", "", "")
     if kind == "hf" and isinstance(config, Mapping):

@@ -41,14 +41,10 @@ from .programs import open_program, open_torch_program
 from .torch_files import TORCH_ENDINGS, is_torch_file, read_torch_weights
 from .zoo import Opened, live_timm
 
-__all__ = ["Source", "open_source", "side_by_side"]
-
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
 _PROGRAM, _DENSE, _ONNX = ".pt2", ".pmml", ".onnx"
-RANDOM = "random"
-"""Value of `weights` that keeps the random initial weights of the library."""
-_REPLACED = 5
-"""Attempts to open a folder that another process keeps replacing."""
+RANDOM = "random"  # Value of `weights` that keeps the random initial weights of the library
+_REPLACED = 5  # Attempts to open a folder that another process keeps replacing
 Architecture = Module | Callable[[], Any] | None
 Shapes = Sequence[int] | Mapping[str, Sequence[int]] | None
 """Shape of one example without the batch axis; a mapping of input name to shape where the network takes several tensors."""
@@ -61,9 +57,7 @@ Rule = tuple[Mapping[str, Any], Mapping[str, np.ndarray]]
 @dataclass
 class Source:
     """Opened network with the facts that its source knows.
-
-    `preprocessing` is plain data, or None if it must be inferred. `unknown` is the rule for out-of-distribution examples.
-    """
+    `preprocessing` is plain data, or None if it must be inferred. `unknown` is the rule for out-of-distribution examples."""
 
     network: Network
     preprocessing: dict[str, Any] | None = None
@@ -81,10 +75,8 @@ def open_source(
     trust: bool = False,
 ) -> Source:
     """Open a network from any source.
-
     `inputs` is the shape of one example without the batch axis, or a mapping of input name to shape. The returned network carries the
-    account of its weights file. `weights="random"` is valid for names only.
-    """
+    account of its weights file. `weights="random"` is valid for names only."""
     drawn = weights == RANDOM
     if drawn and str(source).partition(":")[0] not in LIBRARIES:
         raise NetworkError(f"weights={RANDOM!r} goes with a name such as 'timm:resnet18'; received {printable(str(source))[:80]!r}.")
@@ -152,9 +144,7 @@ def _is_keras(source: Any) -> bool:
 @contextmanager
 def _keras_needed() -> Iterator[None]:
     """Convert a missing keras or h5py into a MissingExtraError.
-
-    Functions import the Keras modules inside this context, so that users of PyTorch do not pay for it.
-    """
+    Functions import the Keras modules inside this context, so that users of PyTorch do not pay for it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -426,9 +416,7 @@ def _edited(  # over the limit: what a folder says of a network, and what is giv
     folder: Path, facts: Mapping[str, Any], *, sample: Mapping[str, Any], limits: Limits, architecture: Any = None, former: bool = False
 ) -> Network:
     """Rebuild a network from the origin and edits in its folder. Its weights are placeholders.
-
-    `sample` holds the input shapes before any edit.
-    """
+    `sample` holds the input shapes before any edit."""
     origin = {name: value for name, value in facts.items() if name not in {"edits", "sample"}}
     edits, what = [edit_from_dict(edit) for edit in facts.get("edits", ())], repr(printable(folder))
     limits.check(edits, what=what)

@@ -26,14 +26,10 @@ from ..torch.family import TORCH
 from ..torch.programs import FEATURES, OnnxProgram, TorchProgram, logits_name
 from .torch_files import read_torch_weights
 
-__all__ = ["open_program", "open_torch_program"]
-
 
 def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> Network:
     """Open a network of a user's own class without the class. It predicts, but cannot be adapted further.
-
-    The network knows the conditions whose code files lie in the folder.
-    """
+    The network knows the conditions whose code files lie in the folder."""
     own, path = str(facts["network"]["origin"].get("class", "your class")), folder / PROGRAM_FILE
     if not path.is_file():
         raise _refusal(folder, facts, own=own)

@@ -58,8 +58,7 @@ _SPECIAL = {
     "_rebuild_device_tensor_from_numpy": "foreign",
     "_rebuild_device_tensor_from_cpu_tensor": "foreign",
 }
-_OLD_STREAMS = 5
-"""Number of consecutive pickles in a file of PyTorch before 1.6; the raw numbers follow."""
+_OLD_STREAMS = 5  # Number of consecutive pickles in a file of PyTorch before 1.6; the raw numbers follow
 
 
 def is_torch_file(path: Path) -> bool:
@@ -69,17 +68,13 @@ def is_torch_file(path: Path) -> bool:
 
 def read_torch_weights(path: Path) -> dict[str, Tensor]:
     """Read a file of named tensors without running code.
-
-    Return a mapping of name to tensor in file order. Tensors nested under "state_dict", "model" and similar keys are found.
-    """
+    Return a mapping of name to tensor in file order. Tensors nested under "state_dict", "model" and similar keys are found."""
     return _read(path)[0]
 
 
 def put_torch_file_(body: TorchBody, path: Path) -> Account:
     """Load the tensors of a file into a network, as `put_weights_` does.
-
-    If the file holds several sets of weights, the account says which one was used.
-    """
+    If the file holds several sets of weights, the account says which one was used."""
     tensors, taken, others = _read(path)
     account = put_weights_(body, tensors)
     if not others:
@@ -197,8 +192,6 @@ def weights_of(tensors: Mapping[str, Tensor]) -> list[Weight]:
 
 def put_weights_(body: TorchBody, tensors: Mapping[str, Tensor]) -> Account:
     """Load named tensors into a network of any similar architecture.
-
-    The returned account lists the matched weights with their rules, and the reshaped, missing and unexpected ones.
-    """
+    The returned account lists the matched weights with their rules, and the reshaped, missing and unexpected ones."""
     source, target = weights_of(tensors), weights_of(body.state())
     return fill_(source, target, found=match(source, target, head=set(body.head_layers)))

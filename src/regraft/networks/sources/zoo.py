@@ -22,40 +22,20 @@ from ..contract import Inputs
 from ..samples import sample_of
 from .building import cached_only_when_offline
 
-__all__ = [
-    "Opened",
-    "image_spec",
-    "is_recipe",
-    "live_timm",
-    "open_timm",
-    "open_torchvision",
-    "recipe_spec",
-    "timm_siblings",
-    "unique_names",
-    "unreachable_weights",
-]
-
-_SIBLINGS = 5
-"""Number of similarly named architectures to compare with one."""
+_SIBLINGS = 5  # Number of similarly named architectures to compare with one
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
 @dataclass
 class Opened:
     """Module of a named network, with the facts that its source knows.
-
-    Attributes:
-        origin: plain data to rebuild the same architecture.
-        classes: class names in the order of the head's outputs, or None.
-        preprocessing: plain data, or None.
-        tasks: kind, classes, activation and thresholds of the heads, by task, if the source knows them.
-    """
+    `tasks`: kind, classes, activation and thresholds of the heads, by task, if the source knows them."""
 
     module: Module
-    origin: dict[str, Any]
+    origin: dict[str, Any]  # plain data to rebuild the same architecture
     sample: Inputs
-    classes: tuple[str, ...] | None = None
-    preprocessing: dict[str, Any] | None = None
+    classes: tuple[str, ...] | None = None  # class names in the order of the head's outputs, or None
+    preprocessing: dict[str, Any] | None = None  # plain data, or None
     notes: list[str] = field(default_factory=list)
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -153,9 +133,8 @@ def image_spec(size: tuple[int, int, int], mean: Sequence[float], *, std: Sequen
 
 def open_torchvision(name: str, *, pretrained: bool, inputs: Sequence[int | None] | None = None) -> Opened:
     """Open a torchvision classification network with the transforms of its best weights.
-
-    A vision transformer without weights is made for pictures of the shape `inputs`, (3, side, side); without it, for those of its weights.
-    """
+    A vision transformer without weights is made for pictures of the shape `inputs`, (3, side, side); without it, for those of its
+    weights."""
     source = f"torchvision:{name}"
     models = optional_import("torchvision.models", "vision", purpose=repr(printable(source)))
     known = models.list_models(module=models)
