@@ -485,6 +485,21 @@ def test_the_costs_of_a_frozen_part_are_those_of_one_pass() -> None:
     assert costs.training({"b"}, items=1, epochs=1) == 0.5 + 6 + 12  # what lies above the first trained block is run whole
 
 
+def test_no_more_is_expected_than_the_errors_that_there_are() -> None:
+    """A closed form with 1 or 4 of 650 wrong leaves tuning nothing to show, and 30 of 650 do."""
+    settled, rows = [], np.arange(650)
+    for wrong in (0, 1, 4, 30, 200):
+        choice: Any = Choice(*[None] * 5, SimpleNamespace(rows={"main": rows}), *[None] * 2)  # type: ignore[arg-type]
+        choice.known = HeldOut(rows, np.isin(rows, range(wrong)).astype(float), np.zeros(650), 0.0)
+        choice.probe.errors, data = choice.known.errors, SimpleNamespace(task="classification", name="main")
+        choice.setup = SimpleNamespace(
+            items=SimpleNamespace(data=data), known=lambda _, rows: rows, parts=SimpleNamespace(validation=rows[:98])
+        )
+        assert 0 <= choice.expected_gain() <= choice.error
+        settled.append(choice.is_settled())
+    assert settled == [True, True, True, False, False]
+
+
 def test_few_items_that_agree_are_no_certainty() -> None:
     before, after = np.array([1.0, 0.0, 0.0, 0.0]), np.zeros(4)
     gain, error = gain_of(after, before)

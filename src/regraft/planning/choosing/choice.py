@@ -147,15 +147,16 @@ class Choice:
     def expected_gain(self) -> float:
         """Return the reduction of the error that trials can be expected to bring; reductions that would not be believed count as zero.
         The true difference is assumed normal with mean minus the doubt and the usual deviation; the validation set shows it with its
-        standard error. The expectation is the mean of the positive part of the difference that would be believed.
+        standard error. The expectation is the mean of the positive part of the difference that would be believed, up to the error itself.
         Source: expected improvement (Jones, Schonlau & Welch, Journal of Global Optimization 13, 1998, equation 15), before one look."""
         rows = self.setup.known(self.setup.items.data.name, self.setup.parts.validation)
         count, usual = max(int(np.isin(rows, self.probe.rows[self.setup.items.data.name]).sum()), 1), self.usual()
         spread = self.error if self.setup.items.data.task == "classification" else float(self.probe.errors.var())
         seen = np.sqrt(max(spread, 1 / max(len(self.probe.errors), 1)) / count)
         believed = usual**2 / float(np.hypot(usual, seen))
-        place = -self.doubt * usual / believed
-        return float(believed * (norm.pdf(place) + place * norm.cdf(place)))
+        places = (-self.doubt * usual - np.array([0.0, self.error])) / believed
+        above, beyond = believed * (norm.pdf(places) + places * norm.cdf(places))
+        return float(above - beyond)
 
     def usual(self) -> float:
         """Return the usual standard deviation of the difference between tuning and a closed form."""
