@@ -440,4 +440,3 @@ def test_files_of_class_names(tmp_path: Path) -> None:
 
 def test_every_format_of_data_has_its_row() -> None:
     assert {"csv", "parquet", "array", "picture", "recording", "names", "text", "code"} <= set(FORMATS)
-    assert all(form.danger and form.defence and form.reader for form in FORMATS.values())

@@ -1,6 +1,6 @@
 """File access. This package alone decides what may be opened, how a file is written, and how text from files is shown.
 
-formats.py   every format that regraft opens: its reader, the dangers of that reader, and the defence
+formats.py   every format that regraft opens; docs/security.md has the dangers of its reader and the defence
 schema.py    checks of the JSON files that regraft reads back
 onnx_form.py networks in ONNX form, parsed as data and checked node by node
 pmml_form.py dense networks as PMML, written; pmml_reading.py: read from any tool
