@@ -13,8 +13,6 @@ from typer import Argument, BadParameter, Option
 
 from ..files.remote import is_url
 
-__all__ = ["Format", "NetworkOptions", "ReadingOptions", "place_of", "time_of"]
-
 
 def place_of(text: str) -> Any:
     """Return a command-line word as a path, or unchanged if it is a URL such as "s3://bucket/run"."""

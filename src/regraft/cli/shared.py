@@ -23,28 +23,6 @@ from ..files.schema import read_json
 from ..files.text import printable
 from .options import NetworkOptions, ReadingOptions
 
-__all__ = [
-    "SETTINGS",
-    "VALUES",
-    "Target",
-    "assignments",
-    "check_given",
-    "checked_kind",
-    "class_names",
-    "columns_for",
-    "kind_for",
-    "listed_names",
-    "named_pairs",
-    "opened",
-    "own_columns",
-    "read_data",
-    "reading_of",
-    "run_by",
-    "size_of",
-    "to_run",
-    "wanted_target",
-]
-
 Target = str | list[str] | dict[str, str | list[str]] | None
 """Target of one task: a column, or several (multi-label). For several tasks, a mapping from task name to one of these."""
 
@@ -288,7 +266,7 @@ def listed_names(text: str | None, *, option: str) -> list[str] | None:
     return names
 
 
-def own_columns(network: Any) -> list[str]:
+def _own_columns(network: Any) -> list[str]:
     """Return the names of the additional columns that a network reads; empty if there are none."""
     plain = network.preprocessing.to_dict()
     while plain["kind"] != "columns" and "inner" in plain:
@@ -299,7 +277,7 @@ def own_columns(network: Any) -> list[str]:
 def columns_for(network: Any, asked: list[str] | None) -> list[str] | None:
     """Return the additional columns to read, for `regraft.read`; None if there are none.
     `asked`: the names given with --columns; None selects those that the network reads. Raise if the network needs others."""
-    own = own_columns(network)
+    own = _own_columns(network)
     if asked is None:
         return own or None
     if not own:

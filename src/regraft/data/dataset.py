@@ -16,8 +16,6 @@ from .splits import grouped_split, stratified_split
 from .summary import Summary, beside_facts, equal_facts, item_facts, task_facts
 from .targets import Targets
 
-__all__ = ["KINDS", "Dataset", "check_trainable"]
-
 KINDS = ("array", "image", "audio", "text", "parts")
 
 

@@ -13,8 +13,6 @@ from ..errors import InputError
 from .decoding.threads import in_threads
 from .items import CHUNK_BYTES, ArrayView, Clip, take
 
-__all__ = ["equal_in", "first_equal"]
-
 FILES_AT_ONCE = 256
 
 

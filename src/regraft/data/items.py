@@ -18,28 +18,6 @@ from ..files.formats import opening
 from ..files.room import check_unchanged
 from ..files.text import printable
 
-__all__ = [
-    "CHUNK_BYTES",
-    "ArrayView",
-    "Clip",
-    "LazyItems",
-    "Padding",
-    "Parts",
-    "RowNames",
-    "as_numpy",
-    "as_rows",
-    "digest_with",
-    "in_files",
-    "is_frame",
-    "item_digest",
-    "listed",
-    "mean_of_windows",
-    "padded_to",
-    "padding_of",
-    "take",
-    "whole_items",
-]
-
 DIGEST_BYTES = 16
 CHUNK_BYTES = 2**22  # Bytes of an array that are processed at a time
 MOST_DENSE = 2**33  # Maximum size in bytes of a sparse matrix converted to a dense array

@@ -19,8 +19,6 @@ from .preprocessings.augmenting import augment_key
 from .preprocessings.conditions_preprocessing import known_conditions
 from .preprocessings.preprocessing import Preprocessing
 
-__all__ = ["Prepared"]
-
 HASHED_AT_ONCE = 256
 
 

@@ -12,8 +12,6 @@ import numpy as np
 from ..errors import DataError
 from .items import CHUNK_BYTES, take
 
-__all__ = ["BYTES", "SHARES", "STEPS", "Range", "check_range", "limits_of"]
-
 Range = tuple[float, float]
 BYTES: Range = (0.0, 255.0)
 SHARES: Range = (0.0, 1.0)

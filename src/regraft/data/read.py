@@ -27,8 +27,6 @@ from .readers.targets import ReadOptions
 from .readers.tasks import Beside, targets_by_task, with_tasks
 from .targets import TASKS
 
-__all__ = ["EQUAL", "read", "unknown_kinds"]
-
 EQUAL = "byte-equal"  # Value of `group`: examples that are equal byte by byte form one group
 
 

@@ -6,8 +6,6 @@ import numpy as np
 
 from ..errors import DataError
 
-__all__ = ["grouped_split", "stratified_split"]
-
 TRIES = 12  # Random orders of the groups that are tried; the split nearest to the wanted shares is kept
 MANY_GROUPS = 2000  # Above this number of groups one order is enough, because each group is a small part of the data
 

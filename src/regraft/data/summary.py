@@ -16,8 +16,6 @@ from .decoding.threads import in_threads
 from .items import CHUNK_BYTES, ArrayView, Parts, listed, take
 from .targets import Targets
 
-__all__ = ["Summary", "beside_facts", "equal_facts", "item_facts", "task_facts"]
-
 MOST_HEADS = 10_000  # Maximum number of files whose headers are read for sizes and durations; larger data sets are sampled at even steps
 SHOWN_CLASSES, SHOWN_COLUMNS, SHOWN_EQUAL = 12, 20, 20
 

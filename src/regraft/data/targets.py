@@ -12,8 +12,6 @@ from ..errors import DataError, near_names
 from ..networks.names import exact_name, rows_of
 from .items import listed
 
-__all__ = ["MISSING", "TASKS", "Targets", "spelling_notes", "wrong_task"]
-
 TASKS = ("classification", "multi-label", "regression")
 MISSING = -1  # Class index of a missing target; for other tasks a missing target is NaN
 REGRESSION_BINS, FEWEST_IN_BIN = 10, 5

@@ -38,8 +38,6 @@ from .trained import check_trained, hold_, with_fresh, without_solving
 from .tuning.by_method import check_method
 from .tuning.switches import switch_problems
 
-__all__ = ["adapted", "carry_out", "checked_setup"]
-
 TOO_FEW = "Too few examples to keep some aside for choosing; the last epoch with the lowest training loss was kept."
 
 

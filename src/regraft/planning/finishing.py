@@ -20,8 +20,6 @@ from ..training import all_logits
 from .passes import features_of
 from .setup import Log, Outcome, Setup
 
-__all__ = ["calibrate_", "fit_thresholds_", "keep_statistics_", "leave_ready_", "merged_history", "note_idle_heads_"]
-
 AT_ONCE = 2**16  # Number of examples whose features are in memory at once
 FEWEST = 20  # Smallest size of the validation set for fitting a temperature
 WIDEST = 2048

@@ -20,8 +20,6 @@ from .passes import feed_of
 from .preparing import output_names
 from .setup import Log, Outcome, Setup, Source
 
-__all__ = ["Judged", "baselines", "blind_scores", "compared_with", "judged", "judged_parts", "reliability_of", "scores_of", "worst_items"]
-
 WORST = 12
 BINS = 10  # Number of bins of a reliability diagram
 FEWEST_OF_TABLE, FEWEST_ROWS = 20, 100  # Smallest number of examples of a table, and of an array, for trees as a baseline

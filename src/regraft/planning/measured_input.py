@@ -16,8 +16,6 @@ from ..networks.contract import Inputs, Network
 from ..networks.norms import misfit, norms_of
 from ..probes import fit_ridge
 
-__all__ = ["LEAST", "SURE", "losses_of", "made_pictures", "measured_preprocessing", "surely"]
-
 ASKED = 128  # Number of examples, spread evenly over the data, with which candidates are compared
 MADE = 48  # Number of generated pictures for the comparison: they keep a white or a dark data set from suggesting another scale
 BATCH = 16

@@ -18,19 +18,6 @@ from ..networks.tracing import watching
 from ..training import CachedFeed, Feed, HeadFeed, Settings, Training, WholeFeed, train
 from .setup import Log, Setup
 
-__all__ = [
-    "UNCACHED",
-    "features_of",
-    "feed_of",
-    "head_feed",
-    "judging_features",
-    "too_large",
-    "train_heads",
-    "train_heads_alone",
-    "training_of",
-    "whole_feeds",
-]
-
 UNCACHED = "The frozen part is computed every epoch"  # Start of the note on a network without a freeze boundary
 _OUTSIDE = (
     "Training ran on this machine, which is none of the cluster's: start the program on one of them, with cluster='auto', to train on all."

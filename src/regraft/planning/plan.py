@@ -21,19 +21,6 @@ from ..methods import METHODS, SWITCHES
 from ..training import Settings
 from ..training.settings import SettingKeywords, is_whole
 
-__all__ = [
-    "PROBES",
-    "SOLVING",
-    "STRATEGIES",
-    "THROUGH_LAYERS",
-    "AdaptKeywords",
-    "FitKeywords",
-    "Plan",
-    "SearchKeywords",
-    "check_plan",
-    "make_plan",
-]
-
 STARTS_OF_ROWS = ("auto", *STARTS)
 STRATEGIES = ("auto", "probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
 VIEWS = 4  # Default number of augmented copies of each training example where `augment` is given without `views`

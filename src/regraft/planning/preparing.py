@@ -36,18 +36,6 @@ from ..networks.predictions import of_batch
 from .measured_input import measured_preprocessing
 from .plan import Plan
 
-__all__ = [
-    "check_inputs",
-    "check_items",
-    "inferred_preprocessing",
-    "notes_on_length",
-    "output_names",
-    "prepared_for",
-    "preprocessing_for",
-    "windowed",
-    "within_tokens",
-]
-
 USUAL_SHARE, USUAL_TIMES = 99, 2
 """The user is told if the longest text has more than `USUAL_TIMES` times the tokens of the `USUAL_SHARE`-th percentile."""
 LONGER = 7  # Factor by which waveforms are lengthened to test whether a network takes any length

@@ -20,8 +20,6 @@ from ..networks.folders import FACTS_FILE, HISTORY_FILE, replacing, settled, ver
 from ..report import read_facts, report_page, verdict, write_facts, write_report
 from .plan import Plan
 
-__all__ = ["History", "Result", "check_unfinished", "finished_run", "made_now", "reopened", "save_result"]
-
 _COLUMNS = {"loss": "train_loss", "val_loss": "validation_loss", "val_accuracy": "validation_accuracy", "learning_rate": "learning_rate"}
 """Column name in Keras -> name in a history entry."""
 

@@ -14,8 +14,6 @@ from ..training import Feed, all_logits
 from .choosing.solving import WORDS, solved_by
 from .setup import Log, Setup, Solved
 
-__all__ = ["solve_heads_", "solved_heads_of", "start_from_"]
-
 LARGEST_SOLVED = 5000  # Largest number of examples or features, whichever is smaller, for which the closed-form probe takes seconds
 MOST_SOLVED = 20_000  # Largest number of examples for the closed-form probe: more would cost memory and change little
 

@@ -26,8 +26,6 @@ from ..training import Settings
 if TYPE_CHECKING:
     from .setup import Clock
 
-__all__ = ["Tapped", "default_points", "tapped_features"]
-
 MOST_FEATURES = 20_000
 """Features of one example above which grids are left out, those of the widest blocks first; means and deviations always stay."""
 MOST_NUMBERS = 2**29  # Features of all examples above which grids are left out: 2 GiB in a cache

@@ -21,8 +21,6 @@ from ..training.courses import monitor_problem
 from .plan import THROUGH_LAYERS, Plan
 from .preparing import output_names
 
-__all__ = ["as_heads_say", "changed_heads", "matched_tasks", "same_tasks", "task_problems"]
-
 PROBE_KINDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("lda", "svm", "class_mean", "knn"), ("classification",)),
     "logistic": ("classification", "multi-label"),

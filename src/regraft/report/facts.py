@@ -14,8 +14,6 @@ from ..files.schema import Candidate, HistoryEntry, Interval, Plain, checked, re
 from ..files.text import printable
 from ..files.writing import write_json
 
-__all__ = ["SCORES", "read_facts", "write_facts"]
-
 SCORES = ("verdict", "scores", "baselines", "cost")  # Keys that are stored in `scores.json` and not in `report.json`
 _SCORES_FILE, _FACTS_FILE = "scores.json", "report.json"
 _REMEDY = "Save the result again."

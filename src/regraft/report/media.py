@@ -15,8 +15,6 @@ import numpy.typing as npt
 from ..errors import InputError, MissingExtraError, optional_import
 from ..files.media import picture_of, recording_of
 
-__all__ = ["picture_uri", "sound_uri"]
-
 _SIDE = 96  # Longer side of an image in the report, in pixels
 _SECONDS = 5.0
 

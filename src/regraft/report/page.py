@@ -13,8 +13,6 @@ from ..files.text import printable
 from ..files.writing import write_text
 from .sections import context
 
-__all__ = ["rendered", "report_page", "write_report"]
-
 _VERBATIM = re.compile("(<pre>.*?</pre>)", re.DOTALL)  # text for copying
 _SHARE = re.compile(r"(?<=\d) %")  # no line break between a number and its unit
 

@@ -9,23 +9,6 @@ from typing import Any
 
 from .figures import Axis, legend, tag, text_tag
 
-__all__ = [
-    "CELL",
-    "axis_of",
-    "confusion_cells",
-    "confusion_matrix",
-    "curve",
-    "dot",
-    "epochs_of",
-    "kept_epochs",
-    "line",
-    "line_chart",
-    "plane",
-    "rule",
-    "stage_starts",
-    "whisker",
-]
-
 Point = tuple[float, float]
 _MOST_DOTS = 30  # maximum number of points for a line with dots
 _MANY_FOLD = 50.0  # a loss whose values differ by more than this factor gets a logarithmic axis

@@ -13,8 +13,6 @@ from ..files.formats import reason_of
 from ..files.text import printable
 from ..files.writing import write_bytes
 
-__all__ = ["SURE", "new_figure", "plot_importances", "plot_profile", "plot_trials", "positions", "saved_figure"]
-
 SURE = 1.96  # Half-width of a 95 % interval, in standard errors
 _DOTS = {"marker": "o", "markersize": 4, "capsize": 3}
 

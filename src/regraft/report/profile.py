@@ -13,8 +13,6 @@ from .planes import axis_of, dot, line, plane, rule, whisker
 from .plots import SURE
 from .results import Figure, ends_of, figure
 
-__all__ = ["learning_curve", "scenario_plane", "write_profile"]
-
 _SIMILAR = 0.8  # share of the attainable metric from which data count as similar; as in the profile
 _MANY = {"regression": 1000}  # examples from which data count as large; for other kinds, examples per class
 _CORNERS = {
@@ -40,8 +38,8 @@ def write_profile(path: str | Path, facts: Mapping[str, Any]) -> Path:
         "tiles": _tiles(facts),
         "depths": _depths(facts),
         "beside": _beside(facts),
-        "plane": scenario_plane(facts),
-        "curve": learning_curve(facts),
+        "plane": _scenario_plane(facts),
+        "curve": _learning_curve(facts),
         "counts": counts[:40],
         "hidden": max(len(counts) - 40, 0),
         "seconds": [(name, duration(spent)) for name, spent in facts["seconds"].items()],
@@ -125,7 +123,7 @@ def _bar(facts: Mapping[str, Any], part: Mapping[str, Any], *, name: str, mark: 
     return Bar(name, value, (value - reach, value + reach) if reach else None, f"{words}, {mark}" if mark else words, strong)
 
 
-def scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
+def _scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
     """Return the size × similarity plane with a dot for the data; None without a similarity."""
     share, items = facts["similarity"], max(int(facts["per_class"]), 1)
     if share is None:
@@ -150,7 +148,7 @@ def scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
     return figure(body, title="Scenario", caption=f"{caption}{100 * _SIMILAR:.0f} % and {many:,}, are rules of thumb.")
 
 
-def learning_curve(facts: Mapping[str, Any]) -> Figure | None:
+def _learning_curve(facts: Mapping[str, Any]) -> Figure | None:
     """Return the metric over the number of examples, with intervals and the forecast; None for a single point."""
     points = facts["curve"]
     if len(points) < 2:

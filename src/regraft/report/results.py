@@ -12,22 +12,6 @@ from .figures import Axis, Bar, interval_rows, legend
 from .planes import axis_of, confusion_cells, confusion_matrix, curve, dot, kept_epochs, line, line_chart, plane, stage_starts, whisker
 from .verdict import baseline_name, difference_of, percent
 
-__all__ = [
-    "MOST_CLASSES",
-    "Figure",
-    "class_figures",
-    "comparison",
-    "confused_pairs",
-    "curves",
-    "ends_of",
-    "figure",
-    "label_rows",
-    "remarks",
-    "score_table",
-    "task_sections",
-    "tiles",
-]
-
 Figure = dict[str, str]
 MOST_CLASSES = 40  # Maximum number of classes shown individually
 _FIGURES = (

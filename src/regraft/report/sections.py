@@ -27,8 +27,6 @@ from .results import (
 )
 from .verdict import judged_part, percent
 
-__all__ = ["context"]
-
 _HEADINGS = {
     "matched": "weights taken from the file",
     "reshaped": "of another size",

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["baseline_name", "difference_interval", "difference_of", "judged_part", "percent", "verdict"]
-
 _NO_NETWORK = " For this table, use {} instead of a network."
 _NOISE = " The difference is not significant on so few examples."
 _UNCLEAR = "no clear difference"
@@ -60,7 +58,7 @@ def baseline_name(name: str) -> str:
     return _NAMES.get(name, name.replace("_", " "))
 
 
-def difference_interval(figures: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float]:
+def _difference_interval(figures: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float]:
     """Return the 95 % interval (lo, hi) of the difference of two accuracies, `figures` minus `other`, from their own intervals.
 
     For two networks evaluated on the same examples it is conservative: it is wider than the paired interval if their errors are positively
@@ -95,7 +93,7 @@ def _of_accuracy(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str
 def _bounds(figures: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float]:
     """Return the 95 % interval of the difference of two accuracies: the paired one if available."""
     paired = other.get("difference")
-    low, high = paired["interval"] if isinstance(paired, Mapping) else difference_interval(figures, other)
+    low, high = paired["interval"] if isinstance(paired, Mapping) else _difference_interval(figures, other)
     return low, high
 
 

@@ -11,8 +11,6 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_availa
 
 from ..errors import MissingExtraError, SettingError, near_names
 
-__all__ = ["HOOKS", "Callbacks", "Tracker", "keras_logs"]
-
 HOOKS = (
     *("on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end", "on_epoch_end", "on_train_end"),
     *("set_model", "set_params"),
@@ -20,7 +18,7 @@ HOOKS = (
 """Hooks that are called if a callback object has them."""
 
 
-def keras_logs(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _keras_logs(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return a history entry with its own names and those of Keras: "loss", "val_loss", "val_accuracy"."""
     named = {name.replace("validation_", "val_", 1): value for name, value in entry.items() if name.startswith("validation_")}
     return {**entry, **named, **({"loss": entry["train_loss"]} if "train_loss" in entry else {})}
@@ -51,7 +49,7 @@ class Callbacks:
 
     def epoch_ended(self, entry: Mapping[str, Any]) -> bool:
         """Report the history entry of an epoch. Return whether a callback set `stop_training` of the model, as Keras callbacks do."""
-        logs = keras_logs(entry)
+        logs = _keras_logs(entry)
         for one in self._given:
             if callable(one) and not any(hasattr(one, hook) for hook in HOOKS):
                 one(entry["epoch"] - 1, dict(logs))
@@ -60,7 +58,7 @@ class Callbacks:
 
     def end(self, entry: Mapping[str, Any]) -> None:
         """Announce the end of training, with the last history entry. Remove `stop_training` from a module that did not have it."""
-        self.call("on_train_end", keras_logs(entry))
+        self.call("on_train_end", _keras_logs(entry))
         if self._given and not self._flagged:
             del self._module.stop_training
 

@@ -21,8 +21,6 @@ from ..files.remote import send_now
 from ..files.text import printable
 from ..files.writing import write_bytes
 
-__all__ = ["Checkpoint", "InMemory", "Store", "clear_"]
-
 _DIGEST = 16  # Bytes of the checksum at the end of a checkpoint
 _REMEDY = "Start anew with resume=False."
 

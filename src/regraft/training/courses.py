@@ -9,18 +9,6 @@ from typing import Any
 
 from .settings import Settings
 
-__all__ = [
-    "Course",
-    "PlateauFactor",
-    "cosine_factor",
-    "monitor_problem",
-    "monitored_by",
-    "most_epochs",
-    "patience_of",
-    "steady_factor",
-    "value_of",
-]
-
 STEPS, FEWEST, MOST = 4000, 20, 200
 """Maximum number of steps of a training without `epochs`, and the bounds of the resulting number of epochs."""
 FEWEST_WAITED = 50  # Minimum patience in steps of a training without `epochs`

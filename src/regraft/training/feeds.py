@@ -17,8 +17,6 @@ from ..freezing import ActivationCache, Counter, Cut
 from ..networks.contract import Inputs, Network, Scores
 from ..networks.samples import placed
 
-__all__ = ["CachedFeed", "Feed", "HeadFeed", "WholeFeed"]
-
 RELEASED = 8  # Number of batches after which the memory of mapped files is released
 
 Payload = Inputs | list[Tensor]

@@ -34,8 +34,6 @@ from .regularizing import dropped, l1_norm
 from .settings import Settings
 from .team import ALONE, Team, in_team
 
-__all__ = ["Trained", "Training", "all_logits", "copied", "evaluate", "loss_of", "restore_", "train", "trained", "trained_tensors"]
-
 EVALUATION_BATCH = 256
 USUAL_RATE = 1e-3  # Default learning rate, used if none is given or chosen
 
@@ -112,14 +110,14 @@ def trained(training: Training) -> Trained:
     kept = replace(training, checkpoint=training.checkpoint or InMemory())
     silent = replace(training.settings, callbacks=(), log_with=None)
     others = replace(training, checkpoint=None, on_epoch=None, begun=None, settings=silent)
-    start, rows = copied(trained_tensors(training)), training.fit[:2]
+    start, rows = copied(_trained_tensors(training)), training.fit[:2]
 
     def scored(training: Training) -> list[Tensor]:
         training.network.mode_(False)
         return list(training.feed.scores(training.feed.batch(rows, np.zeros(len(rows), np.int64))).values())
 
     def begun() -> Training:
-        restore_(trained_tensors(training), start)  # a retry after the loss of a worker starts from the same weights
+        restore_(_trained_tensors(training), start)  # a retry after the loss of a worker starts from the same weights
         return kept
 
     most = len(training.fit) // _steps(training)
@@ -134,7 +132,7 @@ def _trained(training: Training, team: Team) -> Trained:
     optimizer = make_optimizer(training.network, settings, rates=training.rates)
     anchors = anchors_of(training.network) if settings.stay_near else {}
     judged_start = training.keep_start and len(training.validation) > 0
-    start = copied(trained_tensors(training)) if judged_start else {}
+    start = copied(_trained_tensors(training)) if judged_start else {}
     state = _resumed(training, optimizer)
     if state is None:
         state = Trained(settings.learning_rate or USUAL_RATE)
@@ -159,7 +157,7 @@ def _trained(training: Training, team: Team) -> Trained:
                 training.on_epoch(state.history[-1])
     told.end(state.history[-1] if state.history else {})
     if training.course is None and state.best:
-        restore_(trained_tensors(training), start if state.kept_start else state.best)
+        restore_(_trained_tensors(training), start if state.kept_start else state.best)
     training.network.freeze_(training.frozen)
     training.network.mode_(False)
     return state
@@ -192,7 +190,7 @@ def _finished(training: Training, state: Trained, *, limit: int) -> bool:
         course.fall_(state.epoch, epochs=min(Course.falling(state.best_epoch if judged else state.epoch), limit - state.epoch))
         if judged:  # the training loss does not show which epoch generalises best
             course.turned = state.best_epoch
-            restore_(trained_tensors(training), state.best)
+            restore_(_trained_tensors(training), state.best)
     return course.is_over(state.epoch)
 
 
@@ -224,7 +222,7 @@ def _epoch_(  # over the limit: what an epoch is made of
         "train_loss": sum(losses) / len(training.fit),
     }
     parameters = {name for names in training.network.layer_parameters().values() for name in names}
-    changed = trained_tensors(training)
+    changed = _trained_tensors(training)
     averages = [tensor for name, tensor in changed.items() if name not in parameters and tensor.is_floating_point()]
     training.team.level_([tensor for name, tensor in changed.items() if name in parameters], averages)
     judged = evaluate(training, training.validation)
@@ -354,7 +352,7 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
     state.plateau.see_(loss, factor=settings.plateau_factor, patience=settings.plateau_patience)
     if training.course is None and (loss < state.best_loss - settings.min_delta or not state.best):
         state.best_loss, state.best_epoch, state.waited = loss, state.epoch, 0
-        state.best = copied(trained_tensors(training))
+        state.best = copied(_trained_tensors(training))
     else:
         state.waited += 1
     if training.phase == "search":  # the comparison prints its own line
@@ -366,7 +364,7 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
     )
 
 
-def trained_tensors(training: Training) -> dict[str, Tensor]:
+def _trained_tensors(training: Training) -> dict[str, Tensor]:
     """Return the tensors of the network's state that a training may change.
     Left out are frozen layers, individually frozen tensors, and the moving averages in the layers of the latter."""
     frozen, state = training.frozen, training.network.state()
@@ -396,7 +394,7 @@ def _save(training: Training, state: Trained, *, optimizer: Optimizer) -> None:
         return
     names = ("rate", "start_loss", "epoch", "best_loss", "best_epoch", "waited", "history")
     plain = {name: getattr(state, name) for name in names} | {"course": asdict(state.course), "plateau": asdict(state.plateau)}
-    tensors = {"tensors": copied(trained_tensors(training)), "optimizer": deepcopy(optimizer.state_dict()), "best": state.best}
+    tensors = {"tensors": copied(_trained_tensors(training)), "optimizer": deepcopy(optimizer.state_dict()), "best": state.best}
     training.checkpoint.write({**tensors, **plain, "history": list(state.history)})
 
 
@@ -405,7 +403,7 @@ def _resumed(training: Training, optimizer: Optimizer) -> Trained | None:
     saved = training.team.first((training.checkpoint.read() if training.checkpoint is not None else None) or training.begun)
     if saved is None:
         return None
-    restore_(trained_tensors(training), saved["tensors"])
+    restore_(_trained_tensors(training), saved["tensors"])
     optimizer.load_state_dict(saved["optimizer"])
     names = ("rate", "start_loss", "epoch", "best_loss", "best_epoch", "best", "waited", "history")
     plain = {name: saved[name] for name in names} | {"history": [entry | {"phase": training.phase} for entry in saved["history"]]}

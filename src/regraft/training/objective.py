@@ -14,8 +14,6 @@ from ..networks.contract import Scores
 from ..probes import fit_temperature, log_loss
 from ..tasks import Loss, chosen_figures
 
-__all__ = ["Objective", "TaskObjective"]
-
 
 @dataclass(frozen=True)
 class TaskObjective:

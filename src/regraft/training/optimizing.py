@@ -11,8 +11,6 @@ from torch.optim import Optimizer
 
 from ..errors import SettingError
 
-__all__ = ["OPTIMIZERS", "factory_rate", "named_optimizer", "optimizer_by"]
-
 Groups = list[dict[str, Any]]
 _KINDS: dict[str, Callable[..., Optimizer]] = {
     "adamw": torch.optim.AdamW,

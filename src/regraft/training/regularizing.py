@@ -12,8 +12,6 @@ from torch.nn import Module, functional
 
 from ..networks.contract import Network
 
-__all__ = ["dropped", "l1_norm"]
-
 
 @contextmanager
 def dropped(network: Network, share: float) -> Iterator[None]:

@@ -29,8 +29,6 @@ from ..errors import RegraftError, SettingError
 from ..networks.contract import Network, Scores
 from ..scale import WorkerLostError, alongside, other_machines
 
-__all__ = ["ALONE", "Team", "in_team"]
-
 T = TypeVar("T")
 S = TypeVar("S")
 _PATIENCE = timedelta(minutes=10)  # Maximum time that a process waits for the others at a step

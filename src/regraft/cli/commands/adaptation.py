@@ -20,8 +20,6 @@ from .. import options
 from ..guard import command, spread
 from ..shared import assignments, check_given, class_names, columns_for, kind_for, listed_names, named_pairs, opened, read_data, reading_of
 
-__all__ = ["add_to", "as_words", "cost_line", "print_next", "print_result", "printed_report", "value_of"]
-
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
 
 
@@ -110,7 +108,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     net = heads.retarget(net, plan.classes or dataset.classes, hidden=layers, seed=seed) if layers else net
     ready = time.perf_counter()
     result = verbs.adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=read.skip_bad)
-    print_result(result, out, as_json=as_json, before=ready - called, architecture=how.architecture)
+    _print_result(result, out, as_json=as_json, before=ready - called, architecture=how.architecture)
 
 
 def _layers(text: str | None) -> list[tuple[int, str]]:
@@ -176,7 +174,7 @@ def value_of(text: str) -> Any:
         return word
 
 
-def print_result(result: Any, folder: str | Path, *, as_json: bool = False, before: float = 0.0, architecture: str | None = None) -> None:
+def _print_result(result: Any, folder: str | Path, *, as_json: bool = False, before: float = 0.0, architecture: str | None = None) -> None:
     """Print the result of an adaptation: verdict, plan, account, cost and paths.
     `before`: seconds until the network was opened and the data were read; `architecture`: as in `print_next`."""
     report, shown = printed_report(folder)

@@ -17,8 +17,6 @@ from ..guard import command
 from ..options import AsJson, CacheFolder, Older
 from ..shared import size_of
 
-__all__ = ["add_to"]
-
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

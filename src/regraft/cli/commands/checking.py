@@ -11,8 +11,6 @@ from .. import options
 from ..guard import command
 from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, wanted_target
 
-__all__ = ["add_to"]
-
 _NETWORK = "The network to adapt. Also shows what fits, and which classes the network would keep."
 _Network = Annotated[str | None, typer.Argument(metavar="[NETWORK]", help=_NETWORK, show_default=False)]
 

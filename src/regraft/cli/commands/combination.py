@@ -12,8 +12,6 @@ from ..guard import command
 from ..shared import check_given, named_pairs, opened, read_data, wanted_target
 from .adaptation import print_next
 
-__all__ = ["add_to"]
-
 _NETWORKS = "Two or more classes with their networks: cat=cat/ dog=dog.keras."
 _Networks = Annotated[list[str], typer.Argument(metavar="CLASS=NETWORK...", help=_NETWORKS)]
 _CALIBRATE = "Labelled examples of these classes. A factor and a shift per logit are fitted to minimise the log loss."

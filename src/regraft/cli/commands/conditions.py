@@ -14,8 +14,6 @@ from .. import options
 from ..guard import command
 from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, size_of, wanted_target
 
-__all__ = ["add_to"]
-
 _FORMS = "An .onnx file, a .pmml file (dense layers), a .keras or .h5 file (Keras), or a .pt2 file (PyTorch program)."
 _File = Annotated[Path, typer.Argument(metavar="FILE", help=_FORMS)]
 _INSIDE = "For .onnx: include the preprocessing in the file. The file then takes images in bytes of any size, or numbers as measured."

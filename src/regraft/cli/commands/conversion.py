@@ -14,8 +14,6 @@ from .. import options
 from ..guard import command
 from ..shared import check_given, opened, size_of
 
-__all__ = ["add_to"]
-
 _ENDINGS = (".onnx", ".pmml", ".keras", ".h5", ".pt2")
 _OF_KERAS = (".keras", ".h5")
 _OUT = "The file to write. The suffix selects the format: .onnx, .pmml, .keras, .h5 or .pt2. Without a suffix, a saved folder."

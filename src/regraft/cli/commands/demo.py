@@ -14,8 +14,6 @@ from ..guard import command
 from ..options import AsJson, Quiet
 from .adaptation import printed_report
 
-__all__ = ["add_to"]
-
 _Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the adapted network, its report and the learning curves.")]
 
 

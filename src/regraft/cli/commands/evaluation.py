@@ -14,8 +14,6 @@ from .. import options
 from ..guard import command
 from ..shared import check_given, checked_kind, columns_for, kind_for, listed_names, read_data, run_by, to_run, wanted_target
 
-__all__ = ["add_to"]
-
 _FIGURES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",

@@ -13,8 +13,6 @@ from ..guard import command
 from ..shared import check_given, columns_for, opened, read_data, reading_of
 from .adaptation import cost_line, print_next, printed_report
 
-__all__ = ["add_to"]
-
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `extend` to `app`."""

@@ -13,8 +13,6 @@ from ..guard import command
 from ..options import AsJson, NetworkArgument, NetworkOptions, Preview, SourceClasses, Trust
 from ..shared import check_given, class_names, kind_for, opened, read_data
 
-__all__ = ["add_to"]
-
 _DATA = "Examples on which weights that were matched by order are measured. `regraft check` has all options for reading data."
 _Data = Annotated[str | None, typer.Argument(metavar="[DATA]", help=_DATA, show_default=False)]
 

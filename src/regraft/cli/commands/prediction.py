@@ -16,8 +16,6 @@ from .. import options
 from ..guard import command
 from ..shared import check_given, columns_for, listed_names, run_by, to_run
 
-__all__ = ["add_to"]
-
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `predict` to `app`."""

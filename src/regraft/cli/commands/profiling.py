@@ -14,8 +14,6 @@ from .. import options
 from ..guard import command
 from ..shared import check_given, columns_for, opened, read_data, reading_of
 
-__all__ = ["add_to"]
-
 _OUT = "Folder or address for profile.html and profile.json. By default, they are not written."
 _Out = Annotated[Any, typer.Option("--out", metavar="DIR", help=_OUT, parser=options.place_of)]
 _Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of the learning curve.")]

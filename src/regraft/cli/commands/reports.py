@@ -8,8 +8,6 @@ from ...console import show
 from ..guard import command
 from ..options import SavedArgument
 
-__all__ = ["add_to"]
-
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `report` to `app`."""

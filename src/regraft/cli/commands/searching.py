@@ -21,8 +21,6 @@ from ..guard import command
 from ..shared import assignments, check_given, class_names, columns_for, kind_for, opened, read_data, reading_of
 from .adaptation import as_words, cost_line, value_of
 
-__all__ = ["add_to"]
-
 _OUT = "Folder or address of the study: table, plots, and the adapted network in `best`. Several processes can share one folder."
 _SPACE = 'A JSON file: {"learning_rate": {"low": 1e-4, "high": 0.1, "log": true}, "optimizer": ["adamw", "sgd"], …}.'
 

@@ -15,8 +15,6 @@ from ..items import take
 from ..ranges import BYTES, SHARES, STEPS, Range, check_range
 from .threads import in_threads
 
-__all__ = ["BACKGROUNDS", "PLAIN", "Reading", "deep_limits", "float_range_of", "in_mode", "integer_range_of"]
-
 BACKGROUNDS = {"white": 255, "black": 0, "ignored": None}
 """Background of transparent pixels -> its level; "ignored": the colour stored under them."""
 LOOKED_AT = 256

@@ -11,8 +11,6 @@ from ...errors import DataError
 from ...files.text import natural_key, printable
 from ..items import listed
 
-__all__ = ["EXTENSIONS", "existing_folder", "files_below", "is_hidden", "kind_of", "kind_of_files"]
-
 EXTENSIONS = {
     "image": (".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".avif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
     "audio": (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".opus"),

@@ -15,8 +15,6 @@ from ...tensors import Tensor, torch
 from ..ranges import BYTES, SHARES, STEPS, limits_of
 from .depth import BACKGROUNDS, PLAIN, Reading, in_mode, integer_range_of
 
-__all__ = ["MODES", "decode", "decoded", "geometry", "pixel_batch", "value_range_of"]
-
 MODES = {"bilinear": 2, "bicubic": 3}  # Interpolation -> its number in PIL; the names are those of torch
 MOST_PIXELS = 2**27  # Maximum number of pixels of a resized picture before the centre crop
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}

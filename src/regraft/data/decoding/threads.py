@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["in_threads", "prefetched"]
-
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 

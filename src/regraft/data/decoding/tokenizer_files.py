@@ -22,8 +22,6 @@ from ...files.formats import member, opening, reason_of
 from ...files.schema import read_json
 from ...files.text import printable
 
-__all__ = ["LONGEST", "TOKENIZER_INPUTS", "TOKEN_NAMES", "encoded", "parsed_tokenizer", "read_tokenizer"]
-
 TOKEN_NAMES = ("pad_token", "unk_token", "mask_token", "cls_token", "sep_token", "bos_token", "eos_token")
 TOKENIZER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 LONGEST = 2**20  # Maximum number of tokens of an example; tokenizers use larger values for "any length"

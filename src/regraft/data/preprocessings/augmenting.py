@@ -14,8 +14,6 @@ from ...files.text import printable
 from ...randomness import seeded
 from ...tensors import Tensor, torch
 
-__all__ = ["AUGMENTS", "CALLABLE", "augment_key", "by_function", "given_by_key", "like_photographs", "photographs", "plain_name"]
-
 AUGMENTS = ("auto", "none", "light", "photo")  # Settings of `augment=` other than a callable
 CALLABLE = "callable "  # Prefix of the name of a callable in plans, which are plain data
 LEAST_AREA, RATIO = 0.5, 4 / 3

@@ -18,8 +18,6 @@ from ..items import is_frame
 from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
 from .preprocessing import Preprocessing, check_scaling
 
-__all__ = ["ColumnsPreprocessing"]
-
 
 @dataclass(frozen=True)
 class ColumnsPreprocessing(Preprocessing):

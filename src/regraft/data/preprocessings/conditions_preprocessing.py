@@ -16,8 +16,6 @@ from ..dataset import Dataset
 from ..items import listed
 from .preprocessing import Preprocessing
 
-__all__ = ["ConditionsPreprocessing", "known_conditions", "with_conditions", "without_conditions"]
-
 ANYWHERE = "inputs"  # Name of an unnamed input tensor beside the condition, if the network has no name for it
 
 

@@ -22,8 +22,6 @@ from ..ranges import BYTES, SHARES, STEPS, Range, check_range, limits_of
 from .augmenting import by_function, like_photographs, photographs
 from .preprocessing import Preprocessing, check_scaling
 
-__all__ = ["ImagePreprocessing", "augmented_pictures", "with_channels"]
-
 DEFAULT_SIZE = 224
 ROTATION = np.deg2rad(10.0)
 ZOOM = 0.1

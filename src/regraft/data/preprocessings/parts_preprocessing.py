@@ -19,8 +19,6 @@ from .augmenting import plain_name
 from .preprocessing import Item, Preprocessing, as_dataset
 from .preprocessing import from_dict as preprocessing_from_dict
 
-__all__ = ["PartsPreprocessing"]
-
 
 @dataclass(frozen=True)
 class PartsPreprocessing(Preprocessing):

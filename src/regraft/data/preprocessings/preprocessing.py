@@ -24,8 +24,6 @@ from ..readers.unlabelled import is_file_of_items, read_files, single_picture
 from .augmenting import plain_name
 from .schemas import LARGEST, SCHEMAS, SMALLEST
 
-__all__ = ["Item", "Preprocessing", "as_dataset", "check_scaling", "default_preprocessing", "from_dict"]
-
 Item = np.ndarray | dict[str, np.ndarray]  # One example as the network takes it, without batch axis
 
 _KNOWN: dict[str, type[Preprocessing]] = {}

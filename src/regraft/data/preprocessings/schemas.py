@@ -12,8 +12,6 @@ from pydantic import Field, model_validator
 
 from ...files.schema import Plain
 
-__all__ = ["LARGEST", "SCHEMAS", "SMALLEST"]
-
 LARGEST, SMALLEST = 1e30, 1e-30  # Limits of offsets, factors and divisors; beyond them float32 values become infinite
 MOST = 2**28  # Maximum count of numbers in an example: 1 GiB of float32
 Side = Annotated[int, Field(ge=1, le=2**20)]

@@ -17,8 +17,6 @@ from ...files.text import printable
 from ...networks.sources.hdf5 import check_h5, check_heaps
 from ..items import LazyItems, listed, padded_to, padding_of
 
-__all__ = ["ARRAY_EXTENSIONS", "array_file", "array_items", "read_array"]
-
 ARRAY_EXTENSIONS = (".npy", ".npz", ".h5", ".hdf5")
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 """Header readers by format version. Version 3 differs only for structured types, which are not numbers."""

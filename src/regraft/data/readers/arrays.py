@@ -20,8 +20,6 @@ from .label_lists import is_missing
 from .targets import ReadOptions
 from .tasks import Beside, as_padded, built, targets_by_task
 
-__all__ = ["parts_of", "read_arrays", "read_examples"]
-
 
 def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
     """Read a pair of examples and labels. An array or memory map X is kept, not copied.

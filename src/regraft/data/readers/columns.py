@@ -11,8 +11,6 @@ from ...errors import DataError
 from ..items import as_numpy, is_frame
 from .label_lists import is_missing
 
-__all__ = ["column_array", "column_facts", "column_numbers", "weight_numbers"]
-
 _TYPES = {"b": "true or false", "i": "whole numbers", "u": "whole numbers", "f": "numbers", "M": "dates", "m": "times"}
 """By NumPy kind; any other kind is "texts"."""
 

@@ -21,8 +21,6 @@ from ...files.text import printable
 from ..items import as_numpy, listed
 from .encodings import CHUNK_BYTES, encoding_of
 
-__all__ = ["MOST_COLUMNS", "columns_of_csv", "distinct_names", "names_of_csv", "texts_of_csv"]
-
 MOST_COLUMNS = 2**20  # Maximum number of columns of a table; a reader needs some KiB for each, however short the file is
 EXACT = 2.0**53  # Above this, not every whole number is exact as a floating-point number
 _FIELD_LIMIT = threading.Lock()  # Lock around raising the field size limit of the standard library, which is global to the process

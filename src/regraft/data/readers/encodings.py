@@ -10,8 +10,6 @@ from ...errors import DataError
 from ...files.text import printable
 from ..items import listed
 
-__all__ = ["CHUNK_BYTES", "encoding_of"]
-
 CHUNK_BYTES = 2**22
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _FOREIGN = re.compile(r"[^\s,;|]*[^\x00-\x7f][^\s,;|]*")

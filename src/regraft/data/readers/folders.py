@@ -16,8 +16,6 @@ from .array_files import array_items
 from .targets import ReadOptions, label_array
 from .tasks import Beside, built, targets_by_task
 
-__all__ = ["read_folder"]
-
 SPLIT_NAMES = {"train", "training", "valid", "val", "validation", "dev", "test", "testing"}
 
 

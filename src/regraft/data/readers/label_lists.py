@@ -12,8 +12,6 @@ from ...files.text import natural_key
 from ...networks.names import rows_of
 from ..items import as_numpy, listed
 
-__all__ = ["is_missing", "label_lists", "label_text"]
-
 Lists = list[list[Any] | None]
 
 

@@ -14,8 +14,6 @@ from ...files.text import printable
 from ..decoding.files import files_below, kind_of
 from ..items import listed
 
-__all__ = ["FilesBelow"]
-
 
 class FilesBelow:
     """Images and audio files below a folder. They are found by path, or without extension or folder if the match is unique.

@@ -15,8 +15,6 @@ from ..items import as_numpy, listed
 from ..targets import Targets, spelling_notes, wrong_task
 from .label_lists import is_missing, label_lists, label_text
 
-__all__ = ["FEW_VALUES", "ReadOptions", "label_array", "make_targets", "missing_rows", "typed"]
-
 MOST_LABEL_BYTES = 2**31
 FEW_VALUES = 20  # Up to this many distinct whole numbers, float targets are probably classes, and a note says so
 

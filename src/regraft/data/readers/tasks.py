@@ -18,8 +18,6 @@ from .columns import column_array, weight_numbers
 from .label_lists import is_missing, label_lists
 from .targets import FEW_VALUES, ReadOptions, label_array, make_targets, missing_rows, typed
 
-__all__ = ["MAIN", "Beside", "as_padded", "built", "partial_targets", "targets_by_task", "with_tasks"]
-
 MAIN = "main"
 
 
@@ -98,7 +96,7 @@ def with_tasks(data: Dataset, tasks: Mapping[str, Targets], *, skip_bad: bool) -
 def targets_by_task(labels: Any, options: ReadOptions, *, count: int) -> dict[str, Targets]:
     """Return the targets by task name, N for each; the name is "main" if `labels` is not a mapping."""
     if not isinstance(labels, Mapping):
-        made = partial_targets if options.skip_bad else make_targets
+        made = _partial_targets if options.skip_bad else make_targets
         return {MAIN: made(labels, options.classes_of(MAIN, first=True), task=options.task_of(MAIN))}
     if not labels:
         raise DataError(f"target={dict(labels)} names no task; expected a mapping from task to labels with one entry or more.")
@@ -112,13 +110,13 @@ def targets_by_task(labels: Any, options: ReadOptions, *, count: int) -> dict[st
             what = f"the column name {values!r}, and this source has no columns" if isinstance(values, str) else f"{len(values)} labels"
             raise DataError(f"Task {name!r} was given {what}; expected an array of {count} labels, one for each example.")
         try:
-            found[name] = partial_targets(values, options.classes_of(name, first=name == names[0]), task=options.task_of(name))
+            found[name] = _partial_targets(values, options.classes_of(name, first=name == names[0]), task=options.task_of(name))
         except DataError as error:
             raise DataError(f"Task {name!r}: {error}") from error
     return found
 
 
-def partial_targets(values: Any, classes: Sequence[str] | None = None, *, task: str | None = None) -> Targets:
+def _partial_targets(values: Any, classes: Sequence[str] | None = None, *, task: str | None = None) -> Targets:
     """Infer the task type of labels with missing entries: None, NaN, an empty text, or a row of these.
     The known labels are read as by `make_targets`. If labels are missing, whole float numbers with few distinct values are classes, because
     tables store integer columns with empty cells as floats.

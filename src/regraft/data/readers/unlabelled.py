@@ -19,8 +19,6 @@ from .array_files import ARRAY_EXTENSIONS, array_file, read_array
 from .table_files import TABLE_EXTENSIONS, how_else
 from .tables import read_unlabelled
 
-__all__ = ["is_file_of_items", "paths_of", "read_files", "single_picture"]
-
 Named = tuple[Any, list[str]]
 
 
@@ -43,7 +41,7 @@ def read_files(paths: Iterable[Path], kind: str) -> Dataset:
     if tables:
         return read_unlabelled(tables[0], kind, columns=())
     if kind in ("image", "audio") and any(path.suffix.lower() not in ARRAY_EXTENSIONS for path in found):
-        items: Any = [file for path in found for file in paths_of(path, kind)]
+        items: Any = [file for path in found for file in _paths_of(path, kind)]
         names = list(map(str, items))
     else:
         parts = [_lines(path) if kind == "text" else _rows(path, kind, whole=path in by_pattern) for path in found]
@@ -60,7 +58,7 @@ def single_picture(array: np.ndarray) -> np.ndarray:
     return array[None] if single and array.dtype.kind in "biuf" else array
 
 
-def paths_of(path: Path, kind: str) -> list[Path]:
+def _paths_of(path: Path, kind: str) -> list[Path]:
     """Return the files of a kind below a folder, or the single file that the path names."""
     if not path.is_dir():
         return [path]
@@ -82,7 +80,7 @@ def _lines(path: Path) -> Named:
 def _rows(path: Path, kind: str, *, whole: bool) -> Named:
     """Return the examples of an array file, or of a folder with one example per file, and their names."""
     if path.is_dir():
-        found = paths_of(path, "array")
+        found = _paths_of(path, "array")
         return [read_array(file) for file in found], [str(file) for file in found]
     if whole and path.suffix.lower() == ".npy":
         return read_array(path)[None], [str(path)]

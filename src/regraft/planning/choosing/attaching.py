@@ -12,8 +12,6 @@ from ...networks.contract import Network, Tap
 from ...probes import fit_ridge
 from ..measured_input import LEAST, SURE, losses_of, surely
 
-__all__ = ["ATTACHED", "attached"]
-
 ATTACHED = "The network had no head that could be recognised"
 _MOST, _BLOCKS, _BATCH = 256, 3, 32  # Examples of the measurement; number of last blocks that are tried; examples per pass
 

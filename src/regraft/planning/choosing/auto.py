@@ -32,8 +32,6 @@ from .probing import best_of, probes_of
 from .solving import HeldOut, Probed, item_errors
 from .trials import Trial, on_workers, trial_epochs, trial_of
 
-__all__ = ["choose_and_carry_out"]
-
 FIRST = 3  # Number of candidates below the head that are tried without a budget; with a budget, all are
 
 FEW_TO_JUDGE = 200  # Size of the validation set below which a doubtful training is also evaluated on folds of the training set

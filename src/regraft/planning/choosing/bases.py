@@ -19,8 +19,6 @@ from ..tapped import Tapped, default_points, tapped_features
 from .probing import probe_at, probed_network
 from .solving import Probed
 
-__all__ = ["Base", "head_base", "outcome_of_probe", "probe_base", "read_by_probe", "read_depths", "scratch_base", "source_of", "with_probe"]
-
 
 @dataclass(frozen=True, eq=False)
 class Base:
@@ -72,10 +70,10 @@ def head_base(setup: Setup, log: Log, *, features: Tensor) -> Base:
 
 def probe_base(setup: Setup, tapped: Tapped, *, probed: Probed) -> Base:
     """Return the network with a probe as its head."""
-    return Base(setup.on(probed_network(setup, probed)), read_by_probe(tapped, probed))
+    return Base(setup.on(probed_network(setup, probed)), _read_by_probe(tapped, probed))
 
 
-def read_by_probe(tapped: Tapped, probed: Probed) -> Tensor:
+def _read_by_probe(tapped: Tapped, probed: Probed) -> Tensor:
     """Return the input (N, D) of the head `probed` for the N examples of `tapped`."""
     features = tapped.taken(np.arange(len(tapped.features)), probed.columns)
     return torch.from_numpy(features if probed.layer is None else probed.layer.apply(features))
@@ -111,6 +109,6 @@ def outcome_of_probe(setup: Setup, log: Log, *, tapped: Tapped, probed: Probed) 
         frozen_up_to_head(network),
         source=source,
         head_features=base.features,
-        test_feed=None if judged is None else HeadFeed(network, read_by_probe(judged, probed), setup.device),
+        test_feed=None if judged is None else HeadFeed(network, _read_by_probe(judged, probed), setup.device),
         solved={name: Solved(probe, probed.rows[name]) for name, probe in probed.probes.items()},
     )

@@ -18,8 +18,6 @@ from ..setup import Log, Setup
 from ..tuning.by_method import check_method
 from .probing import block_of
 
-__all__ = ["Candidate", "below_probe", "candidates_of", "check_blocks", "frozen_layers", "surgical_blocks"]
-
 ENOUGH_FOR_SCRATCH = 10  # Examples per class from which training from scratch is a candidate
 ENOUGH_CONDITIONS = 10  # Conditions in the training set from which codes can be learned
 _STRATEGIES = ("probe", "head", "partial", "full", "surgical", "scratch", *METHODS)

@@ -20,8 +20,6 @@ from ..starting import solved_heads_of, start_from_
 from .probing import with_rows
 from .solving import WORDS, drawn, logistic_loss, solved_by, through_layer
 
-__all__ = ["loop_reason", "solved_heads"]
-
 FOLDED = 2000  # Number of examples up to which cross-validation on all of them chooses the penalty; above, the validation set does
 MOST_NUMBERS = 2**28  # Largest table of features for the solver, 1 GiB; above, the loop runs
 

@@ -17,8 +17,6 @@ from ...networks.samples import placed
 from ...training import Training, WholeFeed, train
 from ..setup import Setup
 
-__all__ = ["Costs", "measured_costs", "pass_seconds"]
-
 TIMED = 16  # Number of examples in the timed batches
 
 

@@ -29,23 +29,6 @@ from ..plan import THROUGH_LAYERS
 from ..setup import Setup
 from ..tapped import Tapped
 
-__all__ = [
-    "WORDS",
-    "HeldOut",
-    "Probed",
-    "by_discriminants",
-    "columns_of",
-    "drawn",
-    "held_out",
-    "item_errors",
-    "judged_probe",
-    "logistic_loss",
-    "softened",
-    "solved_by",
-    "solved_probe",
-    "through_layer",
-]
-
 WORDS = {
     "ridge": "ridge",
     "lda": "discriminant analysis",

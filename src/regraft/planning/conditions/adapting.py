@@ -24,8 +24,6 @@ from .losses import CodeLosses
 from .matching import aims_of, condition_groups, scaled, with_heads_of
 from .proof import proved, told
 
-__all__ = ["Asked", "adapt_condition", "fold", "saved_to"]
-
 
 @dataclass(frozen=True)
 class Asked:

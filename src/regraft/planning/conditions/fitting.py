@@ -17,8 +17,6 @@ from ...methods.prior import WEIGHTS, CodePrior, chosen_weight, first_weight
 from ...training.full_batch import FITS, Minimised, minimise
 from .losses import CodeLosses
 
-__all__ = ["STARTS", "Fitted", "Fitting", "fit_codes", "rows_needed"]
-
 STARTS = ("mean", "zero", "nearest")
 UNSUPERVISED = ("pseudo", "entropy")
 FOLDS = 5  # Maximum number of cross-validation folds

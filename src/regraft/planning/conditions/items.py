@@ -16,8 +16,6 @@ from ...freezing import Counter, Cut, cacheable_layers, find_cut
 from ...networks.contract import Inputs, Network, Scores
 from ...networks.samples import placed
 
-__all__ = ["CodedItems", "batch_rows"]
-
 NUMBERS_AT_ONCE = 2**22  # Maximum number of values in a batch of pairs, at the input of the part that runs for every code
 READ_AT_ONCE = 64
 

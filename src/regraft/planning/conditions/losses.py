@@ -17,10 +17,8 @@ from ...networks.contract import Scores
 from ...training.full_batch import value_and_gradient
 from .items import CodedItems
 
-__all__ = ["Aim", "CodeLosses", "entropies", "item_losses"]
 
-
-def item_losses(kind: str, scores: Tensor, *, targets: Tensor) -> Tensor:
+def _item_losses(kind: str, scores: Tensor, *, targets: Tensor) -> Tensor:
     """Return the loss of each example, (B,): its negative log-likelihood in nats; for regression, the squared error.
     `scores`: (B, C) logits; `targets`: (B,) int64, or (B, C) numbers."""
     if kind == "classification":
@@ -31,7 +29,7 @@ def item_losses(kind: str, scores: Tensor, *, targets: Tensor) -> Tensor:
     return (scores - truth).square().sum(1)
 
 
-def entropies(kind: str, scores: Tensor) -> Tensor:
+def _entropies(kind: str, scores: Tensor) -> Tensor:
     """Return the entropy in nats of the predicted probabilities of each example, (B,), from logits (B, C)."""
     if kind == "classification":
         log = scores.log_softmax(1)
@@ -52,8 +50,8 @@ class Aim:
         """Return the weighted losses (B,) of the examples `chosen` (B,) from their logits by task."""
         weights = self.weights[chosen]
         if self.targets is None:
-            return entropies(self.kind, scores[self.task]) * weights
-        found = item_losses(self.kind, scores[self.task], targets=self.targets[chosen])
+            return _entropies(self.kind, scores[self.task]) * weights
+        found = _item_losses(self.kind, scores[self.task], targets=self.targets[chosen])
         return torch.where(weights > 0, found, torch.zeros_like(found)) * weights
 
 

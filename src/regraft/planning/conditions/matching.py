@@ -17,8 +17,6 @@ from ...networks.parts.coding import MEAN
 from .items import CodedItems
 from .losses import Aim, CodeLosses
 
-__all__ = ["aims_of", "condition_groups", "scaled", "target_aims", "with_heads_of"]
-
 
 def condition_groups(data: Dataset, names: str | Sequence[str] | None, *, known: Collection[str]) -> dict[str, np.ndarray]:
     """Return condition -> example indices (n,), in the order of `names`, or of the data.

@@ -14,8 +14,6 @@ from ...networks.contract import Network
 from ...networks.parts.code_files import code_digest, shared_state
 from .fitting import Fitted, Fitting
 
-__all__ = ["proved", "told"]
-
 
 def proved(known: Network, table: np.ndarray, *, digest: str, changed: Collection[str]) -> Account:
     """Return the account that the network with new codes is bit-identical to the original one, except for these codes.

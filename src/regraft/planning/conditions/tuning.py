@@ -23,8 +23,6 @@ from .items import batch_rows
 from .losses import Aim
 from .matching import target_aims, with_heads_of
 
-__all__ = ["TunedInput", "tune_input"]
-
 
 @dataclass(frozen=True)
 class TunedInput:

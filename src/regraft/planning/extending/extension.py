@@ -29,8 +29,6 @@ from ..result import check_unfinished, made_now
 from ..setup import Clock
 from .parts import Parts, labelled, parted
 
-__all__ = ["Asked", "Extension", "extended", "figures_line"]
-
 
 @dataclass(frozen=True)
 class Asked:

@@ -14,8 +14,6 @@ from ...errors import DataError, NetworkError
 from ...networks.contract import Network
 from ...networks.names import rows_of
 
-__all__ = ["Parts", "labelled", "parted"]
-
 
 @dataclass(frozen=True)
 class Parts:

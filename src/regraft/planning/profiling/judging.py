@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["CHOICES", "METRICS", "Case", "Held", "fold_numbers", "judged", "nested_choice"]
-
 METRICS = {"classification": "accuracy", "multi-label": "mean average precision", "regression": "R²"}
 CHOICES = 5  # Number of folds of the nested choice among probes
 _PARTS = 20  # Number of jackknife parts for the standard error of a figure that is not a mean over examples
@@ -77,7 +75,7 @@ def judged(case: Case, scores: np.ndarray) -> Held:
 
 def _multi_label(case: Case, scores: np.ndarray) -> Held:
     value = _mean_precision(scores, case.targets)
-    parts = fold_numbers(case, min(_PARTS, len(case)))
+    parts = _fold_numbers(case, min(_PARTS, len(case)))
     count = int(parts.max()) + 1
     without = np.array([_mean_precision(scores[parts != part], case.targets[parts != part]) for part in range(count)])
     return Held(scores, value, count * value - (count - 1) * without, None)
@@ -103,7 +101,7 @@ def _standard_error(credits: np.ndarray, clusters: np.ndarray | None) -> float:
     return float(np.sqrt(count / max(count - 1, 1) * np.square(sums).sum()) / len(credits))
 
 
-def fold_numbers(case: Case, count: int) -> np.ndarray:
+def _fold_numbers(case: Case, count: int) -> np.ndarray:
     """Return the fold number of each example, (N,). Groups are kept whole; the draw is deterministic."""
     units = np.arange(len(case)) if case.groups is None else case.groups
     number = int(units.max()) + 1
@@ -116,7 +114,7 @@ def nested_choice(case: Case, candidates: list[Held]) -> tuple[int, Held]:
     of the predictions combined from the folds.
     Source: Stone, JRSS B 36, 1974 (cross-validatory choice and assessment)."""
     best = int(np.argmax([held.value for held in candidates]))
-    folds, scores = fold_numbers(case, CHOICES), candidates[best].scores.copy()
+    folds, scores = _fold_numbers(case, CHOICES), candidates[best].scores.copy()
     for fold in np.unique(folds):
         rest, here = folds != fold, folds == fold
         values = [judged(case.taken(np.flatnonzero(rest)), held.scores[rest]).value for held in candidates]

@@ -36,8 +36,6 @@ from .probing import (
 from .profile import Beside, Depth, Profile
 from .words import BEFORE_HEAD, Found, points_of, read_figures, warnings_of
 
-__all__ = ["measure_profile"]
-
 _CHANCE = {"classification": "majority class", "multi-label": "share of each label", "regression": "the mean"}
 MOST_JUDGED = 1500  # Maximum number of examples for the probes, whose time grows with its cube
 

@@ -19,22 +19,6 @@ from ...probes.ridge import fit_ridge
 from ...probes.statistics import fit_lda, fit_lda_probe, statistics_of
 from .judging import Case, Held, judged
 
-__all__ = [
-    "Joint",
-    "alone",
-    "class_mean",
-    "coordinates",
-    "curve_points",
-    "expected_gain",
-    "fit_curves",
-    "joint_probe",
-    "mapped_scores",
-    "neighbours",
-    "old_scores",
-    "relation_scores",
-    "shared_rows",
-]
-
 SHARES = ((0.1, 5), (0.25, 3), (0.5, 2))  # Sizes of the learning curve as shares of the examples, with the number of draws of each
 _COLUMNS = 4096
 
@@ -150,7 +134,7 @@ _POWERS = np.geomspace(0.1, 2.0, 24)
 _DRAWS = 400
 
 
-def fit_curves(items: np.ndarray, values: np.ndarray, *, errors: np.ndarray) -> np.ndarray:
+def _fit_curves(items: np.ndarray, values: np.ndarray, *, errors: np.ndarray) -> np.ndarray:
     """Fit a - b n^-c with a <= 1, b >= 0 and c from 0.1 to 2 by weighted least squares, to m learning curves at once.
     `items`: (k,) numbers of examples; `values`: (m, k) figures; `errors`: (k,) standard errors. Return (m, 3): a, b and c of each.
     Source: Cortes, Jackel, Solla, Vapnik & Denker, Learning Curves, NIPS 1993 (the power law)."""
@@ -184,7 +168,7 @@ def expected_gain(points: Sequence[tuple[int, float, float]], now: int, *, later
         return None
     items, values, errors = (np.array(column, np.float64) for column in zip(*points, strict=True))
     drawn = values + np.random.default_rng(0).standard_normal((_DRAWS, len(values))) * errors
-    fits = fit_curves(items, np.concatenate([values[None], drawn]), errors=errors)
+    fits = _fit_curves(items, np.concatenate([values[None], drawn]), errors=errors)
     gains = fits[:, 1] * (now ** -fits[:, 2] - later ** -fits[:, 2])
     low, high = np.quantile(gains[1:], [0.025, 0.975])
     return float(gains[0]), float(min(low, gains[0])), float(max(high, gains[0]))

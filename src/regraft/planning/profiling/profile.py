@@ -20,8 +20,6 @@ from ...report.profile import write_profile
 from ..plan import Plan, make_plan
 from .words import words_of
 
-__all__ = ["PROFILE_FILE", "Beside", "Depth", "Profile"]
-
 PROFILE_FILE, PAGE_FILE = "profile.json", "profile.html"
 
 

@@ -9,8 +9,6 @@ import numpy as np
 
 from .judging import Held
 
-__all__ = ["BEFORE_HEAD", "INPUT", "Found", "Reading", "points_of", "read_figures", "warnings_of", "words_of"]
-
 INPUT, BEFORE_HEAD = "input", "before the head"
 MANY_PER_CLASS, MANY_ITEMS = 100, 1000  # Minimum number of examples of a large data set: per class, and for a task without classes
 SIMILAR = 0.8  # Minimum share of the attainable figure above chance that the deepest features give on similar data

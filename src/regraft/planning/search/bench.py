@@ -25,8 +25,6 @@ from ..trained import with_fresh
 from ..tuning.tuned import Fold
 from .space import HEAD_NAMES, plan_for
 
-__all__ = ["METRICS", "Bench", "Build", "carried_out", "deepened", "shown_figure", "shown_values"]
-
 Build = Callable[[Mapping[str, Any]], Network]  # Makes a network from values of a trial
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "log_loss", "ece", "brier"),
@@ -90,7 +88,7 @@ class Bench:
         network = self.network if self.build is None else self.build(own)
         if network.preprocessing.to_dict() != self.network.preprocessing.to_dict():
             raise NetworkError(f"The build function must return networks that read the same examples; with {own} it reads others.")
-        return deepened(network, self.items.data, plan=plan, **head)
+        return _deepened(network, self.items.data, plan=plan, **head)
 
     def run(self, values: Mapping[str, Any], report: Callable[[float, int], None]) -> tuple[list[float], list[float]]:
         """Run one trial and return its metric and loss on each fold."""
@@ -127,7 +125,7 @@ class _Watch:
         self.report(figure if self.metric == "accuracy" or self.falling else -figure, self.step)
 
 
-def deepened(  # over the limit: the three names of the space
+def _deepened(  # over the limit: the three names of the space
     net: Network, data: Dataset, *, plan: Plan, head_layers: int = 0, head_units: int = 0, head_activation: str = "relu"
 ) -> tuple[Network, Plan]:
     """Return the network with random layers between backbone and new head, and the plan that trains these layers first.

@@ -26,8 +26,6 @@ from ...files.text import printable
 from .database import STUDY_NAME, Database, KeptTrial, TrialFacts, optuna_library, rungs_of, unwritable
 from .space import Space
 
-__all__ = ["BEST", "PRUNERS", "SAMPLERS", "Board", "Options", "Run", "Taken", "carried"]
-
 Run = Callable[[Mapping[str, Any], Callable[[float, int], None]], tuple[Sequence[float], Sequence[float]]]
 """Function that runs a trial, and returns the metric and the loss of each fold; losses break ties.
 

@@ -24,8 +24,6 @@ from ..preparing import prepared_for
 from ..setup import learning_parts
 from .bench import carried_out
 
-__all__ = ["TransferClassifier", "TransferRegressor"]
-
 
 class _Keywords(FitKeywords, total=False):
     strategy: str

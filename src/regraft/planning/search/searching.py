@@ -44,8 +44,6 @@ from .database import KeptTrial, optuna_library
 from .space import CLOSED_FORM, Range, Space, default_space, plan_for
 from .study import FEWEST, Study, TrialRecord
 
-__all__ = ["Asked", "arguments_of", "first_of", "run_search"]
-
 _RESAMPLES = 50  # Bootstrap samples of the trials, for the intervals of the importances
 _OWN = ("holdout", "seed", "classes")
 _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}  # Optuna's state of a finished trial -> state in `TrialRecord`

@@ -16,8 +16,6 @@ from ...training import Settings
 from ...training.settings import is_whole
 from ..plan import SOLVING, Plan, make_plan
 
-__all__ = ["CLOSED_FORM", "HEAD_NAMES", "NAMES", "Range", "Space", "default_space", "plan_for"]
-
 CLOSED_FORM = {"strategy": "probe"}  # First trial of a search of the default space: a probe, as a baseline without training
 HEAD_NAMES = ("head_layers", "head_units", "head_activation")
 """Settings of additional layers below the head. They change the network and are not part of a plan."""

@@ -18,8 +18,6 @@ from ..result import Result
 from .bench import shown_figure, shown_values
 from .database import unwritable
 
-__all__ = ["FEWEST", "Study", "TrialRecord"]
-
 FEWEST = 4  # Minimum number of finished trials for importances
 
 _WIDTH = 120  # Width of the table of trials, in characters

@@ -16,8 +16,6 @@ from ...networks.contract import Network, Scores
 from ..plan import Plan
 from ..setup import Parts, Setup
 
-__all__ = ["Tuning", "begun_method", "check_method", "with_conditions_of"]
-
 
 def check_method(network: Network, data: Dataset, *, plan: Plan, parts: Parts) -> None:
     """Raise if the plan's strategy is a method that does not suit the network or the data, such as data without the conditions it needs."""

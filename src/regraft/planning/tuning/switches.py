@@ -18,8 +18,6 @@ from ..plan import Plan
 from ..profiling.probing import shared_rows
 from ..setup import Log, Setup
 
-__all__ = ["OLD_HEAD", "switch_problems", "taught"]
-
 OLD_HEAD = "old head"  # Task of the head that exists only during the training
 
 

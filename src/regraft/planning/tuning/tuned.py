@@ -24,22 +24,6 @@ from ..passes import training_of
 from ..setup import Log, Outcome, Parts, Setup
 from ..starting import solve_heads_
 
-__all__ = [
-    "FOLDS",
-    "Fold",
-    "History",
-    "folds_for",
-    "folds_of",
-    "measured_training",
-    "refit_",
-    "refitted",
-    "split_of",
-    "starts_of",
-    "tuned",
-    "usual_rate",
-    "weights_of",
-]
-
 FEW_TO_CHOOSE = 20  # Size of the validation set below which folds replace it
 FOLDS = 3
 FEWEST_STEPS = 200  # Number of steps below which a training is too short to learn class weights from zeros
