@@ -89,12 +89,20 @@ def test_a_folder_of_the_other_family(source: str, family: str, tmp_path: Path) 
 
 def test_options_of_the_forms(tmp_path: Path) -> None:
     source = _pmml_folder(tmp_path)
+    assert run("convert", source, tmp_path / "new.h5", "--weights-format", "keras3").exit_code == 0
+    assert b"batch_shape" in (tmp_path / "new.h5").read_bytes()
+    assert run("export", Path(_keras().save(tmp_path / "kept")), tmp_path / "w.weights.h5", "--weights-format", "keras2").exit_code == 0
+    assert b"layer_names" in (tmp_path / "w.weights.h5").read_bytes()
     assert run("convert", source, tmp_path / "old.pmml", "--pmml-version", "3.2").exit_code == 0
     assert 'version="3.2"' in (tmp_path / "old.pmml").read_text()[:200]
     assert run("convert", source, tmp_path / "x.onnx", "--with-preprocessing").exit_code == 0
     with pytest.raises(NetworkError, match="preprocessing in its graph"):
         regraft.load(tmp_path / "x.onnx")
-    for out, option in (("x.keras", ["--with-preprocessing"]), ("y.onnx", ["--pmml-version", "4.1"]), ("z", ["--pmml-version", "4.1"])):
+    for out, option in (
+        ("x.keras", ["--with-preprocessing"]),
+        ("y.onnx", ["--pmml-version", "4.1"]),
+        ("z", ["--weights-format", "keras2"]),
+    ):
         result = run("convert", source, tmp_path / out, *option)
         assert result.exit_code == 2 and "goes with" in result.stderr and not (tmp_path / out).exists()
 

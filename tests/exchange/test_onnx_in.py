@@ -335,8 +335,10 @@ def _external() -> Any:
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "another domain": (
-        lambda: _graph(helper.make_node("Gelu", ["x"], ["x1"], domain="com.microsoft"), domains=[helper.make_opsetid("com.microsoft", 1)]),
-        r"com.microsoft: Gelu.*standard operators",
+        lambda: _graph(
+            helper.make_node("EPContext", ["x"], ["x1"], domain="com.microsoft"), domains=[helper.make_opsetid("com.microsoft", 1)]
+        ),
+        r"com.microsoft: EPContext.*standard operators",
     ),
     "no operator": (lambda: _graph(helper.make_node("Load", ["x"], ["x1"])), r"ONNX: Load"),
     "another function of torch": (lambda: _graph(helper.make_node("Compile", ["x"], ["x1"])), r"ONNX: Compile"),

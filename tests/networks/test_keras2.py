@@ -13,9 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import regraft
-from regraft.errors import NetworkError
+from regraft.errors import NetworkError, SettingError
 
 keras = pytest.importorskip("keras")
 layers = keras.layers
@@ -80,7 +81,7 @@ def test_the_layout_is_that_of_keras_2(name: str, tmp_path: Path) -> None:
         assert {"loss", "metrics", "optimizer_config"} <= set(json.loads(file.attrs["training_config"]))
         weights = file["model_weights"]
         names = [str(each, "utf-8") for each in weights.attrs["layer_names"]]
-        assert list(weights) == sorted(names) == sorted(each.name for each in net.module.layers)
+        assert set(weights) - {"top_level_model_weights"} == set(names) == {each.name for each in net.module.layers}
         for layer in names:
             held = [str(each, "utf-8") for each in weights[layer].attrs["weight_names"]]
             assert all(each.endswith(":0") and isinstance(weights[layer][each], h5py.Dataset) for each in held)
@@ -91,6 +92,62 @@ def test_the_layout_is_that_of_keras_2(name: str, tmp_path: Path) -> None:
     for layer in described(path)["config"]["layers"]:
         for node in layer.get("inbound_nodes", ()):
             assert all(len(place) == 4 and isinstance(place[0], str) and isinstance(place[3], dict) for place in node)
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["network", "weights"])
+@pytest.mark.parametrize("layout", ["keras2", "keras3"])
+def test_each_layout_opens_in_keras(layout: str, alone: bool, tmp_path: Path) -> None:
+    net, items = network("tokens")
+    path = net.export(tmp_path / ("net.weights.h5" if alone else "net.h5"), weights_format=layout)
+    with h5py.File(path) as file:
+        held = file if alone else file["model_weights"]
+        assert ("layer_names" in held.attrs) == (layout == "keras2" or not alone) and ("model_config" in file.attrs) != alone
+        old = alone or "batch_input_shape" in file.attrs["model_config"]
+        assert alone or (str(file.attrs["keras_version"])[0] == layout[-1] and old == (layout == "keras2"))
+    keras.utils.set_random_seed(1)
+    model = tokens() if alone else keras.saving.load_model(path, compile=False)
+    if alone:
+        assert not np.allclose(model(items).detach(), net.module(items).detach(), atol=1e-3)
+        model.load_weights(path if layout == "keras3" else path.rename(path := tmp_path / "net.h5"))
+        assert np.allclose(regraft.load(tokens(), classes=net.classes, weights=path).logits(items), net.logits(items), atol=1e-5)
+    assert np.allclose(model(items).detach(), net.module(items).detach(), atol=1e-6)
+    if not alone:
+        assert np.allclose(regraft.load(path, classes=net.classes).logits(items), net.logits(items), atol=1e-5)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_files_are_laid_out_as_keras_2_wrote_them(tmp_path: Path) -> None:
+    """The fixture is a file of tf-keras, whose model was not compiled."""
+    theirs = Path(__file__).parents[1] / "fixtures" / "keras2_cnn.h5"
+    ours, layouts = regraft.load(theirs).export(tmp_path / "net.h5", weights_format="keras2"), []
+    for path in (theirs, ours):
+        layouts.append(dict[str, Any]())
+        with h5py.File(path) as file:
+            for name, item in [("/", file), *((name, file[name]) for name in _places(file))]:
+                facts = {key: np.asarray(item.attrs[key]).astype(str).tolist() for key in item.attrs if key.endswith("_names")}
+                layouts[-1][name] = (set(item.attrs) - {"training_config"}, facts, getattr(item, "shape", None))
+    assert layouts[0] == layouts[1]
+
+
+def _places(file: Any) -> list[str]:
+    found: list[str] = []
+    file.visit(found.append)
+    return found
+
+
+def test_a_wrong_layout_is_refused(tmp_path: Path) -> None:
+    net, _ = network("tokens")
+    for name, layout, said in (
+        ("net.h5", "keras_2", "'keras_2' is unknown; did you mean 'keras2'"),
+        ("net.weights.h5", "h5", "'h5' is unknown; valid: 'keras2', 'keras3'"),
+        ("net.keras", "keras2", r"weights_format='keras2' goes with a path that ends in '\.h5'"),
+    ):
+        with pytest.raises(SettingError, match=said):
+            net.export(tmp_path / name, weights_format=layout)
+    module = torch.nn.Linear(4, 3)
+    with pytest.raises(NetworkError, match=r"Convert it first: net.to\('keras'\)"):
+        regraft.load(module, inputs=(4,)).export(tmp_path / "net.h5", weights_format="keras2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_adapted_network_with_a_branch_is_written(tmp_path: Path) -> None:

@@ -635,7 +635,7 @@ def test_codes_elsewhere_are_refused_with_what_to_do(family: str, into: str, tmp
         folded = regraft.fold(net, "anna")
         np.testing.assert_allclose(folded.to(other).logits(rows), folded.logits(rows), atol=1e-5)
     else:
-        assert net.export(tmp_path / "x.onnx").is_file()
+        assert net.export(tmp_path / "x.onnx").is_file() and net.export(tmp_path / "anna.onnx", condition="anna").is_file()
 
 
 class _Facts(nn.Module):

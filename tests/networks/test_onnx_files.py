@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests import torch_examples
+from tests import condition_examples, torch_examples
 from torch import nn
 
 import regraft
@@ -161,14 +161,32 @@ def test_an_open_axis_of_one_of_several_inputs_stays_open(tmp_path: Path) -> Non
         assert np.allclose(run(path, **given)["logits"], expected, atol=1e-5)
 
 
-def test_every_head_is_an_output_by_name(tmp_path: Path) -> None:
-    net, items = torch_cnn()
+@pytest.mark.parametrize("make", [torch_cnn, keras_pictures])
+def test_every_head_is_an_output_by_name(make: Callable[[], Any], tmp_path: Path) -> None:
+    net, items = make()
     net = regraft.branch(net, classes=["x", "y"], task="shape")
     path = net.export(tmp_path / "net.onnx")
     found, predicted = run(path, input=items), net.predict(items)
     assert list(found) == ["main.logits", "main.probabilities", "shape.logits", "shape.probabilities"]
+    assert np.allclose(found["main.logits"], net.logits(items), atol=1e-5)
     for task in ("main", "shape"):
         assert np.allclose(found[f"{task}.probabilities"], predicted.tasks[task].probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("into", ["layers", "entrance"])
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_codes_are_an_input_or_are_folded(family: str, into: str, tmp_path: Path) -> None:
+    net, rows = condition_examples.coded(family, into=into), np.asarray(condition_examples.items().items)
+    assert net.coding is not None
+    every = run(net.export(tmp_path / "all.onnx"), inputs=rows, condition=np.full(len(rows), net.coding.row("ben")))
+    alone = run(net.export(tmp_path / "ben.onnx", condition="ben"), input=rows)
+    for found in (every, alone):
+        assert np.allclose(found["probabilities"], net.predict(rows, condition="ben").probabilities, atol=1e-5)
+    assert "conditions" in facts(tmp_path / "all.onnx") and "conditions" not in facts(tmp_path / "ben.onnx")
+    with pytest.raises(NetworkError, match="'bem' is not known; did you mean 'ben'"):
+        net.export(tmp_path / "bem.onnx", condition="bem")
+    with pytest.raises(NetworkError, match=r"the codes of conditions; PMML has none\. Give one: condition='ada'"):
+        net.export(tmp_path / "all.pmml")
 
 
 def test_values_of_a_regression_are_its_output(tmp_path: Path) -> None:

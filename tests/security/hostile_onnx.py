@@ -118,7 +118,7 @@ def _domain(model: Any, _path: Path) -> None:
 
 
 def _imported(model: Any, _path: Path) -> None:
-    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model.opset_import.append(helper.make_opsetid("evil.example", 1))
 
 
 def _compiled(model: Any, path: Path) -> None:

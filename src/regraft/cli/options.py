@@ -106,6 +106,8 @@ _EACH = "Column of the condition of each example, or one condition for all: a na
 EachCondition = Annotated[str | None, _data("--condition", metavar="COL|NAME", help=_EACH)]
 _ONE = "The condition of all examples: a name that the network knows, or mean for the mean code."
 OneCondition = Annotated[str | None, _data("--condition", metavar="NAME", help=_ONE)]
+_LAYOUT = "For .h5: keras2, which Keras 2 and other tools read, or keras3. Default: keras2; keras3 for weights alone (.weights.h5)."
+WeightsFormat = Annotated[str | None, Option("--weights-format", metavar="keras2|keras3", help=_LAYOUT)]
 Files = Annotated[Path | None, _data("--files", metavar="DIR", help="Folder of the files that a column of DATA names.")]
 FilesFolder = Annotated[Path | None, _data("--files", metavar="DIR", help="Folder of the files that a column of the table names.")]
 _OUTSIDE = "Allow DATA to name files outside the folder of --files: by absolute paths, by .. or through links."

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         preprocessing_of_function,
         with_channels,
         with_conditions,
-        without_conditions,
     )
 
 __all__ = [
@@ -55,7 +54,6 @@ __all__ = [
     "read",
     "with_channels",
     "with_conditions",
-    "without_conditions",
 ]
 
 

@@ -4,7 +4,7 @@ from .prepared import Prepared
 from .preprocessings.array_preprocessing import ArrayPreprocessing
 from .preprocessings.audio_preprocessing import AudioPreprocessing
 from .preprocessings.columns_preprocessing import ColumnsPreprocessing
-from .preprocessings.conditions_preprocessing import ConditionsPreprocessing, known_conditions, with_conditions, without_conditions
+from .preprocessings.conditions_preprocessing import ConditionsPreprocessing, known_conditions, with_conditions
 from .preprocessings.function_preprocessing import preprocessing_of_function
 from .preprocessings.image_preprocessing import ImagePreprocessing, with_channels
 from .preprocessings.parts_preprocessing import PartsPreprocessing
@@ -28,5 +28,4 @@ __all__ = [
     "preprocessing_of_function",
     "with_channels",
     "with_conditions",
-    "without_conditions",
 ]

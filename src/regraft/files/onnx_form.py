@@ -17,6 +17,14 @@ from .formats import opening
 from .text import printable
 
 _DOMAINS = ("", "ai.onnx")
+_RUNTIME = "com.microsoft"
+_OF_RUNTIME = frozenset(
+    {"Attention", "BiasGelu", "EmbedLayerNormalization", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "Gelu", "QuickGelu", "QGemm"}
+    | {"MultiHeadAttention", "RotaryEmbedding", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "DynamicQuantizeLSTM"}
+    | {"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "QAttention", "QuantizeLinear", "DequantizeLinear"}
+    | {f"QLinear{kind}" for kind in ("Add", "Mul", "Concat", "LeakyRelu", "Sigmoid", "Softmax", "AveragePool", "GlobalAveragePool")}
+)
+"""Operators of ONNX Runtime's domain that its optimizer and quantizer write, and that only compute. Others read files (EPContext)."""
 _LOOPS = ("Loop", "Scan", "SequenceMap")  # Operators that may run forever. PyTorch's exporter writes none for a network
 _FOREIGN = {"FunctionProto": "a function of its own", "TrainingInfoProto": "a training", "SparseTensorProto": "a sparse tensor"}
 """Protobuf messages that regraft never writes, by type name."""
@@ -55,6 +63,16 @@ def parsed_onnx(onnx: Any, path: Path) -> Any:
     return model
 
 
+def is_standard(message: Any) -> bool:
+    """Return whether a node or an operator set is of ONNX's own domain."""
+    return message.domain in _DOMAINS
+
+
+def of_runtime(message: Any) -> bool:
+    """Return whether a node, or an operator set, is one of ONNX Runtime's that are run."""
+    return message.domain == _RUNTIME and (message.DESCRIPTOR.name != "NodeProto" or message.op_type in _OF_RUNTIME)
+
+
 def check_onnx_(model: Any, *, what: str, remedy: str = "") -> None:
     """Check a model, and drop what an engine does not need: unknown fields, metadata, and declared shapes of inner values."""
     end = f" {remedy}" if remedy else ""
@@ -70,7 +88,7 @@ def check_onnx_(model: Any, *, what: str, remedy: str = "") -> None:
             del message.value_info[:]
         elif kind == "TensorProto":
             _check_tensor(message, what, end=end)
-        elif kind in ("NodeProto", "OperatorSetIdProto") and message.domain not in _DOMAINS:
+        elif kind in ("NodeProto", "OperatorSetIdProto") and not is_standard(message) and not of_runtime(message):
             shown = printable(repr(message.domain), width=60)
             raise UnsafeFileError(f"{what} calls for operators of the domain {shown}; expected those of ONNX. It is not opened.{end}")
         elif kind == "NodeProto" and message.op_type in _LOOPS:

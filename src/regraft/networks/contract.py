@@ -36,6 +36,7 @@ from .torch.programs import refuse_program
 __all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
 
 
+_LAYOUTS = ("keras2", "keras3")  # Of `.h5` files
 _NAMED = 5  # Number of classes that `repr` of a network names
 
 
@@ -306,28 +307,34 @@ class Network(Editable):
         return Path(folder)
 
     @own_state()
-    def export(
+    def export(  # noqa: PLR0913  # over the limit: the options of every format
         self,
         path: str | Path,
         *,
+        condition: str | None = None,
         preprocessing: bool = False,
         pmml_version: str | None = None,
         columns: Sequence[str] | None = None,
         target: str | None = None,
         what: str | None = None,
+        weights_format: str | None = None,
     ) -> Path:
         """Write one file that works without regraft.
 
         Args:
             path: the ending sets the format. `.onnx`: logits and probabilities of every head, with class names and preprocessing as
                 metadata, for ONNX Runtime and others. `.pmml`: dense layers over numeric columns, for Weka, KNIME and others. `.keras` for
-                a Keras network, or `.h5` in the format of Keras 2. `.pt2`: an exported program of PyTorch.
+                a Keras network, or `.h5`; its weights alone: `.weights.h5`. `.pt2`: an exported program of PyTorch.
+            condition: for a network with codes: write the plain network for this condition, with its code folded into the weights. Default:
+                the file takes the condition as a further input, if its format can.
             preprocessing: for `.onnx`: make it part of the graph, which then takes images (N, H, W, C) as uint8 of any size, or raw rows
                 of numbers. It is always part of `.pmml`.
             pmml_version: "3.2", "4.1" or "4.4" (default).
             columns: for `.pmml`: the names of the inputs. Default: x1, x2, …, or feature1, feature2, … for the head alone.
             target: for `.pmml`: the name of the predicted column. Default: "class", or "value" for a regression.
             what: for `.pmml`: "head" for the head alone, on its features, or "network" (default).
+            weights_format: for `.h5`: "keras2", the layout that Keras 2 and other tools read, or "keras3", that of Keras 3 itself. Default:
+                "keras2" for a network; "keras3" for `.weights.h5`, which Keras 3 opens in no other layout.
 
         Returns:
             The path.
@@ -346,11 +353,18 @@ class Network(Editable):
             raise NetworkError(f"The folder {printable(aim.parent)!r} is not there; expected one for {aim.name!r}. Make it first.")
         ending, of_pmml = aim.suffix.lower(), {"pmml_version": pmml_version, "columns": columns, "target": target, "what": what}
         given: dict[str, dict[str, Any]] = {".onnx": {"preprocessing": preprocessing or None}, ".pmml": of_pmml}
+        given[".h5"] = {"weights_format": weights_format}
         for form, options in given.items():
             wrong = [name for name, value in options.items() if value is not None and form != ending]
             if wrong:
                 said = f"{wrong[0]}={options[wrong[0]]!r}"
                 raise SettingError(f"{said} goes with a path that ends in {form!r}; received {printable(aim.name)!r}.")
+        if weights_format not in (None, *_LAYOUTS):
+            raise SettingError(f"weights_format={printable(weights_format)!r} is unknown{near_names(weights_format, _LAYOUTS)}.")
+        if condition is not None:
+            plain = self.folded(condition)
+            plain.preprocessing = self.preprocessing.without_conditions()
+            return plain.export(aim, preprocessing=preprocessing, weights_format=weights_format, **of_pmml)
         if ending == ".onnx":
             return write_onnx(self, aim, preprocessing=preprocessing)
         if ending == ".pmml":
@@ -359,11 +373,12 @@ class Network(Editable):
             raise NetworkError(
                 f"Received the path {str(path)!r}; a network of the family {self.family!r} is written to a file that ends in "
                 f"{', '.join(map(repr, self.kind.own_endings))}, '.onnx' or '.pmml'."
+                + (" Convert it first: net.to('keras')." if ending in (".keras", ".h5") else "")
             )
         refuse_program(self.origin, "exported")
         self.refuse_training_form()
         with writable(aim.parent, error=NetworkError):
-            return self.kind.export_own(self.body, aim)
+            return self.kind.export_own(self.body, aim, weights_format=weights_format)
 
     def to(self, family: str) -> Network:
         """Convert the network to another family, with heads, class names and preprocessing.

@@ -108,6 +108,9 @@ def _scaling(network: Record, width: int) -> tuple[np.ndarray | None, np.ndarray
 
 def _layers(network: Record) -> Iterator[DenseLayer]:
     """Yield the dense layers of a network: the part between two activations, measured on a basis, is W x + b."""
+    if network.coding is not None:
+        one = next(iter(network.coding.conditions), "mean")
+        raise NetworkError(f"This network reads the codes of conditions; PMML has none. Give one: condition={one!r} (--condition {one}).")
     twin = network.for_export()
     if input_names(twin.sample):
         raise NetworkError(f"PMML takes one row of numbers; this network takes {', '.join(input_names(twin.sample))}. {_INSTEAD}")

@@ -362,8 +362,11 @@ class Family(Generic[B]):
         """Write the weights of a `body` into `folder`; return the facts needed to open them, as plain data."""
         self._refuse(f"cannot be saved in {printable(folder)!r}; save its weights yourself.")
 
-    def export_own(self, body: B, path: Path) -> Path:
-        """Write a file in the framework's own format, ending in one of `own_endings`; return its path."""
+    def export_own(self, body: B, path: Path, *, weights_format: str | None = None) -> Path:
+        """Write a file in the framework's own format, ending in one of `own_endings`; return its path.
+
+        `weights_format`, of `.h5` files: "keras2" or "keras3".
+        """
         self._refuse(f"has no file of its own; received {path.name!r}.")
 
     def put_file_(self, body: B, path: Path) -> Account:

@@ -14,7 +14,7 @@ from .. import options
 from ..guard import command
 from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, size_of, wanted_target
 
-_FORMS = "An .onnx file, a .pmml file (dense layers), a .keras or .h5 file (Keras), or a .pt2 file (PyTorch program)."
+_FORMS = "An .onnx file, a .pmml file (dense layers), a .keras, .h5 or .weights.h5 file (Keras), or a .pt2 file (PyTorch program)."
 _File = Annotated[Path, typer.Argument(metavar="FILE", help=_FORMS)]
 _INSIDE = "For .onnx: include the preprocessing in the file. The file then takes images in bytes of any size, or numbers as measured."
 _Inside = Annotated[bool, typer.Option("--with-preprocessing", help=_INSIDE)]
@@ -146,6 +146,7 @@ def _export(  # noqa: PLR0913  # over the limit: the options of the command
     columns: _Inputs = None,
     target: _Aim = None,
     what: _What = None,
+    weights_format: options.WeightsFormat = None,
 ) -> None:
     """Export a saved network to one file that does not need regraft. With --condition, export a plain network for that condition."""
     from ... import verbs
@@ -153,7 +154,7 @@ def _export(  # noqa: PLR0913  # over the limit: the options of the command
     net = opened(str(folder), options.NetworkOptions(architecture=architecture))
     whole = net if condition is None else verbs.fold(net, condition)
     of_pmml: dict[str, Any] = {"columns": listed_names(columns, option="--columns"), "target": target, "what": what}
-    path = whole.export(file, preprocessing=preprocessing, pmml_version=pmml_version, **of_pmml)
+    path = whole.export(file, preprocessing=preprocessing, pmml_version=pmml_version, weights_format=weights_format, **of_pmml)
     show(f"Written: {path} ({size_of(Path(path).stat().st_size)})")
     for task, head in whole.heads.items():
         if head.classes:

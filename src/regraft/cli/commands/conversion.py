@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,6 +41,8 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
     family: _Family = None,
     preprocessing: _Preprocessing = False,
     pmml_version: _PmmlVersion = None,
+    weights_format: options.WeightsFormat = None,
+    condition: options.OneCondition = None,
 ) -> None:
     """Convert a network to another format, and show what was read and what could not be kept."""
     if out.suffix and out.suffix.lower() not in _ENDINGS:
@@ -51,15 +53,21 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
         raise InputError(
             f"The folder {printable(out.parent)!r} does not exist. Create it, or give another path for {printable(out.name)!r}."
         )
-    if not out.suffix and (preprocessing or pmml_version):
-        raise InputError(f"--with-preprocessing goes with .onnx and --pmml-version with .pmml; received the folder {printable(out)!r}.")
+    if not out.suffix and (preprocessing or pmml_version or weights_format):
+        options_of = "--with-preprocessing goes with .onnx, --pmml-version with .pmml and --weights-format with .h5"
+        raise InputError(f"{options_of}; received the folder {printable(out)!r}.")
     check_given(source)
+    from ... import verbs
+
     net = opened(source, options.NetworkOptions(weights, head=head, architecture=architecture), source_classes=source_classes)
+    if condition is not None:
+        net = verbs.fold(net, condition)
     ending = out.suffix.lower()
     if family is not None or ending in _OF_KERAS:
         net = net.to(family or "keras")
     for note in net.account.notes:
         tell(f"Note: {note}")
-    path = Path(net.export(out, preprocessing=preprocessing, pmml_version=pmml_version) if out.suffix else net.save(out))
+    of_file: dict[str, Any] = {"preprocessing": preprocessing, "pmml_version": pmml_version, "weights_format": weights_format}
+    path = Path(net.export(out, **of_file) if out.suffix else net.save(out))
     size = sum(part.stat().st_size for part in ([path] if path.is_file() else path.iterdir()) if part.is_file())
     show(f"Written: {path} ({size_of(size)})")

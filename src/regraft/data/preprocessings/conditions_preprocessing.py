@@ -125,6 +125,10 @@ class ConditionsPreprocessing(Preprocessing):
         """Return examples without labels as a data set, as `inner` does."""
         return self.inner.dataset(items)
 
+    def without_conditions(self) -> Preprocessing:
+        """Return `inner`."""
+        return self.inner
+
     def describe(self) -> str:
         """Return a one-line description."""
         return f"{self.inner.describe()}; {len(self.names)} conditions: {listed(self.names, 12)}"
@@ -138,28 +142,12 @@ def known_conditions(preprocessing: Preprocessing) -> tuple[str, ...] | None:
     return None if inner is None else known_conditions(inner)
 
 
-def without_conditions(preprocessing: Preprocessing) -> Preprocessing:
-    """Return the preprocessing without condition lookup: `inner` takes the place of the one with conditions."""
-    if isinstance(preprocessing, ConditionsPreprocessing):
-        return preprocessing.inner
-    if known_conditions(preprocessing) is None:
-        return preprocessing
-    return _holding(preprocessing, without_conditions(_held_by(preprocessing)))
-
-
-def _held_by(preprocessing: Preprocessing) -> Preprocessing:
-    inner: Preprocessing = getattr(preprocessing, "inner")  # noqa: B009  # called only for a preprocessing that holds another
-    return inner
-
-
-def _holding(preprocessing: Preprocessing, inner: Preprocessing) -> Preprocessing:
-    return dataclasses.replace(preprocessing, inner=inner)  # type: ignore[type-var]  # subclasses are dataclasses with that field
-
-
 def with_conditions(preprocessing: Preprocessing, names: Sequence[str], *, lenient: bool = False, inputs: str = ANYWHERE) -> Preprocessing:
     """Return the preprocessing with these conditions, in place of any earlier ones."""
     if isinstance(preprocessing, ConditionsPreprocessing):
         return dataclasses.replace(preprocessing, names=tuple(names), lenient=lenient)
     if known_conditions(preprocessing) is None:
         return ConditionsPreprocessing(preprocessing, tuple(names), lenient, inputs)
-    return _holding(preprocessing, with_conditions(_held_by(preprocessing), names, lenient=lenient))
+    own: Any = preprocessing  # one that holds another
+    changed: Preprocessing = dataclasses.replace(own, inner=with_conditions(own.inner, names, lenient=lenient))
+    return changed

@@ -107,6 +107,11 @@ class Preprocessing(abc.ABC):
         """Return examples of any supported form, without labels, as a data set; see `as_dataset`."""
         return as_dataset(items, self.item_kind)
 
+    def without_conditions(self) -> Preprocessing:
+        """Return this preprocessing without lookup of conditions, also in the one that it holds."""
+        own: Any = self
+        return dataclasses.replace(own, inner=own.inner.without_conditions()) if hasattr(own, "inner") else self
+
     @abc.abstractmethod
     def describe(self) -> str:
         """Return a one-line description."""

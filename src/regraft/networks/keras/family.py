@@ -27,7 +27,7 @@ from .body import KerasBody, inspected
 from .clone import cloned
 from .library import keras
 from .running import called, sample_for
-from .saving import as_given, layer_names, save, write_keras2
+from .saving import WEIGHTS_ALONE, as_given, layer_names, save, write_keras2
 
 __all__ = ["KERAS", "KERAS_ENDINGS", "KerasFamily", "open_keras"]
 
@@ -63,16 +63,16 @@ class KerasFamily(Family[KerasBody]):
         facts = {"family": "keras", "file": _FILE, "inputs": list(body.input_shape) or None}
         return {**facts, "edits": [edit.to_dict() for edit in edits], "layers": layer_names(body.module)}
 
-    def export_own(self, body: KerasBody, path: Path) -> Path:
-        """Write a `.keras` file, an `.h5` file in Keras 2 form, or a `.pt2` file, an exported PyTorch program that needs no Keras.
-        A `.keras` file keeps the original activation and `trainable` flags. Derived heads become further outputs if the model has a
-        graph."""
+    def export_own(self, body: KerasBody, path: Path, *, weights_format: str | None = None) -> Path:
+        """Write a `.keras` file, an `.h5` file in a layout, or a `.pt2` file, an exported PyTorch program that needs no Keras. A network
+        keeps its original activation and `trainable` flags. Derived heads become further outputs if the model has a graph."""
         with as_given(body):
-            whole = changes.with_groups(body)
+            alone = path.name.lower().endswith(WEIGHTS_ALONE)
+            whole = body.module if alone else changes.with_groups(body)
             if path.suffix.lower() == _PROGRAM:
                 export_module(whole, body.sample, path=path, by_name=partial(called, whole, training=False))
                 return path
-            if path.suffix.lower() == _LEGACY:
+            if path.suffix.lower() == _LEGACY and (weights_format or ("keras3" if alone else "keras2")) == "keras2":
                 write_keras2(whole, body.sample, kinds=[head.kind for head in body.heads.values()] or ["regression"], target=path)
                 return path
         save(body, whole, target=path)

@@ -1,4 +1,4 @@
-"""Files of a Keras model: with the original `trainable` flags of its layers, or in the form of Keras 2."""
+"""Files of a Keras model, with the original `trainable` flags of its layers: in the layout of Keras 3, or in that of Keras 2."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ import torch
 from ...errors import NetworkError
 from ...files.writing import flush_file
 from .body import KerasBody
+from .clone import cloned
 from .library import keras
 from .structure import graph_of, named_modules, sublayers
 
+WEIGHTS_ALONE = ".weights.h5"
 _NUMBER = re.compile(r"_\d+$")
 
 
 def save(body: KerasBody, module: Any, *, target: Path) -> None:
-    """Write a model that belongs to a body or shares its layers. The write is atomic."""
-    partial = target.with_name(f".{target.stem}.partial.keras")  # Keras accepts no other ending
-    with as_given(body), ExitStack() as stack:
+    """Write a model that belongs to a body or shares its layers, or its weights alone (`.weights.h5`). The write is atomic."""
+    alone = target.name.lower().endswith(WEIGHTS_ALONE)
+    ending = WEIGHTS_ALONE if alone else target.suffix.lower()  # Keras chooses the layout by it
+    partial = target.with_name(f".{target.stem}.partial{ending}")
+    with as_given(body), ExitStack() as stack, warnings.catch_warnings():
         stack.callback(partial.unlink, missing_ok=True)
+        warnings.simplefilter("ignore")  # Keras calls .h5 a legacy format
         try:
-            module.save(partial)
+            (module.save_weights if alone else module.save)(partial)
             flush_file(partial)
             os.replace(partial, target)
         except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
@@ -96,37 +101,46 @@ _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}, "InputLayer": {"batch_shap
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN")
 _LOSSES = {"classification": "categorical_crossentropy", "multi-label": "binary_crossentropy", "regression": "mean_squared_error"}
 _TOLERANCE = 1e-5
+_TOP = "top_level_model_weights"
 _INSTEAD = "Export it as .keras or .onnx."
 
 
 def write_keras2(module: Any, sample: Any, *, kinds: Sequence[str], target: Path) -> None:
-    """Write a model in Keras 2 form, after checking that Keras opens the file and computes the same result."""
-    if type(module).__name__ not in _MODELS:
+    """Write a model in Keras 2 form, or its weights alone, after checking that Keras opens the file and computes the same result."""
+    alone = target.name.lower().endswith(WEIGHTS_ALONE)
+    if not alone and type(module).__name__ not in _MODELS:
         raise NetworkError(f"A model of the class {type(module).__name__} has no architecture in Keras 2's form. {_INSTEAD}")
-    config = _old_model({"class_name": type(module).__name__, "config": module.get_config()})
-    partial = target.with_name(f".{target.stem}.partial.h5")
+    config = None if alone else _old_model({"class_name": type(module).__name__, "config": module.get_config()})
+    partial = target.with_name(f".{target.name.partition('.')[0]}.partial.h5")
     with ExitStack() as stack:
         stack.callback(partial.unlink, missing_ok=True)
         with h5py.File(partial, "w") as file:
-            file.attrs["model_config"] = json.dumps(config).encode()
-            losses = [_LOSSES[kind] for kind in kinds]
-            optimizer = {"class_name": "Adam", "config": {"name": "Adam", "learning_rate": 0.001}}
-            training = {"optimizer_config": optimizer, "loss": losses[0] if len(losses) == 1 else losses}
-            file.attrs["training_config"] = json.dumps({**training, "metrics": None, "loss_weights": None}).encode()
-            weights = file.create_group("model_weights")
+            weights = file if alone else file.create_group("model_weights")
+            if not alone:
+                file.attrs["model_config"] = json.dumps(config).encode()
+                losses = [_LOSSES[kind] for kind in kinds]
+                optimizer = {"class_name": "Adam", "config": {"name": "Adam", "learning_rate": 0.001}}
+                training = {"optimizer_config": optimizer, "loss": losses[0] if len(losses) == 1 else losses}
+                file.attrs["training_config"] = json.dumps({**training, "metrics": None, "loss_weights": None}).encode()
             for place in (file, weights):
                 place.attrs["backend"], place.attrs["keras_version"] = b"tensorflow", _VERSION.encode()
-            _write_weights(weights, module.layers)
-        _prove(module, partial, sample=sample)
+            _write_weights(weights, module)
+        _prove(module, partial, sample=sample, alone=alone)
         flush_file(partial)
         os.replace(partial, target)
 
 
-def _prove(module: Any, path: Path, *, sample: Any) -> None:
+def _prove(module: Any, path: Path, *, sample: Any, alone: bool) -> None:
     """Raise unless Keras opens the file and computes the same result."""
     try:
-        known = {name: getattr(keras.layers, name) for name in _LAYERS}  # Keras does not look up layers inside other layers
-        again = keras.saving.load_model(path, compile=False, safe_mode=True, custom_objects=known)
+        if alone:
+            again = cloned(module)
+            for variable in again.weights:
+                variable.value.data.zero_()
+            again.load_weights(path)
+        else:
+            known = {name: getattr(keras.layers, name) for name in _LAYERS}  # Keras does not look up layers inside other layers
+            again = keras.saving.load_model(path, compile=False, safe_mode=True, custom_objects=known)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about inputs as a list
             outputs = [keras.tree.flatten(one(sample, training=False)) for one in (module, again)]
@@ -138,14 +152,16 @@ def _prove(module: Any, path: Path, *, sample: Any) -> None:
             raise NetworkError(f"In Keras 2's form the model computes something else. {_INSTEAD}")
 
 
-def _write_weights(group: h5py.Group, layers: Sequence[Any]) -> None:
-    """Write the weights of each layer in the order that Keras 2 reads: trainable ones first."""
-    group.attrs["layer_names"] = np.array([layer.name.encode() for layer in layers])
-    for layer in layers:
-        place, names = group.create_group(layer.name), list[str]()
-        for variable in (*layer.trainable_weights, *layer.non_trainable_weights):
-            name = f"{variable.path}:0"
-            names.append(name if name not in names else f"{variable.path}_{len(names)}:0")
+def _write_weights(group: h5py.Group, model: Any) -> None:
+    """Write the weights of each layer, and of the model itself, in the order that Keras 2 reads: trainable ones first."""
+    group.attrs["layer_names"] = np.array([layer.name.encode() for layer in model.layers])
+    held = {layer.name: (*layer.trainable_weights, *layer.non_trainable_weights) for layer in model.layers}
+    for layer, variables in {**held, _TOP: (*model._trainable_variables, *model._non_trainable_variables)}.items():
+        place, names = group.create_group(layer), list[str]()
+        for variable in variables:
+            path = variable.path.split("/")
+            path = "/".join(path[path.index(layer) :] if layer in path else path)  # Keras 2 leaves the model's name out
+            names.append(f"{path}:0" if f"{path}:0" not in names else f"{path}_{len(names)}:0")
             place.create_dataset(names[-1], data=variable.value.detach().cpu().numpy())
         place.attrs["weight_names"] = np.array([name.encode() for name in names])
 
@@ -163,7 +179,7 @@ def _old_model(model: Mapping[str, Any]) -> dict[str, Any]:
             for name in [layer["name"]]
         ]
         ends = {name: config[name] for name in ("input_layers", "output_layers")}
-        ends = {name: [found] if found and isinstance(found[0], str) else list(found) for name, found in ends.items()}  # also of one
+        ends = {name: [found] if not isinstance(found, dict) and isinstance(found[0], str) else found for name, found in ends.items()}
         return {"class_name": kind, "config": {"name": config["name"], "layers": layers, **ends}}
     if kind not in _LAYERS:
         raise NetworkError(f"The layer {config.get('name')!r} ({kind}) is not the same in Keras 2, or is not there. {_INSTEAD}")

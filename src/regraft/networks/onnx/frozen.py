@@ -33,42 +33,45 @@ _PARTS = "regraft.parts"
 
 
 class OnnxPart(nn.Module):
-    """Part of a network that ONNX Runtime runs, from one value to another, with examples along the first axis.
+    """Part of a network that ONNX Runtime runs, from one value (the first part: from all inputs) to another, examples along the first axis.
 
     `fills` holds the type, shape and number that fill each other input, by name.
     """
 
-    def __init__(self, content: bytes, *, entry: str, fills: Mapping[str, Sequence[Any]], single: bool) -> None:
+    def __init__(self, content: bytes, *, entries: Sequence[str], fills: Mapping[str, Sequence[Any]], single: bool) -> None:
         super().__init__()
         asked = {one.name for one in _session(content).get_inputs()}
-        self.content, self.entry, self.single = content, entry, single
+        self.content, self.entries, self.single = content, tuple(entries), single
+        self.entry = ", ".join(map(repr, entries))
         self.fills = {name: fill for name, fill in fills.items() if name in asked}
         self.weights = nn.Parameter(torch.zeros(1), requires_grad=False)  # placeholder: a block must have weights
 
-    def forward(self, value: Tensor) -> Tensor:
-        """Return the part's output for `value`."""
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return the part's output."""
         if torch.compiler.is_exporting():
-            raise NetworkError(f"{self.entry!r} and what follows run in ONNX Runtime, which no exporter of PyTorch reads")
-        if torch.is_grad_enabled() and value.requires_grad:
+            raise NetworkError(f"{self.entry} and what follows run in ONNX Runtime, which no exporter of PyTorch reads")
+        asking = [list(value.shape) for value in values if value.requires_grad]
+        if torch.is_grad_enabled() and asking:
             raise NetworkError(
-                f"This part of the network runs in ONNX Runtime, which gives no gradients; it received {list(value.shape)} that asks for "
+                f"This part of the network runs in ONNX Runtime, which gives no gradients; it received {asking[0]} that asks for "
                 "them. Train what stands behind it: strategy='head', a probe, or layers on top (hidden=, regraft.stack)."
             )
-        plain = value.detach().cpu().contiguous()
-        made = np.concatenate([self._run(one.numpy()) for one in torch.split(plain, 1)]) if self.single else self._run(plain.numpy())
-        return torch.from_numpy(made).to(value.device)
+        plain = [value.detach().cpu().contiguous().numpy() for value in values]
+        count = len(plain[0])
+        batches = [[value[at : at + 1] for value in plain] for at in range(count)] if self.single else [plain]
+        return torch.from_numpy(np.concatenate([self._run(*batch) for batch in batches])).to(values[0].device)
 
     @property
     def key(self) -> str:
         """The name of the operator that stands for this part in an export."""
         return f"part_{hashlib.sha256(self.content).hexdigest()[:16]}"
 
-    def as_node(self, value: Tensor) -> Tensor:
+    def as_node(self, *values: Tensor) -> Tensor:
         """Return the output as a single operator, for an export that `put_parts_` completes."""
         if self.single:
-            raise NetworkError(f"{self.entry!r} and what follows take one example at a time, and an exported file takes batches")
-        sides = self._run(np.zeros((2, *map(int, value.shape[1:])), np.float32)).shape[1:]
-        return torch.onnx.ops.symbolic(f"{_PARTS}::{self.key}", (value,), dtype=torch.float32, shape=(value.shape[0], *sides), version=1)
+            raise NetworkError(f"{self.entry} and what follows take one example at a time, and an exported file takes batches")
+        sides = self._run(*(np.zeros((2, *map(int, value.shape[1:])), np.float32) for value in values)).shape[1:]
+        return torch.onnx.ops.symbolic(f"{_PARTS}::{self.key}", values, dtype=torch.float32, shape=(values[0].shape[0], *sides), version=1)
 
     def graph(self, node: Any, opset: int) -> tuple[list[Any], list[Any]]:
         """Return nodes and initializers that compute the output of a `node` made by `as_node` from its input."""
@@ -77,7 +80,9 @@ class OnnxPart(nn.Module):
         if next(one.version for one in model.opset_import if not one.domain) != opset:
             model = importlib.import_module("onnx.version_converter").convert_version(model, opset)
         graph = importlib.import_module("onnx.compose").add_prefix_graph(model.graph, prefix)
-        nodes, tensors = [helper.make_node("Identity", [node.input[0]], [prefix + self.entry])], list(graph.initializer)
+        nodes, tensors = [], list(graph.initializer)
+        for given, entry in zip(node.input, self.entries, strict=True):
+            nodes.append(helper.make_node("Identity", [given], [prefix + entry]))
         if self.fills:
             tensors.append(numpy_helper.from_array(np.ones(1, np.int64), f"{prefix}one"))
             nodes.append(helper.make_node("Shape", [node.input[0]], [f"{prefix}count"], start=0, end=1))
@@ -90,15 +95,24 @@ class OnnxPart(nn.Module):
                 nodes.append(helper.make_node("Expand", [f"{prefix}{name}/one", f"{prefix}{name}/shape"], [f"{prefix}{name}"]))
         return [*nodes, *graph.node, helper.make_node("Identity", [graph.output[0].name], list(node.output))], tensors
 
-    def _run(self, value: np.ndarray) -> np.ndarray:
-        feeds = {self.entry: value}
-        feeds |= {name: _filled(fill, len(value)) for name, fill in self.fills.items()}
+    def _run(self, *values: np.ndarray) -> np.ndarray:
+        feeds = dict(zip(self.entries, values, strict=True))
+        feeds |= {name: _filled(fill, len(values[0])) for name, fill in self.fills.items()}
         made = np.asarray(run_session(_session(self.content), feeds)[0], np.float32)
         return made.reshape(-1, 1) if made.ndim == 1 else made
 
     def __deepcopy__(self, _memo: Any) -> Self:
         """Return the part itself, because it never changes."""
         return self
+
+
+class _Several(nn.Sequential):
+    """Parts of which the first takes several inputs by name."""
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return the output of the last part."""
+        first, *rest = self
+        return functools.reduce(lambda value, part: part(value), rest, first(*(inputs[name] for name in first.entries)))
 
 
 @functools.lru_cache(maxsize=256)
@@ -112,16 +126,17 @@ def _filled(fill: Sequence[Any], count: int) -> np.ndarray:
     return np.full([count if side == _BATCH else side for side in shape], number, kind)
 
 
-def frozen_graph(model: Any) -> tuple[Any, Tensor]:
-    """Return a model whose metadata record how to run it in parts, and two random examples."""
+def frozen_graph(model: Any) -> tuple[Any, Tensor | dict[str, Tensor]]:
+    """Return a model whose metadata record how to run it in parts, and two random examples; of several inputs, by name."""
     session = session_of(model.SerializeToString(), threads=torch.get_num_threads())
-    entry, fills, single = _inputs(session)
-    sample, kind = None, session.get_inputs()[[one.name for one in session.get_inputs()].index(entry.name)]
-    for length in _LENGTHS if any(not isinstance(side, int) for side in kind.shape[1:]) else _LENGTHS[:1]:
-        shape = [1 if single else 2, *(side if isinstance(side, int) else length for side in kind.shape[1:])]
-        drawn = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    entries, fills, single = _inputs(session)
+    sample, draws = None, np.random.default_rng(0)
+    for length in _LENGTHS if any(not isinstance(side, int) for one in entries for side in one.shape[1:]) else _LENGTHS[:1]:
+        shapes = {one.name: [1 if single else 2, *(side if isinstance(side, int) else length for side in one.shape[1:])] for one in entries}
+        drawn = {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        filled = {name: _filled(fill, 1 if single else 2) for name, fill in fills.items()}
         try:
-            run_session(session, {entry.name: drawn} | {name: _filled(fill, len(drawn)) for name, fill in fills.items()}, seconds=60.0)
+            run_session(session, drawn | filled, seconds=60.0)
         except NetworkError as error:
             problem = error
             continue
@@ -129,27 +144,27 @@ def frozen_graph(model: Any) -> tuple[Any, Tensor]:
         break
     if sample is None:
         raise problem
-    cuts = _whole_cuts(model, entry.name, fills=fills, sample=sample)
+    cuts = _whole_cuts(model, list(sample), feeds=sample | filled)
     entered = model.metadata_props.add()
     entered.key = FROZEN
-    entered.value = json.dumps({"entry": entry.name, "fills": fills, "single": single, "cuts": cuts})
-    items = torch.from_numpy(sample)
-    return model, items.repeat(2, *[1] * (items.ndim - 1)) if single else items
+    entered.value = json.dumps({"entries": list(sample), "fills": fills, "single": single, "cuts": cuts})
+    items = {name: torch.from_numpy(np.concatenate([value, value]) if single else value) for name, value in sample.items()}
+    return model, items if len(items) > 1 else next(iter(items.values()))
 
 
-def _inputs(session: Any) -> tuple[Any, dict[str, list[Any]], bool]:
-    """Return the input for examples, the fill values of the other inputs (states, rates), and whether examples run one by one."""
+def _inputs(session: Any) -> tuple[list[Any], dict[str, list[Any]], bool]:
+    """Return the inputs for examples, the fill values of the other inputs (states, rates), and whether examples run one by one."""
     asked = session.get_inputs()
     real = [one for one in asked if one.type == "tensor(float)" and len(one.shape) > 1]
     free = [one for one in real if not isinstance(one.shape[0], int)]
-    if len(free) > 1 or not real or any(one.type not in _DTYPES for one in asked):
+    if not real or any(one.type not in _DTYPES for one in asked):
         shown = ", ".join(f"{one.name} {one.type} {one.shape}" for one in asked)
-        raise NetworkError(f"The file takes {shown}; expected one input of real numbers by example, and states beside it.")
-    entry = (free or real)[0]
-    single = isinstance(entry.shape[0], int)
+        raise NetworkError(f"The file takes {shown}; expected real numbers by example, and states beside them.")
+    entries = free or real[:1]
+    entry, single = entries[0], not free
     fills: dict[str, list[Any]] = {}
     for one in asked:
-        if one is entry:
+        if one in entries:
             continue
         shape = [side if isinstance(side, int) else _BATCH for side in one.shape]
         rate = "int" in one.type and any(word in one.name.lower() for word in ("sr", "rate"))
@@ -157,15 +172,15 @@ def _inputs(session: Any) -> tuple[Any, dict[str, list[Any]], bool]:
         single = single or (len(shape) > 1 and _BATCH not in shape)
     if single and isinstance(entry.shape[0], int) and entry.shape[0] != 1:
         raise NetworkError(f"The file takes {entry.name} of the shape {entry.shape}; expected a free number of examples, or one.")
-    return entry, fills, single
+    return entries, fills, single
 
 
-def _whole_cuts(model: Any, entry: str, *, fills: Mapping[str, Sequence[Any]], sample: np.ndarray) -> list[str]:
+def _whole_cuts(model: Any, entries: Sequence[str], *, feeds: Mapping[str, np.ndarray]) -> list[str]:
     """Return the names of cut values, in order. Everything that depends on the input passes through each, examples along the first axis."""
     nodes, end = list(model.graph.node), model.graph.output[0].name
     reads = [read_by(node) for node in nodes]
     last = {name: at for at, names in enumerate(reads) for name in names}
-    live, found = {entry}, []
+    live, found = set(entries), []
     for at, node in enumerate(nodes):
         if live & reads[at] or node.op_type == "If":
             live |= {name for name in node.output if name}
@@ -182,9 +197,8 @@ def _whole_cuts(model: Any, entry: str, *, fills: Mapping[str, Sequence[Any]], s
     del probe.graph.output[:]
     probe.graph.output.extend([values(name=name) for name in found])
     session = session_of(probe.SerializeToString())
-    feeds = {entry: sample} | {name: _filled(fill, len(sample)) for name, fill in fills.items()}
-    made = dict(zip(found, run_session(session, feeds), strict=True))
-    fine = [name for name, value in made.items() if value.dtype == np.float32 and value.ndim and len(value) == len(sample)]
+    made, count = dict(zip(found, run_session(session, feeds), strict=True)), len(feeds[entries[0]])
+    fine = [name for name, value in made.items() if value.dtype == np.float32 and value.ndim and len(value) == count]
     if not fine:
         raise NetworkError(f"None of the {len(found)} values that hold all of the network has examples along its first axis.")
     return fine[::-1][:: math.ceil(len(fine) / _MOST_PARTS)][::-1]
@@ -225,14 +239,15 @@ def frozen_module(model: Any, how: str) -> nn.Module:
     """Return a network of parts that ONNX Runtime runs, followed by its linear head if it has one."""
     try:
         told = json.loads(how)
-        entry, fills, single, cuts = told["entry"], dict(told["fills"]), bool(told["single"]), list(map(str, told["cuts"]))
+        entries = list(map(str, told["entries"] if "entries" in told else [told["entry"]]))
+        fills, single, cuts = dict(told["fills"]), bool(told["single"]), list(map(str, told["cuts"]))
         last = cuts[-1]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
         raise NetworkError(f"The graph notes {how[:60]!r} of its parts; expected what regraft writes. Save the network again.") from error
-    head, whole = _head(model), nn.Sequential()
+    head, whole = _head(model), nn.Sequential() if len(entries) == 1 else _Several()
     found = head if head is not None and head[0] == last else None
-    for start, stop in zip([entry, *cuts], cuts, strict=False):
-        part = OnnxPart(_part(model, start, stop=stop), entry=start, fills=fills, single=single)
+    for start, stop in zip([entries, *([cut] for cut in cuts)], cuts, strict=False):
+        part = OnnxPart(_part(model, start, stop=stop), entries=start, fills=fills, single=single)
         whole.add_module(f"part_{len(whole)}", part)
     if found is not None:
         _, weight, bias, after = found
@@ -244,21 +259,24 @@ def frozen_module(model: Any, how: str) -> nn.Module:
     return whole.eval()
 
 
-def _part(model: Any, start: str, *, stop: str) -> bytes:
-    """Return the serialized part of a model between two values."""
+def _part(model: Any, start: Sequence[str], *, stop: str) -> bytes:
+    """Return the serialized part of a model between some values and another."""
     onnx, helper = importlib.import_module("onnx"), importlib.import_module("onnx.helper")
     needed, kept = {stop}, []
     for node in reversed(model.graph.node):
-        if needed.intersection(node.output) and start not in node.output:
+        if needed.intersection(node.output) and not set(start).intersection(node.output):
             kept.append(node)
             needed |= read_by(node)
-    if start not in needed:
-        raise NetworkError(f"The value {stop!r} of the graph does not follow from {start!r}. Its parts are those of another network.")
+    if not needed.issuperset(start):
+        raise NetworkError(
+            f"The value {stop!r} of the graph does not follow from {', '.join(map(repr, start))}. Its parts are those of another network."
+        )
     free = helper.make_tensor_value_info
-    inputs = [one for one in model.graph.input if one.name in needed and one.name != start]
-    entry = next((one for one in model.graph.input if one.name == start), free(start, onnx.TensorProto.FLOAT, None))
+    inputs = [one for one in model.graph.input if one.name in needed and one.name not in start]
+    known = {one.name: one for one in model.graph.input}
+    entries = [known.get(name, free(name, onnx.TensorProto.FLOAT, None)) for name in start]
     tensors = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    graph = helper.make_graph(kept[::-1], "part", [entry, *inputs], [free(stop, onnx.TensorProto.FLOAT, None)], tensors)
+    graph = helper.make_graph(kept[::-1], "part", [*entries, *inputs], [free(stop, onnx.TensorProto.FLOAT, None)], tensors)
     made = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
     content: bytes = made.SerializeToString()
     return content
@@ -282,6 +300,7 @@ def put_parts_(model: Any, parts: Sequence[OnnxPart]) -> None:
     del model.graph.node[:]
     model.graph.node.extend(kept)
     model.graph.initializer.extend(tensors)
-    domains = [one for one in model.opset_import if one.domain == _PARTS]
-    for one in domains:
+    for one in [one for one in model.opset_import if one.domain == _PARTS]:
         model.opset_import.remove(one)
+    own = {node.domain for node in kept} - {one.domain for one in model.opset_import} - {"", "ai.onnx"}
+    model.opset_import.extend(importlib.import_module("onnx.helper").make_opsetid(domain, 1) for domain in own)

@@ -13,13 +13,12 @@ from typing import Any
 
 from ...errors import NetworkError, optional_import
 from ...files.formats import opening
-from ...files.onnx_form import check_onnx_, parsed_onnx
+from ...files.onnx_form import check_onnx_, is_standard, of_runtime, parsed_onnx
 from ...files.text import printable
 from .metadata import OwnFacts, own_facts
 
-__all__ = ["ForeignOnnx", "check_operators", "read_by", "read_foreign"]
+__all__ = ["ForeignOnnx", "check_operators", "nodes_of", "read_by", "read_foreign"]
 
-_PLAIN = ("", "ai.onnx")
 _NAMES = ("classes", "class_names", "labels", "names")
 """Metadata keys under which tools store class names."""
 _ODD = re.compile(r"[^0-9A-Za-z_]")
@@ -171,8 +170,8 @@ def _cut_(model: Any, wanted: str) -> None:
     value = next((one for one in graph.output if one.name == wanted), None)
     kind = importlib.import_module("onnx").TensorProto.FLOAT
     _keep_(graph.output, [helper.make_tensor_value_info(wanted, kind, None) if value is None else value])
-    domains = {node.domain for node in _nodes(graph)} | {""}
-    _keep_(model.opset_import, [one for one in model.opset_import if one.domain in domains or one.domain in _PLAIN])
+    domains = {node.domain for node in nodes_of(graph)} | {""}
+    _keep_(model.opset_import, [one for one in model.opset_import if one.domain in domains or is_standard(one)])
 
 
 def _keep_(field_: Any, kept: list[Any]) -> None:
@@ -189,18 +188,18 @@ def _inner(node: Any) -> list[Any]:
     return [graph for one in node.attribute for graph in (*((one.g,) if one.HasField("g") else ()), *one.graphs)]
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
+def nodes_of(graph: Any) -> Iterator[Any]:
     """Yield the nodes of a graph and of all nested graphs."""
     for node in graph.node:
         yield node
         for inner in _inner(node):
-            yield from _nodes(inner)
+            yield from nodes_of(inner)
 
 
 def read_by(node: Any) -> set[str]:
     """Return the names of the values that a node and its nested graphs read."""
     within = _inner(node)
-    readers = [node, *(other for graph in within for other in _nodes(graph))]
+    readers = [node, *(other for graph in within for other in nodes_of(graph))]
     outputs = {value.name for reader in readers for graph in _inner(reader) for value in graph.output}
     return {name for reader in readers for name in reader.input if name} | outputs
 
@@ -210,9 +209,10 @@ def _names(values: Any) -> str:
 
 
 def check_operators(graph: Any, *, shown: str) -> None:
-    """Raise if a graph calls an operator that is not part of ONNX, because a converter might look it up elsewhere."""
+    """Raise if a graph calls an operator that is neither part of ONNX nor one of ONNX Runtime's that are run."""
     known = importlib.import_module("onnx.defs").has
-    wrong = {f"{node.domain or 'ONNX'}: {node.op_type}" for node in _nodes(graph) if node.domain not in _PLAIN or not known(node.op_type)}
+    fine = (of_runtime(node) or (is_standard(node) and known(node.op_type)) for node in nodes_of(graph))
+    wrong = {f"{node.domain or 'ONNX'}: {node.op_type}" for node, taken in zip(nodes_of(graph), fine, strict=True) if not taken}
     if wrong:
         named = printable(", ".join(sorted(wrong)[:_SHOWN]), width=300)
         raise NetworkError(

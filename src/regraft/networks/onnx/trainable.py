@@ -19,14 +19,14 @@ from torch.nn import Module
 
 from ...errors import NetworkError, UnsafeFileError, optional_import
 from ...files.formats import reading
-from ...files.onnx_form import read_onnx_with_facts
+from ...files.onnx_form import is_standard, read_onnx_with_facts
 from ...files.text import printable
 from ..sources.building import Limits, building
 from ..sources.zoo import Opened
 from ..torch.exporting import GRAPH
 from ..tracing import as_tensor, relative_difference
 from .frozen import FROZEN, frozen_graph, frozen_module
-from .reading import ForeignOnnx, check_operators, read_foreign
+from .reading import ForeignOnnx, check_operators, nodes_of, read_foreign
 from .session import run_session, session_of
 
 __all__ = ["SOURCE", "onnx_module", "open_onnx", "read_onnx_module"]
@@ -79,13 +79,13 @@ def _converted(found: ForeignOnnx, *, shown: str) -> tuple[Module, dict[str, Ten
     return module, sample, _proven(module, session, sample=sample, expected=expected, what=shown)
 
 
-def _frozen(found: ForeignOnnx, problem: NetworkError, *, shown: str) -> tuple[Module, Tensor]:
+def _frozen(found: ForeignOnnx, problem: NetworkError, *, shown: str) -> tuple[Module, Tensor | dict[str, Tensor]]:
     """Return a network that ONNX Runtime runs in parts, and a sample."""
     try:
         model, sample = frozen_graph(found.model)
         module = frozen_module(model, model.metadata_props[-1].value)
         with torch.no_grad():
-            module(sample)
+            module(**sample) if isinstance(sample, dict) else module(sample)
     except NetworkError as error:
         if shown in str(problem):
             raise problem from error
@@ -113,6 +113,9 @@ def onnx_module(content: bytes, *, what: str) -> Module:
     library = optional_import("onnx2pytorch", "onnx", purpose=_PURPOSE)
     onnx = importlib.import_module("onnx")
     model = onnx.ModelProto.FromString(content)
+    own = sorted({node.op_type for node in nodes_of(model.graph) if not is_standard(node)})
+    if own:  # the library would look for functions of these names in PyTorch
+        raise NetworkError(f"its operators {', '.join(own)} are ONNX Runtime's own")
     with building(what, Limits.of_memory(), remedy=_remedy(model)), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message="No explicit conversion")  # otherwise it would call any torch function of that name

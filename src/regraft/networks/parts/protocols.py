@@ -45,6 +45,9 @@ class Preprocessing(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which the preprocessing can be restored."""
 
+    def without_conditions(self) -> Any:
+        """Return this preprocessing without lookup of conditions."""
+
     def describe(self) -> str:
         """Return a readable one-line description."""
 

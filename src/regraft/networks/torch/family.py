@@ -54,7 +54,7 @@ class TorchFamily(Family[TorchBody]):
             write_graph(body.module, folder)
         return facts if origin["source"] != "module" else {**facts, **write_program(body, folder, own=str(origin.get("class", "")))}
 
-    def export_own(self, body: TorchBody, path: Path) -> Path:
+    def export_own(self, body: TorchBody, path: Path, *, weights_format: str | None = None) -> Path:
         """Write an exported program with a free batch axis; `torch.export.load` opens it without the class."""
         module = copied(body.module).cpu()
         for_exporter_(module)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data import Dataset, Prepared, preprocessing_from_dict, with_conditions, without_conditions
+from ...data import Dataset, Prepared, preprocessing_from_dict, with_conditions
 from ...errors import NetworkError, SettingError, near_names
 from ...methods.prior import CodePrior, code_prior
 from ...networks.account import Account
@@ -182,6 +182,6 @@ def fold(net: Network, condition: str) -> Network:
         True
     """
     plain = net.folded(condition)
-    plain.preprocessing = without_conditions(preprocessing_from_dict(net.preprocessing.to_dict()))
+    plain.preprocessing = net.preprocessing.without_conditions()
     plain.account = net.account.joined(Account(notes=(f"the code of {condition!r} was folded into the biases",)))
     return plain
