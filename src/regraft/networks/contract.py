@@ -351,7 +351,8 @@ class Network(Editable):
         aim = Path(path)
         if not aim.parent.is_dir():
             raise NetworkError(f"The folder {printable(aim.parent)!r} is not there; expected one for {aim.name!r}. Make it first.")
-        ending, of_pmml = aim.suffix.lower(), {"pmml_version": pmml_version, "columns": columns, "target": target, "what": what}
+        ending = aim.suffix.lower()
+        of_pmml: dict[str, Any] = {"pmml_version": pmml_version, "columns": columns, "target": target, "what": what}
         given: dict[str, dict[str, Any]] = {".onnx": {"preprocessing": preprocessing or None}, ".pmml": of_pmml}
         given[".h5"] = {"weights_format": weights_format}
         for form, options in given.items():

@@ -8,7 +8,7 @@ import importlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -109,10 +109,13 @@ class OnnxPart(nn.Module):
 class _Several(nn.Sequential):
     """Parts of which the first takes several inputs by name."""
 
-    def forward(self, **inputs: Tensor) -> Tensor:
+    def forward(self, **inputs: Tensor) -> Tensor:  # type: ignore[override]  # they have names
         """Return the output of the last part."""
-        first, *rest = self
-        return functools.reduce(lambda value, part: part(value), rest, first(*(inputs[name] for name in first.entries)))
+        first, *rest = self.children()
+        value: Tensor = first(*(inputs[name] for name in cast(OnnxPart, first).entries))
+        for part in rest:
+            value = part(value)
+        return value
 
 
 @functools.lru_cache(maxsize=256)
@@ -302,5 +305,5 @@ def put_parts_(model: Any, parts: Sequence[OnnxPart]) -> None:
     model.graph.initializer.extend(tensors)
     for one in [one for one in model.opset_import if one.domain == _PARTS]:
         model.opset_import.remove(one)
-    own = {node.domain for node in kept} - {one.domain for one in model.opset_import} - {"", "ai.onnx"}
-    model.opset_import.extend(importlib.import_module("onnx.helper").make_opsetid(domain, 1) for domain in own)
+    missing = {node.domain for node in kept} - {one.domain for one in model.opset_import} - {"", "ai.onnx"}
+    model.opset_import.extend(importlib.import_module("onnx.helper").make_opsetid(domain, 1) for domain in missing)
