@@ -152,7 +152,7 @@ def test_new_classes_of_the_second_task(family: str) -> None:
 @pytest.mark.parametrize("strategy", ["probe", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_is_solved_on_features_that_an_output_does_not_read(family: str, strategy: str) -> None:
-    with pytest.raises(SettingError, match=r"which 'aux' does not read\. Choose strategy='head'"):
+    with pytest.raises(SettingError, match=r"logits of 'aux' are not linear\. Choose strategy='head'"):
         regraft.adapt(opened(family), data(), strategy=strategy, cache="memory")
     result = regraft.adapt(
         opened(family), data().of_task("main"), strategy=strategy, cache="memory", **({"epochs": 1} if strategy == "lora" else {})

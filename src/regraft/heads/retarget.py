@@ -91,7 +91,7 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
     new = np.array([index for index, name in enumerate(names) if name in account.entries["new"]], np.int64)
     head = started(net, head, new=new, old=(old.weight, old.bias), start=replace(asked, data=items))
     changed = net.with_head(_of_kind(head, kind))
-    changed.account = net.account.of_weights().joined(account)
+    changed.account = net.account.of_weights().joined(account).joined(changed.body.account)
     if len(new):
         changed.body.release_(old.task)
     if net.heads and old.task == net.head.task:

@@ -167,7 +167,8 @@ class Body(abc.ABC):
             self.code_table().copy_(torch.from_numpy(table))
 
     def note_apart_(self) -> None:
-        """Mark the heads that read other features than the first one (`Head.apart`), found by one run of the sample."""
+        """Mark the heads whose logits are no linear function of the first head's features, found by one run of the sample."""
+        self.heads = {task: replaced(head, apart=self._adds(task)) for task, head in self.heads.items()}
         if len(self.found) < 2:
             return
         modules = self.modules()
@@ -177,7 +178,12 @@ class Body(abc.ABC):
             self.scores(self.sample)
         first = seen[self.head.task]["input"]
         apart = {task: one["input"].shape != first.shape or not torch.equal(one["input"], first) for task, one in seen.items()}
-        self.heads = {task: replaced(head, apart=apart.get(task, False)) for task, head in self.heads.items()}
+        self.heads = {task: replaced(head, apart=head.apart or apart.get(task, False)) for task, head in self.heads.items()}
+
+    def _adds(self, task: str) -> bool:
+        """Tell whether layers beside the head of a `task` add to its logits: their weights are not all zero."""
+        beside = self.found[task].beside if task in self.found else ()
+        return any(bool(one.any()) for name in beside for one in self.modules()[name].parameters())
 
     # ── weights ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -241,7 +247,8 @@ class Body(abc.ABC):
         for task, head in self.heads.items():
             if head.groups is None:
                 weight, bias = self.rows(head.layer)
-                self.heads[task] = replaced(head, weight=weight, bias=bias)
+                apart = self._adds(task) if task in self.found and self.found[task].beside else head.apart
+                self.heads[task] = replaced(head, weight=weight, bias=bias, apart=apart)
 
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a weight (count, d) and bias (count,), initialised as the framework's linear layers are.

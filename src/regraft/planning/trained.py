@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..freezing import counted_layers, frozen_up_to, held_layers, matching_layers
+from ..heads.retarget import retargeted_rows
 from ..methods import METHODS
 from ..networks.contract import Network
 from .choosing.candidates import frozen_layers
@@ -58,19 +59,27 @@ def with_fresh(network: Network, plan: Plan) -> Plan:
 
 
 def without_solving(network: Network, plan: Plan, *, tasks: Iterable[str]) -> Plan:
-    """Return a plan without closed-form heads if a matched head reads other features than the first one; "auto" becomes "full"."""
+    """Return a plan without closed-form heads if the logits of one are not linear in the first head's features; "auto" becomes "full"."""
     apart = [task for task in tasks if task in network.heads and network.heads[task].apart]
+    apart = [task for task in apart if not _is_replaced(network, task, classes=plan.classes or ())]
     if not apart or plan.strategy == "scratch":
         return plan
     if plan.strategy not in FRESH or plan.base != "head" or plan.probe != "auto":
         raise SettingError(
-            f"strategy={plan.strategy!r} solves heads on the features of {network.head.task!r}, which {', '.join(map(repr, apart))} does "
-            "not read. Choose strategy='head', 'partial' or 'full' without base= and probe=, or give the data of one task."
+            f"strategy={plan.strategy!r} solves heads on the features of {network.head.task!r}, in which the logits of "
+            f"{', '.join(map(repr, apart))} are not linear. Choose strategy='head', 'partial' or 'full' "
+            "without base= and probe=, or give the data of one task."
         )
     if plan.strategy != "auto":
         return plan
-    why = f"{', '.join(map(repr, apart))} reads other features than {network.head.task!r}: 'auto' is strategy='full' here."
+    why = f"The logits of {', '.join(map(repr, apart))} are not linear in the features of {network.head.task!r}: 'auto' is 'full' here."
     return replace(plan, strategy="full", budget=None).with_reasons(why)
+
+
+def _is_replaced(network: Network, task: str, *, classes: Sequence[str]) -> bool:
+    """Tell whether no class weights of a head stay, so that the layers beside it become zero."""
+    found = network.body.found.get(task)
+    return found is not None and bool(found.beside) and not retargeted_rows(network.heads[task], classes)[0].weight.any()
 
 
 def _held_names(network: Network) -> list[str]:

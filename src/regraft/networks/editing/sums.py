@@ -1,4 +1,4 @@
-"""Heads whose logits are the sum of several layers' outputs."""
+"""Heads whose logits are the sum of several layers' outputs, some of them perhaps after a maximum over positions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ..tracing import Trace, capture
+from ..parts.head import FoundHead, Head
+from ..tracing import Trace, as_tensor, capture, head_reading
 
 Share = tuple[str, float]  # The name of a linear layer and the factor of its output in the sum
 _MOST = 8  # Largest number of layers in one sum
@@ -71,6 +72,71 @@ def _reads_another(modules: Mapping[str, Module], shares: Sequence[Share], *, ru
             except Exception:  # a forward may raise anything on NaN
                 return True
     return False
+
+
+def head_with_more(
+    modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], result: Tensor, run: Callable[[], Any]
+) -> FoundHead | None:
+    """Return the head whose output is the result (N, C) once the layers beside it give zeros; None if there is no such head."""
+    for main in reversed(names):
+        beside = layers_beside(modules, seen, names=names, main=main, result=result, run=run)
+        if beside and seen.outputs[main].shape == result.shape:
+            alone = _changed_run(modules, {name: torch.zeros_like for name in beside}, run=run)
+            if head_reading(seen.outputs[main], alone, channels_last=True) == "linear":
+                return FoundHead(main, "linear", whole=True, beside=beside)
+    return None
+
+
+def layers_beside(  # over the limit: modules and trace are one run
+    modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], main: str, result: Tensor, run: Callable[[], Any]
+) -> tuple[str, ...]:
+    """Return those of the layers `names` that add to the result (N, C) beside `main`, perhaps after a maximum over positions.
+
+    These are the layers of which each output moves one logit: its own. None of them reads what another one gives.
+    """
+    count = result.shape[1]
+
+    def moved(name: str, column: int) -> list[int]:
+        def more(output: Tensor) -> Tensor:
+            changed = output.clone()
+            changed[..., column] += 1 + output.abs().max()
+            return changed
+
+        gap = (_changed_run(modules, {name: more}, run=run) - result).abs()
+        return torch.nonzero((gap > _TOLERANCE * (1 + result.abs())).any(0)).flatten().tolist()
+
+    wide = [name for name in names if name != main and isinstance(seen.outputs[name], Tensor) and seen.outputs[name].shape[-1] == count]
+    beside = tuple(name for name in wide if count > 1 and all(moved(name, column) == [column] for column in (0, count - 1)))
+    return () if not beside or _reads_another(modules, [(name, 1.0) for name in (main, *beside)], run=run) else beside
+
+
+def _changed_run(modules: Mapping[str, Module], changes: Mapping[str, Callable[[Tensor], Tensor]], *, run: Callable[[], Any]) -> Tensor:
+    """Return the result of a run in which the outputs of some modules are changed; NaN if it fails."""
+    with ExitStack() as stack, torch.no_grad():
+        for name, change in changes.items():
+            stack.callback(modules[name].register_forward_hook(lambda _module, _args, output, change=change: change(output)).remove)
+        try:
+            found = as_tensor(run())
+        except Exception:  # a forward may raise anything on other values
+            found = None
+    return torch.tensor([[torch.nan]]) if found is None else found
+
+
+def carried_rows(rows: tuple[np.ndarray, np.ndarray], *, old: Head, new: Head) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weight (C, d) and bias (C,) of a layer beside a head for its new classes, from the `rows` for its old ones.
+
+    A class whose weights in the head stay keeps its row; the row of any other class is zero.
+    """
+    places = {row.tobytes(): at for at, row in enumerate(np.column_stack([old.weight, old.bias])) if row.any()}
+    found = [places.get(row.tobytes(), -1) for row in np.column_stack([new.weight, new.bias])]
+    weight, bias = (np.concatenate([values, np.zeros_like(values[:1])]) for values in rows)
+    return weight[found], bias[found]
+
+
+def note_beside(layers: Sequence[str]) -> str:
+    """Return the note on the layers beside a head whose classes change."""
+    names = ", ".join(map(repr, layers))
+    return f"beside the head, {names} adds to the logits; its class weights follow those of the head, and are zero for every new class"
 
 
 def joined_rows(rows: Sequence[tuple[np.ndarray, np.ndarray]], shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

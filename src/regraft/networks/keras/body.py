@@ -27,6 +27,7 @@ from .heads import (
     channels_last,
     chosen_head,
     find_heads,
+    found_beside,
     given_heads,
     kernel_of,
     linear_activation,
@@ -194,7 +195,8 @@ class KerasBody(Body):
             hook.remove()
         touched = {name for one in self.frozen for name in prefixes(one)}  # a layer with a frozen variable counts, and its sublayers
         still = {name for name in touched if name in self.by_name and is_leaf(self.by_name[name])}
-        parted = [(self.heads[task].parts, self.by_name[found.layer]) for task, found in self.found.items() if self.heads[task].parts]
+        own = [(self.heads[task].parts, name) for task, found in self.found.items() for name in (found.layer, *found.beside)]
+        parted = [(parts, self.by_name[name]) for parts, name in own if parts]
         self.hooks = [
             module.register_forward_pre_hook(inference, with_kwargs=True)
             for name, module in self.by_name.items()
@@ -253,7 +255,10 @@ class KerasBody(Body):
         self.given_trainable |= {"": before.given_trainable[""]} | {new: before.given_trainable[name] for name, new in now.items()}
         self.given, self.planned = before.given, before.planned
         self.rename_(now)
-        self.found = {task: replace(found, layer=now.get(found.layer, found.layer)) for task, (_, found) in places.items() if found}
+        moved = {
+            task: (found, [now.get(name, name) for name in (found.layer, *found.beside)]) for task, (_, found) in places.items() if found
+        }
+        self.found = {task: replace(found, layer=layer, beside=tuple(beside)) for task, (found, [layer, *beside]) in moved.items()}
         self.heads = {task: replace(head, layer=self.found[task].layer if found else "") for task, (head, found) in places.items()}
         self.inspect_()
         self._freeze_again_([now.get(name, name) for name in before.frozen if name in now or name not in before.by_name])
@@ -332,7 +337,8 @@ def inspected(module: Any, sample: Inputs, *, head: HeadChoice = None, heads: Se
         wanted = head if isinstance(head, Mapping) else {"main": head}
         chosen = {task: chosen_head(candidates, layer) for task, layer in wanted.items()}
         body.account = Account(notes=unused_outputs(head, [other for other in candidates if other not in wanted.values()]))
-        body.found = {task: found for task, found in chosen.items() if found}
+        kept = {task: found for task, found in chosen.items() if found}
+        body.found = {task: found_beside(found, body.by_name, seen=seen, run=body.sample_run) or found for task, found in kept.items()}
         body.heads = {task: one.head(*rows_of(body.by_name[one.layer]), task=task) for task, one in body.found.items()}
         body.note_apart_()
     body.freeze_(())

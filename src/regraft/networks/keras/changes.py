@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...errors import NetworkError
 from ..account import Account
-from ..editing.sums import joined_rows, summed_layers
+from ..editing.sums import carried_rows, joined_rows, note_beside, summed_layers
 from ..editing.taps import Point, block_end_of, block_ends, first_outputs, read_input, read_points
 from ..edits import Channels, Columns, Cut, Rows, Stack, Taps
 from ..family import EditTable
@@ -29,7 +29,7 @@ from ..tracing import as_tensor, flat_tensors, head_reading, trace
 from .adjusting import INSIDE
 from .body import KerasBody
 from .clone import cloned
-from .heads import channels_last, is_wide, outputs_of, rows_of
+from .heads import channels_last, found_beside, is_wide, outputs_of, rows_of
 from .library import keras
 from .opened import Opened, Rewiring, end_of, last_called, mapped, named, named_inputs, opened
 from .running import called, sample_for, shapes_of
@@ -84,12 +84,20 @@ def _with_rows(twin: KerasBody, head: Head) -> KerasBody:
     found, count = twin.found[head.task], len(twin.head.weight)
     first = found is twin.first
     others = [twin.by_name[other.layer] for other in twin.found.values() if other is not found]
-    resize_(twin.module, twin.by_name[found.layer], head=head, activation=found.activation, others=others if first else None)
+    old = twin.heads[head.task]
+    for name in found.beside:
+        weight, bias = carried_rows(rows_of(twin.by_name[name]), old=old, new=head)
+        put_rows_(twin.by_name[name], replace(head, weight=weight, bias=bias))
+    beside = [twin.by_name[name] for name in found.beside]
+    resize_(twin.module, twin.by_name[found.layer], head=head, activation=found.activation, others=others if first else None, beside=beside)
     twin.found = {**twin.found, head.task: replace(found, activation=head.activation)}
     twin.heads[head.task] = replace(head, layer=found.layer)
     if first and len(head.weight) != count:
         twin.heads = {task: known for task, known in twin.heads.items() if known.groups is None}
-    twin.recount_([found.layer])
+    twin.recount_([found.layer, *found.beside])
+    if beside:
+        twin.note_apart_()
+        twin.account = Account(notes=(note_beside(found.beside),))
     if graph_of(twin.module) is not None and not found.whole:
         return twin  # recomputing the symbolic shapes behind the head was the check
     width = twin.scores_of_run(twin.sample_run)[head.task].shape[-1]
@@ -376,10 +384,14 @@ def with_joined_heads(body: KerasBody) -> KerasBody:
     linear = keras.activations.linear
     dense = [name for name in seen.order if isinstance(modules[name], keras.layers.Dense) and modules[name].activation is linear]
     vectors = [name for name in dense if seen.inputs[name].ndim == 2]
-    if result is None or result.ndim != 2 or len(vectors) < 2:
+    if result is None or result.ndim != 2 or len(dense) < 2:
         return body
     found = summed_layers(modules, seen, names=vectors, result=result, run=body.sample_run)
     if found is None:
+        more = found_beside(None, modules, seen=seen, run=body.sample_run)
+        if more is not None:
+            body.found, body.heads = {"main": more}, {"main": more.head(*rows_of(modules[more.layer]), task="main")}
+            body.note_apart_()
         return body
     shares, activation = found
     layers = [modules[name] for name, _ in shares]

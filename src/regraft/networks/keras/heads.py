@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkError, near_names
+from ..editing.sums import head_with_more, layers_beside
 from ..parts.head import FoundHead, Head, told_binary
 from ..parts.structure import Layer
-from ..tracing import Trace, capture, head_reading, pooled, without_padding
+from ..tracing import Trace, as_tensor, capture, head_reading, pooled, without_padding
 from .library import keras
 
 
@@ -92,13 +93,29 @@ def given_heads(
         if name not in modules or not _is_linear(modules[name]):
             linear = [other for other, layer in modules.items() if _is_linear(layer)]
             raise NetworkError(f"The head of the task {fact['task']!r} should be the linear layer {name!r}{near_names(name, linear)}")
-        explained = _explained(name, modules[name], result=seen.result, run=run) or FoundHead(name, fact["activation"])
-        found = replace(explained, activation=fact["activation"])
+        explained = _explained(name, modules[name], result=seen.result, run=run)
+        explained = explained or found_beside(None, modules, seen=seen, run=run) or FoundHead(name, fact["activation"])
+        found = replace(found_beside(explained, modules, seen=seen, run=run) or explained, activation=fact["activation"])
         head = told_binary(found.head(*rows_of(modules[name]), task=fact["task"]), fact)
         classes = tuple(fact["classes"]) if fact.get("classes") else None
         parts = tuple(int(size) for size in fact.get("parts") or ())
         heads[head.task] = (found, replace(head, kind=fact.get("kind") or head.kind, classes=classes, parts=parts))
     return heads
+
+
+def found_beside(found: FoundHead | None, modules: Mapping[str, Any], *, seen: Trace, run: Callable[[], Any]) -> FoundHead | None:
+    """Return a head with the Dense layers that add to its logits (`FoundHead.beside`); for None, the head that is found with them."""
+    result = as_tensor(seen.result)
+    dense = [name for name in seen.order if isinstance(modules[name], keras.layers.Dense)]
+    names = [name for name in dense if modules[name].activation is keras.activations.linear]
+    if result is None or result.ndim != 2 or len(names) < 2:
+        return found
+    if found is None:
+        return head_with_more(modules, seen, names=names, result=result, run=run)
+    if found.layer not in names or found.activation != "linear" or found.output:
+        return found
+    beside = layers_beside(modules, seen, names=names, main=found.layer, result=result, run=run)
+    return replace(found, whole=True, beside=beside) if beside else found
 
 
 def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) -> FoundHead | None:
@@ -146,6 +163,8 @@ def parts_hook(parts: Sequence[int]) -> Callable[..., Tensor | None]:
 
     def product(layer: Any, inputs: Tensor, *, rows: slice) -> Any:
         kernel = layer.kernel[..., rows].contiguous()  # the memory layout of a separate layer: rounding depends on it
+        if kernel.is_leaf:  # PyTorch multiplies three axes in another way by a tensor that requires a gradient
+            kernel.requires_grad_(layer.kernel.value.requires_grad)
         dense = isinstance(layer, keras.layers.Dense)
         scores = ops.matmul(inputs, kernel) if dense else layer.convolution_op(inputs, kernel)
         if not layer.use_bias:

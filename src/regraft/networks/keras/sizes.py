@@ -20,9 +20,12 @@ _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _NORMALISERS = (keras.layers.Normalization, keras.layers.BatchNormalization)
 
 
-def resize_(model: Any, layer: Any, *, head: Head, activation: str, others: Collection[Any] | None = None) -> None:
+def resize_(  # over the limit: a head and the layers around it
+    model: Any, layer: Any, *, head: Head, activation: str, others: Collection[Any] | None = None, beside: Collection[Any] = ()
+) -> None:
     """Give a layer of a private copy the class weights of `head` and update what depends on their number.
-    `others` are the layers of the other heads, which keep their activations. None: the layer itself holds the activation."""
+    `others` are the layers of the other heads, which keep their activations. None: the layer itself holds the activation. The layers
+    `beside` it have their new rows already."""
     old, head = layer.kernel.shape[-1], head.in_layer()
     put_rows_(layer, head)
     if head.activation != activation and others is None:
@@ -40,7 +43,7 @@ def resize_(model: Any, layer: Any, *, head: Head, activation: str, others: Coll
             part.activation = keras.activations.linear
         (carriers[0] if carriers else layer).activation = keras.activations.get(head.activation)
     if len(head.weight) != old:
-        _refresh_shapes_(model, layer, sizes={old: len(head.weight)})
+        _refresh_shapes_(model, [layer, *beside], sizes={old: len(head.weight)})
     retrack_(model)
 
 
@@ -115,18 +118,18 @@ def _rebuild_(layer: Any, config: Mapping[str, Any], *, shape: Sequence[int | No
         variable._path = names.get(variable.name, variable.path)
 
 
-def _refresh_shapes_(container: Any, layer: Any, *, sizes: Mapping[int, int]) -> bool:
-    """Recompute the shapes of the symbolic tensors that depend on `layer`. Return whether the output of `container` does."""
+def _refresh_shapes_(container: Any, layers: Collection[Any], *, sizes: Mapping[int, int]) -> bool:
+    """Recompute the shapes of the symbolic tensors that depend on `layers`. Return whether the output of `container` does."""
     graph = graph_of(container)
     if graph is None:
-        return any(part is layer for part in container._flatten_layers())
+        return any(part is layer for part in container._flatten_layers() for layer in layers)
     changed: set[int] = set()
     for node in steps_of(graph):
         operation = node.operation
         reads = any(id(tensor) in changed for tensor in node.input_tensors)
-        inside = operation is layer or holds(operation, layer)
+        inside = any(operation is layer or holds(operation, layer) for layer in layers)
         if inside and isinstance(operation, keras.Model):
-            _refresh_shapes_(operation, layer, sizes=sizes)
+            _refresh_shapes_(operation, layers, sizes=sizes)
         if not (reads or inside):
             continue
         if reads and isinstance(operation, keras.layers.Reshape):

@@ -44,7 +44,9 @@ class Head:
     `groups`: set for a derived head, which has no class weights: the probability of class g is the sum of the first head's probabilities of
     the rows `groups[g]`. `weight` is then (G, C) of 0 and 1.
     `binary`: whether the layer has a single row, whose sigmoid is the probability of the second of two classes. `weight` and `bias` then
-    hold the two equivalent softmax rows."""
+    hold the two equivalent softmax rows.
+    `apart`: whether the logits are no linear function of the first head's features: the head reads other ones, or a layer beside it adds to
+    its logits. Such a head is trained, never solved in closed form."""
 
     task: str  # name of the task
     classes: tuple[str, ...] | None  # class names in row order, or None if they are unknown
@@ -57,7 +59,7 @@ class Head:
     thresholds: tuple[float, ...] | None = None  # (C,) for multi-label: the probability from which a label counts as present; None for 0.5
     groups: tuple[tuple[int, ...], ...] | None = None
     binary: bool = False
-    apart: bool = False  # whether the head reads other features than the first head. Such a head is trained, never solved in closed form
+    apart: bool = False
 
     @property
     def features(self) -> int:
@@ -105,6 +107,7 @@ class FoundHead:
     output: int = 0  # index of the network's output
     others: tuple[str, ...] = ()  # the heads of the network's other outputs, which are not used
     shares: tuple[tuple[str, float], ...] = ()  # for several layers, their names and the factors of their outputs in the sum
+    beside: tuple[str, ...] = ()  # layers with one row per class too that add to the logits, perhaps after a maximum over positions
 
     @property
     def layers(self) -> tuple[str, ...]:

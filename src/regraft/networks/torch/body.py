@@ -177,7 +177,7 @@ class TorchBody(Body):
             with watching([module_at(self.module, name) for name in found.layers], channels_last=False) as read:
                 result = as_tensor(call_module(self.module, inputs))
             return read(result)
-        with capture(head, replace_by_input=not is_wide(head)) as seen:
+        with capture(head, replace_by_input=not (is_wide(head) or found.beside)) as seen:
             result = as_tensor(call_module(self.module, inputs))
         features = seen.of_examples("input", result)
         if features.ndim > 2 and not is_wide(head) and found.whole and result is not None and result.ndim == 2:
@@ -362,8 +362,7 @@ def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None) -> Tor
     body.found = {task: one if len(chosen) == 1 else replace(one, others=()) for task, one in candidates.items() if one}
     kind = _KINDS.get(str(getattr(getattr(module, "config", None), "problem_type", None)))
     body.heads = {task: one.head(*body.layer_rows(one.layer), task=task, kind=kind) for task, one in body.found.items()}
-    if isinstance(head, Mapping):
-        body.note_apart_()
+    body.note_apart_()
     return body
 
 

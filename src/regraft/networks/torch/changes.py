@@ -20,6 +20,7 @@ from torch.nn import Identity, Module, Parameter, Sigmoid, Softmax
 from ...errors import NetworkError
 from ...files.formats import reason_of
 from ..account import Account
+from ..editing.sums import carried_rows, note_beside
 from ..editing.taps import block_end_of, block_ends, read_points, width_hint
 from ..edits import Channels, Columns, Cut, Rows, Stack, Taps
 from ..family import EditTable
@@ -63,8 +64,10 @@ def _with_head(twin: TorchBody, _edit: Rows, *, head: Head, **_: Any) -> TorchBo
 def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
     """Replace the class weights in the layers of a head."""
     layers, old = twin.layers_of(head.task), twin.heads[head.task]
-    whole = head.in_layer()
-    for name, (weight, bias) in twin.parts_of(layers[0], whole.weight, bias=whole.bias).items():
+    whole, beside = head.in_layer(), twin.found[head.task].beside
+    rows = twin.parts_of(layers[0], whole.weight, bias=whole.bias)
+    rows |= {name: carried_rows(twin.layer_rows(name), old=old.in_layer(), new=whole) for name in beside}
+    for name, (weight, bias) in rows.items():
         new = like(module_at(twin.module, name), replace(whole, weight=weight, bias=bias))
         twin.module = set_submodule_(twin.module, name, module=new)
     twin.untrained -= set(layers)
@@ -83,8 +86,11 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
             for holder, name in ((owner, "num_classes"), (owner, "num_labels"), (config, "num_labels")):
                 if isinstance(getattr(holder, name, None), int):
                     setattr(holder, name, len(head.in_layer().weight))
-    twin.recount_(layers)
+    twin.recount_([*layers, *beside])
     twin.heads[head.task] = replace(head, layer=layers[0])
+    if beside:
+        twin.note_apart_()
+        twin.account = Account(notes=(note_beside(beside),))
     if twin.found[head.task].others and len(head.in_layer().weight) != len(old.in_layer().weight):
         try:
             twin.traced()

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ...errors import NetworkError, near_names
 from ...randomness import seeded
-from ..editing.sums import summed_layers
+from ..editing.sums import head_with_more, layers_beside, summed_layers
 from ..parts.head import FoundHead, Head
 from ..tracing import Trace, as_tensor, flat_tensors, head_reading, named_logits
 from .plain import copied
@@ -182,19 +182,23 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
     results = [main, *(tensor for tensor in further if tensor is not main and tensor.ndim == 2)]
     candidates = _candidates(modules, seen, results=results)
     summed = None if candidates else _summed(modules, seen, result=main, run=run)
-    if summed is not None and wanted in (None, *summed.layers):
+    if summed is not None and wanted in (None, *summed.layers, *summed.beside):
         return summed
     if wanted is not None:
-        return _wanted(wanted, modules, seen=seen, candidates=candidates)
-    if len(candidates) > 1:
+        found: FoundHead | None = _wanted(wanted, modules, seen=seen, candidates=candidates)
+    elif len(candidates) > 1:
         raise NetworkError(
             f"The network has {len(candidates)} candidates for its head: {', '.join(map(repr, candidates))}, one for each of its results. "
             f"Choose one with head=, for example head={next(iter(candidates))!r}, or keep them as tasks: head={list(candidates)}."
         )
-    found, result = next(iter(candidates.values()), (None, main))
-    if found is not None and result is not main:
-        return replace(found, whole=False)
-    return found
+    else:
+        found, result = next(iter(candidates.values()), (None, main))
+        found = replace(found, whole=False) if found is not None and result is not main else found
+    if found is None or not found.whole or main.ndim != 2 or not last_axis(modules[found.layer]):
+        return found
+    rows = {name: row_weight(modules[name]) for name in seen.order if name != found.layer}
+    names = _plain_rows(modules, seen) if any(one is not None and len(one) == main.shape[1] for one in rows.values()) else []
+    return replace(found, beside=layers_beside(modules, seen, names=names, main=found.layer, result=main, run=run))
 
 
 def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Tensor]) -> dict[str, tuple[FoundHead, Tensor]]:
@@ -214,15 +218,20 @@ def _summed(modules: Mapping[str, Module], seen: Trace, *, result: Tensor, run: 
     """Return the head whose logits are the sum of several layers' outputs."""
     if result.ndim != 2:
         return None
+    rows = _plain_rows(modules, seen)
+    found = summed_layers(modules, seen, names=rows, result=result, run=run)
+    if found is None:
+        return head_with_more(modules, seen, names=[name for name in rows if last_axis(modules[name])], result=result, run=run)
+    shares, activation = found
+    return FoundHead(shares[0][0], activation, activation == "linear", shares=shares)
+
+
+def _plain_rows(modules: Mapping[str, Module], seen: Trace) -> list[str]:
+    """Return the names of the row layers that may be part of a head of several layers, in execution order."""
     rows = [name for name in seen.order if name in seen.outputs and row_weight(modules[name]) is not None]
     names = [name for name in rows if not is_wide(modules[name])]
     plain = [name for name in names if not _is_normalised(name, modules, seen=seen)]
-    rows = [name for name in plain if _is_rowwise(modules[name], seen.inputs[name], output=seen.outputs[name])]
-    found = summed_layers(modules, seen, names=rows, result=result, run=run)
-    if found is None:
-        return None
-    shares, activation = found
-    return FoundHead(shares[0][0], activation, activation == "linear", shares=shares)
+    return [name for name in plain if _is_rowwise(modules[name], seen.inputs[name], output=seen.outputs[name])]
 
 
 def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result: Tensor) -> FoundHead | None:

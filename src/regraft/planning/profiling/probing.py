@@ -179,7 +179,8 @@ _AT_ONCE = 1024
 
 def old_scores(network: Network, features: Tensor) -> np.ndarray | None:
     """Return the logits (N, S) of the classification head for its inputs, `features` (N, d); None if there is no such head."""
-    if not network.heads or network.head.kind != "classification" or network.head.groups is not None or len(network.head.weight) < 2:
+    head = network.head if network.heads else None
+    if head is None or head.kind != "classification" or head.groups is not None or head.apart or len(head.weight) < 2:
         return None
     device = next(iter(network.state().values())).device
     network.mode_(False)
