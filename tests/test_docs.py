@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
+import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from tests import condition_examples
 from typer.main import get_command
 
 import regraft
 from regraft.cli import app
-from regraft.cli.shared import SETTINGS
 
 HOME = Path(__file__).parents[1]
 FOLDERS = [HOME / "docs", HOME / "docs" / "tasks", HOME / "docs" / "examples"]
@@ -27,15 +30,84 @@ def test_python_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.Mon
         exec(compile(example, str(path), "exec"), {})
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_fragments_that_need_a_users_own_files_call_what_is_there(path: Path) -> None:
-    """Blocks of `py` are not run: each call of regraft in them is bound to the function of that name."""
-    for fragment in re.findall(r"```py\n(.+?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL):
-        for call in ast.walk(ast.parse(fragment)):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "regraft":
-                named = dict.fromkeys(str(keyword.arg) for keyword in call.keywords)
-                bound = inspect.signature(getattr(regraft, call.func.attr)).bind(*call.args, **named)
-                assert set(bound.arguments.get("settings", {})) <= {*SETTINGS.split(), "strategy"}, fragment
+def _readme(folder: Path) -> dict[str, Any]:
+    """Return what the fragments of the README expect to be there: networks, arrays, and folders of pictures."""
+    keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(0)
+    layers, draw = keras.layers, np.random.default_rng(0)
+
+    def speakers(count: int) -> Any:
+        return keras.Sequential(
+            [keras.Input((8, 6, 1)), layers.Conv2D(4, 3, name="conv"), layers.Flatten(), layers.Dense(count, name=f"of_{count}")]
+        )
+
+    speakers(40).save_weights(folder / "forty_speakers.weights.h5")
+    names = ["bus", "tram", "bicycle", "scooter"]
+    for name in ["more_photos/" + each for each in names] + ["unlabelled"]:
+        (folder / name).mkdir(parents=True)
+        for at in range(3):
+            Image.fromarray(draw.integers(0, 256, (6, 6), dtype=np.uint8)).save(folder / name / f"{at}.png")
+    seen = keras.Input((6, 6, 1))
+    vehicles = keras.Model(seen, layers.Dense(2, name="head")(layers.Flatten()(layers.Conv2D(4, 3, activation="relu")(seen))))
+    main, aux = keras.Input((5,), name="main_input"), keras.Input((1,), name="aux_input")
+    both = layers.Dense(6, activation="relu")(layers.Concatenate()([main, aux]))
+    outputs = [layers.Dense(3, activation="softmax", name="main_output")(both), layers.Dense(1, name="aux_output")(both)]
+    anna = condition_examples.items(("anna",), each=10)
+    return {
+        "my_keras_model_with_15_classes": speakers(15),
+        "mfcc_pictures": draw.normal(size=(60, 8, 6, 1)).astype("float32"),
+        "speaker_names": np.array([f"speaker {at % 15}" for at in range(60)]),
+        "vehicles": regraft.load(
+            vehicles, classes=["autocar", "tram"], preprocessing={"kind": "image", "height": 6, "width": 6, "channels": 1}
+        ),
+        "classes": names,
+        "pictures": draw.normal(size=(6, 6, 6, 1)).astype("float32"),
+        "labels": ["scooter"] * 6,
+        "model": keras.Model([main, aux], outputs),
+        "headlines": draw.normal(size=(12, 5)).astype("float32"),
+        "hours": draw.normal(size=(12, 1)).astype("float32"),
+        "section": ["sport", "art", "science"] * 4,
+        "clicks": draw.normal(size=12),
+        "spoken": condition_examples.coded("torch"),
+        "ten_recordings_of_anna": (np.asarray(anna.items), np.array(anna.classes)[anna.targets]),
+        "module": torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)),
+        "X": draw.normal(size=(20, 4)).astype("float32"),
+        "y": np.arange(20) % 2,
+    }
+
+
+def _search(folder: Path) -> dict[str, Any]:
+    """Return what the fragment of docs/search.md expects."""
+
+    def build(activation: str, units: int) -> Any:
+        kind = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[activation]
+        return regraft.load(torch.nn.Sequential(torch.nn.Linear(4, units), kind(), torch.nn.Linear(units, 2)), inputs=(4,))
+
+    rows = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    return {"build": build, "data": (rows, np.where(rows.sum(1) > 0, "a", "b"))}
+
+
+FRAGMENTS = {"README": _readme, "search": _search}
+"""Pages with blocks of `py`, and what these are given; those with addresses and clusters run in tests/data and tests/scale."""
+
+
+def test_every_fragment_has_a_test_that_runs_it() -> None:
+    found = {page.stem for page in PAGES if "```py\n" in page.read_text(encoding="utf-8")}
+    assert found == {*FRAGMENTS, "data", "scale"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", FRAGMENTS)
+def test_fragments_run_with_a_users_own_files(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (path,) = [path for path in PAGES if path.stem == page]
+    given = {"os": os, "regraft": regraft, **FRAGMENTS[page](tmp_path)}
+    for example in re.findall(r"```py\n(.+?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL):
+        exec(compile(example, str(path), "exec"), given)
+    if page == "README":
+        assert given["wider"].classes == ("bus", "tram", "bicycle", "scooter")
+    else:
+        assert given["study"].scores["holdout"]["examples"] == 8
 
 
 def _command_lines() -> list[tuple[str, str]]:

@@ -167,13 +167,22 @@ def _given_preprocessing(network: Network, given: Any, *, channels: int | None) 
         made = {name: _given_preprocessing(network, one, channels=None) for name, one in given.items()}
         return inferred_preprocessing(network, made)
     if isinstance(given, dict):
-        return _preprocessing(given, channels)
+        return _preprocessing(_with_layout(given, network), channels)
     if callable(given):
         return preprocessing_of_function(given, network.input_shape, layout=network.layout)
     raise SettingError(
         f"preprocessing={given!r} is a {type(given).__name__}; expected plain data such as {{'kind': 'image', 'height': 224, "
         "'width': 224}, or a function of pictures."
     )
+
+
+def _with_layout(given: dict[str, Any], network: Network) -> dict[str, Any]:
+    """Return a preprocessing of pictures or sounds with the layout that the network reads, where the user named none."""
+    if given.get("kind") not in ("image", "audio"):
+        return given
+    ends, count = network.input_shape[:1] + network.input_shape[-1:], given.get("channels", 3)
+    fits = [layout for layout, size in zip(("channels_first", "channels_last"), ends, strict=False) if size == count]
+    return {"layout": fits[0] if len(fits) == 1 and given["kind"] == "image" else network.layout, **given}
 
 
 def _preprocessing(plain: dict[str, Any], channels: int | None) -> Preprocessing:

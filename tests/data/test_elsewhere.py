@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -184,6 +185,25 @@ def test_data_on_a_server_are_read_as_those_here(s3: str, make: Any, ending: str
         sorted((_array(item).tobytes(), int(label)) for item, label in zip(one.items, one.targets, strict=True)) for one in (here, there)
     ]
     assert contents[0] == contents[1]
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_docs_run(s3: str) -> None:
+    keras, system = pytest.importorskip("keras"), fsspec.filesystem("s3")
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((3, 3, 3)), keras.layers.Conv2D(4, 2), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    for name, content in _pictures().items():
+        system.pipe_file(f"bucket/photos/{name}", content)
+    _tar(lambda _name, content: system.pipe_file("bucket/train-000.tar", content))
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    known: dict[str, Any] = {
+        "regraft": regraft,
+        "net": regraft.load(keras.Sequential(layers), preprocessing={"kind": "image", "height": 3, "width": 3}),
+    }
+    for example in re.findall(r"```py\n(.+?)```", page, flags=re.DOTALL):
+        exec(example, known)
+    assert known["data"].classes == ("dark", "light") and known["result"].scores["holdout"]["examples"] == 2
+    assert regraft.load("s3://bucket/run").classes == ("dark", "light") and _names("s3://bucket/features")
 
 
 @pytest.mark.parametrize(("strategy", "place"), [("head", "memory"), ("head", "s3"), ("full", "file")], indirect=["place"])

@@ -223,7 +223,8 @@ def test_what_was_measured_stands_in_verdict_account_reasons_report_and_the_save
     again = regraft.load(result.save(tmp_path / "made"))
     assert said in again.summary() and again.preprocessing.std == 0.5
     assert said in regraft.adapt(again, data, strategy="head", epochs=1, cache="memory").verdict
-    given = regraft.load(net, preprocessing={"kind": "image", "height": SIDE, "width": SIDE, "layout": "channels_last"})
+    given = regraft.load(net, preprocessing={"kind": "image", "height": SIDE, "width": SIDE})
+    assert given.preprocessing.layout == "channels_last"  # of the network, as nothing else is said
     assert "measured" not in regraft.adapt(given, data, strategy="head", epochs=1, cache="memory").verdict
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +33,8 @@ cluster_of_two = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster() -> Iterator[str]:
+    """The address of the cluster for processes that do not belong to it."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -39,10 +42,14 @@ def cluster() -> Iterator[None]:
     root = str(Path(__file__).parents[2])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([own, root])  # workers have what this process has
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8, "ray_client_server_port": port}
+    made = Cluster(initialize_head=True, head_node_args=head)
     made.add_node(num_cpus=1, object_store_memory=10**8)
     os.environ["RAY_ADDRESS"] = made.address
-    yield
+    yield f"127.0.0.1:{port}"
     ray.shutdown()
     made.shutdown()
     del os.environ["RAY_ADDRESS"]
@@ -303,6 +310,26 @@ def test_verbs_give_the_same_on_a_cluster(family: str) -> None:
     profiles = [regraft.profile(net, (X, y), cache="memory", engine="eager", cluster=own) for own in (None, "auto")]
     assert profiles[0].to_dict()["depths"] == profiles[1].to_dict()["depths"]
     assert not [note for note in (*results[1].plan.reasons, *profiles[1].notes) if "on this machine" in note]
+
+
+@no_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_the_example_of_the_docs_runs(family: str, cluster: str, tmp_path: Path) -> None:
+    import ray
+
+    net, X, y = _network(family)
+    given = {"regraft": regraft, "net": net, "data": (X, y), "pictures": X[:300]}
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```py\n(.+?)```", page, flags=re.DOTALL)
+    for statement in example.replace("FIRST:10001", cluster).splitlines():
+        ray.shutdown()  # the second one is meant for a process that does not belong to the cluster
+        exec(statement, given)
+    ray.shutdown()
+    result, found = given["result"], given["found"]
+    assert isinstance(result, regraft.Result) and isinstance(found, regraft.Predictions)
+    assert found.probabilities.tobytes() == regraft.predict(result.network, X[:300], engine="eager").probabilities.tobytes()
+    assert not [reason for reason in result.plan.reasons if "on this machine" in reason]
 
 
 @no_ray

@@ -35,6 +35,8 @@ def test_a_fixed_setting_decides_what_the_others_mean() -> None:
     space = Space.from_dict({"momentum": [0.5, 0.9]}, {"optimizer": "sgd"})
     assert len(list(space.grid({"optimizer": "sgd"}))) == 2
     assert list(space.grid({})) == [{}]
+    smoothed = Space.from_dict({"loss": ["cross_entropy", "focal"], "label_smoothing": [0.1, 0.2]}, {})
+    assert [values.get("label_smoothing") for values in smoothed.grid({})] == [0.1, 0.2, None]
 
 
 def test_a_space_survives_json_and_draws_within_its_ranges() -> None:

@@ -21,6 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..console import progress, rewording, speaking, tell
 from ..errors import InputError, MissingExtraError, RegraftError, name_here
 from ..files.text import printable
+from .shared import SETTINGS
 
 __all__ = ["Commands", "as_options", "command", "guarded", "spread"]
 
@@ -34,6 +35,8 @@ _OPTIONS = {
     "resume=False": "--no-resume",
     "replace=True": "--replace",
     "trust=True": "--trust",
+    "unknown=True": "--unknown",
+    "what='head'": "regraft export --what head",
     "preprocessing=True": "--with-preprocessing",
     "statistics=True": "--statistics own",
     "architecture=, a module or a function that makes it": "--architecture MODULE:NAME, a class or a function that makes it",
@@ -167,7 +170,9 @@ def _as_option(found: re.Match[str]) -> str:
     if found[1] is None:
         return found[0]  # a call of Python stays as it is
     option, own = f"--{found[1].replace('_', '-')}", _OWN.get()
-    return f"{option} {found[2].strip(chr(39))}".rstrip() if own is None or option in own else found[0]
+    if own is None or option in own:
+        return f"{option} {found[2].strip(chr(39))}".rstrip()
+    return f"--set {found[1]}={found[2].strip(chr(39)) or '…'}" if "--set" in own and found[1] in SETTINGS.split() else found[0]
 
 
 @contextmanager

@@ -89,7 +89,9 @@ class Account:
         for rule in self.rules.values():
             counts[rule] = counts.get(rule, 0) + 1
         lines += [f"{'rule':<11}{count:>6}  {rule}" for rule, count in counts.items()]
-        lines += [f"{name.replace('_', ' '):<18} {value:.4g}" for name, value in self.figures.items()]
+        shares = ("old_accuracy", "new_accuracy", "harmonic_mean")
+        told = {name: f"{100 * value:.1f} %" if name in shares else f"{value:.4g}" for name, value in self.figures.items()}
+        lines += [f"{name.replace('_', ' '):<18} {value}" for name, value in told.items()]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(map(printable, lines)) if lines else "nothing was changed"
 

@@ -121,7 +121,9 @@ class Result:
             said = f"{said} The network could not be taken apart: its frozen part ran in every epoch."
         said = " ".join([said, *(str(self.facts[name]) for name in ("attached", "weights_fit") if self.facts.get(name))])
         if self.facts.get("measured"):
-            said = f"{said} No preprocessing was stored with the network; it was {self.facts['measured']}."
+            found, _, doubts = self.facts["measured"].partition(";")
+            said += f" No preprocessing was stored with the network; it was {found}."
+            said += " Give preprocessing= if you know it." if doubts else ""
         return f"{said} Nothing of the training {stage!r} was kept." if stage else said
 
     def __repr__(self) -> str:

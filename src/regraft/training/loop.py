@@ -358,10 +358,9 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
     if training.phase == "search":  # the comparison prints its own line
         return
     phase = "" if training.phase == "train" else f", {training.phase},"
-    say(
-        f"{training.stage}{phase} epoch {entry['epoch']}: "
-        + ", ".join(f"{key} {value:.4g}" for key, value in entry.items() if isinstance(value, float))
-    )
+    told = {name.replace("_", " "): value for name, value in entry.items() if isinstance(value, float) and name != "seconds"}
+    figures = [f"{name} {100 * value:.1f} %" if name.endswith("accuracy") else f"{name} {value:.4g}" for name, value in told.items()]
+    say(f"{training.stage}{phase} epoch {entry['epoch']}: {', '.join(figures)}")
 
 
 def _trained_tensors(training: Training) -> dict[str, Tensor]:

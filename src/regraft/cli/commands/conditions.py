@@ -159,4 +159,4 @@ def _export(  # noqa: PLR0913  # over the limit: the options of the command
     for task, head in whole.heads.items():
         if head.classes:
             show(f"Classes of {task}, in order: {', '.join(head.classes[:20])}{', …' if len(head.classes) > 20 else ''}")
-    show(f"Takes {whole.preprocessing.describe()}")
+    show(f"Takes {whole.preprocessing.describe().partition('; measured by')[0]}")

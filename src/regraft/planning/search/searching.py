@@ -151,8 +151,8 @@ def run_search(
                 for ended in _trials(board, bench, ends=ends):
                     advance(1)
                     figure = f", {bench.metric} {shown_figure(bench.metric, ended.value)}" if ended.value is not None else ""
-                    values = shown_values(ended.facts.values or {})
-                    say(f"trial {len(board.trials())} of {asked.trials}: {_STATES[ended.state]}{figure}; {values}")
+                    values, why = shown_values(ended.facts.values or {}), f"; {ended.facts.error}" if ended.facts.error else ""
+                    say(f"trial {len(board.trials())} of {asked.trials}: {_STATES[ended.state]}{figure}; {values}{why}")
                 if time.monotonic() > ends:
                     say(f"The budget of {asked.budget} is used: no further trial is begun.")
             study = _concluded(board, bench, cache=settings.get("cache", "auto"), test=test)

@@ -36,6 +36,7 @@ _CONDITIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {
     "plateau_factor": ("schedule", ("plateau",), Settings().schedule),
     "plateau_patience": ("schedule", ("plateau",), Settings().schedule),
     "momentum": ("optimizer", ("sgd", "rmsprop"), Settings().optimizer),
+    "label_smoothing": ("loss", (None, "cross_entropy", "mse"), Settings().loss),
     "head_units": ("head_layers", (1, 2, 3), 0),
     "head_activation": ("head_layers", (1, 2, 3), 0),
 }

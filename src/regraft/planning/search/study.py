@@ -127,7 +127,7 @@ class Study:
         head = ["trial", self.metric, "± se", "seconds", "state"]
         shown = self.ranked()[:most]
         rows = [head, *(self._row(trial) for trial in shown)]
-        values = ["values", *(shown_values(trial.values) for trial in shown)]
+        values = ["values", *(shown_values(trial.values) + (f"; {trial.error}" if trial.error else "") for trial in shown)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         indent = " " * (sum(widths) + 2 * len(widths))
         lines = []
