@@ -1,13 +1,14 @@
 """Engines of the frozen part: CPU seconds of an example, of building, and of a frozen adaptation with all of it included.
 
-    OMP_NUM_THREADS=1 python benchmarks/engines.py [--adapt] [--examples N] [--real FOLDER] [NETWORK ...]
+    OMP_NUM_THREADS=1 python benchmarks/engines.py [--adapt [--plain]] [--examples N] [--real FOLDER] [NETWORK ...]
     python benchmarks/engines.py --reading
 
 CPU seconds of this process on one thread, medians of five passes over one batch, taken in turns. With --adapt, a frozen adaptation,
 `adapt(strategy="head", epochs=20)` in which everything is included, beside one pass of the fastest engine over the same examples and beside
 a plain loop (of PyTorch; Keras' own `fit` for the network of Keras), which computes the frozen part in every epoch. Of its epochs, one over
-400 examples is measured. For networks of PyTorch also a loop as trainers (Lightning, Hugging Face) run it: AdamW, linear warm-up, clipped
-gradients, and an evaluation on a quarter as many examples after each epoch.
+400 examples is measured. For networks of PyTorch also fastai, Lightning and Hugging Face's Trainer, those that are installed, with their
+usual settings, a rate of 1e-3 and an evaluation on a quarter as many examples after each epoch: the seconds of one epoch and of two are
+measured, and an epoch is their difference. The same batches are given to all, prepared and in memory. `--plain` leaves out the engines.
 
 With --reading, wall seconds, medians of three, of frozen passes over 1,000 JPEG files, reading and decoding included, and of their engines
 over the same batches in memory: EfficientNet-Lite0 at 128 pixels, with one thread and with as many as there are processors. It needs a
@@ -50,7 +51,7 @@ from regraft.networks.contract import Network
 from regraft.networks.samples import placed
 
 ENGINES = ("onnxruntime", "openvino")
-BATCH, ROUNDS, EPOCHS, MEASURED, JUDGED, FILES, WARM_UP = 32, 5, 20, 400, 400, 1000, 20
+BATCH, ROUNDS, EPOCHS, MEASURED, JUDGED, FILES, RATE = 32, 5, 20, 400, 400, 1000, 1e-3
 
 
 class MiniLM(nn.Module):
@@ -221,21 +222,24 @@ def engines_of(net: Network, items: Prepared) -> dict[str, Any]:
     return {"milliseconds": {name: 1000 * seconds for name, seconds in found.items()}, **built}
 
 
-def adapted(net: Network, items: Prepared, *, count: int, fastest: float) -> dict[str, Any]:
-    """Return the seconds of frozen adaptations by engine, of one pass of the fastest one, and of the plain loop; and accuracies."""
+def adapted(net: Network, items: Prepared, *, count: int, engines: Sequence[str]) -> dict[str, Any]:
+    """Return the seconds of frozen adaptations by engine, and of loops of the same job; and accuracies on the further examples."""
     data, rows, rest = items.data, np.arange(count), np.arange(count, len(items))
     found, accuracies = dict[str, Any](), dict[str, float]()
-    for name in ("eager", *ENGINES) if count < FEWEST else ("eager", "auto"):
+    for name in engines:
         how: dict[str, Any] = {"strategy": "head", "epochs": EPOCHS, "cache": "memory", "engine": name}
         results = list[Any]()
         found[name] = seconds_of(lambda how=how, results=results: results.append(regraft.adapt(net, data.subset(rows), **how)))
         if len(rest):
             accuracies[name] = regraft.evaluate(results[0].network, data.subset(rest)).scores["accuracy"]
-    found["one pass"], learned = count * fastest, count * 4 // 5
-    for loop in ("plain loop", *(["trainer's loop"] if net.family == "torch" else [])):
-        found[loop] = EPOCHS * epoch_seconds(net, items, learned, trainer=loop != "plain loop")
+    learned = count * 4 // 5
+    found["plain loop"] = EPOCHS * epoch_seconds(net, items, learned)
+    if len(rest):
+        accuracies["plain loop"] = looped(net, items, learned=rows[:learned], rest=rest)
+    if net.family == "torch":
+        found |= {name: trainer_seconds(trainer, net, items, count=learned) for name, trainer in installed_trainers().items()}
         if len(rest):
-            accuracies[loop] = looped(net, items, learned=rows[:learned], rest=rest, trainer=loop != "plain loop")
+            accuracies |= trainer_accuracies(net, items, learned=rows[:learned], rest=rest)
     return found | ({"accuracies": accuracies} if len(rest) else {})
 
 
@@ -244,30 +248,18 @@ def new_head(features: int, classes: int) -> nn.Linear:
     return nn.Linear(features, classes)
 
 
-class Rule:
-    """The update rule of a loop over a head: Adam, or, of a trainer, AdamW with linear warm-up and clipped gradients."""
-
-    def __init__(self, head: nn.Linear, *, trainer: bool) -> None:
-        self.head, self.trainer = head, trainer
-        self.optimizer = (torch.optim.AdamW if trainer else torch.optim.Adam)(head.parameters(), lr=1e-3)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) if trainer else 1.0)
-
-    def step_(self, features: Tensor, labels: Tensor) -> None:
-        loss = nn.functional.cross_entropy(self.head(features), labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.trainer:
-            nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
-        self.optimizer.step()
-        if self.trainer:
-            self.schedule.step()
-
-
 def numbers_of(items: Prepared) -> Tensor:
     return torch.from_numpy(np.asarray(items.data.targets)).long()
 
 
-def epoch_seconds(net: Network, items: Prepared, count: int, *, trainer: bool) -> float:
+def step_(head: nn.Linear, optimizer: torch.optim.Optimizer, *, features: Tensor, labels: Tensor) -> None:
+    loss = nn.functional.cross_entropy(head(features), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def epoch_seconds(net: Network, items: Prepared, count: int) -> float:
     """Return the seconds of an epoch of a loop over so many prepared examples, measured on the first few of them."""
     some, labels = np.arange(min(count, MEASURED)), numbers_of(items)
     batches = [inputs for _, inputs in items.batches(BATCH, some)]
@@ -280,14 +272,11 @@ def epoch_seconds(net: Network, items: Prepared, count: int, *, trainer: bool) -
 
     def epoch() -> None:
         head = new_head(net.head.features, int(labels.max()) + 1)
-        rule = Rule(head, trainer=trainer)
+        optimizer = torch.optim.Adam(head.parameters(), lr=RATE)
         for number, inputs in enumerate(batches):
             with torch.no_grad():
                 features = net.feature_batch(inputs)
-            rule.step_(features, labels[number * BATCH :][: len(features)])
-        with torch.no_grad():
-            for inputs in batches[: round(len(batches) / 4) if trainer else 0]:
-                head(net.feature_batch(inputs)).argmax(1)
+            step_(head, optimizer, features=features, labels=labels[number * BATCH :][: len(features)])
 
     return seconds_of(fit if net.family == "keras" else epoch) * count / len(some)
 
@@ -303,24 +292,150 @@ def keras_model(net: Network, *, layers: int | None, classes: int) -> Any:
     return model
 
 
-def looped(net: Network, items: Prepared, *, learned: np.ndarray, rest: np.ndarray, trainer: bool) -> float:
+def features_in(net: Network, items: Prepared, rows: np.ndarray) -> Tensor:
+    net.mode_(False)
+    with torch.no_grad():
+        return torch.cat([net.feature_batch(inputs) for _, inputs in items.batches(BATCH, rows)]).float()
+
+
+def looped(net: Network, items: Prepared, *, learned: np.ndarray, rest: np.ndarray) -> float:
     """Return the accuracy of a loop after its epochs, on features that are computed once: they are the same in every epoch."""
     labels, classes = numbers_of(items), int(numbers_of(items).max()) + 1
-    with torch.no_grad():
-        features = torch.cat([net.feature_batch(inputs) for _, inputs in items.batches(BATCH, np.concatenate([learned, rest]))]).float()
-    ours, others = features[: len(learned)], features[len(learned) :]
+    ours, others = features_in(net, items, learned), features_in(net, items, rest)
     if net.family == "keras":
         model = keras_model(net, layers=None, classes=classes)
         model.fit(ours.numpy(), labels[learned].numpy(), batch_size=BATCH, epochs=EPOCHS, verbose=0)
         scores = torch.from_numpy(model.predict(others.numpy(), verbose=0))
     else:
-        head = new_head(features.shape[1], classes)
-        rule = Rule(head, trainer=trainer)
+        head = new_head(ours.shape[1], classes)
+        optimizer = torch.optim.Adam(head.parameters(), lr=RATE)
         for _ in range(EPOCHS):
             for rows in torch.randperm(len(learned)).split(BATCH):
-                rule.step_(ours[rows], labels[learned][rows])
+                step_(head, optimizer, features=ours[rows], labels=labels[learned][rows])
         scores = head(others)
     return float((scores.argmax(1) == labels[rest]).float().mean())
+
+
+class Frozen(nn.Module):
+    """A new head on what runs below it without gradients, as users of trainers write it; (None) on features."""
+
+    def __init__(self, below: Callable[[Any], Tensor] | None, head: nn.Linear) -> None:
+        super().__init__()
+        self.below, self.head = below, head
+
+    def forward(self, inputs: Any, labels: Tensor | None = None) -> Any:
+        with torch.no_grad():
+            features = inputs if self.below is None else self.below(inputs)
+        scores = self.head(features)
+        return scores if labels is None else {"loss": nn.functional.cross_entropy(scores, labels), "logits": scores}
+
+
+Loaders = tuple[torch.utils.data.DataLoader, torch.utils.data.DataLoader]
+Trainer = Callable[[Frozen, Loaders, int, float], None]
+"""Trains the head of a network on the batches of the first loader for so many epochs, at a rate; after each epoch, evaluates the second."""
+
+
+def by_fastai(model: Frozen, loaders: Loaders, epochs: int, rate: float) -> None:
+    from fastai.basics import DataLoaders, Learner, accuracy
+
+    for part in ("progress", "schedule"):  # they add methods
+        importlib.import_module(f"fastai.callback.{part}")
+    learner = Learner(DataLoaders(*loaders), model, loss_func=nn.functional.cross_entropy, metrics=accuracy)
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(epochs, rate)
+
+
+def by_lightning(model: Frozen, loaders: Loaders, epochs: int, rate: float) -> None:
+    import lightning
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch: Any, _index: int) -> Tensor:
+            return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
+
+        def validation_step(self, batch: Any, _index: int) -> None:
+            scores = self.model(batch[0])
+            self.log("loss", nn.functional.cross_entropy(scores, batch[1]), batch_size=len(scores))
+            self.log("accuracy", (scores.argmax(1) == batch[1]).float().mean(), batch_size=len(scores))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.model.head.parameters(), lr=rate)
+
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    lightning.Trainer(max_epochs=epochs, accelerator="cpu", num_sanity_val_steps=0, **quiet).fit(Module(), *loaders)
+
+
+def by_hugging_face(model: Frozen, loaders: Loaders, epochs: int, rate: float) -> None:
+    from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    def named(loader: torch.utils.data.DataLoader) -> torch.utils.data.DataLoader:
+        own = [{"inputs": inputs, "labels": labels} for inputs, labels in loader.dataset]
+        shuffled = isinstance(loader.sampler, torch.utils.data.RandomSampler)
+        return torch.utils.data.DataLoader(own, batch_size=None, shuffle=shuffled)
+
+    class Own(Trainer):
+        def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+            return named(loaders[0])
+
+        def get_eval_dataloader(self, _data: Any = None) -> torch.utils.data.DataLoader:
+            return named(loaders[1])
+
+    with TemporaryDirectory() as folder:
+        none = {"report_to": [], "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+        given = TrainingArguments(folder, num_train_epochs=epochs, learning_rate=rate, eval_strategy="epoch", **none)
+        own = Own(model, given, train_dataset=loaders[0].dataset, eval_dataset=loaders[1].dataset)
+        own.remove_callback(PrinterCallback)
+        own.train()
+
+
+TRAINERS: dict[str, tuple[str, Trainer]] = {
+    "fastai": ("fastai", by_fastai),
+    "Lightning": ("lightning", by_lightning),
+    "Hugging Face Trainer": ("accelerate", by_hugging_face),
+}
+
+
+def installed_trainers() -> dict[str, Trainer]:
+    return {name: trainer for name, (library, trainer) in TRAINERS.items() if importlib.util.find_spec(library) is not None}
+
+
+def loaders_of(batches: Sequence[tuple[Any, Tensor]], further: Sequence[tuple[Any, Tensor]]) -> Loaders:
+    return (
+        torch.utils.data.DataLoader(batches, batch_size=None, shuffle=True),  # type: ignore[arg-type]
+        torch.utils.data.DataLoader(further, batch_size=None),  # type: ignore[arg-type]
+    )
+
+
+def trainer_seconds(trainer: Trainer, net: Network, items: Prepared, *, count: int) -> float:
+    """Return the seconds of the epochs of a trainer over so many prepared examples, and a quarter as many after each epoch."""
+    labels, some = numbers_of(items), np.arange(count + count // 4)
+    net.mode_(False)
+    parts = [some[:count], some[count:]]
+    batches = [[(inputs, labels[rows]) for rows, inputs in items.batches(BATCH, part)] for part in parts]
+
+    def run(epochs: int, most: int | None = None) -> float:
+        model = Frozen(net.feature_batch, new_head(net.head.features, int(labels.max()) + 1))
+        return seconds_of(lambda: trainer(model, loaders_of(*(part[:most] for part in batches)), epochs, RATE))
+
+    run(1, 1)  # imports the library
+    run_once, run_twice = run(1), run(2)
+    return run_once + (EPOCHS - 1) * (run_twice - run_once)
+
+
+def trainer_accuracies(net: Network, items: Prepared, *, learned: np.ndarray, rest: np.ndarray) -> dict[str, float]:
+    """Return the accuracy of each trainer at its usual rate and at ten times that, on features that are computed once."""
+    labels, found = numbers_of(items), dict[str, float]()
+    ours, others = features_in(net, items, learned), features_in(net, items, rest)
+    for name, trainer in installed_trainers().items():
+        for rate in (RATE, 10 * RATE):
+            head = new_head(ours.shape[1], int(labels.max()) + 1)
+            batches = [(ours[rows], labels[learned][rows]) for rows in torch.randperm(len(learned)).split(BATCH)]
+            trainer(Frozen(None, head), loaders_of(batches, [(others, labels[rest])]), EPOCHS, rate)
+            found[f"{name}, {rate:g}"] = float((head(others).argmax(1) == labels[rest]).float().mean())
+    return found
 
 
 def main() -> None:
@@ -329,6 +444,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
     parser.add_argument("--adapt", action="store_true")
+    parser.add_argument("--plain", action="store_true")
     parser.add_argument("--reading", action="store_true")
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--real", type=Path, metavar="FOLDER")
@@ -339,9 +455,12 @@ def main() -> None:
     for name in given.networks or list(NETWORKS):
         net, data = NETWORKS[name](given.examples, given.real)
         items = Prepared(data, net.preprocessing)
-        found = {"network": name, "examples": given.examples, **engines_of(net, items)}
+        found = {"network": name, "examples": given.examples, **({} if given.plain else engines_of(net, items))}
         if given.adapt:
-            found["adapted"] = adapted(net, items, count=given.examples, fastest=min(found["milliseconds"].values()) / 1000)
+            engines = ["eager"] if given.plain else ["eager", *ENGINES] if given.examples < FEWEST else ["eager", "auto"]
+            found["adapted"] = adapted(net, items, count=given.examples, engines=engines)
+            if not given.plain:
+                found["adapted"]["one pass"] = given.examples * min(found["milliseconds"].values()) / 1000
         print(json.dumps(found), flush=True)
 
 
