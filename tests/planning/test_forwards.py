@@ -46,6 +46,12 @@ class Watch:
         return self._plain(x, weight, *args, **named)
 
 
+def _rows() -> list[Any]:
+    """Return every kind and family; of Keras, those with one block frozen in the fast suite."""
+    rows = [(kind, family) for kind in SETTINGS for family in cases.FAMILIES]
+    return [pytest.param(*row, marks=pytest.mark.slow if row[1] == "keras" and row[0] in list(SETTINGS)[3:] else ()) for row in rows]
+
+
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     found = Watch()
@@ -53,9 +59,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     return found
 
 
-@pytest.mark.parametrize("family", cases.FAMILIES)
 @pytest.mark.parametrize("where", [pytest.param("memory", marks=pytest.mark.slow), "folder"])
-@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize(("kind", "family"), _rows())
 def test_each_example_goes_through_the_frozen_part_once(watch: Watch, kind: str, where: str, family: str, tmp_path: Path) -> None:
     settings = {**SETTINGS[kind], "epochs": 2, "batch_size": 16, "seed": 1, "baselines": True}
     net, data = cases.network(family), cases.data(family)
@@ -111,7 +116,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("family", cases.FAMILIES)
-@pytest.mark.parametrize("tested", [False, True])
+@pytest.mark.parametrize("tested", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("kind", METHODS)
 def test_methods_send_each_example_through_it_once(kind: str, tested: bool, family: str) -> None:
     strategy, settings = kind.partition(",")[0], {**METHODS[kind], "epochs": 2, "batch_size": 16, "seed": 1, "cache": "memory"}

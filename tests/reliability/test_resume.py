@@ -68,7 +68,7 @@ def _first(one: Any, other: Any) -> Any:
     return one, other
 
 
-@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize("family", [pytest.param("torch", marks=pytest.mark.slow), "keras"])
 def test_a_killed_run_goes_on(family: str, tmp_path: Path) -> None:
     check(kills.compared("tests.reliability.test_resume:adapted", {"case": "full", "family": family}, tmp_path, moments=3), least=3)
 

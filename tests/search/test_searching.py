@@ -252,9 +252,10 @@ def _by_default(trials: int, **named: Any) -> Any:
     return regraft.search(_net(), examples.pictures(60), trials=trials, epochs=1, cache="memory", **named)
 
 
-@pytest.mark.parametrize(
-    ("sampler", "pruner"), [("tpe", "median"), pytest.param("random", "hyperband", marks=pytest.mark.slow), ("grid", None)]
-)
+_MORE = [pytest.param(*how, marks=pytest.mark.slow) for how in (("random", "hyperband"), ("grid", None))]
+
+
+@pytest.mark.parametrize(("sampler", "pruner"), [("tpe", "median"), *_MORE])
 def test_a_search_of_the_default_space_begins_with_the_closed_form(sampler: str, pruner: str | None, tmp_path: Path) -> None:
     study = _by_default(6, sampler=sampler, pruner=pruner, out=tmp_path)
     assert [trial.values["strategy"] == "probe" for trial in study.trials] == [True, *[False] * 5]
