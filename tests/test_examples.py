@@ -42,6 +42,15 @@ def test_a_voice_is_the_same_whenever_it_is_asked() -> None:
     assert np.abs(once - conditions.frames(3, words, seed=1)).max() > 0.05
 
 
+@pytest.mark.parametrize("network", ["keras:VGG16", pytest.param("keras:DenseNet121", marks=pytest.mark.slow)])
+def test_a_network_of_keras_is_frozen_below_a_deep_head(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = example("deep_head").main(tmp_path, network=network, size=32, quick=True)
+    biases = [part for parts in result.network.layer_parameters().values() for part in parts.values() if part.ndim == 1]
+    assert [len(bias) for bias in biases][-4:] == [1000, 500, 150, 10]
+    assert result.cost["frozen_forward_examples"] == 60 and (tmp_path / "adapted" / "report.html").is_file()
+    assert f"{network}: keras network {network}" in capsys.readouterr().out
+
+
 def test_forty_speakers_become_fifteen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("librosa")
     found = example("speakers").main(tmp_path, quick=True)

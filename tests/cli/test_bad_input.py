@@ -204,13 +204,16 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it(pictures: Path,
     ("words", "here"),
     [
         (("adapt", TINY, "photos", "--lr", "0.1"), "--learning-rate"),
+        (("adapt", TINY, "photos", "--clipnorm", "1"), "--set clip_norm=…"),
+        (("search", TINY, "photos", "--label-smoothing", "0.1"), "--set label_smoothing=…"),
         (("export", "folder", "network.onnx", "--preprocessing"), "--with-preprocessing"),
         (("convert", "network.keras", "network.onnx", "--preprocessing"), "--with-preprocessing"),
     ],
 )
 def test_an_option_of_another_tool_or_command_is_told_by_its_name_here(words: tuple[str, ...], here: str) -> None:
     result = run(*words)
-    assert result.exit_code == 2 and f"Here it is called '{here}'" in " ".join(result.stderr.replace("│", " ").split())
+    said = " ".join(result.stderr.replace("│", " ").split())
+    assert result.exit_code == 2 and f"Here it is called '{here}'" in said and "Possible options" not in said
 
 
 def test_the_version_as_option_attribute_and_module() -> None:

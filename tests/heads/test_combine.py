@@ -61,6 +61,13 @@ def test_scores_stand_side_by_side_and_the_networks_stay(networks: dict[str, reg
     np.testing.assert_allclose(again.predict(EXAMPLES).probabilities, net.predict(EXAMPLES).probabilities, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sigmoid_without_names_scores_the_class_that_it_is_given_for(family: str) -> None:
+    nets = {name: regraft.load(FAMILIES[family](seed, 1, "sigmoid"), inputs=(4,)) for seed, name in enumerate(("cat", "dog"))}
+    logits = np.stack([net.logits(EXAMPLES)[:, 1] for net in nets.values()], 1)
+    np.testing.assert_allclose(regraft.combine(nets).logits(EXAMPLES), logits, atol=1e-6)
+
+
 def test_data_put_the_scores_on_one_scale(networks: dict[str, regraft.Network]) -> None:
     net = regraft.combine(networks, (EXAMPLES, LABELS))
     figures, targets = net.account.figures, np.unique(LABELS, return_inverse=True)[1]

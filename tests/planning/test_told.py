@@ -18,6 +18,7 @@ from regraft.errors import MissingExtraError, SettingError
 from regraft.planning import make_plan
 from regraft.training.courses import monitored_by
 
+ONE_QUICK = ["torch", pytest.param("keras", marks=pytest.mark.slow)]
 QUICK: dict[str, Any] = {
     **{"epochs": 3, "batch_size": 16, "cache": "memory", "learning_rate": 1e-2, "layer_decay": 1.0, "patience": None},
     **{"strategy": "partial", "frozen": 1, "batch_norm": "batch"},
@@ -100,7 +101,7 @@ def _half(truth: np.ndarray, predicted: np.ndarray) -> float:
     return 0.5 * float((truth == predicted).mean())
 
 
-@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize("family", ONE_QUICK)
 def test_metrics_are_in_history_scores_and_report(family: str, tmp_path: Path) -> None:
     net, data = cases.network(family), cases.data(family)
     metrics = ["balanced_accuracy", "roc_auc_ovr", _half]
@@ -213,7 +214,7 @@ class Kept(GeneralTracker):  # type: ignore[misc]
         self.over = True
 
 
-@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize("family", ONE_QUICK)
 def test_a_tracker_is_told_of_every_epoch_and_of_the_figures(family: str) -> None:
     kept = Kept()
     result = regraft.adapt(cases.network(family), cases.data(family), **QUICK, log_with=kept, metrics="f1_macro")

@@ -190,8 +190,15 @@ def _called_here(error: Any) -> str:
     asked, command = getattr(error, "option_name", None), getattr(getattr(error, "ctx", None), "command", None)
     known = {option for one in getattr(command, "params", ()) for option in one.opts if option.startswith("--")}
     plain = "" if asked is None else asked.removeprefix("--")
-    here = next((name for name in (f"--{name_here(plain) or ''}".replace("_", "-"), f"--with-{plain}") if name in known), None)
-    return "" if here is None else f". Here it is called {here!r}"
+    setting = name_here(plain) or plain.replace("-", "_")
+    named = (f"--{setting}".replace("_", "-"), f"--with-{plain}")
+    here = next((name for name in named if name in known), None)
+    if here is None and "--set" in known and setting in SETTINGS.split():
+        here = f"--set {setting}=…"
+    if here is None:
+        return ""
+    error.possibilities = []  # names that merely look alike
+    return f". Here it is called {here!r}"
 
 
 @contextmanager

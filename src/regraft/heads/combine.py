@@ -79,8 +79,8 @@ def _row(name: str, net: Network) -> np.ndarray:
     if net.coding is not None:
         raise NetworkError(f"The network for {name!r} takes codes of conditions; expected one without. Fold one in first: regraft.fold.")
     count, classes = len(head.weight), head.classes
-    if count == 1:
-        return np.ones(1, np.float32)
+    if count == 1 or (head.binary and classes is None):  # one output, linear or with a sigmoid
+        return np.array([-1, 1], np.float32)[-count:]
     if classes is None:
         raise NetworkError(
             f"The network for {name!r} has {count} outputs without names. Give its class names in Python, "

@@ -115,18 +115,20 @@ def _print_figures(figures: Mapping[str, Any], task: str) -> None:
     found = {words: key for key, words in _FIGURES.items() if figures.get(key) is not None}
     rows = [(words, _cell(key, figures[key]), _interval(key, figures.get(f"{key}_interval"))) for words, key in found.items()]
     show_table(("figure", "value", "95 % interval"), rows, title=f"{task}{figures['examples']:,} examples")
-    _print_classes(figures["per_class"])
+    if len(figures["per_class"]) > 1:
+        _print_classes(figures["per_class"])
 
 
 def _print_classes(per_class: Mapping[str, Mapping[str, Any]]) -> None:
     keys = [key for key in next(iter(per_class.values())) if key != "interval"]
     spread = any("interval" in row for row in per_class.values())
-    headings = ["class", *(key.replace("_", " ") for key in keys), *(["95 % interval"] if spread else [])]
+    what = "output" if "mae" in keys else "class"
+    headings = [what, *(key.replace("_", " ") for key in keys), *(["95 % interval"] if spread else [])]
     rows = [
         (name, *(_cell(key, row[key]) for key in keys), *([_interval("recall", row["interval"])] if spread else []))
         for name, row in per_class.items()
     ]
-    show_table(headings, rows, title="Each class")
+    show_table(headings, rows, title=f"Each {what}")
 
 
 def _print_confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> None:
