@@ -51,7 +51,7 @@ def main(folder: Path, *, network: str = "keras:VGG16", weights: str = "random",
         epochs=2 if quick else 20,
         learning_rate=1e-3,
         refit=not quick,
-        cache="features",
+        cache=str(folder / "features"),
         out=folder / "adapted",
     )
     print(f"{network}: {net.summary().splitlines()[0]}")
