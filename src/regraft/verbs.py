@@ -36,9 +36,7 @@ from .networks.sources.zoo import is_recipe, recipe_spec
 from .planning import Plan, Result, carry_out, make_plan
 from .planning.checking import with_network
 from .planning.conditions import Asked as AskedCodes
-from .planning.conditions import Fitting, TunedInput, fold, saved_to
-from .planning.conditions import adapt_condition as fit_condition
-from .planning.conditions import tune_input as learn_input
+from .planning.conditions import Fitting, TunedInput, fit_condition, fold, learn_input, saved_to
 from .planning.extending import Asked as AskedClasses
 from .planning.extending import Extension, extended
 from .planning.plan import AdaptKeywords, SearchKeywords

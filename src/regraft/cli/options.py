@@ -56,9 +56,8 @@ ItemsArgument = Annotated[list[Path] | None, Argument(metavar="FILES...", help=_
 _network, _data, _setting, _output = (partial(Option, rich_help_panel=panel) for panel in ("Network", "Data", "Settings", "Output"))
 
 # ── networks ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-Weights = Annotated[
-    Path | None, _network("--weights", metavar="FILE", help="A weights-only file to load into NETWORK. The account shows what matched.")
-]
+_WEIGHTS = "A weights-only file to load into NETWORK. The account shows what matched."
+Weights = Annotated[Path | None, _network("--weights", metavar="FILE", help=_WEIGHTS)]
 _RANDOM = "Use the named NETWORK with random weights. Without this option, the command stops if trained weights cannot be fetched."
 RandomWeights = Annotated[bool, _network("--random-weights", help=_RANDOM)]
 _SOURCE_CLASSES = "Class names of NETWORK in the order of its outputs, one per line, if NETWORK has none."
@@ -78,9 +77,8 @@ _HIDDEN = (
     "relu. For the strategies head and full."
 )
 Hidden = Annotated[str | None, _network("--hidden", metavar="N:A,…", help=_HIDDEN)]
-Classes = Annotated[
-    Path | None, _network("--classes", metavar="FILE", help="Class names of the new head in the order of its outputs, one per line.")
-]
+_CLASSES = "Class names of the new head in the order of its outputs, one per line."
+Classes = Annotated[Path | None, _network("--classes", metavar="FILE", help=_CLASSES)]
 _PREVIEW = "New class names, one per line. Shows which class weights would be kept. Nothing is changed."
 Preview = Annotated[Path | None, _network("--classes", metavar="FILE", help=_PREVIEW)]
 _ARCHITECTURE = "Your class or function that builds NETWORK, if its folder or file contains only weights. MODULE is imported."
@@ -125,9 +123,8 @@ _OLD_DATA = "Examples of the old classes. The new class weights are fitted to ol
 OldData = Annotated[str | None, _data("--old-data", metavar="DATA", help=_OLD_DATA)]
 _STATISTICS = "Solve the class weights of all classes again, from the class statistics of the old ones: those in DIR, or the network's own."
 Statistics = Annotated[str | None, _data("--statistics", metavar="DIR|own", help=_STATISTICS)]
-Holdout = Annotated[
-    float, _data("--holdout", metavar="X", min=0, max=1, help="Share of the examples in the holdout set. Use 0 together with --test.")
-]
+_HOLDOUT = "Share of the examples in the holdout set. Use 0 together with --test."
+Holdout = Annotated[float, _data("--holdout", metavar="X", min=0, max=1, help=_HOLDOUT)]
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _STRATEGY = (
@@ -158,22 +155,16 @@ _START = "Initial class weights of new classes: zeros, random, mean, imprint or 
 Start = Annotated[str | None, _setting("--start", metavar="S", help=_START)]
 _RENAME = "New name of an old class. Its class weights are kept. Repeatable."
 Rename = Annotated[list[str] | None, _setting("--rename", metavar="OLD=NEW", help=_RENAME, show_default=False)]
-Views = Annotated[
-    int,
-    _setting(
-        "--views", metavar="N", min=1, help="Number of views (fixed augmented copies) of each training example, including the plain one."
-    ),
-]
+_VIEWS = "Number of views (fixed augmented copies) of each training example, including the plain one."
+Views = Annotated[int, _setting("--views", metavar="N", min=1, help=_VIEWS)]
 _AUGMENT = (
     "How the views are made: auto, none, light (small changes of rotation, zoom and brightness; no mirroring) or photo (cropping, "
     "mirroring, colour changes). light and photo make 4 views unless --views is given."
 )
 Augment = Annotated[str | None, _setting("--augment", metavar="A", help=_AUGMENT)]
 Seed = Annotated[int, _setting("--seed", metavar="N", min=0, help="Random seed of the split, the order and dropout.")]
-Epochs = Annotated[
-    int | None,
-    _setting("--epochs", metavar="N", min=0, help="Maximum number of epochs. By default, training stops when it no longer improves."),
-]
+_EPOCHS = "Maximum number of epochs. By default, training stops when it no longer improves."
+Epochs = Annotated[int | None, _setting("--epochs", metavar="N", min=0, help=_EPOCHS)]
 BatchSize = Annotated[int | None, _setting("--batch-size", metavar="N", min=1, help="Examples per step.")]
 LearningRate = Annotated[float | None, _setting("--learning-rate", metavar="X", min=0, help="By default, short training runs choose it.")]
 _CACHE = "Feature cache for the outputs of the frozen part: a folder or an address. By default, the user's cache folder."

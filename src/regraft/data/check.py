@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,8 @@ def checked(data: Dataset, skip_bad: bool) -> Dataset:
     """Return the data, with unusable examples left out if `skip_bad`; otherwise raise if there are any."""
     bad = bad_items(data)
     data = _left_out(data, bad, what="cannot be used", skip_bad=skip_bad) if bad else data
-    return data if data.kind != "audio" else _cut_told(data)
-
-
-def _cut_told(data: Dataset) -> Dataset:
-    """Return the data with a note on truncated recordings, whose existing samples are used."""
-    cut = [data.name_of(at) for at, item in enumerate(data.items) if isinstance(item, str | Path) and is_cut_short(item)]
+    recordings = data.items if data.kind == "audio" else ()
+    cut = [data.name_of(at) for at, item in enumerate(recordings) if isinstance(item, str | Path) and is_cut_short(item)]
     note = f"{len(cut)} of {len(data)} recordings end before the length that their files declare; what is there is read: {listed(cut)}"
     return data if not cut or note in data.notes else dataclasses.replace(data, notes=(*data.notes, note))
 
@@ -71,7 +67,13 @@ def bad_items(data: Dataset) -> dict[int, str]:
         return {index: reason for index, reason in reasons.items() if reason}
     if _is_block(data.items):
         return {int(row): "NaN or infinity" for row in rows_not_finite(data.items)}
-    return _bad_in_threads(data, _image_reason if data.kind == "image" else _audio_reason)
+    why = _image_reason if data.kind == "image" else _audio_reason
+    bad: dict[int, str] = {}
+    for start in range(0, len(data), FILES_AT_ONCE):
+        indices = list(range(start, min(start + FILES_AT_ONCE, len(data))))
+        said = in_threads(lambda index: why(data.items[index]), indices)
+        bad |= {index: reason for index, reason in zip(indices, said, strict=True) if reason}
+    return bad
 
 
 def rows_not_finite(items: Any) -> np.ndarray:
@@ -91,15 +93,6 @@ def rows_not_finite(items: Any) -> np.ndarray:
 
 def _is_block(items: Any) -> bool:
     return isinstance(items, np.ndarray | ArrayView) and items.dtype.kind != "O"
-
-
-def _bad_in_threads(data: Dataset, reason_of: Callable[[Any], str]) -> dict[int, str]:
-    bad: dict[int, str] = {}
-    for start in range(0, len(data), FILES_AT_ONCE):
-        indices = list(range(start, min(start + FILES_AT_ONCE, len(data))))
-        reasons = in_threads(lambda index: reason_of(data.items[index]), indices)
-        bad.update({index: reason for index, reason in zip(indices, reasons, strict=True) if reason})
-    return bad
 
 
 def _text_reason(item: Any) -> str:

@@ -215,7 +215,7 @@ class Dataset:
 
     def _names_of(self, rows: np.ndarray) -> Sequence[str] | None:
         if self.names is None:
-            return None if _keeps_order(rows, len(self)) else RowNames(rows)
+            return None if np.array_equal(rows, np.arange(len(self))) else RowNames(rows)
         return RowNames(self.names.rows[rows]) if isinstance(self.names, RowNames) else tuple(self.names[int(row)] for row in rows)
 
     def split(self, holdout: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -455,10 +455,6 @@ class Dataset:
         if name != self.name:
             return dataclasses.replace(self, further={**self.further, name: new}, notes=notes)
         return dataclasses.replace(self, targets=new.values, classes=new.classes, notes=notes)
-
-
-def _keeps_order(rows: np.ndarray, count: int) -> bool:
-    return len(rows) == count and bool((rows == np.arange(count)).all())
 
 
 def check_trainable(data: Dataset, *, judged_apart: bool = False) -> None:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,14 +34,8 @@ class ArrayView(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-    @overload
-    def __getitem__(self, index: slice) -> ArrayView: ...
     def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return ArrayView(self.base, self.indices[index])
-        return self.base[self.indices[index]]
+        return ArrayView(self.base, self.indices[index]) if isinstance(index, slice) else self.base[self.indices[index]]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.base[self.indices], dtype=dtype)
@@ -79,11 +73,7 @@ class Parts(Sequence[Any]):
     def __len__(self) -> int:
         return len(next(iter(self.parts.values())))
 
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Parts: ...
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | Parts:
+    def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self.rows(np.arange(len(self))[index])
         return {name: items[index] for name, items in self.parts.items()}
@@ -109,11 +99,7 @@ class RowNames(Sequence[str]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> RowNames: ...
-    def __getitem__(self, index: int | slice) -> str | RowNames:
+    def __getitem__(self, index: int | slice) -> Any:
         return RowNames(self.rows[index]) if isinstance(index, slice) else f"example {self.rows[index]}"
 
 
@@ -130,10 +116,6 @@ class LazyItems(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-    @overload
-    def __getitem__(self, index: slice) -> LazyItems: ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self.of(np.arange(len(self))[index])

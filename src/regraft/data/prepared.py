@@ -52,7 +52,8 @@ class Prepared:
     def batch(self, indices: Sequence[int] | np.ndarray, view: int = 0) -> Inputs:
         """Return some examples as one batch: a tensor (n, ...), or named tensors (n, length).
         `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
-        seeds = [self._seed(int(index)) for index in indices] if view else None
+        mixed = (np.random.SeedSequence([self.view_seed, int(index)]) for index in indices)  # neighbouring examples are independent
+        seeds = [int(one.generate_state(1, np.uint64)[0]) for one in mixed] if view else None
         return (self._viewing if view else self.preprocessing).batch_of(self.data, indices, view=view, seeds=seeds)
 
     # over the limit: size, items and view are what a batch is called by everywhere
@@ -90,7 +91,3 @@ class Prepared:
         if isinstance(self.data.items[0], Path | Clip):
             return in_threads(self.data.digest, indices)
         return [self.data.digest(index) for index in indices]
-
-    def _seed(self, index: int) -> int:
-        """Return the seed of an example, mixed so that neighbouring examples and seeds are independent."""
-        return int(np.random.SeedSequence([self.view_seed, index]).generate_state(1, np.uint64)[0])

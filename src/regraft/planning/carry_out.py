@@ -197,18 +197,8 @@ def _from_scratch(net: Network, setup: Setup, *, notes: list[str]) -> tuple[Judg
     """Train the same architecture from scratch on the same examples; return the evaluation of its first task and the digest of the run.
     Learning rate, epochs and schedule are the defaults: those of the adaptation suit a network that is already trained. What was chosen is
     added to the `notes`."""
-    own = (
-        "epochs",
-        "learning_rate",
-        "schedule",
-        "warmup",
-        "layer_decay",
-        "batch_norm",
-        "unfreeze_every",
-        "patience",
-        "callbacks",
-        "log_with",
-    )
+    own = ["epochs", "learning_rate", "schedule", "warmup", "layer_decay"]
+    own += ["batch_norm", "unfreeze_every", "patience", "callbacks", "log_with"]
     usual = Settings()
     plain = replace(setup.settings, stay_near=0.0, distill=0.0, co_tuning=0.0, **{name: getattr(usual, name) for name in own})
     plan = replace(setup.plan, strategy="scratch", frozen=None, options={}, trainable=ALL, settings=plain)

@@ -277,7 +277,8 @@ class Plan:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)
         where = f", {options}" if options else ""
         where += f", {'at' if self.strategy == 'probe' else 'frozen up to'} {self.frozen!r}" if self.frozen is not None else ""
-        lines = [f"strategy   {self.strategy}{where}" + (f", {_block_words(self.block)}" if self.block else "")]
+        third = "the third with the largest relative gradient" if self.block == AUTO_BLOCK else f"{self.block} third"
+        lines = [f"strategy   {self.strategy}{where}" + (f", {third}" if self.block else "")]
         names = ", ".join(self.classes[:6]) + (", …" if len(self.classes) > 6 else "")
         lines += [f"classes    {len(self.classes)}: {names}"] if self.classes else []
         made = f" ({plain_name(self.augment)})" if self.augment != "auto" else ""
@@ -351,10 +352,6 @@ def _as_code(value: Any) -> str:
 
 def _names_in_words(names: str | Sequence[str]) -> str:
     return names if isinstance(names, str) else ", ".join(names)
-
-
-def _block_words(block: str) -> str:
-    return "the third with the largest relative gradient" if block == AUTO_BLOCK else f"{block} third"
 
 
 def check_plan(plan: Plan) -> None:

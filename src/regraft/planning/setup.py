@@ -46,20 +46,10 @@ __all__ = [
 
 MOST_REFITTED = 5000  # Number of training and validation examples from which refit="auto" skips the second training
 _NO_PART_OF_A_RUN = frozenset(
-    {
-        "reasons",
-        "candidates",
-        "chosen",
-        "statistics",
-        "false_alarm",
-        "cache",
-        "device",
-        "engine",
-        "cluster",
-        "baselines",
-        "callbacks",
-        "log_with",
-    }
+    (
+        *("reasons", "candidates", "chosen", "statistics", "false_alarm", "cache", "device", "engine", "cluster", "baselines"),
+        *("callbacks", "log_with"),
+    )
 )
 """Names in a plan and its settings that do not affect the trained weights: a killed run can resume with other values."""
 
@@ -96,15 +86,13 @@ class Clock:
         """Return the seconds by kind and in total and, from a counter, the number of examples that passed through the frozen part."""
         self._turn()
         total = time.perf_counter() - self.began
+        always = () if counter is None else ("read", "frozen", "train")
+        found = {kind: round(spent, 3) for kind, spent in self.seconds.items() if spent or kind in always} | {"total": round(total, 3)}
         if counter is None:
-            return {kind: round(spent, 3) for kind, spent in self.seconds.items() if spent} | {"total": round(total, 3)}
+            return found
         log = counter.engines
-        return {
-            **{kind: round(spent, 3) for kind, spent in self.seconds.items() if spent or kind in ("read", "frozen", "train")},
-            "total": round(total, 3),
-            "frozen_forward_examples": counter.items,
-            **({"engine_building": round(log.building, 3), "engine_saved": round(log.saved, 3)} if log.building else {}),
-        }
+        found["frozen_forward_examples"] = counter.items
+        return found | ({"engine_building": round(log.building, 3), "engine_saved": round(log.saved, 3)} if log.building else {})
 
 
 @dataclass
@@ -187,13 +175,6 @@ class Checkpoints:
     folder: Path
     digest: str  # digest of the run, from `run_digest`
     resume: bool = True  # whether to resume from existing checkpoints
-
-    def of_stage(self, stage: str) -> Checkpoint:
-        """Return the checkpoint of one `stage`; without `resume`, an existing file is removed."""
-        checkpoint = Checkpoint(self.folder / f"{stage}.pt", self.digest)
-        if not self.resume:
-            checkpoint.path.unlink(missing_ok=True)
-        return checkpoint
 
 
 def usable_device(name: str | None) -> torch.device:
@@ -282,8 +263,13 @@ class Setup:
         return data.task == "classification" and not len(self.new_rows.get(self.tasks[data.name], np.zeros(1)))
 
     def checkpoint(self, stage: str) -> Checkpoint | None:
-        """Return the checkpoint of a stage, or None without an output folder."""
-        return None if self.checkpoints is None else self.checkpoints.of_stage(stage)
+        """Return the checkpoint of a stage, or None without an output folder. Unless the run resumes, an existing file is removed."""
+        if self.checkpoints is None:
+            return None
+        made = Checkpoint(self.checkpoints.folder / f"{stage}.pt", self.checkpoints.digest)
+        if not self.checkpoints.resume:
+            made.path.unlink(missing_ok=True)
+        return made
 
     def objective(self) -> Objective:
         """Return the objective: the weighted sum of the losses of all tasks."""

@@ -29,12 +29,7 @@ def write_profile(path: str | Path, facts: Mapping[str, Any]) -> Path:
     shown = {
         "title": f"Profile of {facts['network']}",
         "verdict": _verdict(facts),
-        "scenario": facts["scenario"],
-        "advice": facts["advice"],
-        "agrees": facts["agrees"],
-        "findings": list(facts["findings"]),
-        "warnings": list(facts["warnings"]),
-        "notes": list(facts["notes"]),
+        **{name: facts[name] for name in ("scenario", "advice", "agrees", "findings", "warnings", "notes")},
         "tiles": _tiles(facts),
         "depths": _depths(facts),
         "beside": _beside(facts),
@@ -69,14 +64,14 @@ def _tiles(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     where = "this is the deepest block" if holds == deepest["block"] else f"deeper blocks, up to '{deepest['block']}', give less"
     return [
         (f"{facts['metric']} of the deepest features", _said(facts, deepest["value"]), f"± {_error(facts, deepest)}, '{deepest['block']}'"),
-        (f"{facts['metric']} of all depths together", _said(facts, top["value"]), f"± {_error(facts, top)}, {_probe(top['name'])}"),
+        (
+            f"{facts['metric']} of all depths together",
+            _said(facts, top["value"]),
+            f"± {_error(facts, top)}, {top['name'].rpartition(', ')[2]}",
+        ),
         ("deepest block where transfer holds", holds, where),
         ("similarity", "–" if share is None else f"{100 * share:.0f} %", "share of the attainable gain over chance, deepest features"),
     ]
-
-
-def _probe(name: str) -> str:
-    return str(name).rpartition(", ")[2]
 
 
 def _error(facts: Mapping[str, Any], part: Mapping[str, Any]) -> str:

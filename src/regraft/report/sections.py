@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -178,12 +179,10 @@ def _strategy(strategy: Mapping[str, Any], candidates: Sequence[Mapping[str, Any
 
 
 def _account(account: Mapping[str, Any]) -> dict[str, Any]:
-    rules: dict[str, int] = {}
-    for rule in (account.get("rules") or {}).values():
-        rules[str(rule)] = rules.get(str(rule), 0) + 1
+    rules = Counter(map(str, (account.get("rules") or {}).values()))
     rows = [(key, _HEADINGS[key], [_phrase(name) for name in account[key]]) for key in _HEADINGS if account.get(key)]
     found = (account.get("figures") or {}).items()
-    figures = [(str(name).replace("_", " ").replace(" examples", " examples"), f"{value:.4g}") for name, value in found]
+    figures = [(str(name).replace("_", " "), f"{value:.4g}") for name, value in found]
     return {"rows": rows, "rules": list(rules.items()), "figures": figures, "notes": [str(note) for note in account.get("notes") or ()]}
 
 

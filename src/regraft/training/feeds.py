@@ -35,9 +35,12 @@ class Feed(abc.ABC):
     def scores(self, payload: Payload) -> Scores:
         """Return the logits of a batch: task -> (B, C)."""
 
-    @abc.abstractmethod
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
-        """Yield the indices and the batch of each part (indices, views)."""
+        """Yield the indices and the batch of each part (indices, views), and release the memory of mapped files at intervals."""
+        for number, (indices, views) in enumerate(parts):
+            yield indices, self.batch(indices, views)
+            if number % RELEASED == 0:
+                release_pages()
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,6 @@ class CachedFeed(Feed):
     device: torch.device  # device of the trainable part
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> list[Tensor]:
-        """Return the live outputs of a batch of examples, each in its own view."""
         if self.augmented is None or not views.any():
             return [tensor.to(self.device) for tensor in self.plain.get(indices)]
         per_view = int((self.position >= 0).sum())
@@ -63,12 +65,7 @@ class CachedFeed(Feed):
         return [torch.cat(half)[back].to(self.device) for half in halves]
 
     def scores(self, payload: Payload) -> Scores:
-        """Return the logits of a batch of live outputs."""
         return self.cut.trainable_part(payload if isinstance(payload, list) else [])
-
-    def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
-        """Yield the indices and the live outputs of each part."""
-        yield from _released(self, parts)
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,6 @@ class WholeFeed(Feed):
     counter: Counter | None = None  # counts the examples if a frozen part is computed again; None otherwise
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Inputs:
-        """Return a batch of network inputs, each example in its own view."""
         kinds = np.unique(views)
         if len(kinds) == 1:
             return self.items.batch(indices, int(kinds[0]))
@@ -91,7 +87,6 @@ class WholeFeed(Feed):
         return _joined(batches, torch.from_numpy(np.argsort(np.concatenate(parts))))
 
     def scores(self, payload: Payload) -> Scores:
-        """Return the logits of a batch of inputs."""
         inputs = payload[0] if isinstance(payload, list) else payload
         order = self.network.body.training_order(self.device) if torch.is_grad_enabled() else self.network.body.memory_order
         return self.network.scores(placed(inputs, self.device, order=order))
@@ -117,24 +112,10 @@ class HeadFeed(Feed):
     views: int = 1  # always 1
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
-        """Return the features of a batch of examples."""
         return self.features[indices].to(self.device)
 
     def scores(self, payload: Payload) -> Scores:
-        """Return the logits of a batch of features."""
         return self.network.scores_of_features(payload) if isinstance(payload, Tensor) else {}
-
-    def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
-        """Yield the indices and the features of each part."""
-        yield from _released(self, parts)
-
-
-def _released(feed: Feed, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
-    """Yield the indices and the batch of each part, and release the memory of mapped files at intervals."""
-    for number, (indices, views) in enumerate(parts):
-        yield indices, feed.batch(indices, views)
-        if number % RELEASED == 0:
-            release_pages()
 
 
 def _joined(batches: Sequence[Inputs], order: Tensor) -> Inputs:

@@ -40,7 +40,13 @@ def _list(cache: CacheFolder = None, as_json: AsJson = False) -> None:
     if not entries:
         show(f"There are no feature caches in {root}.")
         return
-    _print_table(root, entries)
+    done = [f"{entry.done / entry.rows:.0%}" if entry.rows else "–" for entry in entries]
+    rows = [
+        (entry.network or entry.folder.name, entry.data, f"{entry.rows:,}", part, size_of(entry.size), _date(entry.made))
+        for entry, part in zip(entries, done, strict=True)
+    ]
+    headings, total = ("network", "data", "rows", "finished", "size", "made"), size_of(sum(entry.size for entry in entries))
+    show_table(headings, rows, title=f"Feature caches in {root}", caption=f"{total} in all")
 
 
 def _clear(*, cache: CacheFolder = None, older: Older = None, as_json: AsJson = False) -> None:
@@ -83,14 +89,3 @@ def _plain(entries: Sequence[Any]) -> list[dict[str, Any]]:
 
 def _date(made: float) -> str:
     return datetime.fromtimestamp(made).astimezone().strftime("%Y-%m-%d %H:%M")
-
-
-def _print_table(root: Path, entries: Sequence[Any]) -> None:
-    total = size_of(sum(entry.size for entry in entries))
-    done = [f"{entry.done / entry.rows:.0%}" if entry.rows else "–" for entry in entries]
-    rows = [
-        (entry.network or entry.folder.name, entry.data, f"{entry.rows:,}", part, size_of(entry.size), _date(entry.made))
-        for entry, part in zip(entries, done, strict=True)
-    ]
-    headings = ("network", "data", "rows", "finished", "size", "made")
-    show_table(headings, rows, title=f"Feature caches in {root}", caption=f"{total} in all")

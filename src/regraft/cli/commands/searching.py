@@ -29,9 +29,8 @@ Trials = Annotated[int, Option("--trials", metavar="N", min=1, help="Number of t
 Space = Annotated[Path | None, Option("--space", metavar="FILE", help=_SPACE)]
 Sampler = Annotated[str, Option("--sampler", metavar="S", help="Sampler: tpe, random or grid.")]
 Pruner = Annotated[str, Option("--pruner", metavar="S", help="median, hyperband or none. Stops trials that fall behind.")]
-Folds = Annotated[
-    int | None, Option("--folds", metavar="N", min=2, help="Number of cross-validation folds of each plan. Groups are not split.")
-]
+_FOLDS = "Number of cross-validation folds of each plan. Groups are not split."
+Folds = Annotated[int | None, Option("--folds", metavar="N", min=2, help=_FOLDS)]
 _Strategy = Annotated[str | None, Option("--strategy", metavar="S", help="Strategy of all trials. By default, it is searched.")]
 _LIMIT = "Time after which no trial starts, such as 90s, 10m or 1h."
 _Budget = Annotated[str | None, Option("--budget", metavar="TIME", help=_LIMIT, parser=options.time_of)]
@@ -93,7 +92,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
     names = class_names(classes)
     settings |= {name: value_of(text) for name, text in assignments(assigned).items()} | ({"classes": tuple(names)} if names else {})
-    wanted = _read_space(space)
+    wanted = None if space is None else read_json(space, "space", remedy="Expected a JSON file from names to choices or ranges.")
     search: dict[str, Any] = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric}
     search |= {"holdout": holdout, "seed": seed, "budget": budget}
     reading = reading_of(read, condition)
@@ -145,9 +144,3 @@ def _print(study: Any, folder: str | Path, *, drawn: list[str], command: str, as
     show(f"\nThe best trial as a command:\n  {printable(command)}", lines=True)
     show(f"Cost: {cost_line(study.cost)}")
     show(f"Study: {folder}/study.json; adapted network: {folder}/best" + "".join(f"; {path}" for path in drawn))
-
-
-def _read_space(path: Path | None) -> Any:
-    if path is None:
-        return None
-    return read_json(path, "space", remedy="Expected a JSON file from names to choices or ranges.")

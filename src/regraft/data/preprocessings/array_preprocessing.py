@@ -110,16 +110,14 @@ class ArrayPreprocessing(Preprocessing):
         if self.value_range is not None:
             check_range(limits_of(data.items), self.value_range)
         if self.padded is not None and len(data) and np.ndim(data.items[0]) == len(self.padded):
-            long = sum(any(map(int.__gt__, np.shape(one), self.padded)) and self._loses(one) for one in data.items)
+            over = (one for one in data.items if any(map(int.__gt__, np.shape(one), self.padded)))
+            long = sum(bool(np.count_nonzero(one) > np.count_nonzero(padded_to(one, self.padded))) for one in over)
             if long:
                 warnings.warn(
                     f"{long} of {len(data)} examples are longer than {self.padded}, the longest of the training data; their ends are left "
                     "out.",
                     stacklevel=2,
                 )
-
-    def _loses(self, array: np.ndarray) -> bool:
-        return bool(np.count_nonzero(array) > np.count_nonzero(padded_to(array, self.padded or array.shape)))
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n arrays as the network takes them, (n, *shape) float32, or int64 if `integers`.
@@ -135,7 +133,7 @@ class ArrayPreprocessing(Preprocessing):
         arrays = self._as_numbers(self._stacked(items))
         shape = self._shape_for(arrays.shape[1:])
         if view:
-            noise = self._noise(arrays[0])
+            noise = 0.0 if self.integers or self.spread is None else NOISE * self._constant(self.spread, arrays.shape[1:])
             generators = [np.random.default_rng([seed, view]) for seed in seeds or [0] * len(arrays)]
             arrays = np.stack([augmented_array(*pair, noise=noise) for pair in zip(arrays, generators, strict=True)])
         if self.mean is not None:
@@ -158,7 +156,6 @@ class ArrayPreprocessing(Preprocessing):
         return np.asarray(arrays)
 
     def describe(self) -> str:
-        """Return a one-line description."""
         kept = "integers" if self.integers else "float32"
         shape = "any shape" if self.shape is None else f"the shape {tuple('any' if side is None else side for side in self.shape)}"
         scaled = "" if self.mean is None and self.std is None else ", minus mean, divided by std"
@@ -195,11 +192,6 @@ class ArrayPreprocessing(Preprocessing):
         wide = len(received) == len(self.shape) == 1 and received[0] > (self.shape[0] or received[0])
         remedy = "Leave the other columns out, or name them with columns=, target= or group=." if wide else "Reshape X."
         raise DataError(f"An example has the shape {received}; expected {self.shape}, as the network takes it. {remedy}{hint}")
-
-    def _noise(self, array: np.ndarray) -> np.ndarray | float:
-        if self.integers or self.spread is None:
-            return 0.0
-        return NOISE * self._constant(self.spread, array.shape)
 
     def _constant(self, value: float | tuple[float, ...], shape: tuple[int, ...]) -> np.ndarray:
         """Return a constant that broadcasts over an example: one number, one per element of the last axis, or one per position."""

@@ -133,7 +133,6 @@ class AudioPreprocessing(Preprocessing):
 
     @property
     def fitted(self) -> bool:
-        """Whether the length of the examples is fixed."""
         return self.seconds is not None
 
     def for_picture(self, shape: tuple[int | None, ...], layout: str) -> AudioPreprocessing:
@@ -213,7 +212,6 @@ class AudioPreprocessing(Preprocessing):
         return torch.from_numpy(self._arrays(items, view, seeds=seeds))
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> np.ndarray:
-        """Return some recordings as one batch of arrays; see `Preprocessing.arrays_of`."""
         return self._arrays(take(data.items, indices))
 
     def _arrays(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> np.ndarray:
@@ -228,7 +226,6 @@ class AudioPreprocessing(Preprocessing):
         return made[:, None] if self.layout == "channels_first" else made[..., None]
 
     def describe(self) -> str:
-        """Return a one-line description."""
         if self.features == "waveform":
             line = f"audio: {self._length_told()} at {self.sample_rate} Hz as a waveform"
             return line + (", standardised" if self.standardise else "") + (", inferred from the network's input" if self.inferred else "")
@@ -248,11 +245,6 @@ class AudioPreprocessing(Preprocessing):
             raise DataError(f"Transformers has no class {printable(str(named))!r} that makes features of sound. Give preprocessing=.")
         return found
 
-    @property
-    def _own_length(self) -> float | None:
-        """Length to which the extractor itself pads shorter recordings."""
-        return getattr(self._extractor, "chunk_length", None) or getattr(self._extractor, "max_length", None)
-
     def _length_told(self) -> str:
         return "whole recordings" if self.seconds is None else f"{self.seconds:.4g} s"
 
@@ -267,8 +259,8 @@ class AudioPreprocessing(Preprocessing):
         if not wave.size:
             name = printable(source) if isinstance(source, str | Path) else "an array of length 0"
             raise DataError(f"A recording has no samples: {name}. Remove it.")
-        filled = self.extractor is None or self._own_length is None or len(wave) > self.samples
-        wave = fitted_length(wave, self.samples) if filled else wave
+        pads = self.extractor is not None and any(getattr(self._extractor, name, None) for name in ("chunk_length", "max_length"))
+        wave = wave if pads and len(wave) <= self.samples else fitted_length(wave, self.samples)  # the extractor itself pads short ones
         if view:
             wave = augmented_waveform(wave, np.random.default_rng([seed, view]))
         values = self._features(wave)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,17 +16,16 @@ from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..items import is_frame
 from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
-from .preprocessing import Preprocessing, check_scaling
+from .preprocessing import Around, check_scaling
 
 
 @dataclass(frozen=True)
-class ColumnsPreprocessing(Preprocessing):
+class ColumnsPreprocessing(Around):
     """Preprocess examples with `inner` and add number columns, each minus its mean and divided by its standard deviation, float32.
     `inferred`: made from the network's input shape alone; `inner` says so for the examples. Views are those of `inner`; all views share the
     columns."""
 
     kind: ClassVar[str] = "columns"
-    inner: Preprocessing
     names: tuple[str, ...]  # the k columns, in the order in which the network takes them
     mean: tuple[float, ...] | None = None  # mean of each column over the data; None before `fit`
     std: tuple[float, ...] | None = None  # standard deviation of each column over the data, 1 for a constant column; None before `fit`
@@ -50,11 +49,6 @@ class ColumnsPreprocessing(Preprocessing):
         )
 
     @property
-    def item_kind(self) -> str:
-        """Kind of the examples that `inner` takes."""
-        return self.inner.item_kind
-
-    @property
     def fitted(self) -> bool:
         """Whether `inner` is fitted and the columns' means and standard deviations are known."""
         return self.inner.fitted and self.mean is not None and self.std is not None
@@ -66,26 +60,6 @@ class ColumnsPreprocessing(Preprocessing):
         mean = self.mean or tuple(rows.mean(axis=0).tolist())
         std = self.std or tuple(np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 1.0).tolist())
         return dataclasses.replace(self, inner=inner, mean=mean, std=std)
-
-    def widened(self, data: Dataset) -> ColumnsPreprocessing:
-        """Widen `inner` for longer examples."""
-        return dataclasses.replace(self, inner=self.inner.widened(data))
-
-    def windows(self, data: Dataset) -> Dataset:
-        """Split recordings that are too long into windows, with `inner`."""
-        return self.inner.windows(data)
-
-    def check_values(self, data: Dataset) -> None:
-        """Compare the values of the examples with those of the training data, with `inner`."""
-        self.inner.check_values(data)
-
-    def viewing(self, augment: str | Callable[..., Any]) -> ColumnsPreprocessing:
-        """Return this preprocessing with another augmentation of the examples."""
-        return dataclasses.replace(self, inner=self.inner.viewing(augment))
-
-    def of_photographs(self, data: Dataset) -> bool:
-        """Return whether the examples look like photographs."""
-        return self.inner.of_photographs(data)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Raise: raw examples have no columns. `batch_of` takes them from a data set."""
@@ -128,7 +102,6 @@ class ColumnsPreprocessing(Preprocessing):
         return items
 
     def describe(self) -> str:
-        """Return a one-line description."""
         return f"{self.inner.describe()}; beside each example {len(self.names)} columns: {', '.join(self.names)}"
 
     def _rows(self, data: Dataset) -> np.ndarray:

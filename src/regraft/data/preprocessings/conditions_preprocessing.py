@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -14,19 +14,18 @@ from ...networks.parts.protocols import Inputs
 from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..items import listed
-from .preprocessing import Preprocessing
+from .preprocessing import Around, Preprocessing
 
 ANYWHERE = "inputs"  # Name of an unnamed input tensor beside the condition, if the network has no name for it
 
 
 @dataclass(frozen=True)
-class ConditionsPreprocessing(Preprocessing):
+class ConditionsPreprocessing(Around):
     """Preprocess examples with `inner` and add the row indices of their conditions in the network's code table, int64.
     `inferred`: made from the network's input shape alone; `inner` says so for the examples. Examples without conditions take row 0. Views
     are those of `inner`; all views share the condition."""
 
     kind: ClassVar[str] = "conditions"
-    inner: Preprocessing
     names: tuple[str, ...]  # the K conditions that the network knows, in row order; row 0 is the mean code
     lenient: bool = False  # an unknown condition takes row 0 instead of raising an error
     inputs: str = ANYWHERE  # name of the tensor of `inner` if it makes a single unnamed one
@@ -43,40 +42,6 @@ class ConditionsPreprocessing(Preprocessing):
         raise DataError(
             f"The input shape {input_shape} does not say which conditions there are; expected ConditionsPreprocessing(inner, names)."
         )
-
-    @property
-    def item_kind(self) -> str:
-        """Kind of the examples that `inner` takes."""
-        return self.inner.item_kind
-
-    @property
-    def fitted(self) -> bool:
-        """Whether `inner` is fitted."""
-        return self.inner.fitted
-
-    def fit(self, data: Dataset) -> ConditionsPreprocessing:
-        """Fit `inner` to the data if it is not fitted."""
-        return self if self.inner.fitted else dataclasses.replace(self, inner=self.inner.fit(data))
-
-    def widened(self, data: Dataset) -> ConditionsPreprocessing:
-        """Widen `inner` for longer examples."""
-        return dataclasses.replace(self, inner=self.inner.widened(data))
-
-    def windows(self, data: Dataset) -> Dataset:
-        """Split recordings that are too long into windows, with `inner`."""
-        return self.inner.windows(data)
-
-    def check_values(self, data: Dataset) -> None:
-        """Compare the values of the examples with those of the training data, with `inner`."""
-        self.inner.check_values(data)
-
-    def viewing(self, augment: str | Callable[..., Any]) -> ConditionsPreprocessing:
-        """Return this preprocessing with another augmentation of the examples."""
-        return dataclasses.replace(self, inner=self.inner.viewing(augment))
-
-    def of_photographs(self, data: Dataset) -> bool:
-        """Return whether the examples look like photographs."""
-        return self.inner.of_photographs(data)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Return n raw examples as one batch, all with the mean code.
@@ -121,16 +86,10 @@ class ConditionsPreprocessing(Preprocessing):
             )
         return np.array([places.get(name, 0) for name in given], np.int64)
 
-    def dataset(self, items: Any) -> Dataset:
-        """Return examples without labels as a data set, as `inner` does."""
-        return self.inner.dataset(items)
-
     def without_conditions(self) -> Preprocessing:
-        """Return `inner`."""
         return self.inner
 
     def describe(self) -> str:
-        """Return a one-line description."""
         return f"{self.inner.describe()}; {len(self.names)} conditions: {listed(self.names, 12)}"
 
 

@@ -58,7 +58,6 @@ class FunctionPreprocessing(Preprocessing):
         return self
 
     def describe(self) -> str:
-        """Return a one-line description."""
         known = "" if given_by_key(self.key) else ", which a folder cannot hold: give it again with preprocessing="
         return f"images through the function {self.name!r}{known}"
 

@@ -203,7 +203,6 @@ class ImagePreprocessing(Preprocessing):
         return made if self.layout == "channels_last" else np.ascontiguousarray(np.moveaxis(made, 3, 1))
 
     def viewing(self, augment: str | Callable[..., Any]) -> ImagePreprocessing:
-        """Return this preprocessing with another augmentation."""
         return dataclasses.replace(self, augment=augment)
 
     def of_photographs(self, data: Dataset) -> bool:
@@ -214,7 +213,6 @@ class ImagePreprocessing(Preprocessing):
         return like_photographs(self.pixels(take(data.items, rows)))
 
     def describe(self) -> str:
-        """Return a one-line description."""
         if self.as_is:
             return f"images: arrays of the shape {(self.channels, self.height, self.width)} pass as they are (already normalised)"
         fit = self.resize if self.crop_fraction == 1 else f"{self.resize}, centre {self.crop_fraction:g}"
@@ -222,13 +220,11 @@ class ImagePreprocessing(Preprocessing):
         values = "" if self.value_range in (None, (0.0, 255.0)) else f", array values {self.value_range} to 0..255"
         line = f"images: {self.height}x{self.width} {order}, {self.interpolation} {fit}"
         line += f", {_steps_in_words(self.scale, self.mean, std=self.std)}{values}"
-        line += "".join(f", {name}: {_span(own)} to 0..255" for name, own in self._deep().items() if own)
+        deep = {"pictures of whole numbers of more than 8 bits": self.integer_range, "floating-point pictures": self.float_range}
+        line += "".join(f", {name}: {own[0]:.6g}..{own[1]:.6g} to 0..255" for name, own in deep.items() if own)
         line += "" if self.background == "white" else f", transparent pixels: {self.background}"
         line += ", inferred from the network's input" if self.inferred else ""
         return f"{line}; {self.measured}" if self.measured else line
-
-    def _deep(self) -> dict[str, Range | None]:
-        return {"pictures of whole numbers of more than 8 bits": self.integer_range, "floating-point pictures": self.float_range}
 
     def pixels(self, items: Sequence[Any] | np.ndarray) -> Tensor:
         """Return n pictures at the network's size before normalisation, (n, 1 or C, height, width) in 0..255.
@@ -313,10 +309,6 @@ def _number(value: float | Sequence[float]) -> str:
     """Return one number, or several in brackets; equal numbers are shown as one."""
     several = [f"{one:.6g}" for one in ([value] if isinstance(value, int | float) else value)]
     return several[0] if len(set(several)) == 1 else f"({', '.join(several)})"
-
-
-def _span(limits: Range) -> str:
-    return f"{limits[0]:.6g}..{limits[1]:.6g}"
 
 
 def _file(item: Any) -> Any:

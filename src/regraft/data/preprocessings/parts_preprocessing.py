@@ -83,12 +83,10 @@ class PartsPreprocessing(Preprocessing):
         yield from ((name, data.part(name)) for name in self.names if name in data.part_names)
 
     def check_values(self, data: Dataset) -> None:
-        """Compare the values of each part with those of the training data."""
         for name, part in self._given(data):
             self.by_name[name].check_values(part)
 
     def viewing(self, augment: str | Callable[..., Any]) -> PartsPreprocessing:
-        """Return this preprocessing with another augmentation of its pictures."""
         pictures = [name for name, part in self.by_name.items() if part.item_kind == "image"]
         if plain_name(augment) != "light" and not pictures:
             return dataclasses.replace(self, parts=(self.parts[0].viewing(augment), *self.parts[1:]))  # raises: no part is a picture
@@ -96,11 +94,9 @@ class PartsPreprocessing(Preprocessing):
         return dataclasses.replace(self, parts=tuple(made))
 
     def of_photographs(self, data: Dataset) -> bool:
-        """Return whether any part looks like photographs."""
         return any(self.by_name[name].of_photographs(part) for name, part in self._given(data))
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
-        """Return n raw examples as one batch. `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
         data = self.dataset(items)
         return self.batch_of(data, np.arange(len(data)), view=view, seeds=seeds)
 
@@ -113,7 +109,6 @@ class PartsPreprocessing(Preprocessing):
         return _named(made) if data.part_names else cast(Inputs, made[self.names[0]])
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> Item:
-        """Return some examples as one batch of arrays; see `Preprocessing.arrays_of`."""
         made: dict[str, Any] = {name: self.by_name[name].arrays_of(part, indices, raw=raw) for name, part in self._given(data)}
         return _named(made) if data.part_names else cast(Item, made[self.names[0]])
 
@@ -146,7 +141,6 @@ class PartsPreprocessing(Preprocessing):
         return self.by_name[name].item_kind if name in self.names else "array"
 
     def describe(self) -> str:
-        """Return a one-line description."""
         return "; ".join(f"{name!r}: {part.describe()}" for name, part in self.by_name.items())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -37,7 +38,8 @@ class Preprocessing(abc.ABC):
     kind: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
-        _KNOWN[cls.kind] = cls
+        if "kind" in vars(cls):
+            _KNOWN[cls.kind] = cls
 
     @classmethod
     @abc.abstractmethod
@@ -166,6 +168,42 @@ class Preprocessing(abc.ABC):
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which `from_dict` restores this preprocessing."""
         return {"kind": self.kind, **{name: _plain(getattr(self, name)) for name in _kept(type(self))}}
+
+
+@dataclass(frozen=True)
+class Around(Preprocessing):
+    """Preprocessing that adds tensors to those of another one, `inner`."""
+
+    inner: Preprocessing
+
+    @property
+    def item_kind(self) -> str:
+        return self.inner.item_kind
+
+    @property
+    def fitted(self) -> bool:
+        return self.inner.fitted
+
+    def fit(self, data: Dataset) -> Self:
+        return self if self.inner.fitted else dataclasses.replace(self, inner=self.inner.fit(data))
+
+    def widened(self, data: Dataset) -> Self:
+        return dataclasses.replace(self, inner=self.inner.widened(data))
+
+    def windows(self, data: Dataset) -> Dataset:
+        return self.inner.windows(data)
+
+    def check_values(self, data: Dataset) -> None:
+        self.inner.check_values(data)
+
+    def viewing(self, augment: str | Callable[..., Any]) -> Self:
+        return dataclasses.replace(self, inner=self.inner.viewing(augment))
+
+    def of_photographs(self, data: Dataset) -> bool:
+        return self.inner.of_photographs(data)
+
+    def dataset(self, items: Any) -> Dataset:
+        return self.inner.dataset(items)
 
 
 def _kept(cls: type[Preprocessing]) -> list[str]:

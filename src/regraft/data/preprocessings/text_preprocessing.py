@@ -84,7 +84,6 @@ class TextPreprocessing(Preprocessing):
 
     @property
     def fitted(self) -> bool:
-        """Whether the length of the examples is fixed."""
         return self.max_length is not None or self.padded is not None
 
     def fit(self, data: Dataset) -> TextPreprocessing:
@@ -146,7 +145,6 @@ class TextPreprocessing(Preprocessing):
         return {name: torch.from_numpy(values) for name, values in self._arrays(items, view, seeds=seeds).items()}
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
-        """Return some texts as one batch of arrays; see `Preprocessing.arrays_of`."""
         return self._arrays(take(data.items, indices))
 
     def _arrays(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> dict[str, np.ndarray]:
@@ -179,7 +177,6 @@ class TextPreprocessing(Preprocessing):
         )
 
     def describe(self) -> str:
-        """Return a one-line description."""
         if self.max_length is not None or self.padded is None:
             length = f"{self.max_length} tokens" if self.max_length else f"at most {self.maximum} tokens"
         else:

@@ -117,7 +117,10 @@ def _is_paths(items: Any) -> bool:
 def _items(values: Any, kind: str | None) -> tuple[list[Any] | LazyItems | np.ndarray, str]:
     """Return X as a data set stores it, and its kind."""
     if isinstance(values, LazyItems):
-        return _lazy_items(values, kind)
+        first = values[0]
+        if isinstance(first, str) or hasattr(first, "__fspath__"):
+            return _listed_items(list(values), kind)
+        return values, kind or ("image" if type(first).__module__.split(".")[0] == "PIL" else "array")
     if isinstance(values, list | tuple) and values and not isinstance(values[0], int | float | list | tuple):
         return _listed_items(list(values), kind)
     array = as_numpy(values)
@@ -141,13 +144,6 @@ def _cells(array: np.ndarray) -> np.ndarray:
     if odd is not None:
         raise DataError(f"X has the shape {array.shape} and holds {odd!r} ({type(odd).__name__}); expected numbers.")
     return np.array(cells, dtype=np.float64).reshape(array.shape)
-
-
-def _lazy_items(values: LazyItems, kind: str | None) -> tuple[Any, str]:
-    first = values[0]
-    if isinstance(first, str) or hasattr(first, "__fspath__"):
-        return _listed_items(list(values), kind)
-    return values, kind or ("image" if type(first).__module__.split(".")[0] == "PIL" else "array")
 
 
 def _listed_items(values: list[Any], kind: str | None) -> tuple[list[Any] | np.ndarray, str]:

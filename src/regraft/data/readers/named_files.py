@@ -56,9 +56,7 @@ class FilesBelow:
 
     def check(self, values: Sequence[str], found: Sequence[Path | None], *, table: str) -> tuple[str, ...]:
         """Raise if a file outside the folder would be opened without permission.
-
-        The result is a note on names that lead outside but were found in the folder by file name alone.
-        """
+        The result is a note on names that lead outside but were found in the folder by file name alone."""
         if self.outside:
             return ()
         leading = [value for value, path in zip(values, found, strict=True) if (self._is_linked(path) if path else self.leads_out(value))]

@@ -102,7 +102,8 @@ def pictures_in_parquet(source: str | Path, target: str | None) -> Pictures | No
     with stream_of(source, "parquet") as stream:
         file = parquet.ParquetFile(stream)
         schema = file.schema_arrow
-        columns = [field.name for field in schema if _holds_pictures(field.type)]
+        kinds = {field.name: str(field.type).replace("large_", "") for field in schema}
+        columns = [name for name, kind in kinds.items() if kind.startswith("struct<bytes: binary")]  # {"bytes": …, "path": …}
         if not columns:
             return None
         others = [name for name in schema.names if name not in columns]
@@ -133,8 +134,3 @@ def pictures_in_parquet(source: str | Path, target: str | None) -> Pictures | No
 
     places = [(at, row) for at, count in enumerate(rows) for row in range(count)]
     return Pictures(places, labels, read=read, classes=tuple(names) if isinstance(names, list) else None)
-
-
-def _holds_pictures(kind: Any) -> bool:
-    """Return whether a column holds encoded files, as Hugging Face stores pictures: {"bytes": …, "path": …}."""
-    return str(kind).replace("large_", "").startswith("struct<bytes: binary")

@@ -141,7 +141,8 @@ def _from_parquet(path: Path) -> tuple[Columns, tuple[str, ...]]:
     kinds = arrow.types
     with path.open("rb") as stream:
         declared = parquet.ParquetFile(stream)
-        schema, index = declared.schema_arrow, _index_columns(declared.schema_arrow)
+        schema = declared.schema_arrow
+        index = {name for name in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}  # of a data frame
         _check_declared(declared.metadata, schema, path=path)
         distinct_names(schema.names, printable(path.name))
         kept = [field for field in schema if not kinds.is_nested(field.type) and field.name not in index]
@@ -159,12 +160,6 @@ def _from_parquet(path: Path) -> tuple[Columns, tuple[str, ...]]:
     nested = [f"{field.name} ({field.type})" for field in schema if kinds.is_nested(field.type)]
     notes = (f"columns that hold lists or structures were not read: {listed(nested)}",) if nested else ()
     return _arrow_columns(table, [field.name for field in kept]), notes
-
-
-def _index_columns(schema: Any) -> set[str]:
-    """Return the columns in which pandas stores the index of a data frame."""
-    facts = schema.pandas_metadata or {}
-    return {name for name in facts.get("index_columns", ()) if isinstance(name, str)}
 
 
 def _check_declared(facts: Any, schema: Any, *, path: Path) -> None:

@@ -171,14 +171,10 @@ def _beside(table: _Table, options: ReadOptions) -> Beside:
     weight = table.column(options.weight, "sample_weight") if isinstance(options.weight, str) else options.weight
     weights = weight_numbers(weight, len(table))
     wanted = [options.columns] if isinstance(options.columns, str) else options.columns
-    if not _are_names(wanted):
+    if not isinstance(wanted, list | tuple) or not all(isinstance(name, str) for name in wanted):
         return Beside(groups, conditions, *column_array(wanted, len(table)), weights=weights)
     named = {name: table.column(name, "columns") for name in wanted}
     return Beside(groups, conditions, *column_numbers(named, len(table)), weights=weights)
-
-
-def _are_names(wanted: Any) -> bool:
-    return isinstance(wanted, list | tuple) and all(isinstance(name, str) for name in wanted)
 
 
 def _labels(table: _Table, wanted: Any, *, what: str) -> np.ndarray | None:
@@ -242,7 +238,11 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
             "Give the folder that holds them as files=, or kind='text' where the names themselves are to be read."
         )
     if texts and (kind == "text" or (kind is None and not (numbers and all(_are_labels(one, len(numbers)) for one in texts.values())))):
-        return _text_items(texts, rows, numbers=list(numbers))
+        lengths = {name: np.mean([len(str(value)) for value in values]) for name, values in texts.items()}
+        name = max(lengths, key=lambda column: lengths[column])
+        note = f"examples are the texts of the column {name!r}" + _note_on_others([*(one for one in texts if one != name), *numbers], rows)
+        note += "; for the numeric columns give kind='array'" if numbers else ""
+        return [value if isinstance(value, str) else None for value in texts[name].tolist()], "text", note, [name]
     if kind in ("image", "audio"):
         raise DataError(f"{table.name} is read as kind={kind!r} and no column of it names files; expected files= with their folder.")
     if not numbers or kind == "text":
@@ -303,14 +303,6 @@ def _are_labels(values: np.ndarray, numbers: int) -> bool:
     length = float(np.mean([len(name) for name in found]))
     single_words = not any(" " in name.strip() for name in found)
     return (single_words and length < SHORT_TEXT) or (numbers > 1 and 2 * len(found) <= len(values) and length < SHORT_LABEL)
-
-
-def _text_items(texts: Columns, rows: list[str], *, numbers: list[str]) -> tuple[list[str | None], str, str, list[str]]:
-    lengths = {name: np.mean([len(str(value)) for value in values]) for name, values in texts.items()}
-    name = max(lengths, key=lambda column: lengths[column])
-    note = f"examples are the texts of the column {name!r}" + _note_on_others([*(one for one in texts if one != name), *numbers], rows)
-    note += "; for the numeric columns give kind='array'" if numbers else ""
-    return [value if isinstance(value, str) else None for value in texts[name].tolist()], "text", note, [name]
 
 
 def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Beside) -> Dataset:

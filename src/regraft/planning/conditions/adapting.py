@@ -35,23 +35,9 @@ class Asked:
     device: str | None = None  # device of the network; None: the fastest one available
 
 
-def adapt_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitting) -> Network:
-    """Return a copy of a network with codes for new conditions.
-
-    Args:
-        net: network with codes, or with an input that can take a code; it is not changed.
-        data: examples of the conditions, with labels unless the fit is unsupervised.
-        asked: the conditions.
-        fitting: settings of the fit.
-
-    Returns:
-        The network with the new codes. Its account records what was fitted, and that nothing else has changed.
-
-    Raises:
-        NetworkError: if the network takes no codes.
-        DataError: if the examples do not fit the network, or a condition has none.
-        SettingError: if a condition is already known.
-    """
+def fit_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitting) -> Network:
+    """Return a copy of a network with codes for the asked conditions of labelled examples (unlabelled for an unsupervised fit).
+    Its account records what was fitted, and that nothing else has changed."""
     net = _coded(net, asked.input)
     coding = _coding(net)
     groups = condition_groups(data, asked.names, known=() if asked.again else coding.conditions)

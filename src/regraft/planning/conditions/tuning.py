@@ -35,7 +35,7 @@ class TunedInput:
 
 
 # over the limit: what is learned, from where, how
-def tune_input(
+def learn_input(
     net: Network,
     data: Dataset | Sequence[str],
     *,
@@ -45,25 +45,9 @@ def tune_input(
     steps: int | None = None,
     step: float | None = None,
 ) -> TunedInput:
-    """Learn an input of a network by gradient descent; the network is not changed.
-
-    Args:
-        net: the network.
-        data: class names, one input is learned for each; with a named input, the examples for the network's other inputs.
-        name: name of the learned input; None: the only input of the network.
-        start: array in the shape of the input, or of all V inputs; None: zeros.
-        fit: "normalised", "adam" or "lbfgs".
-        steps: maximum number of steps; None: the default of the method.
-        step: step size; None: the default of the method.
-
-    Returns:
-        The learned inputs.
-
-    Raises:
-        SettingError: if the network has no such input, the start has a wrong shape, or the gradient is zero at the start.
-        NetworkError: if the input is not floating-point.
-        DataError: if classes or examples do not fit the network.
-    """
+    """Learn an input of a network by gradient descent; the network is not changed. Without a `name`, `data` are class names, and the whole
+    input is learned for each; with one, they are examples for the network's other inputs. `start`: array in the shape of the input, or of
+    all V inputs; None: zeros. `fit`: one of `FITS`."""
     twin = net.copy()
     twin.freeze_([layer.name for layer in twin.layers])
     twin.mode_(False)

@@ -14,6 +14,8 @@ from ...data.items import mean_of_windows
 from ...errors import DataError
 from ...freezing import Counter, check_engine
 from ...networks.contract import Network
+from ...probes.class_mean import fit_class_mean
+from ...probes.knn import neighbour_scores
 from ...training import Settings
 from ..preparing import preprocessing_for, windowed
 from ..setup import Clock
@@ -22,13 +24,11 @@ from .judging import METRICS, Case, Held, judged, nested_choice
 from .probing import (
     Joint,
     alone,
-    class_mean,
     coordinates,
     curve_points,
     expected_gain,
     joint_probe,
     mapped_scores,
-    neighbours,
     old_scores,
     relation_scores,
     shared_rows,
@@ -210,9 +210,11 @@ def _on_deepest(of: _Measuring) -> Iterator[Beside]:
     """Yield the figures of nearest neighbours and nearest class mean on the deepest features."""
     if of.case.kind != "classification":
         return
-    deepest = list(of.tables)[-1]
-    for name, probe in (("5 nearest neighbours, cosine", neighbours), ("nearest class mean, cosine", class_mean)):
-        held = probe(of.case, of.tables[deepest])
+    (deepest, table), case = list(of.tables.items())[-1], of.case
+    means = fit_class_mean(table, case.targets, classes=case.classes, metric="cosine", groups=case.groups)
+    found = {"5 nearest neighbours, cosine": neighbour_scores(table, case.targets, classes=case.classes, groups=case.groups)}
+    for name, scores in (found | {"nearest class mean, cosine": means.loo_scores}).items():
+        held = judged(case, scores)
         yield Beside(name, held.value, held.error, f"on {deepest!r}")
 
 

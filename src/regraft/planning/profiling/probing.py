@@ -12,9 +12,7 @@ from torch import Tensor
 
 from ...heads.retarget import retargeted_rows
 from ...networks.contract import Head, Network
-from ...probes.class_mean import fit_class_mean
 from ...probes.common import NEVER, spread_out
-from ...probes.knn import neighbour_scores
 from ...probes.ridge import fit_ridge
 from ...probes.statistics import fit_lda, fit_lda_probe, statistics_of
 from .judging import Case, Held, judged
@@ -37,17 +35,6 @@ def alone(case: Case, features: np.ndarray) -> Held:
     """Return the evaluation of ridge regression on the standardised features (N, d) of one depth."""
     mean, scale = spread_out(features, standardise=True, alike=False)
     probe = fit_ridge((features - mean) / scale, case.targets, kind=case.kind, classes=case.classes, groups=case.groups)
-    return judged(case, probe.loo_scores)
-
-
-def neighbours(case: Case, features: np.ndarray) -> Held:
-    """Return the evaluation of the vote of the 5 nearest neighbours by cosine similarity of the features (N, d)."""
-    return judged(case, neighbour_scores(features, case.targets, classes=case.classes, groups=case.groups))
-
-
-def class_mean(case: Case, features: np.ndarray) -> Held:
-    """Return the evaluation of the nearest class mean by cosine similarity of the features (N, d)."""
-    probe = fit_class_mean(features, case.targets, classes=case.classes, metric="cosine", groups=case.groups)
     return judged(case, probe.loo_scores)
 
 

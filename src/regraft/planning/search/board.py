@@ -195,7 +195,7 @@ class Board:
             return None
         try:
             (self.folder / _RUNNING).mkdir(exist_ok=True)
-            return locked_file(self._place(self.folder, row), wait=0.0)
+            return locked_file(self.folder / _RUNNING / f"{row}.lock", wait=0.0)
         except OSError as error:
             raise unwritable(self.folder, error) from error
 
@@ -217,10 +217,6 @@ class Board:
                     os.close(lock)
                     place.unlink()
             running.rmdir()  # fails unless it is empty
-
-    @staticmethod
-    def _place(folder: Path, row: int) -> Path:
-        return folder / _RUNNING / f"{row}.lock"
 
 
 def carried(taken: Taken, run: Run) -> KeptTrial:

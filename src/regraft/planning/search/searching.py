@@ -278,9 +278,11 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None, test: Dataset |
         errors = list(dict.fromkeys(printable(record.error) for record in records if record.error))
         raise SettingError(f"None of {len(records)} trials came to its end. {' '.join(errors[:3])} Change space= or the settings.")
     best = min(done, key=lambda record: record.rank(bench.direction))
+    count = len(bench.folds)
+    on = f"{count} folds" if count > 1 else f"{sum(len(holdout) for _, holdout in bench.folds)} validation examples"
     network, plan = bench.prepared(best.values)
     plan = replace(plan, statistics=True, settings=replace(plan.settings, cache=cache)).with_reasons(
-        f"The best of {len(records)} trials: {bench.metric} {shown_figure(bench.metric, best.figure)} on {_said(bench)}."
+        f"The best of {len(records)} trials: {bench.metric} {shown_figure(bench.metric, best.figure)} on {on}."
     )
     with board.alone():
         result, scores = _judged(board, bench, network=network, plan=plan, best=best, test=test)
@@ -305,11 +307,6 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None, test: Dataset |
         if board.folder is not None:
             study.save(board.folder)
     return study
-
-
-def _said(bench: Bench) -> str:
-    folds, tried = len(bench.folds), sum(len(holdout) for _, holdout in bench.folds)
-    return f"{folds} folds" if folds > 1 else f"{tried} validation examples"
 
 
 def _judged(

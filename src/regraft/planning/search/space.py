@@ -81,9 +81,10 @@ class Range:
         """Return the values of a grid: every step, or `points` evenly (or log-evenly) spaced values."""
         if self.step is not None:
             count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-            return tuple(_plain(self.low + index * self.step, self.whole) for index in range(count))
-        spaced = (np.geomspace if self.log else np.linspace)(self.low, self.high, self.points).clip(self.low, self.high)
-        return tuple(dict.fromkeys(_plain(float(value), self.whole) for value in spaced))
+            spaced = [self.low + index * self.step for index in range(count)]
+        else:
+            spaced = (np.geomspace if self.log else np.linspace)(self.low, self.high, self.points).clip(self.low, self.high).tolist()
+        return tuple(dict.fromkeys(round(value) if self.whole else float(value) for value in spaced))
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,3 @@ def _means_something(name: str, values: Mapping[str, Any]) -> bool:
     own = _CONDITIONS.get(other)
     present = values.get(other, default) if own is None or values.get(own[0], own[2]) in own[1] else default
     return present in wanted
-
-
-def _plain(value: float, whole: bool) -> float:
-    return round(value) if whole else float(value)

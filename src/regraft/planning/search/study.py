@@ -159,13 +159,10 @@ class Study:
                 f"Importances: none. They need {FEWEST} or more finished trials, chosen by the sampler, with different figures. Raise the "
                 "number of trials."
             )
-        shown = [f"{name} {100 * share:.0f} %{self._interval_words(name)}" for name, share in list(self.importances.items())[:6]]
+        ends = {name: f" ({100 * low:.0f} to {100 * high:.0f})" for name, (low, high) in self.importance_intervals.items()}
+        shown = [f"{name} {100 * share:.0f} %{ends.get(name, '')}" for name, share in list(self.importances.items())[:6]]
         left = len(self.importances) - len(shown)
         return f"Importances (95 % interval): {', '.join(shown)}{f'; {left} more are lower' if left else ''}.{self._doubt()}"
-
-    def _interval_words(self, name: str) -> str:
-        bounds = [f"{100 * bound:.0f}" for bound in self.importance_intervals.get(name, ())]
-        return f" ({' to '.join(bounds)})" if bounds else ""
 
     def _doubt(self) -> str:
         lowest = max((low for low, _ in self.importance_intervals.values()), default=1.0)
