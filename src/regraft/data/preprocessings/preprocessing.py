@@ -111,8 +111,7 @@ class Preprocessing(abc.ABC):
 
     def without_conditions(self) -> Preprocessing:
         """Return this preprocessing without lookup of conditions, also in the one that it holds."""
-        own: Any = self
-        return dataclasses.replace(own, inner=own.inner.without_conditions()) if hasattr(own, "inner") else self
+        return self
 
     @abc.abstractmethod
     def describe(self) -> str:
@@ -204,6 +203,9 @@ class Around(Preprocessing):
 
     def dataset(self, items: Any) -> Dataset:
         return self.inner.dataset(items)
+
+    def without_conditions(self) -> Preprocessing:
+        return dataclasses.replace(self, inner=self.inner.without_conditions())
 
 
 def _kept(cls: type[Preprocessing]) -> list[str]:

@@ -132,8 +132,9 @@ def _is_number(value: Any) -> bool:
 
 def _from_rows(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        odd = array[~np.isin(array, (0, 1))].tolist()[0]
         raise DataError(
-            f"Targets of the shape {array.shape} hold values other than 0 and 1, such as {_odd_value(array)!r}; expected one-hot or "
+            f"Targets of the shape {array.shape} hold values other than 0 and 1, such as {odd!r}; expected one-hot or "
             "multi-label rows of 0 and 1, or one label for each example. Several numbers of each example are several tasks: "
             "{'name': numbers, …}."
         )
@@ -143,11 +144,6 @@ def _from_rows(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
     if (array.sum(axis=1) == 1).all():
         return Targets(array.argmax(axis=1).astype(np.int64), names, "classification", also=("multi-label",))
     return Targets(array.astype(np.float32), names, "multi-label")
-
-
-def _odd_value(array: np.ndarray) -> Any:
-    odd = array[~np.isin(array, (0, 1))].flat[0]
-    return odd.item() if isinstance(odd, np.generic) else odd
 
 
 def _regression(array: np.ndarray, *, said: bool = False) -> Targets:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ...data import Dataset, Prepared, preprocessing_from_dict, with_conditions
+from ...data.items import listed
 from ...errors import NetworkError, SettingError, near_names
-from ...methods.prior import CodePrior, code_prior
+from ...methods.prior import code_prior
 from ...networks.account import Account
 from ...networks.contract import Coding, Network
 from ...networks.folders import FACTS_FILE, read_facts
-from ...networks.parts.code_files import code_digest, write_code
+from ...networks.parts.code_files import code_digest, shared_state, write_code
 from ...networks.parts.coding import INPUT
 from ..preparing import preprocessing_for
 from ..setup import usable_device
-from .fitting import Fitting, fit_codes, rows_needed
+from .fitting import Fitted, Fitting, fit_codes, rows_needed
 from .items import CodedItems
 from .losses import CodeLosses
 from .matching import aims_of, condition_groups, scaled, with_heads_of
-from .proof import proved, told
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ def fit_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitting
     counts, chosen = [len(part) for part in groups.values()], np.concatenate(list(groups.values()))
     kept = with_heads_of(net, data.subset(chosen), supervised=fitting.unsupervised is None)
     digest, table = code_digest(net), net.body.code_table().detach().cpu().numpy().copy()
-    prior = _prior(coding, table, fitting=fitting)
+    learned = [coding.row(one) for one in coding.learned]
+    without = fitting.prior is None or (fitting.prior == "auto" and len(learned) < 2)
+    prior = None if without else code_prior(table[learned].astype(np.float64), table[0])  # around the mean code
     rows = rows_needed(counts, choosing=prior is not None and fitting.prior == "auto")
     items = Prepared(kept, with_conditions(preprocessing_for(net, kept), coding.conditions, lenient=True))
     blank = net.recoded([f"row {row}" for row in range(rows)], np.zeros((1 + rows, coding.size), np.float32))
@@ -54,8 +57,8 @@ def fit_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitting
     fitted = fit_codes(losses, fitting, prior=prior, start=start)
     known = _with_codes(net, dict(zip(groups, fitted.codes, strict=True)), table=table)
     known.preprocessing = with_conditions(items.preprocessing, _coding(known).conditions)
-    proof = proved(known, table, digest=digest, changed=groups)
-    account = told(fitted, {name: len(part) for name, part in groups.items()}, fitting=fitting, proof=proof)
+    proof = _proved(known, table, digest=digest, changed=groups)
+    account = _told(fitted, {name: len(part) for name, part in groups.items()}, fitting=fitting, proof=proof)
     account = replace(account, figures={**account.figures, "items_through_once": float(held.counter.items)})
     known.account = net.account.joined(account)
     return known
@@ -102,14 +105,6 @@ def _coded(net: Network, name: str | None) -> Network:
     coded = net.coded(Coding(int(np.prod(inputs[name].shape[1:])), (), f"{INPUT}{name}"))
     coded.preprocessing = with_conditions(preprocessing_from_dict(net.preprocessing.to_dict()), (), inputs=rest[0])
     return coded
-
-
-def _prior(coding: Coding, table: np.ndarray, *, fitting: Fitting) -> CodePrior | None:
-    """Return the prior from the learned codes, around the mean code; None if turned off, or if "auto" with fewer than two codes."""
-    learned = [coding.row(name) for name in coding.learned]
-    if fitting.prior is None or (fitting.prior == "auto" and len(learned) < 2):
-        return None
-    return code_prior(table[learned].astype(np.float64), table[0])
 
 
 def _started(
@@ -171,3 +166,60 @@ def fold(net: Network, condition: str) -> Network:
     plain.preprocessing = net.preprocessing.without_conditions()
     plain.account = net.account.joined(Account(notes=(f"the code of {condition!r} was folded into the biases",)))
     return plain
+
+
+def _proved(known: Network, table: np.ndarray, *, digest: str, changed: Collection[str]) -> Account:
+    """Return the account that the network with new codes is bit-identical to the original one, except for these codes.
+    `table`: (1 + K, M) original codes; `digest`: of the original network; `changed`: fitted conditions. Raises `NetworkError` if anything
+    else differs."""
+    after, parameters = code_digest(known), {name for held in known.layer_parameters().values() for name in held}
+    own = known.body.code_table()
+    compared = shared_state(known)
+    now, rows = own.detach().cpu().numpy(), [0]
+    if known.coding is not None:
+        rows += [row for row, name in enumerate(known.coding.conditions, start=1) if row < len(table) and name not in changed]
+    if after != digest or not np.array_equal(now[rows], table[rows]):
+        raise NetworkError(
+            f"The network changed while codes were fitted ({digest} before, {after} after); nothing is handed back. This is a fault of "
+            "regraft: report it with the network's summary."
+        )
+    count = sum(name in parameters for name in compared)
+    numbers = sum(tensor.numel() for tensor in compared.values())
+    return Account(
+        notes=(
+            f"bit-equal before and after: {count} parameters and {len(compared) - count} buffers ({numbers:,} numbers, digest {digest}), "
+            f"the mean code and {len(rows) - 1} other codes",
+        ),
+        figures={"parameters_equal": float(count), "buffers_equal": float(len(compared) - count), "codes_equal": float(len(rows))},
+    )
+
+
+def _told(fitted: Fitted, counts: Mapping[str, int], *, fitting: Fitting, proof: Account) -> Account:
+    """Return the account of the fitted codes. `counts`: condition -> number of examples, in the order of the codes."""
+    ways = {"pseudo": "labels that the network guessed", "entropy": "the entropy of its predictions"}
+    how = f" without their labels (unsupervised: {ways[fitting.unsupervised]})" if fitting.unsupervised else ""
+    rule = f"fitted, unsupervised ({fitting.unsupervised})" if fitting.unsupervised else "fitted"
+    idle = (fitted.before == fitted.after) & np.isfinite(fitted.weights)
+    lines = [
+        f"the code of {name!r} was fitted to {count} examples{how}: loss {fitted.before[row]:.4g} -> {fitted.after[row]:.4g}; "
+        f"{_prior_words(float(fitted.weights[row]), fitting)}{'; no better code was found' if idle[row] else ''}"
+        for row, (name, count) in enumerate(counts.items())
+    ]
+    more = len(lines) - 20
+    notes = (*lines[:20], *([f"and {more} further conditions: {listed(list(counts)[20:])}"] if more > 0 else []), *proof.notes)
+    figures = {
+        "conditions": float(len(counts)),
+        "loss_before": float(fitted.before.mean()),
+        "loss_after": float(fitted.after.mean()),
+        "code_evaluations": float(fitted.evaluations),
+        **proof.figures,
+    }
+    return Account({"new": [f"code {name}" for name in counts]}, {f"code {name}": rule for name in counts}, notes, figures)
+
+
+def _prior_words(weight: float, fitting: Fitting) -> str:
+    if math.isinf(weight):
+        return "examples left out in turn were best told with the mean code, which was kept"
+    if not weight:
+        return "no prior" if fitting.prior is None or fitting.prior == 0 else "no prior: the network has not learned two codes or more"
+    return f"prior weight {weight:g}"
