@@ -18,6 +18,7 @@ from ...files.formats import reason_of
 from ..family import Body
 from .protocols import Inputs
 from .record import Record
+from .recurrent import replaced
 
 _OPSET = 20
 _LARGEST = 2**31 - 2**20  # Largest size of the weights in one ONNX file, in bytes, with room for the graph
@@ -87,7 +88,7 @@ def onnx_model(
     network = whole.__dict__["network"]
     body = network if isinstance(network, Body) else network.body
     body.name_for_export_()
-    with silenced(), body.for_onnx():
+    with silenced(), body.for_onnx(), replaced(_exportable()):
         program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(map(dict, axes))}, strict=False)
         exported()
         made: Any = torch.onnx.export(
@@ -101,6 +102,33 @@ def onnx_model(
             output_names=list(outputs),
         )
     return made.model_proto
+
+
+def _exportable() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
+    """Yield, for `replaced`, functions of PyTorch in a form that the exporter translates with any number of examples."""
+    attend, squeeze = torch.nn.functional.scaled_dot_product_attention, torch.squeeze
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **settings: Any) -> Tensor:
+        """Attend in four axes: the exporter translates no other number."""
+        outer = query.shape[:-2]
+        if query.ndim == 4 or key.shape[:-2] != outer:
+            return attend(query, key, value, attn_mask, **settings)
+        if attn_mask is not None and attn_mask.ndim > 2:
+            attn_mask = attn_mask.expand(*outer, *attn_mask.shape[-2:]).flatten(0, -3).unsqueeze(1)
+        query, key, value = (values.flatten(0, -3).unsqueeze(1) for values in (query, key, value))
+        made = attend(query, key, value, attn_mask, **settings).squeeze(1)
+        return made.reshape(*outer, *made.shape[-2:])
+
+    def squeezed(values: Tensor, *axes: Any, **named: Any) -> Tensor:
+        """Without axes, keep those whose size is free: the number of examples may be 1."""
+        if axes or named:
+            return squeeze(values, *axes, **named)
+        ones = tuple(axis for axis, size in enumerate(values.shape) if isinstance(size, int) and size == 1)
+        return squeeze(values, ones) if ones else values
+
+    yield torch.nn.functional, "scaled_dot_product_attention", attention
+    yield torch, "squeeze", squeezed
+    yield Tensor, "squeeze", squeezed
 
 
 def why_not_exported(problem: BaseException) -> str:

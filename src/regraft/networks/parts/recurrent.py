@@ -42,11 +42,12 @@ def cells(kind: str, steps: Tensor, *, weights: Sequence[Tensor], states: Sequen
 
 @contextmanager
 def replaced(functions: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
-    """Set methods of single objects within the context: owner, name, function."""
+    """Set methods of single objects, and functions of modules and classes, within the context: owner, name, function."""
     with ExitStack() as stack:
         for owner, name, function in functions:
-            object.__setattr__(owner, name, function)
-            stack.callback(vars(owner).pop, name)
+            put, drop = (setattr, delattr) if isinstance(owner, type) else (object.__setattr__, object.__delattr__)
+            stack.callback(put, owner, name, vars(owner)[name]) if name in vars(owner) else stack.callback(drop, owner, name)
+            put(owner, name, function)
         yield
 
 

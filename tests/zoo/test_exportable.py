@@ -1,0 +1,44 @@
+"""Forms of a forward pass that PyTorch's exporter does not translate as they are: the ONNX file takes any number of examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import regraft
+
+runtime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+class Attending(nn.Module):
+    """Attention over three and over five axes, with and without a mask (timm's SAM, Nest, Twins and Hiera), and `squeeze()` (MBart)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.register_buffer("mask", torch.randn(1, 6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        x = functional.scaled_dot_product_attention(x, x, x, attn_mask=self.mask)
+        windows = x.reshape(-1, 2, 1, 3, 4)
+        x = functional.scaled_dot_product_attention(windows, windows, windows, dropout_p=0.0).reshape(-1, 6, 4)
+        first = x.gather(1, torch.zeros(x.shape[0], 1, 1, dtype=torch.long, device=x.device)).squeeze()
+        return self.head(x.mean(1)) + first.reshape(-1, 1)
+
+
+def test_attention_over_any_axes_and_squeeze(tmp_path: Path) -> None:
+    before = functional.scaled_dot_product_attention, torch.squeeze, "squeeze" in vars(Tensor)
+    net = regraft.load(Attending(), inputs=(6, 4))
+    session = runtime.InferenceSession(net.export(tmp_path / "net.onnx"))
+    for count in (1, 5):
+        rows = np.random.default_rng(count).normal(size=(count, 6, 4)).astype(np.float32)
+        assert np.allclose(session.run(None, {session.get_inputs()[0].name: rows})[0], net.logits(rows), atol=1e-5)
+    assert before == (functional.scaled_dot_product_attention, torch.squeeze, "squeeze" in vars(Tensor))
