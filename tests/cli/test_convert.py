@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +51,10 @@ FROM: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def _documented() -> dict[str, list[str]]:
+def _documented(names: Collection[str]) -> dict[str, list[str]]:
     text = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
     rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    return {row[0]: row[1:] for row in rows if row[0] in FROM and set(row[1:]) <= {"yes", "no"}}
+    return {row[0]: row[1:] for row in rows if row[0] in names and set(row[1:]) <= {"yes", "no"}}
 
 
 def _probabilities(path: Path) -> np.ndarray:
@@ -68,14 +68,16 @@ def _probabilities(path: Path) -> np.ndarray:
 @pytest.mark.parametrize("name", FROM)
 def test_every_way_of_the_table_holds(name: str, tmp_path: Path) -> None:
     source = FROM[name](tmp_path)
-    expected, found = _probabilities(source), []
+    expected, found, kept = _probabilities(source), list[str](), list[str]()
     for ending in TO:
         out = tmp_path / ("out" if ending == "folder" else f"out{ending}")
         result = run("convert", source, out)
         assert result.exit_code == 0, result.stderr
         found.append("yes")
         np.testing.assert_allclose(_probabilities(out), expected, atol=1e-5)
-    assert found == _documented()[name]
+        kept.append("yes" if ending != ".pt2" and regraft.load(out).classes == tuple(ABC) else "no")
+    assert found == _documented(FROM)[name]
+    assert kept == (["no"] * len(TO) if name in (".keras", ".h5") else _documented(["class names"])["class names"])
 
 
 @pytest.mark.parametrize(("source", "family"), [(".keras", "torch"), (".pmml", "keras")])

@@ -117,7 +117,7 @@ def matlab_steps(path: Path, *, opset: int = 11) -> Made:
         helper.make_node("Softmax", ["fc"], ["softmax"], axis=1, name="softmax"),
     ]
     value = helper.make_tensor_value_info
-    entry, end = value("sequenceinput", TensorProto.FLOAT, ["N", 7, size]), value("softmax", TensorProto.FLOAT, ["N", 3])
+    entry, end = value("sequenceinput", TensorProto.FLOAT, ["N", "S", size]), value("softmax", TensorProto.FLOAT, ["N", 3])
     graph = helper.make_graph(nodes, "net", [entry], [end], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="MathWorks Deep Learning Toolbox")
     path.write_bytes(model.SerializeToString())

@@ -234,6 +234,39 @@ def test_a_network_of_another_tool_comes_in(tmp_path: Path) -> None:
     assert "compares sigmoid outputs" in " ".join(net.account.notes)
 
 
+NNET = """<PMML version="4.4" xmlns="http://www.dmg.org/PMML-4_4"><Header/><DataDictionary/>
+ <NeuralNetwork functionName="classification" numberOfLayers="3" activationFunction="logistic"><MiningSchema/>
+  <NeuralInputs numberOfInputs="2">
+   <NeuralInput id="1"><DerivedField name="derivedNI_x" dataType="double"><FieldRef field="x"/></DerivedField></NeuralInput>
+   <NeuralInput id="2"><DerivedField name="derivedNI_y" dataType="double"><FieldRef field="y"/></DerivedField></NeuralInput>
+  </NeuralInputs>
+  <NeuralLayer numberOfNeurons="1"><Neuron id="3" bias="0.5"><Con from="1" weight="2"/><Con from="2" weight="-1"/></Neuron></NeuralLayer>
+  <NeuralLayer numberOfNeurons="1"><Neuron id="4" bias="-1"><Con from="3" weight="3"/></Neuron></NeuralLayer>
+  <NeuralLayer numberOfNeurons="2" activationFunction="threshold" threshold="0.5">
+   <Neuron id="5" bias="1.0"><Con from="4" weight="-1.0"/></Neuron><Neuron id="6" bias="0.0"><Con from="4" weight="1.0"/></Neuron>
+  </NeuralLayer>
+  <NeuralOutputs numberOfOutputs="2">
+   <NeuralOutput outputNeuron="5"><DerivedField name="derivedNO_k"><NormDiscrete field="k" value="no"/></DerivedField></NeuralOutput>
+   <NeuralOutput outputNeuron="6"><DerivedField name="derivedNO_k"><NormDiscrete field="k" value="yes"/></DerivedField></NeuralOutput>
+  </NeuralOutputs>
+ </NeuralNetwork></PMML>"""
+
+
+def test_two_classes_of_nnet_come_in_with_their_probabilities(tmp_path: Path) -> None:
+    """R's pmml package writes one logistic output p as two neurons, 1 - p and p, against a threshold of 0.5."""
+    path = tmp_path / "nnet.pmml"
+    path.write_text(NNET)
+    rows = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    hidden = 1 / (1 + np.exp(-(2 * rows[:, 0] - rows[:, 1] + 0.5)))
+    share = 1 / (1 + np.exp(-(3 * hidden - 1)))
+    found = regraft.load(path)
+    assert found.classes == ("no", "yes")
+    np.testing.assert_allclose(found.predict(rows).probabilities, np.stack([1 - share, share], 1), atol=1e-6)
+    path.write_text(NNET.replace('threshold="0.5"', 'threshold="0.7"'))
+    with pytest.raises(NetworkError, match="has the activation 'threshold'"):
+        regraft.load(path)
+
+
 def test_a_pair_of_layers_that_is_no_rectifier_is_none(tmp_path: Path) -> None:
     net = regraft.load(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), classes=ABC, inputs=(4,))
     path = net.export(tmp_path / "net.pmml", pmml_version="4.1")

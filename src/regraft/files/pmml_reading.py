@@ -153,12 +153,25 @@ def _layers(model: Element, ids: list[str], *, shown: str) -> tuple[list[DenseLa
     if not layers:
         raise NetworkError(f"{shown} has no NeuralLayer; expected one or more.")
     layers = with_rectifier(layers)
+    if _is_pair(layers, threshold=model.find("NeuralLayer[last()]")):
+        *layers, one, _ = layers
+        zero = np.zeros_like(one.weight)
+        layers, method = [*layers, DenseLayer(np.concatenate([zero, one.weight]), np.array([0.0, one.bias[0]]), "identity")], "softmax"
     wrong = next((layer.activation for layer in layers if layer.activation not in READABLE), None)
     if wrong is not None:
         raise NetworkError(
             f"{shown} has the activation {printable(repr(wrong), width=60)}; expected one of {', '.join(READABLE)}. {_INSTEAD}"
         )
     return [replace(layer, activation=READABLE[layer.activation]) for layer in layers], ids, method
+
+
+def _is_pair(layers: Sequence[DenseLayer], *, threshold: Element | None) -> bool:
+    """Return whether the last layers are one logistic neuron p, and 1 - p and p against 0.5: two classes as R's nnet is written."""
+    if len(layers) < 2 or threshold is None or threshold.get("threshold") != "0.5":
+        return False
+    one, two = layers[-2:]
+    same = two.weight.tolist() == [[-1.0], [1.0]] and two.bias.tolist() == [1.0, 0.0]
+    return same and (one.activation, two.activation) == ("logistic", "threshold")
 
 
 def _with_outputs(

@@ -235,6 +235,8 @@ def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, hea
     sample = opened.sample if inputs is None else sample_of(inputs)
     with building(repr(printable(source)), Limits.of_memory()):
         network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True, head=head)
+    if inputs is None and opened.shape is not None:
+        network.body.input_shape = opened.shape
     notes = list(opened.notes)
     if not _named_(network, opened.classes):
         notes.append(f"{len(opened.classes or ())} class names come with it, and it has another number of outputs: they stay without names")
