@@ -94,6 +94,16 @@ def sklearn_two(path: Path) -> Made:
     return _sklearn(path, np.array([3, 5] * 30), options={"zipmap": False})
 
 
+def sklearn_scaled(path: Path) -> Made:
+    """A pipeline: columns are scaled, by ONNX's operators for machine learning."""
+    skl2onnx, *parts = map(pytest.importorskip, ("skl2onnx", "sklearn.preprocessing", "sklearn.neural_network", "sklearn.pipeline"))
+    rows, names = (5 + 3 * DRAWS.normal(size=(60, 4))).astype(np.float32), np.array(["x", "y"] * 30)
+    scaler, network = parts[0].StandardScaler(), parts[1].MLPClassifier((8,), max_iter=20)
+    fitted = parts[2].make_pipeline(scaler, network).fit(rows, names)
+    path.write_bytes(skl2onnx.to_onnx(fitted, rows[:1], options={id(network): {"zipmap": False}}).SerializeToString())
+    return rows[:24], ("x", "y"), "classification"
+
+
 def sklearn_numbers(path: Path) -> Made:
     return _sklearn(path, DRAWS.normal(size=60), options={})
 
@@ -163,6 +173,7 @@ FILES: dict[str, Callable[[Path], Made]] = {
     "sklearn names": sklearn_names,
     "sklearn mapping": sklearn_mapping,
     "sklearn two": sklearn_two,
+    "sklearn scaled": sklearn_scaled,
     "sklearn numbers": sklearn_numbers,
     "matlab steps": matlab_steps,
     "matlab pictures": matlab_pictures,

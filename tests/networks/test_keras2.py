@@ -96,9 +96,10 @@ def test_the_layout_is_that_of_keras_2(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("alone", [False, True], ids=["network", "weights"])
 @pytest.mark.parametrize("layout", ["keras2", "keras3"])
-def test_each_layout_opens_in_keras(layout: str, alone: bool, tmp_path: Path) -> None:
+def test_each_layout_opens_in_keras(layout: str, alone: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     net, items = network("tokens")
     path = net.export(tmp_path / ("net.weights.h5" if alone else "net.h5"), weights_format=layout)
+    assert not "".join(capfd.readouterr())
     with h5py.File(path) as file:
         held = file if alone else file["model_weights"]
         assert ("layer_names" in held.attrs) == (layout == "keras2" or not alone) and ("model_config" in file.attrs) != alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import warnings
@@ -32,9 +33,11 @@ def save(body: KerasBody, module: Any, *, target: Path) -> None:
     alone = target.name.lower().endswith(WEIGHTS_ALONE)
     ending = WEIGHTS_ALONE if alone else target.suffix.lower()  # Keras chooses the layout by it
     partial = target.with_name(f".{target.stem}.partial{ending}")
-    with as_given(body), ExitStack() as stack, warnings.catch_warnings():
+    with as_given(body), ExitStack() as stack:
         stack.callback(partial.unlink, missing_ok=True)
-        warnings.simplefilter("ignore")  # Keras calls .h5 a legacy format
+        logger = logging.getLogger("absl")  # by which Keras calls .h5 a legacy format
+        stack.callback(setattr, logger, "disabled", logger.disabled)
+        logger.disabled = True
         try:
             (module.save_weights if alone else module.save)(partial)
             flush_file(partial)
@@ -102,7 +105,7 @@ _RECURRENT = ("LSTM", "GRU", "SimpleRNN")
 _LOSSES = {"classification": "categorical_crossentropy", "multi-label": "binary_crossentropy", "regression": "mean_squared_error"}
 _TOLERANCE = 1e-5
 _TOP = "top_level_model_weights"
-_INSTEAD = "Export it as .keras or .onnx."
+_INSTEAD = "Export it as .keras or .onnx, or for Keras 3 alone with weights_format='keras3'."
 
 
 def write_keras2(module: Any, sample: Any, *, kinds: Sequence[str], target: Path) -> None:

@@ -53,6 +53,7 @@ def read_foreign(path: Path) -> ForeignOnnx:
         facts = own_facts(texts, what=shown)
         wanted, others = _outputs(model.graph, facts, shown=shown)
         classes = _classes(model.graph, texts) if facts is None else None
+        _scale_(model.graph)
         _cut_(model, wanted)
         check_operators(model.graph, shown=shown)
         check_onnx_(model, what=shown)
@@ -151,6 +152,22 @@ def _listed(found: Any) -> tuple[str, ...] | None:
         return None
     names = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in found)
     return names if names and len(set(names)) == len(names) else None
+
+
+def _scale_(graph: Any) -> None:
+    """Replace each Scaler, as which scikit-learn's scalers are written, by (x - offset) * scale."""
+    helper, nodes = importlib.import_module("onnx.helper"), list(graph.node)
+    for at, node in reversed(list(enumerate(nodes))):
+        if (node.domain, node.op_type) == ("ai.onnx.ml", "Scaler"):
+            numbers, last, made = {one.name: list(one.floats) for one in node.attribute}, node.input[0], []
+            for kind, name in (("Sub", "offset"), ("Mul", "scale")):
+                held, result = f"{node.output[0]}/{name}", node.output[0] if kind == "Mul" else f"{node.output[0]}/shifted"
+                values = numbers.get(name) or [float(kind == "Mul")]
+                graph.initializer.append(helper.make_tensor(held, 1, [len(values)], values))
+                made.append(helper.make_node(kind, [last, held], [result]))
+                last = result
+            nodes[at : at + 1] = made
+    _keep_(graph.node, nodes)
 
 
 def _cut_(model: Any, wanted: str) -> None:
