@@ -67,11 +67,11 @@ def open_onnx(path: Path) -> Opened:
     plain = None if found.facts is None else found.facts.preprocessing
     tasks = {} if found.facts is None else {task: one.model_dump() for task, one in found.facts.tasks.items()}
     return Opened(
-        module, {"source": SOURCE}, inputs, found.classes, plain, notes=notes, tasks=tasks, shape=_steps(found.model, module, inputs)
+        module, {"source": SOURCE}, inputs, found.classes, plain, notes=notes, tasks=tasks, shape=_steps(found.model, module, sample=inputs)
     )
 
 
-def _steps(model: Any, module: Module, sample: Any) -> tuple[None, int] | None:
+def _steps(model: Any, module: Module, *, sample: Any) -> tuple[None, int] | None:
     """Return the shape of one sequence (any number of steps, features) if the module takes sequences of another length, else None."""
     shapes = [[side.HasField("dim_value") for side in one.type.tensor_type.shape.dim] for one in model.graph.input]
     if isinstance(sample, dict) or sample.ndim != 3 or [False, False, True] not in shapes:
