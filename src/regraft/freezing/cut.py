@@ -401,14 +401,8 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
             seen.append(args[0])
             _stop()
 
-        handle = head.register_forward_pre_hook(stop)
-        try:
-            with torch.no_grad():
-                network.scores(inputs)
-        except _Stop:
-            pass
-        finally:
-            handle.remove()
+        with suppress(_Stop), torch.no_grad(), head.register_forward_pre_hook(stop):
+            network.scores(inputs)
         return seen[:1]
 
     count = len(next(iter(_named(network.sample).values())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten
 from ..networks.contract import Inputs, Network
 from ..networks.parts.protocols import on_device
 from ..networks.parts.structure import prefixes
+from ..networks.tracing import other_values
 
 Digests = dict[str, list[list[bytes]]]  # Module -> for each call, a digest of each returned tensor
 
@@ -53,19 +54,11 @@ def called_one_by_one() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-@contextmanager
-def other_weights(network: Network, layers: Collection[str], *, made: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def other_weights(network: Network, layers: Collection[str], *, made: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
     """Replace all trained weights by `made` of them while the context lasts. `layers`: frozen layers."""
     owned = [(name, parameter) for name, group in network.layer_parameters().items() for parameter in group.values()]
     trained = [one for name, one in owned if name not in layers and one.requires_grad and one.is_floating_point()]
-    kept = [parameter.data for parameter in trained]
-    try:
-        for parameter in trained:
-            parameter.data = made(parameter.data)
-        yield
-    finally:
-        for parameter, values in zip(trained, kept, strict=True):
-            parameter.data = values
+    return other_values(trained, made)
 
 
 def rows_of(inputs: Inputs, rows: Sequence[int]) -> Inputs:

@@ -99,11 +99,8 @@ def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[Captu
         found.calls.append((found["input"], output))
         return found["input"] if replace_by_input else None
 
-    handle = module.register_forward_hook(hook, with_kwargs=True)
-    try:
+    with module.register_forward_hook(hook, with_kwargs=True):
         yield found
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -187,6 +184,19 @@ def without_padding(layer: Any) -> Iterator[None]:
         yield
     finally:
         layer.padding = before
+
+
+@contextmanager
+def other_values(tensors: Sequence[Tensor], made: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace the values of some tensors by `made` of them within the context."""
+    kept = [one.data for one in tensors]
+    try:
+        for one in tensors:
+            one.data = made(one.data)
+        yield
+    finally:
+        for one, values in zip(tensors, kept, strict=True):
+            one.data = values
 
 
 def relative_difference(found: Tensor, wanted: Tensor) -> float:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..errors import SettingError
 from .calibration import fit_temperature
-from .common import NEVER, LinearProbe, centred, checked_examples, held_out_name, widened
+from .common import NEVER, LinearProbe, blocks, centred, checked_examples, held_out_name, widened
 
 _CHUNK = 2**22
 
@@ -48,9 +48,8 @@ def _scores(x: np.ndarray, means: np.ndarray, *, counts: np.ndarray, metric: str
     present = counts > 0
     scores = np.empty((len(x), len(means)))
     unit = _unit(means, counts)
-    for start in range(0, len(x), step := max(_CHUNK // x.shape[1], 1)):
-        part = x[start : start + step].astype(np.float64)
-        scores[start : start + step] = _table(part, means, metric=metric, unit=unit)
+    for rows in blocks(len(x), max(_CHUNK // x.shape[1], 1)):
+        scores[rows] = _table(x[rows].astype(np.float64), means, metric=metric, unit=unit)
     scores[:, ~present] = scores[:, present].min(axis=1, keepdims=True) - NEVER
     return scores
 
@@ -87,11 +86,9 @@ def _leave_out_(
     sizes = np.diff(np.concatenate([starts, [len(order)]]))
     pair_group, pair_class = members[order[starts]], rows[order[starts]]
     first, last = np.searchsorted(pair_group, members), np.searchsorted(pair_group, members, side="right")
-    step = max(_CHUNK // x.shape[1], 1)
     for turn in range(int((last - first).max())):
         reach = np.flatnonzero(first + turn < last)
-        for start in range(0, len(reach), step):
-            items = reach[start : start + step]
+        for items in (reach[part] for part in blocks(len(reach), max(_CHUNK // x.shape[1], 1))):
             pairs, places = np.unique(first[items] + turn, return_inverse=True)
             taken = np.stack([x[order[starts[pair] : starts[pair] + sizes[pair]]].sum(axis=0, dtype=np.float64) for pair in pairs])
             here = pair_class[pairs]

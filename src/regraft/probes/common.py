@@ -68,9 +68,9 @@ class HiddenLayer:
         if x.ndim != 2 or x.shape[1] != self.weight.shape[1]:
             raise DataError(f"The layer takes features (N, {self.weight.shape[1]}); received the shape {x.shape}.")
         hidden = np.empty((len(x), width), np.float32)
-        for start in range(0, len(x), step := max(_CHUNK // width, 1)):
-            part = hidden[start : start + step]
-            np.matmul(x[start : start + step].astype(np.float32), self.weight.T, out=part)
+        for rows in blocks(len(x), max(_CHUNK // width, 1)):
+            part = hidden[rows]
+            np.matmul(x[rows].astype(np.float32), self.weight.T, out=part)
             part += self.bias
             part[:] = softmax(part, axis=1) if self.activation == "softmax" else np.maximum(part, 0)
         return hidden
@@ -98,6 +98,11 @@ class LayeredProbe:
         return self.head.scores(self.layer.apply(features))
 
 
+def blocks(count: int, size: int) -> Iterator[slice]:
+    """Return slices of `size` rows, which cover `count` rows."""
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
 def checked_features(features: npt.ArrayLike, *, least: int = 1, what: str = "A probe") -> np.ndarray:
     """Return features (N, d) as a float array. Raise if they are not finite or have fewer than `least` examples; `what` starts messages."""
     table = np.asarray(features)
@@ -116,13 +121,12 @@ def checked_features(features: npt.ArrayLike, *, least: int = 1, what: str = "A 
 
 def _faulty_rows(table: np.ndarray) -> Iterator[int]:
     """Yield the first non-finite row of each block. Column sums find a faulty block without a boolean table."""
-    step = max(2**22 // table.shape[1], 1)
-    for start in range(0, len(table), step):
-        part = table[start : start + step]
+    for rows in blocks(len(table), max(_CHUNK // table.shape[1], 1)):
+        part = table[rows]
         with np.errstate(all="ignore"):
             fine = bool(np.isfinite(np.ones(len(part), part.dtype) @ part).all())
         if not fine:
-            yield from start + np.flatnonzero(~np.isfinite(part).all(axis=1))[:1]
+            yield from rows.start + np.flatnonzero(~np.isfinite(part).all(axis=1))[:1]
 
 
 def checked_targets(targets: npt.ArrayLike, *, count: int, classes: int) -> np.ndarray:
@@ -218,9 +222,9 @@ def typical_deviation(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTy
 def mean_and_deviation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the standard deviation (d,) of `features` (N, d) in float64, computed in blocks."""
     mean = np.asarray(features.mean(axis=0, dtype=np.float64))
-    squares, step = np.zeros(len(mean)), max(2**22 // len(mean), 1)
-    for start in range(0, len(features), step):
-        squares += np.square(features[start : start + step] - mean).sum(axis=0)
+    squares = np.zeros(len(mean))
+    for rows in blocks(len(features), max(_CHUNK // len(mean), 1)):
+        squares += np.square(features[rows] - mean).sum(axis=0)
     return mean, np.sqrt(squares / len(features))
 
 

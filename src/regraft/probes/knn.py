@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from .calibration import fit_temperature, log_loss
-from .common import HiddenLayer, LayeredProbe, LinearProbe, checked_examples, held_out_name, spread_out
+from .common import HiddenLayer, LayeredProbe, LinearProbe, blocks, checked_examples, held_out_name, spread_out
 
 _CHUNK = 2**22  # Similarities that are held in memory at once
 _NEIGHBOURS, _SOFTNESS = 5, 0.07
@@ -26,8 +26,7 @@ def nearest(x: np.ndarray, reference: np.ndarray, *, count: int, groups: np.ndar
     `groups` (N,) apply to both; they require `x` and `reference` to be the same examples. Examples of one group are not neighbours: their
     cosine is -inf."""
     near, rows = np.empty((len(x), count)), np.empty((len(x), count), np.int64)
-    for start in range(0, len(x), step := max(_CHUNK // len(reference), 1)):
-        here = slice(start, start + step)
+    for here in blocks(len(x), max(_CHUNK // len(reference), 1)):
         cosines = x[here] @ reference.T
         if groups is not None:
             cosines[groups[here, None] == groups] = -np.inf
@@ -65,16 +64,13 @@ def fit_vote(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, g
     own = np.arange(len(x)) if members is None else members
     mean, scale = spread_out(x, standardise=True)
     table, truth = ((x - mean) / scale).astype(np.float64), np.eye(classes)[rows]
-    halves, each = 0.5 * np.square(table).sum(axis=1), range(0, len(x), max(_CHUNK // len(x), 1))
-    step = each.step
+    halves, each = 0.5 * np.square(table).sum(axis=1), list(blocks(len(x), max(_CHUNK // len(x), 1)))
     distances = np.empty(len(x))
-    for start in each:
-        here = slice(start, start + step)
+    for here in each:
         distances[here] = 2 * (halves[here] - _similar(table, halves, own=own, here=here).max(axis=1))
     widths = max(float(np.median(distances)), _LEAST * 2 * float(halves.mean()), 1e-12) * _WIDTHS
     shares = np.empty((len(widths), len(x), classes))
-    for start in each:
-        here = slice(start, start + step)
+    for here in each:
         similar = _similar(table, halves, own=own, here=here)
         for place, width in enumerate(widths):
             shares[place, here] = softmax(similar / width, axis=1) @ truth

@@ -5,7 +5,6 @@ Shape letters: N examples, C classes (or labels), d features, r <= d coordinates
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,6 +20,7 @@ from .calibration import fit_temperature
 from .common import (
     NEVER,
     LinearProbe,
+    blocks,
     centred,
     checked_features,
     checked_groups,
@@ -155,7 +155,7 @@ class _Basis:
         """Return the smaller Gram matrix of the features; sums over blocks are in float64."""
         count, width = self.x.shape
         gram = np.zeros((min(count, width),) * 2)
-        for part in _blocks(count if self.tall else width):
+        for part in blocks(count if self.tall else width, _BLOCK):
             block = self.block(part, slice(None)).T if self.tall else self.block(slice(None), part)
             gram += block @ block.T
         return gram
@@ -165,7 +165,7 @@ class _Basis:
         if not self.tall:
             return np.asarray(self.vectors * roots, self.dtype)
         made = np.empty((len(self.x), len(roots)), self.dtype)
-        for rows in _blocks(len(self.x)):
+        for rows in blocks(len(self.x), _BLOCK):
             np.matmul(self.block(rows, slice(None)), self.vectors.astype(self.dtype), out=made[rows])
         return made
 
@@ -174,12 +174,8 @@ class _Basis:
         if self.tall:
             return np.asarray((self.vectors @ weight / self.scale[:, None]).T)
         inner = self.vectors @ (weight / np.maximum(roots, 1e-15)[:, None])
-        parts = [self.block(slice(None), columns).T @ inner for columns in _blocks(self.x.shape[1])]
+        parts = [self.block(slice(None), columns).T @ inner for columns in blocks(self.x.shape[1], _BLOCK)]
         return np.asarray((np.concatenate(parts) / self.scale[:, None]).T)
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
 
 
 def _basis(x: np.ndarray, mean: np.ndarray, *, scale: np.ndarray) -> tuple[_Basis, np.ndarray]:

@@ -21,6 +21,7 @@ from .common import (
     FOLDS,
     NEVER,
     LinearProbe,
+    blocks,
     centred,
     checked_examples,
     feature_scale,
@@ -126,15 +127,14 @@ def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: S
         raise DataError(f"Targets must be whole numbers from 0 to {len(classes) - 1}, one for each class; received {span}.")
     width = table.shape[1]
     counts, means, scatter = np.zeros(len(classes)), np.zeros((len(classes), width)), np.zeros((width, width))
-    step = max(_CHUNK // width, 1)
-    for start in range(0, len(rows), step):
-        part = table[start : start + step].astype(np.float64)
+    for block in blocks(len(rows), max(_CHUNK // width, 1)):
+        part = table[block].astype(np.float64)
         if not np.isfinite(part).all():
-            row = start + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
+            row = block.start + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
             raise DataError(
                 f"The features of example {row} are not finite: the network has diverged, or its input holds NaN. Check the data."
             )
-        here, new_counts, new_means = _centre_(part, rows[start : start + step])
+        here, new_counts, new_means = _centre_(part, rows[block])
         counts, means, correction = _merged(counts, means, rows=here, new_counts=new_counts, new_means=new_means)
         scatter += part.T @ part + correction
     return ClassStatistics(tuple(map(str, classes)), counts, means, scatter)

@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from ..errors import DataError, SettingError, near_names
 from ..files.schema import Plain, checked
-from .common import checked_features, checked_groups, checked_targets, folds_of
+from .common import blocks, checked_features, checked_groups, checked_targets, folds_of
 from .knn import nearest, unit_rows
 from .statistics import ClassStatistics, fit_lda, shrunk_covariance, statistics_of
 
@@ -205,9 +205,8 @@ def _whitened(x: np.ndarray, middle: np.ndarray, *, by: np.ndarray) -> np.ndarra
 def _least(x: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Return the squared distance (N,) of each row to the nearest row of `known`."""
     lengths, least = np.square(known).sum(axis=1), np.empty(len(x))
-    for start in range(0, len(x), step := max(_CHUNK // len(known), 1)):
-        part = x[start : start + step]
-        least[start : start + step] = np.square(part).sum(axis=1) + (lengths - 2 * part @ known.T).min(axis=1)
+    for rows in blocks(len(x), max(_CHUNK // len(known), 1)):
+        least[rows] = np.square(x[rows]).sum(axis=1) + (lengths - 2 * x[rows] @ known.T).min(axis=1)
     return np.maximum(least, 0.0)
 
 

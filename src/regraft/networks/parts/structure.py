@@ -12,7 +12,7 @@ import torch
 from torch.nn import Embedding, Module, Parameter
 
 from ...errors import NetworkError, near_names
-from ..tracing import flat_tensors
+from ..tracing import flat_tensors, other_values
 
 _MOST_BLOCKS = 40
 _OPENED = {"Sequential", "ModuleList", "ModuleDict"}  # Container classes that never form a block
@@ -212,15 +212,9 @@ def readers(modules: Mapping[str, Module], called: Collection[str], *, run: Call
     return {name: reader for name, reader in found.items() if reader is not None}
 
 
-def _poisoned(modules: Mapping[str, Module], parameters: Collection[Parameter], *, run: Callable[[], Any]) -> _Calls:
-    kept = [one.data for one in parameters]
-    try:
-        for one in parameters:
-            one.data = torch.full_like(one.data, torch.nan)
+def _poisoned(modules: Mapping[str, Module], parameters: Sequence[Parameter], *, run: Callable[[], Any]) -> _Calls:
+    with other_values(parameters, lambda values: torch.full_like(values, torch.nan)):
         return _calls(modules, run)
-    finally:
-        for one, values in zip(parameters, kept, strict=True):
-            one.data = values
 
 
 def _calls(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Calls:
