@@ -371,9 +371,7 @@ class Family(Generic[B]):
 
     def export_own(self, body: B, path: Path, *, weights_format: str | None = None) -> Path:
         """Write a file in the framework's own format, ending in one of `own_endings`; return its path.
-
-        `weights_format`, of `.h5` files: "keras2" or "keras3".
-        """
+        `weights_format`, of `.h5` files: "keras2" or "keras3"."""
         self._refuse(f"has no file of its own; received {path.name!r}.")
 
     def put_file_(self, body: B, path: Path) -> Account:

@@ -45,12 +45,8 @@ def log_loss(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
 
 def brier_score(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
     """Return the mean squared distance between probabilities and one-hot targets, summed over classes.
-
     `chances`: (N, C) probabilities; `targets`: (N,) integers in 0 … C-1.
-
-    Source:
-        Brier 1950, Monthly Weather Review 78:1-3, equation (2).
-    """
+    Source: Brier 1950, Monthly Weather Review 78:1-3, equation (2)."""
     table, truth = np.array(chances, dtype=np.float64), np.asarray(targets)
     table[np.arange(len(truth)), truth] -= 1.0
     return float((table**2).sum(axis=1).mean())
@@ -60,24 +56,16 @@ def expected_calibration_error(chances: npt.ArrayLike, targets: npt.ArrayLike, *
     """Return the mean gap between confidence and accuracy.
 
     Examples are sorted by the probability of the predicted class and divided into bins with equal numbers of examples, so no bin is empty.
-
     `chances`: (N, C) probabilities; `targets`: (N,) integers in 0 … C-1.
-
-    Source:
-        Guo et al. 2017, arXiv:1706.04599, equation (3), with the equal-mass bins of Nixon et al. 2019, arXiv:1904.01685.
-    """
+    Source: Guo et al. 2017, arXiv:1706.04599, equation (3), with the equal-mass bins of Nixon et al. 2019, arXiv:1904.01685."""
     found = _bins_by_probability(chances, targets, bins=bins)
     return float(sum(len(sure) * abs(right.mean() - sure.mean()) for sure, right in found) / sum(len(sure) for sure, _ in found))
 
 
 def reliability(chances: npt.ArrayLike, targets: npt.ArrayLike, *, bins: int = 10) -> list[dict[str, Any]]:
     """Return the points of a reliability diagram: accuracy against mean probability of the predicted class.
-
     `chances`: (N, C) probabilities; `targets`: (N,) integers in 0 … C-1.
-
-    Source:
-        Guo et al. 2017, arXiv:1706.04599, section 2.
-    """
+    Source: Guo et al. 2017, arXiv:1706.04599, section 2."""
     return [
         {
             "examples": len(sure),

@@ -91,9 +91,7 @@ def layers_beside(  # over the limit: modules and trace are one run
     modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], main: str, result: Tensor, run: Callable[[], Any]
 ) -> tuple[str, ...]:
     """Return those of the layers `names` that add to the result (N, C) beside `main`, perhaps after a maximum over positions.
-
-    These are the layers of which each output moves one logit: its own. None of them reads what another one gives.
-    """
+    These are the layers of which each output moves one logit: its own. None of them reads what another one gives."""
     count = result.shape[1]
 
     def moved(name: str, column: int) -> list[int]:
@@ -124,9 +122,7 @@ def _changed_run(modules: Mapping[str, Module], changes: Mapping[str, Callable[[
 
 def carried_rows(rows: tuple[np.ndarray, np.ndarray], *, old: Head, new: Head) -> tuple[np.ndarray, np.ndarray]:
     """Return the weight (C, d) and bias (C,) of a layer beside a head for its new classes, from the `rows` for its old ones.
-
-    A class whose weights in the head stay keeps its row; the row of any other class is zero.
-    """
+    A class whose weights in the head stay keeps its row; the row of any other class is zero."""
     places = {row.tobytes(): at for at, row in enumerate(np.column_stack([old.weight, old.bias])) if row.any()}
     found = [places.get(row.tobytes(), -1) for row in np.column_stack([new.weight, new.bias])]
     weight, bias = (np.concatenate([values, np.zeros_like(values[:1])]) for values in rows)

@@ -34,9 +34,7 @@ _PARTS = "regraft.parts"
 
 class OnnxPart(nn.Module):
     """Part of a network that ONNX Runtime runs, from one value (the first part: from all inputs) to another, examples along the first axis.
-
-    `fills` holds the type, shape and number that fill each other input, by name.
-    """
+    `fills` holds the type, shape and number that fill each other input, by name."""
 
     def __init__(self, content: bytes, *, entries: Sequence[str], fills: Mapping[str, Sequence[Any]], single: bool) -> None:
         super().__init__()

@@ -17,8 +17,6 @@ from ...files.onnx_form import check_onnx_, is_standard, of_runtime, parsed_onnx
 from ...files.text import printable
 from .metadata import OwnFacts, own_facts
 
-__all__ = ["ForeignOnnx", "check_operators", "nodes_of", "read_by", "read_foreign"]
-
 _NAMES = ("classes", "class_names", "labels", "names")
 """Metadata keys under which tools store class names."""
 _ODD = re.compile(r"[^0-9A-Za-z_]")
@@ -27,25 +25,17 @@ _SHOWN = 6
 
 @dataclass(frozen=True)
 class ForeignOnnx:
-    """Network from an ONNX file.
+    """Network from an ONNX file."""
 
-    Attributes:
-        model: a checked `onnx.ModelProto` with one output. Its value names are valid attribute names.
-        facts: metadata that regraft wrote; None for files of other tools.
-        classes: names in output order, if the file has them.
-    """
-
-    model: Any
-    facts: OwnFacts | None
-    classes: tuple[str, ...] | None
+    model: Any  # a checked `onnx.ModelProto` with one output. Its value names are valid attribute names
+    facts: OwnFacts | None  # metadata that regraft wrote; None for files of other tools
+    classes: tuple[str, ...] | None  # names in output order, if the file has them
     notes: list[str] = field(default_factory=list)
 
 
 def read_foreign(path: Path) -> ForeignOnnx:
     """Read and check an ONNX file, cut at the scores of its first task. Label lookups behind them are dropped.
-
-    The scores are the logits if regraft wrote the file, else the first floating-point output.
-    """
+    The scores are the logits if regraft wrote the file, else the first floating-point output."""
     onnx, shown = optional_import("onnx", "onnx", purpose="A network in ONNX form"), repr(printable(path))
     with opening(path, "onnx", remedy="Copy it again, or export the network again."):
         model = parsed_onnx(onnx, path)
@@ -93,9 +83,7 @@ def _makers(graph: Any) -> dict[str, Any]:
 
 def _before_both(graph: Any, name: str, *, binary: bool = False) -> str:
     """Return the name of p for an output (1 - p, p), as scikit-learn writes two classes; otherwise return the given name.
-
-    `binary`: regraft wrote the output (0, z) of a head with one row, and the result is the name of z.
-    """
+    `binary`: regraft wrote the output (0, z) of a head with one row, and the result is the name of z."""
     makers = _makers(graph)
     both = makers.get(name)
     if both is None or both.op_type != "Concat" or len(both.input) != 2:

@@ -46,9 +46,7 @@ _GROWING = ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsa
 
 def open_onnx(path: Path) -> Opened:
     """Open an ONNX file as a trainable PyTorch module, or with a trainable head only if it cannot be converted.
-
-    The result carries weights, notes, and the file's class names and preprocessing if it has them.
-    """
+    The result carries weights, notes, and the file's class names and preprocessing if it has them."""
     found, shown = read_foreign(path), repr(printable(path))
     if found.facts is not None and found.facts.preprocessing_inside:
         raise NetworkError(
