@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data import Preprocessing, preprocessing_from_dict
 from ..errors import DataError, NetworkError
-from ..files.onnx_form import read_onnx_with_facts
+from ..files.onnx_form import read_onnx
 from ..files.text import printable
 from ..networks.names import checked_classes
 from ..networks.onnx.metadata import TaskFacts, own_facts
@@ -101,7 +101,7 @@ class ServedNetwork:
 def serve(path: Path) -> ServedNetwork:
     """Open an ONNX file that regraft wrote, to run it with ONNX Runtime.
     Class names, kinds, thresholds and preprocessing come from the file's metadata."""
-    model, texts = read_onnx_with_facts(path)
+    model, texts = read_onnx(path)
     shown = repr(printable(path))
     facts = own_facts(texts, what=shown)
     if facts is None:

@@ -36,13 +36,8 @@ _SIZES = {
 _STORES = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data")
 
 
-def read_onnx(path: Path, *, remedy: str = "") -> Any:
-    """Read and check an ONNX file. No other file is read. Return the `onnx.ModelProto` as `check_onnx_` leaves it."""
-    return read_onnx_with_facts(path, remedy=remedy)[0]
-
-
-def read_onnx_with_facts(path: Path, *, remedy: str = "") -> tuple[Any, dict[str, str]]:
-    """Read and check an ONNX file as `read_onnx` does, and return its metadata too.
+def read_onnx(path: Path, *, remedy: str = "") -> tuple[Any, dict[str, str]]:
+    """Read and check an ONNX file; no other file is read. Return the `onnx.ModelProto` as `check_onnx_` leaves it, and its metadata.
     The metadata are texts of the file's author and are not checked."""
     onnx = optional_import("onnx", "onnx", purpose="A network in ONNX form, or of your own class without architecture=,")
     with opening(path, "onnx", remedy=remedy):

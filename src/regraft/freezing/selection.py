@@ -37,9 +37,7 @@ def _extended(layers: Sequence[Layer], end: int) -> int:
 
 def frozen_up_to_head(network: Network) -> frozenset[str]:
     """Return all layers that are called before the first head."""
-    heads = set(network.head_layers)
-    position = next(index for index, layer in enumerate(network.layers) if layer.name in heads)
-    return _prefix(network.layers, position)
+    return frozen_before(network, network.head_layers)
 
 
 def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:

@@ -204,8 +204,8 @@ class CacheEntry:
     rows: int
     done: int  # number of finished rows
     size: int  # in bytes
-    network: str = ""  # name of the network
-    data: str = ""  # name of the data
+    network: str = ""
+    data: str = ""
     made: float = 0.0  # time of the last write of the manifest, in seconds since 1970
 
 

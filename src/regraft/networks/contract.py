@@ -22,7 +22,7 @@ from ..files.text import notebook_html, printable
 from ..randomness import own_state
 from .dense_files import write_pmml
 from .editing.editable import Editable
-from .folders import save_network
+from .folders import replacing, write_network
 from .names import checked_classes
 from .onnx_files import write_onnx
 from .parts.coding import Coding, in_condition, without_conditions
@@ -303,7 +303,8 @@ class Network(Editable):
             >>> regraft.load(net.save("kept"), architecture=lambda: module).classes
             ('ant', 'bee', 'cat')
         """
-        save_network(self, Path(folder))
+        with replacing(folder) as staged:
+            write_network(self, staged)
         return Path(folder)
 
     @own_state()

@@ -65,12 +65,6 @@ def replacing(
     return replaced_folder(folder, _FOLDER, finish=finish, error=error)
 
 
-def save_network(network: Editable, folder: Path) -> None:
-    """Save a network into a folder atomically: after a crash, the folder holds the old network or the new one."""
-    with replacing(folder) as staged:
-        write_network(network, staged)
-
-
 def write_network(network: Editable, folder: Path) -> None:
     """Write the weights, codes, statistics and history, and `regraft.json` with a checksum of each file."""
     refuse_program(network.origin, "saved")

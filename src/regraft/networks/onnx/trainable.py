@@ -19,7 +19,7 @@ from torch.nn import Module
 
 from ...errors import NetworkError, UnsafeFileError, optional_import
 from ...files.formats import reading
-from ...files.onnx_form import is_standard, read_onnx_with_facts
+from ...files.onnx_form import is_standard, read_onnx
 from ...files.text import printable
 from ..sources.building import Limits, building
 from ..sources.zoo import Opened
@@ -111,7 +111,7 @@ def read_onnx_module(path: Path, *, what: str) -> Module:
     """Return the module of a graph in a saved folder, with the weights of the original file."""
     if not path.is_file():
         raise NetworkError(f"{what} holds no {path.name}, the graph that its weights belong to. Put it back from a copy.")
-    model, facts = read_onnx_with_facts(path)
+    model, facts = read_onnx(path)
     check_operators(model.graph, shown=what)
     if FROZEN not in facts:
         return onnx_module(model.SerializeToString(), what=what)

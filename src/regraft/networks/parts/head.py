@@ -48,7 +48,7 @@ class Head:
     `apart`: whether the logits are no linear function of the first head's features: the head reads other ones, or a layer beside it adds to
     its logits. Such a head is trained, never solved in closed form."""
 
-    task: str  # name of the task
+    task: str
     classes: tuple[str, ...] | None  # class names in row order, or None if they are unknown
     kind: str  # "classification", "multi-label" or "regression"
     activation: str  # "linear", "softmax" or "sigmoid": the function from logits to the network's own output

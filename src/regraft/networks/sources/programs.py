@@ -34,7 +34,7 @@ def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> N
     if not path.is_file():
         raise _refusal(folder, facts, own=own)
     remedy = f"Open the folder with {_line(folder, own)}."
-    model = read_onnx(path, remedy=remedy)
+    model, _ = read_onnx(path, remedy=remedy)
     coding = _with_codes_(model, facts, folder=folder, remedy=remedy)
     program = OnnxProgram(model.SerializeToString(), list(sample) if isinstance(sample, dict) else [])
     program.own = own
