@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from tests import condition_examples
 from typer.main import get_command
+from typer.testing import CliRunner
 
 import regraft
 from regraft.cli import app
@@ -108,6 +110,60 @@ def test_fragments_run_with_a_users_own_files(page: str, tmp_path: Path, monkeyp
         assert given["wider"].classes == ("bus", "tram", "bicycle", "scooter")
     else:
         assert given["study"].scores["holdout"]["examples"] == 8
+
+
+def _picture(path: Path, at: int, draw: np.random.Generator) -> None:
+    """Write a noisy picture whose colour tells the class `at`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = draw.normal(90, 25, (12, 12, 3))
+    pixels[..., at % 3] += 70
+    Image.fromarray(pixels.clip(0, 255).astype("uint8")).save(path)
+
+
+def _users_folder(folder: Path) -> None:
+    """Write what the commands of the README name: a network, folders and a table of pictures, detectors, and recordings of a speaker."""
+    keras, draw = pytest.importorskip("keras"), np.random.default_rng(0)
+    keras.utils.set_random_seed(0)
+    layers, plain = keras.layers, {"kind": "image", "height": 12, "width": 12}
+
+    def opened(outputs: int, activation: str) -> regraft.Network:
+        body = [layers.Conv2D(6, 3, activation="relu"), layers.Conv2D(6, 3, activation="relu"), layers.GlobalAveragePooling2D()]
+        stack = [keras.Input((12, 12, 3)), *body, layers.Dense(outputs, activation)]
+        return regraft.load(keras.Sequential(stack), preprocessing=plain)
+
+    opened(4, "softmax").save(folder / "NETWORK")
+    for name in ("cat", "dog"):
+        opened(1, "sigmoid").save(folder / name)
+    for at, name in enumerate(("cat", "dog", "horse")):
+        for each in range(8):
+            _picture(folder / "photos" / name / f"{each}.jpg", at, draw)
+            _picture(folder / "more_photos" / name / f"{each}.jpg", at, draw)
+            _picture(folder / "photos_of_new_classes" / f"new {name}" / f"{each}.jpg", at + 1, draw)
+            if name != "horse":
+                _picture(folder / "cats_and_dogs" / name / f"{each}.jpg", at, draw)
+            _picture(folder / "images" / f"{name}{each}.png", at, draw)
+    lines = [f"{name}{each}.png,{name},{name}{each // 2}" for name in ("cat", "dog", "horse") for each in range(8)]
+    (folder / "train.csv").write_text("\n".join(["file,label,patient", *lines]) + "\n", encoding="utf-8")
+    condition_examples.coded("keras").save(folder / "spoken")
+    anna = condition_examples.items(("anna",), each=9)
+    rows = [",".join(map(str, [*row, anna.classes[target]])) for row, target in zip(np.asarray(anna.items), anna.targets, strict=True)]
+    (folder / "anna.csv").write_text("\n".join(["a,b,c,d,e,f,label", *rows]) + "\n", encoding="utf-8")
+    dense = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    regraft.load(dense, inputs=(4,)).export(folder / "other.onnx")
+
+
+@pytest.mark.slow
+def test_commands_of_the_readme_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _users_folder(tmp_path)
+    (block,) = re.findall(r"```\n(regraft inspect .+?)```", PAGES[0].read_text(encoding="utf-8"), re.DOTALL)
+    for line in block.splitlines():
+        words = shlex.split(line.partition(" #")[0].replace("--trials 50", "--trials 2"))
+        patterns = [sorted(glob.glob(word)) if "*" in word else [word] for word in words[1:]]
+        done = CliRunner().invoke(app, [word for found in patterns for word in found])
+        assert done.exit_code == 0, f"{line}\n{done.output}"
+    for made in ("look/profile.html", "wider/report.html", "both/regraft.json", "deep/plan.json", "study/study.json", "network.pmml"):
+        assert (tmp_path / made).is_file(), made
 
 
 def _command_lines() -> list[tuple[str, str]]:

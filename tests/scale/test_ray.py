@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +34,7 @@ cluster_of_two = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The address of the cluster for processes that do not belong to it."""
+def cluster() -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
@@ -42,14 +42,10 @@ def cluster() -> Iterator[str]:
     root = str(Path(__file__).parents[2])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([own, root])  # workers have what this process has
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8, "ray_client_server_port": port}
-    made = Cluster(initialize_head=True, head_node_args=head)
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8})
     made.add_node(num_cpus=1, object_store_memory=10**8)
     os.environ["RAY_ADDRESS"] = made.address
-    yield f"127.0.0.1:{port}"
+    yield
     ray.shutdown()
     made.shutdown()
     del os.environ["RAY_ADDRESS"]
@@ -57,6 +53,19 @@ def cluster() -> Iterator[str]:
         del os.environ["PYTHONPATH"]
     else:
         os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture
+def door(cluster: None) -> Iterator[str]:
+    """The address of the cluster for processes that do not belong to it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = ["--host", "127.0.0.1", "--port", str(port), "--mode", "legacy", "--address", os.environ["RAY_ADDRESS"]]
+    served = subprocess.Popen([sys.executable, "-m", "ray.util.client.server", *given])
+    yield f"127.0.0.1:{port}"
+    served.terminate()
+    served.wait(30)
 
 
 def _network(family: str) -> tuple[Network, np.ndarray, np.ndarray]:
@@ -314,20 +323,20 @@ def test_verbs_give_the_same_on_a_cluster(family: str) -> None:
 
 @no_ray
 @pytest.mark.slow
+@cluster_of_two
 @pytest.mark.parametrize("family", ["torch", "keras"])
-def test_the_example_of_the_docs_runs(family: str, cluster: str, tmp_path: Path) -> None:
+def test_the_example_of_the_docs_runs(family: str, door: str) -> None:
     import ray
 
     net, X, y = _network(family)
     given = {"regraft": regraft, "net": net, "data": (X, y), "pictures": X[:300]}
     page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```py\n(.+?)```", page, flags=re.DOTALL)
-    for statement in example.replace("FIRST:10001", cluster).splitlines():
+    for statement in example.replace("FIRST:10001", door).splitlines():
         ray.shutdown()  # the second one is meant for a process that does not belong to the cluster
         exec(statement, given)
     ray.shutdown()
     result, found = given["result"], given["found"]
-    assert isinstance(result, regraft.Result) and isinstance(found, regraft.Predictions)
     assert found.probabilities.tobytes() == regraft.predict(result.network, X[:300], engine="eager").probabilities.tobytes()
     assert not [reason for reason in result.plan.reasons if "on this machine" in reason]
 
