@@ -42,7 +42,6 @@ class ColumnsPreprocessing(Around):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Raise: a shape does not tell which columns there are."""
         raise DataError(
             f"The input shape {input_shape} does not say which columns stand beside the examples; expected "
             f"ColumnsPreprocessing(inner, names)."
@@ -50,7 +49,6 @@ class ColumnsPreprocessing(Around):
 
     @property
     def fitted(self) -> bool:
-        """Whether `inner` is fitted and the columns' means and standard deviations are known."""
         return self.inner.fitted and self.mean is not None and self.std is not None
 
     def fit(self, data: Dataset) -> ColumnsPreprocessing:
@@ -68,13 +66,11 @@ class ColumnsPreprocessing(Around):
     def batch_of(
         self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
-        """Return some examples of a data set as one batch, with their columns.
-        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
+        """Return some examples of a data set as one batch, with their columns."""
         rows = self._rows(data)[np.asarray(indices, dtype=np.int64)]
         return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), rows)
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
-        """Return some examples as one batch of arrays, with their columns, unscaled if `raw`; see `Preprocessing.arrays_of`."""
         rows = self._rows(data)[np.asarray(indices, dtype=np.int64)]
         made = self.inner.arrays_of(data, indices, raw=raw)
         named = made if isinstance(made, dict) else {"inputs": made}
@@ -92,7 +88,6 @@ class ColumnsPreprocessing(Around):
         return np.asarray((rows - mean) / std, np.float32)
 
     def dataset(self, items: Any) -> Dataset:
-        """Return examples without labels as a data set with the columns."""
         table = isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS
         if is_frame(items) or table:
             return read_unlabelled(items, self.item_kind, columns=self.names)

@@ -38,25 +38,21 @@ class ConditionsPreprocessing(Around):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Raise: a shape does not tell which conditions there are."""
         raise DataError(
             f"The input shape {input_shape} does not say which conditions there are; expected ConditionsPreprocessing(inner, names)."
         )
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
-        """Return n raw examples as one batch, all with the mean code.
-        `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
+        """Return n raw examples as one batch, all with the mean code."""
         return self.joined(self.inner.batch(items, view, seeds=seeds), np.zeros(len(items), np.int64))
 
     def batch_of(
         self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
-        """Return some examples of a data set as one batch, with the rows of their conditions.
-        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
+        """Return some examples of a data set as one batch, with the rows of their conditions."""
         return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), self._rows_of(data, indices))
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
-        """Return some examples as one batch of arrays, with the rows of their conditions; see `Preprocessing.arrays_of`."""
         made = self.inner.arrays_of(data, indices, raw=raw)
         named = made if isinstance(made, dict) else {self.inputs: made}
         return {**named, "condition": self._rows_of(data, indices)}

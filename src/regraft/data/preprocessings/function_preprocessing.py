@@ -40,21 +40,17 @@ class FunctionPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Raise: a function cannot be inferred from a shape."""
         raise DataError(f"No function follows from the shape {input_shape}; give it with preprocessing=.")
 
     @property
     def fitted(self) -> bool:
-        """Always true, because nothing depends on the data."""
         return True
 
     @property
     def item_kind(self) -> str:
-        """Always "image"."""
         return "image"
 
     def fit(self, data: Dataset) -> FunctionPreprocessing:
-        """Return this preprocessing unchanged, because nothing depends on the data."""
         return self
 
     def describe(self) -> str:
@@ -62,8 +58,7 @@ class FunctionPreprocessing(Preprocessing):
         return f"images through the function {self.name!r}{known}"
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
-        """Return n pictures as the function makes them, (n, ...) float32. Views are rotated, zoomed and shifted afterwards.
-        `view`: 0 for the plain pictures, k > 0 for their k-th augmented copy."""
+        """Return n pictures as the function makes them, (n, ...) float32. Views are rotated, zoomed and shifted afterwards."""
         function = given_by_key(self.key)
         if function is None:
             raise DataError(

@@ -42,22 +42,18 @@ class PartsPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Raise: a single shape does not tell which inputs there are."""
         raise DataError(f"The input shape {input_shape} does not say which inputs there are; expected PartsPreprocessing(names, parts).")
 
     @classmethod
     def from_plain(cls, fields: dict[str, Any]) -> Self:
-        """Make it from plain data that hold the plain data of each part."""
         columns = tuple(map(tuple, fields.get("columns", ())))
         return cls(**{**fields, "parts": tuple(preprocessing_from_dict(part) for part in fields["parts"]), "columns": columns})
 
     @property
     def fitted(self) -> bool:
-        """Whether each part is fitted."""
         return all(part.fitted for part in self.parts)
 
     def fit(self, data: Dataset) -> PartsPreprocessing:
-        """Fit the unfitted preprocessing of each part that the data have."""
         given = dict(self._given(data))
         fitted = [part if part.fitted or name not in given else part.fit(given[name]) for name, part in self.by_name.items()]
         known = data.items.columns if isinstance(data.items, Parts) else {}
@@ -101,8 +97,7 @@ class PartsPreprocessing(Preprocessing):
         return self.batch_of(data, np.arange(len(data)), view=view, seeds=seeds)
 
     def batch_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None) -> Inputs:
-        """Return some examples of a data set as one batch: tensors (n, ...) by input name. Without parts, the first part's unnamed tensor.
-        `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
+        """Return some examples of a data set as one batch: tensors (n, ...) by input name; without parts, the first one, unnamed."""
         made: dict[str, Any] = {
             name: self.by_name[name].batch_of(part, indices, view=view, seeds=seeds) for name, part in self._given(data)
         }
@@ -113,7 +108,6 @@ class PartsPreprocessing(Preprocessing):
         return _named(made) if data.part_names else cast(Item, made[self.names[0]])
 
     def dataset(self, items: Any) -> Dataset:
-        """Return examples without labels as a data set."""
         if isinstance(items, Dataset | Parts):
             return items if isinstance(items, Dataset) else _unlabelled(items)
         if is_frame(items) or (isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS):

@@ -76,7 +76,6 @@ class TextPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Raise: token ids have no meaning without the tokenizer that the network was trained with."""
         raise DataError(
             f"The network (input shape {input_shape}) carries no tokenizer, and texts need the one it was trained with; give "
             "preprocessing=TextPreprocessing(folder) with the folder of its tokenizer."
@@ -140,8 +139,7 @@ class TextPreprocessing(Preprocessing):
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Return n texts as token ids: names in `inputs` -> (n, max_length or padded) int64.
-        Before `fit` the length is that of the longest text in the batch.
-        `view`: 0 for the plain texts, k > 0 for their k-th augmented copy."""
+        Before `fit` the length is that of the longest text in the batch."""
         return {name: torch.from_numpy(values) for name, values in self._arrays(items, view, seeds=seeds).items()}
 
     def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
