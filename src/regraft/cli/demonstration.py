@@ -174,17 +174,10 @@ def printed_reader(*, count: int = 4000, epochs: int = 10, seed: int = 0) -> Any
     """Return a small network trained on printed digits."""
     from .. import verbs
 
-    training: dict[str, Any] = {
-        "strategy": "scratch",
-        "epochs": epochs,
-        "learning_rate": 1e-3,
-        "holdout": 0.05,
-        "seed": seed,
-        "cache": "memory",
-    }
+    training: dict[str, Any] = {"epochs": epochs, "learning_rate": 1e-3, "holdout": 0.05, "seed": seed, "cache": "memory"}
     shown = printed(count, seed=seed)
     with speaking(False):
-        return verbs.adapt(_small_cnn(seed), shown, **training).network
+        return verbs.adapt(_small_cnn(seed), shown, strategy="scratch", **training).network
 
 
 def measured_curves(net: Any, draws: Mapping[int | None, int] = DRAWS, *, seed: int = 0) -> tuple[Curves, Any]:

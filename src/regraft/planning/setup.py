@@ -27,23 +27,6 @@ from ..training import Checkpoint, Feed, Objective, Settings, TaskObjective
 from ..training.recipe import Measured
 from .plan import Plan
 
-__all__ = [
-    "Additions",
-    "Checkpoints",
-    "Clock",
-    "Log",
-    "Outcome",
-    "Parts",
-    "Setup",
-    "Solved",
-    "Source",
-    "learning_parts",
-    "parts_of",
-    "run_digest",
-    "usable_device",
-    "whole_digest",
-]
-
 MOST_REFITTED = 5000  # Number of training and validation examples from which refit="auto" skips the second training
 _NO_PART_OF_A_RUN = frozenset(
     (
@@ -158,7 +141,7 @@ def _split(data: Dataset, share: float, *, seed: int, needed: bool) -> tuple[np.
 
 
 @dataclass(frozen=True)
-class Additions:
+class _Additions:
     """Additions of a method, or of a switch that uses the old head, to a training.
     `terms`: terms added to the loss, and `share`, the factor of the task losses, as in `Objective`."""
 
@@ -201,7 +184,7 @@ class Setup:
     test: Prepared | None = None  # test set; None means that the holdout set is used for the evaluation
     old_head: Head | None = None  # the first head before its class weights were changed; None if there was none
     checkpoints: Checkpoints | None = None  # checkpoints of the trainings; None without an output folder
-    additions: Additions = field(default_factory=Additions)
+    additions: _Additions = field(default_factory=_Additions)
     repeats: Measured | None = None
 
     def on(self, network: Network) -> Setup:

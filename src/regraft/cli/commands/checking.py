@@ -41,15 +41,9 @@ def _check(  # noqa: PLR0913  # over the limit: the options of the command
     as_json: options.AsJson = False,
 ) -> None:
     """Show how data are read: columns, classes, sizes, duplicates and unusable examples. Nothing is trained or written."""
-    reading: dict[str, Any] = {
-        "target": wanted_target(target),
-        "task": task,
-        "max_length": max_length,
-        "group": group,
-        "condition": condition,
-        "files": files,
-    }
-    reading |= {"outside": outside, "skip_bad": True, "columns": listed_names(columns, option="--columns"), "kind": kind}
+    reading: dict[str, Any] = {"target": wanted_target(target), "columns": listed_names(columns, option="--columns"), "kind": kind}
+    reading |= {"task": task, "max_length": max_length, "group": group, "condition": condition, "files": files}
+    reading |= {"outside": outside, "skip_bad": True}
     check_given(network, data, reading=reading, places={"weights": how.weights, "source-classes": source_classes})
     if network is None:
         from ...data import checked

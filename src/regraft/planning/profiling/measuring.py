@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -178,12 +178,7 @@ def _measured(of: _Measuring) -> Profile:
         beside=tuple([*_jointly(joint, naive), *_on_deepest(of), *_old_head(of), Beside(_CHANCE[case.kind], case.chance, 0.0)]),
         similarity=found.similarity,
         per_class=per_class,
-        size=reading.size,
-        likeness=reading.likeness,
-        scenario=reading.scenario,
-        advice=reading.advice,
-        agrees=reading.agrees,
-        findings=(*reading.findings, *_forecast(gain, per_class, kind=case.kind)),
+        **asdict(replace(reading, findings=(*reading.findings, *_forecast(gain, per_class, kind=case.kind)))),
         warnings=warnings_of(found, counts=counts, naive=naive, constant=_constant(tables), rows=data.has_rows),
         curve=tuple(curve),
         more=per_class,

@@ -25,19 +25,6 @@ from ...files.schema import Plain, checked
 from ...files.text import printable
 from ...files.writing import write_bytes
 
-__all__ = [
-    "STUDY_FILE",
-    "STUDY_NAME",
-    "Database",
-    "Judged",
-    "KeptTrial",
-    "StudyFacts",
-    "TrialFacts",
-    "optuna_library",
-    "rungs_of",
-    "unwritable",
-]
-
 STUDY_FILE = "study.sqlite3"
 STUDY_NAME = "regraft"
 _WAITED = 60  # Maximum seconds to wait while another program uses the database
@@ -56,7 +43,7 @@ class Judged(Plain):
     scores: dict[str, Any]  # `Result.scores` of the plan
 
 
-class StudyFacts(Plain):
+class _StudyFacts(Plain):
     """Stored facts of a study."""
 
     identity: str | None = None  # digest of everything that the trials' figures depend on
@@ -138,13 +125,13 @@ class Database:
                     raise unwritable(self.folder, cause) from error
                 raise
 
-    def facts(self) -> StudyFacts:
+    def facts(self) -> _StudyFacts:
         """Return the stored facts of the study."""
         with self._reached():
-            return checked(self._storage.get_study_user_attrs(self._study), StudyFacts, what=self._shown, error=SettingError)
+            return checked(self._storage.get_study_user_attrs(self._study), _StudyFacts, what=self._shown, error=SettingError)
 
     def note(self, **facts: Any) -> None:
-        """Store facts of the study: plain data, named as in `StudyFacts`."""
+        """Store facts of the study: plain data, named as in `_StudyFacts`."""
         with self._reached():
             for name, value in facts.items():
                 self._storage.set_study_user_attr(self._study, name, value)
