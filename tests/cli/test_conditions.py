@@ -158,6 +158,8 @@ def test_export(folder: Path, tmp_path: Path) -> None:
     rows = np.asarray(items().items)
     alone = regraft.load(tmp_path / "one.keras")
     assert np.allclose(alone.logits(rows), regraft.fold(regraft.load(folder), "ben").logits(rows), atol=1e-6)
+    assert run("convert", folder, tmp_path / "ben.pmml", "--condition", "ben").exit_code == 0
+    assert np.allclose(regraft.load(tmp_path / "ben.pmml").predict(rows).probabilities, alone.predict(rows).probabilities, atol=1e-5)
     assert run("export", folder, tmp_path / "all.pt2").exit_code == 0
     network, program = regraft.load(folder), regraft.load(tmp_path / "all.pt2", trust=True)
     for number, name in enumerate(network.codes, start=1):

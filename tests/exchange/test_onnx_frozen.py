@@ -92,7 +92,7 @@ def _expected(path: Path, items: np.ndarray) -> np.ndarray:
     return np.concatenate([session.run(None, {"x": item[None], **{name: fills[name] for name in asked}})[0] for item in items])
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow) if one == "odd_operator" else one for one in MADE])
 def test_what_cannot_be_trained_is_run_adapted_saved_and_opened(name: str, tmp_path: Path) -> None:
     path = MADE[name](tmp_path / "x.onnx")
     items = np.random.default_rng(1).normal(size=(40, *STEPS)).astype(np.float32)

@@ -173,8 +173,14 @@ def test_every_head_is_an_output_by_name(make: Callable[[], Any], tmp_path: Path
         assert np.allclose(found[f"{task}.probabilities"], predicted.tasks[task].probabilities, atol=1e-5)
 
 
-@pytest.mark.parametrize("into", ["layers", "entrance"])
-@pytest.mark.parametrize("family", ["torch", "keras"])
+@pytest.mark.parametrize(
+    ("family", "into"),
+    [
+        ("torch", "entrance"),
+        ("keras", "layers"),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("torch", "layers"), ("keras", "entrance"))),
+    ],
+)
 def test_codes_are_an_input_or_are_folded(family: str, into: str, tmp_path: Path) -> None:
     net, rows = condition_examples.coded(family, into=into), np.asarray(condition_examples.items().items)
     assert net.coding is not None
