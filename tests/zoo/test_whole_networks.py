@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,3 +67,45 @@ def test_the_verdict_says_that_nothing_was_cached(kind: str) -> None:
 
 def test_the_verdict_of_an_ordinary_network_does_not() -> None:
     assert "taken apart" not in adapted("torch", strategy="partial", frozen=1, epochs=1).verdict
+
+
+class Experts(nn.Module):
+    """Two of four experts for each example, chosen by a gate; each runs only the examples that chose it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.gate, self.head = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 3)
+        self.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).relu()
+        shares, chosen = self.gate(hidden).softmax(-1).topk(2)
+        made = torch.zeros_like(hidden)
+        for at, expert in enumerate(self.experts):
+            for place in range(2):
+                own = chosen[:, place] == at
+                if own.any():
+                    made[own] += shares[own, place, None] * expert(hidden[own])
+        return self.head(hidden + made)
+
+
+def test_blocks_that_run_for_some_examples_alone_are_no_depths_of_a_probe() -> None:
+    values = np.random.default_rng(0).normal(size=(36, 6)).astype(np.float32)
+    data = (values, np.array(list("abc"))[np.arange(36) % 3])
+    result = regraft.adapt(regraft.load(Experts(), inputs=(6,)), data, strategy="probe", cache="memory")
+    assert any("do not give an output for each example" in reason and "'experts.0'" in reason for reason in result.plan.reasons)
+
+
+def test_one_output_of_several_opens_again_with_its_class(tmp_path: Path) -> None:
+    def made() -> Any:
+        entry = keras.Input((6,))
+        hidden = keras.layers.Lambda(lambda rows: rows - 1.0, name="less")(keras.layers.Dense(8, name="first")(entry))
+        return keras.Model(entry, [keras.layers.Dense(3, name="main")(hidden), keras.layers.Dense(1, name="value")(hidden)])
+
+    for head in ("main", {"main": "main", "value": "value"}):
+        net = regraft.load(made(), head=head)
+        with pytest.warns(UserWarning, match="opens only with the code of its layers"):
+            net.save(tmp_path / ("one" if head == "main" else "both"))
+        again, rows = regraft.load(tmp_path / ("one" if head == "main" else "both"), architecture=made), np.ones((2, 6), np.float32)
+        assert list(again.heads) == list(net.heads) and np.array_equal(again.logits(rows), net.logits(rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from ..errors import NetworkError
 from ..files.room import taken
 from ..freezing import ActivationCache, Counter, Cut, FrozenPass, Live, default_cache_folder
 from ..networks.contract import Inputs, Network, Tap, TapSlice
+from ..networks.editing.taps import UnevenTapsError
 from ..networks.parts.taps import INPUT, POOLS
 from ..networks.tracing import watching
 from ..training import Settings
@@ -98,21 +99,29 @@ def tapped_features(  # over the limit: what a pass needs to know
     to compare precisions; None means all examples."""
     start = time.perf_counter()
     with clock.during("frozen"):
-        reading, points, notes = _reading(network, count=len(items))
-        reading.network.body.move_(device)
-        where = default_cache_folder() if settings.cache == "auto" else settings.cache or "memory"
-        told: list[str] = []
-        cut = _as_cut(reading, source=network)
-        fill = FrozenPass(reading.network, cut, where, device=device, counter=counter, notes=told)
-        fill = replace(fill, engine=settings.engine, cluster=settings.cluster, precision=settings.precision, compared=compared)
-        values = _whole(fill.cached(items))
+        values, told, uneven = list[Tensor](), list[str](), tuple[str, ...]()
+        while not values:
+            reading, points, notes = _reading(network, count=len(items), without=uneven)
+            reading.network.body.move_(device)
+            where = default_cache_folder() if settings.cache == "auto" else settings.cache or "memory"
+            cut = _as_cut(reading, source=network)
+            fill = FrozenPass(reading.network, cut, where, device=device, counter=counter, notes=told)
+            fill = replace(fill, engine=settings.engine, cluster=settings.cluster, precision=settings.precision, compared=compared)
+            try:
+                values = _whole(fill.cached(items))
+            except UnevenTapsError as error:
+                if set(uneven).issuperset(error.blocks):
+                    raise
+                uneven += error.blocks
+        if uneven:
+            told.append(f"Not read, as they do not give an output for each example: {', '.join(map(repr, uneven))}.")
     head = values[1] if len(values) > 1 else None
     return Tapped(points, values[0], reading.slices, head, time.perf_counter() - start, (*notes, *told))
 
 
-def _reading(network: Network, *, count: int) -> tuple[_Reading, tuple[Tap, ...], tuple[str, ...]]:
+def _reading(network: Network, *, count: int, without: Collection[str] = ()) -> tuple[_Reading, tuple[Tap, ...], tuple[str, ...]]:
     """Return the network tapped at its hook points and its head, the points that give features, and notes on what was left out."""
-    points, notes = default_points(network), tuple[str, ...]()
+    points, notes = tuple(tap for tap in default_points(network) if tap.block not in without), tuple[str, ...]()
     tapped, slices = _tapped(network, points)
     most = min(MOST_FEATURES, MOST_NUMBERS // max(count, 1))
     if slices[-1].stop > most:

@@ -91,6 +91,14 @@ def _pooled_by(values: Tensor, pool: str, *, cells: tuple[int, int]) -> Tensor:
     return functional.adaptive_avg_pool1d(line, count).transpose(1, 2).flatten(1)
 
 
+class UnevenTapsError(NetworkError):
+    """Blocks that did not give an output for each example of a run, such as an expert that a network chooses for some of them."""
+
+    def __init__(self, blocks: Sequence[str]) -> None:
+        self.blocks = tuple(blocks)
+        super().__init__(f"The block {blocks[0]!r} did not give an output for each example of this run. Leave its tap out.")
+
+
 @contextmanager
 def _listening(module: Module, hook: Callable[..., None]) -> Iterator[None]:
     """Call a hook with a module's final output while the context lasts, after all hooks that change it."""

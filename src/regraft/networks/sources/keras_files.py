@@ -23,7 +23,7 @@ from ..keras.clone import cloned
 from ..keras.family import open_keras
 from ..keras.library import keras
 from ..keras.saving import is_without_graph, rename_layers_
-from ..keras.structure import graph_of
+from ..keras.structure import graph_of, named_modules
 from ..matching import by_shape
 from .building import Limits, building
 from .keras_guard import check_config, serialized_parts
@@ -99,7 +99,10 @@ def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None)
         return network
     own = cloned(model)
     rename_layers_(own, told.get("layers", ()))
-    network = open_keras(own, inputs=told.get("inputs"), take=True)
+    there = named_modules(own)
+    chosen = {head["task"]: head["layer"] for head in facts["heads"] if head["layer"] in there and not head.get("groups")}
+    first = None if len(getattr(own, "outputs", None) or ()) < 2 else chosen if len(chosen) > 1 else next(iter(chosen.values()), None)
+    network = open_keras(own, inputs=told.get("inputs"), take=True, head=first)
     for edit in edits:
         network = network.edited(edit)
     account = put_keras_weights_(cast(KerasBody, network.body), path)

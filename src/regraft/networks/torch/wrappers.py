@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Linear, Module, ModuleDict
 
 from ...errors import NetworkError
-from ..editing.taps import Point, first_outputs, read_input, run_reading
+from ..editing.taps import Point, UnevenTapsError, first_outputs, read_input, run_reading
 from ..parts.head import ACTIVATIONS
 from ..parts.protocols import Inputs
 from ..parts.taps import TapSlice
@@ -145,7 +145,7 @@ class TappedNetwork(Graft):
         run_reading(modules, run=lambda: self.network(*tensors, **named), keep=keep, stops=self.stops)
         missing = [point.block for name, point in points.items() if sum(pools[0].shape[0] for pools in parts[name]) != count]
         if missing:
-            raise NetworkError(f"The block {missing[0]!r} did not give an output for each example of this run. Leave its tap out.")
+            raise UnevenTapsError(missing)
         return torch.cat(
             [pools[0] if len(pools) == 1 else torch.cat(pools) for name in points for pools in zip(*parts[name], strict=True)], 1
         )
