@@ -33,50 +33,32 @@ _LOOKED_AT = 32
 @dataclass(frozen=True)
 class ImagePreprocessing(Preprocessing):
     """Map pictures to `((pixels in 0..255) * scale - mean) / std`, float32, in the network's channel order.
-
-    Attributes:
-        height: height of the network's input in pixels.
-        width: width of the network's input in pixels.
-        channels: 1 (grey), 3 (colour), or the network's own number; grey and colour are converted into each other.
-        layout: "channels_first" (C, H, W) or "channels_last" (H, W, C).
-        resize: "squash" resizes height and width independently; "crop" keeps the aspect ratio and crops the centre.
-        crop_fraction: share of the centre that is kept; the picture is first resized to size / crop_fraction.
-        interpolation: "bicubic" or "bilinear", antialiased.
-        scale: factor on pixels in 0..255, applied before `mean` and `std`.
-        mean: one number, or one for each channel in the network's channel order.
-        std: one number, or one for each channel in the network's channel order.
-        value_range: (minimum, maximum) of array examples, mapped to 0..255; later arrays are compared with it. None before `fit`.
-        integer_range: (minimum, maximum) of files and PIL images of 16 or 32 bits, mapped to 0..255; None: 0..65535.
-        float_range: (minimum, maximum) of floating-point files and PIL images, mapped to 0..255; None: 0..1.
-        background: background of transparent pixels: "white", "black", or "ignored" for the colour stored under them.
-        as_is: array examples are already normalised and have the network's shape; they pass unchanged.
-        inferred: made from the network's input shape alone, because the network has no preprocessing of its own.
-        measured: the comparison by which it was chosen, in words, if a network without preprocessing was measured.
-        augment: how views are made; it is not saved. With augment="light", views rotate by up to 10 degrees, zoom by 0.9 to 1.1, shift by
-            up to 8 %, and change brightness and contrast by up to 20 %. They are never mirrored, because mirrored digits and text change
-            their meaning. For "photo" see `photographs`. A callable receives each picture at the network's size, (C, H, W)
-            float32 in 0..255.
-    """
+    `value_range`: (minimum, maximum) of array examples, mapped to 0..255; later arrays are compared with it. None before `fit`.
+    `integer_range`: (minimum, maximum) of files and PIL images of 16 or 32 bits, mapped to 0..255; None: 0..65535. `float_range`: (minimum,
+    maximum) of floating-point files and PIL images, mapped to 0..255; None: 0..1. `augment`: how views are made; it is not saved. With
+    augment="light", views rotate by up to 10 degrees, zoom by 0.9 to 1.1, shift by up to 8 %, and change brightness and contrast by up to
+    20 %. They are never mirrored, because mirrored digits and text change their meaning. For "photo" see `photographs`. A callable receives
+    each picture at the network's size, (C, H, W) float32 in 0..255."""
 
     kind: ClassVar[str] = "image"
-    height: int
-    width: int
-    channels: int = 3
-    layout: str = "channels_first"
-    resize: str = "squash"
-    crop_fraction: float = 1.0
-    interpolation: str = "bicubic"
-    scale: float = 1 / 255
-    mean: float | tuple[float, ...] = 0.0
-    std: float | tuple[float, ...] = 1.0
+    height: int  # height of the network's input in pixels
+    width: int  # width of the network's input in pixels
+    channels: int = 3  # 1 (grey), 3 (colour), or the network's own number; grey and colour are converted into each other
+    layout: str = "channels_first"  # "channels_first" (C, H, W) or "channels_last" (H, W, C)
+    resize: str = "squash"  # "squash" resizes height and width independently; "crop" keeps the aspect ratio and crops the centre
+    crop_fraction: float = 1.0  # share of the centre that is kept; the picture is first resized to size / crop_fraction
+    interpolation: str = "bicubic"  # "bicubic" or "bilinear", antialiased
+    scale: float = 1 / 255  # factor on pixels in 0..255, applied before `mean` and `std`
+    mean: float | tuple[float, ...] = 0.0  # one number, or one for each channel in the network's channel order
+    std: float | tuple[float, ...] = 1.0  # one number, or one for each channel in the network's channel order
     bgr: bool = False
     value_range: tuple[float, float] | None = None
     integer_range: tuple[float, float] | None = None
     float_range: tuple[float, float] | None = None
-    background: str = "white"
-    as_is: bool = False
-    inferred: bool = False
-    measured: str = ""
+    background: str = "white"  # background of transparent pixels: "white", "black", or "ignored" for the colour stored under them
+    as_is: bool = False  # array examples are already normalised and have the network's shape; they pass unchanged
+    inferred: bool = False  # made from the network's input shape alone, because the network has no preprocessing of its own
+    measured: str = ""  # the comparison by which it was chosen, in words, if a network without preprocessing was measured
     augment: str | Callable[[Tensor], Tensor] = field(default="light", compare=False, repr=False, metadata={"kept": False})
 
     def __post_init__(self) -> None:
