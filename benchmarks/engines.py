@@ -7,8 +7,8 @@ CPU seconds of this process on one thread, medians of five passes over one batch
 `adapt(strategy="head", epochs=20)` in which everything is included, beside one pass of the fastest engine over the same examples and beside
 a plain loop (of PyTorch; Keras' own `fit` for the network of Keras), which computes the frozen part in every epoch. Of its epochs, one over
 400 examples is measured. For networks of PyTorch also fastai, Lightning and Hugging Face's Trainer, those that are installed, with their
-usual settings, a rate of 1e-3 and an evaluation on a quarter as many examples after each epoch: the seconds of one epoch and of two are
-measured, and an epoch is their difference. The same batches are given to all, prepared and in memory. `--plain` leaves out the engines.
+usual settings, a rate of 1e-3 and an evaluation on a quarter as many examples after each epoch: an epoch is what one takes longer than one
+of two batches. The same batches are given to all, prepared and in memory. `--plain` leaves out the engines.
 
 With --reading, wall seconds, medians of three, of frozen passes over 1,000 JPEG files, reading and decoding included, and of their engines
 over the same batches in memory: EfficientNet-Lite0 at 128 pixels, with one thread and with as many as there are processors. It needs a
@@ -271,7 +271,7 @@ def epoch_seconds(net: Network, items: Prepared, count: int) -> float:
         )
 
     def epoch() -> None:
-        head = new_head(net.head.features, int(labels.max()) + 1)
+        head = new_head(features_in(net, items, some[:1]).shape[1], int(labels.max()) + 1)
         optimizer = torch.optim.Adam(head.parameters(), lr=RATE)
         for number, inputs in enumerate(batches):
             with torch.no_grad():
@@ -416,13 +416,15 @@ def trainer_seconds(trainer: Trainer, net: Network, items: Prepared, *, count: i
     parts = [some[:count], some[count:]]
     batches = [[(inputs, labels[rows]) for rows, inputs in items.batches(BATCH, part)] for part in parts]
 
-    def run(epochs: int, most: int | None = None) -> float:
-        model = Frozen(net.feature_batch, new_head(net.head.features, int(labels.max()) + 1))
-        return seconds_of(lambda: trainer(model, loaders_of(*(part[:most] for part in batches)), epochs, RATE))
+    features = features_in(net, items, some[:1]).shape[1]
 
-    run(1, 1)  # imports the library
-    run_once, run_twice = run(1), run(2)
-    return run_once + (EPOCHS - 1) * (run_twice - run_once)
+    def run(most: int | None = 1) -> float:
+        model = Frozen(net.feature_batch, new_head(features, int(labels.max()) + 1))
+        return seconds_of(lambda: trainer(model, loaders_of(*(part[:most] for part in batches)), 1, RATE))
+
+    run()  # imports the library
+    begun, both = run(), sum(map(len, batches))
+    return begun + EPOCHS * (run(None) - begun) * both / (both - 2)
 
 
 def trainer_accuracies(net: Network, items: Prepared, *, learned: np.ndarray, rest: np.ndarray) -> dict[str, float]:
