@@ -114,7 +114,7 @@ def test_names_of_blocks_are_words_on_the_command_line(table: Path, tmp_path: Pa
     block = regraft.load(tmp_path / "net.keras").blocks[0].name
     asked = ("adapt", tmp_path / "net.keras", table, "--target", "label", "--condition", "speaker", "--strategy", "codes", "--epochs", 1)
     quick = ("--out", tmp_path / "out", "--cache", "memory", "--quiet")
-    assert "'0'" in refused(*asked, *quick, "--set", "blocks=0")
+    assert "blocks=0: no block of that name" in refused(*asked, *quick, "--set", "blocks=0")
     result = run(*asked, *quick, "--set", f"blocks={block}")
     assert result.exit_code == 0, result.output
     assert len(regraft.load(tmp_path / "out").coding.points) == 1

@@ -303,9 +303,10 @@ class Network(Editable):
             >>> regraft.load(net.save("kept"), architecture=lambda: module).classes
             ('ant', 'bee', 'cat')
         """
+        folder = Path(folder)
         with replacing(folder) as staged:
             write_network(self, staged)
-        return Path(folder)
+        return folder
 
     @own_state()
     def export(  # noqa: PLR0913  # over the limit: the options of every format
