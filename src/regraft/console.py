@@ -9,8 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,11 +36,26 @@ __all__ = [
     "show_table",
     "speaking",
     "spent",
+    "summarize",
     "tell",
 ]
 
-_SPEAKING: ContextVar[tuple[bool, bool]] = ContextVar("regraft_speaking", default=(False, False))
-"""(show progress, show sentences). The commands switch them on; the library is silent by default."""
+
+class _Pace:
+    """Interval between frequent sentences in a log: 10 s, later a tenth of the time so far, 10 min at most."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock, self.begun, self.last = clock, clock(), -math.inf
+
+    def is_due_(self) -> bool:
+        now = self.clock()
+        due = now - self.last >= min(max(10.0, (now - self.begun) / 10), 600.0)
+        self.last = now if due else self.last
+        return due
+
+
+_SPEAKING: ContextVar[tuple[bool, bool, _Pace]] = ContextVar("regraft_speaking", default=(False, False, _Pace()))
+"""(show progress, show sentences, pace of the frequent ones). The commands switch them on; the library is silent by default."""
 
 STEPS = {
     "read": "reading and checking",
@@ -74,9 +91,10 @@ def rewording(change: Callable[[str], str]) -> Iterator[None]:
 
 
 @contextmanager
-def speaking(on: bool, *, words: bool = True) -> Iterator[None]:
-    """Context manager that switches progress on stderr `on` or off, and with `words` also the sentences about each step."""
-    token = _SPEAKING.set((on, on and words))
+def speaking(on: bool, *, words: bool = True, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+    """Context manager that switches progress on stderr `on` or off, and with `words` also the sentences about each step.
+    `clock` returns seconds and paces the frequent sentences."""
+    token = _SPEAKING.set((on, on and words, _Pace(clock)))
     try:
         yield
     finally:
@@ -100,10 +118,23 @@ def _shown(text: object, lines: bool) -> str:
     return printable_lines(told) if lines else printable(told)
 
 
-def say(sentence: str) -> None:
-    """Print one sentence to stderr if sentences are switched on (`speaking`)."""
-    if _SPEAKING.get()[1]:
+def say(sentence: str, *, frequent: bool = False) -> None:
+    """Print one sentence to stderr if sentences are switched on (`speaking`). If stderr is not a terminal, most `frequent` sentences (one
+    an epoch) are left out: one is printed every 10 s, later less often."""
+    _, words, pace = _SPEAKING.get()
+    if words and (not frequent or _is_terminal() or pace.is_due_()):
         tell(sentence)
+
+
+def summarize(sentence: str) -> None:
+    """Print one sentence as `say` does, but only if stderr is not a terminal, where it stands for the frequent sentences left out."""
+    if not _is_terminal():
+        say(sentence)
+
+
+def _is_terminal() -> bool:
+    """Whether stderr is a terminal; while a progress display runs it is, whatever Rich has put in the place of `sys.stderr`."""
+    return bool(_SHOWN) or sys.stderr.isatty()
 
 
 def show_json(content: Any, *, indent: int | None = 1) -> None:
@@ -191,7 +222,7 @@ def progress(what: str, total: float | None = None) -> Iterator[Callable[[float]
 
     The context yields a function to call with the number of newly completed steps, which may be fractional.
     """
-    if not _SPEAKING.get()[0] or not sys.stderr.isatty():
+    if not _SPEAKING.get()[0] or not _is_terminal():
         yield lambda _more: None
         return
     lines = _lines()

@@ -28,8 +28,9 @@ ROWS = (
     ("torch", "classes", LONG, {"plain"}),
     ("torch", "classes", LONG | {"start": "probe"}, {"solved"}),
     ("torch", "classes", LONG | {"probe": "lda"}, {"solved"}),
+    ("keras", "classes", LONG | {"start": "random"}, {"random"}),
     ("torch", "numbers", LONG, {"plain", "solved"}),
-    ("keras", "numbers", LONG, {"plain", "solved"}),
+    pytest.param("keras", "numbers", LONG, {"plain", "solved"}, marks=pytest.mark.slow),
 )
 
 
@@ -42,6 +43,8 @@ def test_a_training_begins_with_solved_class_weights_where_it_is_asked_to(
     targets = np.array(["red", "white", "rosé"])[y[::2]] if kind == "classes" else 100 + 10.5 * x[:, 0]
     result = regraft.adapt(_net(family), (x, targets), strategy="full", cache="memory", **options)
     assert {entry["start"] for entry in result.history if entry.get("phase") == "search"} == starts
+    said = [one for one in result.plan.reasons if one.startswith("Settings of 'full'")]
+    assert ("start='random'" in said[0]) == (starts == {"random"}) and ("solved heads" not in said[0] or "solved" in starts)
 
 
 @pytest.mark.parametrize("family", ["torch", "keras"])

@@ -507,7 +507,7 @@ def test_a_killed_run_goes_on_with_what_does_not_change_it(
     with pytest.raises(SettingError, match="another plan"):
         regraft.adapt(net, _data(), out=tmp_path / "out", **(given | {"learning_rate": 0.02}))
     told: list[str] = []
-    monkeypatch.setattr("regraft.training.loop.say", told.append)
+    monkeypatch.setattr("regraft.training.loop.say", lambda line, **_: told.append(line))
     resumed = regraft.adapt(net, _data(), out=tmp_path / "out", **(given | changed))
     assert examples.bit_equal(whole.network.state(), resumed.network.state())
     assert [entry["train_loss"] for entry in resumed.history] == [entry["train_loss"] for entry in whole.history]

@@ -208,7 +208,7 @@ def test_a_run_whose_cluster_is_lost_after_its_start_goes_on_here(monkeypatch: p
     alone, both = (regraft.adapt(net, (X[:60], y[:60]), cluster=own, **given) for own in (None, "auto"))
     assert alone.scores == both.scores and alone.history[-1]["train_loss"] == both.history[-1]["train_loss"]
     assert "The frozen part ran on this machine. It is gone." in both.plan.reasons
-    assert "The training goes on on this machine. It is gone." in said
+    assert "The training continues on this machine. It is gone." in said
 
 
 def test_every_command_that_computes_takes_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

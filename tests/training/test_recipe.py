@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 from typing import Any
 
@@ -13,7 +14,7 @@ from sklearn.datasets import load_digits
 from tests.training.test_loop import ArrayFeed, _state
 from torch import nn
 
-from regraft.console import speaking
+from regraft.console import say, speaking
 from regraft.networks.torch.family import open_torch
 from regraft.planning.tuning.tuned import measured_training, refitted
 from regraft.tasks import loss_for
@@ -171,6 +172,48 @@ def test_states_without_room_are_not_kept() -> None:
     assert store.read() is not None
     store.write(content)  # 104 bytes
     assert store.read() is None
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("changed", "ending"),
+    [
+        ({}, r"train: 3 epochs, best epoch [1-3]: train loss .+, validation accuracy .+ %, .+"),
+        ({"course": (2, 1), "phase": "refit"}, r"train, refit: 3 epochs, last epoch 3: train loss .+"),
+        ({"keep_start": True}, r"train: 3 epochs, none better than the start"),
+    ],
+)
+def test_a_log_has_the_first_epoch_and_the_end_of_a_training_and_a_terminal_each_epoch(
+    changed: dict[str, Any], ending: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training, _ = _digits({"epochs": 3, "learning_rate": 1e-3}, count=100)
+    if "keep_start" in changed:
+        train(dataclasses.replace(training, settings=Settings.of({"epochs": 20, "learning_rate": 1e-2})))
+        changed = changed | {"settings": Settings.of({"epochs": 3, "learning_rate": 3.0, "optimizer": "sgd"})}
+    training = dataclasses.replace(training, **changed)
+    with speaking(True, clock=lambda: 0.0):
+        train(training)
+    first, last = capsys.readouterr().err.splitlines()
+    assert re.match(r"train(, refit,)? epoch 1: train loss ", first) and re.fullmatch(ending, last)
+    monkeypatch.setattr("sys.stderr", shown := Terminal())
+    with speaking(True, clock=lambda: 0.0):
+        train(training)
+    assert shown.getvalue().count(" epoch ") == 3 and "epochs" not in shown.getvalue()
+
+
+def test_an_hour_of_frequent_sentences_gives_a_short_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """A sentence each second: one every 10 s at first, at most 60 within an hour, the last one less than 10 min ago."""
+    now = [0.0]
+    with speaking(True, clock=lambda: now[0]):
+        for now[0] in range(3600):
+            say(f"{now[0]}", frequent=True)
+    said = [int(line) for line in capsys.readouterr().err.splitlines()]
+    assert said[:10] == list(range(0, 100, 10)) and 30 < len(said) < 60
+    assert max(np.diff([*said, 3600])) <= 360
 
 
 def test_how_long_it_takes_is_said_before_the_comparisons(capsys: pytest.CaptureFixture[str]) -> None:

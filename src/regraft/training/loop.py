@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..console import progress, say
+from ..console import progress, say, summarize
 from ..errors import SettingError
 from ..freezing.spread import sent
 from ..methods.stay_near import anchors_of, pull_back_
@@ -156,6 +156,8 @@ def _trained(training: Training, team: Team) -> Trained:
             if training.on_epoch is not None:
                 training.on_epoch(state.history[-1])
     told.end(state.history[-1] if state.history else {})
+    if state.history and training.phase != "search":
+        summarize(_summary(training, state))
     if training.course is None and state.best:
         restore_(_trained_tensors(training), start if state.kept_start else state.best)
     training.network.freeze_(training.frozen)
@@ -358,9 +360,22 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
     if training.phase == "search":  # the comparison prints its own line
         return
     phase = "" if training.phase == "train" else f", {training.phase},"
+    say(f"{training.stage}{phase} epoch {entry['epoch']}: {_figures(entry)}", frequent=True)
+
+
+def _figures(entry: Mapping[str, Any]) -> str:
     told = {name.replace("_", " "): value for name, value in entry.items() if isinstance(value, float) and name != "seconds"}
-    figures = [f"{name} {100 * value:.1f} %" if name.endswith("accuracy") else f"{name} {value:.4g}" for name, value in told.items()]
-    say(f"{training.stage}{phase} epoch {entry['epoch']}: {', '.join(figures)}")
+    return ", ".join(f"{name} {100 * value:.1f} %" if name.endswith("accuracy") else f"{name} {value:.4g}" for name, value in told.items())
+
+
+def _summary(training: Training, state: Trained) -> str:
+    """Return the end of a finished training, with one epoch or more, in one line: the best epoch, or the last one of a known length."""
+    phase = "" if training.phase == "train" else f", {training.phase}"
+    said = f"{training.stage}{phase}: {state.epoch} epoch" + ("s" if state.epoch > 1 else "")
+    if training.course is None and state.kept_start:
+        return f"{said}, none better than the start"
+    which, entry = ("last", state.history[-1]) if training.course else ("best", state.history[state.best_epoch - 1])
+    return f"{said}, {which} epoch {entry['epoch']}: {_figures(entry)}"
 
 
 def _trained_tensors(training: Training) -> dict[str, Tensor]:

@@ -47,6 +47,7 @@ ROUND = 20  # Minimum number of steps of a short training
 SHARE = 0.5  # Maximum number of epochs of a comparison, relative to the longest training
 LARGEST = 1000  # Maximum size of the training set and of the validation set of a short training
 ROOM = 2**31  # Bytes for the states of all short trainings together. A training whose state does not fit restarts instead of continuing
+_STARTS = {"as it is": "", DRAWN: "", "solved": ", from solved heads", "plain": ", from the heads as they came"}
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ class Recipe:
     learning_rate: float
     lowest: float = 1.0  # share of the learning rate that the lowest trained block has; 1: one learning rate at all depths
     batch_norm: str = "batch"  # statistics that trained BatchNorm layers use, "batch" or "frozen"
-    start: str = "as it is"  # name of the initial weights, a key of `Starts`
+    start: str = "as it is"  # name of the initial weights, a key of `Starts`: one of `_STARTS`, or the plan's `start`
 
     def words(self) -> str:
         """Return a description for messages and reports."""
         said = f"learning rate {self.learning_rate:.2g}"
         said += f", {self.lowest:g} of it at the lowest block" if self.lowest < 1 else ""
         said += ", frozen statistics of BatchNorm" if self.batch_norm == "frozen" else ""
-        return said + {"solved": ", from solved heads", "plain": ", from the heads as they came"}.get(self.start, "")
+        return said + _STARTS.get(self.start, f", start={self.start!r}")
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def _run_(shorts: Sequence[Short], epochs: int, *, starts: Starts) -> None:
         length = f"{one.epochs} epoch" + ("s" if one.epochs > 1 else "")
         name, sign = monitored_by(one.trainings[0].settings.monitor, one.trainings[0].settings.mode)
         figure = f"{(name or 'validation_loss').replace('_', ' ')} {sign * one.loss:.4g}"
-        say(f"{one.trainings[0].stage}, compared: {one.recipe.words()}: {figure} within {length}")
+        say(f"{one.trainings[0].stage}, compared: {one.recipe.words()}: {figure} within {length}", frequent=True)
 
 
 def _others(training: Training, best: Recipe, *, of: Container[str], starts: Starts) -> list[Recipe]:

@@ -209,7 +209,7 @@ def in_team(work: Callable[[T, Team], S], begun: Callable[[], T], *, sent: Calla
         try:
             host, machines = other_machines(cluster)
         except SettingError as problem:  # lost since the run began
-            say(f"The training goes on on this machine. {problem}")
+            say(f"The training continues on this machine. {problem}")
             return work(begun(), ALONE)
         machines = machines[: most - 1]
         if not machines:
@@ -224,7 +224,7 @@ def in_team(work: Callable[[T, Team], S], begun: Callable[[], T], *, sent: Calla
                 with _group(store, 0, size=size) as team:
                     return work(begun(), team)
         except WorkerLostError as problem:
-            say(f"A worker of the cluster was lost: the training goes on from its last epoch. {problem}")
+            say(f"A worker of the cluster was lost: the training continues from its last epoch. {problem}")
     raise RegraftError(f"Machines of the cluster were lost {_RETRIES} times in one training. Give the same call again to go on.")
 
 

@@ -229,7 +229,8 @@ def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None =
     """Return the start weights of a training by name: the present weights or, if heads were solved, these heads or the ones before.
     By default, classification starts from the heads before solving: class weights carried over by name, zeros for new classes. From a
     solved head the loss is low at once, and the layers below hardly move away from features of other classes. Regression has to learn its
-    scale and may start from either. Solved heads are used for trainings with few steps, and if the plan names `start` or `probe`.
+    scale and may start from either. Solved heads are used for trainings with few steps, and if the plan names a `probe` or start="probe";
+    another `start` of the plan is the name of its own weights.
     `features` (N, d) are the inputs of the heads; None if the heads were not solved."""
     network, fit = setup.network, setup.parts.training
     now = weights_of(network, frozen)
@@ -256,8 +257,9 @@ def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None =
         return known[rows.tobytes()]
 
     steps = most_epochs(setup.settings, len(fit)) * -(-len(fit) // setup.settings.batch_size)
-    if (setup.plan.start, setup.plan.probe) != ("auto", "auto") or steps < FEWEST_STEPS:
-        return {"solved": solved_on}
+    asked = setup.plan.start
+    if (asked, setup.plan.probe) != ("auto", "auto") or steps < FEWEST_STEPS:
+        return {"solved" if asked in ("auto", "probe") else asked: solved_on}
     return {"solved": solved_on, "plain": plain} if any(head.kind == "regression" for head in own) else {"plain": plain}
 
 
