@@ -38,7 +38,7 @@ def names_in(source: Source) -> set[str]:
 
 
 def check_exports(gate: Gate) -> None:
-    """Check `__all__` where there is one. A file without one says by underscores what is public, and other files use all of that."""
+    """Check `__all__` where there is one. In a file without it, another file must use every name that begins without an underscore."""
     start = len(gate.found)
     files = Counter(name for source in gate.sources for name in names_in(source))
     for source in gate.sources:

@@ -191,6 +191,7 @@ def test_what_is_wrong_with_an_address_is_said(memory: Any, monkeypatch: pytest.
         "memory://broken.parquet": (DataError, "'memory://broken.parquet' cannot be read"),
         "memory://bad": (DataError, "cannot be read as a picture"),
         "memry://x": (SettingError, "no protocol is called 'memry'; did you mean 'memory'"),
+        "qqqq://x": (SettingError, "no protocol is called 'qqqq'; valid: 'abfs', 'adl', "),
         "zip://x::memory://y.zip": (UnsafeFileError, "chain of addresses"),
     }
     for url, (kind, message) in said.items():

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import regraft
 from regraft.errors import NetworkError, RegraftError
+from regraft.networks.onnx.frozen import OnnxPart, frozen_module, put_parts_
 
 runtime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx2pytorch")
@@ -144,6 +145,28 @@ def test_several_inputs_are_given_by_name(tmp_path: Path) -> None:
     result = regraft.adapt(again, regraft.read((items, np.array(ABC * 3))), strategy="probe", out=tmp_path / "run")
     found = runtime.InferenceSession(result.network.export(tmp_path / "y.onnx")).run(["probabilities"], items)[0]
     np.testing.assert_allclose(found, result.network.predict(items).probabilities, atol=1e-5)
+
+
+def test_an_operator_of_the_runtime_inside_a_branch_is_declared_in_the_export() -> None:
+    nodes = [helper.make_node("Gelu", ["x"], ["bent"], domain="com.microsoft"), helper.make_node("Identity", ["x"], ["same"])]
+    ways = [helper.make_graph([node], node.output[0], [], [value(node.output[0], 1, None)]) for node in nodes]
+    choice = helper.make_node("If", ["yes"], ["y"], then_branch=ways[0], else_branch=ways[1])
+    rows = [value(name, 1, ["N", 3]) for name in ("x", "y", "given", "made")]
+    graph = helper.make_graph([choice], "net", rows[:1], rows[1:2], [numpy_helper.from_array(np.array(True), "yes")])
+    domains = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid("regraft.parts", 1)]
+    content = helper.make_model(graph, opset_imports=domains[:2], ir_version=10).SerializeToString()
+    part, items = OnnxPart(content, entries=["x"], fills={}, single=False), np.ones((2, 3), np.float32)
+    whole = helper.make_graph([helper.make_node(part.key, ["given"], ["made"], domain="regraft.parts")], "whole", rows[2:3], rows[3:])
+    model = helper.make_model(whole, opset_imports=domains[::2], ir_version=10)
+    put_parts_(model, [part])
+    onnx.checker.check_model(model)
+    found = runtime.InferenceSession(model.SerializeToString()).run(None, {"given": items})[0]
+    np.testing.assert_allclose(found, part(torch.from_numpy(items)), atol=1e-6)
+
+
+def test_a_graph_that_notes_no_inputs_is_refused() -> None:
+    with pytest.raises(NetworkError, match="of its parts; expected what regraft writes"):
+        frozen_module(None, '{"entries": [], "fills": {}, "single": false, "cuts": ["x"]}')
 
 
 def test_the_profile_reads_the_parts_from_the_cache(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,18 @@ def test_a_cluster_that_is_not_there_is_an_error_before_any_work(monkeypatch: py
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"cluster= needs .*regraft\[ray\]"):
         regraft.predict(net, X, cluster="auto")
+
+
+def test_an_error_without_words_is_named_by_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**_how: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=fails, nodes=fails))
+    with pytest.raises(SettingError, match=r"cluster='auto' cannot be reached: ConnectionError\. Start one"):
+        check_cluster("auto")
+    monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: True)
+    with pytest.raises(SettingError, match=r"cluster='auto' was lost: ConnectionError\. Start it again"):
+        all_see([], "auto")
 
 
 @no_ray

@@ -84,8 +84,11 @@ def check_onnx_(model: Any, *, what: str, remedy: str = "") -> None:
         elif kind == "TensorProto":
             _check_tensor(message, what, end=end)
         elif kind in ("NodeProto", "OperatorSetIdProto") and not is_standard(message) and not of_runtime(message):
-            shown = printable(repr(message.domain), width=60)
-            raise UnsafeFileError(f"{what} calls for operators of the domain {shown}; expected those of ONNX. It is not opened.{end}")
+            named = f"{message.op_type if kind == 'NodeProto' else 'operators'} of the domain {message.domain!r}"
+            raise UnsafeFileError(
+                f"{what} calls for {printable(named, width=120)}; expected operators of ONNX, or those of ONNX Runtime that only compute. "
+                f"It is not opened.{end}"
+            )
         elif kind == "NodeProto" and message.op_type in _LOOPS:
             raise UnsafeFileError(f"{what} holds a loop ({message.op_type}), which might never end. It is not opened.{end}")
 

@@ -51,7 +51,7 @@ def suffix_of(source: str | Path) -> str:
 def _reached(url: str, done: str = "read") -> Iterator[tuple[Any, str]]:
     """Yield the file system of an address and the path in it. Errors inside the context become one error of regraft."""
     library = optional_import("fsspec", "remote", purpose=f"{printable(url, width=60)!r}")
-    protocol, known = url.partition("://")[0].lower(), {*library.available_protocols(), *library.registry}
+    protocol, known = url.partition("://")[0].lower(), sorted({*library.available_protocols(), *library.registry})
     if "::" in url:
         raise UnsafeFileError(f"{printable(url)!r} is a chain of addresses; expected one, such as 's3://bucket/folder'.")
     if protocol not in known:

@@ -36,7 +36,7 @@ from .torch.programs import refuse_program
 __all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
 
 
-_LAYOUTS = ("keras2", "keras3")  # Of `.h5` files
+_LAYOUTS = ("keras2", "keras3")  # Values of `weights_format=`
 _NAMED = 5  # Number of classes that `repr` of a network names
 
 
@@ -363,7 +363,7 @@ class Network(Editable):
                 said = f"{wrong[0]}={options[wrong[0]]!r}"
                 raise SettingError(f"{said} goes with a path that ends in {form!r}; received {printable(aim.name)!r}.")
         if weights_format not in (None, *_LAYOUTS):
-            raise SettingError(f"weights_format={printable(weights_format)!r} is unknown{near_names(weights_format, _LAYOUTS)}.")
+            raise SettingError(f"weights_format={printable(weights_format)!r} is unknown{near_names(str(weights_format), _LAYOUTS)}.")
         if condition is not None:
             plain = self.folded(condition)
             plain.preprocessing = self.preprocessing.without_conditions()

@@ -33,7 +33,7 @@ class _Predictor(Protocol):
 @dataclass(frozen=True)
 class Predictions:
     """Predictions of a network for N examples.
-    `tasks`: the predictions of every task, by name; the fields above are those of the first."""
+    `tasks`: the predictions of every task, by name; the other fields are those of the first."""
 
     labels: list[str]  # one class name per example; for multi-label, the names joined by "|"; for regression, the numbers as text
     probabilities: np.ndarray = field(repr=False)  # (N, C); for regression, the values

@@ -32,8 +32,8 @@ def check_cluster(cluster: str) -> None:
         ray.init(address=cluster, log_to_driver=False, logging_level="ERROR")
     except Exception as problem:  # ConnectionError, ValueError, and classes of Ray
         raise SettingError(
-            f"cluster={cluster!r} cannot be reached: {str(problem).strip().splitlines()[0]} Start one with `ray start --head`, or leave "
-            "cluster= out to compute on this machine."
+            f"cluster={cluster!r} cannot be reached: {_said(problem)[0]}. Start one with `ray start --head`, or leave cluster= out to "
+            "compute on this machine."
         ) from problem
 
 
@@ -47,7 +47,12 @@ def _processors(cluster: str) -> dict[str, int]:
 
 
 def _lost(cluster: str, problem: Exception) -> SettingError:
-    return SettingError(f"cluster={cluster!r} was lost: {str(problem).strip().splitlines()[-1]} Start it again, or leave cluster= out.")
+    return SettingError(f"cluster={cluster!r} was lost: {_said(problem)[-1]}. Start it again, or leave cluster= out.")
+
+
+def _said(problem: Exception) -> list[str]:
+    """Return the lines of an error's message; the class name if the message is empty."""
+    return [line.rstrip(".") for line in str(problem).strip().splitlines()] or [type(problem).__name__]
 
 
 def workers_of(cluster: str, *, threads: int) -> int:

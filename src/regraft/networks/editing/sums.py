@@ -132,7 +132,7 @@ def carried_rows(rows: tuple[np.ndarray, np.ndarray], *, old: Head, new: Head) -
 def note_beside(layers: Sequence[str]) -> str:
     """Return the note on the layers beside a head whose classes change."""
     names = ", ".join(map(repr, layers))
-    return f"beside the head, {names} adds to the logits; its class weights follow those of the head, and are zero for every new class"
+    return f"beside the head, {names} adds to the logits: a class whose weights in the head stay keeps its weights there; others have zeros"
 
 
 def joined_rows(rows: Sequence[tuple[np.ndarray, np.ndarray]], shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -64,8 +64,8 @@ class KerasFamily(Family[KerasBody]):
         return {**facts, "edits": [edit.to_dict() for edit in edits], "layers": layer_names(body.module)}
 
     def export_own(self, body: KerasBody, path: Path, *, weights_format: str | None = None) -> Path:
-        """Write a `.keras` file, an `.h5` file in a layout, or a `.pt2` file, an exported PyTorch program that needs no Keras. A network
-        keeps its original activation and `trainable` flags. Derived heads become further outputs if the model has a graph."""
+        """Write a `.keras` file, an `.h5` file in the layout `weights_format`, or a `.pt2` file, an exported PyTorch program without Keras.
+        A network keeps its original activation and `trainable` flags. Derived heads become further outputs if the model has a graph."""
         with as_given(body):
             alone = path.name.lower().endswith(WEIGHTS_ALONE)
             whole = body.module if alone else changes.with_groups(body)

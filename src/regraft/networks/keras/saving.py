@@ -35,7 +35,7 @@ def save(body: KerasBody, module: Any, *, target: Path) -> None:
     partial = target.with_name(f".{target.stem}.partial{ending}")
     with as_given(body), ExitStack() as stack:
         stack.callback(partial.unlink, missing_ok=True)
-        logger = logging.getLogger("absl")  # by which Keras calls .h5 a legacy format
+        logger = logging.getLogger("absl")  # Keras warns there that .h5 is a legacy format
         stack.callback(setattr, logger, "disabled", logger.disabled)
         logger.disabled = True
         try:
@@ -114,7 +114,7 @@ def write_keras2(module: Any, sample: Any, *, kinds: Sequence[str], target: Path
     if not alone and type(module).__name__ not in _MODELS:
         raise NetworkError(f"A model of the class {type(module).__name__} has no architecture in Keras 2's form. {_INSTEAD}")
     config = None if alone else _old_model({"class_name": type(module).__name__, "config": module.get_config()})
-    partial = target.with_name(f".{target.name.partition('.')[0]}.partial.h5")
+    partial = target.with_name(f".{target.stem}.partial.h5")
     with ExitStack() as stack:
         stack.callback(partial.unlink, missing_ok=True)
         with h5py.File(partial, "w") as file:

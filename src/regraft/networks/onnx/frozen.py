@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import NetworkError
-from .reading import read_by
+from ...files.onnx_form import is_standard
+from .reading import nodes_of, read_by
 from .session import run_session, session_of
 
 __all__ = ["FROZEN", "OnnxPart", "frozen_graph", "frozen_module", "parts_of", "put_parts_"]
@@ -242,7 +243,7 @@ def frozen_module(model: Any, how: str) -> nn.Module:
         told = json.loads(how)
         entries = list(map(str, told["entries"] if "entries" in told else [told["entry"]]))
         fills, single, cuts = dict(told["fills"]), bool(told["single"]), list(map(str, told["cuts"]))
-        last = cuts[-1]
+        _, last = entries[0], cuts[-1]  # none of them is empty
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
         raise NetworkError(f"The graph notes {how[:60]!r} of its parts; expected what regraft writes. Save the network again.") from error
     head, whole = _head(model), nn.Sequential() if len(entries) == 1 else _Several()
@@ -261,7 +262,7 @@ def frozen_module(model: Any, how: str) -> nn.Module:
 
 
 def _part(model: Any, start: Sequence[str], *, stop: str) -> bytes:
-    """Return the serialized part of a model between some values and another."""
+    """Return the serialized part of a model that computes the value `stop` from the values `start`."""
     onnx, helper = importlib.import_module("onnx"), importlib.import_module("onnx.helper")
     needed, kept = {stop}, []
     for node in reversed(model.graph.node):
@@ -303,5 +304,5 @@ def put_parts_(model: Any, parts: Sequence[OnnxPart]) -> None:
     model.graph.initializer.extend(tensors)
     for one in [one for one in model.opset_import if one.domain == _PARTS]:
         model.opset_import.remove(one)
-    missing = {node.domain for node in kept} - {one.domain for one in model.opset_import} - {"", "ai.onnx"}
+    missing = {node.domain for node in nodes_of(model.graph) if not is_standard(node)} - {one.domain for one in model.opset_import}
     model.opset_import.extend(importlib.import_module("onnx.helper").make_opsetid(domain, 1) for domain in missing)

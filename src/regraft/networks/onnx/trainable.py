@@ -77,7 +77,7 @@ def _steps(model: Any, module: Module, *, sample: Any) -> tuple[None, int] | Non
     try:
         with torch.no_grad():
             module(sample[:, : sample.shape[1] // 2])
-    except Exception:  # a converted graph fails in any way
+    except Exception:  # a converted graph may raise anything
         return None
     return None, sample.shape[2]
 

@@ -107,7 +107,7 @@ class FoundHead:
     output: int = 0  # index of the network's output
     others: tuple[str, ...] = ()  # the heads of the network's other outputs, which are not used
     shares: tuple[tuple[str, float], ...] = ()  # for several layers, their names and the factors of their outputs in the sum
-    beside: tuple[str, ...] = ()  # layers with one row per class too that add to the logits, perhaps after a maximum over positions
+    beside: tuple[str, ...] = ()  # further layers with one row per class that add to the logits, perhaps after a maximum over positions
 
     @property
     def layers(self) -> tuple[str, ...]:

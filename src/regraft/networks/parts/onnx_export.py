@@ -108,23 +108,23 @@ def _exportable() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     """Yield, for `replaced`, functions of PyTorch in a form that the exporter translates with any number of examples."""
     attend, squeeze = torch.nn.functional.scaled_dot_product_attention, torch.squeeze
 
-    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **settings: Any) -> Tensor:
-        """Attend in four axes: the exporter translates no other number."""
+    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *more: Any, **settings: Any) -> Tensor:
+        """Attend in four axes: the exporter translates no other number. `more`: `dropout_p` and what follows it, if given by position."""
         outer = query.shape[:-2]
-        if query.ndim == 4 or key.shape[:-2] != outer:
-            return attend(query, key, value, attn_mask, **settings)
+        if query.ndim in (2, 4) or key.shape[:-2] != outer:
+            return attend(query, key, value, attn_mask, *more, **settings)
         if attn_mask is not None and attn_mask.ndim > 2:
             attn_mask = attn_mask.expand(*outer, *attn_mask.shape[-2:]).flatten(0, -3).unsqueeze(1)
         query, key, value = (values.flatten(0, -3).unsqueeze(1) for values in (query, key, value))
-        made = attend(query, key, value, attn_mask, **settings).squeeze(1)
+        made = attend(query, key, value, attn_mask, *more, **settings).squeeze(1)
         return made.reshape(*outer, *made.shape[-2:])
 
-    def squeezed(values: Tensor, *axes: Any, **named: Any) -> Tensor:
+    def squeezed(*given: Any, **named: Any) -> Any:
         """Without axes, keep those whose size is free: the number of examples may be 1."""
-        if axes or named:
-            return squeeze(values, *axes, **named)
-        ones = tuple(axis for axis, size in enumerate(values.shape) if isinstance(size, int) and size == 1)
-        return squeeze(values, ones) if ones else values
+        if len(given) != 1 or named:
+            return squeeze(*given, **named)
+        ones = tuple(axis for axis, size in enumerate(given[0].shape) if isinstance(size, int) and size == 1)
+        return squeeze(given[0], ones) if ones else given[0]
 
     yield torch.nn.functional, "scaled_dot_product_attention", attention
     yield torch, "squeeze", squeezed
