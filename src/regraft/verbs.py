@@ -655,6 +655,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     out: str | Path | None = None,
     task: str | None = None,
     max_length: int | None = None,
+    sample_weight: Any = None,
     **settings: Unpack[SearchKeywords],
 ) -> Study:
     """Search for the best plan to adapt a network. Every trial starts from the trained weights.
@@ -679,6 +680,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
         out: folder of the study (SQLite). A later call continues the study, and several processes may share it.
         task: as in `read`.
         max_length: as in `read`.
+        sample_weight: as in `read`.
         settings: as in `adapt`, the same in every trial.
 
     Returns:
@@ -699,7 +701,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
         (2, 'accuracy', True)
     """
     skip_bad = bool(settings.pop("skip_bad", False))
-    dataset = _usable(data, skip_bad, task=task, max_length=max_length)
+    dataset = _usable(data, skip_bad, task=task, max_length=max_length, sample_weight=sample_weight)
     built = arguments_of(net, space or {})
 
     def build(values: Mapping[str, Any]) -> Network:

@@ -77,6 +77,7 @@ OPTIONS = {
     "--group whoo": COLUMN.format("whoo", "group", "who"),
     "--columns ages": COLUMN.format("ages", "columns", "age"),
     "--condition whoo": COLUMN.format("whoo", "condition", "who"),
+    "--sample-weight ages": COLUMN.format("ages", "sample_weight", "age"),
     "--pass whoo": COLUMN.format("whoo", "pass", "who"),
     "--files nowhere": "--files nowhere does not exist.",
     "--weights nowhere": "--weights nowhere does not exist.",

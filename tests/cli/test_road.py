@@ -67,9 +67,12 @@ def test_adapt_prints_json_alone_on_stdout(pictures: Path, tmp_path: Path) -> No
 
 
 def test_adapt_takes_a_table_with_files_and_groups(pictures: Path, tmp_path: Path) -> None:
-    rows = [f"{name}/{index}.png,{name},{index % 4}" for name in ("bright", "dark") for index in range(8)]
-    (tmp_path / "train.csv").write_text("filename,label,session\n" + "\n".join(rows), encoding="utf-8")
+    rows = [f"{name}/{index}.png,{name},{index % 4},{1 + index},{-1 - index}" for name in ("bright", "dark") for index in range(8)]
+    (tmp_path / "train.csv").write_text("filename,label,session,much,wrong\n" + "\n".join(rows), encoding="utf-8")
     options = ["--files", pictures, "--target", "label", "--group", "session", "--strategy", "head", "--epochs", 1, "--json"]
+    refused = run("adapt", TINY, tmp_path / "train.csv", "--out", tmp_path / "out", "--sample-weight", "wrong", *options, *SETTINGS)
+    assert refused.exit_code == 2 and "example 0 has -1" in refused.stderr
+    options += ["--sample-weight", "much", "--test", pictures]  # what judges needs no weights
     result = run("adapt", TINY, tmp_path / "train.csv", "--out", tmp_path / "out", *options, *SETTINGS)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["scores"]["holdout"]["examples"] == 4

@@ -85,6 +85,15 @@ def test_both_outputs_are_those_of_the_framework(family: str) -> None:
     assert found.tasks["aux"].classes == ("sport", "stocks")
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_output_that_is_dropped_is_said_before_the_figures(family: str) -> None:
+    items = data()
+    net, rows = opened(family, head="main_output", classes=CLASSES["main"]), {name: items.part(name).items for name in items.part_names}
+    labels = np.array(items.classes)[items.targets]
+    result = regraft.adapt(net, regraft.read(rows, target=labels), strategy="head", epochs=1, cache="memory")
+    assert result.verdict.startswith("head='main_output' was chosen; outputs of the network that are not used: 'aux_output'. The adapted")
+
+
 @pytest.mark.parametrize("strategy", ["head", "full", "auto", "partial"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_tasks_are_trained_with_their_weights(family: str, strategy: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.reliability import cases
 import regraft
 from regraft.errors import MissingExtraError, SettingError
 from regraft.planning import make_plan
+from regraft.planning.result import History, Result
 from regraft.training.courses import monitored_by
 
 ONE_QUICK = ["torch", pytest.param("keras", marks=pytest.mark.slow)]
@@ -241,6 +242,19 @@ def test_a_refused_adaptation_begins_no_tracked_run_and_a_failed_one_is_marked()
     with pytest.raises(RuntimeError, match="of the callback"):
         regraft.adapt(cases.network("torch"), cases.data("torch"), **QUICK, log_with=failed, callbacks=[_fail])
     assert failed.begun and failed.failed and not failed.over
+
+
+def test_what_changes_the_meaning_of_the_figures_stands_before_them() -> None:
+    warnings = ["Warning: 2 of 9 examples are equal, byte by byte (a, b).", "Warning: Your data may contain a shortcut (colour).", "other"]
+    facts = {"random_weights": True, "uncached": True, "kept_start": "full", "dropped": "outputs that are not used: 'aux'."}
+    facts |= {"measured": "measured: 0..1 fits best; ask", "weights_fit": "Warning: by order.", "warnings": warnings}
+    scores = {"holdout": {"examples": 9, "accuracy": 0.9, "accuracy_interval": [0.8, 1.0]}}
+    result = Result(cases.network("torch"), make_plan("full", {}), History(), scores, {}, {}, facts)
+    before, figures, after = result.verdict.partition("The adapted network classifies")
+    found = [
+        before.index(words) for words in ("RANDOM", "byte by byte: the figures may", "shortcut", "in every epoch", "'aux'", "order", "0..1")
+    ]
+    assert figures and found == sorted(found) and "other" not in before and after.endswith("Nothing of the training 'full' was kept.")
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from tests.reliability import cases
 from torch import nn
 
 import regraft
+from regraft.errors import SettingError
 from regraft.training import Settings
 
 QUICK: dict[str, Any] = {"strategy": "head", "epochs": 1, "learning_rate": 0.01, "cache": None, "device": "cpu"}
@@ -106,6 +107,12 @@ def test_it_takes_every_setting_at_its_own_default() -> None:
     left_out = {"task_weights", "baselines"}  # one task, and yardsticks are for the report
     settings = {field.name: field.default for field in fields(Settings) if field.name not in left_out}
     assert {name: taken.get(name, "missing") for name in settings} == settings
+
+
+def test_names_of_other_libraries_are_told_by_their_name_here() -> None:
+    for estimator in (regraft.TransferClassifier, regraft.TransferRegressor):
+        with pytest.raises(SettingError, match=r"'lr'; here it is called 'learning_rate'; .*'epoch'; here it is called 'epochs'"):
+            estimator(Tiny, lr=0.1, epoch=3)
 
 
 def test_a_single_class_is_refused() -> None:

@@ -363,6 +363,23 @@ def test_what_a_search_cannot_do_is_refused_before_its_first_trial(monkeypatch: 
             regraft.search(_net(), (pictures, labels), space={"batch_size": [8, 16]}, trials=2, **{name: function}, **QUICK)
 
 
+def test_a_search_weighs_its_examples_and_names_the_layers_that_are_trained(tmp_path: Path) -> None:
+    pictures, labels = examples.pictures(40)
+    space = {"trainable": ["conv1", "all"], "monitor": ["loss"], "strategy": ["full"], "learning_rate": [0.01]}
+    given: dict[str, Any] = {"space": space, "sampler": "grid", "trials": 2, "out": tmp_path / "study", "layer_decay": 1.0, **QUICK}
+    weights = np.where(labels == labels[0], 3.0, 1.0)
+    study = regraft.search(_net(), (pictures, labels), sample_weight=weights, **given)
+    assert [(one.values["trainable"], one.error) for one in study.trials] == [("conv1", ""), ("all", "")]
+    with pytest.raises(SettingError, match="a study of another network"):
+        regraft.search(_net(), (pictures, labels), **given)
+    assert all(one.values != {"strategy": "probe"} for one in _usual(pictures, labels, weights).trials)
+
+
+def _usual(pictures: Any, labels: Any, weights: Any) -> Any:
+    """A trial of the default space, whose first one is closed-form where examples have no weights."""
+    return regraft.search(_net(), (pictures, labels), sample_weight=weights, trials=1, **QUICK)
+
+
 def test_further_layers_below_the_head_are_trained_and_the_plan_can_be_given_back() -> None:
     space = {"head_layers": [2], "head_units": [5], "head_activation": ["relu"], "learning_rate": [0.01]}
     data = examples.pictures(60)

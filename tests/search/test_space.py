@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -95,9 +96,18 @@ def test_the_default_space_suits_the_network() -> None:
 
 
 def test_a_probe_takes_no_setting_of_a_training() -> None:
-    space = Space.from_dict({"strategy": ["probe", "head"], "learning_rate": [0.1, 0.01], "head_layers": [0, 1], "head_units": [8]}, {})
-    made = list(space.grid({}))
-    assert made[0] == {"strategy": "probe"} and len(made) == 5 and all("learning_rate" in values for values in made[1:])
+    names = {"learning_rate": [0.1, 0.01], "trainable": ["conv*"], "monitor": ["loss"], "head_layers": [0, 1], "head_units": [8]}
+    made = list(Space.from_dict({"strategy": ["probe", "head"], **names}, {}).grid({}))
+    assert made[0] == {"strategy": "probe"} and len(made) == 5
+    assert all({"learning_rate", "trainable", "monitor"} <= set(values) for values in made[1:])
+
+
+def test_the_layers_that_are_trained_and_the_figure_that_chooses_the_epoch_are_searched() -> None:
+    space = Space.from_dict({"trainable": ["conv1", "all", None], "monitor": ["loss", "val_accuracy"]}, {"strategy": "full"})
+    plans = [plan_for(values, {"strategy": "full"}) for values in space.grid({"strategy": "full"})]
+    assert [(plan.trainable, plan.settings.monitor) for plan in plans] == list(
+        itertools.product((("conv1",), "all", None), ("loss", "val_accuracy"))
+    )
 
 
 def test_the_default_space_has_all_that_a_procedure_is_made_of() -> None:

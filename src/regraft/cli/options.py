@@ -100,6 +100,8 @@ Group = Annotated[str | None, _data("--group", metavar="COL", help=_GROUP)]
 _COLUMNS = "Numeric columns that belong to the examples, separated by commas. By default, the columns that the network reads."
 Columns = Annotated[str | None, _data("--columns", metavar="A,B", help=_COLUMNS)]
 Condition = Annotated[str | None, _data("--condition", metavar="COL", help="Column of the known nuisance of each example.")]
+_SAMPLE_WEIGHT = "Column of the weight of each example in the loss."
+SampleWeight = Annotated[str | None, _data("--sample-weight", metavar="COL", help=_SAMPLE_WEIGHT)]
 _EACH = "Column of the condition of each example, or one condition for all: a name that the network knows, or mean for the mean code."
 EachCondition = Annotated[str | None, _data("--condition", metavar="COL|NAME", help=_EACH)]
 _ONE = "The condition of all examples: a name that the network knows, or mean for the mean code."

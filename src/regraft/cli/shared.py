@@ -65,7 +65,7 @@ SETTINGS = (
     "blocks form layers rank size training"
 )
 """Settings that --set accepts. A copy, because the library's own list needs torch."""
-HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad", "task", "max_length")
+HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad", "task", "max_length", "sample_weight")
 """Arguments of the public functions that are not settings."""
 
 
@@ -99,7 +99,8 @@ def check_given(
             wrong.append(f"{option}={word!r} is not known{near_names(word, values)}")
     asked, group = how.get("target"), how.get("group")
     targets = {f"target of task {task!r}": column for task, column in asked.items()} if isinstance(asked, dict) else {"target": asked}
-    columns = targets | {"group": None if group == EQUAL else group} | {what: how.get(what) for what in ("condition", "columns", "pass")}
+    columns = targets | {"group": None if group == EQUAL else group}
+    columns |= {what: how.get(what) for what in ("condition", "sample_weight", "columns", "pass")}
     for table in (Path(one) for one in data if one):
         if any(columns.values()) and table.suffix.lower() in TABLE_EXTENSIONS and table.is_file():
             wrong += absent_columns(names_of_file(table), columns, table=printable(table.name))
@@ -138,9 +139,10 @@ def opened(source: str, given: NetworkOptions | None = None, *, source_classes: 
         return verbs.load(source, **how)
 
 
-def reading_of(given: ReadingOptions, condition: str | None = None) -> dict[str, Any]:
-    """Return the keywords of `regraft.read`. `condition`: the column of the condition, if the command has that option."""
+def reading_of(given: ReadingOptions, condition: str | None = None, *, sample_weight: str | None = None) -> dict[str, Any]:
+    """Return the keywords of `regraft.read`. `condition`, `sample_weight`: their columns, if the command has these options."""
     plain: dict[str, Any] = dataclasses.asdict(given) | {"condition": condition, "target": wanted_target(given.target)}
+    plain["sample_weight"] = sample_weight
     return plain | {"columns": listed_names(given.columns, option="--columns")}
 
 

@@ -21,6 +21,8 @@ _MEANING = {
     "frozen": "layers that no training changes",
 }
 
+UNUSED = "outputs of the network that are not used"  # Part of the note on outputs that are no task
+
 
 @dataclass(frozen=True)
 class Account:
@@ -101,4 +103,4 @@ def unused_outputs(head: object, others: Sequence[str]) -> tuple[str, ...]:
     if head is None or not others:
         return ()
     names = ", ".join(map(repr, others))
-    return (f"head={head!r} was chosen; outputs of the network that are not used: {names}",)
+    return (f"head={head!r} was chosen; {UNUSED}: {names}",)

@@ -108,23 +108,24 @@ class Result:
     def verdict(self) -> str:
         """Quality of the network and whether it beats the baselines.
 
-        Warnings that change the meaning stand before the figures: equal examples on both sides, random weights. Unusual facts stand after
-        them: no feature cache, assumed preprocessing, a training whose result was discarded.
+        What changes the meaning of the figures stands before them: random weights, equal examples on both sides, a shortcut in the data,
+        outputs that were dropped, no feature cache, assumed preprocessing. A training whose result was discarded stands after them.
         """
-        said, stage = verdict(self.scores, self.baselines), self.facts.get("kept_start")
-        for warning in self.facts.get("warnings", ()):
-            if "equal, byte by byte" in warning:  # stands before the figures, which it may have inflated
-                said = f"{warning.partition(' (')[0]}: the figures may be better than on new examples. {said}"
-        if self.facts.get("random_weights"):
-            said = f"Started from RANDOM weights, so that nothing was transferred. {said}"
-        if self.facts.get("uncached"):
-            said = f"{said} The network could not be taken apart: its frozen part ran in every epoch."
-        said = " ".join([said, *(str(self.facts[name]) for name in ("attached", "weights_fit") if self.facts.get(name))])
-        if self.facts.get("measured"):
-            found, _, doubts = self.facts["measured"].partition(";")
-            said += f" No preprocessing was stored with the network; it was {found}."
-            said += " Give preprocessing= if you know it." if doubts else ""
-        return f"{said} Nothing of the training {stage!r} was kept." if stage else said
+        facts, stage = self.facts, self.facts.get("kept_start")
+        first = ["Started from RANDOM weights, so that nothing was transferred."] if facts.get("random_weights") else []
+        for warning in facts.get("warnings", ()):
+            if "equal, byte by byte" in warning:
+                first.append(f"{warning.partition(' (')[0]}: the figures may be better than on new examples.")
+            elif "may contain a shortcut" in warning:
+                first.append(warning)
+        first += ["The network could not be taken apart: its frozen part ran in every epoch."] if facts.get("uncached") else []
+        first += [str(facts[name]) for name in ("dropped", "attached", "weights_fit") if facts.get(name)]
+        if facts.get("measured"):
+            found, _, doubts = facts["measured"].partition(";")
+            first.append(f"No preprocessing was stored with the network; it was {found}.")
+            first += ["Give preprocessing= if you know it."] if doubts else []
+        last = [f"Nothing of the training {stage!r} was kept."] if stage else []
+        return " ".join([*first, verdict(self.scores, self.baselines), *last])
 
     def __repr__(self) -> str:
         return f"<Result of strategy {self.plan.strategy!r}: {self.verdict}>"

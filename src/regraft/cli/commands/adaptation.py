@@ -59,6 +59,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     holdout: options.Holdout = 0.2,
     test: options.Test = None,
     condition: options.Condition = None,
+    sample_weight: options.SampleWeight = None,
     start: options.Start = None,
     rename: options.Rename = None,
     join: options.Join = None,
@@ -91,7 +92,8 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     rows["fresh"] = listed_names(fresh, option="--fresh")
     rows["rename"] = named_pairs(rename, option="--rename", form="OLD=NEW")
     settings |= {name: value for name, value in rows.items() if value}
-    joined, layers, reading = listed_names(join, option="--join"), _layers(hidden), reading_of(read, condition)
+    joined, layers = listed_names(join, option="--join"), _layers(hidden)
+    reading = reading_of(read, condition, sample_weight=sample_weight)
     words = {"strategy": strategy, "probe": probe, "start": start, "augment": augment, "engine": engine, "block": block}
     places = {"weights": how.weights, "source-classes": source_classes}
     check_given(network, data, test, reading=reading, places=places, assigned=assigned, **words)
@@ -104,7 +106,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     net = heads.join(net, joined) if joined else net
     reading |= {"columns": columns_for(net, reading["columns"]), "kind": kind_for(net, data, asked=read.kind, files=read.files)}
     dataset = read_data(data, **reading)
-    judges = None if test is None else read_data(test, **reading)
+    judges = None if test is None else read_data(test, **reading | {"sample_weight": None})
     net = heads.retarget(net, plan.classes or dataset.classes, hidden=layers, seed=seed) if layers else net
     ready = time.perf_counter()
     result = verbs.adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=read.skip_bad)

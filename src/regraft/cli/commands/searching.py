@@ -77,6 +77,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     holdout: options.Holdout = 0.2,
     seed: options.Seed = 0,
     condition: options.Condition = None,
+    sample_weight: options.SampleWeight = None,
     cache: options.Cache = None,
     engine: options.Engine = None,
     cluster: options.Cluster = None,
@@ -95,7 +96,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     wanted = None if space is None else read_json(space, "space", remedy="Expected a JSON file from names to choices or ranges.")
     search: dict[str, Any] = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric}
     search |= {"holdout": holdout, "seed": seed, "budget": budget}
-    reading = reading_of(read, condition)
+    reading = reading_of(read, condition, sample_weight=sample_weight)
     words = {"strategy": strategy, "probe": probe, "engine": engine, "sampler": sampler, "pruner": pruner}
     places = {"weights": how.weights, "source-classes": source_classes}
     check_given(network, data, test, reading=reading, places=places, assigned=assigned, **words)
@@ -104,13 +105,14 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
 
     from ... import verbs
 
-    judges = None if test is None else read_data(test, **reading)
+    judges = None if test is None else read_data(test, **reading | {"sample_weight": None})
     items = read_data(data, **reading)
     with at_hand(out) as folder:
         study = verbs.search(net, items, space=wanted, test=judges, out=folder, skip_bad=read.skip_bad, **search, **settings)
         drawn = [f"{out}/{path.name}" for path in _drawn(study, folder)]
     same = {f"--{name.replace('_', '-')}": value for given in (read, how) for name, value in dataclasses.asdict(given).items()}
-    same |= {"--condition": condition, "--test": test, "--classes": classes, "--source-classes": source_classes}
+    same |= {"--condition": condition, "--sample-weight": sample_weight}
+    same |= {"--test": test, "--classes": classes, "--source-classes": source_classes}
     _print(study, out, drawn=drawn, command=_command(study, [network, data], same=same), as_json=as_json)
 
 

@@ -15,6 +15,7 @@ from ...errors import NetworkError, optional_import
 from ...files.formats import opening
 from ...files.onnx_form import check_onnx_, is_standard, of_runtime, parsed_onnx
 from ...files.text import printable
+from ..account import UNUSED
 from .metadata import OwnFacts, own_facts
 
 _NAMES = ("classes", "class_names", "labels", "names")
@@ -48,7 +49,8 @@ def read_foreign(path: Path) -> ForeignOnnx:
         check_operators(model.graph, shown=shown)
         check_onnx_(model, what=shown)
         _rename_(model.graph)
-    notes = [f"cut at its output {printable(wanted)!r}: {', '.join(map(repr, map(printable, others)))} are left out"] if others else []
+    unused = ", ".join(map(repr, map(printable, others)))
+    notes = [f"cut at its output {printable(wanted)!r}; {UNUSED}: {unused}"] if others else []
     return ForeignOnnx(model, facts, classes, notes)
 
 

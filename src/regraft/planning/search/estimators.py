@@ -14,7 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
 
 from ...data import Dataset, default_preprocessing, preprocessing_from_dict, read
-from ...errors import DataError, NetworkError
+from ...errors import DataError, NetworkError, SettingError, unknown_setting
 from ...networks.contract import Network
 from ...networks.sources.opening import open_source
 from ...randomness import seeded
@@ -37,6 +37,9 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     """Base of both estimators: opens the network and adapts a copy of it."""
 
     def __init__(self, net: Any, **settings: Unpack[_Keywords]) -> None:
+        wrong = [unknown_setting(name, _SIGNATURE.parameters) for name in settings if name not in _SIGNATURE.parameters]
+        if wrong:
+            raise SettingError("; ".join(wrong))
         given = _SIGNATURE.bind(self, net, **settings)
         given.apply_defaults()
         self.__dict__.update(list(given.arguments.items())[1:])

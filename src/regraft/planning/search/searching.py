@@ -142,7 +142,7 @@ def run_search(
             bench.direction,
             bench.longest * len(bench.folds),
             _identity(bench, asked, space=space),
-            CLOSED_FORM if asked.space is None and "strategy" not in fixed else None,
+            CLOSED_FORM if asked.space is None and "strategy" not in fixed and data.weights is None else None,  # it refuses weights
         )
         with _quiet():
             board = Board(options, space, bench.fixed, folder)
@@ -262,7 +262,8 @@ def _identity(bench: Bench, asked: Asked, *, space: Space) -> str:
     targets = hashlib.blake2b(digest_size=12)
     for name in items.data.tasks:
         targets.update(np.ascontiguousarray(items.data.targets_of(name).values).tobytes())
-    for part in (bench.judging, *(index for fold in bench.folds for index in fold)):
+    weights = [] if items.data.weights is None else [items.data.weights]
+    for part in (bench.judging, *(index for fold in bench.folds for index in fold), *weights):
         targets.update(np.ascontiguousarray(part).tobytes())
     fixed = {name: value for name, value in bench.fixed.items() if name not in ("cache", "device", "engine", "cluster")}
     facts = [space.to_dict(), json.loads(json.dumps(fixed, default=str)), bench.metric, asked.sampler, targets.hexdigest()]

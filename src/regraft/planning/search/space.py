@@ -14,22 +14,23 @@ from ...networks.contract import Network
 from ...networks.parts.head import ACTIVATIONS
 from ...training import Settings
 from ...training.settings import is_whole
-from ..plan import SOLVING, Plan, make_plan
+from ..plan import SOLVING, STRATEGIES, Plan, make_plan
 
 CLOSED_FORM = {"strategy": "probe"}  # First trial of a search of the default space: a probe, as a baseline without training
 HEAD_NAMES = ("head_layers", "head_units", "head_activation")
 """Settings of additional layers below the head. They change the network and are not part of a plan."""
 _NOT_SEARCHED = (
     *("cache", "dtype", "engine", "cluster", "precision", "device", "baselines", "task_weights", "refit"),
-    *("metrics", "monitor", "mode", "callbacks", "log_with"),
+    *("metrics", "mode", "callbacks", "log_with"),
 )
-_OF_PLAN = ("strategy", "frozen", "block", "probe", "views", "validation", "start")
+_OF_PLAN = ("strategy", "frozen", "block", "probe", "trainable", "views", "validation", "start")
 NAMES = (*_OF_PLAN, *HEAD_NAMES, *(field.name for field in fields(Settings) if field.name not in _NOT_SEARCHED))
 """All names that can be searched."""
 _CONDITIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {
     "frozen": ("strategy", ("partial",), "head"),
     "block": ("strategy", ("surgical",), "head"),
     "probe": ("strategy", SOLVING, "head"),
+    "trainable": ("strategy", tuple(name for name in STRATEGIES if name != "probe"), "head"),
     "layer_decay": ("strategy", ("partial", "full", "scratch", "auto"), "head"),
     "unfreeze_every": ("strategy", ("partial", "full", "scratch", "auto"), "head"),
     "head_layers": ("strategy", ("head", "full"), "head"),
