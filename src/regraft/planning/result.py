@@ -116,7 +116,7 @@ class Result:
         for warning in facts.get("warnings", ()):
             if "equal, byte by byte" in warning:
                 first.append(f"{warning.partition(' (')[0]}: the figures may be better than on new examples.")
-            elif "may contain a shortcut" in warning:
+            elif "may contain a shortcut" in warning or "look freshly drawn" in warning:
                 first.append(warning)
         first += ["The network could not be taken apart: its frozen part ran in every epoch."] if facts.get("uncached") else []
         first += [str(facts[name]) for name in ("dropped", "attached", "weights_fit") if facts.get(name)]
