@@ -72,7 +72,8 @@ def test_adapt_takes_a_table_with_files_and_groups(pictures: Path, tmp_path: Pat
     options = ["--files", pictures, "--target", "label", "--group", "session", "--strategy", "head", "--epochs", 1, "--json"]
     refused = run("adapt", TINY, tmp_path / "train.csv", "--out", tmp_path / "out", "--sample-weight", "wrong", *options, *SETTINGS)
     assert refused.exit_code == 2 and "example 0 has -1" in refused.stderr
-    options += ["--sample-weight", "much", "--test", pictures]  # what judges needs no weights
+    (tmp_path / "test.csv").write_text("filename,label,session\nbright/0.png,bright,0\ndark/0.png,dark,0", encoding="utf-8")
+    options += ["--sample-weight", "much", "--test", tmp_path / "test.csv"]  # what judges needs no weights
     result = run("adapt", TINY, tmp_path / "train.csv", "--out", tmp_path / "out", *options, *SETTINGS)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["scores"]["holdout"]["examples"] == 4

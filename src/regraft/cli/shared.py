@@ -106,6 +106,7 @@ def check_given(
     for table in (Path(one) for one in data if one):
         if any(columns.values()) and table.suffix.lower() in TABLE_EXTENSIONS and table.is_file():
             wrong += absent_columns(names_of_file(table), columns, table=printable(table.name))
+        columns["sample_weight"] = None  # a test set has no weights
     if any(wrong):
         raise InputError("\n".join(filter(None, wrong)))
 
