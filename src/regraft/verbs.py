@@ -85,8 +85,8 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
             "random" gives a network by name its library's random initialisation. Without it, weights that cannot be downloaded are an
             error.
         architecture: the module, or a function that builds it, for a weights-only `source` or a folder with your own torch class.
-        inputs: shape of one example without the batch axis, when the source does not tell it. For a module that takes several tensors by
-            name, the shape of each: {"X": (40,), "Z": (8,)}.
+        inputs: shape of one example without the batch axis, when the source does not tell it; None for an axis of any length. For a module
+            that takes several tensors by name, the shape of each: {"X": (40,), "Z": (8,)}.
         preprocessing: replaces the preprocessing of the source. Plain data, a `Preprocessing`, or an image function (Keras'
             `preprocess_input`, transforms of torchvision, timm or albumentations, a Hugging Face processor). For a network with several
             inputs, a mapping from input name to one of these.

@@ -126,25 +126,28 @@ def test_what_cannot_be_trained_is_run_adapted_saved_and_opened(name: str, tmp_p
         np.testing.assert_allclose(back.predict(items).probabilities, changed.predict(items).probabilities, atol=1e-5)
 
 
-def test_several_inputs_are_given_by_name(tmp_path: Path) -> None:
+def test_several_inputs_are_given_by_name_and_sequences_among_them_in_any_length(tmp_path: Path) -> None:
     """A network that reads a code of each example beside its steps, and takes its states as inputs."""
     nodes = [helper.make_node("Unsqueeze", ["code", "first"], ["row"]), helper.make_node("Add", ["x", "row"], ["both"])]
     nodes += [helper.make_node("Transpose", ["both"], ["steps"], perm=[1, 0, 2])]
     nodes += [helper.make_node("LSTM", ["steps", "W", "R", "", "", "h", "c"], ["", "last"], hidden_size=5), *_end("last")]
-    entries = [value("x", 1, ["N", *STEPS]), value("code", 1, ["N", 6]), value("h", 1, [1, "N", 5]), value("c", 1, [1, "N", 5])]
+    entries = [value("x", 1, ["N", "S", 6]), value("code", 1, ["N", 6]), value("h", 1, [1, "N", 5]), value("c", 1, [1, "N", 5])]
     path = _written(tmp_path / "x.onnx", nodes, held={**_weights(), "first": np.array([1])}, entries=entries)
+    session, draws = runtime.InferenceSession(path), np.random.default_rng(1)
     net = regraft.load(path, classes=ABC)
     assert list(net.sample) == ["x", "code"]
-    draws = np.random.default_rng(1)
-    items = {"x": draws.normal(size=(9, *STEPS)).astype(np.float32), "code": draws.normal(size=(9, 6)).astype(np.float32)}
-    states = {name: np.zeros((1, 9, 5), np.float32) for name in "hc"}
-    expected = runtime.InferenceSession(path).run(None, {**items, **states})[0]
-    np.testing.assert_allclose(net.predict(items).probabilities, expected, atol=1e-5)
     again = regraft.load(net.save(tmp_path / "kept"))
-    np.testing.assert_array_equal(again.logits(items), net.logits(items))
-    result = regraft.adapt(again, regraft.read((items, np.array(ABC * 3))), strategy="probe", out=tmp_path / "run")
-    found = runtime.InferenceSession(result.network.export(tmp_path / "y.onnx")).run(["probabilities"], items)[0]
-    np.testing.assert_allclose(found, result.network.predict(items).probabilities, atol=1e-5)
+    states = {name: np.zeros((1, 9, 5), np.float32) for name in "hc"}
+    sizes = [{"x": (9, length, 6), "code": (9, 6)} for length in (7, 40)]
+    items = [{name: draws.normal(size=size).astype(np.float32) for name, size in one.items()} for one in sizes]
+    for given in items:
+        np.testing.assert_allclose(net.predict(given).probabilities, session.run(None, given | states)[0], atol=1e-5)
+        np.testing.assert_array_equal(again.logits(given), net.logits(given))
+    result = regraft.adapt(again, regraft.read((items[1], np.array(ABC * 3))), strategy="probe", out=tmp_path / "run")
+    written = runtime.InferenceSession(result.network.export(tmp_path / "y.onnx"))
+    for given in items:
+        found = written.run(["probabilities"], given)[0]
+        np.testing.assert_allclose(found, result.network.predict(given).probabilities, atol=1e-5)
 
 
 def test_an_operator_of_the_runtime_inside_a_branch_is_declared_in_the_export() -> None:

@@ -161,6 +161,46 @@ def test_an_open_axis_of_one_of_several_inputs_stays_open(tmp_path: Path) -> Non
         assert np.allclose(run(path, **given)["logits"], expected, atol=1e-5)
 
 
+class Last(nn.Module):
+    """Reads the steps that a mask names, if one is given, and the last state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.steps, self.out = nn.LSTM(6, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, inputs: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        return self.out(self.steps(inputs if kept is None else inputs * kept.unsqueeze(2))[0][:, -1])
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_an_open_axis_stays_open_in_a_folder_and_in_the_other_family(family: str, tmp_path: Path) -> None:
+    if family == "torch":
+        net = regraft.load(Last(), classes=ABC, inputs=(None, 6))
+        kept = net.save(tmp_path / "kept")
+        opened, alone = regraft.load(kept, architecture=Last), regraft.load(kept)
+    else:
+        net = keras_lstm()[0]
+        alone = opened = regraft.load(net.to("torch").save(tmp_path / "kept"))
+    there = opened.to("keras")
+    for one in (opened, there, there.to("torch")):
+        assert one.input_shape == (None, 6)
+        path = one.export(tmp_path / "net.onnx")
+        for items in (STEPS, STEPS[:, :3]):
+            expected = net.logits(items)
+            assert np.allclose(alone.logits(items), expected, atol=1e-5) and np.allclose(one.logits(items), expected, atol=1e-5)
+            assert np.allclose(run(path, input=items)["logits"], expected, atol=1e-5)
+
+
+def test_open_axes_of_several_inputs_of_pytorch_stay_open(tmp_path: Path) -> None:
+    net = regraft.load(Last(), classes=ABC, inputs={"inputs": (None, 6), "kept": (None,)})
+    opened = regraft.load(net.save(tmp_path / "kept"), architecture=Last)
+    path = opened.export(tmp_path / "net.onnx")
+    for items in (STEPS, STEPS[:, :3]):
+        given = {"inputs": items, "kept": (items[..., 0] > 0).astype(np.float32)}
+        assert np.allclose(run(path, **given)["logits"], net.logits(given), atol=1e-5)
+
+
 @pytest.mark.parametrize("make", [torch_cnn, keras_pictures])
 def test_every_head_is_an_output_by_name(make: Callable[[], Any], tmp_path: Path) -> None:
     net, items = make()

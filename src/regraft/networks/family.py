@@ -62,6 +62,25 @@ class Body(abc.ABC):
     untrained: frozenset[str] = frozenset()  # layers that were built here and have not been trained, if the family records them here
 
     @property
+    def open_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """The shapes of one example that have open axes (None), by input name ("" for the only input)."""
+        shapes = self.input_shapes if isinstance(self.sample, dict) else {"": self.input_shape}
+        return {name: tuple(shape) for name, shape in shapes.items() if None in shape}
+
+    def open_(self, shapes: Mapping[str, Sequence[int | None]]) -> None:
+        """Leave the axes open that are None in these shapes, which are those of `open_shapes`; shapes that do not fit change nothing."""
+        named, self.input_shapes = self.sample if isinstance(self.sample, dict) else {"": self.sample}, {}
+        for name, shape in shapes.items():
+            own = name if name in named else next(iter(named)) if "" in (name, *named) else None
+            sides = [] if own is None else named[own].shape[1:]
+            if own is None or len(sides) != len(shape) or any(side not in (None, there) for side, there in zip(shape, sides, strict=True)):
+                continue
+            if own:
+                self.input_shapes = {**self.input_shapes, own: tuple(shape)}
+            else:
+                self.input_shape = tuple(shape)
+
+    @property
     def head(self) -> Head:
         """The first head."""
         if not self.heads:

@@ -28,9 +28,11 @@ from .parts.onnx_export import (
     check_size,
     input_names,
     is_coarse,
+    lengths_of,
     onnx_model,
     prove,
     sample_tensors,
+    ways_of,
     why_not_exported,
 )
 from .parts.onnx_steps import as_picture, check_steps, put_steps_, sample_items
@@ -103,10 +105,11 @@ def _model(network: Record) -> Any:
     sample, names = sample_tensors(own.sample), input_names(own.sample)
     tasks, inputs = list(plain.scores(sample)), names or ["input"]
     plain.__dict__["tasks"], outputs = tasks, _outputs(network, tasks)
-    free = _lengths(own, sample)
-    fixed: list[dict[int, torch.export.Dim]] = [{} for _ in sample]
+    free = lengths_of(own.body, texts=True)
+    if any(tensor.ndim == 2 and not tensor.is_floating_point() for tensor in sample) and not _takes(own, free):
+        free = [{} for _ in sample]
     problems: list[Exception] = []
-    for lengths, make in product((free, fixed) if any(free) else (free,), _forms(own)):
+    for lengths, make in product(ways_of(free), _forms(own)):
         axes = [{0: torch.export.Dim("batch", min=1), **each} for each in lengths]
         try:
             whole = _Whole(make().for_export(), tasks).eval()
@@ -191,19 +194,6 @@ def _outputs(network: Record, tasks: Sequence[str]) -> list[str]:
     """Return the names of the outputs for some tasks, in order."""
     kinds = {task: ("value",) if _kind(network.heads.get(task)) == "regression" else ("logits", "probabilities") for task in tasks}
     return [kind if len(tasks) == 1 else f"{task}.{kind}" for task in tasks for kind in kinds[task]]
-
-
-def _lengths(network: Record, sample: Sequence[Tensor]) -> list[dict[int, torch.export.Dim]]:
-    """Return the dynamic axes of each input: the tokens of texts, and the open axes of the input shape."""
-    if isinstance(network.sample, dict) or not sample[0].is_floating_point():
-        tokens, shapes = torch.export.Dim("tokens", min=2), network.body.input_shapes
-        free: list[dict[int, torch.export.Dim]] = []
-        for at, (name, tensor) in enumerate(zip(input_names(network.sample) or [""], sample, strict=True)):
-            text = tensor.ndim == 2 and not tensor.is_floating_point()
-            own = {axis: torch.export.Dim(f"length{at}_{axis}", min=2) for axis, side in enumerate(shapes.get(name, ()), 1) if side is None}
-            free.append({1: tokens} if text else own)
-        return free if _takes(network, free) else [{} for _ in sample]
-    return [{axis: torch.export.Dim(f"length{axis}", min=2) for axis, size in enumerate(network.input_shape, 1) if size is None}]
 
 
 def _takes(network: Record, free: Sequence[Mapping[int, Any]]) -> bool:

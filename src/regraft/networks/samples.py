@@ -171,6 +171,13 @@ def three_items(sample: Inputs) -> Inputs:
     return torch.cat([sample, sample[:1]])
 
 
+def shortened(sample: Inputs, names: Iterable[str]) -> Inputs:
+    """Return a `sample` with half the length in the inputs `names` ("" for the only input)."""
+    if isinstance(sample, dict):
+        return sample | {name: sample[name][:, : sample[name].shape[1] // 2] for name in names}
+    return sample[:, : sample.shape[1] // 2] if "" in names else sample
+
+
 def differing_passes(network: Record) -> tuple[float, float]:
     """Return how much two passes over the sample differ in inference, relative to the largest score: by random draws, and by batch size.
     At most one of the two is above 0. The difference by batch size compares batches of 2 and 3 examples."""

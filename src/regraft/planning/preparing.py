@@ -312,7 +312,8 @@ def _of_parts(net: Network, own: Preprocessing, *, data: Dataset) -> PartsPrepro
             if name not in named:
                 inputs = ", ".join(map(repr, named))
                 raise DataError(f"The examples have the part {name!r}; the network takes the inputs {inputs}{near_names(name, named)}")
-            shape, integers = tuple(named[name].shape[1:]), not named[name].is_floating_point()
+            shape = net.body.open_shapes.get(name, tuple(named[name].shape[1:]))
+            integers = not named[name].is_floating_point()
             part = _inferred_array(net, shape, integers=integers) if kind == "array" else default_preprocessing(kind, shape, net.layout)
         if isinstance(part, TextPreprocessing) and name in named:
             part = _shortened(replace(part, inputs=("input_ids",)), data)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +27,7 @@ from ..parts.coding import ENTRANCE, LAYERS
 from ..parts.head import told_binary
 from ..parts.onnx_export import is_coarse, why_not_exported
 from ..parts.protocols import on_device
+from ..samples import shortened
 from ..torch.exporting import exported_program
 from ..torch.family import open_torch
 from ..torch.graft import for_exporter_
@@ -36,6 +40,7 @@ from .graph import SOURCE, LayerGraph
 from .keras_reader import KerasReader
 from .torch_reader import TorchReader, Turned, channels_last
 
+Shapes = Mapping[str, tuple[int | None, ...]]
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
 """Largest allowed difference, relative to the largest score; the second applies to a source that computes in 16 bits."""
 
@@ -53,10 +58,23 @@ def as_keras(network: Network) -> Network:
 
 
 def _converted(network: Network, convert: Callable[..., tuple[Network, Mapping[str, str]]], *, turn: bool) -> Network:
+    """Convert a network; sequences may have any length after as before, unless the result needs that of the sample."""
+    turned = turn and _turns(network)
+    if not turned and _sequences(network):
+        with suppress(Exception):  # a length that became a number of the graph fails in any way
+            return _carried_over(network, partial(convert, shapes=_sequences(network)), turned=False)
+    return _carried_over(network, convert, turned=turned)
+
+
+def _sequences(network: Network) -> dict[str, tuple[int | None, ...]]:
+    """Return the shapes of inputs of any length, by name: (length,) or (length, features)."""
+    return {name: shape for name, shape in network.body.open_shapes.items() if len(shape) < 3 and None not in shape[1:]}
+
+
+def _carried_over(network: Network, convert: Callable[..., tuple[Network, Mapping[str, str]]], *, turned: bool) -> Network:
     """Convert a network. Codes of conditions are removed before and added to the same layers after."""
     coding = network.coding
     if coding is None:
-        turned = turn and _turns(network)
         return _told(network, convert(network, turned=turned)[0], turned=turned)
     if coding.into != LAYERS:
         remedy = "Fold one: regraft.fold." if coding.into == ENTRANCE else "Export it as .onnx."
@@ -81,8 +99,8 @@ def _maps(network: Network) -> dict[str, Tensor]:
     return {name.replace(f"{CODES}_to_", ""): layer.kernel.value.T for name, layer in found.items()}
 
 
-def _torch_of(network: Network, *, turned: bool) -> tuple[Network, Mapping[str, str]]:
-    """Return a Keras network as PyTorch layers, and their names by those of the Keras layers."""
+def _torch_of(network: Network, *, turned: bool, shapes: Shapes = MappingProxyType({})) -> tuple[Network, Mapping[str, str]]:
+    """Return a Keras network as PyTorch layers, and their names by those of the Keras layers. `shapes` have open axes, by input name."""
     sample: Any = on_device(network.sample, "cpu")
     sample = sample.movedim(-1, 1).contiguous() if turned else sample
     reader = KerasReader(sample, turned, ROWS)
@@ -97,11 +115,14 @@ def _torch_of(network: Network, *, turned: bool) -> tuple[Network, Mapping[str, 
     heads = {task: places[head.layer] for task, head in network.heads.items() if head.groups is None}
     chosen: Any = heads if len(heads) > 1 else next(iter(heads.values()), None)
     origin = {"source": SOURCE, "layers": reader.steps, "outputs": outputs, **({"inputs": inputs} if inputs else {})}
-    return open_torch(module.eval(), sample=sample, origin=origin, take=True, head=chosen), places
+    made = open_torch(module.eval(), sample=sample, origin=origin, take=True, head=chosen)
+    made.body.open_(shapes)
+    return made, places
 
 
-def _keras_of(network: Network, *, turned: bool) -> tuple[Network, Mapping[str, str]]:
-    """Return a PyTorch network as a functional Keras model, and the names of its layers by those of the modules."""
+def _keras_of(network: Network, *, turned: bool, shapes: Shapes = MappingProxyType({})) -> tuple[Network, Mapping[str, str]]:
+    """Return a PyTorch network as a functional Keras model, and the names of its layers by those of the modules.
+    `shapes` have open axes, by input name."""
     twin = network.for_export()
     own = {id(module): name for name, module in twin.modules().items()}
     for_exporter_(twin.module)
@@ -114,7 +135,10 @@ def _keras_of(network: Network, *, turned: bool) -> tuple[Network, Mapping[str, 
         end = "" if isinstance(problem, RegraftError) else " Export it as .onnx."
         raise NetworkError(f"The network cannot be made of Keras layers: {why_not_exported(problem).rstrip('.')}.{end}") from problem
     given = sample if isinstance(sample, dict) else {"input": sample.movedim(1, -1) if turned else sample}
-    entries = [keras.Input(one.shape[1:], dtype=str(one.dtype).removeprefix("torch."), name=name) for name, one in given.items()]
+    sides = {"input": shapes[""]} if "" in shapes else shapes
+    entries = [
+        keras.Input(sides.get(name, one.shape[1:]), dtype=str(one.dtype).removeprefix("torch."), name=name) for name, one in given.items()
+    ]
     reader = TorchReader(TORCH_ROWS, network.holds, called, taken=list(given))
     axes = [channels_last(one.ndim) if turned else tuple(range(one.ndim)) for one in given.values()]
     outputs = reader.read(program, [Turned(*pair) for pair in zip(entries, axes, strict=True)])
@@ -223,7 +247,10 @@ def _difference(source: Network, made: Network, *, turned: bool) -> float:
     for network in (source, made):
         network.mode_(False)
         network.module.cpu()
-    for batch in _batches(source):
+    batches = list(_batches(source))
+    if not turned and _sequences(made):
+        batches.append(shortened(batches[0], _sequences(made)))
+    for batch in batches:
         axis = (1, -1) if source.layout == "channels_first" else (-1, 1)
         with torch.no_grad():
             other = batch.movedim(*axis).contiguous() if turned and isinstance(batch, Tensor) else batch

@@ -69,7 +69,14 @@ class OnnxPart(nn.Module):
         """Return the output as a single operator, for an export that `put_parts_` completes."""
         if self.single:
             raise NetworkError(f"{self.entry} and what follows take one example at a time, and an exported file takes batches")
-        sides = self._run(*(np.zeros((2, *map(int, value.shape[1:])), np.float32) for value in values)).shape[1:]
+        shapes: list[list[Any]] = [list(value.shape[1:]) for value in values]
+        free = {side.node.hint: side for shape in shapes for side in shape if not isinstance(side, int)}
+        longer = [
+            [[2, *(side if isinstance(side, int) else side.node.hint + more for side in shape)] for shape in shapes]
+            for more in (0, bool(free))
+        ]
+        one, two = (self._run(*(np.zeros(shape, np.float32) for shape in each)).shape[1:] for each in longer)
+        sides = [first if first == second else free.get(first, first) for first, second in zip(one, two, strict=True)]
         return torch.onnx.ops.symbolic(f"{_PARTS}::{self.key}", values, dtype=torch.float32, shape=(values[0].shape[0], *sides), version=1)
 
     def graph(self, node: Any, opset: int) -> tuple[list[Any], list[Any]]:

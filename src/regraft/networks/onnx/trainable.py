@@ -21,9 +21,12 @@ from ...errors import NetworkError, UnsafeFileError, optional_import
 from ...files.formats import reading
 from ...files.onnx_form import is_standard, read_onnx
 from ...files.text import printable
+from ..parts.protocols import Inputs
+from ..samples import shortened
 from ..sources.building import Limits, building
 from ..sources.zoo import Opened
 from ..torch.exporting import GRAPH
+from ..torch.wrappers import call_module
 from ..tracing import as_tensor, relative_difference
 from .frozen import FROZEN, frozen_graph, frozen_module
 from .reading import ForeignOnnx, check_operators, nodes_of, read_foreign
@@ -64,22 +67,24 @@ def open_onnx(path: Path) -> Opened:
         notes = [f"run by ONNX Runtime as it is, and not trained below its head: {problem}", *found.notes]
     plain = None if found.facts is None else found.facts.preprocessing
     tasks = {} if found.facts is None else {task: one.model_dump() for task, one in found.facts.tasks.items()}
-    return Opened(
-        module, {"source": SOURCE}, inputs, found.classes, plain, notes=notes, tasks=tasks, shape=_steps(found.model, module, sample=inputs)
-    )
+    made = Opened(module, {"source": SOURCE}, inputs, found.classes, plain, notes=notes, tasks=tasks)
+    made.open = _open_shapes(found.model, module, sample=inputs)
+    return made
 
 
-def _steps(model: Any, module: Module, *, sample: Any) -> tuple[None, int] | None:
-    """Return the shape of one sequence (any number of steps, features) if the module takes sequences of another length, else None."""
-    shapes = [[side.HasField("dim_value") for side in one.type.tensor_type.shape.dim] for one in model.graph.input]
-    if isinstance(sample, dict) or sample.ndim != 3 or [False, False, True] not in shapes:
-        return None
+def _open_shapes(model: Any, module: Module, *, sample: Inputs) -> dict[str, tuple[int | None, ...]]:
+    """Return the shapes of sequences (any number of steps, features) by input name, if the module takes others than those of the sample."""
+    named, free = sample if isinstance(sample, dict) else {"": sample}, set[str]()
+    for one in model.graph.input:
+        name, fixed = one.name if one.name in named else "", [side.HasField("dim_value") for side in one.type.tensor_type.shape.dim]
+        if name in named and named[name].is_floating_point() and fixed[1:] == [False, True] and named[name].ndim == len(fixed):
+            free.add(name)
     try:
         with torch.no_grad():
-            module(sample[:, : sample.shape[1] // 2])
+            call_module(module, shortened(sample, free))
     except Exception:  # a converted graph may raise anything
-        return None
-    return None, sample.shape[2]
+        return {}
+    return {name: (None, *named[name].shape[2:]) for name in free}
 
 
 def _converted(found: ForeignOnnx, *, shown: str) -> tuple[Module, dict[str, Tensor], float]:

@@ -77,6 +77,7 @@ class _Network(Plain):
     origin: _Origin | None = None
     sample: dict[str, _Tensor] | None = None
     inputs: Shape | None = None
+    open: dict[str, Shape] = Field(default_factory=dict)
     layers: list[str] = Field(default_factory=list)
     edits: _Edits = Field(default_factory=list)
     codes: str | None = None
@@ -90,6 +91,10 @@ class _Network(Plain):
         large = [shape for shape in (*shapes, self.inputs or []) if not fits(*shape)]
         if large:
             raise ValueError(f"an input of the shape {large[0]}, more than {MOST} numbers")
+        for name, shape in self.open.items():
+            own = (self.sample or {}).get(name, ([], ""))[0]
+            if len(own) != len(shape) or any(side not in (None, other) for side, other in zip(shape, own, strict=True)):
+                raise ValueError(f"open axes {shape} of the input {name!r}, whose examples have the shape {own}")
         return self
 
 

@@ -65,6 +65,25 @@ def batches_of(network: Body, *, longer: Sequence[Mapping[int, Any]] = ()) -> It
         yield tensors
 
 
+def lengths_of(network: Body, *, texts: bool) -> list[dict[int, torch.export.Dim]]:
+    """Return the dynamic axes of each input beside that of the examples: open axes and, with `texts`, the tokens of texts."""
+    names, tokens, free = input_names(network.sample), torch.export.Dim("tokens", min=2), list[dict[int, torch.export.Dim]]()
+    for at, (name, tensor) in enumerate(zip(names or [""], sample_tensors(network.sample), strict=True)):
+        text, stem = texts and tensor.ndim == 2 and not tensor.is_floating_point(), f"length{at}_" if names else "length"
+        own = [axis for axis, side in enumerate(network.open_shapes.get(name, ()), 1) if side is None]
+        free.append({1: tokens} if text else {axis: torch.export.Dim(f"{stem}{axis}", min=2) for axis in own})
+    return free
+
+
+def ways_of(free: Sequence[Mapping[int, torch.export.Dim]]) -> list[Sequence[Mapping[int, torch.export.Dim]]]:
+    """Return what to try in order: the dynamic axes by themselves, all of one length (as steps and their mask are), and none."""
+    if not any(free):
+        return [free]
+    common = [{axis: torch.export.Dim("length", min=2) for axis in each} for each in free]
+    several = len({id(dim) for each in free for dim in each.values()}) > 1
+    return [free, *([common] if several else []), [{} for _ in free]]
+
+
 def check_size(state: Mapping[str, Tensor], *, purpose: str) -> None:
     """Raise if an ONNX library is missing or the weights do not fit into one file."""
     for name in ("onnx", "onnxscript", "onnxruntime"):

@@ -161,7 +161,9 @@ def _open_live(source: Any, inputs: Shapes, *, head: HeadChoice = None) -> Netwo
             from ..keras.family import open_keras
         return open_keras(source, inputs=None if isinstance(inputs, Mapping) else inputs, head=head)
     if isinstance(inputs, Mapping):
-        return open_torch(source, sample=suited_tokens(source, named_sample(source, inputs)), head=head)
+        network = open_torch(source, sample=suited_tokens(source, named_sample(source, inputs)), head=head)
+        network.body.open_(inputs)
+        return network
     return open_torch(source, inputs=inputs, head=head)
 
 
@@ -235,8 +237,8 @@ def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, hea
     sample = opened.sample if inputs is None else sample_of(inputs)
     with building(repr(printable(source)), Limits.of_memory()):
         network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True, head=head)
-    if inputs is None and opened.shape is not None:
-        network.body.input_shape = opened.shape
+    if inputs is None:
+        network.body.open_(opened.open)
     notes = list(opened.notes)
     if not _named_(network, opened.classes):
         notes.append(f"{len(opened.classes or ())} class names come with it, and it has another number of outputs: they stay without names")
@@ -458,5 +460,6 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
     held = facts["network"].get("held")
     if held is not None:
         sized.body.given = frozenset(names.get(name, name) for name in held) if former else frozenset(held)
+    sized.body.open_(facts["network"].get("open", {}))
     sized.body.refresh_heads_()
     return sized

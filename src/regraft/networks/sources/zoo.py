@@ -37,7 +37,7 @@ class Opened:
     classes: tuple[str, ...] | None = None  # class names in the order of the head's outputs, or None
     preprocessing: dict[str, Any] | None = None  # plain data, or None
     notes: list[str] = field(default_factory=list)
-    shape: tuple[int | None, ...] | None = None  # shape of one example, if the module takes any length (None) along an axis
+    open: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)  # shapes of one example that have open axes, by input name
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

@@ -50,9 +50,10 @@ class TorchBody(Body):
     trains_in_order: bool | None = None  # whether training on a CPU uses that format too; None until first used
 
     def take_sample_(self, sample: Inputs) -> None:
-        """Use another `sample` to run the module."""
-        self.sample = to_inputs(sample)
+        """Use another `sample` to run the module. Axes that were open stay so."""
+        shapes, self.sample = self.open_shapes, to_inputs(sample)
         self.input_shape = () if isinstance(self.sample, dict) else tuple(self.sample.shape[1:])
+        self.open_(shapes)
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:

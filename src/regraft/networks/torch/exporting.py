@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from inspect import Parameter, Signature, signature
 from io import BytesIO
 from pathlib import Path
@@ -23,10 +23,12 @@ from ..parts.onnx_export import (
     check_size,
     input_names,
     is_coarse,
+    lengths_of,
     onnx_model,
     prove,
     sample_tensors,
     silenced,
+    ways_of,
     why_not_exported,
 )
 from ..parts.protocols import Inputs
@@ -74,13 +76,21 @@ class LogitsAndFeatures(WholeNetwork):
 
 def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
     """Return a network as ONNX with a free batch axis, verified against PyTorch at two batch sizes, and its name of the table of codes.
-    Opening a folder fills that table from its code files."""
+    Opening a folder fills that table from its code files. Open axes are free as well, if the exporter can keep them so."""
     check_size(body.state(), purpose="A file that opens without the class")
+    *ways, last = ways_of(lengths_of(body, texts=False))
+    for lengths in ways:
+        with suppress(Exception):  # exporters raise anything
+            return _exported(body, lengths)
+    return _exported(body, last)
+
+
+def _exported(body: TorchBody, lengths: Sequence[Mapping[int, torch.export.Dim]]) -> tuple[bytes, dict[str, str]]:
     whole, sample, told = LogitsAndFeatures(body).eval(), sample_tensors(body.sample), dict[str, str]()
     with torch.no_grad():
         count = len(whole(*sample))
     inputs, outputs = [input_name(index) for index in range(len(sample))], [*map(logits_name, range(count - 1)), FEATURES]
-    axes = [{0: torch.export.Dim("batch", min=1)}] * len(sample)
+    axes = [{0: torch.export.Dim("batch", min=1), **each} for each in lengths]
     model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
     if body.coding is not None:
         table = body.code_table()
@@ -91,7 +101,7 @@ def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
     check_onnx_(model, what="the ONNX form")
     content: bytes = model.SerializeToString()
     program = OnnxProgram(content, input_names(body.sample))
-    prove(whole, program, batches=batches_of(body), outputs=program.outputs, coarse=is_coarse(body))
+    prove(whole, program, batches=batches_of(body, longer=lengths), outputs=program.outputs, coarse=is_coarse(body))
     return content, told
 
 

@@ -50,6 +50,8 @@ class TorchFamily(Family[TorchBody]):
         told = {**origin, "edits": [edit.to_dict() for edit in edits]} if edits else dict(origin)
         facts = {"family": "torch", "file": WEIGHTS_FILE, "origin": told, "sample": sample_facts(body.sample)}
         facts["held"] = sorted(body.given)
+        if body.open_shapes:
+            facts["open"] = {name: list(shape) for name, shape in body.open_shapes.items()}
         if origin["source"] == "onnx":
             write_graph(body.module, folder)
         return facts if origin["source"] != "module" else {**facts, **write_program(body, folder, own=str(origin.get("class", "")))}
@@ -104,8 +106,8 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     chosen = facts.get("head") if head is None else head
     body = inspected(own, ran, head=chosen)
     body.given = given
-    if inputs is not None and None in inputs:
-        body.input_shape = tuple(inputs)
+    if inputs is not None:
+        body.open_({"": inputs})
     body.freeze_(())
     others = [other for one in body.found.values() for other in one.others]
     account = Account(notes=(*notes, *further, *last, *unused_outputs(head, others)))
