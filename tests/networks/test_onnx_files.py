@@ -201,6 +201,41 @@ def test_open_axes_of_several_inputs_of_pytorch_stay_open(tmp_path: Path) -> Non
         assert np.allclose(run(path, **given)["logits"], net.logits(given), atol=1e-5)
 
 
+class Averaged(nn.Module):
+    """Averages convolutions over all steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.steps, self.out = nn.Conv1d(6, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.out(self.steps(inputs.mT).relu().mean(2))
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_an_open_axis_before_a_convolution_is_free_in_a_program_too(family: str, tmp_path: Path) -> None:
+    if family == "torch":
+        net = regraft.load(Averaged(), classes=ABC, inputs=(None, 6))
+    else:
+        layers = [keras.layers.Conv1D(4, 3, activation="relu"), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3)]
+        net = regraft.load(keras.Sequential([keras.Input((None, 6)), *layers]), classes=ABC)
+    program = torch.export.load(net.export(tmp_path / "net.pt2")).module()
+    path = net.export(tmp_path / "net.onnx")
+    for items in (np.tile(STEPS, (1, 9, 1)), STEPS[:, :4]):
+        expected = net.logits(items)
+        assert np.allclose(program(torch.from_numpy(items)).detach(), expected, atol=1e-5)
+        assert np.allclose(run(path, input=items)["logits"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_program_of_one_length_only_says_so(family: str, tmp_path: Path) -> None:
+    """PyTorch's exporter unrolls recurrent layers."""
+    net = regraft.load(Last(), classes=ABC, inputs=(None, 6)) if family == "torch" else keras_lstm()[0]
+    with pytest.warns(UserWarning, match=r"The exported program takes examples of the shape \(\d+, 6\) only"):
+        net.export(tmp_path / "net.pt2")
+
+
 @pytest.mark.parametrize("make", [torch_cnn, keras_pictures])
 def test_every_head_is_an_output_by_name(make: Callable[[], Any], tmp_path: Path) -> None:
     net, items = make()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -32,6 +31,7 @@ from .parts.onnx_export import (
     onnx_model,
     prove,
     sample_tensors,
+    warn_of_length,
     ways_of,
     why_not_exported,
 )
@@ -127,12 +127,7 @@ def _model(network: Record) -> Any:
         reasons = dict.fromkeys(why_not_exported(problem).partition(". Exp")[0] for problem in problems)  # not what to do instead
         raise NetworkError("; ".join(reasons)) from problems[-1]
     if any(free) and not any(lengths):
-        shapes = ", ".join(str(tuple(tensor.shape[1:])) for tensor in sample)
-        warnings.warn(
-            f"The ONNX file takes examples of the shape {shapes} only: the exporter fixed their length. Longer and shorter ones have to be "
-            "cut or padded to it.",
-            stacklevel=4,
-        )
+        warn_of_length(sample, what="ONNX file", stacklevel=5)
     _name_axes_(model, axes)
     _add_facts_(model, _metadata(own, difference))
     return model

@@ -70,7 +70,7 @@ class KerasFamily(Family[KerasBody]):
             alone = path.name.lower().endswith(WEIGHTS_ALONE)
             whole = body.module if alone else changes.with_groups(body)
             if path.suffix.lower() == _PROGRAM:
-                export_module(whole, body.sample, path=path, by_name=partial(called, whole, training=False))
+                export_module(body, whole, path=path, by_name=partial(called, whole, training=False))
                 return path
             if path.suffix.lower() == _LEGACY and (weights_format or ("keras3" if alone else "keras2")) == "keras2":
                 write_keras2(whole, body.sample, kinds=[head.kind for head in body.heads.values()] or ["regression"], target=path)

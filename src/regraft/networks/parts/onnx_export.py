@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
+from itertools import product
 from typing import Any
 
 import torch
@@ -76,12 +77,28 @@ def lengths_of(network: Body, *, texts: bool) -> list[dict[int, torch.export.Dim
 
 
 def ways_of(free: Sequence[Mapping[int, torch.export.Dim]]) -> list[Sequence[Mapping[int, torch.export.Dim]]]:
-    """Return what to try in order: the dynamic axes by themselves, all of one length (as steps and their mask are), and none."""
+    """Return what to try in order: the dynamic axes by themselves, all of one length (as steps and their mask are), and none.
+    The shortest length is 2, then 8: a convolution needs as many steps as its kernel has."""
     if not any(free):
         return [free]
-    common = [{axis: torch.export.Dim("length", min=2) for axis in each} for each in free]
-    several = len({id(dim) for each in free for dim in each.values()}) > 1
-    return [free, *([common] if several else []), [{} for _ in free]]
+    own = [{axis: dim.__name__ for axis, dim in each.items()} for each in free]
+    named = [own]
+    if len({name for each in own for name in each.values()}) > 1:
+        named.append([dict.fromkeys(each, "length") for each in own])
+    ways: list[Sequence[Mapping[int, torch.export.Dim]]] = []
+    for names, least in product(named, (2, 8)):
+        ways.append([{axis: torch.export.Dim(name, min=least) for axis, name in each.items()} for each in names])
+    return [*ways, [{} for _ in free]]
+
+
+def warn_of_length(sample: Sequence[Tensor], *, what: str, stacklevel: int) -> None:
+    """Warn that an exported file takes examples of the sample's shape only, although the network has open axes."""
+    shapes = ", ".join(str(tuple(tensor.shape[1:])) for tensor in sample)
+    warnings.warn(
+        f"The {what} takes examples of the shape {shapes} only: the exporter fixed their length. Longer and shorter ones have to be cut or "
+        "padded to it.",
+        stacklevel=stacklevel,
+    )
 
 
 def check_size(state: Mapping[str, Tensor], *, purpose: str) -> None:
@@ -167,7 +184,7 @@ def is_coarse(network: Body | Record) -> bool:
 
 
 def prove(
-    whole: Module,
+    whole: Callable[..., Sequence[Tensor]],
     program: Callable[..., Mapping[str, Tensor]],
     *,
     batches: Iterable[Sequence[Tensor]],

@@ -17,6 +17,7 @@ from torch.nn import Module
 from ...errors import NetworkError
 from ...files.onnx_form import check_onnx_
 from ...files.writing import write_bytes
+from ..family import Body
 from ..parts.onnx_export import (
     WholeNetwork,
     batches_of,
@@ -28,11 +29,12 @@ from ..parts.onnx_export import (
     prove,
     sample_tensors,
     silenced,
+    warn_of_length,
     ways_of,
     why_not_exported,
 )
-from ..parts.protocols import Inputs
-from ..tracing import capture
+from ..parts.protocols import Inputs, on_device
+from ..tracing import capture, flat_tensors
 from .body import TorchBody
 from .graft import for_exporter_, module_at
 from .programs import FEATURES, OnnxProgram, input_name, logits_name
@@ -139,28 +141,63 @@ class _Named(Module):
         self.__dict__["forward"] = forward
 
 
-def export_module(module: Module, sample: Inputs, *, path: Path, by_name: Callable[[dict[str, Tensor]], Any] | None = None) -> None:
-    """Write a module in inference mode as an exported program with a free batch axis.
-    `by_name` runs the module on tensors by name, if its forward does not take them as keywords."""
-    content = BytesIO()
-    try:
-        torch.export.save(exported_program(module, sample, by_name=by_name), content)
-    except Exception as problem:  # not every forward can be exported
-        reason = why_not_exported(problem)
-        raise NetworkError(f"{type(module).__name__} cannot be written as an exported program: {reason}. Export it as .onnx.") from problem
+def export_module(body: Body, module: Module, *, path: Path, by_name: Callable[[dict[str, Tensor]], Any] | None = None) -> None:
+    """Write a module in inference mode as an exported program with a free batch axis; open axes are free, if the exporter keeps them so.
+    The module takes the sample of `body`. `by_name` runs it on tensors by name, if its forward does not take them as keywords."""
+    names, device = input_names(body.sample), next((one.device for one in module.parameters()), torch.device("cpu"))
+    whole = (lambda **named: by_name(named)) if by_name is not None and names else module
+
+    def results(run: Callable[..., Any], tensors: Sequence[Tensor]) -> list[Tensor]:
+        given: Any = on_device(dict(zip(names, tensors, strict=True)) if names else tensors[0], device)
+        return [one.cpu() for one in flat_tensors(run(**given) if names else run(given))]
+
+    def prove_lengths(called: Callable[..., Any], lengths: Sequence[Mapping[int, Any]]) -> None:
+        shown = [str(at) for at, _ in enumerate(results(whole, sample_tensors(body.sample)))]
+        prove(
+            lambda *tensors: results(whole, tensors),
+            lambda *tensors: dict(zip(shown, results(called, tensors), strict=True)),
+            batches=batches_of(body, longer=lengths),
+            outputs=shown,
+            coarse=is_coarse(body),
+        )
+
+    problems: list[Exception] = []
+    free: list[dict[int, Any]] = [dict.fromkeys(axes, torch.export.Dim.AUTO) for axes in lengths_of(body, texts=True)]
+    fixed: list[dict[int, Any]] = [{} for _ in free]
+    for lengths in (free, fixed) if any(free) else (fixed,):
+        try:
+            content = BytesIO()
+            program = exported_program(module, on_device(body.sample, device), by_name=by_name, lengths=lengths)
+            if any(lengths):
+                prove_lengths(program.module(), lengths)
+            torch.export.save(program, content)
+            break
+        except Exception as problem:  # not every forward can be exported
+            problems.append(problem)
+    else:
+        reason, name = why_not_exported(problems[-1]), type(module).__name__
+        raise NetworkError(f"{name} cannot be written as an exported program: {reason}. Export it as .onnx.") from problems[-1]
+    if not any(lengths) and any(lengths_of(body, texts=False)):
+        warn_of_length(sample_tensors(body.sample), what="exported program", stacklevel=5)
     write_bytes(path, content.getvalue())
 
 
-def exported_program(module: Module, sample: Inputs, *, by_name: Callable[[dict[str, Tensor]], Any] | None = None) -> Any:
-    """Return a module in inference mode as an exported program with a free batch axis."""
-    axes = {0: torch.export.Dim("batch", min=1)}
-    takes = signature(module.forward).parameters
+def exported_program(
+    module: Module,
+    sample: Inputs,
+    *,
+    by_name: Callable[[dict[str, Tensor]], Any] | None = None,
+    lengths: Sequence[Mapping[int, Any]] = (),
+) -> Any:
+    """Return a module in inference mode as an exported program with a free batch axis. `lengths`: further free axes of each input."""
+    batch, takes = torch.export.Dim("batch", min=1), signature(module.forward).parameters
+    axes = [{0: batch, **each} for each in lengths or [{}] * (len(sample) if isinstance(sample, dict) else 1)]
     if isinstance(sample, dict):
         whole = module if takes.keys() >= sample.keys() else _Named(module, list(sample), run=by_name)
-        given: Any = ((), dict(sample), {name: axes for name in sample})
+        given: Any = ((), dict(sample), dict(zip(sample, axes, strict=True)))
     else:
         first = next(iter(takes.values()))
-        whole, given = module, ((sample,), {}, {first.name: (axes,)} if first.kind is Parameter.VAR_POSITIONAL else (axes,))
+        whole, given = module, ((sample,), {}, {first.name: tuple(axes)} if first.kind is Parameter.VAR_POSITIONAL else tuple(axes))
     with silenced():
         return torch.export.export(whole.eval(), *given[:2], dynamic_shapes=given[2])
 

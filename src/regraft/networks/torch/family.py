@@ -16,7 +16,6 @@ from ..contract import Inputs, Network
 from ..edits import Edit
 from ..family import EditTable, Family
 from ..parts.head import HeadChoice
-from ..parts.protocols import on_device
 from ..samples import check_sample, first_working_sample, in_one_mapping, sample_facts
 from ..sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
 from ..sources.torch_files import TORCH_ENDINGS, is_torch_file, put_torch_file_, weights_of
@@ -60,7 +59,7 @@ class TorchFamily(Family[TorchBody]):
         """Write an exported program with a free batch axis; `torch.export.load` opens it without the class."""
         module = copied(body.module).cpu()
         for_exporter_(module)
-        export_module(module, on_device(body.sample, "cpu"), path=path)
+        export_module(body, module, path=path)
         return path
 
     def put_file_(self, body: TorchBody, path: Path) -> Account:
