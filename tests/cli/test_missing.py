@@ -124,8 +124,6 @@ def test_wrong_columns_values_and_places_are_told_before_torch_is_imported(tmp_p
     """Every option of the table with every command that has it, with places that are all there."""
     (tmp_path / "net").mkdir()
     (tmp_path / "t.csv").write_text("age,who,text,label\n1,ann,some words,x\n")
-    (tmp_path / "flat").mkdir()
-    (tmp_path / "flat" / "1.png").touch()
     has = {name: {option for one in get_command(app).commands[name].params for option in one.opts} for name in PLACES}
     asked = [
         (f"{name} {places} {wrong}", said)
@@ -134,14 +132,12 @@ def test_wrong_columns_values_and_places_are_told_before_torch_is_imported(tmp_p
         if wrong.split()[0] in has[name] and wrong.split()[0] not in OTHERWISE.get(name, [])
     ]
     assert {wrong for wrong in OPTIONS if any(line.endswith(wrong) for line, _ in asked)} == set(OPTIONS)
-    flat = "flat has no class folders: 1 files lie in it directly"
-    asked += [(f"{name} {places.replace('t.csv', 'flat')}", flat) for name, places in PLACES.items() if name != "predict"]
     lines = "\n".join(line for line, _ in asked)
     done = subprocess.run([sys.executable, "-c", ALL], input=lines, capture_output=True, text=True, check=True, cwd=tmp_path)
     told = done.stdout.splitlines()
     assert len(told) == len(asked)
     assert [(line, out) for (line, said), out in zip(asked, told, strict=True) if not (out.startswith("2 False ") and said in out)] == []
-    assert {path.name for path in tmp_path.iterdir()} == {"net", "t.csv", "flat"}
+    assert {path.name for path in tmp_path.iterdir()} == {"net", "t.csv"}
 
 
 def test_the_commands_know_the_values_that_the_library_knows() -> None:

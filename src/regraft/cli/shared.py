@@ -81,7 +81,6 @@ def check_given(
     `network`: a file, folder or name, or several, or None; `data`: files and folders, or None; `reading`: keywords of `regraft.read`;
     `places`: option -> file or folder; `assigned`: values of --set; `words`: option in `VALUES` -> value."""
     from ..data.read import EQUAL, unknown_kinds
-    from ..data.readers.folders import without_classes
     from ..data.readers.table_files import names_of_file
     from ..data.readers.tables import TABLE_EXTENSIONS, absent_columns
 
@@ -102,7 +101,6 @@ def check_given(
     targets = {f"target of task {task!r}": column for task, column in asked.items()} if isinstance(asked, dict) else {"target": asked}
     columns = targets | {"group": None if group == EQUAL else group}
     columns |= {what: how.get(what) for what in ("condition", "sample_weight", "columns", "pass")}
-    wrong += [without_classes(Path(one)) for one in data if one] if "task" in how and not asked else []  # labelled data
     for table in (Path(one) for one in data if one):
         if any(columns.values()) and table.suffix.lower() in TABLE_EXTENSIONS and table.is_file():
             wrong += absent_columns(names_of_file(table), columns, table=printable(table.name))

@@ -54,20 +54,14 @@ def _class_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: natural_key(path.name))
 
 
-def without_classes(folder: Path) -> str:
-    """Return the error message for a folder without class folders; "" for one that has some, and for what is no folder."""
-    if not folder.is_dir() or not os.access(folder, os.R_OK) or _class_folders(folder):
-        return ""
-    return (
-        f"{printable(folder)} has no class folders: {len(files_below(folder))} files lie in it directly; expected one folder for each "
-        "class. Move the files, or give their labels in a CSV with files=, or as target=."
-    )
-
-
 def _class_files(folder: Path) -> list[Path]:
-    wrong, classes = without_classes(folder), _class_folders(folder)
-    if wrong:
-        raise DataError(wrong)
+    classes = _class_folders(folder)
+    if not classes:
+        count = len(files_below(folder))
+        raise DataError(
+            f"{printable(folder)} has no class folders: {count} files lie in it directly; expected one folder for each class. "
+            "Move the files, or give their labels in a CSV with files=, or as target=."
+        )
     names = [path.name.lower() for path in classes]
     if set(names) <= SPLIT_NAMES and all(_class_folders(path) for path in classes):
         raise DataError(
