@@ -154,7 +154,7 @@ def test_errors_of_the_preprocessing(tmp_path):
         next(fitted.batches(read((X, Y), columns={"age": Y, "dosis": Y}), 2))
     with pytest.raises(DataError, match=r"The table does not exist: .*nowhere.csv"):
         next(fitted.batches(tmp_path / "nowhere.csv", 2))
-    with pytest.raises(DataError, match="does not say which columns stand beside the examples"):
+    with pytest.raises(DataError, match="does not follow from its input shape"):
         default_preprocessing("columns", (2,), "channels_first")
     with pytest.raises(DataError, match=r"the names \['a', 'a'\]"):
         ColumnsPreprocessing(ArrayPreprocessing(), ("a", "a"))

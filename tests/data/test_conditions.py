@@ -80,5 +80,3 @@ def test_the_identity_of_a_cache_knows_the_conditions() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(DataError, match="'ann' more than once"):
         ConditionsPreprocessing(INNER, ("ann", "bob", "ann"))
-    with pytest.raises(DataError, match="does not say which conditions"):
-        ConditionsPreprocessing.for_shape((3,))

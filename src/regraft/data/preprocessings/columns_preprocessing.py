@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import DataError, near_names
 from ...networks.parts.protocols import Inputs
-from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..items import is_frame
 from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
@@ -40,13 +39,6 @@ class ColumnsPreprocessing(Around):
                 "expected one or more different names, and a number for each."
             )
 
-    @classmethod
-    def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        raise DataError(
-            f"The input shape {input_shape} does not say which columns stand beside the examples; expected "
-            f"ColumnsPreprocessing(inner, names)."
-        )
-
     @property
     def fitted(self) -> bool:
         return self.inner.fitted and self.mean is not None and self.std is not None
@@ -63,25 +55,10 @@ class ColumnsPreprocessing(Around):
         """Raise: raw examples have no columns. `batch_of` takes them from a data set."""
         raise DataError(f"{len(items)} raw examples were received. {self._wanted()}")
 
-    def batch_of(
-        self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None
-    ) -> dict[str, Tensor]:
-        """Return some examples of a data set as one batch, with their columns."""
-        rows = self._rows(data)[np.asarray(indices, dtype=np.int64)]
-        return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), rows)
-
-    def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
-        rows = self._rows(data)[np.asarray(indices, dtype=np.int64)]
-        made = self.inner.arrays_of(data, indices, raw=raw)
-        named = made if isinstance(made, dict) else {"inputs": made}
-        return {**named, "columns": rows.astype(np.float32) if raw else self._scaled(rows)}
-
-    def joined(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Tensor]:
-        """Return the named tensors of a batch of `inner`, and "columns": (n, k) float32, scaled. An unnamed tensor is named "inputs".
-        `rows`: (n, k) unscaled numbers, in the order of `names`."""
-        columns = torch.from_numpy(self._scaled(rows))
-        named = inputs if isinstance(inputs, dict) else {"inputs": inputs}
-        return {**named, "columns": columns}
+    def added(self, data: Dataset, indices: np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
+        """Return "columns": (n, k) float32, scaled unless `raw`."""
+        rows = self._rows(data)[indices]
+        return {"columns": rows.astype(np.float32) if raw else self._scaled(rows)}
 
     def _scaled(self, rows: np.ndarray) -> np.ndarray:
         mean, std = np.asarray(self.mean or 0.0), np.asarray(self.std or 1.0)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import DataError, near_names
 from ...networks.parts.protocols import Inputs
-from ...tensors import Tensor, torch
+from ...tensors import torch
 from ..dataset import Dataset
 from ..items import listed
 from .preprocessing import Around, Preprocessing
@@ -36,37 +36,17 @@ class ConditionsPreprocessing(Around):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise DataError(f"Conditions preprocessing was given {listed(map(repr, twice))} more than once; expected different names.")
 
-    @classmethod
-    def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        raise DataError(
-            f"The input shape {input_shape} does not say which conditions there are; expected ConditionsPreprocessing(inner, names)."
-        )
+    @property
+    def unnamed(self) -> str:
+        return self.inputs
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Return n raw examples as one batch, all with the mean code."""
-        return self.joined(self.inner.batch(items, view, seeds=seeds), np.zeros(len(items), np.int64))
+        return self.beside(self.inner.batch(items, view, seeds=seeds), {"condition": torch.zeros(len(items), dtype=torch.int64)})
 
-    def batch_of(
-        self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None
-    ) -> dict[str, Tensor]:
-        """Return some examples of a data set as one batch, with the rows of their conditions."""
-        return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), self._rows_of(data, indices))
-
-    def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
-        made = self.inner.arrays_of(data, indices, raw=raw)
-        named = made if isinstance(made, dict) else {self.inputs: made}
-        return {**named, "condition": self._rows_of(data, indices)}
-
-    def _rows_of(self, data: Dataset, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        chosen = np.asarray(indices, dtype=np.int64)
-        given = None if data.conditions is None else data.conditions[chosen]
-        return np.zeros(len(chosen), np.int64) if given is None else self.rows(given)
-
-    def joined(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Tensor]:
-        """Return the named tensors of a batch of `inner`, and "condition": (n,) int64. An unnamed tensor is named `inputs`.
-        `rows`: (n,) rows of the code table."""
-        named = inputs if isinstance(inputs, dict) else {self.inputs: inputs}
-        return {**named, "condition": torch.from_numpy(np.asarray(rows, np.int64))}
+    def added(self, data: Dataset, indices: np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
+        """Return "condition": (n,) int64 rows of the code table; 0 without conditions."""
+        return {"condition": np.zeros(len(indices), np.int64) if data.conditions is None else self.rows(data.conditions[indices])}
 
     def rows(self, conditions: Sequence[str] | np.ndarray) -> np.ndarray:
         """Return the rows of conditions (n,) in the code table, (n,) int64."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,10 +37,6 @@ class FunctionPreprocessing(Preprocessing):
     width: int  # width of the network's input in pixels
     layout: str = "channels_first"  # "channels_first" (C, H, W) or "channels_last" (H, W, C)
     inferred: bool = field(default=False, repr=False)
-
-    @classmethod
-    def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        raise DataError(f"No function follows from the shape {input_shape}; give it with preprocessing=.")
 
     @property
     def fitted(self) -> bool:

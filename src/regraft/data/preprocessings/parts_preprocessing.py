@@ -41,10 +41,6 @@ class PartsPreprocessing(Preprocessing):
             )
 
     @classmethod
-    def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        raise DataError(f"The input shape {input_shape} does not say which inputs there are; expected PartsPreprocessing(names, parts).")
-
-    @classmethod
     def from_plain(cls, fields: dict[str, Any]) -> Self:
         columns = tuple(map(tuple, fields.get("columns", ())))
         return cls(**{**fields, "parts": tuple(preprocessing_from_dict(part) for part in fields["parts"]), "columns": columns})

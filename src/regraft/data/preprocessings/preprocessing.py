@@ -17,6 +17,7 @@ import numpy as np
 from ...errors import DataError, SettingError, near_names
 from ...files.schema import checked
 from ...networks.parts.protocols import Inputs
+from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..decoding.threads import prefetched
 from ..items import as_numpy, in_files, is_frame, listed, mean_of_windows, take
@@ -42,10 +43,10 @@ class Preprocessing(abc.ABC):
             _KNOWN[cls.kind] = cls
 
     @classmethod
-    @abc.abstractmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Return a preprocessing that suits a network with this input shape.
+        """Return a preprocessing that suits a network with this input shape; raise for a kind that needs more than a shape.
         `input_shape` is the shape of one example without batch axis (None: any length); empty if unknown."""
+        raise DataError(f"The preprocessing {cls.kind!r} of a network does not follow from its input shape {input_shape}; give it.")
 
     @classmethod
     def from_plain(cls, fields: dict[str, Any]) -> Self:
@@ -171,9 +172,33 @@ class Preprocessing(abc.ABC):
 
 @dataclass(frozen=True)
 class Around(Preprocessing):
-    """Preprocessing that adds tensors to those of another one, `inner`."""
+    """Preprocessing that adds a tensor to those of another one, `inner`."""
 
     inner: Preprocessing
+
+    @abc.abstractmethod
+    def added(self, data: Dataset, indices: np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
+        """Return what stands beside some examples of a data set, by name; `raw` as in `arrays_of`. `indices`: (n,) int64."""
+
+    @property
+    def unnamed(self) -> str:
+        """Name of the tensor of `inner` if it makes a single unnamed one."""
+        return "inputs"
+
+    def beside(self, made: Any, added: dict[str, Any]) -> dict[str, Any]:
+        """Return the tensors or arrays that `inner` has made, by name, with those that are added to them."""
+        return {**(made if isinstance(made, dict) else {self.unnamed: made}), **added}
+
+    def batch_of(
+        self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        added = self.added(data, np.asarray(indices, dtype=np.int64))
+        tensors = {name: torch.from_numpy(values) for name, values in added.items()}
+        return self.beside(self.inner.batch_of(data, indices, view=view, seeds=seeds), tensors)
+
+    def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
+        added = self.added(data, np.asarray(indices, dtype=np.int64), raw=raw)
+        return self.beside(self.inner.arrays_of(data, indices, raw=raw), added)
 
     @property
     def item_kind(self) -> str:
