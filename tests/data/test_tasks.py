@@ -121,7 +121,7 @@ def test_one_task_alone_keeps_its_items():
 def test_classes_of_any_task():
     data = read((X, {"a": DIGIT, "rows": ROWS}))
     moved = data.with_classes(["5", "9", "3"])
-    assert list(moved.targets) == [2, -1, 0, 2, 0] and moved.further is data.further
+    assert list(moved.targets) == [2, -1, 0, 2, 0] and moved.further == data.further
     rows = data.with_classes(["1", "z", "0"], "rows").further["rows"]
     np.testing.assert_array_equal(rows.values, [[0, 0, 1], [0, 0, 0], [np.nan] * 3, [1, 0, 1], [1, 0, 0]])
     assert data.with_classes(["3", "5"]) is data

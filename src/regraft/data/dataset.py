@@ -175,17 +175,7 @@ class Dataset:
             >>> data.of_task(data.name).tasks
             ('main',)
         """
-        targets, partial = self.targets_of(name), self.partial or bool(self.further)
-        return dataclasses.replace(
-            self,
-            targets=targets.values,
-            classes=targets.classes,
-            task=targets.task,
-            also=targets.also,
-            name=name,
-            further={},
-            partial=partial,
-        )
+        return with_targets(self, {name: self.targets_of(name)}, partial=self.partial or bool(self.further))
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
         """Return the chosen examples in the given order. Arrays are not copied.
@@ -407,12 +397,9 @@ class Dataset:
             dtype('float32')
         """
         name = self.name if name is None else name
-        targets = self.targets_of(name).as_task(task)
+        targets = dataclasses.replace(self.targets_of(name).as_task(task), also=())
         notes = tuple(other for other in self.notes if not (note and other.endswith(f"task={task!r}")))  # a hint that is now obsolete
-        notes = (*notes, note) if note else notes
-        if name != self.name:
-            return dataclasses.replace(self, further={**self.further, name: dataclasses.replace(targets, also=())}, notes=notes)
-        return dataclasses.replace(self, targets=targets.values, classes=targets.classes, task=task, also=(), notes=notes)
+        return self._with_task(name, targets, notes=(*notes, note) if note else notes)
 
     def class_counts(self) -> np.ndarray:
         """Return the number of examples of each class of the first task, (C,) int64, without missing targets; empty for regression.
@@ -451,10 +438,18 @@ class Dataset:
         new = old.with_classes(classes)
         if new is old:
             return self
-        notes = (*self.notes, *new.notes[len(old.notes) :])
-        if name != self.name:
-            return dataclasses.replace(self, further={**self.further, name: new}, notes=notes)
-        return dataclasses.replace(self, targets=new.values, classes=new.classes, notes=notes)
+        return self._with_task(name, new, notes=(*self.notes, *new.notes[len(old.notes) :]))
+
+    def _with_task(self, name: str, targets: Targets, *, notes: tuple[str, ...]) -> Dataset:
+        """Return the same examples with other targets of one task."""
+        return with_targets(self, {task: self.targets_of(task) for task in self.tasks} | {name: targets}, notes=notes)
+
+
+def with_targets(data: Dataset, tasks: Mapping[str, Targets], **fields: Any) -> Dataset:
+    """Return the same examples with these targets by task name, those of the main task first. `fields`: further fields to replace."""
+    (name, first), *others = tasks.items()
+    own: dict[str, Any] = {"targets": first.values, "classes": first.classes, "task": first.task, "also": first.also}
+    return dataclasses.replace(data, name=name, further=dict(others), **own, **fields)
 
 
 def check_trainable(data: Dataset, *, judged_apart: bool = False) -> None:

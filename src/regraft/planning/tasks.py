@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data import ArrayPreprocessing, Dataset, Prepared
+from ..data.dataset import with_targets
 from ..errors import DataError, InputError, SettingError, near_names
 from ..heads import branch, retarget
 from ..networks.account import Account
@@ -60,9 +61,8 @@ def same_tasks(test: Dataset, data: Dataset) -> Dataset:
     named = test if name in test.tasks or test.name in data.tasks else replace(test, name=name)
     if name not in named.tasks or not named.targets_of(name).known.any():
         raise DataError(f"The test set has no target of the task {name!r}; it has {', '.join(map(repr, test.tasks))}. Give it targets.")
-    own = named.of_task(name)
-    further = {task: named.targets_of(task) for task in data.tasks[1:] if task in named.tasks}
-    whole = replace(own, further=further)
+    known = {task: named.targets_of(task) for task in data.tasks if task in named.tasks}
+    whole = with_targets(named, known, partial=named.partial or bool(named.further))
     for task in whole.tasks:
         whole = _of_kind(whole, data.targets_of(task).task, name=task)
         whole = whole.with_classes(data.targets_of(task).classes, task)

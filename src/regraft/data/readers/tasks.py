@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import DataError, near_names
 from ..check import labelled
-from ..dataset import Dataset
+from ..dataset import Dataset, with_targets
 from ..items import LazyItems, Padding, as_numpy, listed
 from ..targets import MISSING, Targets
 from .columns import column_array, weight_numbers
@@ -77,19 +77,8 @@ def as_padded(data: Dataset, padding: Padding) -> Dataset:
 
 def with_tasks(data: Dataset, tasks: Mapping[str, Targets], *, skip_bad: bool) -> Dataset:
     """Return the same examples with other targets."""
-    (name, first), *others = tasks.items()
-    notes = [f"task {task!r}: {note}" if others else note for task, targets in tasks.items() for note in targets.notes]
-    data = dataclasses.replace(
-        data,
-        targets=first.values,
-        classes=first.classes,
-        task=first.task,
-        also=first.also,
-        name=name,
-        further=dict(others),
-        notes=(*data.notes, *notes),
-        partial=True,
-    )
+    notes = [f"task {task!r}: {note}" if len(tasks) > 1 else note for task, targets in tasks.items() for note in targets.notes]
+    data = with_targets(data, tasks, notes=(*data.notes, *notes), partial=True)
     return dataclasses.replace(labelled(data, skip_bad), partial=False)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ...data import Dataset, Targets
+from ...data.dataset import with_targets
 from ...data.items import listed
 from ...errors import DataError, NetworkError, SettingError, near_names
 from ...networks.contract import Head, Network
@@ -63,18 +64,14 @@ def with_heads_of(net: Network, data: Dataset, *, supervised: bool) -> Dataset:
     """Return the data with each task named as its head, and targets in the order of the head's classes; unchanged if unsupervised."""
     if not supervised:
         return data
-    first, further = data.of_task(data.name), {}
-    first = replace(first, name=net.head.task if data.name not in net.heads else data.name)
-    for name in (first.name, *data.tasks[1:]):
+    found: dict[str, Targets] = {}
+    for task in data.tasks:
+        name = net.head.task if task == data.name and task not in net.heads else task
         if name not in net.heads:
             raise DataError(f"The network has no head for the task {name!r}{near_names(name, net.heads)}")
-        own = first.targets_of(name) if name == first.name else data.targets_of(name)
-        ordered = _ordered(own, net.heads[name])
-        if name == first.name:
-            first = replace(first, targets=ordered.values, classes=ordered.classes)
-        else:
-            further[name] = ordered
-    return replace(first, further=further)
+        if name not in found:
+            found[name] = _ordered(data.targets_of(task), net.heads[name])
+    return with_targets(data, found)
 
 
 def _ordered(targets: Targets, head: Head) -> Targets:
