@@ -66,11 +66,8 @@ class Prepared:
             raise SettingError(f"batch_size={batch_size} is out of range; expected 1 or more.")
         order = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
         parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        if in_files(self.data.items, self.data.kind) and not (view and self.in_turn):
-            yield from prefetched(lambda part: self.batch(part, view), parts)
-            return
-        for part in parts:
-            yield part, self.batch(part, view)
+        ahead = in_files(self.data.items, self.data.kind) and not (view and self.in_turn)
+        yield from prefetched(lambda part: self.batch(part, view), parts, ahead=ahead)
 
     def identity(self, views: int) -> str:
         """Return a digest of everything that determines the batches."""

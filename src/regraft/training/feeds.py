@@ -93,10 +93,7 @@ class WholeFeed(Feed):
 
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
         """Yield the indices and the batch of each part. The next batch is prefetched unless the data must be read in order."""
-        if not parts:
-            return
-        ready = ((part, self.batch(*part)) for part in parts) if self.items.in_turn else prefetched(lambda part: self.batch(*part), parts)
-        for (indices, _views), payload in ready:
+        for (indices, _views), payload in prefetched(lambda part: self.batch(*part), parts, ahead=not self.items.in_turn):
             if self.counter is not None:
                 self.counter.items += len(indices)
             yield indices, payload

@@ -28,17 +28,17 @@ def in_threads(function: Callable[[Given], Made], values: list[Given]) -> list[M
     return list(_pool().map(function, values))
 
 
-def prefetched(function: Callable[[Given], Made], values: Iterable[Given]) -> Iterator[tuple[Given, Made]]:
-    """Yield each value with its result; the next result is computed while the current one is in use."""
+def prefetched(function: Callable[[Given], Made], values: Iterable[Given], *, ahead: bool = True) -> Iterator[tuple[Given, Made]]:
+    """Yield each value with its result; with `ahead`, the next result is computed while the current one is in use."""
     given = iter(values)
     first = list(itertools.islice(given, 2))
-    if len(first) < 2:  # nothing to prefetch
-        yield from ((value, function(value)) for value in first)
+    if len(first) < 2 or not ahead:
+        yield from ((value, function(value)) for value in itertools.chain(first, given))
         return
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="regraft-prefetch") as ahead:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="regraft-prefetch") as reader:
         waiting = None
         for value in itertools.chain(first, given):
-            following = (value, ahead.submit(function, value))
+            following = (value, reader.submit(function, value))
             if waiting is not None:
                 yield waiting[0], waiting[1].result()
             waiting = following

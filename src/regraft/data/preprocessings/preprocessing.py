@@ -146,11 +146,8 @@ class Preprocessing(abc.ABC):
         data = self.dataset(items)
         ready = self._ready(data).widened(data)
         parts = [np.arange(start, min(start + batch_size, len(data))) for start in range(0, len(data), batch_size)]
-        if in_files(data.items, data.kind):
-            yield from (batch for _, batch in prefetched(lambda part: ready.batch_of(data, part), parts))
-            return
-        for part in parts:
-            yield ready.batch_of(data, part)
+        ahead = in_files(data.items, data.kind)
+        yield from (batch for _, batch in prefetched(lambda part: ready.batch_of(data, part), parts, ahead=ahead))
 
     def array_batches(self, items: Any, batch_size: int, *, raw: bool = False) -> Iterator[Item]:
         """Yield the batches of `batches` as arrays, made by `arrays_of`.
