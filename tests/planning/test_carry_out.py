@@ -169,7 +169,7 @@ def test_the_parts_are_disjoint_and_complete(count: int, classes: int, seed: int
 def test_what_chose_never_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is looked at, for closed forms, weights, rate, epoch and strategy, is disjoint from the judging items."""
     seen: set[int] = set()
-    inner, solved = loop.train, solving.solved_by
+    inner, solved = loop.train, solving._solved_by
 
     def watching(training: Any) -> Any:
         seen.update(map(int, training.fit))
@@ -181,7 +181,7 @@ def test_what_chose_never_judges(monkeypatch: pytest.MonkeyPatch) -> None:
         return solved(*given, rows=rows, **named)
 
     monkeypatch.setattr("regraft.planning.passes.train", watching)
-    monkeypatch.setattr(solving, "solved_by", watching_probes)
+    monkeypatch.setattr(solving, "_solved_by", watching_probes)
     pictures, labels = examples.pictures(60)
     noise = np.random.default_rng(0).normal(0, 2, pictures.shape).astype(np.float32)
     data = read((pictures + noise, labels))  # no closed form is good enough to end the comparison at once

@@ -256,11 +256,10 @@ class Setup:
 
     def objective(self) -> Objective:
         """Return the objective: the weighted sum of the losses of all tasks."""
-        weights = self.settings.task_weights or {}
-        parts = tuple(self._part(name, task, weight=float(weights.get(name, 1.0))) for name, task in self.tasks.items())
-        return Objective(parts, self.additions.terms, self.additions.share)
+        return Objective(tuple(map(self.objective_of, self.tasks)), self.additions.terms, self.additions.share)
 
-    def _part(self, name: str, task: str, *, weight: float) -> TaskObjective:
+    def objective_of(self, name: str) -> TaskObjective:
+        """Return the objective of the task `name` of the data."""
         data, settings, several = self.items.data.targets_of(name), self.settings, len(self.tasks) > 1
         targets = torch.from_numpy(np.array(data.values))
         if data.task == "regression" and targets.ndim == 1:
@@ -276,7 +275,8 @@ class Setup:
         metrics = settings.metrics if name == self.items.data.name else ()
         calibrates = wanted in (None, "cross_entropy")
         further: dict[str, Any] = {"kind": data.task, "metrics": metrics, "calibrates": calibrates, "sample_weight": self._sample_weight()}
-        return TaskObjective(task, own, targets, by_class, smoothing, weight, **further)
+        weight = float((settings.task_weights or {}).get(name, 1.0))
+        return TaskObjective(self.tasks[name], own, targets, by_class, smoothing, weight, **further)
 
     def _sample_weight(self) -> Tensor | None:
         """Return the weight of each example, (N,), with mean 1 on the training set; None if all count the same."""

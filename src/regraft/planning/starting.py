@@ -9,13 +9,9 @@ from torch import Tensor
 from ..files.room import taken
 from ..heads.starts import aligned_rows, imprinted_rows
 from ..probes import fit_ridge
-from ..probes.common import spread_out
 from ..training import Feed, all_logits
-from .choosing.solving import WORDS, solved_by
+from .choosing.solving import LARGEST, drawn, held_out_loss, named_probe
 from .setup import Log, Setup, Solved
-
-LARGEST_SOLVED = 5000  # Largest number of examples or features, whichever is smaller, for which the closed-form probe takes seconds
-MOST_SOLVED = 20_000  # Largest number of examples for the closed-form probe: more would cost memory and change little
 
 
 def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored: Feed | None = None) -> dict[str, Solved]:
@@ -26,7 +22,7 @@ def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored
     asked = setup.plan.start
     if setup.settings.epochs == 0 and asked not in ("probe", "imprint"):
         return {}
-    fit = _drawn(setup)
+    fit = drawn(setup.parts.training, seed=setup.plan.seed)
     before = all_logits(setup.network, scored or feed, indices=fit) if asked == "auto" else {}
     found = solved_heads_of(setup, features)
     for name, part in zip(setup.tasks, setup.objective().parts, strict=True):
@@ -35,8 +31,8 @@ def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored
             continue
         solved = _start_of(setup, name, solved=found.get(name), features=features)
         if asked == "auto" and solved is not None:
-            targets, after = part.targets[solved.rows], torch.from_numpy(solved.probe.loo_scores).float()
-            if part.loss(after, targets) < part.loss(torch.from_numpy(before[part.task][known]), targets):
+            present = part.loss(torch.from_numpy(before[part.task][known]), part.targets[solved.rows])
+            if held_out_loss(setup, name, probe=solved.probe, rows=solved.rows) < float(present):
                 start_from_(setup, part.task, solved=solved, feed=feed, features=features)
         elif asked in ("probe", "imprint"):
             _fill_(setup, log, name=name, solved=solved, rows=fit[known], features=features)
@@ -45,10 +41,10 @@ def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored
 
 def solved_heads_of(setup: Setup, features: Tensor) -> dict[str, Solved]:
     """Return the closed-form probe of each task of a `setup` on the heads' inputs `features` (N, d); the heads do not change."""
-    fit, found = _drawn(setup), dict[str, Solved]()
+    fit, found = drawn(setup.parts.training, seed=setup.plan.seed), dict[str, Solved]()
     for name, part in zip(setup.tasks, setup.objective().parts, strict=True):
         rows = fit[part.known(fit).numpy()]
-        if len(rows) < 3 or min(len(rows), features.shape[1]) > LARGEST_SOLVED:
+        if len(rows) < 3 or min(len(rows), features.shape[1]) > LARGEST:
             continue
         data = setup.data_of(name)
         probe = fit_ridge(taken(features.numpy(), rows), data.targets[rows], kind=data.task, classes=len(data.classes))
@@ -56,20 +52,12 @@ def solved_heads_of(setup: Setup, features: Tensor) -> dict[str, Solved]:
     return found
 
 
-def _drawn(setup: Setup) -> np.ndarray:
-    """Return the training set, or a random part of it with the largest size for a probe."""
-    fit = setup.parts.training
-    return fit if len(fit) <= MOST_SOLVED else np.sort(np.random.default_rng(setup.plan.seed).choice(fit, MOST_SOLVED, replace=False))
-
-
 def _start_of(setup: Setup, name: str, *, solved: Solved | None, features: Tensor) -> Solved | None:
     """Return the probe that the plan names, softened for a warm start, or `solved` if it names none."""
     if solved is None or setup.plan.probe in ("auto", "ridge"):
         return solved
     rows, data = solved.rows, setup.data_of(name)
-    table = features[rows].numpy()
-    scale = spread_out(table, standardise=True)[1]
-    probe = solved_by(setup, name, rows=rows, features=table / scale, scale=scale, method=WORDS[setup.plan.probe])
+    probe = named_probe(setup, name, rows=rows, table=features[rows].numpy())
     return Solved(probe.softened(data.targets[rows], kind=data.task), rows)
 
 

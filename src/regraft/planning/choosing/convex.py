@@ -12,13 +12,12 @@ from torch import Tensor
 
 from ...freezing import frozen_up_to_head
 from ...probes import LinearProbe, fit_logistic, fit_ridge, fit_temperature
-from ...probes.common import spread_out
 from ...training import Feed, HeadFeed
 from ..plan import THROUGH_LAYERS
 from ..setup import Log, Outcome, Setup, Solved, Source
 from ..starting import solved_heads_of, start_from_
 from .probing import with_rows
-from .solving import WORDS, drawn, logistic_loss, solved_by, through_layer
+from .solving import WORDS, drawn, groups_of, held_out_loss, logistic_loss, named_probe, through_layer
 
 FOLDED = 2000  # Number of examples up to which cross-validation on all of them chooses the penalty; above, the validation set does
 MOST_NUMBERS = 2**28  # Largest table of features for the solver, 1 GiB; above, the loop runs
@@ -103,8 +102,7 @@ def _solved(setup: Setup, name: str, *, features: Tensor) -> _Found | None:
         return None
     table = features[rows].numpy()
     if setup.plan.probe not in ("auto", "logistic") and data.task != "regression":
-        scale, method = spread_out(table, standardise=True)[1], WORDS[setup.plan.probe]
-        return _Found(solved_by(setup, name, rows=rows, features=table / scale, scale=scale, method=method), rows, len(rows), method)
+        return _Found(named_probe(setup, name, rows=rows, table=table), rows, len(rows), WORDS[setup.plan.probe])
     if data.task == "regression":
         return _numbers(setup, name, rows=rows, table=table)
     judges = None if len(rows) <= FOLDED or not len(setup.parts.validation) else np.flatnonzero(np.isin(rows, setup.parts.validation))
@@ -113,7 +111,7 @@ def _solved(setup: Setup, name: str, *, features: Tensor) -> _Found | None:
     every = [_logistic(setup, name, rows=rows, table=table, judges=judges, base=base) for base in _bases(setup, name)]
     found = [_Found(probe, judged, len(rows), WORDS["logistic"]) for probe in every]
     found += _kept(setup, name, rows=judged, features=features)
-    return min(found, key=lambda one: _loss(setup, name, found=one))
+    return min(found, key=lambda one: held_out_loss(setup, name, probe=one.probe, rows=one.rows))
 
 
 def _bases(setup: Setup, name: str) -> list[tuple[np.ndarray, np.ndarray] | None]:
@@ -127,13 +125,11 @@ def _bases(setup: Setup, name: str) -> list[tuple[np.ndarray, np.ndarray] | None
 def _logistic(  # over the limit: what a head is solved from
     setup: Setup, name: str, *, rows: np.ndarray, table: np.ndarray, judges: np.ndarray | None, base: tuple[np.ndarray, np.ndarray] | None
 ) -> LinearProbe:
-    data, groups = setup.data_of(name), setup.data_of(name).groups
-    grouped = judges is None and groups is not None and len(np.unique(groups[rows])) > 1
+    data, groups = setup.data_of(name), groups_of(setup, name, rows=rows) if judges is None else None
     loss = logistic_loss(setup, name)
     if base is not None:
         loss = replace(loss, offset=table @ base[0].T + base[1])
-    own = groups[rows] if grouped and groups is not None else None
-    probe = fit_logistic(table, data.targets[rows], classes=len(data.classes), groups=own, loss=loss, judges=judges)
+    probe = fit_logistic(table, data.targets[rows], classes=len(data.classes), groups=groups, loss=loss, judges=judges)
     if base is None:
         return probe
     factor = probe.temperature
@@ -152,15 +148,9 @@ def _kept(setup: Setup, name: str, *, rows: np.ndarray, features: Tensor) -> lis
     return [_Found(LinearProbe(factor * weight, factor * bias, 0.0, factor * scores, factor), rows, 0, _KEPT)]
 
 
-def _loss(setup: Setup, name: str, *, found: _Found) -> float:
-    part = next(part for part in setup.objective().parts if part.task == setup.tasks[name])
-    return float(part.loss(torch.from_numpy(found.probe.loo_scores).float(), part.targets[found.rows]))
-
-
 def _numbers(setup: Setup, name: str, *, rows: np.ndarray, table: np.ndarray) -> _Found:
     """Return ridge regression with or without standardised features, whichever has the lower held-out error."""
-    data, groups = setup.data_of(name), setup.data_of(name).groups
-    groups = None if groups is None or len(np.unique(groups[rows])) < 2 else groups[rows]
+    data, groups = setup.data_of(name), groups_of(setup, name, rows=rows)
     every = [fit_ridge(table, data.targets[rows], kind="regression", groups=groups, standardise=each) for each in (True, False)]
     probe = min(every, key=lambda one: min(loss for _, loss in one.path))
     return _Found(probe, rows, len(rows), "ridge regression")

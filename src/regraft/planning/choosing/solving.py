@@ -23,7 +23,7 @@ from ...probes import (
     fit_temperature,
     fit_vote,
 )
-from ...probes.common import HiddenLayer, feature_scale, mean_and_deviation, typical_deviation
+from ...probes.common import HiddenLayer, feature_scale, mean_and_deviation, spread_out, typical_deviation
 from ..measured_input import losses_of
 from ..plan import THROUGH_LAYERS
 from ..setup import Setup
@@ -127,7 +127,7 @@ def solved_probe(  # over the limit: what a probe is made of
             layer, probes[task] = layered.layer, layered.head
         else:
             features /= (scale := _scale_of(features, slices))
-            probes[task] = solved_by(setup, task, rows=used[task], features=features, scale=scale, method=method)
+            probes[task] = _solved_by(setup, task, rows=used[task], features=features, scale=scale, method=method)
     found = judged_probe(setup, name, slices=slices, method=method, probes=probes, rows=used)
     return replace(found, layer=layer)
 
@@ -137,28 +137,31 @@ def judged_probe(  # over the limit: what a probe is made of
 ) -> Probed:
     """Return heads with their held-out errors.
     `probes` maps tasks of the data to heads, `rows` to the examples that they were fitted to."""
-    losses = [
-        part.weight * float(part.loss(torch.from_numpy(probes[task].loo_scores).float(), part.targets[rows[task]]))
-        for task, part in zip(setup.tasks, setup.objective().parts, strict=True)
-    ]
+    loss = sum(setup.objective_of(task).weight * held_out_loss(setup, task, probe=probes[task], rows=rows[task]) for task in setup.tasks)
     first = setup.items.data.name
-    return Probed(name, slices, method, probes, rows, item_errors(setup, probes[first].loo_scores, rows=rows[first]), float(sum(losses)))
+    return Probed(name, slices, method, probes, rows, item_errors(setup, probes[first].loo_scores, rows=rows[first]), float(loss))
 
 
-def drawn(rows: np.ndarray, width: int, *, seed: int) -> np.ndarray:
+def held_out_loss(setup: Setup, task: str, *, probe: LinearProbe, rows: np.ndarray) -> float:
+    """Return the loss of a head of one task of a `setup` on its held-out logits, which are those of the examples `rows` (n,)."""
+    part = setup.objective_of(task)
+    return float(part.loss(torch.from_numpy(probe.loo_scores).float(), part.targets[rows]))
+
+
+def drawn(rows: np.ndarray, width: int = 1, *, seed: int) -> np.ndarray:
     """Return the examples `rows` (n,), or a random part of them if they are too many for a probe on `width` features."""
     most = MOST_ITEMS if width <= LARGEST else LARGEST
     return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
-def solved_by(  # over the limit: what a probe is made of
+def _solved_by(  # over the limit: what a probe is made of
     setup: Setup, task: str, *, rows: np.ndarray, features: np.ndarray, scale: np.ndarray, method: str
 ) -> LinearProbe:
     """Return the linear head of one task by a method of `WORDS`, for features before scaling.
     The given `features` (n, D) are already divided by the `scale` (D,). With several depths the scale is the deviation times the root of
     the block's number of features, so that a wide block weighs no more than a narrow one."""
     data = setup.data_of(task)
-    targets, classes, groups = data.targets[rows], len(data.classes), _groups_of(setup, task, rows=rows)
+    targets, classes, groups = data.targets[rows], len(data.classes), groups_of(setup, task, rows=rows)
     if method == WORDS["ridge"]:
         balanced = setup.settings.class_weight == "balanced" and data.task == "classification"
         probe: LinearProbe = fit_ridge(features, targets, kind=data.task, classes=classes, groups=groups, balanced=balanced)
@@ -174,11 +177,17 @@ def solved_by(  # over the limit: what a probe is made of
     return replace(probe, weight=probe.weight / scale)
 
 
+def named_probe(setup: Setup, task: str, *, rows: np.ndarray, table: np.ndarray) -> LinearProbe:
+    """Return the linear head of one task by the solver that the plan names, for the features `table` (n, d) of the examples `rows`."""
+    scale = spread_out(table, standardise=True)[1]
+    return _solved_by(setup, task, rows=rows, features=table / scale, scale=scale, method=WORDS[setup.plan.probe])
+
+
 def through_layer(  # over the limit: what a probe is made of
     setup: Setup, task: str, *, rows: np.ndarray, features: np.ndarray, method: str
 ) -> LayeredProbe:
     """Return the head of one task that reads the features through a layer: random features, or the neighbours among the examples."""
-    data, groups = setup.data_of(task), _groups_of(setup, task, rows=rows)
+    data, groups = setup.data_of(task), groups_of(setup, task, rows=rows)
     targets, classes = data.targets[rows], len(data.classes)
     if method == WORDS["knn"]:
         return fit_vote(features, targets, classes=classes, groups=groups)
@@ -187,14 +196,14 @@ def through_layer(  # over the limit: what a probe is made of
 
 def logistic_loss(setup: Setup, task: str) -> LogisticLoss:
     """Return the loss of logistic regression for one task of a `setup`, with the class weighting and label smoothing of training."""
-    part = next(part for part in setup.objective().parts if part.task == setup.tasks[task])
+    part = setup.objective_of(task)
     weights = None if part.class_weight is None else part.class_weight.double().cpu().numpy()
     device = str(setup.device) if setup.device.type == "cuda" else "cpu"
     return LogisticLoss(setup.data_of(task).task, weights, label_smoothing=part.label_smoothing, device=device)
 
 
-def _groups_of(setup: Setup, task: str, *, rows: np.ndarray) -> np.ndarray | None:
-    """Return the groups of some examples; None if there are fewer than two."""
+def groups_of(setup: Setup, task: str, *, rows: np.ndarray) -> np.ndarray | None:
+    """Return the groups of some examples of a `setup`; None if there are fewer than two."""
     groups = setup.data_of(task).groups
     return None if groups is None or len(np.unique(groups[rows])) < 2 else groups[rows]
 
