@@ -19,7 +19,7 @@ from ..training import CachedFeed, Feed, WholeFeed
 from ..training.recipe import DRAWN
 from .choosing.auto import choose_and_carry_out
 from .choosing.bases import probe_base, read_depths, source_of, with_probe
-from .choosing.candidates import below_probe, frozen_layers, surgical_blocks
+from .choosing.candidates import below_probe, frozen_layers, strategy_fields, surgical_blocks
 from .choosing.convex import loop_reason, solved_heads
 from .choosing.probing import probe_at
 from .choosing.solving import softened
@@ -40,12 +40,10 @@ Strategy = Callable[[Setup, Log], Outcome]
 def run_strategy(setup: Setup, log: Log) -> Outcome:
     """Run the plan's strategy; return the adapted network, what evaluates it, and the history.
     Trained weights of the setup's network are changed in place. Nothing else is changed."""
-    outcome, plan = _STRATEGIES.get(setup.plan.strategy, _by_method)(setup, log), setup.plan
+    outcome = _STRATEGIES.get(setup.plan.strategy, _by_method)(setup, log)
     if outcome.chosen or outcome.measured is None:
         return outcome
-    given = {"strategy": plan.strategy, "frozen": plan.frozen, "block": plan.block, "base": None if plan.base == "head" else plan.base}
-    own = {name: value for name, value in given.items() if value is not None} | plan.options
-    return replace(outcome, chosen=own | outcome.measured.chosen())
+    return replace(outcome, chosen=strategy_fields(setup.plan) | outcome.measured.chosen())
 
 
 def _head(setup: Setup, log: Log) -> Outcome:
@@ -93,14 +91,14 @@ def _surgical(setup: Setup, log: Log) -> Outcome:
         return _from_base(setup, log)
     below = frozen_up_to_head(setup.network)
     head = _trained_head(setup, log, feed=feed_of(setup, log, frozen=below), frozen=below)
-    frozen = frozen_layers(setup.network, strategy="surgical", frozen=None, block=_third_by_gradient(setup, log))
+    frozen = frozen_layers(setup.network, replace(setup.plan, block=_third_by_gradient(setup, log)))
     return _trained_layers(setup, log, head=head, feed=feed_of(setup, log, frozen=frozen), frozen=frozen, stage="surgical")
 
 
 def _from_base(setup: Setup, log: Log) -> Outcome:
     """Train what the plan does not freeze, starting from a trained or a solved head ("partial", "full", "surgical" with a named third)."""
     plan = setup.plan
-    frozen = frozen_layers(setup.network, strategy=plan.strategy, frozen=plan.frozen, block=plan.block)
+    frozen = frozen_layers(setup.network, plan)
     if plan.base == "probe":
         tapped = read_depths(setup, log)
         anywhere = replace(setup, plan=replace(setup.plan, frozen=None))

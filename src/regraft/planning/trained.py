@@ -167,7 +167,7 @@ def check_trained(network: Network, plan: Plan) -> list[str]:
     if plan.strategy == "head":
         frozen |= {layer.name for layer in network.layers} - set(network.head_layers)
     else:
-        frozen |= frozen_layers(network, strategy=plan.strategy, frozen=plan.frozen, block=plan.block)
+        frozen |= frozen_layers(network, plan)
     left = {layer.name for layer in network.layers if layer.parameters and layer.name not in frozen}
     if not left:
         raise SettingError(

@@ -25,7 +25,7 @@ from ..setup import Log, Outcome, Setup, Source
 from ..starting import solved_heads_of
 from ..tuning.tuned import FOLDS
 from .bases import outcome_of_probe, read_depths
-from .candidates import Candidate, candidates_of
+from .candidates import Candidate, candidates_of, strategy_fields
 from .choice import SURELY, Choice, figures_, gain_of, judged_old, source_features
 from .costs import measured_costs, pass_seconds
 from .probing import best_of, probes_of
@@ -347,6 +347,6 @@ def _crown_(choice: Choice, trial: Trial | None) -> None:
     """Record the winner: a trial, or the best probe."""
     entry = trial.candidate if trial else next(one for one in choice.entries if one.strategy == "probe" and not one.why)
     entry.why = entry.why if entry.why.startswith("chosen") else "chosen"
-    choice.chosen = entry.chosen() | ({} if trial is None or trial.found is None else trial.found.chosen())
+    choice.chosen = strategy_fields(entry) | ({} if trial is None or trial.found is None else trial.found.chosen())
     mixed = entry.why.removeprefix("chosen")
     choice.log.notes.append(f"Chosen: {entry.name}, among {len(choice.entries)} candidates{mixed}.")

@@ -51,18 +51,19 @@ class Candidate:
         taken = {"predicted": self.predicted, "seconds": self.seconds}
         return {**known, **{name: None if value is None else round(value, 3) for name, value in taken.items()}, **figures, "why": self.why}
 
-    def chosen(self) -> dict[str, Any]:
-        """Return the fields of a plan for this candidate alone."""
-        given = {"strategy": self.strategy, "frozen": self.frozen, "block": self.block, "base": self.base}
-        kept = {name: value for name, value in given.items() if value is not None and (name, value) != ("base", "head")}
-        return kept | dict(self.options)
+
+def strategy_fields(of: Plan | Candidate) -> dict[str, Any]:
+    """Return the fields of a plan that make the strategy `of` a plan or a candidate, without those at their defaults, and its options."""
+    given = {name: getattr(of, name) for name in ("strategy", "frozen", "block", "base")}
+    kept = {name: value for name, value in given.items() if value is not None and (name, value) != ("base", "head")}
+    return kept | dict(of.options)
 
 
 def candidates_of(setup: Setup, log: Log, *, base: str, dissimilar: bool) -> tuple[list[Candidate], bool]:
     """Return the candidates beside the probes, and whether the plan asks for exactly these."""
     made = _made(setup, log, base=base, dissimilar=dissimilar)
     given = [_read(one) for one in setup.plan.candidates if one["strategy"] != "probe"]
-    asked = bool(given) and [one.chosen() for one in given] != [one.chosen() for one in made]
+    asked = bool(given) and [*map(strategy_fields, given)] != [*map(strategy_fields, made)]
     return (given, True) if asked else (made, False)
 
 
@@ -128,14 +129,14 @@ def check_blocks(network: Network, plan: Plan) -> None:
             frozen_up_to(network, one.get("frozen") or 0)
 
 
-def frozen_layers(network: Network, *, strategy: str, frozen: int | str | None, block: str | None) -> frozenset[str]:
-    """Return the layers that a strategy freezes after the head is trained, including those that the network holds."""
+def frozen_layers(network: Network, of: Plan | Candidate) -> frozenset[str]:
+    """Return the layers that the strategy `of` a plan or a candidate freezes after the head is trained, including those that are held."""
     held = held_layers(network)
-    if strategy == "partial":
-        return frozen_up_to(network, frozen or 0) | held
-    if strategy != "surgical":
+    if of.strategy == "partial":
+        return frozen_up_to(network, of.frozen or 0) | held
+    if of.strategy != "surgical":
         return held
-    open_layers = {name for one in surgical_blocks(network, block or THIRDS[0]) for name in one}
+    open_layers = {name for one in surgical_blocks(network, of.block or THIRDS[0]) for name in one}
     return (frozenset(layer.name for layer in network.layers) - open_layers - set(network.head_layers)) | held
 
 
@@ -166,7 +167,7 @@ def _leaves_more(setup: Setup, depth: int) -> bool:
 
 def _trains_below(setup: Setup, one: Candidate) -> bool:
     """Tell whether a candidate trains anything below the heads; the held layers may leave nothing."""
-    frozen = frozen_layers(setup.network, strategy=one.strategy, frozen=one.frozen, block=one.block) | set(setup.network.head_layers)
+    frozen = frozen_layers(setup.network, one) | set(setup.network.head_layers)
     return any(layer.parameters and layer.name not in frozen for layer in setup.network.layers)
 
 

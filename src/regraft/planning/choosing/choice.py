@@ -79,9 +79,8 @@ class Choice:
 
     def seconds(self, candidate: Candidate, *, items: int, epochs: int) -> float:
         """Return the seconds of training a `candidate` on a number of examples for a number of `epochs`."""
-        frozen = frozen_up_to_head(self.setup.network)
-        if candidate.strategy != "head":
-            frozen = frozen_layers(self.setup.network, strategy=candidate.strategy, frozen=candidate.frozen, block=candidate.block)
+        alone, network = candidate.strategy == "head", self.setup.network
+        frozen = frozen_up_to_head(network) if alone else frozen_layers(network, candidate)
         return self.costs.training(frozen, items=items, epochs=epochs)
 
     def is_beaten_by(self, run: HeldOut) -> bool:

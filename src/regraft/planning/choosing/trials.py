@@ -188,7 +188,7 @@ def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> 
     if tuning is not None:
         setup, frozen = tuning.setup, tuning.frozen
     else:
-        layers = frozen_layers(source, strategy=candidate.strategy, frozen=candidate.frozen, block=candidate.block)
+        layers = frozen_layers(source, candidate)
         frozen = below_probe(setup.network, layers) if candidate.base == "probe" else layers
     feed = feed_of(setup, log, frozen=frozen) if _is_small(setup) else WholeFeed(setup.network, setup.items, setup.plan.views, setup.device)
     start = weights_of(setup.network, frozen)
