@@ -79,7 +79,7 @@ def _fault(part: Any) -> str:
     place = printable(".".join(map(str, part["loc"])))
     if part["type"] == "missing":
         return f"it lacks {place!r}"
-    said = part["msg"].removeprefix("Value error, ").replace("a valid tuple", "a valid list")
+    said = part["msg"].removeprefix("Value error, ").replace("a valid tuple", "a valid list").replace("Tuple should", "List should")
     return f"{place or 'the whole'}: {printable(said)}, received {_shown(part['input'])}"
 
 

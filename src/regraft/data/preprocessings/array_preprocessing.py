@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ..dataset import Dataset
 from ..items import padded_to, take
 from ..ranges import BYTES, SHARES, Range, check_range, limits_of
 from .preprocessing import Preprocessing, check_scaling
+from .schemas import MOST, Constant, Length, Limits, Spread
 
 __all__ = ["ArrayPreprocessing", "augmented_array"]
 
@@ -42,17 +44,30 @@ class ArrayPreprocessing(Preprocessing):
     """
 
     kind: ClassVar[str] = "array"
-    shape: tuple[int | None, ...] | None = None
-    mean: float | tuple[float, ...] | None = None
-    std: float | tuple[float, ...] | None = None
+    shape: tuple[Length | None, ...] | None = None
+    mean: Constant | None = None
+    std: Constant | None = None
     integers: bool = False
-    spread: float | tuple[float, ...] | None = None
-    padded: tuple[int, ...] | None = None
-    value_range: tuple[float, float] | None = None
+    spread: Spread | tuple[Spread, ...] | None = None
+    padded: tuple[Length, ...] | None = None
+    value_range: Limits | None = None
     inferred: bool = False
 
     def __post_init__(self) -> None:
         check_scaling(self.mean, self.std)
+
+    @classmethod
+    def from_plain(cls, fields: dict[str, Any]) -> Self:
+        """Make it from plain data; raise for examples that take too much memory, and for constants that do not fit the shape."""
+        made = super().from_plain(fields)
+        for sides in (made.padded, made.item_shape):
+            if sides is not None and math.prod(sides) > MOST:
+                raise DataError(f"An array preprocessing has examples of the shape {sides}; expected {MOST} numbers at most.")
+        for name in ("mean", "std", "spread") if made.shape is not None and None not in made.shape else ():
+            value, sides = getattr(made, name), made.item_shape or ()
+            if isinstance(value, tuple) and len(value) not in (1, *sides[-1:], math.prod(sides)):
+                raise DataError(f"An array preprocessing has {len(value)} numbers of {name} for examples of the shape {made.shape}.")
+        return made
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
+from pydantic import Field
 
 from ...errors import DataError, optional_import
 from ...files.media import recording_of
@@ -20,6 +21,7 @@ from ..dataset import Dataset
 from ..decoding.threads import in_threads
 from ..items import ArrayView, Clip, take, whole_items
 from .preprocessing import Preprocessing
+from .schemas import Count, Side
 
 __all__ = ["AudioPreprocessing", "augmented_waveform", "fitted_length"]
 
@@ -61,18 +63,18 @@ class AudioPreprocessing(Preprocessing):
 
     kind: ClassVar[str] = "audio"
     features: str = "log_mel"
-    sample_rate: int = 16000
-    seconds: float | None = SECONDS
-    n_mels: int = 64
-    n_mfcc: int = 40
-    n_fft: int = 1024
-    hop_length: int = 256
+    sample_rate: Side = 16000
+    seconds: Annotated[float, Field(gt=0.0, le=3600.0)] | None = SECONDS
+    n_mels: Count = 64
+    n_mfcc: Count = 40
+    n_fft: Annotated[int, Field(ge=2, le=2**20)] = 1024
+    hop_length: Side = 256
     layout: str = "channels_first"
     channel: bool = True
     standardise: bool = True
-    extractor: tuple[tuple[str, Any], ...] | None = None
+    extractor: tuple[tuple[str, str | bool | int | float], ...] | None = None  # `sound_extractor` checks numbers and class name
     as_: str = "array"
-    picture: tuple[int, int, int] | None = None
+    picture: tuple[Side, Side, Side] | None = None
     inferred: bool = False
 
     def __post_init__(self) -> None:

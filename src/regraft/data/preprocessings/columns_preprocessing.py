@@ -16,6 +16,7 @@ from ..dataset import Dataset
 from ..items import is_frame
 from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
 from .preprocessing import Around, check_scaling
+from .schemas import Constants, Names
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class ColumnsPreprocessing(Around):
     columns."""
 
     kind: ClassVar[str] = "columns"
-    names: tuple[str, ...]  # the k columns, in the order in which the network takes them
-    mean: tuple[float, ...] | None = None  # mean of each column over the data; None before `fit`
-    std: tuple[float, ...] | None = None  # standard deviation of each column over the data, 1 for a constant column; None before `fit`
+    names: Names  # the k columns, in the order in which the network takes them
+    mean: Constants | None = None  # mean of each column over the data; None before `fit`
+    std: Constants | None = None  # standard deviation of each column over the data, 1 for a constant column; None before `fit`
     inferred: bool = False
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from ...tensors import torch
 from ..dataset import Dataset
 from ..items import listed
 from .preprocessing import Around, Preprocessing
+from .schemas import Name
 
 ANYWHERE = "inputs"  # Name of an unnamed input tensor beside the condition, if the network has no name for it
 
@@ -28,7 +29,7 @@ class ConditionsPreprocessing(Around):
     kind: ClassVar[str] = "conditions"
     names: tuple[str, ...]  # the K conditions that the network knows, in row order; row 0 is the mean code
     lenient: bool = False  # an unknown condition takes row 0 instead of raising an error
-    inputs: str = ANYWHERE  # name of the tensor of `inner` if it makes a single unnamed one
+    inputs: Name = ANYWHERE  # name of the tensor of `inner` if it makes a single unnamed one
     inferred: bool = False
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from ..decoding.pictures import decode
 from .augmenting import augment_key, given_by_key, plain_name
 from .image_preprocessing import ImagePreprocessing, augmented_pictures
 from .preprocessing import Preprocessing
+from .schemas import Form, Layout, Name, Pixels
 
 __all__ = ["FunctionPreprocessing", "preprocessing_of_function"]
 
@@ -30,12 +31,12 @@ class FunctionPreprocessing(Preprocessing):
     (n, height, width, 3), as in Keras."""
 
     kind: ClassVar[str] = "function"
-    name: str
+    name: Name
     key: str
-    form: str
-    height: int  # height of the network's input in pixels
-    width: int  # width of the network's input in pixels
-    layout: str = "channels_first"  # "channels_first" (C, H, W) or "channels_last" (H, W, C)
+    form: Form
+    height: Pixels  # height of the network's input in pixels
+    width: Pixels  # width of the network's input in pixels
+    layout: Layout = "channels_first"  # "channels_first" (C, H, W) or "channels_last" (H, W, C)
     inferred: bool = field(default=False, repr=False)
 
     @property

@@ -21,6 +21,7 @@ from ..items import take
 from ..ranges import BYTES, SHARES, STEPS, Range, check_range, limits_of
 from .augmenting import by_function, like_photographs, photographs
 from .preprocessing import Preprocessing, check_scaling
+from .schemas import MOST, Constant, Count, Limits, Pixels, Scale, Share, Words
 
 DEFAULT_SIZE = 224
 ROTATION = np.deg2rad(10.0)
@@ -41,25 +42,25 @@ class ImagePreprocessing(Preprocessing):
     each picture at the network's size, (C, H, W) float32 in 0..255."""
 
     kind: ClassVar[str] = "image"
-    height: int  # height of the network's input in pixels
-    width: int  # width of the network's input in pixels
-    channels: int = 3  # 1 (grey), 3 (colour), or the network's own number; grey and colour are converted into each other
+    height: Pixels  # height of the network's input in pixels
+    width: Pixels  # width of the network's input in pixels
+    channels: Count = 3  # 1 (grey), 3 (colour), or the network's own number; grey and colour are converted into each other
     layout: str = "channels_first"  # "channels_first" (C, H, W) or "channels_last" (H, W, C)
     resize: str = "squash"  # "squash" resizes height and width independently; "crop" keeps the aspect ratio and crops the centre
-    crop_fraction: float = 1.0  # share of the centre that is kept; the picture is first resized to size / crop_fraction
+    crop_fraction: Share = 1.0  # share of the centre that is kept; the picture is first resized to size / crop_fraction
     interpolation: str = "bicubic"  # "bicubic" or "bilinear", antialiased
-    scale: float = 1 / 255  # factor on pixels in 0..255, applied before `mean` and `std`
-    mean: float | tuple[float, ...] = 0.0  # one number, or one for each channel in the network's channel order
-    std: float | tuple[float, ...] = 1.0  # one number, or one for each channel in the network's channel order
+    scale: Scale = 1 / 255  # factor on pixels in 0..255, applied before `mean` and `std`
+    mean: Constant = 0.0  # one number, or one for each channel in the network's channel order
+    std: Constant = 1.0  # one number, or one for each channel in the network's channel order
     bgr: bool = False
-    value_range: tuple[float, float] | None = None
-    integer_range: tuple[float, float] | None = None
-    float_range: tuple[float, float] | None = None
+    value_range: Limits | None = None
+    integer_range: Limits | None = None
+    float_range: Limits | None = None
     background: str = "white"  # background of transparent pixels: "white", "black", or "ignored" for the colour stored under them
     as_is: bool = False  # array examples are already normalised and have the network's shape; they pass unchanged
     inferred: bool = False  # made from the network's input shape alone, because the network has no preprocessing of its own
-    measured: str = ""  # the comparison by which it was chosen, in words, if a network without preprocessing was measured
-    augment: str | Callable[[Tensor], Tensor] = field(default="light", compare=False, repr=False, metadata={"kept": False})
+    measured: Words = ""  # the comparison by which it was chosen, in words, if a network without preprocessing was measured
+    augment: str | Callable[..., Any] = field(default="light", compare=False, repr=False, metadata={"kept": False})
 
     def __post_init__(self) -> None:
         options = {"layout": ("channels_first", "channels_last"), "resize": ("squash", "crop"), "interpolation": tuple(MODES)}
@@ -72,6 +73,14 @@ class ImagePreprocessing(Preprocessing):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) not in (1, self.channels):
                 raise DataError(f"{name} has {len(value)} numbers for {self.channels} channels; expected 1 or {self.channels}.")
+
+    @classmethod
+    def from_plain(cls, fields: dict[str, Any]) -> Self:
+        """Make it from plain data; raise for pictures that take too much memory."""
+        made = super().from_plain(fields)
+        if made.height * made.width * made.channels > MOST:
+            raise DataError(f"An image preprocessing has pictures of the shape {made.item_shape}; expected {MOST} numbers at most.")
+        return made
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ..items import Parts, is_frame
 from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
 from .augmenting import plain_name
 from .preprocessing import Item, Preprocessing, as_dataset
-from .preprocessing import from_dict as preprocessing_from_dict
+from .schemas import Name, Names
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class PartsPreprocessing(Preprocessing):
     `columns`: table columns of each part in the training data; empty if there was no table, or before `fit`."""
 
     kind: ClassVar[str] = "parts"
-    names: tuple[str, ...]  # names of the parts, in the order of the network's inputs
+    names: Names  # names of the parts, in the order of the network's inputs
     parts: tuple[Preprocessing, ...]  # preprocessing of each part
-    columns: tuple[tuple[str, ...], ...] = ()
+    columns: tuple[tuple[Name, ...], ...] = ()
     inferred: bool = False  # made from the network's input shapes alone. Views are those of each part
 
     def __post_init__(self) -> None:
@@ -39,11 +39,6 @@ class PartsPreprocessing(Preprocessing):
                 f"Parts preprocessing was given the names {list(self.names)} and {len(self.parts)} preprocessings; expected one or more "
                 "different names, and a preprocessing for each."
             )
-
-    @classmethod
-    def from_plain(cls, fields: dict[str, Any]) -> Self:
-        columns = tuple(map(tuple, fields.get("columns", ())))
-        return cls(**{**fields, "parts": tuple(preprocessing_from_dict(part) for part in fields["parts"]), "columns": columns})
 
     @property
     def fitted(self) -> bool:

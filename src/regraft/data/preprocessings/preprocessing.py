@@ -24,7 +24,7 @@ from ..items import as_numpy, in_files, is_frame, listed, mean_of_windows, take
 from ..readers.examples import are_examples, unlabelled
 from ..readers.unlabelled import is_file_of_items, read_files, single_picture
 from .augmenting import plain_name
-from .schemas import LARGEST, SCHEMAS, SMALLEST
+from .schemas import LARGEST, SMALLEST, schema_of
 
 Item = np.ndarray | dict[str, np.ndarray]  # One example as the network takes it, without batch axis
 
@@ -243,12 +243,17 @@ def _plain(value: Any) -> Any:
 
 
 def _value(value: Any) -> Any:
-    """Return the value of a field; the plain data of a nested preprocessing become that preprocessing."""
-    return from_dict(value) if isinstance(value, dict) else _tuples(value)
+    """Return the value of a field; the plain data of nested preprocessings become these preprocessings."""
+    if isinstance(value, tuple):
+        return tuple(map(_value, value))
+    return from_dict(value) if isinstance(value, dict) else value
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(part) for part in value) if isinstance(value, list | tuple) else value
+    """Return a value of plain data as a field holds it: lists as tuples; plain data made in code may contain NumPy numbers."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def from_dict(plain: dict[str, Any]) -> Preprocessing:
@@ -259,17 +264,9 @@ def from_dict(plain: dict[str, Any]) -> Preprocessing:
     unknown = [name for name in plain if name not in (*valid, "kind")]
     if unknown:
         raise DataError(f"{cls.kind} preprocessing has no setting {unknown[0]!r}{near_names(unknown[0], valid)}")
-    own = {name: _json(value) for name, value in plain.items()}
-    if cls.kind in SCHEMAS:
-        checked(own, SCHEMAS[cls.kind], what=f"{cls.kind} preprocessing", error=DataError)
+    own = {name: _tuples(value) for name, value in plain.items()}
+    checked(own, schema_of(cls, tuple(valid), nested=Preprocessing), what=f"{cls.kind} preprocessing", error=DataError)
     return cls.from_plain({name: _value(value) for name, value in own.items() if name != "kind"})
-
-
-def _json(value: Any) -> Any:
-    """Return a value as JSON holds it: plain data made in code may contain tuples and NumPy numbers."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return [_json(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _known(kind: str) -> type[Preprocessing]:

@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Annotated, Any, ClassVar, NoReturn, Self
 
 import numpy as np
+from pydantic import SkipValidation
 
 from ...errors import DataError
 from ...files.text import printable
@@ -19,6 +20,7 @@ from ..dataset import Dataset
 from ..decoding.tokenizer_files import LONGEST, TOKENIZER_INPUTS, encoded, parsed_tokenizer, read_tokenizer
 from ..items import take
 from .preprocessing import Preprocessing
+from .schemas import Side
 
 __all__ = ["TextPreprocessing", "replaced_tokens"]
 
@@ -39,14 +41,14 @@ class TextPreprocessing(Preprocessing):
     is no mask token."""
 
     kind: ClassVar[str] = "text"
-    tokenizer: str | Path
-    max_length: int | None = None
-    maximum: int = DEFAULT_MAXIMUM  # longest input that the tokenizer and the network allow
-    vocabulary: int | None = None  # number of token ids that the network knows, 0 to vocabulary - 1; None: not checked
+    tokenizer: Annotated[str | Path, SkipValidation]
+    max_length: Side | None = None
+    maximum: Side = DEFAULT_MAXIMUM  # longest input that the tokenizer and the network allow
+    vocabulary: Side | None = None  # number of token ids that the network knows, 0 to vocabulary - 1; None: not checked
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")  # names of the tensors that the network takes
     special: tuple[tuple[str, str], ...] = ()  # pairs of name and token, such as ("pad_token", "[PAD]")
     pad_left: bool = False
-    padded: int | None = None  # number of tokens of every example if `max_length` is not given; None before `fit`
+    padded: Side | None = None  # number of tokens of every example if `max_length` is not given; None before `fit`
     inferred: bool = False
 
     def __post_init__(self) -> None:
