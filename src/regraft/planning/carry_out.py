@@ -30,7 +30,7 @@ from .judging import Judged, baselines, compared_with, judged_parts, reliability
 from .passes import UNCACHED
 from .plan import ALL, Plan
 from .preparing import check_inputs, notes_on_length, prepared_for, windowed
-from .result import History, Result, check_unfinished, finished_run, reopened, save_result
+from .result import History, Result, check_unfinished, finished_run, network_facts, reopened, save_result
 from .setup import Checkpoints, Log, Outcome, Parts, Setup, parts_of, run_digest, whole_digest
 from .strategies import run_strategy
 from .tasks import changed_heads, matched_tasks, same_tasks, task_problems
@@ -233,7 +233,6 @@ def _on_everything(net: Network, log: Log, *, setup: Setup, outcome: Outcome) ->
 
 def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[str, Any]:
     data, parts, network, measured = setup.items.data, setup.parts, outcome.network, outcome.measured
-    blocks = network.blocks
     tried = {str(one["strategy"]) for one in outcome.candidates if was_tried(one)} or {setup.plan.strategy}
     tried |= {"scratch"} if setup.settings.baselines else set()
     several = {name: {"kind": data.targets_of(name).task, "known": int(data.targets_of(name).known.sum())} for name in data.tasks}
@@ -244,13 +243,7 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
     uncached = any(note.startswith(UNCACHED) for note in log.notes)
     on_output = f"{ATTACHED}: the new one reads its pooled output." if uncached and not setup.network.heads else ""
     return {
-        "network": {
-            "name": str(network.origin.get("source", network.family)),
-            "family": network.family,
-            "parameters": sum(block.parameters for block in blocks),
-            "blocks": len(blocks),
-            "head": network.head.layer,
-        },
+        "network": network_facts(network),
         "data": {"examples": len(whole), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
         | {"read": [list(row) for row in whole.summary().rows() if row[0] != "note"]}
         | ({"tasks": several} if data.further else {}),

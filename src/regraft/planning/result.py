@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from ..networks.account import Account
 from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE, HISTORY_FILE, replacing, settled, versions, write_network
 from ..report import read_facts, report_page, verdict, write_facts, write_report
+from ..report.facts import SCORES
 from .plan import Plan
 
 _COLUMNS = {"loss": "train_loss", "val_loss": "validation_loss", "val_accuracy": "validation_accuracy", "learning_rate": "learning_rate"}
@@ -202,10 +203,21 @@ def save_result(
         if not result.network.history:  # otherwise the network's folder contains it
             write_lines(staged / HISTORY_FILE, result.history)
         result.cost.update(cost() if cost else {})
-        facts = result.report_facts()
-        write_facts(staged, facts)
-        with suppress(MissingExtraError):  # `regraft report` writes the page after the extra is installed
-            write_text(staged / "report.html", report_page(facts))
+        write_facts_and_page(staged, result.report_facts())
+
+
+def write_facts_and_page(folder: Path, facts: dict[str, Any], *, scores: Sequence[str] = SCORES) -> None:
+    """Write the `facts` of a report to a folder, and its page. `scores`: keys that stand in a file of their own."""
+    write_facts(folder, facts, scores=scores)
+    with suppress(MissingExtraError):  # `regraft report` writes the page after the extra is installed
+        write_text(folder / "report.html", report_page(facts))
+
+
+def network_facts(network: Network) -> dict[str, Any]:
+    """Return what a report says of the structure of a `network`."""
+    blocks, name = network.blocks, str(network.origin.get("source", network.family))
+    sizes = {"parameters": sum(block.parameters for block in blocks), "blocks": len(blocks)}
+    return {"name": name, "family": network.family, **sizes, "head": network.head.layer}
 
 
 def made_now(title: str, verdict: str) -> dict[str, Any]:

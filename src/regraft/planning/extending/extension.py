@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,19 +13,18 @@ from typing import Any
 import numpy as np
 
 from ...data import Dataset
-from ...errors import InputError, MissingExtraError, NetworkError, SettingError, near_names
+from ...errors import InputError, NetworkError, SettingError, near_names
 from ...files.locks import held_folder
 from ...files.text import notebook_html
-from ...files.writing import write_text
 from ...heads import extend, extension_figures
 from ...heads.starts import STARTS
 from ...networks.account import Account
 from ...networks.contract import Network
 from ...networks.folders import replacing, write_network
-from ...report import report_page, write_facts, write_report
+from ...report import write_report
 from ...tasks import judge
 from ..preparing import preprocessing_for
-from ..result import check_unfinished, made_now
+from ..result import check_unfinished, made_now, network_facts, write_facts_and_page
 from ..setup import Clock
 from .parts import Parts, labelled, parted
 
@@ -148,12 +147,9 @@ class Extension:
             >>> extension.save("extended").name
             'extended'
         """
-        facts = self.report_facts()
         with replacing(folder, error=error) as staged:
             write_network(self.network, staged)
-            write_facts(staged, facts, scores=("scores", "account", "cost", "verdict"))
-            with suppress(MissingExtraError):  # `regraft report` can write the page later
-                write_text(staged / "report.html", report_page(facts))
+            write_facts_and_page(staged, self.report_facts(), scores=("scores", "account", "cost", "verdict"))
         return Path(folder)
 
 
@@ -238,11 +234,9 @@ def _facts(wider: Network, parts: Parts, *, asked: Asked, warnings: tuple[str, .
     """Return the content of the report besides scores and account, as plain data."""
     how = asked.start or ("statistics" if asked.statistics else "imprint" if parts.old is None else "examples of old and new classes")
     split = {"training": int(parts.counts.sum()), "holdout": 0 if parts.judging is None else len(parts.judging)}
-    blocks = wider.blocks
     return {
         "strategy": {"name": "extend", "reasons": [], "settings": {"new class weights": how, "holdout": asked.holdout, "seed": asked.seed}},
-        "network": {"name": str(wider.origin.get("source", wider.family)), "family": wider.family, "blocks": len(blocks)}
-        | {"parameters": sum(block.parameters for block in blocks), "head": wider.head.layer},
+        "network": network_facts(wider),
         "data": {"examples": sum(split.values()), "classes": len(parts.classes), "split": split, "notes": list(parts.notes)}
         | {"counts": {name: int(count) for name, count in zip(parts.classes, parts.counts, strict=True) if count}},
         "preprocessing": wider.preprocessing.describe(),
