@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, overload
+from types import GenericAlias
+from typing import Annotated, Any, TypeVar, get_type_hints, overload
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from ..errors import InputError
 from .formats import FORMATS, opening
@@ -53,6 +56,18 @@ class Candidate(Plain):
     figure: str = "accuracy"
     why: str = ""
     losses: list[float] | None = None
+
+
+@functools.cache
+def schema_of(kind: type[Any], names: tuple[str, ...] | None = None, *, nested: type[Any] | None = None) -> type[Plain]:
+    """Return the schema of the plain data of a dataclass, whose fields carry their limits in their types.
+    `names`: its stored fields; None: all. A field of the type `nested`, or a tuple of it, holds plain data, too."""
+    hints, fields = get_type_hints(kind, include_extras=True), {field.name: field for field in dataclasses.fields(kind)}
+    several: Any = GenericAlias(tuple, (nested, ...))
+    plain: dict[Any, Any] = {nested: dict[str, Any], several: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]}
+    usual = {name: ... if field.default is dataclasses.MISSING else field.default for name, field in fields.items()}
+    asked: dict[str, Any] = {name: (plain.get(hints[name], hints[name]), usual[name]) for name in names or usual}
+    return create_model(kind.__name__, __base__=Plain, **asked)
 
 
 Model = TypeVar("Model", bound=Plain)

@@ -111,7 +111,7 @@ class ClassStatistics:
         fault = _fault(len(classes), counts, means=means, scatter=scatter)
         if fault:
             raise DataError(f"The class statistics of {len(classes)} classes are damaged: {fault}. Compute them again from the data.")
-        every, held_out = _read_every(arrays.get("every", 1)), _read_held_out(arrays.get("held_out", (1.0, 1.0)))
+        every, held_out = read_every(arrays.get("every", 1)), _read_held_out(arrays.get("held_out", (1.0, 1.0)))
         return cls(classes, counts, means, scatter, every, held_out)
 
 
@@ -302,7 +302,8 @@ def _read_names(array: npt.ArrayLike) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read_every(array: npt.ArrayLike) -> int:
+def read_every(array: npt.ArrayLike) -> int:
+    """Return n, where every n-th feature of a head was used, from the array or number of a file."""
     given = np.asarray(array)
     if given.size != 1 or given.dtype.kind not in "iu" or given.item() < 1:
         raise DataError(f"The statistics are of every {str(array)[:40]} features; expected one whole number, 1 or more.")

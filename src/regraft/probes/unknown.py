@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,10 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from ..errors import DataError, SettingError, near_names
-from ..files.schema import Plain, checked
+from ..files.schema import checked, schema_of
 from .common import blocks, checked_features, checked_groups, checked_targets, folds_of
 from .knn import nearest, unit_rows
-from .statistics import ClassStatistics, fit_lda, shrunk_covariance, statistics_of
+from .statistics import ClassStatistics, fit_lda, read_every, shrunk_covariance, statistics_of
 
 UNKNOWN_SCORES = ("combined", "energy", "mahalanobis", "max_logit", "max_probability", "nearest", "neighbour", "relative", "vim")
 _OF_ITEMS = ("combined", "nearest", "neighbour")  # Scores that need the features of known examples
@@ -31,9 +31,9 @@ _REPEATS = 5
 class UnknownChoice:
     """Selected score for unknown examples and its threshold, as plain numbers that are saved with a network."""
 
-    score: str  # one of `UNKNOWN_SCORES`
+    score: Annotated[str, Field(pattern=f"^({'|'.join(UNKNOWN_SCORES)})$")]  # one of `UNKNOWN_SCORES`
     threshold: float  # examples that score above it are unknown
-    false_alarm: float  # the share of held-out known examples that score above the threshold
+    false_alarm: Annotated[float, Field(gt=0.0, lt=1.0)]  # the share of held-out known examples that score above the threshold
     auroc: dict[str, float]  # for each score, the mean AUROC over repeats; 0.5 is chance
     auroc_error: dict[str, float]  # for each score, the standard error of that mean
     detected: dict[str, float]  # for each score, the share of unknown examples detected at the false-alarm rate
@@ -60,21 +60,9 @@ class UnknownChoice:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> UnknownChoice:
         """Return the choice from the data of `to_dict`, after checks."""
-        checked(data, _Choice, what="The choice of a score of unknown examples", error=DataError)
+        kind: Any = cls  # mypy looks for the hash of an instance
+        checked(data, schema_of(kind), what="The choice of a score of unknown examples", error=DataError)
         return cls(**{field.name: data[field.name] for field in fields(cls)})
-
-
-class _Choice(Plain):
-    """File schema of a choice, with the field that `UnknownJudge` adds."""
-
-    score: Literal[UNKNOWN_SCORES]  # type: ignore[valid-type]  # the names in one place
-    threshold: float
-    false_alarm: Annotated[float, Field(gt=0.0, lt=1.0)]
-    auroc: dict[str, float]
-    auroc_error: dict[str, float]
-    detected: dict[str, float]
-    repeats: int
-    every: Annotated[int, Field(ge=1)] = 1
 
 
 class UnknownJudge:
@@ -125,7 +113,7 @@ class UnknownJudge:
             raise DataError(f"The features of known examples have the shape {reference.shape}; expected one or more rows of {shape}.")
         if reference is not None and not (reference.dtype.kind == "f" and np.isfinite(reference).all()):
             raise DataError(f"The features of known examples are of type {reference.dtype}; expected finite floating-point numbers.")
-        return cls(choice, statistics, every=int(data.get("every", 1)), reference=reference)
+        return cls(choice, statistics, every=read_every(data.get("every", 1)), reference=reference)
 
 
 def unknown_scores(

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from ...errors import DataError, SettingError, near_names
-from ...files.schema import checked
+from ...files.schema import checked, schema_of
 from ...networks.parts.protocols import Inputs
 from ...tensors import Tensor, torch
 from ..dataset import Dataset
@@ -24,7 +24,7 @@ from ..items import as_numpy, in_files, is_frame, listed, mean_of_windows, take
 from ..readers.examples import are_examples, unlabelled
 from ..readers.unlabelled import is_file_of_items, read_files, single_picture
 from .augmenting import plain_name
-from .schemas import LARGEST, SMALLEST, schema_of
+from .schemas import LARGEST, SMALLEST
 
 Item = np.ndarray | dict[str, np.ndarray]  # One example as the network takes it, without batch axis
 
