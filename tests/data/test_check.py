@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from regraft.data import Dataset, checked, read
-from regraft.data import check as check_module
 from regraft.data.check import bad_items, rows_not_finite
 from regraft.errors import DataError
 
@@ -43,7 +42,7 @@ def test_recordings(recordings):
 
 
 def test_numbers_in_chunks(monkeypatch):
-    monkeypatch.setattr(check_module, "CHUNK_BYTES", 64)
+    monkeypatch.setattr("regraft.data.items.CHUNK_BYTES", 64)
     items = np.zeros((50, 4))
     items[[7, 31], [0, 3]] = np.nan, np.inf
     assert list(rows_not_finite(items)) == [7, 31]

@@ -15,11 +15,10 @@ from ..files.formats import reason_of
 from ..files.media import is_cut_short, picture_of, recording_of
 from .dataset import Dataset
 from .decoding.threads import in_threads
-from .items import CHUNK_BYTES, ArrayView, listed, take
+from .items import ArrayView, chunks_of, listed
 
 __all__ = ["bad_items", "checked", "labelled", "rows_not_finite"]
 
-FILES_AT_ONCE = 256
 DRAFT_SIZE = (64, 64)
 BLOCK_SAMPLES = 2**18
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -68,12 +67,8 @@ def bad_items(data: Dataset) -> dict[int, str]:
     if _is_block(data.items):
         return {int(row): "NaN or infinity" for row in rows_not_finite(data.items)}
     why = _image_reason if data.kind == "image" else _audio_reason
-    bad: dict[int, str] = {}
-    for start in range(0, len(data), FILES_AT_ONCE):
-        indices = list(range(start, min(start + FILES_AT_ONCE, len(data))))
-        said = in_threads(lambda index: why(data.items[index]), indices)
-        bad |= {index: reason for index, reason in zip(indices, said, strict=True) if reason}
-    return bad
+    said = in_threads(lambda index: why(data.items[index]), range(len(data)))
+    return {index: reason for index, reason in enumerate(said) if reason}
 
 
 def rows_not_finite(items: Any) -> np.ndarray:
@@ -81,14 +76,8 @@ def rows_not_finite(items: Any) -> np.ndarray:
     `items`: (N, ...) array, memory map or view of one."""
     if items.dtype.kind not in "fc" or not len(items):
         return np.zeros(0, dtype=np.int64)
-    row_bytes = max(1, int(np.prod(items.shape[1:])) * items.dtype.itemsize)
-    step = max(1, CHUNK_BYTES // row_bytes)
-    found = [
-        start + np.flatnonzero(~np.isfinite(np.reshape(rows, (len(rows), -1))).all(axis=1))
-        for start in range(0, len(items), step)
-        for rows in [take(items, np.arange(start, min(start + step, len(items))))]
-    ]
-    return np.concatenate(found)
+    finite = ((start, np.isfinite(np.reshape(rows, (len(rows), -1))).all(axis=1)) for start, rows in chunks_of(items))
+    return np.concatenate([start + np.flatnonzero(~part) for start, part in finite])
 
 
 def _is_block(items: Any) -> bool:

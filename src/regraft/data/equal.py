@@ -11,9 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from .decoding.threads import in_threads
-from .items import CHUNK_BYTES, ArrayView, Clip, take
-
-FILES_AT_ONCE = 256
+from .items import ArrayView, Clip, chunks_of
 
 
 def first_equal(items: Sequence[Any] | np.ndarray, kind: str, *, digest: Callable[[int], bytes]) -> np.ndarray:
@@ -63,11 +61,8 @@ def _among(keys: np.ndarray | list[Hashable], others: np.ndarray | list[Hashable
 
 def _digests(indices: np.ndarray, digest: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
     """Yield indices with digests; files that cannot be read are left out."""
-    for start in range(0, len(indices), FILES_AT_ONCE):
-        part = indices[start : start + FILES_AT_ONCE].tolist()
-        for index, found in zip(part, in_threads(lambda at: _digest(digest, at), part), strict=True):
-            if found is not None:
-                yield index, found
+    made = in_threads(lambda at: _digest(digest, at), indices.tolist())
+    yield from ((index, found) for index, found in zip(indices.tolist(), made, strict=True) if found is not None)
 
 
 def _digest(digest: Callable[[int], bytes], index: int) -> bytes | None:
@@ -100,9 +95,9 @@ def _row_sums(items: np.ndarray | ArrayView) -> np.ndarray:
     width = int(np.prod(items.shape[1:], dtype=int)) * items.dtype.itemsize
     words = max(1, -(-width // 8))
     factors = np.random.default_rng(0).integers(1, 2**64, words, dtype=np.uint64) | np.uint64(1)
-    step, sums = max(1, CHUNK_BYTES // max(1, 8 * words)), np.zeros(len(items), np.uint64)
-    for start in range(0, len(items), step):
-        rows = np.asarray(take(items, np.arange(start, min(start + step, len(items)))))
+    sums = np.zeros(len(items), np.uint64)
+    for start, part in chunks_of(items):
+        rows = np.asarray(part)
         padded = np.zeros((len(rows), 8 * words), np.uint8)
         padded[:, :width] = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8).reshape(len(rows), width)
         held = padded.view(np.uint64)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,6 +163,13 @@ def take(items: Sequence[Any] | np.ndarray, indices: Sequence[int] | np.ndarray)
         check_unchanged(items)
         return np.asarray(items[rows])
     return [items[int(index)] for index in rows]
+
+
+def chunks_of(items: Sequence[Any] | np.ndarray) -> Iterator[tuple[int, np.ndarray | list[Any]]]:
+    """Yield N arrays in parts of about `CHUNK_BYTES`, as `take` returns them, each with the index of its first array."""
+    step = max(1, CHUNK_BYTES // max(1, np.asarray(items[0]).nbytes)) if len(items) else 1
+    for start in range(0, len(items), step):
+        yield start, take(items, np.arange(start, min(start + step, len(items))))
 
 
 def as_rows(items: Sequence[Any] | np.ndarray, indices: np.ndarray) -> Sequence[Any]:

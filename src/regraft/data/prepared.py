@@ -19,8 +19,6 @@ from .preprocessings.augmenting import augment_key
 from .preprocessings.conditions_preprocessing import known_conditions
 from .preprocessings.preprocessing import Preprocessing
 
-HASHED_AT_ONCE = 256
-
 
 class Prepared:
     """Data set with a network's preprocessing. Examples are read for each batch and not kept.
@@ -78,13 +76,8 @@ class Prepared:
             hasher.update(json.dumps([views, self.view_seed, *own]).encode())
         if self.data.conditions is not None and known_conditions(self.preprocessing) is not None:
             hasher.update(json.dumps([str(condition) for condition in self.data.conditions]).encode())
-        for start in range(0, len(self), HASHED_AT_ONCE):
-            indices = list(range(start, min(start + HASHED_AT_ONCE, len(self))))
-            for digest in self._digests(indices):
-                hasher.update(digest)
+        of_files = len(self) > 0 and isinstance(self.data.items[0], Path | Clip)
+        rows = range(len(self))
+        for digest in in_threads(self.data.digest, rows) if of_files else map(self.data.digest, rows):
+            hasher.update(digest)
         return hasher.hexdigest()
-
-    def _digests(self, indices: list[int]) -> list[bytes]:
-        if isinstance(self.data.items[0], Path | Clip):
-            return in_threads(self.data.digest, indices)
-        return [self.data.digest(index) for index in indices]

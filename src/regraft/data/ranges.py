@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .items import CHUNK_BYTES, take
+from .items import chunks_of
 
 Range = tuple[float, float]
 BYTES: Range = (0.0, 255.0)
@@ -25,9 +25,7 @@ def limits_of(items: Sequence[Any] | np.ndarray) -> Range | None:
     """Return the minimum and maximum of arrays; None if there are no examples, or they are not arrays of numbers."""
     if not len(items) or isinstance(items[0], str | Path) or not isinstance(items[0], np.ndarray) or not items[0].size:
         return None
-    step = max(1, CHUNK_BYTES // max(1, items[0].nbytes))
-    chunks = (take(items, np.arange(start, min(start + step, len(items)))) for start in range(0, len(items), step))
-    parts = (part for chunk in chunks for part in ([chunk] if isinstance(chunk, np.ndarray) else chunk))
+    parts = (part for _, chunk in chunks_of(items) for part in ([chunk] if isinstance(chunk, np.ndarray) else chunk))
     limits = [(float(part.min()), float(part.max())) for part in parts if isinstance(part, np.ndarray)]
     return min(low for low, _ in limits), max(high for _, high in limits)
 

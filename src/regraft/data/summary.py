@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DataError, InputError, MissingExtraError
 from ..files.media import picture_of, recording_of
 from .decoding.threads import in_threads
-from .items import CHUNK_BYTES, ArrayView, Parts, listed, take
+from .items import ArrayView, Parts, chunks_of, listed
 from .targets import Targets
 
 MOST_HEADS = 10_000  # Maximum number of files whose headers are read for sizes and durations; larger data sets are sampled at even steps
@@ -121,9 +121,8 @@ def _array_facts(items: np.ndarray | ArrayView) -> dict[str, Any]:
     facts: dict[str, Any] = {"shape": list(items.shape[1:]), "dtype": str(items.dtype)}
     if items.dtype.kind not in "biuf" or not len(items) or not int(np.prod(items.shape[1:], dtype=int)):
         return facts
-    step = max(1, CHUNK_BYTES // max(1, int(np.prod(items.shape[1:], dtype=int)) * items.dtype.itemsize))
     axes = 0 if len(items.shape) == 2 else None
-    chunks = (np.asarray(take(items, np.arange(start, min(start + step, len(items))))) for start in range(0, len(items), step))
+    chunks = (np.asarray(part) for _, part in chunks_of(items))
     limits = [(chunk.min(axis=axes), chunk.max(axis=axes)) for chunk in chunks]
     low, high = np.min([least for least, _ in limits], axis=0), np.max([most for _, most in limits], axis=0)
     facts |= {"least": float(np.min(low)), "most": float(np.max(high))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 MOST_THREADS = 8
+AT_ONCE = 256  # Number of values in work at a time: what waits in the pool takes memory
 
 
 @functools.cache
@@ -20,12 +21,13 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=min(MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="regraft-data")
 
 
-def in_threads(function: Callable[[Given], Made], values: list[Given]) -> list[Made]:
+def in_threads(function: Callable[[Given], Made], values: Sequence[Given]) -> list[Made]:
     """Apply a function to each value in the shared pool; a single value is processed in the calling thread.
     `function` should release the interpreter lock most of the time (decoding, hashing, reading), and must not call `in_threads`."""
     if len(values) < 2:
         return [function(value) for value in values]
-    return list(_pool().map(function, values))
+    parts = (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
+    return [made for part in parts for made in _pool().map(function, part)]
 
 
 def prefetched(function: Callable[[Given], Made], values: Iterable[Given], *, ahead: bool = True) -> Iterator[tuple[Given, Made]]:
