@@ -43,7 +43,7 @@ def test_the_same_call_returns_what_is_there_and_another_is_an_error(family: str
     again = _adapted(family, tmp_path / "out")
     assert _bytes(tmp_path / "out") == before
     assert (again.scores, again.verdict, list(again.history)) == (first.scores, first.verdict, list(first.history))
-    assert again.plan.to_dict() == first.plan.to_dict() and np.allclose(again.network.logits(ROWS), first.network.logits(ROWS))
+    assert again.plan.to_dict() == first.plan.to_dict() and np.allclose(again.network.logits(ROWS), first.network.logits(ROWS), atol=1e-6)
     for other in ({"seed": 1}, {"strategy": "probe"}, {"rows": ROWS + 1}, {"test": (ROWS + 2, LABELS)}, {"baselines": True}):
         with pytest.raises(SettingError, match="already holds a finished network, of another plan"):
             _adapted(family, tmp_path / "out", **other)
