@@ -19,7 +19,7 @@ keras = pytest.importorskip("keras")
 from regraft.networks.edits import Taps  # noqa: E402  # after Keras
 from regraft.networks.layers import converting  # noqa: E402  # needs Keras
 from regraft.networks.layers.from_keras import ROWS  # noqa: E402  # needs Keras
-from regraft.networks.layers.graph import Over  # noqa: E402  # after Keras
+from regraft.networks.layers.graph import LAYERS  # noqa: E402  # after Keras
 from regraft.networks.parts.taps import grid_shares  # noqa: E402  # after Keras
 
 L, ops = keras.layers, keras.ops
@@ -390,6 +390,10 @@ def _keras_maps() -> Any:
     return _keras_of(*first, L.Conv2D(6, 3, activation="relu"), L.GlobalAveragePooling2D(), shape=(12, 10, 2))
 
 
+def _mean() -> nn.Module:
+    return LAYERS["Over"](kind="mean", axes=(1,))
+
+
 def _torch_maps() -> nn.Module:
     first = [nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*first, nn.Conv2d(4, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
@@ -418,7 +422,7 @@ PROBED: dict[tuple[str, str], tuple[tuple[int, ...], Callable[[], Any]]] = {
         (7,),
         lambda: _keras_of(L.Embedding(20, 6, mask_zero=True), L.LSTM(5, return_sequences=True), L.LSTM(4), shape=(7,), dtype="int32"),
     ),
-    ("torch", "tokens"): ((7,), lambda: nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 5), nn.ReLU(), Over("mean", [1]), nn.Linear(5, 3))),
+    ("torch", "tokens"): ((7,), lambda: nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 5), nn.ReLU(), _mean(), nn.Linear(5, 3))),
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,99 +12,33 @@ from torch.nn import functional
 
 from ...errors import NetworkError
 
-__all__ = [
-    "LAYERS",
-    "SOURCE",
-    "Affine",
-    "Attention",
-    "Cells",
-    "Concatenate",
-    "Dot",
-    "DotAttention",
-    "Function",
-    "Join",
-    "LayerGraph",
-    "Lookup",
-    "MeanOfKept",
-    "Over",
-    "Pad",
-    "Permute",
-    "Rectifier",
-    "Recurrent",
-    "Repeat",
-    "Reshape",
-    "Select",
-    "Unequal",
-    "attended",
-    "graph_module",
-    "layer_of",
-]
+__all__ = ["LAYERS", "SOURCE", "Affine", "Attention", "Cells", "LayerGraph", "Lookup", "Recurrent", "attended", "graph_module", "layer_of"]
 
 SOURCE = "layers"  # Origin of a network that is built from such a list
 _INPUT = "input"
 _NUMBERS = (bool, int, float, str, type(None))
 
 
-class Permute(nn.Module):
-    """Permutation of all axes, the batch axis first."""
+class _Stateless(nn.Module):
+    """Layer without weights: one of the functions in `_FUNCTIONS`, of the values that it reads and of its settings."""
 
-    def __init__(self, axes: Sequence[int]) -> None:
+    compute: ClassVar[Callable[..., Tensor]]
+
+    def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self.axes = tuple(axes)
+        kind = settings.get("kind")
+        if kind not in _KINDS.get(type(self).__name__, (kind,)):
+            raise NetworkError(f"The function {kind!r} is none that regraft writes.")
+        self.settings = settings
 
-    def forward(self, value: Tensor) -> Tensor:
-        """Return the permuted value."""
-        return value.permute(self.axes)
-
-
-class Reshape(nn.Module):
-    """Reshaping of each example."""
-
-    def __init__(self, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.shape = tuple(shape)
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Return the value with each example in the new shape."""
-        return value.reshape(value.shape[0], *self.shape)
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return the function of the values."""
+        return type(self).compute(*values, **self.settings)
 
 
-class Select(nn.Module):
-    """One position along an axis, by index."""
-
-    def __init__(self, axis: int, index: int) -> None:
-        super().__init__()
-        self.axis, self.index = axis, index
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Return the value at that position, without the axis."""
-        return value.select(self.axis, self.index)
-
-
-class Pad(nn.Module):
-    """Padding of the last axes. `sizes` follow `torch.nn.functional.pad`; negative ones crop. `value="repeated"` replicates edges."""
-
-    def __init__(self, sizes: Sequence[int], value: float | str = 0.0) -> None:
-        super().__init__()
-        self.sizes, self.mode = list(sizes), "replicate" if value == "repeated" else "constant"
-        self.value = None if value == "repeated" else float(value)
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Return the padded value."""
-        return functional.pad(value, self.sizes, self.mode, self.value)
-
-
-class Over(nn.Module):
-    """Reduction over `axes`: mean, variance, sum, maximum or any. `keep` keeps the axes with size one."""
-
-    def __init__(self, kind: str, axes: Sequence[int], *, keep: bool = False) -> None:
-        super().__init__()
-        self.reduce = _OVER[kind]
-        self.axes, self.keep = tuple(axes), keep
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Return the reduced value."""
-        return self.reduce(value, dim=self.axes, keepdim=self.keep)
+def _padded(tensor: Tensor, /, sizes: Sequence[int], *, value: float | str = 0.0) -> Tensor:
+    """Pad the last axes. `sizes` follow `torch.nn.functional.pad`; negative ones crop. `value="repeated"` replicates edges."""
+    return functional.pad(tensor, sizes, "replicate") if value == "repeated" else functional.pad(tensor, sizes, value=float(value))
 
 
 def _variance(value: Tensor, dim: tuple[int, ...], *, keepdim: bool) -> Tensor:
@@ -112,65 +47,61 @@ def _variance(value: Tensor, dim: tuple[int, ...], *, keepdim: bool) -> Tensor:
 
 
 _OVER: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "var": _variance, "max": torch.amax, "sum": torch.sum, "any": torch.any}
-
-
-class Join(nn.Module):
-    """Element-wise combination of several values. `kind` names the operation, such as "add" or "maximum"."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-        self.join = _PAIRS[kind]
-
-    def forward(self, *values: Tensor) -> Tensor:
-        """Return the values combined from first to last."""
-        made = values[0]
-        for value in values[1:]:
-            made = self.join(made, value)
-        return made / len(values) if self.kind == "average" else made
-
-
 _PAIRS: dict[str, Callable[..., Tensor]] = {
     **{"average": torch.add, "add": torch.add, "subtract": torch.sub, "multiply": torch.mul, "divide": torch.div},
     **{"maximum": torch.maximum, "minimum": torch.minimum, "logicaland": torch.logical_and, "logicalor": torch.logical_or},
 }
+_BY_ELEMENT: dict[str, Callable[..., Tensor]] = {one: getattr(torch, one) for one in ("exp", "sin", "cos", "atan", "abs", "sqrt", "square")}
+_KINDS = {"Over": _OVER, "Join": _PAIRS, "Function": _BY_ELEMENT}  # Layers with a setting "kind", and its values
 
 
-class Concatenate(nn.Module):
-    """Concatenation of several values along an axis."""
-
-    def __init__(self, axis: int) -> None:
-        super().__init__()
-        self.axis = axis
-
-    def forward(self, *values: Tensor) -> Tensor:
-        """Return the concatenated value."""
-        return torch.cat(values, self.axis)
+def _combined(*values: Tensor, kind: str) -> Tensor:
+    """Combine several values by element, from first to last."""
+    made = functools.reduce(_PAIRS[kind], values)
+    return made / len(values) if kind == "average" else made
 
 
-class Unequal(nn.Module):
-    """Mask of the elements that differ from `number`."""
-
-    def __init__(self, number: float) -> None:
-        super().__init__()
-        self.number = number
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Return the mask, in the shape of `value`."""
-        return value != self.number
+def _mean_of_kept(value: Tensor, mask: Tensor, *, keep: bool) -> Tensor:
+    """Return the mean (N, d) over the steps (N, T, d) that a mask (N, T) keeps. With `keep` the result is (N, 1, d)."""
+    share = mask.unsqueeze(-1).to(value.dtype)
+    return (value * share).sum(1, keepdim=keep) / share.sum(1, keepdim=keep)
 
 
-class MeanOfKept(nn.Module):
-    """Masked mean (N, d) over the steps (N, T, d) that a mask (N, T) keeps. With `keep` the result is (N, 1, d)."""
+def _rectified(value: Tensor, *, slope: float, threshold: float, largest: float | None) -> Tensor:
+    """Return the ReLU as Keras defines it, with a slope below a threshold and a maximum."""
+    made = torch.where(value >= threshold, value, slope * (value - threshold))
+    return made if largest is None else made.clamp_max(largest)
 
-    def __init__(self, *, keep: bool) -> None:
-        super().__init__()
-        self.keep = keep
 
-    def forward(self, value: Tensor, mask: Tensor) -> Tensor:
-        """Return the mean of `value` where `mask` is true."""
-        share = mask.unsqueeze(-1).to(value.dtype)
-        return (value * share).sum(1, keepdim=self.keep) / share.sum(1, keepdim=self.keep)
+def _dot(*values: Tensor, axes: Sequence[int], normalize: bool) -> Tensor:
+    """Return the dot product (N, …) of two values along an axis of each; with `normalize`, of values of unit length along it.
+    The other axes of the first value stand before those of the second."""
+    parts = []
+    for value, axis in zip(values, axes, strict=True):
+        length = value.square().sum(axis, keepdim=True).sqrt().clamp_min(1e-12) if normalize else None
+        moved = (value if length is None else value / length).transpose(axis, -1)
+        parts.append(moved.unsqueeze(1) if moved.ndim == 2 else moved)
+    made = torch.matmul(parts[0], parts[1].transpose(1, 2))
+    return made.flatten(1) if min(value.ndim for value in values) == 2 else made
+
+
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "Permute": lambda value, axes: value.permute(axes),  # of all axes, the batch axis first
+    "Reshape": lambda value, shape: value.reshape(value.shape[0], *shape),  # of each example
+    "Select": lambda value, axis, index: value.select(axis, index),
+    "Pad": _padded,
+    "Over": lambda value, kind, axes, keep=False: _OVER[kind](value, dim=axes, keepdim=keep),
+    "Join": _combined,
+    "Concatenate": lambda *values, axis: torch.cat(values, axis),
+    "Unequal": lambda value, number: value != number,  # a mask
+    "MeanOfKept": _mean_of_kept,
+    "Repeat": lambda value, count: value[:, None].expand(-1, count, -1),  # of a vector (N, d) for `count` steps
+    "Rectifier": _rectified,
+    "Function": lambda value, kind: _BY_ELEMENT[kind](value),
+    "Dot": _dot,
+    "DotAttention": lambda query, *read: functional.scaled_dot_product_attention(query, read[-1], read[0], scale=1.0),
+}
+"""Layers without weights, by name. They read values, then take settings by name. DotAttention reads the values first and the keys last."""
 
 
 class Affine(nn.Module):
@@ -195,45 +126,6 @@ class Lookup(nn.Embedding):
     def forward(self, value: Tensor) -> Tensor:
         """Return the vectors of the integers in `value`."""
         return super().forward(value.long())
-
-
-class Repeat(nn.Module):
-    """Repetition of a vector (N, d) for `count` steps, (N, count, d)."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Return the repeated value."""
-        return value[:, None].expand(-1, self.count, -1)
-
-
-class Rectifier(nn.Module):
-    """ReLU as Keras defines it, with a slope below a threshold and a maximum."""
-
-    def __init__(self, *, slope: float, threshold: float, largest: float | None) -> None:
-        super().__init__()
-        self.slope, self.threshold, self.largest = slope, threshold, largest
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Return the rectified value."""
-        made = torch.where(value >= self.threshold, value, self.slope * (value - self.threshold))
-        return made if self.largest is None else made.clamp_max(self.largest)
-
-
-class Function(nn.Module):
-    """Function without weights for which PyTorch has no module, by name."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        if kind not in ("exp", "sin", "cos", "atan", "abs", "sqrt", "square"):
-            raise NetworkError(f"The function {kind!r} is none that regraft writes.")
-        self.function: Callable[[Tensor], Tensor] = getattr(torch, kind)
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Return the function of the value."""
-        return self.function(value)
 
 
 class Cells(nn.RNNBase):
@@ -390,43 +282,16 @@ def attended(
     return functional.scaled_dot_product_attention(query, key, value, bias, is_causal=causal and bias is None)
 
 
-class DotAttention(nn.Module):
-    """Dot-product attention without weights and without scaling."""
-
-    def forward(self, query: Tensor, *read: Tensor) -> Tensor:
-        """Return the attended values. `read` holds the values first and the keys last."""
-        return functional.scaled_dot_product_attention(query, read[-1], read[0], scale=1.0)
-
-
-class Dot(nn.Module):
-    """Dot product of two values along an axis of each; with `normalize`, of values of unit length along it."""
-
-    def __init__(self, axes: Sequence[int], *, normalize: bool) -> None:
-        super().__init__()
-        self.axes, self.normalize = tuple(axes), normalize
-
-    def forward(self, *values: Tensor) -> Tensor:
-        """Return the products (N, …), the other axes of the first value before those of the second."""
-        parts = []
-        for value, axis in zip(values, self.axes, strict=True):
-            length = value.square().sum(axis, keepdim=True).sqrt().clamp_min(1e-12) if self.normalize else None
-            moved = (value if length is None else value / length).transpose(axis, -1)
-            parts.append(moved.unsqueeze(1) if moved.ndim == 2 else moved)
-        made = torch.matmul(parts[0], parts[1].transpose(1, 2))
-        return made.flatten(1) if min(value.ndim for value in values) == 2 else made
-
-
 _OF_TORCH = (
     "Linear Embedding Flatten Identity LayerNorm GroupNorm Upsample Dropout Dropout1d Dropout2d Conv1d Conv2d Conv3d "
     "ConvTranspose1d ConvTranspose2d ConvTranspose3d BatchNorm1d BatchNorm2d BatchNorm3d MaxPool1d MaxPool2d MaxPool3d "
     "AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d ReLU ReLU6 Sigmoid Tanh Softmax LogSoftmax ELU SELU CELU GELU SiLU "
     "Mish Softplus Softsign Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid PReLU Tanhshrink"
 )
-_OWN: tuple[type[nn.Module], ...] = (
-    *(Lookup, Permute, Reshape, Select, Pad, Over, Join, Concatenate, Unequal, Affine, Repeat, Rectifier, Function, Recurrent),
-    *(Attention, Dot, DotAttention, MeanOfKept),
-)
-LAYERS: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in _OF_TORCH.split()} | {kind.__name__: kind for kind in _OWN}
+_OWN: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (Lookup, Affine, Recurrent, Attention)}
+_OWN |= {name: type(name, (_Stateless,), {"compute": staticmethod(one), "__module__": __name__}) for name, one in _FUNCTIONS.items()}
+globals().update(_OWN)  # where pickle looks them up
+LAYERS: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in _OF_TORCH.split()} | _OWN
 """Layer classes by name. A step's settings are the arguments of its class."""
 
 
