@@ -19,6 +19,7 @@ from torch.nn import Module
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from ..networks.contract import Inputs, Network, Scores
+from ..networks.parts.protocols import by_name
 from ..randomness import seeded
 from .selection import is_dropout
 from .units import called_one_by_one, frozen_units, on_network, other_weights, replaced, rows_of
@@ -204,10 +205,6 @@ class _Replay:
         return {name: kept[name] if name in kept else tensor[:1].expand(size, *tensor.shape[1:]) for name, tensor in self.sample.items()}
 
 
-def _named(inputs: Inputs) -> dict[str, Tensor]:
-    return inputs if isinstance(inputs, dict) else {"": inputs}
-
-
 def _poisoned(tensor: Tensor) -> Tensor | None:
     """Return different values of that shape: NaN for floats; for integers, the largest value where there is a zero, and zero elsewhere.
     So integers remain valid indices. Return None if all values are zero, because no other valid value is known."""
@@ -235,7 +232,7 @@ def _live_among(slots: Sequence[_Slot], is_live: Callable[[Sequence[_Slot]], boo
 
 def _find_live_(replay: _Replay) -> None:
     """Set the live outputs and inputs: those that the logits depend on."""
-    named = _named(replay.sample)
+    named = by_name(replay.sample)
     recorded = {slot: replay.recorded(slot) for slot in replay.slots()}
     others = {slot: _poisoned(value) for slot, value in recorded.items()}
 
@@ -296,13 +293,13 @@ def _as_cut(replay: _Replay, layers: frozenset[str], *, again: _Again) -> Cut:
         for slot in replay.live
         for value in [replay.recorded(slot)]
     ]
-    named = _named(replay.sample)
+    named = by_name(replay.sample)
     live += [Live(f"input {name}".strip(), tuple(named[name].shape[1:]), named[name].dtype) for name in replay.live_inputs]
 
     def frozen_part(inputs: Inputs) -> list[Tensor]:
         replay.network.mode_(False)
         values = _seen_live(replay, inputs)
-        return [*(values[slot] for slot in replay.live), *(_named(inputs)[name] for name in replay.live_inputs)]
+        return [*(values[slot] for slot in replay.live), *(by_name(inputs)[name] for name in replay.live_inputs)]
 
     def trainable_part(tensors: Sequence[Tensor]) -> Scores:
         values = dict(zip(replay.live, tensors, strict=False))
@@ -405,7 +402,7 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
             network.scores(inputs)
         return seen[:1]
 
-    count = len(next(iter(_named(network.sample).values())))
+    count = len(next(iter(by_name(network.sample).values())))
     single = len(layers_of_head) == 1 and [len(one) for one in frozen_part(network.sample) if one.ndim > 1] == [count]
     return (frozen_part if single else whole), lambda tensors: network.scores_of_features(tensors[0])
 

@@ -27,7 +27,7 @@ from .names import checked_classes
 from .onnx_files import write_onnx
 from .parts.coding import Coding, in_condition, without_conditions
 from .parts.head import Head, one_row
-from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns
+from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns, by_name
 from .parts.structure import Block, Layer, Point, prefixes
 from .parts.taps import Tap, TapSlice
 from .predictions import Predictions, Run, concatenated, predictions, result_head, together
@@ -75,8 +75,7 @@ class Network(Editable):
     @property
     def takes_integers(self) -> bool:
         """Whether all inputs are integers, for example token ids."""
-        named = self.sample if isinstance(self.sample, dict) else {"": self.sample}
-        return not any(tensor.is_floating_point() for tensor in named.values())
+        return not any(tensor.is_floating_point() for tensor in by_name(self.sample).values())
 
     @property
     def classes(self) -> tuple[str, ...] | None:

@@ -28,7 +28,7 @@ from .edits import Edit
 from .fingerprints.values import Structure
 from .parts.coding import Coding
 from .parts.head import FoundHead, Head, two_rows
-from .parts.protocols import Inputs, Scores, on_device
+from .parts.protocols import Inputs, Scores, by_name, on_device
 from .parts.structure import Block, Layer, prefixes
 from .parts.taps import TapSlice
 from .predictions import grouped_scores
@@ -69,7 +69,7 @@ class Body(abc.ABC):
 
     def open_(self, shapes: Mapping[str, Sequence[int | None]]) -> None:
         """Leave the axes open that are None in these shapes, which are those of `open_shapes`; shapes that do not fit change nothing."""
-        named, self.input_shapes = self.sample if isinstance(self.sample, dict) else {"": self.sample}, {}
+        named, self.input_shapes = by_name(self.sample), {}
         for name, shape in shapes.items():
             own = name if name in named else next(iter(named)) if "" in (name, *named) else None
             sides = [] if own is None else named[own].shape[1:]

@@ -14,7 +14,7 @@ from ..errors import NetworkError, RegraftError, optional_import
 from ..files.formats import reason_of
 from ..tensors import Tensor, torch
 from .parts.head import Head
-from .parts.protocols import Inputs, Preprocessing, on_device
+from .parts.protocols import Inputs, Preprocessing, by_name, on_device
 
 T = TypeVar("T")
 Run = Callable[..., np.ndarray]  # A function that runs another one over batches of examples, with the signature of `concatenated`
@@ -68,7 +68,7 @@ def concatenated(function: Callable[[Any, Inputs], Tensor], network: _Predictor,
         preprocessing = network.preprocessing
         windows = preprocessing.windows(preprocessing.dataset(items))
         batches = preprocessing.batches(windows, batch_size)
-        sample = next(iter(network.sample.values())) if isinstance(network.sample, dict) else network.sample  # on the network's device
+        sample = next(iter(by_name(network.sample).values()))  # on the network's device
         made_of = partial(of_batch, partial(function, network), network)
         parts = [made_of(batch=on_device(batch, sample.device)).float().cpu().numpy() for batch in batches]
     made = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
@@ -107,8 +107,7 @@ def of_batch(function: Callable[[Inputs], T], network: _Predictor, *, batch: Inp
 
 
 def _shapes(batch: Inputs) -> str:
-    named = batch if isinstance(batch, dict) else {"": batch}
-    return ", ".join(f"{name} {tuple(tensor.shape[1:])} {tensor.dtype}".strip() for name, tensor in named.items())
+    return ", ".join(f"{name} {tuple(tensor.shape[1:])} {tensor.dtype}".strip() for name, tensor in by_name(batch).items())
 
 
 def predictions(raw: np.ndarray, head: Head) -> Predictions:

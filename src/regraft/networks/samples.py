@@ -16,7 +16,7 @@ from torch.nn import Module
 from ..errors import NetworkError, near_names
 from ..files.formats import reason_of
 from ..randomness import seeded
-from .parts.protocols import Inputs, on_device
+from .parts.protocols import Inputs, by_name, changed, on_device
 from .parts.record import Record
 
 _SIDES = (224, 32, 28, 64, 96, 128, 16, 8, 299)
@@ -35,18 +35,12 @@ def placed(inputs: Inputs, device: torch.device, *, order: torch.memory_format) 
 
 def sample_facts(sample: Inputs) -> dict[str, Any]:
     """Return the shape of one example and the dtype of each input of a `sample`, by name ("" for an unnamed input), as plain data."""
-    named = sample if isinstance(sample, dict) else {"": sample}
-    return {name: [list(tensor.shape[1:]), str(tensor.dtype)] for name, tensor in named.items()}
+    return {name: [list(tensor.shape[1:]), str(tensor.dtype)] for name, tensor in by_name(sample).items()}
 
 
 def is_pictures(inputs: Inputs) -> bool:
     """Return whether a batch is one floating-point tensor (N, C, H, W)."""
     return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.is_floating_point()
-
-
-def to_inputs(sample: Inputs) -> Inputs:
-    """Return a detached sample."""
-    return {name: tensor.detach() for name, tensor in sample.items()} if isinstance(sample, dict) else sample.detach()
 
 
 def sample_of(shape: Sequence[int | None], *, integers: bool = False, batch: int = 2) -> Tensor:
@@ -166,9 +160,7 @@ def in_one_mapping(module: Module, names: Iterable[str]) -> bool:
 
 def three_items(sample: Inputs) -> Inputs:
     """Return a `sample` of two examples with the first one appended."""
-    if isinstance(sample, dict):
-        return {name: torch.cat([tensor, tensor[:1]]) for name, tensor in sample.items()}
-    return torch.cat([sample, sample[:1]])
+    return changed(sample, lambda tensor: torch.cat([tensor, tensor[:1]]))
 
 
 def shortened(sample: Inputs, names: Iterable[str]) -> Inputs:

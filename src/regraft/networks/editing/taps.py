@@ -14,7 +14,7 @@ from torch.nn import Module, functional
 
 from ...errors import NetworkError
 from ..family import Body
-from ..parts.protocols import Inputs
+from ..parts.protocols import Inputs, by_name
 from ..parts.structure import Block, block_end
 from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, nothing_left, pools_at
 from ..samples import three_items
@@ -164,8 +164,7 @@ def _ended_by(end: _Reached) -> Iterator[None]:
 
 def read_input(inputs: Inputs) -> Tensor | None:
     """Return the network's input, or the first floating-point tensor of named `inputs`; None for token ids."""
-    named = inputs if isinstance(inputs, dict) else {"": inputs}
-    real = [tensor for name, tensor in named.items() if tensor.is_floating_point() and "mask" not in name and name != "columns"]
+    real = [tensor for name, tensor in by_name(inputs).items() if tensor.is_floating_point() and "mask" not in name and name != "columns"]
     return real[0] if real else None
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..contract import Inputs, Network
+from ..parts.protocols import by_name
 from ..tracing import trace
 
 _OFFSET = 2  # Rows before the first position that a table of positions may have, as in RoBERTa and BART
@@ -34,8 +35,7 @@ def known_positions(network: Network, longest: int) -> int | None:
 
 def _ids(network: Network) -> Tensor | None:
     """Return the token ids (N, tokens) of a network's sample, or None."""
-    named = network.sample if isinstance(network.sample, dict) else {"": network.sample}
-    return next((tensor for tensor in named.values() if not tensor.is_floating_point() and tensor.ndim == 2), None)
+    return next((tensor for tensor in by_name(network.sample).values() if not tensor.is_floating_point() and tensor.ndim == 2), None)
 
 
 def _tables(network: Network) -> Iterator[int]:
@@ -53,7 +53,7 @@ def _tables(network: Network) -> Iterator[int]:
 
 def _runs(network: Network, length: int) -> bool:
     """Return whether a network takes texts of this length."""
-    named = network.sample if isinstance(network.sample, dict) else {"": network.sample}
+    named = by_name(network.sample)
     last = {name: tensor[:1, -1:] for name, tensor in named.items() if tensor.ndim == 2}
     first = {name: tensor[:1, :1].expand(1, length - 1) for name, tensor in named.items() if tensor.ndim == 2}
     made = {name: torch.cat([first[name], last[name]], 1) for name in last}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -15,6 +14,7 @@ from ...errors import NetworkError
 from ..edits import Biased, Codes, InputLayer, LowRank, ScaleShift
 from ..family import EditTable
 from ..parts.coding import CODE_SPREAD, ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
+from ..parts.protocols import by_name
 from ..parts.scaling import film, lhuc
 from .body import KerasBody
 from .heads import channels_last
@@ -140,15 +140,10 @@ def _low_rank(twin: KerasBody, edit: LowRank, *, seed: int, **_: Any) -> KerasBo
     twin.plain = twin.copy()
     with seeded(seed):
         for layer in map(modules.__getitem__, edit.layers):
-            scaled = "lora_alpha" in inspect.signature(layer.enable_lora).parameters
             try:
-                layer.enable_lora(edit.rank, b_initializer="zeros", **({"lora_alpha": edit.alpha} if scaled else {}))
+                layer.enable_lora(edit.rank, b_initializer="zeros", lora_alpha=edit.alpha)
             except (ValueError, NotImplementedError) as error:
                 raise NetworkError(f"Keras cannot give the layer {layer.name!r} a low-rank change: {error}") from error
-            if not scaled:  # Keras before 3.9 has no alpha: a larger A gives the same initial scaling
-                with torch.no_grad():
-                    factor = next(variable for variable in layer.variables if variable.name.endswith("_a") and "lora" in variable.name)
-                    factor.value.mul_(edit.alpha / edit.rank)
     retrack_(twin.module)
     twin.recount_(edit.layers)
     return twin
@@ -267,7 +262,7 @@ def _coded(twin: KerasBody, edit: Codes, *, seed: int, **_: Any) -> KerasBody:
         shaped = keras.layers.Reshape(tensor.shape[1:], name=f"{CODES}_at_{name}", dtype=tensor.dtype)
         known[id(tensor)] = code if len(tensor.shape) == 2 else shaped(code)
     whole = graph.model(pass_.outputs(graph_of(twin.module), known, code=code), inputs={**inputs, CONDITION: condition})
-    sample = twin.sample if isinstance(twin.sample, dict) else {"inputs": twin.sample}
+    sample = by_name(twin.sample, "inputs")
     kept = {name: values for name, values in sample.items() if name in inputs}
     zeros = torch.zeros(len(next(iter(sample.values()))), dtype=torch.int64)
     twin.anew(whole, sample={**kept, CONDITION: zeros}, renewed=pass_.models)

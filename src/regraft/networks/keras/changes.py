@@ -22,6 +22,7 @@ from ..editing.taps import Point, block_end_of, block_ends, first_outputs, read_
 from ..edits import Channels, Columns, Cut, Rows, Stack, Taps
 from ..family import EditTable
 from ..parts.head import FoundHead, Head
+from ..parts.protocols import by_name
 from ..parts.structure import numbered
 from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, grid_shares, nothing_left, pools_at
 from ..samples import sample_of
@@ -187,8 +188,7 @@ def _columns(twin: KerasBody, edit: Columns, **_: Any) -> KerasBody:
     after = graph.steps[next(at for at, step in enumerate(graph.steps) if step is node) + 1 :]
     Rewiring().run_(after, known)
     whole = graph.model(mapped(graph.outputs, known), inputs={**inputs, "columns": columns})
-    sample = twin.sample if isinstance(twin.sample, dict) else {"inputs": twin.sample}
-    twin.anew(whole, sample={**sample, "columns": sample_of((edit.count,))})
+    twin.anew(whole, sample={**by_name(twin.sample, "inputs"), "columns": sample_of((edit.count,))})
     twin.refresh_heads_()
     return twin
 

@@ -25,7 +25,7 @@ from ..keras.saving import as_given
 from ..keras.structure import CODES, CONDITION
 from ..parts.coding import ENTRANCE, LAYERS
 from ..parts.head import told_binary
-from ..parts.onnx_export import is_coarse, why_not_exported
+from ..parts.onnx_export import input_names, is_coarse, why_not_exported
 from ..parts.protocols import on_device
 from ..samples import shortened
 from ..torch.exporting import exported_program
@@ -106,7 +106,7 @@ def _torch_of(network: Network, *, turned: bool, shapes: Shapes = MappingProxyTy
     reader = KerasReader(sample, turned, ROWS)
     with as_given(cast(KerasBody, network.body)):
         outputs = reader.read(network.module)
-    inputs = list(sample) if isinstance(sample, dict) else []
+    inputs = input_names(sample)
     module = LayerGraph(reader.steps, outputs, inputs=inputs)
     for name, part in reader.modules.items():
         module._modules[name] = part

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 
 from ...errors import NetworkError, optional_import
 from ...files.formats import reason_of
+from ...files.sizes import memory
 
 _SHARE_OF_MEMORY = 0.5  # Share of the machine's memory; the rest is for other data
 
@@ -76,9 +76,7 @@ def _limit_memory() -> bool:
 
 def _memory() -> int | None:
     """Return the memory of this machine or of the process's control group in bytes; None if unknown."""
-    found = []
-    with suppress(ValueError, OSError, AttributeError):  # not available on every system
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    found = [memory()]
     with suppress(ValueError, OSError):  # "max" if there is no limit
         found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return min(found, default=None)
+    return min((one for one in found if one is not None), default=None)

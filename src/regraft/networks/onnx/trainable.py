@@ -21,7 +21,7 @@ from ...errors import NetworkError, UnsafeFileError, optional_import
 from ...files.formats import reading
 from ...files.onnx_form import is_standard, read_onnx
 from ...files.text import printable
-from ..parts.protocols import Inputs
+from ..parts.protocols import Inputs, by_name
 from ..samples import shortened
 from ..sources.building import Limits, building
 from ..sources.zoo import Opened
@@ -74,7 +74,7 @@ def open_onnx(path: Path) -> Opened:
 
 def _open_shapes(model: Any, module: Module, *, sample: Inputs) -> dict[str, tuple[int | None, ...]]:
     """Return the shapes of sequences (any number of steps, features) by input name, if the module takes others than those of the sample."""
-    named, free = sample if isinstance(sample, dict) else {"": sample}, set[str]()
+    named, free = by_name(sample), set[str]()
     for one in model.graph.input:
         name, fixed = one.name if one.name in named else "", [side.HasField("dim_value") for side in one.type.tensor_type.shape.dim]
         if name in named and named[name].is_floating_point() and fixed[1:] == [False, True] and named[name].ndim == len(fixed):
@@ -103,7 +103,7 @@ def _frozen(found: ForeignOnnx, problem: NetworkError, *, shown: str) -> tuple[M
         model, sample = frozen_graph(found.model)
         module = frozen_module(model, model.metadata_props[-1].value)
         with torch.no_grad():
-            module(**sample) if isinstance(sample, dict) else module(sample)
+            call_module(module, sample)
     except NetworkError as error:
         if shown in str(problem):
             raise problem from error

@@ -17,7 +17,7 @@ from torch.nn import Module
 from ...errors import NetworkError, RegraftError, optional_import
 from ...files.formats import reason_of
 from ..family import Body
-from .protocols import Inputs
+from .protocols import Inputs, by_name
 from .record import Record
 from .recurrent import replaced
 
@@ -44,7 +44,7 @@ class WholeNetwork(Module):
 
 def sample_tensors(sample: Inputs) -> tuple[Tensor, ...]:
     """Return the tensors of a `sample` on the CPU, in order."""
-    return tuple(tensor.cpu() for tensor in (sample.values() if isinstance(sample, dict) else (sample,)))
+    return tuple(tensor.cpu() for tensor in by_name(sample).values())
 
 
 def input_names(sample: Inputs) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,18 +13,26 @@ Inputs = Tensor | dict[str, Tensor]  # One batch in the form that the network ta
 Scores = dict[str, Tensor]  # Logits by task name, each (N, C)
 
 
+def by_name(inputs: Inputs, alone: str = "") -> dict[str, Tensor]:
+    """Return the tensors of a batch by name; a single unnamed one is called `alone`."""
+    return inputs if isinstance(inputs, dict) else {alone: inputs}
+
+
+def changed(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """Return a batch with `change` of each of its tensors."""
+    return {name: change(tensor) for name, tensor in inputs.items()} if isinstance(inputs, dict) else change(inputs)
+
+
 def on_device(inputs: Inputs, device: Any, **how: Any) -> Inputs:
     """Return a batch on a PyTorch device; to a GPU through page-locked memory, so that the copy does not stop the calling thread.
     `how`: further arguments of `Tensor.to`."""
-    if isinstance(inputs, dict):
-        return {name: _moved(tensor, device, **how) for name, tensor in inputs.items()}
-    return _moved(inputs, device, **how)
 
+    def moved(tensor: Tensor) -> Tensor:
+        if str(device).startswith("cuda") and tensor.device.type == "cpu":
+            return tensor.pin_memory().to(device, non_blocking=True, **how)
+        return tensor.to(device, **how)
 
-def _moved(tensor: Tensor, device: Any, **how: Any) -> Tensor:
-    if str(device).startswith("cuda") and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True, **how)
-    return tensor.to(device, **how)
+    return changed(inputs, moved)
 
 
 class Preprocessing(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import socket
 import sys
 import threading
@@ -20,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import NetworkError, RegraftError, optional_import
 from ...files.formats import reason_of
+from ...files.sizes import memory
 from ...files.text import printable
 from ..edits import Edit
 
@@ -27,6 +27,7 @@ _hub_switch = threading.RLock()  # Held while the offline switch of the hub clie
 
 _MIB = 2**20
 _SLACK_BYTES = 256 * _MIB
+_UNKNOWN = 64 * 1024 * _MIB  # Memory of a machine that does not tell it
 _SLACK_TENSORS = 2000
 _MOST_TENSORS = 20_000
 _SHAPED = ("empty", "zeros", "ones", "full", "rand", "randn", "randint", "randperm", "arange", "linspace", "logspace", "eye")
@@ -47,12 +48,12 @@ class Limits:
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Return the limits for known weights: three times their size, plus room for tables and masks, and at most the machine's memory."""
         held = 4 * sum(tensor.numel() for tensor in tensors.values())
-        return cls(min(3 * held + _SLACK_BYTES, _memory()), 8 * len(tensors) + _SLACK_TENSORS)
+        return cls(min(3 * held + _SLACK_BYTES, memory() or _UNKNOWN), 8 * len(tensors) + _SLACK_TENSORS)
 
     @classmethod
     def of_memory(cls) -> Self:
         """Return the limits for an architecture whose weights are not all known: the machine's memory."""
-        return cls(_memory(), _MOST_TENSORS)
+        return cls(memory() or _UNKNOWN, _MOST_TENSORS)
 
     @classmethod
     def of_bytes(cls, stored: int) -> Self:
@@ -67,13 +68,6 @@ class Limits:
             if max((*sizes.values(), sizes.get("rows", 0) * sizes.get("features", 0)), default=0) > most:
                 shown = printable(repr(edit.to_dict()), width=100)
                 raise NetworkError(f"{what} notes the edit {shown}, which is larger than its weights. Its regraft.json is damaged.")
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # not available on every system
-        return 64 * 1024 * _MIB
 
 
 @contextmanager

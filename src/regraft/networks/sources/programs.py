@@ -20,6 +20,8 @@ from ..contract import Coding, Head, Inputs, Network
 from ..names import checked_classes
 from ..parts.code_files import table_with_files
 from ..parts.head import FoundHead, told_binary
+from ..parts.onnx_export import input_names
+from ..parts.protocols import by_name
 from ..torch.body import inspected
 from ..torch.exporting import PROGRAM_FILE, UNOPENED_PROGRAM_FILE
 from ..torch.family import TORCH
@@ -36,7 +38,7 @@ def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> N
     remedy = f"Open the folder with {_line(folder, own)}."
     model, _ = read_onnx(path, remedy=remedy)
     coding = _with_codes_(model, facts, folder=folder, remedy=remedy)
-    program = OnnxProgram(model.SerializeToString(), list(sample) if isinstance(sample, dict) else [])
+    program = OnnxProgram(model.SerializeToString(), input_names(sample))
     program.own = own
     network = Network(TORCH, inspected(program, sample), {"source": "program", "class": own}, Account())
     network.coding = coding
@@ -118,9 +120,8 @@ def _with_codes_(model: Any, facts: Mapping[str, Any], *, folder: Path, remedy: 
 
 def _check_outputs(network: Network, heads: Sequence[Mapping[str, Any]], *, remedy: str) -> None:
     """Raise unless a program outputs the features and the logits of these heads."""
-    sample = network.sample
     with torch.no_grad():
-        found = cast(dict[str, Tensor], network.module(*(sample.values() if isinstance(sample, dict) else (sample,))))
+        found = cast(dict[str, Tensor], network.module(*by_name(network.sample).values()))
     shapes = {name: list(values.shape[1:]) for name, values in found.items()}
     expected = {logits_name(index): [head["rows"]] for index, head in enumerate(heads)}
     expected |= {FEATURES: [heads[0]["features"]]} if heads else {}

@@ -17,6 +17,7 @@ from ..editing.taps import Point, read_point, width_hint
 from ..edits import Biased, Codes, InputLayer, LowRank, ScaleShift
 from ..family import EditTable
 from ..parts.coding import ENTRANCE, INPUT, LAYERS, drawn_codes
+from ..parts.protocols import by_name
 from ..parts.taps import INPUT as ENTRY
 from ..parts.taps import Tap
 from ..samples import three_items
@@ -107,7 +108,7 @@ def _with_entrance(twin: TorchBody, _edit: InputLayer, **_: Any) -> TorchBody:
 def _coded(twin: TorchBody, edit: Codes, *, seed: int, **_: Any) -> TorchBody:
     """Let the network take a condition with each example; `seed` draws the first codes."""
     coding = edit.coding
-    own = dict(twin.sample) if isinstance(twin.sample, dict) else {"inputs": twin.sample}
+    own = dict(by_name(twin.sample, "inputs"))
     if _CONDITION in own and coding.into != f"{INPUT}{_CONDITION}":
         raise NetworkError(f"The network has an input called {_CONDITION!r} of its own; expected none. Give it another name.")
     first = next(iter(own.values()))

@@ -21,11 +21,11 @@ from ..editing.sums import joined_rows
 from ..family import Body, Places
 from ..fingerprints.values import Fingerprint, Structure
 from ..parts.head import FoundHead, HeadChoice
-from ..parts.protocols import Inputs, Scores
+from ..parts.protocols import Inputs, Scores, changed
 from ..parts.recurrent import cells_as_operators, replaced
 from ..parts.structure import below, blocks_of, prefixes, readers, torch_layers, torch_units
 from ..parts.taps import TapSlice
-from ..samples import is_pictures, three_items, to_inputs
+from ..samples import is_pictures, three_items
 from ..tracing import Trace, as_tensor, capture, pooled, read_by, trace, watching, without_padding
 from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork
 from .former import former_names
@@ -51,7 +51,7 @@ class TorchBody(Body):
 
     def take_sample_(self, sample: Inputs) -> None:
         """Use another `sample` to run the module. Axes that were open stay so."""
-        shapes, self.sample = self.open_shapes, to_inputs(sample)
+        shapes, self.sample = self.open_shapes, changed(sample, Tensor.detach)
         self.input_shape = () if isinstance(self.sample, dict) else tuple(self.sample.shape[1:])
         self.open_(shapes)
 
@@ -325,9 +325,7 @@ class TorchBody(Body):
         beside = [graft for graft in grafts(self.module) if isinstance(graft, AdjustedNetwork | CodedNetwork | EntranceNetwork)]
         aside = [name for graft in beside for name in graft.parts()]
         without = {name for name in modules if any(below(name, other) for other in aside)}
-        two = self.sample if isinstance(self.sample, dict) else {"": self.sample}
-        same = {name: tensor[:1].expand_as(tensor) for name, tensor in two.items()}
-        batches = (self.sample, three_items(self.sample), same if isinstance(self.sample, dict) else same[""])
+        batches = (self.sample, three_items(self.sample), changed(self.sample, lambda tensor: tensor[:1].expand_as(tensor)))
         runs = [partial(call_module, self.module, batch) for batch in batches]
         with self.at_rest():
             found = find_sites(modules, runs, without=without | set(heads), until=heads[0] if heads else None)

@@ -25,6 +25,7 @@ from ..editing.taps import block_end_of, block_ends, read_points, width_hint
 from ..edits import Channels, Columns, Cut, Rows, Stack, Taps
 from ..family import EditTable
 from ..parts.head import FoundHead, Head
+from ..parts.protocols import by_name
 from ..parts.structure import Block, below, prefixes
 from ..parts.taps import INPUT, Tap, slices_of
 from ..samples import sample_of
@@ -139,7 +140,7 @@ def _columns(twin: TorchBody, edit: Columns, **_: Any) -> TorchBody:
     wide = replace(head, weight=np.concatenate([head.weight, np.zeros((len(head.weight), edit.count), np.float32)], 1))
     new = like(layer, wide)
     joined = JoinedNetwork(set_submodule_(twin.module, head.layer, module=new), head.layer, features=head.features)
-    own = twin.sample if isinstance(twin.sample, dict) else {"inputs": twin.sample}
+    own = by_name(twin.sample, "inputs")
     first = next(iter(own.values()))
     sample = {**own, "columns": sample_of((edit.count,), batch=len(first)).to(first.device)}
     return twin.anew(joined, {head.task: (wide, twin.found[head.task])}, sample=sample)
