@@ -20,9 +20,10 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unfl
 
 from ..networks.contract import Inputs, Network, Scores
 from ..networks.parts.protocols import by_name
+from ..networks.tracing import replaced
 from ..randomness import seeded
 from .selection import is_dropout
-from .units import called_one_by_one, frozen_units, on_network, other_weights, replaced, rows_of
+from .units import called_one_by_one, frozen_units, on_network, other_weights, rows_of
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,8 @@ class _Replay:
     def run(self, values: dict[_Slot, Tensor], inputs: Inputs, *, size: int) -> Scores:
         """Run the trainable part. Outputs without a value get the one of the first sample example. `size`: batch size."""
         modules = self.network.modules()
-        with ExitStack() as stack, called_one_by_one():
-            for name in self.calls:
-                stack.enter_context(replaced(modules[name], self._replayed(name, values, size=size)))
+        replays = ((modules[name], "forward", self._replayed(name, values, size=size)) for name in self.calls)
+        with replaced(replays), called_one_by_one():
             return self.network.scores(inputs)
 
     def _replayed(self, name: str, values: dict[_Slot, Tensor], *, size: int) -> Callable[..., Any]:

@@ -14,9 +14,9 @@ from torch.nn import Module
 from torch.utils._pytree import tree_flatten
 
 from ..networks.contract import Inputs, Network
-from ..networks.parts.protocols import on_device
+from ..networks.parts.protocols import changed, on_device
 from ..networks.parts.structure import prefixes
-from ..networks.tracing import other_values
+from ..networks.tracing import other_values, replaced
 
 Digests = dict[str, list[list[bytes]]]  # Module -> for each call, a digest of each returned tensor
 
@@ -27,20 +27,6 @@ class _Nesting:
 
     within: dict[str, set[str]] = field(default_factory=dict)  # module -> modules called while it ran, in the order of the first calls
     heard: set[str] = field(default_factory=set)  # modules with hooks
-
-
-@contextmanager
-def replaced(module: Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Replace the forward of a module instance while the context lasts. Its hooks still run."""
-    before = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before
 
 
 @contextmanager
@@ -63,7 +49,7 @@ def other_weights(network: Network, layers: Collection[str], *, made: Callable[[
 
 def rows_of(inputs: Inputs, rows: Sequence[int]) -> Inputs:
     """Return some rows of the inputs, a tensor or tensors by name."""
-    return {name: tensor[list(rows)] for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs[list(rows)]
+    return changed(inputs, lambda tensor: tensor[list(rows)])
 
 
 def on_network(network: Network, inputs: Inputs) -> Inputs:
@@ -117,8 +103,7 @@ def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Nesting:
         return forward
 
     with ExitStack() as stack, torch.no_grad(), called_one_by_one():
-        for name, module in modules.items():
-            stack.enter_context(replaced(module, watched(name, module)))
+        stack.enter_context(replaced((module, "forward", watched(name, module)) for name, module in modules.items()))
         run()
     return seen
 

@@ -37,8 +37,8 @@ from .parts.onnx_export import (
 )
 from .parts.onnx_steps import as_picture, check_steps, put_steps_, sample_items
 from .parts.record import Record
-from .parts.recurrent import replaced
 from .torch.programs import OnnxProgram, refuse_program
+from .tracing import replaced
 
 _ROUNDING = 0.05  # Largest difference of results, relative to the largest one, if pixels are rounded at another step
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, cast
 
@@ -176,14 +176,19 @@ def read_by(layer: Any, values: Tensor, *, channels_last: bool) -> Tensor:
 
 
 @contextmanager
-def without_padding(layer: Any) -> Iterator[None]:
-    """Turn off the padding of a convolution within the context."""
-    before = layer.padding
-    layer.padding = 0 if isinstance(layer, _ConvNd) else "valid"
-    try:
+def replaced(attributes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Set attributes of single objects, modules and classes within the context: owner, name, value. A replaced forward keeps its hooks."""
+    with ExitStack() as stack:
+        for owner, name, value in attributes:
+            put, drop = (setattr, delattr) if isinstance(owner, type) else (object.__setattr__, object.__delattr__)
+            stack.callback(put, owner, name, vars(owner)[name]) if name in vars(owner) else stack.callback(drop, owner, name)
+            put(owner, name, value)
         yield
-    finally:
-        layer.padding = before
+
+
+def without_padding(layer: Any) -> AbstractContextManager[None]:
+    """Turn off the padding of a convolution within the context."""
+    return replaced([(layer, "padding", 0 if isinstance(layer, _ConvNd) else "valid")])
 
 
 @contextmanager

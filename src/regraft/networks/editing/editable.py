@@ -86,7 +86,6 @@ class Editable(Record):
 
     def ended(self, block: str) -> Self:
         """Return a copy that ends at the output of the named block; later layers are removed, usually including the head."""
-        refuse_program(self.origin, Cut.done)
         names = [known.name for known in self.blocks]
         if block not in names:
             raise NetworkError(f"The network has no block {block!r}{near_names(block, names)}")
@@ -96,14 +95,12 @@ class Editable(Record):
         """Return a copy without a head whose output (N, D) concatenates the pooled outputs of several blocks.
         Outputs that are not real numbers per example (token ids) are skipped; `tap_slices` lists the ones that are present. Layers that run
         only after the last of the blocks are removed."""
-        refuse_program(self.origin, Taps.done)
         return self.edited(Taps(checked_points(points, [block.name for block in self.blocks])))
 
     def with_channels(self, count: int) -> Self:
         """Return a copy that takes images (or signals) with `count` channels, by adapting the weights of the first convolution.
         A single channel gets the sum over the old ones. Other counts repeat the old ones cyclically, scaled by old / new count. The account
         records this."""
-        refuse_program(self.origin, Channels.done)
         if count < 1:
             raise NetworkError(f"Received {count} channels; expected 1 or more.")
         if any(part.block == INPUT for part in self.body.tap_slices):
@@ -113,7 +110,6 @@ class Editable(Record):
     def with_columns(self, count: int) -> Self:
         """Return a copy whose head also reads `count` extra numbers per example. Their weights start at zero, so the logits do not change.
         Its batches are named tensors: "columns" (N, count) and the network's own inputs ("inputs" if it takes one unnamed tensor)."""
-        refuse_program(self.origin, Columns.done)
         if len(self.heads) != 1 or count < 1:
             heads = ", ".join(map(repr, self.heads)) or "none"
             raise NetworkError(
@@ -123,7 +119,6 @@ class Editable(Record):
 
     def adjusted(self, points: Sequence[Point], *, form: str) -> Self:
         """Return a copy in training form with a per-channel scale and shift at these hook points, starting as the identity."""
-        refuse_program(self.origin, ScaleShift.done)
         self.refuse_training_form()
         if form not in FORMS:
             raise NetworkError(f"form={form!r} is unknown{near_names(form, FORMS)}")
@@ -133,7 +128,6 @@ class Editable(Record):
 
     def low_rank(self, rank: int, *, alpha: float, layers: Collection[str], seed: int = 0) -> Self:
         """Return a copy in training form with W + (alpha / rank) B A in place of W in these layers, B = 0; `settled` adds it to W."""
-        refuse_program(self.origin, LowRank.done)
         self.refuse_training_form()
         if rank < 1 or not alpha > 0:
             raise NetworkError(f"rank={rank}, alpha={alpha}: expected a rank of 1 or more and an alpha above 0.")
@@ -162,7 +156,6 @@ class Editable(Record):
     def coded(self, coding: Coding, *, seed: int = 0) -> Self:
         """Return a copy that takes a condition for each example: named inputs with "condition", (N,) row numbers of its table of codes.
         The logits are bit-identical to those of this network: codes start small and random, and the weights that read them at zero."""
-        refuse_program(self.origin, Codes.done)
         if self.coding is not None:
             raise NetworkError(f"The network takes codes already, of {len(self.coding.conditions)} conditions; use recoded for other ones.")
         coding.refuse_unfit(self.sample)

@@ -18,10 +18,9 @@ from ..family import Body, Places
 from ..fingerprints.values import Structure
 from ..parts.head import FoundHead, HeadChoice
 from ..parts.protocols import Inputs, Scores
-from ..parts.recurrent import replaced
 from ..parts.structure import below, prefixes
 from ..parts.taps import TapSlice
-from ..tracing import Captured, Trace, as_tensor, capture, pooled, read_by, trace
+from ..tracing import Captured, Trace, as_tensor, capture, pooled, read_by, replaced, trace
 from .clone import cloned
 from .heads import (
     channels_last,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from ...errors import NetworkError, near_names
 from ..editing.sums import head_with_more, layers_beside
 from ..parts.head import FoundHead, Head, told_binary
 from ..parts.structure import Layer
-from ..tracing import Trace, as_tensor, capture, head_reading, pooled, without_padding
+from ..tracing import Trace, as_tensor, capture, head_reading, pooled, replaced, without_padding
 from .library import keras
 
 
@@ -37,15 +37,9 @@ def channels_last(layer: Any) -> bool:
     return getattr(layer, "data_format", "channels_last") != "channels_first"
 
 
-@contextmanager
-def linear_activation(layer: Any) -> Iterator[None]:
+def linear_activation(layer: Any) -> AbstractContextManager[None]:
     """Remove a layer's activation while the context lasts."""
-    before = layer.activation
-    layer.activation = keras.activations.linear
-    try:
-        yield
-    finally:
-        layer.activation = before
+    return replaced([(layer, "activation", keras.activations.linear)])
 
 
 def outputs_of(result: Any) -> list[Tensor]:

@@ -118,28 +118,36 @@ def _rebuild_(layer: Any, config: Mapping[str, Any], *, shape: Sequence[int | No
         variable._path = names.get(variable.name, variable.path)
 
 
-def _refresh_shapes_(container: Any, layers: Collection[Any], *, sizes: Mapping[int, int]) -> bool:
-    """Recompute the shapes of the symbolic tensors that depend on `layers`. Return whether the output of `container` does."""
-    graph = graph_of(container)
-    if graph is None:
-        return any(part is layer for part in container._flatten_layers() for layer in layers)
-    changed: set[int] = set()
-    for node in steps_of(graph):
+def _refresh_shapes_(container: Any, layers: Collection[Any], *, sizes: Mapping[int, int]) -> None:
+    """Recompute the shapes of the symbolic tensors that depend on `layers`. `sizes`: the new size of each old one, for a Reshape."""
+
+    def adapt(node: Any, reads: bool) -> bool:
         operation = node.operation
-        reads = any(id(tensor) in changed for tensor in node.input_tensors)
         inside = any(operation is layer or holds(operation, layer) for layer in layers)
         if inside and isinstance(operation, keras.Model):
             _refresh_shapes_(operation, layers, sizes=sizes)
-        if not (reads or inside):
-            continue
         if reads and isinstance(operation, keras.layers.Reshape):
             operation.target_shape = tuple(sizes.get(size, size) for size in operation.target_shape)
-        spec = operation.compute_output_spec(*node.arguments.args, **node.arguments.kwargs)
-        for tensor, new in zip(node.outputs, keras.tree.flatten(spec), strict=True):
-            tensor._shape = new.shape
-            changed.add(id(tensor))
-        _note_input_shape_(operation, node)
-    return bool(changed)
+        if reads or inside:
+            _note_input_shape_(operation, node)
+        return reads or inside
+
+    graph = graph_of(container)
+    if graph is not None:
+        _propagate_(graph, set(), adapt=adapt)
+
+
+def _propagate_(graph: Any, changed: set[int], *, adapt: Callable[[Any, bool], bool]) -> bool:
+    """Recompute the shapes of the symbolic tensors in a graph, from those `changed` (by id) on. Return whether an output is among them.
+    `adapt` fits the operation of a node to its input; it is given whether the node reads a changed tensor, and returns whether its output
+    changes."""
+    for node in steps_of(graph):
+        if adapt(node, not changed.isdisjoint(map(id, node.input_tensors))):
+            spec = node.operation.compute_output_spec(*node.arguments.args, **node.arguments.kwargs)
+            for tensor, new in zip(node.outputs, keras.tree.flatten(spec), strict=True):
+                tensor._shape = new.shape
+                changed.add(id(tensor))
+    return not changed.isdisjoint(map(id, graph.outputs))
 
 
 def holds(container: Any, layer: Any) -> bool:
@@ -194,26 +202,18 @@ def _refuse_other(first: Any) -> None:
 
 def _rechannel_graph_(container: Any, shapes: Sequence[Sequence[int | None]], *, axis: int, changed: dict[int, Any]) -> bool:
     """Propagate new input shapes through a graph up to its convolutions. Return whether they reach its output."""
-    graph = graph_of(container)
-    live = set()
-    for tensor, shape in zip(graph.inputs, shapes, strict=True):  # type: ignore[union-attr]
+    graph: Any = graph_of(container)
+    for tensor, shape in zip(graph.inputs, shapes, strict=True):
         tensor._shape = tensor._keras_history.operation._batch_shape = tuple(shape)
-        live.add(id(tensor))
     if len(shapes) == 1 and getattr(container, "_build_shapes_dict", None):
         container._build_shapes_dict = {key: tuple(shapes[0]) for key in container._build_shapes_dict}
-    for node in steps_of(graph):
-        if not live & {id(tensor) for tensor in node.input_tensors}:
-            continue
-        if graph_of(node.operation) is not None:
-            through = _rechannel_graph_(node.operation, [tensor.shape for tensor in node.input_tensors], axis=axis, changed=changed)
-        else:
-            through = _rechannel_step_(node, axis=axis, changed=changed)
-        if through:
-            spec = node.operation.compute_output_spec(*node.arguments.args, **node.arguments.kwargs)
-            for tensor, new in zip(node.outputs, keras.tree.flatten(spec), strict=True):
-                tensor._shape = new.shape
-                live.add(id(tensor))
-    return bool(live & {id(tensor) for tensor in graph.outputs})  # type: ignore[union-attr]
+
+    def adapt(node: Any, reads: bool) -> bool:
+        if reads and graph_of(node.operation) is not None:
+            return _rechannel_graph_(node.operation, [tensor.shape for tensor in node.input_tensors], axis=axis, changed=changed)
+        return reads and _rechannel_step_(node, axis=axis, changed=changed)
+
+    return _propagate_(graph, set(map(id, graph.inputs)), adapt=adapt)
 
 
 def _rechannel_step_(node: Any, *, axis: int, changed: dict[int, Any]) -> bool:

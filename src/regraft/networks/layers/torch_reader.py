@@ -17,6 +17,7 @@ from torch.fx import Node
 
 from ...errors import NetworkError
 from ..keras.library import keras
+from ..parts.structure import numbered
 
 _ODD = re.compile(r"\W")
 BATCH = -1  # Stands for the batch size in shapes
@@ -185,9 +186,7 @@ class TorchReader:
     def _free(self, name: str) -> str:
         plain = _ODD.sub("_", name).strip("_") or "layer"
         taken = {layer.name for layer in self._layers.values()} | set(self.taken)
-        made, number = plain, 1
-        while made in taken:
-            made, number = f"{plain}_{number}", number + 1
+        made = next(one for one in numbered(plain) if one not in taken)
         self.taken.append(made)
         return made
 

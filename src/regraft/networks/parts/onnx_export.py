@@ -17,9 +17,9 @@ from torch.nn import Module
 from ...errors import NetworkError, RegraftError, optional_import
 from ...files.formats import reason_of
 from ..family import Body
+from ..tracing import replaced
 from .protocols import Inputs, by_name
 from .record import Record
-from .recurrent import replaced
 
 _OPSET = 20
 _LARGEST = 2**31 - 2**20  # Largest size of the weights in one ONNX file, in bytes, with room for the graph

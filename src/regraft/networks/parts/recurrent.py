@@ -6,7 +6,6 @@ PyTorch's exporter would fix the number of steps, and write the cells of Keras o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -38,17 +37,6 @@ def cells(kind: str, steps: Tensor, *, weights: Sequence[Tensor], states: Sequen
         version=20,
     )
     return outputs.permute(2, 0, 1, 3).flatten(2), last
-
-
-@contextmanager
-def replaced(functions: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
-    """Set methods of single objects, and functions of modules and classes, within the context: owner, name, function."""
-    with ExitStack() as stack:
-        for owner, name, function in functions:
-            put, drop = (setattr, delattr) if isinstance(owner, type) else (object.__setattr__, object.__delattr__)
-            stack.callback(put, owner, name, vars(owner)[name]) if name in vars(owner) else stack.callback(drop, owner, name)
-            put(owner, name, function)
-        yield
 
 
 def cells_as_operators(modules: Iterable[nn.Module]) -> Iterator[tuple[Any, str, Callable[..., Any]]]:

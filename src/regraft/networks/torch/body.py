@@ -22,11 +22,11 @@ from ..family import Body, Places
 from ..fingerprints.values import Fingerprint, Structure
 from ..parts.head import FoundHead, HeadChoice
 from ..parts.protocols import Inputs, Scores, changed
-from ..parts.recurrent import cells_as_operators, replaced
+from ..parts.recurrent import cells_as_operators
 from ..parts.structure import below, blocks_of, prefixes, readers, torch_layers, torch_units
 from ..parts.taps import TapSlice
 from ..samples import is_pictures, three_items
-from ..tracing import Trace, as_tensor, capture, pooled, read_by, trace, watching, without_padding
+from ..tracing import Trace, as_tensor, capture, pooled, read_by, replaced, trace, watching, without_padding
 from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork
 from .former import former_names
 from .graft import find_graft, for_exporter_, grafts, module_at, within
