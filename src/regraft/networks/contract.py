@@ -31,7 +31,6 @@ from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns, by_name
 from .parts.structure import Block, Layer, Point, prefixes
 from .parts.taps import Tap, TapSlice
 from .predictions import Predictions, Run, concatenated, predictions, result_head, together
-from .torch.programs import refuse_program
 
 __all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
 
@@ -377,7 +376,7 @@ class Network(Editable):
                 f"{', '.join(map(repr, self.kind.own_endings))}, '.onnx' or '.pmml'."
                 + (" Convert it first: net.to('keras')." if ending in (".keras", ".h5") else "")
             )
-        refuse_program(self.origin, "exported")
+        self.body.refuse_change("exported")
         self.refuse_training_form()
         with writable(aim.parent, error=NetworkError):
             return self.kind.export_own(self.body, aim, weights_format=weights_format)

@@ -22,7 +22,6 @@ from ..files.writing import write_bytes
 from .parts.onnx_export import WholeNetwork, input_names, sample_tensors, silenced, why_not_exported
 from .parts.onnx_steps import items_of
 from .parts.record import Record
-from .torch.programs import refuse_program
 
 _NONLINEAR = {
     **{"relu": ("rectifier", 1.0), "tanh": ("tanh", 1.0), "sigmoid": ("logistic", 1.0), "atan": ("arctan", np.pi / 2)},
@@ -60,7 +59,7 @@ def write_pmml(
     """Write a network of dense layers as a PMML file.
     `columns` names the inputs; default x1, x2, …, or feature1, feature2, … for a head alone. `target` names the prediction; default
     "class", or "value" for a regression."""
-    refuse_program(network.origin, "exported as PMML")
+    network.body.refuse_change("exported as PMML")
     found = _dense_network(network, what=what, columns=columns, target=target)
     content = pmml_of(found, version, application=importlib.metadata.version("regraft"))
     with writable(path.parent, error=NetworkError):

@@ -60,6 +60,7 @@ class Body(abc.ABC):
     given: frozenset[str] = frozenset()  # names of the layers and parameters that the owner of the module has frozen
     planned: frozenset[str] | None = None  # names that are held instead of `given`; None to hold `given`
     untrained: frozenset[str] = frozenset()  # layers that were built here and have not been trained, if the family records them here
+    only_predicts: ClassVar[bool] = False  # whether the module runs without its class, so that it predicts and nothing else
 
     @property
     def open_shapes(self) -> dict[str, tuple[int | None, ...]]:
@@ -99,6 +100,9 @@ class Body(abc.ABC):
     def placed(self) -> Places:
         """Return the heads with their locations."""
         return {task: (head, self.found.get(task)) for task, head in self.heads.items()}
+
+    def refuse_change(self, done: str) -> None:  # noqa: B027  # only a module without its class refuses
+        """Raise if the module only predicts; `done` completes the error "… cannot be …"."""
 
     # ── running ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

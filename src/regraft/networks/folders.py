@@ -31,7 +31,6 @@ from .editing.editable import Editable
 from .parts.code_files import CODES_FOLDER, write_codes
 from .parts.facts import Facts
 from .parts.head import Head, told_binary
-from .torch.programs import refuse_program
 
 FACTS_FILE = "regraft.json"
 HISTORY_FILE = "history.jsonl"
@@ -67,7 +66,7 @@ def replacing(
 
 def write_network(network: Editable, folder: Path) -> None:
     """Write the weights, codes, statistics and history, and `regraft.json` with a checksum of each file."""
-    refuse_program(network.origin, "saved")
+    network.body.refuse_change("saved")
     network.refuse_training_form()
     own = None if network.unknown is None else network.unknown.own_arrays()
     try:

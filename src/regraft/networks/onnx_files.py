@@ -37,7 +37,7 @@ from .parts.onnx_export import (
 )
 from .parts.onnx_steps import as_picture, check_steps, put_steps_, sample_items
 from .parts.record import Record
-from .torch.programs import OnnxProgram, refuse_program
+from .torch.programs import OnnxProgram
 from .tracing import replaced
 
 _ROUNDING = 0.05  # Largest difference of results, relative to the largest one, if pixels are rounded at another step
@@ -76,7 +76,7 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
     ONNX Runtime runs are copied from the file that they come from.
     With the preprocessing in the graph, images are uint8 (N, H, W, C) of any size, with the network's number of channels; rows of numbers
     are raw."""
-    refuse_program(network.origin, "exported")
+    network.body.refuse_change("exported")
     try:
         check_size(network.state(), purpose="Writing an ONNX file")
         if preprocessing:

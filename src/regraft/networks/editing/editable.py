@@ -23,7 +23,6 @@ from ..parts.record import Record
 from ..parts.structure import Point
 from ..parts.taps import INPUT, Tap, checked_points
 from ..samples import sample_facts
-from ..torch.programs import refuse_program
 
 
 class Editable(Record):
@@ -44,7 +43,7 @@ class Editable(Record):
 
     def edited(self, edit: Edit, *, head: Head | None = None, seed: int = 0) -> Self:
         """Return a copy with one more edit."""
-        refuse_program(self.origin, edit.done)
+        self.body.refuse_change(edit.done)
         if isinstance(edit, Folded):
             body = self.kind.edit(self.body, Biased(edit.biased), head=None, seed=seed)
             body, _ = self.kind.unedit(body, Codes(cast(Coding, self.coding)), code=torch.zeros_like(self.body.code_table()[0]))
@@ -71,7 +70,7 @@ class Editable(Record):
         """Return a copy with `head` in place of the head of the same task; its class weights are multiplied in the groups `head.parts`.
         A network without a head gets one on its pooled output. A new task becomes a branch on the same features. A derived head adds no
         layer."""
-        refuse_program(self.origin, Rows.done)
+        self.body.refuse_change(Rows.done)
         if head.parts and sum(head.parts) != len(head.weight):
             raise NetworkError(f"Received parts={head.parts} for {len(head.weight)} classes; expected sizes that add up to their number.")
         if head.groups is not None:

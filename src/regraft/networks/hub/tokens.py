@@ -40,7 +40,7 @@ def _ids(network: Network) -> Tensor | None:
 
 def _tables(network: Network) -> Iterator[int]:
     """Yield the number of rows of each embedding table, in execution order; the first is the vocabulary."""
-    if _ids(network) is None or network.origin.get("source") == "program":
+    if _ids(network) is None or network.body.only_predicts:
         return
     modules: dict[str, Any] = network.modules()
     network.mode_(False)

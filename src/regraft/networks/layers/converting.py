@@ -31,7 +31,6 @@ from ..samples import shortened
 from ..torch.exporting import exported_program
 from ..torch.family import open_torch
 from ..torch.graft import for_exporter_
-from ..torch.programs import refuse_program
 from ..tracing import relative_difference
 from .attention import whole_layers_
 from .from_keras import ROWS
@@ -53,7 +52,7 @@ def as_torch(network: Network, *, turn: bool = True) -> Network:
 
 def as_keras(network: Network) -> Network:
     """Convert a PyTorch network to a functional Keras model. Images that are the only input become channels last."""
-    refuse_program(network.origin, "made of Keras layers")
+    network.body.refuse_change("made of Keras layers")
     return _converted(network, _keras_of, turn=True)
 
 

@@ -31,7 +31,6 @@ from ..samples import named_sample, sample_of
 from ..torch.exporting import PROGRAM_FILE
 from ..torch.family import open_torch
 from ..torch.former import present_names, with_present_facts, with_present_names
-from ..torch.programs import refuse_program
 from .arrays import ARRAY_ENDINGS, refuse_pickle
 from .building import Limits, building
 from .combining import COMBINED, SideBySide, torch_side_by_side
@@ -89,7 +88,7 @@ def open_source(
         opened.network.origin["weights"] = RANDOM
         opened.network.account = opened.network.account.joined(Account(notes=("its weights are RANDOM, as asked: nothing is trained",)))
     elif weights is not None:
-        refuse_program(opened.network.origin, "given other weights")
+        opened.network.body.refuse_change("given other weights")
         opened.network.account = opened.network.account.joined(_put_file_(opened.network, Path(weights)))
         opened.network.body.refresh_heads_()
     if classes is not None:
@@ -366,11 +365,11 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
         network: Network = _open_keras_folder(folder, facts, architecture=architecture)
     else:
         network = _open_torch_folder(folder, facts, architecture=architecture)
-        if facts.get("format", 1) == 1 and network.origin.get("source") != "program":
+        if facts.get("format", 1) == 1 and not network.body.only_predicts:
             facts = with_present_facts(facts, network.module, coding=network.coding)
     read_heads_(network, facts)
     read_learned_(network, folder, facts=facts)
-    if network.origin.get("source") != "program":  # a program has already taken its codes from the folder
+    if not network.body.only_predicts:  # a program has already taken its codes from the folder
         network.coding = Coding.from_dict(facts["coding"]) if facts.get("coding") else None
         network = with_code_files(network, folder)
     network.account = Account.from_dict(facts["account"]).joined(network.account)

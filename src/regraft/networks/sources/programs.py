@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -16,17 +16,40 @@ from ...errors import NetworkError, UnsafeFileError
 from ...files.formats import opening
 from ...files.onnx_form import read_onnx
 from ..account import Account
-from ..contract import Coding, Head, Inputs, Network
+from ..contract import Coding, Head, Inputs, Network, Scores
 from ..names import checked_classes
 from ..parts.code_files import table_with_files
 from ..parts.head import FoundHead, told_binary
 from ..parts.onnx_export import input_names
 from ..parts.protocols import by_name
-from ..torch.body import inspected
+from ..torch.body import TorchBody, inspected
 from ..torch.exporting import PROGRAM_FILE, UNOPENED_PROGRAM_FILE
 from ..torch.family import TORCH
 from ..torch.programs import FEATURES, OnnxProgram, TorchProgram, logits_name
+from ..torch.wrappers import call_module
 from .torch_files import read_torch_weights
+
+
+class _ProgramBody(TorchBody):
+    """Body of a network without its class: its module gives the logits of each head and the features by name."""
+
+    only_predicts: ClassVar[bool] = True
+
+    def refuse_change(self, done: str) -> None:
+        raise NetworkError(
+            f"This network is the exported program of {cast(Any, self.module).own}: it predicts, but cannot be {done}. "
+            "Open its folder with architecture=, a module or a function that makes it."
+        )
+
+    def own_scores(self, inputs: Inputs) -> Scores:
+        results = call_module(self.module, inputs)
+        return {task: results[found.layer] for task, found in self.found.items()} or {"main": results[logits_name(0)]}
+
+    def feature_batch(self, inputs: Inputs) -> Tensor:
+        results = call_module(self.module, inputs)
+        if FEATURES not in results:
+            self.refuse_change("asked for features")
+        return cast(Tensor, results[FEATURES])
 
 
 def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> Network:
@@ -40,7 +63,7 @@ def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> N
     coding = _with_codes_(model, facts, folder=folder, remedy=remedy)
     program = OnnxProgram(model.SerializeToString(), input_names(sample))
     program.own = own
-    network = Network(TORCH, inspected(program, sample), {"source": "program", "class": own}, Account())
+    network = Network(TORCH, inspected(program, sample, kind=_ProgramBody), {"source": "program", "class": own}, Account())
     network.coding = coding
     heads = [head for head in facts["heads"] if not head.get("groups")]
     _check_outputs(network, heads, remedy=remedy)
@@ -62,7 +85,8 @@ def open_torch_program(path: Path, *, trust: bool) -> Network:
         )
     with opening(path, "program"):
         program = TorchProgram(path)
-        network = Network(TORCH, inspected(program, program.sample), {"source": "program", "class": program.own}, Account())
+        body = inspected(program, program.sample, kind=_ProgramBody)
+        network = Network(TORCH, body, {"source": "program", "class": program.own}, Account())
         with torch.no_grad():
             width = network.scores(network.sample)["main"].shape[1]
     kind = "classification" if width > 1 else "regression"

@@ -32,7 +32,6 @@ from .former import former_names
 from .graft import find_graft, for_exporter_, grafts, module_at, within
 from .heads import find_head, is_wide, last_axis, parted_rows, put_, row_weight
 from .plain import copied
-from .programs import FEATURES, OnnxProgram, TorchProgram, logits_name, refuse_program
 from .sites import Site, find_sites
 from .wrappers import call_module, tap_slices
 
@@ -150,10 +149,6 @@ class TorchBody(Body):
                     parameter.normal_(float(parameter.mean()), spread)
 
     def own_scores(self, inputs: Inputs) -> Scores:
-        if isinstance(self.module, OnnxProgram | TorchProgram):
-            results = call_module(self.module, inputs)
-            own = {task: results[found.layer] for task, found in self.found.items()}
-            return own or {"main": results[logits_name(0)]}
         if len(self.found) < 2 and all(found.whole for found in self.found.values()):
             return {next(iter(self.heads), "main"): cast(Tensor, as_tensor(call_module(self.module, inputs)))}
         with ExitStack() as stack:
@@ -165,11 +160,6 @@ class TorchBody(Body):
         return {task: result if found.whole else _sum_of(found, own) for task, found in self.found.items()}
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
-        if isinstance(self.module, OnnxProgram | TorchProgram):
-            results = call_module(self.module, inputs)
-            if FEATURES not in results:
-                refuse_program({"source": "program", "class": self.module.own}, "asked for features")
-            return cast(Tensor, results[FEATURES])
         if not self.heads:
             output = cast(Tensor, as_tensor(call_module(self.module, inputs)))
             return pooled(output, channels_last=output.ndim == 3)
@@ -305,8 +295,7 @@ class TorchBody(Body):
 
     def codes_around(self) -> CodedNetwork:
         """Return the wrapper that adds the codes of conditions. Raise if the network takes none."""
-        if isinstance(self.module, OnnxProgram | TorchProgram):
-            refuse_program({"source": "program", "class": self.module.own}, "given codes of conditions")
+        self.refuse_change("given codes of conditions")
         found = find_graft(self.module, CodedNetwork)
         if found is None:
             raise NetworkError("This torch network takes no codes; expected one trained with strategy='codes'.")
@@ -349,9 +338,9 @@ class TorchBody(Body):
         return replaced(cells_as_operators(self.module.modules()))
 
 
-def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None) -> TorchBody:
+def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None, kind: type[TorchBody] = TorchBody) -> TorchBody:
     """Return the body of a `module` that takes `sample`, with the heads that are found, or with the layers that `head` names."""
-    body = TorchBody(module, sample)
+    body = kind(module, sample)
     body.take_sample_(sample)
     chosen = head if isinstance(head, Mapping) else {"main": head}
     seen, modules = body.inspect_(), body.modules()
@@ -359,8 +348,8 @@ def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None) -> Tor
     with body.at_rest():
         candidates = {task: find_head(modules, seen, run=run, wanted=layer) for task, layer in chosen.items()}
     body.found = {task: one if len(chosen) == 1 else replace(one, others=()) for task, one in candidates.items() if one}
-    kind = _KINDS.get(str(getattr(getattr(module, "config", None), "problem_type", None)))
-    body.heads = {task: one.head(*body.layer_rows(one.layer), task=task, kind=kind) for task, one in body.found.items()}
+    told = _KINDS.get(str(getattr(getattr(module, "config", None), "problem_type", None)))
+    body.heads = {task: one.head(*body.layer_rows(one.layer), task=task, kind=told) for task, one in body.found.items()}
     body.note_apart_()
     return body
 

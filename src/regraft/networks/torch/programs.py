@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,15 +31,6 @@ def input_name(index: int) -> str:
 def logits_name(index: int) -> str:
     """Return the ONNX name of the logits of a head; `index` counts the heads with their own class weights."""
     return f"logits.{index}"
-
-
-def refuse_program(origin: Mapping[str, Any], done: str) -> None:
-    """Raise if a network was opened without its class."""
-    if origin.get("source") == "program":
-        raise NetworkError(
-            f"This network is the exported program of {origin.get('class')}: it predicts, but cannot be {done}. "
-            "Open its folder with architecture=, a module or a function that makes it."
-        )
 
 
 class OnnxProgram(Module):

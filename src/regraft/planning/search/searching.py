@@ -29,7 +29,6 @@ from ...freezing.identity import frozen_digest
 from ...freezing.spread import sent
 from ...networks.contract import Network
 from ...networks.folders import FACTS_FILE
-from ...networks.torch.programs import refuse_program
 from ...report.plots import SURE
 from ...scale import on_cluster
 from ...training.courses import MOST
@@ -124,7 +123,7 @@ def run_search(
     `settings`: settings that are the same in every trial. `test`: test set, or None. `build` makes the network of a trial from its values
     of the names `built`; None: every trial starts from `net`."""
     optuna_library()
-    refuse_program(net.origin, "adapted")
+    net.body.refuse_change("adapted")
     check_engine(settings.get("engine", "auto"), settings.get("cluster"))
     check_trainable(data)
     asked.check(data.task)
