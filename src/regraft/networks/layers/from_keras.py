@@ -197,10 +197,6 @@ def _embedding(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, kind, call.value, weights={"weight": table}, first=False, **settings)
 
 
-def _recurrent(reader: KerasReader, call: Call) -> Value:
-    return _cells(reader, call, parts=[call.layer])
-
-
 def _both_ways(reader: KerasReader, call: Call) -> Value:
     if type(call.layer.forward_layer).__name__ not in _GATES or call.layer.merge_mode not in ("concat", "sum", "mul", "ave"):
         raise refusal(call.layer, f"a {type(call.layer.forward_layer).__name__} with merge_mode={call.layer.merge_mode!r}")
@@ -310,10 +306,6 @@ def _global(reader: KerasReader, call: Call) -> Value:
     return reader.placed(call.layer, made) if call.layer.keepdims else Value(made.name, made.tensor)
 
 
-def _flatten(reader: KerasReader, call: Call) -> Value:
-    return reader.add(call.layer, "Flatten", reader.as_keras(reader.spatial(call.layer, call.value)))
-
-
 def _reshape(reader: KerasReader, call: Call) -> Value:
     """Convert a Reshape layer (shape of one example) or `keras.ops.reshape` (shape with the batch axis)."""
     value, items = reader.as_keras(call.value), getattr(call.layer, "target_shape", None)
@@ -350,10 +342,6 @@ def _with_axis(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "Reshape", value, shape=list(shape[1:]))
 
 
-def _repeat(reader: KerasReader, call: Call) -> Value:
-    return reader.add(call.layer, "Repeat", call.value, count=call.layer.n)
-
-
 def _cast(_reader: KerasReader, call: Call) -> Value:
     if call.layer.dtype != "float32":
         raise refusal(call.layer, f"dtype={call.layer.dtype!r}")
@@ -386,10 +374,6 @@ def _selected(reader: KerasReader, call: Call) -> Value:
     (axis,) = (axis % value.tensor.ndim for axis in axes)
     first = value.first and axis != value.tensor.ndim - 1
     return reader.add(call.layer, "Select", value, first=first, axis=_own_axis(value, axis), index=taken[axes[0]])
-
-
-def _function(reader: KerasReader, call: Call) -> Value:
-    return reader.add(call.layer, "Function", call.value, kind=type(call.layer).__name__.lower())
 
 
 def _product(reader: KerasReader, call: Call) -> Value:
@@ -457,22 +441,12 @@ def _concatenate(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "Concatenate", *(reader.turned(value, first=aim) for value in call.values), axis=axis)
 
 
-def _activation(reader: KerasReader, call: Call) -> Value:
-    return reader.activated(call.layer, call.value)
-
-
 def _relu(reader: KerasReader, call: Call) -> Value:
     slope, threshold = float(call.layer.negative_slope or 0), float(call.layer.threshold or 0)
     if not slope and not threshold and call.layer.max_value in (None, 6):
         return reader.add(call.layer, "ReLU" if call.layer.max_value is None else "ReLU6", call.value)
     largest = None if call.layer.max_value is None else float(call.layer.max_value)
     return reader.add(call.layer, "Rectifier", call.value, slope=slope, threshold=threshold, largest=largest)
-
-
-def _sloped(reader: KerasReader, call: Call) -> Value:
-    if type(call.layer).__name__ == "LeakyReLU":
-        return reader.add(call.layer, "LeakyReLU", call.value, negative_slope=float(call.layer.negative_slope))
-    return reader.add(call.layer, "ELU", call.value, alpha=float(call.layer.alpha))
 
 
 def _prelu(reader: KerasReader, call: Call) -> Value:
@@ -521,10 +495,6 @@ def _dropout(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, f"Dropout{spatial.lower()}", value, p=float(call.layer.rate))
 
 
-def _nothing(_reader: KerasReader, call: Call) -> Value:
-    return call.value
-
-
 def _affine(reader: KerasReader, call: Call) -> Value:
     if type(call.layer).__name__ == "Rescaling":
         scale, offset = np.ravel(call.layer.scale).astype(np.float32), np.ravel(call.layer.offset).astype(np.float32)
@@ -550,21 +520,28 @@ ROWS: dict[str, Row] = {
     **{"BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "GroupNormalization": _group_norm},
     **{"Embedding": _embedding, "Bidirectional": _both_ways, "MultiHeadAttention": _attention, "Attention": _dot_attention},
     "Dot": _dot,
-    **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), _recurrent),
+    **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), lambda reader, call: _cells(reader, call, parts=[call.layer])),
     **dict.fromkeys((f"{kind}Pooling{rank}D" for kind in ("Max", "Average") for rank in (1, 2, 3)), _pooling),
     **dict.fromkeys((f"Global{kind}Pooling{rank}D" for kind in ("Max", "Average") for rank in (1, 2, 3)), _global),
-    **{"Flatten": _flatten, "Reshape": _reshape, "Permute": _permute, "RepeatVector": _repeat},
+    "Flatten": lambda reader, call: reader.add(call.layer, "Flatten", reader.as_keras(reader.spatial(call.layer, call.value))),
+    **{"Reshape": _reshape, "Permute": _permute},
+    "RepeatVector": lambda reader, call: reader.add(call.layer, "Repeat", call.value, count=call.layer.n),
     **dict.fromkeys((f"{kind}{rank}D" for kind in ("ZeroPadding", "Cropping") for rank in (1, 2, 3)), _edge),
     **dict.fromkeys(("UpSampling1D", "UpSampling2D", "UpSampling3D"), _upsampling),
     **dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Average", "Maximum", "Minimum"), _join),
     **{"LogicalAnd": _join, "LogicalOr": _join, "NotEqual": _unequal, "Masking": _masking, "TimeDistributed": _each_step},
     **dict.fromkeys(("Relu", "Sigmoid", "Tanh"), _operation),
-    **{"Concatenate": _concatenate, "Activation": _activation, "ReLU": _relu, "LeakyReLU": _sloped, "ELU": _sloped, "PReLU": _prelu},
+    **{"Concatenate": _concatenate, "ReLU": _relu, "PReLU": _prelu},
+    "Activation": lambda reader, call: reader.activated(call.layer, call.value),
+    "LeakyReLU": lambda reader, call: reader.add(call.layer, "LeakyReLU", call.value, negative_slope=float(call.layer.negative_slope)),
+    "ELU": lambda reader, call: reader.add(call.layer, "ELU", call.value, alpha=float(call.layer.alpha)),
     **dict.fromkeys(("Softmax",), _softmax),
     **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D"), _dropout),
-    **dict.fromkeys(("ActivityRegularization", "Identity", "GaussianNoise", "GaussianDropout"), _nothing),
+    **dict.fromkeys(("ActivityRegularization", "Identity", "GaussianNoise", "GaussianDropout"), lambda _reader, call: call.value),
     **dict.fromkeys(("Rescaling", "Normalization"), _affine),
-    **{"Cast": _cast, "Sqrt": _function, "Square": _function, "Matmul": _product},
+    **{"Cast": _cast, "Matmul": _product},
+    "Sqrt": lambda reader, call: reader.add(call.layer, "Function", call.value, kind="sqrt"),
+    "Square": lambda reader, call: reader.add(call.layer, "Function", call.value, kind="square"),
     **dict.fromkeys(("Mean", "Var", "Sum", "Max", "Any"), _reduced),
     **{"Take": _selected, "GetItem": _selected, "Moveaxis": _permute, "Transpose": _permute, "ExpandDims": _with_axis},
 }

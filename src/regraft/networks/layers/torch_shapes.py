@@ -16,10 +16,6 @@ from ..parts.taps import grid_shares
 from .torch_reader import BATCH, LEAST, Operation, Row, States, TorchReader, Turned, axes_of, channels_last, each, edged, last_of, plain
 
 
-def _same(_reader: TorchReader, call: Operation) -> Turned:
-    return call.value
-
-
 def _pooling(reader: TorchReader, call: Operation) -> Turned:
     rank, largest = len(call.value.axes) - 2, call.kind.startswith("max")
     sizes = each(call["kernel_size"], rank)
@@ -343,17 +339,13 @@ def _filled(reader: TorchReader, call: Operation) -> Turned:
     return Turned(keras.ops.where(marks, max(float(number), LEAST), call.value.tensor), call.value.axes)
 
 
-def _flipped(_reader: TorchReader, call: Operation) -> Turned:
-    return Turned(keras.ops.flip(call.value.tensor, axis=tuple(axes_of(call, call["dims"]))), call.value.axes)
-
-
 SHAPES: dict[str, Row] = {
     **dict.fromkeys((f"{kind}_pool{rank}d" for kind in ("max", "avg") for rank in (1, 2, 3)), _pooling),
     **dict.fromkeys((f"adaptive_{kind}_pool{rank}d" for kind in ("max", "avg") for rank in (1, 2, 3)), _adaptive),
     **dict.fromkeys(("mean", "amax", "sum", "any"), _reduced),
     **dict.fromkeys(("flatten", "view", "reshape", "unsqueeze", "squeeze", "unflatten"), _reshaped),
     **dict.fromkeys(("permute", "transpose", "movedim", "t", "numpy_T"), _turned),
-    **dict.fromkeys(("contiguous", "clone", "detach", "alias", "to", "_to_copy"), _same),
+    **dict.fromkeys(("contiguous", "clone", "detach", "alias", "to", "_to_copy"), lambda _reader, call: call.value),
     **{"select": _select, "slice": _slice, "expand": _expand, "expand_as": _expand, "broadcast_tensors": _broadcast},
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "unbind"), _parts),
     "zeros_like": lambda _reader, call: Turned(keras.ops.zeros_like(call.value.tensor, dtype="float32"), call.value.axes),
@@ -365,7 +357,7 @@ SHAPES: dict[str, Row] = {
         "logical_not": _not,
         "bitwise_not": _not,
         "where": _where,
-        "flip": _flipped,
+        "flip": lambda _reader, call: Turned(keras.ops.flip(call.value.tensor, tuple(axes_of(call, call["dims"]))), call.value.axes),
         "masked_fill": _filled,
     },
 }
