@@ -40,6 +40,17 @@ class CosineLinear(nn.Linear):
         return 16 * functional.linear(functional.normalize(x), functional.normalize(self.weight))
 
 
+class MaskedLinear(nn.Linear):
+    """Its mask holds a row for each class (MADE); of new classes none is known."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__(features, classes)
+        self.register_buffer("mask", torch.ones(classes, features).tril(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight * self.mask, self.bias)
+
+
 class TwoHeads(nn.Module):
     """Two results, each with a linear layer of its own."""
 
@@ -86,6 +97,16 @@ def test_heads_are_found_and_rebuilt(name: str) -> None:
     wider = regraft.extend(net, ["new"], (items, ["new"] * 9))
     assert wider.account.to_dict()["figures"]["max_score_change"] == 0.0
     assert np.array_equal(wider.logits(items)[:, :3], net.logits(items))
+
+
+def test_a_layer_with_a_mask_for_each_class_is_no_head() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(MaskedLinear(6, 8), nn.ReLU(), MaskedLinear(8, 3))
+    net = regraft.load(module, classes=["a", "b", "c"], inputs=(6,))
+    items = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+    assert not net.heads and net.classes == ("a", "b", "c")
+    assert np.allclose(net.logits(items), module(torch.from_numpy(items)).detach(), atol=1e-6)
+    assert regraft.retarget(net, ["c", "new"]).logits(items).shape == (9, 2)
 
 
 @pytest.mark.parametrize("make", [TwoHeads, _keras_two])

@@ -380,8 +380,10 @@ class Counts(nn.Module):
 
 def test_what_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
     net = regraft.load(Counts(), inputs=(6,))
-    with pytest.raises(NetworkError, match=r"cannot be written as an ONNX file: .*Export it as \.pt2"):
+    with pytest.raises(NetworkError, match=r"cannot be written as an ONNX file: .*Nor can PyTorch export it as \.pt2: save it"):
         net.export(tmp_path / "net.onnx")
+    with pytest.raises(NetworkError, match=r"cannot be written as an exported program: .*or save it"):
+        net.export(tmp_path / "net.pt2")
     with pytest.raises(NetworkError, match=r"ends in '\.pt2', '\.onnx' or '\.pmml'"):
         net.export(tmp_path / "net.h5")
     middle = [layers.ConvLSTM2D(2, 2, name="cells"), layers.Flatten(), layers.Dense(3)]

@@ -36,11 +36,30 @@ class Attending(nn.Module):
         return self.head(x.mean(1)) + first.reshape(-1, 1)
 
 
-def test_attention_over_any_axes_and_squeeze(tmp_path: Path) -> None:
-    before = functional.scaled_dot_product_attention, torch.squeeze, "squeeze" in vars(Tensor)
-    net = regraft.load(Attending(), inputs=(6, 4))
+class Rotating(nn.Module):
+    """Positions as rotations by complex numbers (DeepSeek V2), and a mask of whole numbers subtracted from a fraction (XLNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = torch.arange(12.0, device=x.device).reshape(6, 2)
+        turn = torch.polar(torch.ones_like(steps), steps) * 0.5
+        pairs = torch.view_as_complex(self.body(x).reshape(*x.shape[:-1], -1, 2))
+        turned = torch.view_as_real(pairs.unsqueeze(1) * turn.unsqueeze(0)).flatten(3).squeeze(1)
+        mask = (x[..., 0] > 0).long()
+        return self.head((turned * (1.0 - mask)[..., None]).mean(1)) - torch.unsqueeze(1.0 - mask.float().mean(1), -1)
+
+
+@pytest.mark.parametrize("made", [Attending, Rotating])
+def test_forms_that_the_exporter_does_not_know(tmp_path: Path, made: type[nn.Module]) -> None:
+    names = ("squeeze", "unsqueeze", "__mul__", "__rsub__")
+    before = functional.scaled_dot_product_attention, torch.squeeze, [vars(Tensor).get(name) for name in names]
+    net = regraft.load(made(), inputs=(6, 4))
     session = runtime.InferenceSession(net.export(tmp_path / "net.onnx"))
     for count in (1, 5):
         rows = np.random.default_rng(count).normal(size=(count, 6, 4)).astype(np.float32)
         assert np.allclose(session.run(None, {session.get_inputs()[0].name: rows})[0], net.logits(rows), atol=1e-5)
-    assert before == (functional.scaled_dot_product_attention, torch.squeeze, "squeeze" in vars(Tensor))
+    assert before == (functional.scaled_dot_product_attention, torch.squeeze, [vars(Tensor).get(name) for name in names])

@@ -22,6 +22,7 @@ from .folders import versions
 from .onnx.frozen import parts_of, put_parts_
 from .parts.head import Head
 from .parts.onnx_export import (
+    NotTracedError,
     WholeNetwork,
     batches_of,
     check_size,
@@ -92,6 +93,8 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
         instead = "".join(f" Export it as {ending}." for ending in network.kind.own_endings[:1])
         if parts_of(network.modules()):
             instead = " Save it: regraft predict runs the folder, and adapt trains its head further."
+        elif network.family == "torch" and isinstance(problem.__cause__, NotTracedError):
+            instead = " Nor can PyTorch export it as .pt2: save it, and open the folder with regraft.load."
         raise NetworkError(f"The network cannot be written as an ONNX file: {why_not_exported(problem)}.{instead}") from problem
     with writable(path.parent, error=NetworkError):
         write_bytes(path, content)

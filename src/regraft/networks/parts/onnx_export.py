@@ -27,6 +27,10 @@ _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
 """Allowed difference from PyTorch's results, relative to the largest one; the second applies to 16-bit weights."""
 
 
+class NotTracedError(NetworkError):
+    """PyTorch's exporter cannot follow the forward, whatever the form of the file."""
+
+
 class WholeNetwork(Module):
     """Network as a module whose forward takes the tensors of its sample in order; subclasses define the outputs.
     `module`: the network's module.
@@ -125,7 +129,10 @@ def onnx_model(
     body = network if isinstance(network, Body) else network.body
     body.name_for_export_()
     with silenced(), body.for_onnx(), replaced(_exportable()):
-        program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(map(dict, axes))}, strict=False)
+        try:
+            program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(map(dict, axes))}, strict=False)
+        except Exception as problem:  # a forward may raise anything
+            raise NotTracedError(why_not_exported(problem)) from problem
         exported()
         made: Any = torch.onnx.export(
             program,
@@ -142,7 +149,8 @@ def onnx_model(
 
 def _exportable() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     """Yield, for `replaced`, functions of PyTorch in a form that the exporter translates with any number of examples."""
-    attend, squeeze = torch.nn.functional.scaled_dot_product_attention, torch.squeeze
+    attend, squeeze, unsqueeze, times = torch.nn.functional.scaled_dot_product_attention, torch.squeeze, torch.unsqueeze, Tensor.__mul__
+    from_other = Tensor.__rsub__
 
     def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *more: Any, **settings: Any) -> Tensor:
         """Attend in four axes: the exporter translates no other number. `more`: `dropout_p` and what follows it, if given by position."""
@@ -162,9 +170,28 @@ def _exportable() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
         ones = tuple(axis for axis, size in enumerate(given[0].shape) if isinstance(size, int) and size == 1)
         return squeeze(given[0], ones) if ones else given[0]
 
+    def unsqueezed(input: Tensor, dim: int) -> Tensor:  # PyTorch's names
+        """Give complex numbers (rotations of positions) their new axis as pairs of real ones."""
+        if not input.is_complex():
+            return unsqueeze(input, dim)
+        return torch.view_as_complex(unsqueeze(torch.view_as_real(input), dim if dim >= 0 else dim - 1))
+
+    def multiplied(own: Tensor, other: Any) -> Tensor:
+        """Multiply complex numbers by a real one as pairs: the exporter multiplies them by complex ones only."""
+        pairs = own.is_complex() and isinstance(other, int | float)
+        return torch.view_as_complex(times(torch.view_as_real(own), other)) if pairs else times(own, other)
+
+    def subtracted_from(own: Tensor, other: Any) -> Tensor:
+        """Subtract whole numbers (a mask) from a fraction as fractions: the exporter cannot convert them in `1.0 - mask`."""
+        return from_other(own.to(torch.result_type(own, other)), other)
+
     yield torch.nn.functional, "scaled_dot_product_attention", attention
     yield torch, "squeeze", squeezed
     yield Tensor, "squeeze", squeezed
+    yield torch, "unsqueeze", unsqueezed
+    yield Tensor, "unsqueeze", unsqueezed
+    yield Tensor, "__mul__", multiplied
+    yield Tensor, "__rsub__", subtracted_from
 
 
 def why_not_exported(problem: BaseException) -> str:

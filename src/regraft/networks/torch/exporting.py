@@ -176,7 +176,7 @@ def export_module(body: Body, module: Module, *, path: Path, by_name: Callable[[
             problems.append(problem)
     else:
         reason, name = why_not_exported(problems[-1]), type(module).__name__
-        raise NetworkError(f"{name} cannot be written as an exported program: {reason}. Export it as .onnx.") from problems[-1]
+        raise NetworkError(f"{name} cannot be written as an exported program: {reason}. Export it as .onnx, or save it.") from problems[-1]
     if not any(lengths) and any(lengths_of(body, texts=False)):
         warn_of_length(sample_tensors(body.sample), what="exported program", stacklevel=5)
     write_bytes(path, content.getvalue())

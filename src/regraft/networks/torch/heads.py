@@ -78,10 +78,16 @@ def last_axis(layer: Module) -> bool:
 
 def _is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
     """Tell whether each logit of a layer depends on one row of its weight, so that permuting rows permutes logits.
-    This holds for linear layers and convolutions. Other layers (cosine heads) are tested with permuted rows."""
-    if isinstance(module, (torch.nn.Linear, *_CONVOLUTIONS)):
+    This holds for linear layers and convolutions. Other layers (cosine heads) are tested with permuted rows. A layer of the user that holds
+    buffers with a row for each class (a mask) is none: what belongs to a new class is not known."""
+    kind = next((kind for kind in _PARTED if isinstance(module, kind)), None)
+    if kind is not None and type(module).forward in (kind.forward, _Parted.forward):
         return True
     weight = cast(Tensor, module.weight)
+    if any(held.shape[:1] == weight.shape[:1] for held in module.buffers(recurse=False)):
+        return False
+    if isinstance(module, _CONVOLUTIONS):
+        return True
     if not isinstance(inputs, Tensor) or not isinstance(output, Tensor) or not isinstance(weight, Parameter):
         return False
     if inputs.shape[-1] != weight.shape[1] or output.shape[-1] != len(weight):
