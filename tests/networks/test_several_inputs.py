@@ -223,6 +223,37 @@ def test_exported_files_take_the_inputs_by_name(family: str, tmp_path: Path) -> 
     np.testing.assert_allclose(found[0], own_logits(family, inputs)[:4], atol=1e-4)
 
 
+class _Texts(nn.Module):
+    """Token ids alone, as a named tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(20, 8), nn.Linear(8, 2)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.out(self.embed(ids).mean(1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_single_input_may_be_named_in_examples(family: str, tmp_path: Path) -> None:
+    entry = keras.Input((7,), dtype="int32", name="ids")
+    module: Any = _Texts()
+    if family == "keras":
+        module = keras.Model(entry, L.Dense(2)(L.GlobalAveragePooling1D()(L.Embedding(20, 8)(entry))))
+    net = regraft.load(module, classes=["early", "late"], inputs={"ids": (7,)} if family == "torch" else None)
+    rows, labels = arrays()[0]["main_input"], arrays()[1]
+    assert np.array_equal(net.logits({"ids": rows}), net.logits(rows))
+    wider = regraft.extend(net, ["never"], ({"ids": rows[:9]}, ["never"] * 9))
+    assert np.array_equal(wider.logits({"ids": rows})[:, :2], net.logits(rows))
+    if family == "torch":  # the only input of a Keras model has no name here, and adapt says so
+        result = regraft.adapt(net, ({"ids": rows}, labels), strategy="probe", cache="memory", out=tmp_path / "out")
+        opened = regraft.load(tmp_path / "out", architecture=_Texts)
+        assert np.array_equal(opened.logits({"ids": rows}), result.network.logits({"ids": rows}))
+        return
+    with pytest.raises(DataError, match="this network takes one input"):
+        regraft.adapt(net, ({"ids": rows}, labels), strategy="probe", cache="memory")
+
+
 class _InOneDict(nn.Module):
     def __init__(self) -> None:
         super().__init__()

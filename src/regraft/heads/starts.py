@@ -70,7 +70,8 @@ def ready_for(net: Network, data: Any) -> tuple[Network, Any]:
     the new network, must use the same range. A preprocessing that is fitted already is left unchanged."""
     if data is None:
         return net, None
-    items, own = as_data(data), preprocessing_from_dict(net.preprocessing.to_dict())
+    own = preprocessing_from_dict(net.preprocessing.to_dict())
+    items = own.dataset(as_data(data))
     if own.fitted:
         return net, items
     ready = copy(net)  # shares the module; operations copy it before they change it

@@ -286,9 +286,12 @@ def default_preprocessing(kind: str, input_shape: tuple[int | None, ...] | None,
 def as_dataset(items: Any, kind: str) -> Dataset:
     """Return examples of any supported form, without labels, as a data set.
     `items`: a `Dataset`, raw examples, an array or tensor (N, ...), a data frame or series; the path of a file, folder or table, or a file
-    pattern; a single picture as PIL image or array (H, W, C); a data set of another library, whose labels are ignored."""
+    pattern; a single picture as PIL image or array (H, W, C); a data set of another library, whose labels are ignored; any of them as the
+    only entry of a mapping, by the name of the network's input."""
     if isinstance(items, Dataset):
-        return items
+        return items.part(*items.part_names) if len(items.part_names) == 1 else items
+    if isinstance(items, Mapping) and len(items) == 1:
+        (items,) = items.values()
     if isinstance(items, np.ndarray) and items.ndim == 1 and items.dtype.kind in "OUS":
         items = list(items) if items.dtype.kind == "O" else items.tolist()
     named = [items] if isinstance(items, str | Path) else list(items) if isinstance(items, list | tuple) else []
