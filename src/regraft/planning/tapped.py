@@ -55,7 +55,7 @@ class Tapped:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """A network that outputs the features, and the layers of its head, whose input is read as well."""
 
     network: Network
@@ -119,22 +119,20 @@ def tapped_features(  # over the limit: what a pass needs to know
     return Tapped(points, values[0], reading.slices, head, time.perf_counter() - start, (*notes, *told))
 
 
-def _reading(network: Network, *, count: int, without: Collection[str] = ()) -> tuple[_Reading, tuple[Tap, ...], tuple[str, ...]]:
+def _reading(network: Network, *, count: int, without: Collection[str] = ()) -> tuple[Reading, tuple[Tap, ...], tuple[str, ...]]:
     """Return the network tapped at its hook points and its head, the points that give features, and notes on what was left out."""
     points, notes = tuple(tap for tap in default_points(network) if tap.block not in without), tuple[str, ...]()
-    tapped, slices = _tapped(network, points)
-    most = min(MOST_FEATURES, MOST_NUMBERS // max(count, 1))
-    if slices[-1].stop > most:
-        dropped = _too_wide(slices, most)
+    reading, most = reading_at(network, points), min(MOST_FEATURES, MOST_NUMBERS // max(count, 1))
+    if reading.slices[-1].stop > most:
+        dropped = _too_wide(reading.slices, most)
         kept = [tuple(pool for pool in tap.pools if pool not in _GRIDS or tap.block not in dropped) for tap in points]
-        tapped, slices = _tapped(network, [Tap(tap.block, pools) for tap, pools in zip(points, kept, strict=True)])
-        notes = (f"To keep {slices[-1].stop:,} features an example, {len(dropped)} wide blocks are read by pooled features alone.",)
-    reading = _Reading(tapped, slices, _head_modules(network, tapped), network.layout == "channels_last")
-    return reading, _with_slices(points, slices), notes
+        reading = reading_at(network, [Tap(tap.block, pools) for tap, pools in zip(points, kept, strict=True)])
+        notes = (f"To keep {reading.slices[-1].stop:,} features an example, {len(dropped)} wide blocks are read by pooled features alone.",)
+    return reading, _with_slices(points, reading.slices), notes
 
 
-def _tapped(network: Network, points: Sequence[Tap]) -> tuple[Network, tuple[TapSlice, ...]]:
-    """Return the network tapped at the points and at the block of its head, so that the head runs, and the slices of the points."""
+def reading_at(network: Network, points: Sequence[Tap]) -> Reading:
+    """Return the network tapped at the points and at the block of its head, so that the head runs and its input can be read."""
     heads = set(network.body.layers_of(network.head.task)) if network.head_layers else set()
     known = {tap.block for tap in points}
     further = [Tap(block.name, ("mean",)) for block in network.blocks if heads & set(block.layers) and block.name not in known]
@@ -145,7 +143,7 @@ def _tapped(network: Network, points: Sequence[Tap]) -> tuple[Network, tuple[Tap
             f"None of {len(points)} points gives real numbers before the head; expected a block with a map, sequence or vector."
         )
     tapped.freeze_([layer.name for layer in tapped.layers])
-    return tapped, slices
+    return Reading(tapped, slices, _head_modules(network, tapped), network.layout == "channels_last")
 
 
 def _too_wide(slices: Sequence[TapSlice], most: int) -> set[str]:
@@ -187,7 +185,7 @@ def _head_modules(network: Network, tapped: Network) -> tuple[Module, ...]:
     return () if None in known else tuple(one for one in known if one is not None)
 
 
-def _as_cut(reading: _Reading, *, source: Network) -> Cut:
+def _as_cut(reading: Reading, *, source: Network) -> Cut:
     """Return a cut behind the whole tapped network, whose outputs are the features."""
     reading.network.mode_(False)
     made = reading.read(reading.network.sample)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...data import Prepared
 from ...errors import NetworkError
+from ...heads import retarget
 from ...networks.account import Account
-from ...networks.contract import Network, Tap
+from ...networks.contract import Inputs, Network, Tap
 from ...probes import fit_ridge
 from ..measured_input import LEAST, SURE, losses_of, surely
+from ..tapped import reading_at
 
 ATTACHED = "The network had no head that could be recognised"
 _MOST, _BLOCKS, _BATCH = 256, 3, 32  # Examples of the measurement; number of last blocks that are tried; examples per pass
@@ -26,14 +31,7 @@ def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
     known = known[:: max(1, len(known) // _MOST)][:_MOST]
     if net.heads or not net.blocks or net.body.draws or len(known) < LEAST or not np.ptp(data.targets[known], axis=0).any():
         return net
-    blocks = [block.name for block in net.blocks[-_BLOCKS:]]
-    try:
-        tapped = net.tapped([Tap(name, ("mean",)) for name in blocks])
-    except NetworkError:  # no block is called, or none gives numbers for each example
-        return net
-    places = {"": _features(net, items, rows=known)}
-    table = _features(tapped, items, rows=known)
-    places |= {part.block: table[:, part.start : part.stop] for part in tapped.body.tap_slices}
+    places = _places(net, items, rows=known)
     losses = {name: _losses(features, items, rows=known) for name, features in places.items() if np.isfinite(features).all()}
     if "" not in losses or len(losses) < 2:
         return net
@@ -47,13 +45,29 @@ def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
     return found
 
 
-def _features(net: Network, items: Prepared, *, rows: np.ndarray) -> np.ndarray:
-    """Return the features that a new head would read, (n, d)."""
+def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what a new head would read, (n, d), on the pooled output ("") and on each of the last blocks: from one pass, or from two where
+    a network with a head names its blocks otherwise (Keras models without a graph).
+    Empty if no block is called, or one does not give numbers for each example."""
+    taps = [Tap(block.name, ("mean",)) for block in net.blocks[-_BLOCKS:]]
+    batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+    try:
+        headed = retarget(net, ["new"], start="zeros")  # the input of its head is the pooled output
+        same = {tap.block for tap in taps} <= {block.name for block in headed.blocks}
+        reading = reading_at(headed if same else net, taps)
+        read = [reading.read(items.batch(batch)) for batch in batches]
+    except NetworkError:
+        return {}
+    whole = [made[1] for made in read] if reading.heads else _pooled(net, map(items.batch, batches))
+    table = torch.cat([made[0] for made in read]).cpu().numpy()
+    return {"": torch.cat(whole).cpu().numpy()} | {part.block: table[:, part.start : part.stop] for part in reading.slices}
+
+
+def _pooled(net: Network, batches: Iterable[Inputs]) -> list[Tensor]:
     twin = net.copy()
     twin.mode_(False)
     with torch.no_grad():
-        batches = (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
-        return torch.cat([twin.feature_batch(items.batch(batch)).float().cpu() for batch in batches]).numpy()
+        return [twin.feature_batch(inputs).float() for inputs in batches]
 
 
 def _losses(features: np.ndarray, items: Prepared, *, rows: np.ndarray) -> np.ndarray:
