@@ -64,6 +64,6 @@ def test_the_best_trial_is_a_command_that_gives_its_figures_again(pictures: Path
     assert {**redone, "reasons": 0, "candidates": 0} == {**plain["best"]["plan"], "reasons": 0, "candidates": 0}
 
 
-@pytest.mark.parametrize("given", ["--budget=soon", "--hidden=8"])
+@pytest.mark.parametrize("given", ["--budget=soon", "--hidden=wide", "--strategy=hed"])
 def test_wrong_values_of_adapts_options_end_with_2(given: str, pictures: Path, tmp_path: Path) -> None:
     assert run("search", TINY, pictures, "--out", tmp_path / "out", "--trials", 1, given).exit_code == 2

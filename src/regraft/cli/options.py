@@ -157,11 +157,11 @@ _START = "Initial class weights of new classes: zeros, random, mean, imprint or 
 Start = Annotated[str | None, _setting("--start", metavar="S", help=_START)]
 _RENAME = "New name of an old class. Its class weights are kept. Repeatable."
 Rename = Annotated[list[str] | None, _setting("--rename", metavar="OLD=NEW", help=_RENAME, show_default=False)]
-_VIEWS = "Number of views (fixed augmented copies) of each training example, including the plain one."
-Views = Annotated[int, _setting("--views", metavar="N", min=1, help=_VIEWS)]
+_VIEWS = "Number of views (fixed augmented copies) of a training example, with the plain one. Default: 1; 4 with --augment light or photo."
+Views = Annotated[int | None, _setting("--views", metavar="N", min=1, help=_VIEWS)]
 _AUGMENT = (
     "How the views are made: auto, none, light (small changes of rotation, zoom and brightness; no mirroring) or photo (cropping, "
-    "mirroring, colour changes). light and photo make 4 views unless --views is given."
+    "mirroring, colour changes)."
 )
 Augment = Annotated[str | None, _setting("--augment", metavar="A", help=_AUGMENT)]
 Seed = Annotated[int, _setting("--seed", metavar="N", min=0, help="Random seed of the split, the order and dropout.")]
@@ -225,3 +225,35 @@ class ReadingOptions:
     kind: Kind = None
     max_length: MaxLength = None
     skip_bad: SkipBad = False
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options of a training: of `adapt`, and of every trial of `search`."""
+
+    frozen: Frozen = None
+    trainable: Trainable = None
+    fresh: Fresh = None
+    block: Block = None
+    probe: Probe = None
+    holdout: Holdout = 0.2
+    test: Test = None
+    condition: Condition = None
+    sample_weight: SampleWeight = None
+    start: Start = None
+    rename: Rename = None
+    join: Join = None
+    hidden: Hidden = None
+    views: Views = None
+    augment: Augment = None
+    seed: Seed = 0
+    epochs: Epochs = None
+    batch_size: BatchSize = None
+    learning_rate: LearningRate = None
+    cache: Cache = None
+    engine: Engine = None
+    cluster: Cluster = None
+    classes: Classes = None
+    source_classes: SourceClasses = None
+    baselines: Baselines = False
+    assigned: Assigned = None

@@ -48,69 +48,73 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     *,
     how: options.NetworkOptions,
     read: options.ReadingOptions,
+    given: options.TrainingOptions,
     out: options.Out,
     strategy: options.Strategy = "auto",
-    frozen: options.Frozen = None,
-    trainable: options.Trainable = None,
-    fresh: options.Fresh = None,
-    block: options.Block = None,
-    probe: options.Probe = None,
     budget: options.Budget = None,
-    holdout: options.Holdout = 0.2,
-    test: options.Test = None,
-    condition: options.Condition = None,
-    sample_weight: options.SampleWeight = None,
-    start: options.Start = None,
-    rename: options.Rename = None,
-    join: options.Join = None,
-    hidden: options.Hidden = None,
-    views: options.Views = 1,
-    augment: options.Augment = None,
-    seed: options.Seed = 0,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    learning_rate: options.LearningRate = None,
-    cache: options.Cache = None,
-    engine: options.Engine = None,
-    cluster: options.Cluster = None,
-    classes: options.Classes = None,
-    source_classes: options.SourceClasses = None,
-    baselines: options.Baselines = False,
     no_resume: options.NoResume = False,
-    assigned: options.Assigned = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Adapt a network to data, and save it with its scores and a report."""
     called = time.perf_counter()
-    given = {"frozen": frozen, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "cache": cache}
-    given |= {"engine": engine, "cluster": cluster}
-    settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
-    settings |= {"holdout": holdout, "views": views, "seed": seed, "baselines": baselines, "classes": tuple(class_names(classes) or ())}
-    rows: dict[str, Any] = {"block": block, "probe": probe, "augment": augment, "budget": budget, "start": start}
-    rows["trainable"] = listed_names(trainable, option="--trainable")
-    rows["fresh"] = listed_names(fresh, option="--fresh")
-    rows["rename"] = named_pairs(rename, option="--rename", form="OLD=NEW")
-    settings |= {name: value for name, value in rows.items() if value}
-    joined, layers = listed_names(join, option="--join"), _layers(hidden)
-    reading = reading_of(read, condition, sample_weight=sample_weight)
-    words = {"strategy": strategy, "probe": probe, "start": start, "augment": augment, "engine": engine, "block": block}
-    places = {"weights": how.weights, "source-classes": source_classes}
-    check_given(network, data, test, reading=reading, places=places, assigned=assigned, **words)
+    check_training(network, data, how=how, read=read, given=given, strategy=strategy)
 
-    from ... import heads, verbs
+    from ... import verbs
     from ...planning import make_plan
 
-    plan = make_plan(strategy, _merged(settings, assigned or []))  # report invalid settings before data are read
-    net = opened(network, how, source_classes=source_classes)
+    limit = {} if budget is None else {"budget": budget}
+    settings = {"holdout": given.holdout, "seed": given.seed, **limit, **settings_of(given)}
+    plan = make_plan(strategy, settings)  # report invalid settings before data are read
+    net, dataset, test = opened_with_data(network, data, how=how, read=read, given=given)
+    ready = time.perf_counter()
+    result = verbs.adapt(net, dataset, strategy=plan, test=test, out=out, resume=not no_resume, skip_bad=read.skip_bad)
+    _print_result(result, out, as_json=as_json, before=ready - called, architecture=how.architecture)
+
+
+def check_training(
+    network: str,
+    data: str,
+    *,
+    how: options.NetworkOptions,
+    read: options.ReadingOptions,
+    given: options.TrainingOptions,
+    **words: str | None,
+) -> None:
+    """Raise one error for all that is wrong with the options of a training, before torch is imported. `words`: as in `check_given`."""
+    words |= {name: getattr(given, name) for name in ("probe", "start", "augment", "engine", "block")}
+    places = {"weights": how.weights, "source-classes": given.source_classes}
+    _layers(given.hidden)
+    listed_names(given.join, option="--join")
+    reading = reading_of(read, given.condition, sample_weight=given.sample_weight)
+    check_given(network, data, given.test, reading=reading, places=places, assigned=given.assigned, **words)
+
+
+def opened_with_data(
+    network: str, data: str, *, how: options.NetworkOptions, read: options.ReadingOptions, given: options.TrainingOptions
+) -> tuple[Any, Any, Any]:
+    """Return the network, the data and the test set (or None) of a training."""
+    from ... import heads
+
+    joined, layers = listed_names(given.join, option="--join"), _layers(given.hidden)
+    net = opened(network, how, source_classes=given.source_classes)
     net = heads.join(net, joined) if joined else net
+    reading = reading_of(read, given.condition, sample_weight=given.sample_weight)
     reading |= {"columns": columns_for(net, reading["columns"]), "kind": kind_for(net, data, asked=read.kind, files=read.files)}
     dataset = read_data(data, **reading)
-    judges = None if test is None else read_data(test, **reading | {"sample_weight": None})
-    net = heads.retarget(net, plan.classes or dataset.classes, hidden=layers, seed=seed) if layers else net
-    ready = time.perf_counter()
-    result = verbs.adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=read.skip_bad)
-    _print_result(result, out, as_json=as_json, before=ready - called, architecture=how.architecture)
+    test = None if given.test is None else read_data(given.test, **reading | {"sample_weight": None})
+    names = class_names(given.classes) or dataset.classes
+    return heads.retarget(net, names, hidden=layers, seed=given.seed) if layers else net, dataset, test
+
+
+def settings_of(given: options.TrainingOptions) -> dict[str, Any]:
+    """Return the settings of a plan that were given as options; those of --set replace others."""
+    plain = ("block", "probe", "start", "augment", "views", "epochs", "batch_size", "learning_rate", "frozen", "cache", "engine", "cluster")
+    found = {name: getattr(given, name) for name in plain if getattr(given, name) is not None}
+    found |= {name: value_of(found[name]) for name in plain[-4:] if name in found}
+    lists: dict[str, Any] = {name: listed_names(getattr(given, name), option=f"--{name}") for name in ("trainable", "fresh")}
+    lists |= {"rename": named_pairs(given.rename, option="--rename", form="OLD=NEW"), "classes": tuple(class_names(given.classes) or ())}
+    return _merged(found | {name: value for name, value in {**lists, "baselines": given.baselines}.items() if value}, given.assigned or [])
 
 
 def _layers(text: str | None) -> list[tuple[int, str]]:

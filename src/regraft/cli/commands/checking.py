@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ...console import show, show_json, tell
 from .. import options
 from ..guard import command
-from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, wanted_target
+from ..shared import check_given, columns_for, kind_for, opened, read_data, reading_of
 
 _NETWORK = "The network to adapt. Also shows what fits, and which classes the network would keep."
 _Network = Annotated[str | None, typer.Argument(metavar="[NETWORK]", help=_NETWORK, show_default=False)]
@@ -26,24 +26,15 @@ def _check(  # noqa: PLR0913  # over the limit: the options of the command
     network: _Network = None,
     *,
     how: options.NetworkOptions,
-    target: options.Target = None,
-    task: options.Task = None,
-    max_length: options.MaxLength = None,
-    group: options.Group = None,
-    columns: options.Columns = None,
+    read: options.ReadingOptions,
     condition: options.Condition = None,
-    files: options.Files = None,
-    outside: options.Outside = False,
-    kind: options.Kind = None,
     holdout: options.Holdout = 0.2,
     seed: options.Seed = 0,
     source_classes: options.OldClasses = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show how data are read: columns, classes, sizes, duplicates and unusable examples. Nothing is trained or written."""
-    reading: dict[str, Any] = {"target": wanted_target(target), "columns": listed_names(columns, option="--columns"), "kind": kind}
-    reading |= {"task": task, "max_length": max_length, "group": group, "condition": condition, "files": files}
-    reading |= {"outside": outside, "skip_bad": True}
+    reading = reading_of(read, condition) | {"skip_bad": True}
     check_given(network, data, reading=reading, places={"weights": how.weights, "source-classes": source_classes})
     if network is None:
         from ...data import checked
@@ -51,7 +42,7 @@ def _check(  # noqa: PLR0913  # over the limit: the options of the command
         summary = checked(read_data(data, **reading), True).summary()
     else:
         net = opened(network, how, source_classes=source_classes)
-        reading |= {"columns": columns_for(net, reading["columns"]), "kind": kind_for(net, data, asked=kind, files=files)}
+        reading |= {"columns": columns_for(net, reading["columns"]), "kind": kind_for(net, data, asked=read.kind, files=read.files)}
         from ... import verbs
 
         summary = verbs.check(read_data(data, **reading), net, holdout=holdout, seed=seed)

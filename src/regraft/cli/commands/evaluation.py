@@ -14,20 +14,6 @@ from .. import options
 from ..guard import command
 from ..shared import check_given, checked_kind, columns_for, kind_for, listed_names, read_data, run_by, to_run, wanted_target
 
-_FIGURES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "map": "mean average precision",
-    "log_loss": "log loss",
-    "ece": "calibration error",
-    "brier": "Brier score",
-    "mae": "mean absolute error",
-    "rmse": "root mean square error",
-    "r2": "R²",
-}
-
-
 _SHARES = ("accuracy", "recall", "precision", "ece", "map", "average_precision")
 _WIDEST = 12  # maximum number of classes for a confusion matrix in 100 columns
 _PAIRS = 15
@@ -112,7 +98,9 @@ def _of_one(data: Any, condition: str | None) -> Any:
 
 
 def _print_figures(figures: Mapping[str, Any], task: str) -> None:
-    found = {words: key for key, words in _FIGURES.items() if figures.get(key) is not None}
+    from ...report.results import FIGURES
+
+    found = {words: key for key, words, _ in FIGURES if figures.get(key) is not None}
     rows = [(words, _cell(key, figures[key]), _interval(key, figures.get(f"{key}_interval"))) for words, key in found.items()]
     show_table(("figure", "value", "95 % interval"), rows, title=f"{task}{figures['examples']:,} examples")
     if len(figures["per_class"]) > 1:

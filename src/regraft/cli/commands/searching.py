@@ -18,8 +18,7 @@ from ...files.schema import read_json
 from ...files.text import printable
 from .. import options
 from ..guard import command
-from ..shared import assignments, check_given, class_names, columns_for, kind_for, opened, read_data, reading_of
-from .adaptation import as_words, cost_line, value_of
+from .adaptation import as_words, check_training, cost_line, opened_with_data, settings_of, value_of
 
 _OUT = "Folder or address of the study: table, plots, and the adapted network in `best`. Several processes can share one folder."
 _SPACE = 'A JSON file: {"learning_rate": {"low": 1e-4, "high": 0.1, "log": true}, "optimizer": ["adamw", "sgd"], …}.'
@@ -59,6 +58,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     *,
     how: options.NetworkOptions,
     read: options.ReadingOptions,
+    given: options.TrainingOptions,
     out: Out,
     trials: Trials = 50,
     space: Space = None,
@@ -67,64 +67,39 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     folds: Folds = None,
     metric: Metric = None,
     strategy: _Strategy = None,
-    frozen: options.Frozen = None,
-    probe: options.Probe = None,
     budget: _Budget = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    learning_rate: options.LearningRate = None,
-    test: options.Test = None,
-    holdout: options.Holdout = 0.2,
-    seed: options.Seed = 0,
-    condition: options.Condition = None,
-    sample_weight: options.SampleWeight = None,
-    cache: options.Cache = None,
-    engine: options.Engine = None,
-    cluster: options.Cluster = None,
-    classes: options.Classes = None,
-    source_classes: options.SourceClasses = None,
-    assigned: options.Assigned = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Search for the best plan to adapt a network. Every trial starts from the trained weights."""
-    given: dict[str, Any] = {"cache": cache, "frozen": frozen, "engine": engine, "cluster": cluster, "probe": probe, "strategy": strategy}
-    given |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
-    names = class_names(classes)
-    settings |= {name: value_of(text) for name, text in assignments(assigned).items()} | ({"classes": tuple(names)} if names else {})
     wanted = None if space is None else read_json(space, "space", remedy="Expected a JSON file from names to choices or ranges.")
+    check_training(network, data, how=how, read=read, given=given, strategy=strategy, sampler=sampler, pruner=pruner)
     search: dict[str, Any] = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric}
-    search |= {"holdout": holdout, "seed": seed, "budget": budget}
-    reading = reading_of(read, condition, sample_weight=sample_weight)
-    words = {"strategy": strategy, "probe": probe, "engine": engine, "sampler": sampler, "pruner": pruner}
-    places = {"weights": how.weights, "source-classes": source_classes}
-    check_given(network, data, test, reading=reading, places=places, assigned=assigned, **words)
-    net = opened(network, how, source_classes=source_classes)
-    reading |= {"columns": columns_for(net, reading["columns"]), "kind": kind_for(net, data, asked=read.kind, files=read.files)}
+    search |= {"holdout": given.holdout, "seed": given.seed, "budget": budget}
+    settings = settings_of(given) | ({} if strategy is None else {"strategy": strategy})
 
     from ... import verbs
 
-    judges = None if test is None else read_data(test, **reading | {"sample_weight": None})
-    items = read_data(data, **reading)
+    net, items, test = opened_with_data(network, data, how=how, read=read, given=given)
     with at_hand(out) as folder:
-        study = verbs.search(net, items, space=wanted, test=judges, out=folder, skip_bad=read.skip_bad, **search, **settings)
+        study = verbs.search(net, items, space=wanted, test=test, out=folder, skip_bad=read.skip_bad, **search, **settings)
         drawn = [f"{out}/{path.name}" for path in _drawn(study, folder)]
-    same = {f"--{name.replace('_', '-')}": value for given in (read, how) for name, value in dataclasses.asdict(given).items()}
-    same |= {"--condition": condition, "--sample-weight": sample_weight}
-    same |= {"--test": test, "--classes": classes, "--source-classes": source_classes}
-    _print(study, out, drawn=drawn, command=_command(study, [network, data], same=same), as_json=as_json)
+    same = {name: value for options in (read, how) for name, value in dataclasses.asdict(options).items()}
+    same |= {name: getattr(given, name) for name in ("condition", "sample_weight", "test", "classes", "source_classes", "join", "fresh")}
+    _print(study, out, drawn=drawn, command=_command(study, [network, data], same=same, hidden=given.hidden), as_json=as_json)
 
 
-def _command(study: Any, places: list[str], *, same: Mapping[str, Any]) -> str:
-    """Return the command that reruns the best trial. `same` holds the options that it shares with the search."""
+def _command(study: Any, places: list[str], *, same: Mapping[str, Any], hidden: str | None) -> str:
+    """Return the command that reruns the best trial. `same` holds the options that it shares with the search, `hidden` the layers below
+    the head that all trials have."""
     words = ["regraft", "adapt", *places]
-    for option, value in same.items():
+    for option, value in ((f"--{name.replace('_', '-')}", value) for name, value in same.items()):
         values = value if isinstance(value, list) else [value]
         words += [word for one in values if one not in (None, False) for word in ([option] if one is True else [option, str(one)])]
     layers = study.best_trial.values.get("head_layers", 0)
-    deeper = f"{study.best_trial.values.get('head_units')}:{study.best_trial.values.get('head_activation', 'relu')}"
-    words += ["--hidden", ",".join([deeper] * layers)] if layers else []
+    one = f"{study.best_trial.values.get('head_units')}:{study.best_trial.values.get('head_activation', 'relu')}"
+    deeper = ([hidden] if hidden else []) + [one] * layers
+    words += ["--hidden", ",".join(deeper)] if deeper else []
     return shlex.join([*words, *as_words(study.best), "--out", "best/"])
 
 

@@ -45,8 +45,8 @@ def shown_figure(metric: str, value: float | None) -> str:
 
 
 def shown_values(values: Mapping[str, Any]) -> str:
-    """Return the values of a trial as text, such as "optimizer=sgd, learning_rate=0.004"."""
-    return ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
+    """Return the values of a trial as text, such as "optimizer sgd, learning_rate 0.004"."""
+    return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
 
 
 def carried_out(net: Network, items: Prepared, *, plan: Plan, parts: Parts, log: Log | None = None) -> Outcome:

@@ -85,8 +85,9 @@ class Board:
                 self.database.note(identity=known)
         if known != self.options.identity:
             raise SettingError(
-                f"{printable(self.folder)!r} holds a study of another network, data, space or setting ({printable(known, width=8)}, not "
-                f"{self.options.identity[:8]}). Give another folder with out=, or the same arguments as before; trials= may differ."
+                f"{printable(self.folder)!r} holds a study of another network, data, space or setting, or of another version of regraft "
+                f"({printable(known, width=8)}, not {self.options.identity[:8]}). Give another folder with out=, or the same arguments as "
+                "before; trials= may differ."
             )
 
     def alone(self) -> AbstractContextManager[Any]:

@@ -141,7 +141,7 @@ def run_search(
             bench.direction,
             bench.longest * len(bench.folds),
             _identity(bench, asked, space=space),
-            CLOSED_FORM if asked.space is None and "strategy" not in fixed and data.weights is None else None,  # it refuses weights
+            None if asked.space or "strategy" in fixed or data.weights is not None or net.fresh or fixed.get("fresh") else CLOSED_FORM,
         )
         with _quiet():
             board = Board(options, space, bench.fixed, folder)
