@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 from tests import torch_examples as examples
+from tests.test_docs import run_commands
 from typer.testing import CliRunner
 
 import regraft
@@ -209,7 +211,24 @@ def test_a_run_whose_cluster_is_lost_after_its_start_goes_on_here(monkeypatch: p
     alone, both = (regraft.adapt(net, (X[:60], y[:60]), cluster=own, **given) for own in (None, "auto"))
     assert alone.scores == both.scores and alone.history[-1]["train_loss"] == both.history[-1]["train_loss"]
     assert "The frozen part ran on this machine. It is gone." in both.plan.reasons
-    assert "The training continues on this machine. It is gone." in said
+    assert said == ["The training continued on this machine alone. It is gone."]
+    assert said[0] in both.plan.reasons
+
+
+@no_ray
+@cluster_of_two
+@pytest.mark.slow
+def test_commands_of_the_page_run_on_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    for at, each in itertools.product(range(2), range(12)):
+        path = tmp_path / "photos" / "ab"[at] / f"{each}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((draw.integers(0, 128, (8, 8, 3)) + 100 * at).astype("uint8")).save(path)
+    body = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+    regraft.load(body, inputs=(3, 8, 8), preprocessing={"kind": "image", "height": 8, "width": 8}).save("NETWORK")
+    run_commands("scale")
+    assert (tmp_path / "adapted" / "report.html").is_file() and (tmp_path / "study" / "study.json").is_file()
 
 
 def test_every_command_that_computes_takes_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

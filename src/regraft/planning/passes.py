@@ -125,6 +125,7 @@ def training_of(  # over the limit: what a training is made of
         log.on_epoch,
         setup.additions.rates,
         cluster=cluster,
+        notes=log.notes,
     )
 
 

@@ -54,8 +54,8 @@ class Checkpoint:
         content = _content(self.path)
         if content["run"] != self.run:
             raise SettingError(
-                f"{printable(self.path.parent)!r} holds an unfinished run with another plan, data or network. "
-                "Give another folder with out=, or resume=False to start anew there."
+                f"{printable(self.path.parent)!r} holds an unfinished run with another plan, data or network, or of another version of "
+                "regraft. Give another folder with out=, or resume=False to start anew there."
             )
         return content
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ class Training:
     tried: int = 0  # number of first epochs in which patience does not stop the training: the epochs of the comparison that chose it
     cluster: str | None = None  # "auto" for one process on each machine of the Ray cluster of this machine; None: this process alone
     team: Team = ALONE
+    notes: list[str] = field(default_factory=list)  # receives sentences on machines of the cluster that were lost
 
     @property
     def initial_epoch(self) -> int:
@@ -109,7 +111,7 @@ def trained(training: Training) -> Trained:
         return _trained(training, ALONE)
     kept = replace(training, checkpoint=training.checkpoint or InMemory())
     silent = replace(training.settings, callbacks=(), log_with=None)
-    others = replace(training, checkpoint=None, on_epoch=None, begun=None, settings=silent)
+    others = replace(training, checkpoint=None, on_epoch=None, begun=None, settings=silent, notes=[])
     start, rows = copied(_trained_tensors(training)), training.fit[:2]
 
     def scored(training: Training) -> list[Tensor]:
@@ -121,7 +123,8 @@ def trained(training: Training) -> Trained:
         return kept
 
     most = len(training.fit) // _steps(training)
-    return in_team(_trained, begun, sent=lambda: sent(others, [training.network], values=scored), most=most, cluster=training.cluster)
+    content = partial(sent, others, [training.network], values=scored)
+    return in_team(_trained, begun, sent=content, most=most, cluster=training.cluster, notes=training.notes)
 
 
 def _trained(training: Training, team: Team) -> Trained:

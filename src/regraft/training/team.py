@@ -200,16 +200,19 @@ def _moments_of_keras(team: Team, layer: Any, inputs: Tensor, mask: Any) -> Any:
     return mean.reshape(-1), variance.reshape(-1)
 
 
-def in_team(work: Callable[[T, Team], S], begun: Callable[[], T], *, sent: Callable[[], bytes], most: int, cluster: str) -> S:
+def in_team(
+    work: Callable[[T, Team], S], begun: Callable[[], T], *, sent: Callable[[], bytes], most: int, cluster: str, notes: list[str]
+) -> S:
     """Run `work` together with one process on every other machine of a cluster; return the result of this process.
     If a machine is lost, run it again with the remaining machines; `work` resumes from its checkpoint. `begun`: returns the argument of
-    `work`; `sent`: returns the argument for other machines, pickled; `most`: maximum number of processes."""
+    `work`; `sent`: returns the argument for other machines, pickled; `most`: maximum number of processes; `notes` receives a sentence
+    if a machine was lost."""
     threads, content = torch.get_num_threads(), b""
     for _ in range(_RETRIES):
         try:
             host, machines = other_machines(cluster)
         except SettingError as problem:  # lost since the run began
-            say(f"The training continues on this machine. {problem}")
+            _say(f"The training continued on this machine alone. {problem}", notes)
             return work(begun(), ALONE)
         machines = machines[: most - 1]
         if not machines:
@@ -224,8 +227,15 @@ def in_team(work: Callable[[T, Team], S], begun: Callable[[], T], *, sent: Calla
                 with _group(store, 0, size=size) as team:
                     return work(begun(), team)
         except WorkerLostError as problem:
-            say(f"A worker of the cluster was lost: the training continues from its last epoch. {problem}")
+            _say(f"A worker of the cluster was lost: the training continued from its last epoch. {problem}", notes)
     raise RegraftError(f"Machines of the cluster were lost {_RETRIES} times in one training. Give the same call again to go on.")
+
+
+def _say(sentence: str, notes: list[str]) -> None:
+    """Print a sentence and add it to the notes, once for all trainings of a run."""
+    if sentence not in notes:
+        say(sentence)
+        notes.append(sentence)
 
 
 def _other(shared: Any, piece: tuple[Callable[[Any, Team], Any], int, int, str, int, int]) -> None:
