@@ -75,7 +75,6 @@ def report_facts(classes: int) -> dict[str, Any]:
         ]
         * 3,
         "candidates": [{**tried, "name": name, "why": "chosen" if name == "head" else f"not as good: {LONG}"} for name in others],
-        "not_tried": ["partial"],
         "reliability": bins,
         "random_weights": True,
         "warnings": [LONG],

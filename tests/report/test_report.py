@@ -67,7 +67,6 @@ def facts() -> dict[str, Any]:
             {"name": "b", "true": "bus", "predicted": "tram", "media": "data:audio/wav;base64,UklGRg==", "media_kind": "audio"},
             {"name": "c", "true": "bus", "predicted": "tram", "media": "https://evil.example/x.png", "media_kind": "image", "text": EVIL},
         ],
-        "not_tried": [EVIL],
         "warnings": [EVIL],
     }
 
@@ -244,7 +243,12 @@ def test_what_was_not_tried_has_no_estimate() -> None:
     tried = {"name": "head", "seconds": 1.0, "estimate": 0.91, "interval": [0.87, 0.94], "figure": "accuracy", "why": ""}
     losses = {"estimate": 3183.2, "interval": [2633.0, 3733.0], "figure": "loss"}
     candidates = [tried, tried | {"name": "scratch", "why": "not tried: too long"}, tried | losses, {"name": "full"}]
-    assert [row[3] for row in candidate_rows(candidates)] == ["91.0 % (87.0 to 94.0 %)", "", "loss 3183 (2633 to 3733)", ""]
+    assert [row[3] for row in candidate_rows(candidates, duration=duration)] == [
+        "91.0 % (87.0 to 94.0 %)",
+        "",
+        "loss 3183 (2633 to 3733)",
+        "",
+    ]
     figure = candidate_figure(candidates)
     assert figure is not None and "head" in figure["body"] and "scratch" not in figure["body"]
     assert candidate_figure(candidates[1:2]) is None
@@ -279,12 +283,12 @@ def test_only_a_clear_difference_is_a_large_number(other: dict[str, Any], said: 
 
 
 def test_what_changes_the_meaning_stands_before_the_verdict(tmp_path: Path) -> None:
-    facts = {"verdict": "It is good.", "random_weights": True, "uncached": True, "kept_start": "full", "warnings": ["Warning: a shortcut."]}
-    page = write_report(tmp_path / "r.html", facts).read_text(encoding="utf-8")
-    order = [
-        page.index(words) for words in ("random weights", "could not be split", "Nothing of the training", "a shortcut.", "It is good.")
-    ]
-    assert order == sorted(order) and "Warning: " not in page
+    result, first = verdict({}, {}), "Started from RANDOM weights. Warning: a shortcut."
+    said = ["Warning: a shortcut.", "Warning: few examples."]
+    page = write_report(tmp_path / "r.html", {"verdict": f"{first} {result}", "kept_start": "full", "warnings": said})
+    text = page.read_text(encoding="utf-8")
+    order = [text.index(words) for words in (first, "Nothing of the training", "Few examples.", f'<p class="verdict">{result}</p>')]
+    assert order == sorted(order) and text.count("a shortcut.") == 1
 
 
 def test_verdict_of_regression_and_of_nothing() -> None:

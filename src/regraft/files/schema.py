@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, TypeVar, get_type_hints, overload
@@ -17,6 +17,18 @@ from .formats import FORMATS, opening
 from .text import printable
 
 HEADINGS = ("candidate", "time expected", "time taken", "estimate (95 % interval)", "outcome")
+ENTRIES = {
+    "matched": "weights taken from the file",
+    "reshaped": "of another size",
+    "missing": "not in the file: left as they were",
+    "unexpected": "in the file, no place for them",
+    "kept": "class weights carried over by name",
+    "renamed": "class weights under a new name",
+    "new": "class weights that start anew",
+    "dropped": "class weights left behind",
+    "frozen": "layers that no training changes",
+}
+"""Entry of an account -> its meaning."""
 NOT_TRIED = "not tried"  # Prefix of the outcome of a candidate that was not tried. The reason follows after a colon
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
@@ -119,20 +131,32 @@ def read_lines(path: Path, kind: str, *, remedy: str = "") -> list[dict[str, Any
     return entries
 
 
-def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
-    """Return the cells of each candidate as text, in the order of `HEADINGS`, with "" for unknown values.
+def candidate_rows(candidates: Sequence[Mapping[str, Any]], *, duration: Callable[[float], str]) -> list[tuple[str, str, str, str, str]]:
+    """Return the cells of each candidate as text, in the order of `HEADINGS`, with "" for unknown values. `duration`: seconds as text.
     A candidate that was not tried shows no estimate. The keys are "name", "predicted", "seconds", "estimate" with "interval" and "figure"
     ("accuracy" or "loss"), and "why"."""
     return [
         (
             str(one.get("name", "")),
-            "" if one.get("predicted") is None else f"{one['predicted']:.1f} s",
-            "" if one.get("seconds") is None else f"{one['seconds']:.1f} s",
+            "" if one.get("predicted") is None else duration(one["predicted"]),
+            "" if one.get("seconds") is None else duration(one["seconds"]),
             estimate_words(one),
             str(one.get("why", "")),
         )
         for one in candidates
     ]
+
+
+def account_figures(figures: Mapping[str, float]) -> dict[str, str]:
+    """Return the figures of an account as text, by their names in words."""
+    shares = ("old_accuracy", "new_accuracy", "harmonic_mean")
+    told = {name: f"{100 * value:.1f} %" if name in shares else f"{value:.4g}" for name, value in figures.items()}
+    return {name.replace("_", " "): value for name, value in told.items()}
+
+
+def number_words(value: float | None) -> str:
+    """Return a value with four significant digits and without an exponent, "–" for None."""
+    return "–" if value is None else f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
 def was_tried(candidate: Mapping[str, Any]) -> bool:
@@ -155,4 +179,6 @@ def estimate_words(one: Mapping[str, Any]) -> str:
         return ""
     share = one.get("figure", "accuracy") == "accuracy"
     middle, low, high = (100 * value if share else value for value in (one["estimate"], *(one.get("interval") or [one["estimate"]] * 2)))
-    return f"{middle:.1f} % ({low:.1f} to {high:.1f} %)" if share else f"{one['figure']} {middle:.4g} ({low:.4g} to {high:.4g})"
+    if share:
+        return f"{middle:.1f} % ({low:.1f} to {high:.1f} %)"
+    return f"{one['figure']} {number_words(middle)} ({number_words(low)} to {number_words(high)})"

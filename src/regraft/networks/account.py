@@ -6,21 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..files.schema import ENTRIES, account_figures
 from ..files.text import notebook_html, printable
 
 _ORDER = ("matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped", "frozen")
-_MEANING = {
-    "matched": "weights taken from the file",
-    "reshaped": "of another size",
-    "missing": "not in the file: left as they were",
-    "unexpected": "in the file, no place for them",
-    "kept": "class weights carried over by name",
-    "renamed": "class weights under a new name",
-    "new": "class weights that start anew",
-    "dropped": "class weights left behind",
-    "frozen": "layers that no training changes",
-}
-
 UNUSED = "outputs of the network that are not used"  # Part of the note on outputs that are no task
 
 
@@ -86,14 +75,12 @@ class Account:
                 continue
             names = list(self.entries[key])
             shown = ", ".join(names[:6]) + (f", … ({len(names) - 6} more)" if len(names) > 6 else "")
-            lines.append(f"{key:<11}{len(names):>6}  {_MEANING[key]:<36} {shown}".rstrip())
+            lines.append(f"{key:<11}{len(names):>6}  {ENTRIES[key]:<36} {shown}".rstrip())
         counts: dict[str, int] = {}
         for rule in self.rules.values():
             counts[rule] = counts.get(rule, 0) + 1
         lines += [f"{'rule':<11}{count:>6}  {rule}" for rule, count in counts.items()]
-        shares = ("old_accuracy", "new_accuracy", "harmonic_mean")
-        told = {name: f"{100 * value:.1f} %" if name in shares else f"{value:.4g}" for name, value in self.figures.items()}
-        lines += [f"{name.replace('_', ' '):<18} {value}" for name, value in told.items()]
+        lines += [f"{name:<18} {value}" for name, value in account_figures(self.figures).items()]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(map(printable, lines)) if lines else "nothing was changed"
 

@@ -15,7 +15,6 @@ from ..console import say
 from ..data import Dataset, Prepared, check_trainable
 from ..errors import InputError, SettingError
 from ..files.locks import held_folder
-from ..files.schema import was_tried
 from ..freezing import check_engine
 from ..methods import METHODS
 from ..networks.account import UNUSED, Account
@@ -233,8 +232,6 @@ def _on_everything(net: Network, log: Log, *, setup: Setup, outcome: Outcome) ->
 
 def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[str, Any]:
     data, parts, network, measured = setup.items.data, setup.parts, outcome.network, outcome.measured
-    tried = {str(one["strategy"]) for one in outcome.candidates if was_tried(one)} or {setup.plan.strategy}
-    tried |= {"scratch"} if setup.settings.baselines else set()
     several = {name: {"kind": data.targets_of(name).task, "known": int(data.targets_of(name).known.sum())} for name in data.tasks}
     counts = {name: int(count) for name, count in zip(data.classes, data.recordings().class_counts(), strict=False)}
     whole = data.recordings()
@@ -257,6 +254,5 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
         "worst": worst_items(judged),
         "reliability": reliability_of(judged),
         "candidates": list(outcome.candidates),
-        "not_tried": sorted({"probe", "head", "partial", "full", "scratch"} - tried) if setup.plan.strategy == "auto" else [],
         "warnings": [note for note in log.notes if note.startswith("Warning: ")] + ([] if len(parts.validation) else [TOO_FEW]),
     }

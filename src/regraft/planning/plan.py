@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
+from ..console import duration
 from ..data.preprocessings.augmenting import AUGMENTS, CALLABLE, plain_name
 from ..errors import SettingError, near_names
 from ..files.formats import reason_of
@@ -289,7 +290,7 @@ class Plan:
         lines += [f"fresh      {_names_in_words(self.fresh)}"] if self.fresh is not None else []
         lines += [f"from       {self.base}"] if self.base != "head" else []
         lines += [f"solved by  {self.probe}"] if self.probe != "auto" else []
-        rows = candidate_rows(self.candidates)
+        rows = candidate_rows(self.candidates, duration=duration)
         table = [HEADINGS, *rows] if rows else []
         widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))] if table else []
         lines += [" " * 11 + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

@@ -143,7 +143,6 @@ class _Facts(Plain):
     reliability: list[_Bin] = Field(default_factory=list)
     worst: list[_Item] = Field(default_factory=list)
     candidates: list[Candidate] = Field(default_factory=list)
-    not_tried: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
 
 

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import duration
+from ..files.schema import number_words
 from .figures import Axis, Bar, interval_rows, legend
 from .planes import axis_of, confusion_cells, confusion_matrix, curve, dot, kept_epochs, line, line_chart, plane, stage_starts, whisker
 from .verdict import baseline_name, difference_of, percent
 
 Figure = dict[str, str]
 MOST_CLASSES = 40  # Maximum number of classes shown individually
-_FIGURES = (
+_MISCALIBRATED = 0.2  # Calibration error from which on the page warns
+FIGURES = (
     ("accuracy", "accuracy", True),
     ("macro_f1", "macro F1", True),
     ("micro_f1", "micro F1", True),
@@ -26,17 +28,13 @@ _FIGURES = (
     ("ece", "calibration error", True),
     ("brier", "Brier score", False),
 )
-
-
-def _number_words(value: float | None) -> str:
-    """Return `value` with four significant digits, "–" for None."""
-    return "–" if value is None else f"{value:.4g}"
+"""Key of a metric, its name, and whether it is a share."""
 
 
 def _with_interval(figures: Mapping[str, Any], key: str, *, share: bool) -> str:
     """Return a metric of `judge` with its interval, if any, as text: "90.0 %  (86.0 % to 93.0 %)" for a share."""
     value, interval = figures.get(key), figures.get(f"{key}_interval")
-    shown = percent if share else _number_words
+    shown = percent if share else number_words
     return shown(value) + (f"  ({shown(interval[0])} to {shown(interval[1])})" if interval else "")
 
 
@@ -66,7 +64,7 @@ def _score_tiles(baselines: Mapping[str, Any], figures: Mapping[str, Any], *, wh
     key = "accuracy" if "accuracy" in figures else "mae"
     if figures.get(key) is None:
         return []
-    shown, name = (percent, "accuracy") if key == "accuracy" else (_number_words, "mean absolute error")
+    shown, name = (percent, "accuracy") if key == "accuracy" else (number_words, "mean absolute error")
     interval = figures.get(f"{key}_interval")
     note = f"95 % interval {shown(interval[0])} to {shown(interval[1])}" if interval else ""
     found = [(f"{name} {where}".strip(), shown(figures[key]), note)]
@@ -89,27 +87,29 @@ def score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
     parts = {name: figures for name, figures in scores.items() if isinstance(figures, Mapping) and figures and name in ("holdout", "test")}
     parts = parts or ({"held out": scores} if scores else {})
     rows = []
-    for key, words, share in _FIGURES:
+    for key, words, share in FIGURES:
         if any(figures.get(key) is not None for figures in parts.values()):
             rows.append((words, [_with_interval(figures, key, share=share) for figures in parts.values()]))
     for name in dict.fromkeys(name for figures in parts.values() for name in figures.get("metrics") or {}):
-        rows.append((name, [_number_words((figures.get("metrics") or {}).get(name)) for figures in parts.values()]))
+        rows.append((name, [number_words((figures.get("metrics") or {}).get(name)) for figures in parts.values()]))
     if rows:
         rows.insert(0, ("examples", [str(figures.get("examples", "–")) for figures in parts.values()]))
     return {"parts": [_PART.get(name, name) for name in parts], "rows": rows}
 
 
 def remarks(figures: Mapping[str, Any]) -> list[str]:
-    """Return warnings about metrics that a reader could misread: a log loss above chance, a negative R²."""
+    """Return warnings about metrics that a reader could misread: a log loss above chance, poor calibration, a negative R²."""
     found, loss, classes = [], figures.get("log_loss"), len(figures.get("per_class") or {})
     if loss is not None and classes > 1 and "confusion" in figures and loss > math.log(classes):
         found.append(
-            f"The log loss ({_number_words(loss)}) is higher than that of equal probabilities for all {classes} classes "
-            f"({_number_words(math.log(classes))}). The order of the classes may be right, but do not use the probabilities: "
+            f"The log loss ({number_words(loss)}) is higher than that of equal probabilities for all {classes} classes "
+            f"({number_words(math.log(classes))}). The order of the classes may be right, but do not use the probabilities: "
             "the logits are not calibrated."
         )
+    elif (figures.get("ece") or 0.0) > _MISCALIBRATED:
+        found.append(f"The calibration error is {percent(figures['ece'])}: do not use the probabilities as chances of being right.")
     if figures.get("r2") is not None and figures["r2"] < 0:
-        found.append(f"R² is negative ({_number_words(figures['r2'])}): the mean of the targets predicts these examples better.")
+        found.append(f"R² is negative ({number_words(figures['r2'])}): the mean of the targets predicts these examples better.")
     return found
 
 
@@ -132,7 +132,7 @@ def comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> Figu
 
 def _score_bar(name: str, figures: Mapping[str, Any], *, key: str, strong: bool) -> Bar:
     value, interval = float(figures[key]), figures.get(f"{key}_interval")
-    words = percent(value) if key == "accuracy" else _number_words(value)
+    words = percent(value) if key == "accuracy" else number_words(value)
     return Bar(name, value, tuple(interval) if interval else None, words, strong)
 
 
@@ -220,7 +220,7 @@ def task_sections(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": str(name),
             "kind": str(task.get("kind") or ""),
             "rows": [("examples", str(task.get("examples", "–")))]
-            + [(words, _with_interval(task, key, share=share)) for key, words, share in _FIGURES if task.get(key) is not None],
+            + [(words, _with_interval(task, key, share=share)) for key, words, share in FIGURES if task.get(key) is not None],
             "comparison": comparison(task, task.get("baselines") or {}),
             "labels": label_rows(task),
         }
@@ -239,4 +239,4 @@ def label_rows(figures: Mapping[str, Any]) -> list[list[str]]:
         [str(name), f"{limit:.3f}", *(percent(row.get(key)) for key in shown), str(row.get("examples", "–"))]
         for (name, row), limit in zip(labels.items(), limits, strict=False)
     ]
-    return [["label", "said from", "precision", "recall", "average precision", "examples"], *rows]
+    return [["label", "threshold", "precision", "recall", "average precision", "examples"], *rows]

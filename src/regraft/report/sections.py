@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import duration, passed, spent
-from ..files.schema import HEADINGS, candidate_rows, estimate_words, outcomes, was_tried
+from ..files.schema import ENTRIES, HEADINGS, account_figures, candidate_rows, estimate_words, outcomes, was_tried
 from .figures import Axis, Bar, interval_rows, stacked_bar
 from .planes import axis_of, epochs_of, line_chart
 from .results import (
@@ -26,24 +26,10 @@ from .results import (
     task_sections,
     tiles,
 )
-from .verdict import judged_part, percent
+from .verdict import judged_part, percent, verdict
 
-_HEADINGS = {
-    "matched": "weights taken from the file",
-    "reshaped": "of another size",
-    "missing": "not in the file, left as they were",
-    "unexpected": "in the file, no place for them",
-    "kept": "class weights carried over by name",
-    "renamed": "class weights under a new name",
-    "new": "class weights that start anew",
-    "dropped": "class weights left behind",
-}
 _PARTS = {"training": "training", "validation": "validation (chooses the epoch)", "holdout": "held out (judges)", "test": "test (judges)"}
-_RANDOM = "The network started from random weights: nothing was transferred."
 _SAME = "higher than that of equal probabilities"  # Part of a warning that the result already gives in other words
-_UNCACHED = (
-    "The network could not be split at the freeze boundary: its frozen part ran in every epoch, so training took longer than it had to."
-)
 
 
 def context(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,17 +37,18 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
     part, figures = judged_part(facts.get("scores") or {})
     history = epochs_of(facts.get("history") or ())
     names = list(figures.get("per_class") or {})
-    found = [words for key, words in (("random_weights", _RANDOM), ("uncached", _UNCACHED)) if facts.get(key)]
+    said, result = str(facts["verdict"]), verdict(facts.get("scores") or {}, facts.get("baselines") or {})
+    before, headline, after = said.partition(result)  # what changes the meaning of the result stands before it
+    found = [_sentence(before)] if headline and before else []
     if facts.get("kept_start"):
         found.append(f"Nothing of the training {str(facts['kept_start'])!r} was kept: no epoch was better than the network before it.")
-    found += [str(warning).removeprefix("Warning: ") for warning in facts.get("warnings") or ()]
+    found += [_sentence(str(warning)) for warning in facts.get("warnings") or () if str(warning) not in before]
     return {
         "title": str(facts.get("title") or "Adaptation report"),
-        "verdict": str(facts["verdict"]),
+        "verdict": f"{headline}{after}" or said,
         "created": str(facts.get("created") or ""),
         "tiles": tiles(facts, part, figures=figures),
         "warnings": found + [one for one in remarks(figures) if not any(_SAME in one and _SAME in said for said in found)],
-        "not_tried": [str(line) for line in facts.get("not_tried") or ()],
         "score_table": score_table(facts.get("scores") or {}),
         "comparison": comparison(figures, facts.get("baselines") or {}),
         "curves": curves(history, kept_start=facts.get("kept_start")),
@@ -81,6 +68,11 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "call": str(facts.get("call") or ""),
         "versions": [(str(name), str(version)) for name, version in (facts.get("versions") or {}).items()],
     }
+
+
+def _sentence(warning: str) -> str:
+    plain = warning.removeprefix("Warning: ").strip()
+    return plain[:1].upper() + plain[1:]
 
 
 def _history_table(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -166,7 +158,7 @@ def _class_counts(counts: Mapping[str, int]) -> Figure | None:
 def _strategy(strategy: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "headings": HEADINGS,
-        "candidates": candidate_rows(candidates),
+        "candidates": candidate_rows(candidates, duration=duration),
         "compared": _candidate_figure(candidates),
         "trials": _trial_curves(candidates),
         "outcomes": outcomes(candidates),
@@ -180,9 +172,8 @@ def _strategy(strategy: Mapping[str, Any], candidates: Sequence[Mapping[str, Any
 
 def _account(account: Mapping[str, Any]) -> dict[str, Any]:
     rules = Counter(map(str, (account.get("rules") or {}).values()))
-    rows = [(key, _HEADINGS[key], [_phrase(name) for name in account[key]]) for key in _HEADINGS if account.get(key)]
-    found = (account.get("figures") or {}).items()
-    figures = [(str(name).replace("_", " "), f"{value:.4g}") for name, value in found]
+    rows = [(key, ENTRIES[key], [_phrase(name) for name in account[key]]) for key in ENTRIES if account.get(key)]
+    figures = list(account_figures(account.get("figures") or {}).items())
     return {"rows": rows, "rules": list(rules.items()), "figures": figures, "notes": [str(note) for note in account.get("notes") or ()]}
 
 

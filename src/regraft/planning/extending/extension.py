@@ -184,7 +184,9 @@ def _extended(net: Network, data: Dataset, *, asked: Asked, test: Dataset | None
         wider = extend(source, parts.names, parts.new, start=asked.start, test=next(iter(judging.values()), None), **how)
     with clock.during("evaluate"):
         scores = {name: _judged(source, wider, data=part, count=parts.count) for name, part in judging.items()}
-    warnings = tuple(filter(None, (_too_sure(name, figures, classes=len(parts.classes)) for name, figures in scores.items())))
+    measured = source.preprocessing.measured and f"No preprocessing was stored with the network; it was {source.preprocessing.measured}."
+    sure = [_too_sure(name, figures, classes=len(parts.classes)) for name, figures in scores.items()]
+    warnings = tuple(filter(None, [measured, *sure]))
     facts = _facts(wider, parts, asked=asked, warnings=warnings)
     return Extension(wider, parts.names, scores, (*warnings, *parts.notes), clock.cost(), facts)
 
@@ -233,6 +235,9 @@ def _percent(share: float) -> str:
 def _facts(wider: Network, parts: Parts, *, asked: Asked, warnings: tuple[str, ...]) -> dict[str, Any]:
     """Return the content of the report besides scores and account, as plain data."""
     how = asked.start or ("statistics" if asked.statistics else "imprint" if parts.old is None else "examples of old and new classes")
+    asked_for = {"start": asked.start, "statistics": asked.statistics, "holdout": asked.holdout, "seed": asked.seed}
+    given = {name: repr(value) for name, value in asked_for.items() if value is not None}
+    given |= {} if asked.old_data is None else {"old_data": "old_data"}
     split = {"training": int(parts.counts.sum()), "holdout": 0 if parts.judging is None else len(parts.judging)}
     return {
         "strategy": {"name": "extend", "reasons": [], "settings": {"new class weights": how, "holdout": asked.holdout, "seed": asked.seed}},
@@ -240,5 +245,6 @@ def _facts(wider: Network, parts: Parts, *, asked: Asked, warnings: tuple[str, .
         "data": {"examples": sum(split.values()), "classes": len(parts.classes), "split": split, "notes": list(parts.notes)}
         | {"counts": {name: int(count) for name, count in zip(parts.classes, parts.counts, strict=True) if count}},
         "preprocessing": wider.preprocessing.describe(),
+        "call": "".join(["regraft.extend(\n    net,\n    data,\n", *(f"    {name}={value},\n" for name, value in given.items()), ")"]),
         "warnings": list(warnings),
     }
