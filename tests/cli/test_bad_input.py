@@ -258,7 +258,7 @@ def test_a_users_module_that_imports_keras_first_gets_the_torch_backend(tmp_path
         ("No kind: give kind='text'.", "No kind: give --kind text."),
         ("Name them with fresh=; or leave it.", "Name them with --fresh; or leave it."),
         ("Call regraft.read(x, kind='text') and kind=.", "Call regraft.read(x, kind='text') and --kind."),
-        ("epochs=2, refit=False", "epochs=2, refit=False"),
+        ("epochs=2, refit=False", "--epochs 2, --refit false"),
     ],
 )
 def test_messages_name_options(message: str, said: str) -> None:

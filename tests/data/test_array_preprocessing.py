@@ -65,7 +65,8 @@ def test_files_for_a_network_of_unknown_preprocessing(shape, example):
     own = ArrayPreprocessing(shape=shape, inferred=True)
     picture = pytest.importorskip("PIL.Image").new("RGB", (8, 8))
     with pytest.raises(
-        DataError, match=r"are of the type Image, such as example 0; .* give regraft.load .*" + re.escape(f"such as {example}.")
+        DataError,
+        match=r"are of the type Image, such as example 0; .* give the network.s preprocessing=.*" + re.escape(f"such as {example}."),
     ):
         own.fit(own.dataset(picture))
     assert from_dict(ast.literal_eval(example)).item_shape == (shape if len(shape) == 3 else (3, 224, 224))

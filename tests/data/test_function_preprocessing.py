@@ -109,8 +109,8 @@ def test_an_adapted_network_uses_its_function_and_the_folder_says_that_it_must_b
     assert np.allclose(regraft.load(folder).logits(items), wanted, atol=1e-4), "this process still knows the function"
     monkeypatch.setattr("regraft.data.preprocessings.augmenting._PROCESS", "another")
     opened = regraft.load(folder)
-    assert "a folder cannot hold: give it again with preprocessing=" in opened.summary()
-    with pytest.raises(DataError, match=r"preprocessing='framed', a function, .* Give it again: regraft.load\(folder"):
+    assert "a folder cannot hold: give it again when it is opened" in opened.summary()
+    with pytest.raises(DataError, match=r"preprocessing='framed', a function, .* Give it again when the folder is opened"):
         opened.predict(items)
     assert np.allclose(regraft.load(folder, preprocessing=framed).logits(items), wanted, atol=1e-4)
 

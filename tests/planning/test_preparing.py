@@ -38,7 +38,7 @@ def test_columns_that_are_too_many_are_named_with_the_remedy(opened: Any, verb: 
     said = r"An example has 4 numbers; .* shape \(3,\).* width, height, depth, hour\. .*columns= \(regraft.join"
     with pytest.raises(DataError, match=said) as raised:
         getattr(regraft, verb)(opened(), _table(tmp_path))
-    assert "--columns (regraft.join" in as_options(str(raised.value))
+    assert "--columns (regraft adapt --join" in as_options(str(raised.value))
     beside = regraft.read(_table(tmp_path), columns=["hour"])
     with pytest.raises(DataError, match=r"regraft.join\(net, \['hour'\]\)"):
         getattr(regraft, verb)(opened(), beside)

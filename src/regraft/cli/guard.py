@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import itertools
+import json
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
@@ -41,13 +43,21 @@ _OPTIONS = {
     "statistics=True": "--statistics own",
     "architecture=, a module or a function that makes it": "--architecture MODULE:NAME, a class or a function that makes it",
     "classes= when the network is loaded": "--source-classes",
+    "preprocessing=TextPreprocessing(folder)": "--preprocessing FILE, a .json file of TextPreprocessing(folder).to_dict()",
 }
-_KEYWORD = re.compile(r"regraft\.\w+\([^)]*\)|\b([a-z_]+)=('[^']*'|(?=[\s.,;)]|$))")
-"""A keyword of the library in a message: `kind='text'`, or `kind=` alone; and a call, which is matched to be left as it is."""
-_BUILT = re.compile(r"Build the (network|model) in code and pass [^:]*: regraft\.load\(\w+, weights='[^']*'\)")
-"""Advice of the library on a weights file, which contains no architecture."""
-_OWN: ContextVar[frozenset[str] | None] = ContextVar("regraft_options", default=None)
-"""Options of the running command; None if no command runs."""
+_VALUE = r"'[^']*'|\[[^][]*\]|\([^()]*\)|\{[^{}]*\}|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|True|False|None|"
+_KEYWORD = re.compile(rf"regraft\.\w+\([^()]*\)|(?<!--set )(?<![-\w])([a-z_]+)=({_VALUE})(?![^\s.,:;)])")
+"""A keyword of the library in a message, alone or with its value: `kind='text'`, `holdout=0.2`, `inputs=(3, 8, 8)`, `kind=`; and a call
+of a function that no command stands for, which is left as it is."""
+_VERBS = {
+    **{verb: f"regraft {verb.replace('_', '-')}" for verb in ("adapt", "adapt_condition", "combine", "extend", "profile", "search")},
+    **{"retarget": "regraft adapt --classes", "join": "regraft adapt --join", "stack": "regraft adapt --hidden"},
+    **{"fold": "regraft convert --condition", "load": "regraft convert"},
+}
+"""Function of the library -> its command."""
+_CALL = re.compile(rf"\bregraft\.({'|'.join(_VERBS)})\b(?:\(((?:[^()]|\([^()]*\))*)\))?")
+_KNOWN: ContextVar[Mapping[str, str] | None] = ContextVar("regraft_options", default=None)
+"""Option -> "" if the running command has it, else the command that has it, such as " of regraft adapt"; None if no command runs."""
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # click's UsageError. Newer versions of Typer contain their own copy of click
 
@@ -71,7 +81,7 @@ class Commands(TyperGroup):
             with _escaped_usage():
                 return super().invoke(ctx)
         finally:
-            _OWN.set(None)
+            _KNOWN.set(None)
 
 
 class _Command(TyperCommand):
@@ -79,13 +89,19 @@ class _Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Return the remaining arguments."""
-        options = {name: option for option in self.params for name in option.opts if name.startswith("--")}
-        _OWN.set(frozenset(options))
+        options = _words_of(self)
+        others = getattr(ctx.parent and ctx.parent.command, "commands", {})
+        elsewhere = {word: f" of regraft {name}" for name in ("adapt", "convert") if name in others for word in _words_of(others[name])}
+        _KNOWN.set(elsewhere | dict.fromkeys(options, ""))
         for word, value in itertools.pairwise(args[: args.index("--")] if "--" in args else args):
             option: Any = options.get(word)
             if option is not None and not option.is_flag and value in options:
                 raise _UsageError(f"Option '{word}' takes a value, {option.metavar}; received the option '{value}'.", ctx=ctx)
         return super().parse_args(ctx, args)
+
+
+def _words_of(command: Any) -> dict[str, Any]:
+    return {name: option for option in command.params for name in option.opts if name.startswith("--")}
 
 
 def command(  # over the limit: all parts of a command
@@ -159,20 +175,44 @@ def _message(error: Exception) -> str:
 
 
 def as_options(message: str) -> str:
-    """Replace keywords of the library in a message by the options of the running command."""
+    """Replace keywords and functions of the library in a message by options of the running command, and by commands."""
     for keyword, option in _OPTIONS.items():
-        message = message.replace(keyword, option)
-    message = _BUILT.sub("Give the function that builds it: --architecture MODULE:NAME", message)
-    return _KEYWORD.sub(_as_option, message)
+        message = message.replace(keyword, option + (_KNOWN.get() or {}).get(option, ""))
+    return _KEYWORD.sub(_as_option, _CALL.sub(_as_command, message))
+
+
+def _as_command(found: re.Match[str]) -> str:
+    """Return the command for a call, with its keywords; for `regraft.load(…)` the options alone, which every command has."""
+    verb, given = found[1], found[2] or ""
+    words = [_as_option(one) for one in _KEYWORD.finditer(given)]
+    if verb != "load" or not given:
+        return " ".join([_VERBS[verb], *(word.partition(" of regraft ")[0] for word in words)])
+    words += ["--architecture MODULE:NAME"] if given.startswith(("module", "model")) or "architecture=" in given else []
+    return " ".join(words) or found[0]
 
 
 def _as_option(found: re.Match[str]) -> str:
+    """Return the option for a keyword: of the running command, if it has one, else of another."""
     if found[1] is None:
-        return found[0]  # a call of Python stays as it is
-    option, own = f"--{found[1].replace('_', '-')}", _OWN.get()
-    if own is None or option in own:
-        return f"{option} {found[2].strip(chr(39))}".rstrip()
-    return f"--set {found[1]}={found[2].strip(chr(39)) or '…'}" if "--set" in own and found[1] in SETTINGS.split() else found[0]
+        return found[0]
+    option, word = f"--{found[1].replace('_', '-')}", _as_word(found[2])
+    forms = {option: f"{option} {word}".rstrip()}
+    forms |= {"--set": f"--set {found[1]}={word or '…'}"} if found[1] in SETTINGS.split() else {}
+    known = _KNOWN.get() or {option: ""}
+    there = [(known[key] != "", at, text + known[key]) for at, (key, text) in enumerate(forms.items()) if key in known]
+    return min(there)[2] if there else found[0]
+
+
+def _as_word(text: str) -> str:
+    """Return a value of Python as a word of the command line."""
+    try:
+        value = ast.literal_eval(text or "True")
+    except (SyntaxError, ValueError):
+        return text
+    if isinstance(value, dict):
+        return f"'{json.dumps(value)}'"
+    words = value if isinstance(value, list | tuple) else [{"None": "none", "True": "", "False": "false"}.get(str(value), str(value))]
+    return ",".join(map(str, words))
 
 
 @contextmanager

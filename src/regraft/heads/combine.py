@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, NetworkError, SettingError, near_names
+from ..errors import DataError, NetworkError, SettingError
 from ..networks.account import Account
 from ..networks.contract import Network
 from ..networks.names import checked_classes, index_of
@@ -55,7 +55,7 @@ def combine(networks: Mapping[str, Network], data: Any = None, *, kind: str = "c
         (('cat', 'dog'), (5, 2))
     """
     if kind not in _KINDS:
-        raise SettingError(f"kind={kind!r} is not known{near_names(str(kind), _KINDS)}")
+        raise SettingError(f"The kind of a combined network is 'classification' or 'multi-label'; received {kind!r}.")
     if not isinstance(networks, Mapping) or len(networks) < 2:
         raise NetworkError(
             f"Received {type(networks).__name__} of {len(networks)}; expected two networks or more, each under the name of its class."
@@ -83,8 +83,7 @@ def _row(name: str, net: Network) -> np.ndarray:
         return np.array([-1, 1], np.float32)[-count:]
     if classes is None:
         raise NetworkError(
-            f"The network for {name!r} has {count} outputs without names. Give its class names in Python, "
-            f"regraft.load(…, classes=[…]), or adapt it first."
+            f"The network for {name!r} has {count} outputs without names. Give classes= when the network is loaded, or adapt it first."
         )
     row = np.zeros(count, np.float32)
     row[index_of(name, classes)] = 1

@@ -32,20 +32,26 @@ def _combine(  # noqa: PLR0913  # over the limit: the options of the command
     out: options.Out,
     data: _Data = None,
     task: _Task = "classification",
+    architecture: options.Architecture = None,
+    inputs: options.InputShapes = None,
+    preprocessing: options.Preprocessing = None,
     target: options.Target = None,
     files: options.Files = None,
+    outside: options.Outside = False,
     kind: options.Kind = None,
+    skip_bad: options.SkipBad = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Combine several one-class detectors into one network that has one score per class."""
     named = named_pairs(networks, option="CLASS=NETWORK", form="a class and its network, such as cat=cat/")
-    reading: dict[str, Any] = {"target": wanted_target(target), "files": files, "kind": kind}
+    reading: dict[str, Any] = {"target": wanted_target(target), "files": files, "kind": kind, "outside": outside, "skip_bad": skip_bad}
+    how = options.NetworkOptions(architecture=architecture, inputs=inputs, preprocessing=preprocessing)
     check_given(list(named.values()), data, reading=reading)
 
     from ...heads import combine
 
-    found = {name: opened(source) for name, source in named.items()}
+    found = {name: opened(source, how) for name, source in named.items()}
     net = combine(found, None if data is None else read_data(data, **reading), kind=task)
     net.save(out)
     if as_json:

@@ -34,12 +34,10 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
     source: options.NetworkArgument,
     out: _Out,
     *,
-    weights: options.Weights = None,
+    how: options.NetworkOptions,
     source_classes: options.SourceClasses = None,
-    head: options.HeadLayer = None,
-    architecture: options.Architecture = None,
     family: _Family = None,
-    preprocessing: _Preprocessing = False,
+    with_preprocessing: _Preprocessing = False,
     pmml_version: _PmmlVersion = None,
     weights_format: options.WeightsFormat = None,
     condition: options.OneCondition = None,
@@ -53,13 +51,13 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
         raise InputError(
             f"The folder {printable(out.parent)!r} does not exist. Create it, or give another path for {printable(out.name)!r}."
         )
-    if not out.suffix and (preprocessing or pmml_version or weights_format):
+    if not out.suffix and (with_preprocessing or pmml_version or weights_format):
         options_of = "--with-preprocessing goes with .onnx, --pmml-version with .pmml and --weights-format with .h5"
         raise InputError(f"{options_of}; received the folder {printable(out)!r}.")
-    check_given(source)
+    check_given(source, places={"weights": how.weights, "source-classes": source_classes})
     from ... import verbs
 
-    net = opened(source, options.NetworkOptions(weights, head=head, architecture=architecture), source_classes=source_classes)
+    net = opened(source, how, source_classes=source_classes)
     if condition is not None:
         net = verbs.fold(net, condition)
     ending = out.suffix.lower()
@@ -67,7 +65,7 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
         net = net.to(family or "keras")
     for note in net.account.notes:
         tell(f"Note: {note}")
-    of_file: dict[str, Any] = {"preprocessing": preprocessing, "pmml_version": pmml_version, "weights_format": weights_format}
+    of_file: dict[str, Any] = {"preprocessing": with_preprocessing, "pmml_version": pmml_version, "weights_format": weights_format}
     path = Path(net.export(out, **of_file) if out.suffix else net.save(out))
     size = sum(part.stat().st_size for part in ([path] if path.is_file() else path.iterdir()) if part.is_file())
     show(f"Written: {path} ({size_of(size)})")

@@ -93,7 +93,7 @@ class ArrayPreprocessing(Preprocessing):
             kind = f"{data.kind} examples" if data.kind != self.kind else f"of the type {type(data[0]).__name__}"
             raise DataError(
                 f"The network takes arrays and the data are {kind}, such as {data.name_of(0)}; expected numbers (X, y). For files and "
-                f"texts give regraft.load the network's preprocessing=, such as {self._of_pictures()}."
+                f"texts give the network's preprocessing=, such as {self._of_pictures()}."
             )
         return (self if data.length_axis is None else self._for_lengths(data))._fitted(data)
 

@@ -108,8 +108,8 @@ class AudioPreprocessing(Preprocessing):
             expected = "(1, bands, frames), (bands, frames, 1) or (bands, frames)"
             shown = "preprocessing={'kind': 'audio', 'as_': 'mel'}"
             raise DataError(
-                f"The network takes examples of the shape {shape}; expected {expected} for audio. For a network of pictures, {shown} at "
-                "regraft.load makes a log-mel spectrogram of each recording; for others, give a preprocessing= that returns this shape."
+                f"The network takes examples of the shape {shape}; expected {expected} for audio. For a network of pictures, {shown} "
+                "makes a log-mel spectrogram of each recording; for others, give a preprocessing= that returns this shape."
             )
         bands, frames = sides
         hop, seconds = cls.hop_length, None

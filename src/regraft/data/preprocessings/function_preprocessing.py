@@ -51,7 +51,7 @@ class FunctionPreprocessing(Preprocessing):
         return self
 
     def describe(self) -> str:
-        known = "" if given_by_key(self.key) else ", which a folder cannot hold: give it again with preprocessing="
+        known = "" if given_by_key(self.key) else ", which a folder cannot hold: give it again when it is opened"
         return f"images through the function {self.name!r}{known}"
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
@@ -60,7 +60,7 @@ class FunctionPreprocessing(Preprocessing):
         if function is None:
             raise DataError(
                 f"The network was saved with preprocessing={self.name!r}, a function, which a folder cannot hold. "
-                "Give it again: regraft.load(folder, preprocessing=function)."
+                "Give it again when the folder is opened, in Python."
             )
         made = self._called(function, items)
         sides = made.shape[1:3] if self.layout == "channels_last" else made.shape[2:]

@@ -280,7 +280,7 @@ def _hub_image_spec(folder: Path, size: tuple[int, int, int], *, transformers: A
     if processor is not None:
         notes.append(
             f"What {type(processor).__name__} makes of pictures could not be measured: mean, deviation and interpolation are those of its "
-            "file. Give the processor itself where that is not enough: preprocessing=processor."
+            "file. Where that is not enough, give the processor itself, in Python."
         )
     bilinear, crop = settings.get("resample", 3) == 2, settings.get("do_center_crop") is True
     spec = image_spec(size, mean, std=std)

@@ -108,7 +108,7 @@ class _Wanted:
 def _whole(net: Network, data: Dataset | Sequence[str]) -> _Wanted:
     """Return the problem of learning one whole input for each of the given classes."""
     if isinstance(net.sample, dict):
-        raise SettingError(f"input=None: the network takes several inputs; choose one with input={next(iter(net.sample))!r} or another.")
+        raise SettingError(f"The network takes several inputs; choose one with input={next(iter(net.sample))!r} or another.")
     if isinstance(data, Dataset):
         raise SettingError(
             f"Received {len(data)} examples and no input=; expected class names, or the name of the input beside the examples."
