@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import regraft
 from regraft.cli import shared
-from regraft.cli.commands import adaptation, searching
+from regraft.cli.commands import adaptation
 from regraft.cli.commands.adaptation import value_of
 from regraft.cli.guard import as_options
 
@@ -164,7 +164,6 @@ def test_an_interruption_exits_with_130_and_says_how_to_go_on(monkeypatch: pytes
 
     monkeypatch.setattr(adaptation, "opened", interrupted)
     for command in ("adapt", "search"):
-        monkeypatch.setattr(searching, "opened", interrupted)
         result = run(command, TINY, tmp_path, "--out", tmp_path / "out")
         assert result.exit_code == 130
         assert "the same command starts again" in result.stderr
@@ -207,7 +206,6 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it(pictures: Path,
         (("adapt", TINY, "photos", "--clipnorm", "1"), "--set clip_norm=…"),
         (("search", TINY, "photos", "--label-smoothing", "0.1"), "--set label_smoothing=…"),
         (("export", "folder", "network.onnx", "--preprocessing"), "--with-preprocessing"),
-        (("convert", "network.keras", "network.onnx", "--preprocessing"), "--with-preprocessing"),
     ],
 )
 def test_an_option_of_another_tool_or_command_is_told_by_its_name_here(words: tuple[str, ...], here: str) -> None:
