@@ -150,6 +150,27 @@ def test_several_inputs_are_given_by_name_and_sequences_among_them_in_any_length
         np.testing.assert_allclose(found, result.network.predict(given).probabilities, atol=1e-5)
 
 
+def test_a_signal_may_have_any_length(tmp_path: Path) -> None:
+    """A waveform, and an operator of ONNX Runtime's own."""
+    nodes = [helper.make_node("Unsqueeze", ["wave", "first"], ["line"]), helper.make_node("Conv", ["line", "K"], ["maps"], strides=[4])]
+    nodes += [helper.make_node("GlobalAveragePool", ["maps"], ["mean"]), helper.make_node("Squeeze", ["mean", "last"], ["sum"])]
+    nodes += [helper.make_node("Gelu", ["sum"], ["features"], domain="com.microsoft")]
+    nodes += [helper.make_node("Gemm", ["features", "head", "bias"], ["logits"], transB=1)]
+    nodes += [helper.make_node("Softmax", ["logits"], ["found"])]
+    draws = np.random.default_rng(1)
+    held = {"K": draws.normal(size=(5, 1, 8)).astype(np.float32), "first": np.array([1]), "last": np.array([2])}
+    held |= {name: _weights()[name] for name in ("head", "bias")}
+    path = _written(tmp_path / "x.onnx", nodes, held=held, entries=[value("wave", 1, ["N", "T"])])
+    net = regraft.load(path, classes=ABC)
+    again = regraft.load(net.save(tmp_path / "kept"))
+    assert net.input_shape == again.input_shape == (None,) and "run by ONNX Runtime as it is" in net.account.notes[0]
+    for length in (700, 333):
+        items = draws.normal(size=(6, length)).astype(np.float32)
+        expected = runtime.InferenceSession(path).run(None, {"wave": items})[0]
+        for one in (net, again):
+            np.testing.assert_allclose(one.predict(items).probabilities, expected, atol=1e-5)
+
+
 def test_an_operator_of_the_runtime_inside_a_branch_is_declared_in_the_export() -> None:
     nodes = [helper.make_node("Gelu", ["x"], ["bent"], domain="com.microsoft"), helper.make_node("Identity", ["x"], ["same"])]
     ways = [helper.make_graph([node], node.output[0], [], [value(node.output[0], 1, None)]) for node in nodes]

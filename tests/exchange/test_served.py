@@ -122,6 +122,20 @@ def test_a_file_says_what_the_network_says(name: str, inside: bool, tmp_path: Pa
     np.testing.assert_allclose(served.logits(items), net.logits(items), rtol=1e-3, atol=5 * near)
 
 
+def test_texts_of_any_length_are_read_as_their_tokenizer_gives_them(tmp_path: Path) -> None:
+    """The tokenizer also gives token types, and the table of positions ends at 32 tokens."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    words, sizes = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"], {"hidden_size": 8, "intermediate_size": 8}
+    sizes |= {"vocab_size": len(words), "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32, "num_labels": 2}
+    transformers.BertForSequenceClassification(transformers.BertConfig(**sizes)).save_pretrained(tmp_path / "hub")
+    transformers.BertTokenizerFast(vocab={word: at for at, word in enumerate(words)}).save_pretrained(tmp_path / "hub")
+    net, texts = regraft.load(f"hf:{tmp_path / 'hub'}", classes=["no", "yes"]), ["good bad", "bad " * 20, "good"]
+    served = serve(net.export(tmp_path / "x.onnx"))
+    assert list(served.sample) == ["input_ids", "attention_mask", "token_type_ids"]
+    np.testing.assert_allclose(served.predict(texts).probabilities, net.predict(texts).probabilities, atol=1e-5)
+
+
 def test_conditions_are_known_by_name(tmp_path: Path) -> None:
     net = regraft.load(dense(), classes=ABC, inputs=(4,))
     coding = regraft.networks.parts.coding.Coding(2, ("anna", "bert"), points=tuple(point.name for point in net.points()))

@@ -761,6 +761,19 @@ def test_pictures_keep_their_preprocessing() -> None:
     np.testing.assert_allclose(made.predict(pictures).probabilities, net.predict(pictures).probabilities, atol=1e-6)
 
 
+def test_signals_of_any_length_stay_so_channels_first(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    stack = [nn.Conv1d(1, 4, 9, stride=4), nn.ReLU(), nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)]
+    net = regraft.load(nn.Sequential(*stack), classes=ABC, inputs=(1, None))
+    there = net.to("keras")
+    again = regraft.load(there.to("torch").export(tmp_path / "x.onnx"))
+    for length in (200, 77):
+        items = np.random.default_rng(0).normal(size=(5, 1, length)).astype(np.float32)
+        for one in (there, again):
+            assert one.input_shape == (1, None)
+            np.testing.assert_allclose(one.logits(items), net.logits(items), atol=1e-5)
+
+
 def test_an_unknown_family_is_refused() -> None:
     net = regraft.load(torch.nn.Sequential(torch.nn.Linear(4, 3)), inputs=(4,))
     with pytest.raises(NetworkError, match="'pytorch'"):

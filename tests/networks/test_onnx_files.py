@@ -228,6 +228,25 @@ def test_an_open_axis_before_a_convolution_is_free_in_a_program_too(family: str,
         assert np.allclose(run(path, input=items)["logits"], expected, atol=1e-5)
 
 
+class Placed(nn.Module):
+    """Adds a row of a table of 100 positions to each step, as networks of text do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.places, self.out = nn.Parameter(torch.randn(100, 6)), nn.Linear(6, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.out((inputs + self.places[: inputs.shape[1]]).tanh().mean(1))
+
+
+def test_lengths_up_to_the_longest_that_a_network_takes_are_free(tmp_path: Path) -> None:
+    net = regraft.load(Placed(), classes=ABC, inputs=(None, 6))
+    path = net.export(tmp_path / "net.onnx")
+    for items in (STEPS[:, :1].repeat(100, 1), STEPS[:, :3]):
+        assert np.allclose(run(path, input=items)["logits"], net.logits(items), atol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["torch", "keras"])
 def test_a_program_of_one_length_only_says_so(family: str, tmp_path: Path) -> None:
     """PyTorch's exporter unrolls recurrent layers."""

@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..console import progress
+from ..console import progress, show
 from ..errors import DataError, InputError, SettingError, near_names, unknown_setting
 from ..files.formats import opening
 from ..files.given import missing_data, missing_network
+from ..files.onnx_form import read_onnx
 from ..files.schema import read_json
 from ..files.text import printable
 from .options import NetworkOptions, ReadingOptions
@@ -330,3 +331,10 @@ def size_of(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def show_difference(path: Path) -> None:
+    """Show how much the results of an ONNX file differ from those of its network; nothing for other files."""
+    if path.suffix.lower() == ".onnx":
+        difference = float(read_onnx(path)[1]["largest_difference"])
+        show(f"ONNX Runtime differs from the network by {difference:.1g} of the largest value")

@@ -26,6 +26,7 @@ from .parts.onnx_export import (
     WholeNetwork,
     batches_of,
     check_size,
+    dimensions,
     input_names,
     is_coarse,
     lengths_of,
@@ -36,7 +37,7 @@ from .parts.onnx_export import (
     ways_of,
     why_not_exported,
 )
-from .parts.onnx_steps import as_picture, check_steps, put_steps_, sample_items
+from .parts.onnx_steps import as_picture, check_steps, items_of, put_steps_, sample_items
 from .parts.record import Record
 from .torch.programs import OnnxProgram
 from .tracing import replaced
@@ -103,8 +104,9 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
 
 def _model(network: Record) -> Any:
     """Return the `onnx.ModelProto` of a network, after comparing it with the network."""
-    plain = _Whole(_on_cpu(network)).eval()
-    own = plain.__dict__["network"]
+    own = _on_cpu(network)
+    _take_tokens_(own)
+    plain = _Whole(own).eval()
     sample, names = sample_tensors(own.sample), input_names(own.sample)
     tasks, inputs = list(plain.scores(sample)), names or ["input"]
     plain.__dict__["tasks"], outputs = tasks, _outputs(network, tasks)
@@ -113,12 +115,11 @@ def _model(network: Record) -> Any:
         free = [{} for _ in sample]
     problems: list[Exception] = []
     for lengths, make in product(ways_of(free), _forms(own)):
-        axes = [{0: torch.export.Dim("batch", min=1), **each} for each in lengths]
         try:
             whole = _Whole(make().for_export(), tasks).eval()
             parts = parts_of(own.modules())
             with replaced((part, "forward", part.as_node) for part in parts):
-                model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
+                model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=dimensions(lengths))
             put_parts_(model, parts)
             check_onnx_(model, what="the ONNX file")
             program = OnnxProgram(model.SerializeToString(), names, called=inputs)
@@ -131,7 +132,7 @@ def _model(network: Record) -> Any:
         raise NetworkError("; ".join(reasons)) from problems[-1]
     if any(free) and not any(lengths):
         warn_of_length(sample, what="ONNX file", stacklevel=5)
-    _name_axes_(model, axes)
+    _name_axes_(model, lengths)
     _add_facts_(model, _metadata(own, difference))
     return model
 
@@ -194,6 +195,13 @@ def _outputs(network: Record, tasks: Sequence[str]) -> list[str]:
     return [kind if len(tasks) == 1 else f"{task}.{kind}" for task in tasks for kind in kinds[task]]
 
 
+def _take_tokens_(network: Record) -> None:
+    """Add to the sample of a text network what its tokenizer gives beside it, such as token types: files take what the tokenizer gives."""
+    read, sample = items_of(network.preprocessing.to_dict()), network.sample
+    if read["kind"] == "text" and isinstance(sample, dict) and "input_ids" in sample:
+        network.body.sample = sample | {name: torch.zeros_like(sample["input_ids"]) for name in read["inputs"] if name not in sample}
+
+
 def _takes(network: Record, free: Sequence[Mapping[int, Any]]) -> bool:
     """Return whether a network takes longer texts than its sample."""
     names, (_, longer) = input_names(network.sample), batches_of(network.body, longer=free)
@@ -205,12 +213,12 @@ def _takes(network: Record, free: Sequence[Mapping[int, Any]]) -> bool:
     return True
 
 
-def _name_axes_(model: Any, axes: Sequence[Mapping[int, Any]]) -> None:
+def _name_axes_(model: Any, lengths: Sequence[Mapping[int, str]]) -> None:
     """Rename the dynamic axes of inputs and outputs from the exporter's symbols to readable names."""
     names = {
-        value.type.tensor_type.shape.dim[axis].dim_param: getattr(free, "__name__", str(free))
-        for value, each in zip(model.graph.input, axes, strict=True)
-        for axis, free in each.items()
+        value.type.tensor_type.shape.dim[axis].dim_param: name
+        for value, each in zip(model.graph.input, lengths, strict=True)
+        for axis, name in {0: "batch", **each}.items()
     }
     for value in (*model.graph.input, *model.graph.output):
         for size in value.type.tensor_type.shape.dim:

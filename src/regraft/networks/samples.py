@@ -163,11 +163,12 @@ def three_items(sample: Inputs) -> Inputs:
     return changed(sample, lambda tensor: torch.cat([tensor, tensor[:1]]))
 
 
-def shortened(sample: Inputs, names: Iterable[str]) -> Inputs:
-    """Return a `sample` with half the length in the inputs `names` ("" for the only input)."""
-    if isinstance(sample, dict):
-        return sample | {name: sample[name][:, : sample[name].shape[1] // 2] for name in names}
-    return sample[:, : sample.shape[1] // 2] if "" in names else sample
+def lengthened(sample: Inputs, shapes: Mapping[str, Sequence[int | None]]) -> Inputs:
+    """Return a `sample` half as long again along the open axes (None) of these `shapes`, by input name ("" for the only input)."""
+    named = dict(sample) if isinstance(sample, dict) else {"": sample}
+    for name, axis in ((name, axis) for name, shape in shapes.items() for axis, side in enumerate(shape, 1) if side is None):
+        named[name] = torch.cat([named[name], named[name].narrow(axis, 0, named[name].shape[axis] // 2)], axis)
+    return named if isinstance(sample, dict) else named[""]
 
 
 def differing_passes(network: Record) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from ...console import show, show_json
 from ...errors import InputError
 from .. import options
 from ..guard import command
-from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, size_of, wanted_target
+from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, show_difference, size_of, wanted_target
 
 _FORMS = "An .onnx file, a .pmml file (dense layers), a .keras, .h5 or .weights.h5 file (Keras), or a .pt2 file (PyTorch program)."
 _File = Annotated[Path, typer.Argument(metavar="FILE", help=_FORMS)]
@@ -156,6 +156,7 @@ def _export(  # noqa: PLR0913  # over the limit: the options of the command
     of_pmml: dict[str, Any] = {"columns": listed_names(columns, option="--columns"), "target": target, "what": what}
     path = whole.export(file, preprocessing=preprocessing, pmml_version=pmml_version, weights_format=weights_format, **of_pmml)
     show(f"Written: {path} ({size_of(Path(path).stat().st_size)})")
+    show_difference(Path(path))
     for task, head in whole.heads.items():
         if head.classes:
             show(f"Classes of {task}, in order: {', '.join(head.classes[:20])}{', …' if len(head.classes) > 20 else ''}")

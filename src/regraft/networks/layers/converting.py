@@ -27,7 +27,7 @@ from ..parts.coding import ENTRANCE, LAYERS
 from ..parts.head import told_binary
 from ..parts.onnx_export import input_names, is_coarse, why_not_exported
 from ..parts.protocols import on_device
-from ..samples import shortened
+from ..samples import lengthened
 from ..torch.exporting import exported_program
 from ..torch.family import open_torch
 from ..torch.graft import for_exporter_
@@ -66,8 +66,8 @@ def _converted(network: Network, convert: Callable[..., tuple[Network, Mapping[s
 
 
 def _sequences(network: Network) -> dict[str, tuple[int | None, ...]]:
-    """Return the shapes of inputs of any length, by name: (length,) or (length, features)."""
-    return {name: shape for name, shape in network.body.open_shapes.items() if len(shape) < 3 and None not in shape[1:]}
+    """Return the shapes of inputs of any length, by name: (length,), (length, features) or (channels, length)."""
+    return {name: shape for name, shape in network.body.open_shapes.items() if len(shape) < 3 and shape.count(None) == 1}
 
 
 def _carried_over(network: Network, convert: Callable[..., tuple[Network, Mapping[str, str]]], *, turned: bool) -> Network:
@@ -248,7 +248,7 @@ def _difference(source: Network, made: Network, *, turned: bool) -> float:
         network.module.cpu()
     batches = list(_batches(source))
     if not turned and _sequences(made):
-        batches.append(shortened(batches[0], _sequences(made)))
+        batches.append(lengthened(batches[0], _sequences(made)))
     for batch in batches:
         axis = (1, -1) if source.layout == "channels_first" else (-1, 1)
         with torch.no_grad():

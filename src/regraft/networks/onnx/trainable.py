@@ -22,13 +22,13 @@ from ...files.formats import reading
 from ...files.onnx_form import is_standard, read_onnx
 from ...files.text import printable
 from ..parts.protocols import Inputs, by_name
-from ..samples import shortened
+from ..samples import lengthened
 from ..sources.building import Limits, building
 from ..sources.zoo import Opened
 from ..torch.exporting import GRAPH
 from ..torch.wrappers import call_module
 from ..tracing import as_tensor, relative_difference
-from .frozen import FROZEN, frozen_graph, frozen_module
+from .frozen import FROZEN, frozen_graph, frozen_module, parts_of
 from .reading import ForeignOnnx, check_operators, nodes_of, read_foreign
 from .session import run_session, session_of
 
@@ -73,18 +73,26 @@ def open_onnx(path: Path) -> Opened:
 
 
 def _open_shapes(model: Any, module: Module, *, sample: Inputs) -> dict[str, tuple[int | None, ...]]:
-    """Return the shapes of sequences (any number of steps, features) by input name, if the module takes others than those of the sample."""
-    named, free = by_name(sample), set[str]()
+    """Return the shapes of sequences and signals of any length, by input name, if the module takes others than those of the sample.
+    A converted module must then compute what ONNX Runtime does."""
+    named, shapes = by_name(sample), dict[str, tuple[int | None, ...]]()
     for one in model.graph.input:
-        name, fixed = one.name if one.name in named else "", [side.HasField("dim_value") for side in one.type.tensor_type.shape.dim]
-        if name in named and named[name].is_floating_point() and fixed[1:] == [False, True] and named[name].ndim == len(fixed):
-            free.add(name)
+        name, sides = one.name if one.name in named else "", [side.HasField("dim_value") for side in one.type.tensor_type.shape.dim][1:]
+        if name in named and named[name].is_floating_point() and sides.count(False) == 1 and named[name].ndim == 1 + len(sides) < 4:
+            shapes[name] = tuple(size if fixed else None for size, fixed in zip(named[name].shape[1:], sides, strict=True))
+    if not shapes:
+        return {}
     try:
+        longer = lengthened(sample, shapes)
         with torch.no_grad():
-            call_module(module, shortened(sample, free))
+            found = as_tensor(call_module(module, longer))
+        if not parts_of(dict(module.named_modules())):
+            given = longer if isinstance(longer, dict) else {model.graph.input[0].name: longer}
+            wanted = torch.tensor(_run(session_of(model.SerializeToString()), given))
+            return shapes if found is not None and relative_difference(found, wanted) <= _TOLERANCE else {}
     except Exception:  # a converted graph may raise anything
         return {}
-    return {name: (None, *named[name].shape[2:]) for name in free}
+    return shapes
 
 
 def _converted(found: ForeignOnnx, *, shown: str) -> tuple[Module, dict[str, Tensor], float]:

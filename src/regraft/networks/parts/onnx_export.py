@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
-from itertools import product
 from typing import Any
 
 import torch
@@ -70,29 +69,24 @@ def batches_of(network: Body, *, longer: Sequence[Mapping[int, Any]] = ()) -> It
         yield tensors
 
 
-def lengths_of(network: Body, *, texts: bool) -> list[dict[int, torch.export.Dim]]:
-    """Return the dynamic axes of each input beside that of the examples: open axes and, with `texts`, the tokens of texts."""
-    names, tokens, free = input_names(network.sample), torch.export.Dim("tokens", min=2), list[dict[int, torch.export.Dim]]()
+def lengths_of(network: Body, *, texts: bool) -> list[dict[int, str]]:
+    """Return the names of each input's free axes beside that of the examples: open axes and, with `texts`, the tokens of texts."""
+    names, free = input_names(network.sample), list[dict[int, str]]()
     for at, (name, tensor) in enumerate(zip(names or [""], sample_tensors(network.sample), strict=True)):
         text, stem = texts and tensor.ndim == 2 and not tensor.is_floating_point(), f"length{at}_" if names else "length"
         own = [axis for axis, side in enumerate(network.open_shapes.get(name, ()), 1) if side is None]
-        free.append({1: tokens} if text else {axis: torch.export.Dim(f"{stem}{axis}", min=2) for axis in own})
+        free.append({1: "tokens"} if text else {axis: f"{stem}{axis}" for axis in own})
     return free
 
 
-def ways_of(free: Sequence[Mapping[int, torch.export.Dim]]) -> list[Sequence[Mapping[int, torch.export.Dim]]]:
-    """Return what to try in order: the dynamic axes by themselves, all of one length (as steps and their mask are), and none.
-    The shortest length is 2, then 8: a convolution needs as many steps as its kernel has."""
-    if not any(free):
-        return [free]
-    own = [{axis: dim.__name__ for axis, dim in each.items()} for each in free]
-    named = [own]
-    if len({name for each in own for name in each.values()}) > 1:
-        named.append([dict.fromkeys(each, "length") for each in own])
-    ways: list[Sequence[Mapping[int, torch.export.Dim]]] = []
-    for names, least in product(named, (2, 8)):
-        ways.append([{axis: torch.export.Dim(name, min=least) for axis, name in each.items()} for each in names])
-    return [*ways, [{} for _ in free]]
+def ways_of(free: Sequence[Mapping[int, str]]) -> list[Sequence[Mapping[int, str]]]:
+    """Return what to try in order: with the free axes, and with none."""
+    return [free, [{} for _ in free]] if any(free) else [free]
+
+
+def dimensions(lengths: Sequence[Mapping[int, str]]) -> list[dict[int, Any]]:
+    """Return the dynamic axes of each input for the exporter, which finds the shortest and longest of the `lengths` and which are equal."""
+    return [{0: torch.export.Dim("batch", min=1), **dict.fromkeys(each, torch.export.Dim.AUTO)} for each in lengths]
 
 
 def warn_of_length(sample: Sequence[Tensor], *, what: str, stacklevel: int) -> None:
@@ -120,7 +114,7 @@ def onnx_model(
     *,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    axes: Sequence[Mapping[int, torch.export.Dim]],
+    axes: Sequence[Mapping[int, Any]],
     exported: Callable[[], None] = lambda: None,
 ) -> Any:
     """Return a module as an `onnx.ModelProto`, made by PyTorch's exporter.

@@ -31,7 +31,7 @@ def check_steps(plain: Mapping[str, Any]) -> None:
     if found["kind"] not in ("image", "array"):
         raise NetworkError(
             f"preprocessing=True: examples of the kind {found['kind']!r} need a tokenizer or a resampling, which no operator of ONNX does. "
-            "Leave it out, and give the file what the network takes; its metadata describe the preprocessing."
+            "Leave it out: regraft predict then preprocesses examples for the file, as its metadata say; other programs have to do it."
         )
     if found["kind"] == "image" and found["as_is"]:
         raise NetworkError(

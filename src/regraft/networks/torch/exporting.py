@@ -22,6 +22,7 @@ from ..parts.onnx_export import (
     WholeNetwork,
     batches_of,
     check_size,
+    dimensions,
     input_names,
     is_coarse,
     lengths_of,
@@ -87,13 +88,12 @@ def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
     return _exported(body, last)
 
 
-def _exported(body: TorchBody, lengths: Sequence[Mapping[int, torch.export.Dim]]) -> tuple[bytes, dict[str, str]]:
+def _exported(body: TorchBody, lengths: Sequence[Mapping[int, str]]) -> tuple[bytes, dict[str, str]]:
     whole, sample, told = LogitsAndFeatures(body).eval(), sample_tensors(body.sample), dict[str, str]()
     with torch.no_grad():
         count = len(whole(*sample))
     inputs, outputs = [input_name(index) for index in range(len(sample))], [*map(logits_name, range(count - 1)), FEATURES]
-    axes = [{0: torch.export.Dim("batch", min=1), **each} for each in lengths]
-    model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
+    model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=dimensions(lengths))
     if body.coding is not None:
         table = body.code_table()
         told["codes"] = name = next(name for name, parameter in whole.named_parameters() if parameter is table)
@@ -151,7 +151,7 @@ def export_module(body: Body, module: Module, *, path: Path, by_name: Callable[[
         given: Any = on_device(dict(zip(names, tensors, strict=True)) if names else tensors[0], device)
         return [one.cpu() for one in flat_tensors(run(**given) if names else run(given))]
 
-    def prove_lengths(called: Callable[..., Any], lengths: Sequence[Mapping[int, Any]]) -> None:
+    def prove_lengths(called: Callable[..., Any], lengths: Sequence[Mapping[int, str]]) -> None:
         shown = [str(at) for at, _ in enumerate(results(whole, sample_tensors(body.sample)))]
         prove(
             lambda *tensors: results(whole, tensors),
@@ -162,9 +162,7 @@ def export_module(body: Body, module: Module, *, path: Path, by_name: Callable[[
         )
 
     problems: list[Exception] = []
-    free: list[dict[int, Any]] = [dict.fromkeys(axes, torch.export.Dim.AUTO) for axes in lengths_of(body, texts=True)]
-    fixed: list[dict[int, Any]] = [{} for _ in free]
-    for lengths in (free, fixed) if any(free) else (fixed,):
+    for lengths in ways_of(lengths_of(body, texts=True)):
         try:
             content = BytesIO()
             program = exported_program(module, on_device(body.sample, device), by_name=by_name, lengths=lengths)
@@ -187,11 +185,11 @@ def exported_program(
     sample: Inputs,
     *,
     by_name: Callable[[dict[str, Tensor]], Any] | None = None,
-    lengths: Sequence[Mapping[int, Any]] = (),
+    lengths: Sequence[Mapping[int, str]] = (),
 ) -> Any:
     """Return a module in inference mode as an exported program with a free batch axis. `lengths`: further free axes of each input."""
-    batch, takes = torch.export.Dim("batch", min=1), signature(module.forward).parameters
-    axes = [{0: batch, **each} for each in lengths or [{}] * (len(sample) if isinstance(sample, dict) else 1)]
+    takes = signature(module.forward).parameters
+    axes = dimensions(lengths or [{}] * (len(sample) if isinstance(sample, dict) else 1))
     if isinstance(sample, dict):
         whole = module if takes.keys() >= sample.keys() else _Named(module, list(sample), run=by_name)
         given: Any = ((), dict(sample), dict(zip(sample, axes, strict=True)))
