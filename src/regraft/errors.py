@@ -88,6 +88,10 @@ _NONE_TOO = {
 }
 """Further setting of other libraries -> the entry of `_NONE` that explains it."""
 
+_READING = {name: name for name in ("target", "files", "group", "condition", "kind", "columns", "outside", "inputs")}
+_READING |= dict.fromkeys(("y", "label", "labels", "label_column", "label_col", "target_column", "y_col"), "target")
+"""Keyword of `regraft.read`, or its name in other libraries -> the keyword. They are no settings of a training."""
+
 
 class RegraftError(Exception):
     """Base class of all exceptions of regraft.
@@ -163,10 +167,13 @@ def near_names(name: str, names: Iterable[str], *, count: int = 3) -> str:
 
 
 def unknown_setting(name: str, known: Iterable[str]) -> str:
-    """Return an error message for an unknown setting `name`: similar `known` names, or what regraft does instead."""
+    """Return an error message for an unknown setting `name`: similar `known` names, the keyword of `regraft.read`, or what regraft does
+    instead."""
     instead, here = _NONE.get(_NONE_TOO.get(name, name)), name_here(name)
     if instead is not None:
         return f"there is no setting {name!r}: {instead}"
+    if name in _READING:
+        return f"unknown setting {name!r}; it is a keyword of regraft.read: give regraft.read(data, {_READING[name]}=…) as the data"
     return f"unknown setting {name!r}; here it is called {here!r}" if here else f"unknown setting {name!r}{near_names(name, known)}"
 
 

@@ -28,6 +28,7 @@ from .freezing import whole_pass
 from .heads import extend as extend_by_name
 from .networks.account import Account
 from .networks.contract import Network
+from .networks.names import by_number
 from .networks.parts.head import HeadChoice
 from .networks.predictions import Predictions
 from .networks.samples import differing_passes
@@ -118,6 +119,7 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         how: dict[str, Any] = {"classes": classes, "weights": weights, "architecture": architecture, "inputs": inputs, "trust": trust}
         with fetched(source) as copy:
             return load(copy, preprocessing=preprocessing, head=head, channels=channels, **how)
+    classes = by_number(classes)
     one = None if isinstance(classes, Mapping) else classes
     layers = {str(name): str(name) for name in head} if isinstance(head, list | tuple) else cast(HeadChoice, head)
     opened = open_source(source, classes=one, weights=weights, architecture=architecture, inputs=inputs, head=layers, trust=trust)

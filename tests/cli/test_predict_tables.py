@@ -16,7 +16,7 @@ from regraft.errors import InputError
 
 from .conftest import run
 
-READER: Any = SimpleNamespace(preprocessing=SimpleNamespace(item_kind="text"))
+READER: Any = SimpleNamespace(preprocessing=SimpleNamespace(item_kind="text", row_columns=()))
 
 
 def _read(*files: Path, texts: list[str] | None = None) -> Any:

@@ -17,6 +17,7 @@ from .summary import Summary, beside_facts, equal_facts, item_facts, task_facts
 from .targets import Targets
 
 KINDS = ("array", "image", "audio", "text", "parts")
+PART_OF_EXAMPLE = "part of the example"  # Use of a table column, in `Dataset.table`
 
 
 @dataclass(frozen=True, eq=False)
@@ -414,6 +415,12 @@ class Dataset:
     def has_rows(self) -> bool:
         """Whether each example is a vector of numbers. Its input statistics are then the example itself."""
         return self.kind == "array" and len(self) > 0 and np.ndim(self.items[0]) == 1
+
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Names of the table columns that the examples consist of; empty if they are not rows of a table, or if these are numbered."""
+        names = tuple(str(fact["column"]) for fact in self.table if fact["use"] == PART_OF_EXAMPLE) if self.table and self.has_rows else ()
+        return () if names == tuple(map(str, range(len(names)))) else names
 
     def with_classes(self, classes: Iterable[str], task: str | None = None) -> Dataset:
         """Return the same examples with targets indexed by another order of the classes.

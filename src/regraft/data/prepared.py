@@ -29,8 +29,8 @@ class Prepared:
     def __init__(
         self, data: Dataset, preprocessing: Preprocessing, *, view_seed: int = 0, augment: str | Callable[..., Any] = "light"
     ) -> None:
-        self.data = data
         self.preprocessing = preprocessing if preprocessing.fitted else preprocessing.fit(data)
+        self.data = self.preprocessing.dataset(data) if self.preprocessing.row_columns else data
         self.view_seed = view_seed
         self.augment = augment
         self._viewing = self.preprocessing.viewing(augment)

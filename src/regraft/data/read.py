@@ -13,11 +13,12 @@ from ..errors import DataError, near_names
 from ..files.given import matching, missing_data
 from ..files.remote import fetched, is_url, suffix_of
 from ..files.text import printable
-from .dataset import KINDS, Dataset
+from .dataset import KINDS, PART_OF_EXAMPLE, Dataset
 from .decoding.files import kind_of, kind_of_files
 from .items import as_numpy, is_frame, listed
 from .readers.array_files import ARRAY_EXTENSIONS, array_file, array_items
 from .readers.arrays import read_arrays, read_examples
+from .readers.columns import column_facts
 from .readers.examples import are_examples
 from .readers.folders import read_folder
 from .readers.streams import pictures_at, pictures_in_parquet, pictures_in_tar
@@ -98,6 +99,7 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     options = ReadOptions(target, files, own, condition, kind, skip_bad, _class_names(classes), columns, outside, task, sample_weight)
     options = dataclasses.replace(options, inputs=inputs)
     data = _read_source(source, options)
+    data = dataclasses.replace(data, notes=(*_index_notes(source, options), *data.notes))
     if max_length is not None:
         if type(max_length) is not int or max_length < 1:
             raise DataError(f"max_length={max_length!r}; expected a whole number of tokens, 1 or more.")
@@ -159,14 +161,33 @@ def _pair(source: Sequence[Any], options: ReadOptions) -> Dataset:
         and is_frame(source[0])
         and any(as_numpy(source[0][name]).dtype.kind not in "biuf" for name in getattr(source[0], "columns", ()))
     ):
-        data = read_frame(source[0], dataclasses.replace(options, target=source[1] if options.target is None else options.target))
-    else:
-        data = read_arrays(source, options)
-    first, second = (getattr(part, "index", None) for part in (*source, None)[:2])
-    if first is not None and hasattr(first, "equals") and hasattr(second, "equals") and not first.equals(second):
-        note = "X and y have different indices: their rows belong together by position, not by index"
-        data = dataclasses.replace(data, notes=(note, *data.notes))
-    return data
+        return read_frame(source[0], dataclasses.replace(options, target=source[1] if options.target is None else options.target))
+    data = read_arrays(source, options)
+    if len(getattr(source[0], "shape", ())) != 2 or not is_frame(source[0]) or not data.has_rows:
+        return data
+    return dataclasses.replace(
+        data, table=tuple(column_facts(str(name), as_numpy(source[0][name]), use=PART_OF_EXAMPLE) for name in source[0].columns)
+    )
+
+
+def _index_notes(source: Any, options: ReadOptions) -> Iterator[str]:
+    """Yield a note for each pandas object beside a data frame or Series of examples whose index is not that of the examples; a warning if
+    the same rows stand in another order."""
+    pair = isinstance(source, tuple | list) and len(source) == 2
+    index: Any = getattr(source[0] if pair else source, "index", None)
+    beside = {"target": options.target, "group": options.group, "condition": options.condition, "sample_weight": options.weight}
+    for name, values in (({"y": source[1]} if pair else {}) | beside).items() if hasattr(index, "equals") else ():
+        other: Any = getattr(values, "index", None)
+        if not hasattr(other, "equals") or index.equals(other):
+            continue
+        paired = "their rows belong together by position, not by index"
+        if len(index) != len(other) or set(index) != set(other):
+            yield f"X and {name} have different indices: {paired}"
+        else:
+            yield (
+                f"Warning: X and {name} have the same index in different orders; {paired}. If the index says what belongs together, give "
+                f"{name}.loc[X.index]; if not, reset_index(drop=True) of both ends this warning."
+            )
 
 
 def _read_path(path: Path, options: ReadOptions) -> Dataset:

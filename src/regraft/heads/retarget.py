@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import NetworkError, SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Head, Network
-from ..networks.names import checked_classes, exact_name, normal_name, rows_of
+from ..networks.names import checked_classes, exact_name, normal_name, rows_of, shifted
 from ..networks.parts.head import ACTIVATIONS
 from ..randomness import own_state
 from .starts import Start, empty_head, ready_for, started
@@ -138,7 +138,7 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
     entries["dropped"] = [name for row, name in enumerate(before_all) if row not in taken]
     rest = old if not old.binary or len(classes) == 2 else old.as_softmax()
     head = replace(rest, classes=tuple(classes), weight=weight, bias=bias, parts=(), thresholds=None)
-    return head, Account(entries, rules, notes=_notes(old, entries))
+    return head, Account(entries, rules, notes=_notes(old, classes, entries=entries))
 
 
 def _rule(before: str, name: str) -> dict[str, str]:
@@ -175,7 +175,7 @@ def _checked_renaming(old: Sequence[str], new: Sequence[str], *, rename: Mapping
     return renamed
 
 
-def _notes(old: Head, entries: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+def _notes(old: Head, classes: Sequence[str], *, entries: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     if not len(old.weight):
         return ("the network had no head; one was put on its pooled output",)
     if old.classes is None and old.kind != "regression":
@@ -185,7 +185,8 @@ def _notes(old: Head, entries: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         )
     if old.classes is not None and not entries["kept"] and not entries["renamed"]:
         return (f"no class name is shared with the {len(old.weight)} old ones, so no class weights were carried over",)
-    return ()
+    doubt = shifted(classes, old.classes or ())
+    return (doubt,) if doubt else ()
 
 
 # ── hidden layers below a new head ───────────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ..errors import NetworkError, near_names
 
@@ -37,8 +38,33 @@ def rows_of(names: Iterable[str], known: Sequence[str]) -> dict[str, int]:
     return found
 
 
+def shifted(names: Sequence[str], known: Sequence[str]) -> str:
+    """Return a warning if new class names are whole numbers that count from 1 and the `known` ones from 0, or the reverse; else ""."""
+    new, old = (
+        next((first for first in (0, 1) if {*side} == {*map(str, range(first, first + len(side)))}), None) for side in (names, known)
+    )
+    if new is None or old is None or new == old or len(names) != len(known):
+        return ""
+    return (
+        f"Warning: the labels count from {new} and the classes of the network from {old}; class weights are matched by these numbers as "
+        "names. If both count the same classes, each class got the weights of its neighbour: shift the labels, or load the network with "
+        f"classes=range({new}, {new + len(names)})."
+    )
+
+
+def by_number(classes: Any) -> Any:
+    """Return the class names of {number: name} or {name: number}, as other libraries hold them, in a list; anything else unchanged."""
+    sides = [[*classes], [*classes.values()]] if isinstance(classes, Mapping) else []
+    for numbers, names in (sides, sides[::-1]) if sides else ():
+        if all(isinstance(number, int) for number in numbers) and sorted(numbers) == [*range(len(numbers))]:
+            return [name for _, name in sorted(zip(numbers, names, strict=True))]
+    return classes
+
+
 def checked_classes(classes: Iterable[object]) -> tuple[str, ...]:
     """Return the class names as strings; an empty name or a duplicate is an error."""
+    if isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
+        raise NetworkError(f"classes={classes!r}; expected the name of each class in a list, such as ['cat', 'dog'] or range(10).")
     names = tuple(str(name) for name in classes)
     if not names:
         raise NetworkError("The list of classes is empty; expected at least one class name.")

@@ -68,6 +68,10 @@ class History(list[dict[str, Any]]):
         return optional_import("pandas", "tables", purpose="A table of the history").DataFrame(list(self))
 
 
+_DOUBTS = ("may contain a shortcut", "look freshly drawn", "same index in different orders", "the labels count from")
+"""Words of the warnings that stand in the verdict as they are."""
+
+
 @dataclass(frozen=True)
 class Result:
     """An adapted network with its plan, history, scores and baselines.
@@ -117,7 +121,7 @@ class Result:
         for warning in facts.get("warnings", ()):
             if "equal, byte by byte" in warning:
                 first.append(f"{warning.partition(' (')[0]}: the figures may be better than on new examples.")
-            elif "may contain a shortcut" in warning or "look freshly drawn" in warning:
+            elif any(words in warning for words in _DOUBTS):
                 first.append(warning)
         first += ["The network could not be taken apart: its frozen part ran in every epoch."] if facts.get("uncached") else []
         first += [str(facts[name]) for name in ("dropped", "attached", "weights_fit") if facts.get(name)]

@@ -131,7 +131,7 @@ def _unlabelled(net: Any, source: str, *, columns: list[str], outside: bool) -> 
     kind = net.preprocessing.item_kind
     if Path(source).suffix.lower() not in TABLE_EXTENSIONS:
         return net.preprocessing.dataset(source)
-    data = read_unlabelled(source, kind, columns=columns, outside=outside)
+    data = read_unlabelled(source, kind, columns=columns, rows=net.preprocessing.row_columns, outside=outside)
     return dataclasses.replace(data, kind=kind) if data.kind != kind else data
 
 

@@ -139,7 +139,9 @@ def _of_table(net: Any, files: list[Path], *, columns: list[str], beside: Path |
             f"The network reads the columns {', '.join(columns)} beside each example; received {shown}. Give a CSV or Parquet file with "
             "them that names, or holds, the examples."
         )
-    data = read_unlabelled(files[0], net.preprocessing.item_kind, columns=columns, files=beside, outside=outside, numbered=True)
+    own = net.preprocessing
+    rows = own.row_columns
+    data = read_unlabelled(files[0], own.item_kind, columns=columns, rows=rows, files=beside, outside=outside, numbered=True)
     for note in data.notes:
         tell(f"Note: {note}")
     names = data.names or tuple(f"{files[0]}:{int(row) + 1}" for row in (() if data.groups is None else data.groups))

@@ -7,17 +7,19 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ...errors import DataError
+from ...errors import DataError, near_names
 from ...tensors import Tensor, torch
 from ..dataset import Dataset
-from ..items import padded_to, take
+from ..items import is_frame, listed, padded_to, take
 from ..ranges import BYTES, SHARES, Range, check_range, limits_of
+from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
 from .preprocessing import Preprocessing, check_scaling
-from .schemas import MOST, Constant, Length, Limits, Spread
+from .schemas import MOST, Constant, Length, Limits, Name, Spread
 
 __all__ = ["ArrayPreprocessing", "augmented_array"]
 
@@ -39,6 +41,7 @@ class ArrayPreprocessing(Preprocessing):
         spread: standard deviation of each position over the data, or one number; it scales the noise of views. None before `fit`.
         padded: shape that examples of different lengths are brought to: zeros are added at the end, what is longer is left out and said.
         value_range: (minimum, maximum) of pixels or of examples with two or more axes; later arrays are compared with it.
+        columns: names of the table columns of the training data, in the order in which the network takes them; empty: there was no table.
         inferred: made from the network's input shape alone, because the network has no preprocessing of its own. Views add Gaussian noise
             of 5 % of the spread (not to integers) and shift examples with two or more axes by up to 5 % along the longest axis.
     """
@@ -51,6 +54,7 @@ class ArrayPreprocessing(Preprocessing):
     spread: Spread | tuple[Spread, ...] | None = None
     padded: tuple[Length, ...] | None = None
     value_range: Limits | None = None
+    columns: tuple[Name, ...] = ()
     inferred: bool = False
 
     def __post_init__(self) -> None:
@@ -60,6 +64,8 @@ class ArrayPreprocessing(Preprocessing):
     def from_plain(cls, fields: dict[str, Any]) -> Self:
         """Make it from plain data; raise for examples that take too much memory, and for constants that do not fit the shape."""
         made = super().from_plain(fields)
+        if len(set(made.columns)) < len(made.columns):
+            raise DataError(f"An array preprocessing has columns that stand twice, among {listed(made.columns)}.")
         for sides in (made.padded, made.item_shape):
             if sides is not None and math.prod(sides) > MOST:
                 raise DataError(f"An array preprocessing has examples of the shape {sides}; expected {MOST} numbers at most.")
@@ -95,7 +101,9 @@ class ArrayPreprocessing(Preprocessing):
                 f"The network takes arrays and the data are {kind}, such as {data.name_of(0)}; expected numbers (X, y). For files and "
                 f"texts give the network's preprocessing=, such as {self._of_pictures()}."
             )
-        return (self if data.length_axis is None else self._for_lengths(data))._fitted(data)
+        if data.row_columns and not (self.columns and set(self.columns) <= set(data.row_columns)):
+            return dataclasses.replace(self, columns=data.row_columns)._fitted(data)
+        return (self if data.length_axis is None else self._for_lengths(data))._fitted(self._by_name(data))
 
     def _for_lengths(self, data: Dataset) -> Self:
         """Return this preprocessing for examples that differ in length; raise if the network's input is shorter than some of them."""
@@ -133,6 +141,32 @@ class ArrayPreprocessing(Preprocessing):
                     "out.",
                     stacklevel=2,
                 )
+
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        return self.columns
+
+    def dataset(self, items: Any) -> Dataset:
+        table = isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS
+        named = [str(name) for name in getattr(items, "columns", ())] if is_frame(items) else []
+        if self.columns and (table or named != [str(at) for at in range(len(named))]):
+            return read_unlabelled(items, self.kind, columns=(), rows=self.columns)
+        return self._by_name(super().dataset(items))
+
+    def _by_name(self, data: Dataset) -> Dataset:
+        """Return the data with the columns of the training data, in that order, if both are tables with names."""
+        names = data.row_columns
+        if not self.columns or not names or names == self.columns:
+            return data
+        missing = [name for name in self.columns if name not in names]
+        if missing:
+            raise DataError(
+                f"The network reads {len(self.columns)} columns by name; the table has no numbers called {listed(map(repr, missing))}"
+                f"{near_names(missing[0], names)} Name the columns as in training, or give an array without names, in that order."
+            )
+        facts = {fact["column"]: fact for fact in data.table}
+        items = np.asarray(take(data.items, np.arange(len(data))))[:, [names.index(name) for name in self.columns]]
+        return dataclasses.replace(data, items=items, table=tuple(facts[name] for name in self.columns))
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n arrays as the network takes them, (n, *shape) float32, or int64 if `integers`.

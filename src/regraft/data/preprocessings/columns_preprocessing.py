@@ -68,11 +68,11 @@ class ColumnsPreprocessing(Around):
     def dataset(self, items: Any) -> Dataset:
         table = isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS
         if is_frame(items) or table:
-            return read_unlabelled(items, self.item_kind, columns=self.names)
+            return read_unlabelled(items, self.item_kind, columns=self.names, rows=self.row_columns)
         if not isinstance(items, Dataset):
             raise DataError(f"Examples without columns were received ({type(items).__name__}). {self._wanted()}")
         self._order(items)
-        return items
+        return self.inner.dataset(items)
 
     def describe(self) -> str:
         return f"{self.inner.describe()}; beside each example {len(self.names)} columns: {', '.join(self.names)}"

@@ -93,6 +93,11 @@ class Preprocessing(abc.ABC):
         """Kind of the examples: "array", "image", "audio" or "text"."""
         return self.kind
 
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Names of the table columns that an example consists of, in the order of the training data; empty if there was no table."""
+        return ()
+
     def batch_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None) -> Inputs:
         """Return some examples of a data set as one batch, with their columns if the network takes any.
         `indices`: (n,); `view`: 0 for the plain examples, k > 0 for their k-th augmented copy."""
@@ -204,6 +209,10 @@ class Around(Preprocessing):
     @property
     def fitted(self) -> bool:
         return self.inner.fitted
+
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        return self.inner.row_columns
 
     def fit(self, data: Dataset) -> Self:
         return self if self.inner.fitted else dataclasses.replace(self, inner=self.inner.fit(data))

@@ -68,6 +68,23 @@ def columns_of_csv(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     return columns, (*form.notes, *notes)
 
 
+def numbers_in_texts(columns: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return the columns, name -> (N,), of which those of texts that a CSV file would give as numbers are numbers, and notes."""
+    found, notes = dict(columns), list[str]()
+    for name, values in columns.items():
+        texts = values.astype(object)
+        known = [text for text in texts if text is not None]
+        if values.dtype.kind in "biuf" or not known or not all(isinstance(text, str) for text in known) or any(map(_CODE.fullmatch, known)):
+            continue
+        if all(map(_NUMBER.fullmatch, known)) and not any(map(_LONG.fullmatch, known)):
+            found[name] = texts.astype(np.float64)
+        else:
+            notes += _numbers_in(found, name, values=texts)
+    written = [name for name, values in found.items() if values is not columns[name]]
+    told = [f"numbers that are written as texts are read as numbers in the columns {listed(map(repr, written))}"] if written else []
+    return found, (*told, *notes)
+
+
 def names_of_csv(path: Path) -> list[str]:
     """Return the column names of a CSV from its first lines."""
     return _form_of(path).names

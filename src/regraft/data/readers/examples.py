@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ _LABELS = ("targets", "labels")  # Attributes in which torchvision data sets sto
 _KERAS = "on_epoch_end"  # Method by which a Keras `Sequence` or `PyDataset` is recognised; its indices stand for batches
 _COLUMNS = "select_columns"  # Method by which a data set of Hugging Face is recognised
 MOST_SHOWN = 5
+PATIENCE = 30  # Seconds after which a warning says that an iterable has not ended
 _ADVICE = "expected (example, label), or a mapping in which target= names the label"
 
 
@@ -228,13 +231,20 @@ def _stored(content: bytes | None, path: str) -> Any:
 def _once(source: Any, target: str | None, *, batched: bool) -> Examples:
     items: list[Any] = []
     labels: list[Any] = []
-    name, columns = "", hasattr(source, _COLUMNS)
+    name, columns, begun, told = "", hasattr(source, _COLUMNS), time.monotonic(), False
     for index, example in enumerate(_given(source)):
         found = _parted(example, target, index=index, columns=columns)
         name = found.names[0]
         single = not batched and not _is_batch(found)
         items += [_item(found.item)] if single else [_item(one) for one in found.item]
         labels += [_plain(found.label)] if single else [_plain(one) for one in found.label]
+        if not told and time.monotonic() - begun > PATIENCE:
+            told = True
+            warnings.warn(
+                f"The {type(source).__name__} has given {len(items):,} examples in {PATIENCE} s and goes on. All are read into memory "
+                "before anything starts: if it never ends, as generators for Keras do, interrupt, and let it end after one pass.",
+                stacklevel=2,
+            )
         if len(items) != len(labels):
             raise DataError(f"Batch {index} has other numbers of examples and of labels: {len(found.item)} and {len(found.label)}.")
     if not items:

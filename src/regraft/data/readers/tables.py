@@ -16,13 +16,13 @@ import numpy as np
 from ...errors import DataError, near_names
 from ...files.text import printable
 from ..check import checked
-from ..dataset import Dataset
+from ..dataset import PART_OF_EXAMPLE, Dataset
 from ..decoding.files import EXTENSIONS, existing_folder, kind_of, kind_of_files
 from ..items import Parts, as_numpy, listed, take
 from .array_files import array_items
 from .arrays import parts_of
 from .columns import column_array, column_facts, column_numbers, weight_numbers
-from .csv_files import distinct_names
+from .csv_files import distinct_names, numbers_in_texts
 from .examples import TARGET_NAMES
 from .label_lists import is_missing
 from .named_files import FilesBelow
@@ -68,7 +68,7 @@ class _Table:
 
     def told(self, data: Dataset, items: Iterable[str]) -> Dataset:
         """Return the data with a record of how each column was used. `items` are the columns that form the examples."""
-        uses = {**dict.fromkeys(items, "part of the example"), **self.used}
+        uses = {**dict.fromkeys(items, PART_OF_EXAMPLE), **self.used}
         facts = tuple(column_facts(name, values, use=uses.get(name, "left out")) for name, values in self.columns.items())
         return dataclasses.replace(data, table=facts)
 
@@ -96,29 +96,35 @@ def read_frame(frame: Any, options: ReadOptions) -> Dataset:
     return _read_columns(_frame_table(frame), options)
 
 
-def read_unlabelled(  # over the limit: a table, and what its columns are
+def read_unlabelled(  # noqa: PLR0913  # over the limit: a table, and what its columns are
     source: Any,
     kind: str,
     *,
     columns: Sequence[str],
+    rows: Sequence[str] = (),
     files: Path | None = None,
     outside: bool = False,
     inputs: Mapping[str, Sequence[str]] | None = None,
     numbered: bool = False,
 ) -> Dataset:
     """Read examples and the columns beside them from a table, without looking for targets.
-    `files` is the folder of the named files; None: the table's folder. `inputs` maps each input of a network with several inputs to its
+    `rows` are the columns that an example consists of; empty: as they are found. `files` is the folder of the named files; None: the
+    table's folder. `inputs` maps each input of a network with several inputs to its
     columns; `kind` is then "parts". The targets of the result are zeros without meaning."""
     path = Path(source) if isinstance(source, str | Path) else None
     if path is not None and not path.exists():
         raise DataError(f"The table does not exist: {printable(path)}. Check the path; relative paths start at {Path.cwd()}.")
     table = _frame_table(source) if path is None else _file_table(path)
     beside = path is not None and kind in ("image", "audio")
+    if rows:
+        for wrong in absent_columns(table.columns, {"the network": rows}, table=table.name):
+            raise DataError(wrong)
+        table.columns = {name: table.columns[name] for name in (*rows, *columns)}
     zeros = np.zeros(len(table), dtype=np.float32)
     files = files or (path.parent if path is not None and beside else None)
     given = kind if inputs is None else None
-    rows = np.arange(len(table)) if numbered else None
-    options = ReadOptions(zeros, files, kind=given, group=rows, columns=list(columns) or None, outside=outside, inputs=inputs)
+    numbers = np.arange(len(table)) if numbered else None
+    options = ReadOptions(zeros, files, kind=given, group=numbers, columns=list(columns) or None, outside=outside, inputs=inputs)
     return _read_columns(table, dataclasses.replace(options, task="regression"))
 
 
@@ -226,7 +232,8 @@ def _default_target(table: _Table) -> str:
 
 def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.ndarray, str, str, list[str]]:
     """Return examples from the table itself (texts or rows of numbers), their kind, a note on the choice, and their columns."""
-    free = table.free()
+    free, notes = (table.free(), ()) if kind == "text" else numbers_in_texts(table.free())
+    table.columns, table.notes = {**table.columns, **free}, tuple(dict.fromkeys((*table.notes, *notes)))
     rows = [name for name, values in free.items() if len(free) > 1 and _names_rows(name, values)]
     texts = {name: values for name, values in free.items() if _holds_texts(values) and name not in rows}
     numbers = {name: values for name, values in free.items() if values.dtype.kind in "biuf" and name not in rows}
