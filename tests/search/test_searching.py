@@ -261,7 +261,7 @@ def test_a_search_of_the_default_space_begins_with_the_closed_form(sampler: str,
     assert [trial.values["strategy"] == "probe" for trial in study.trials] == [True, *[False] * 5]
     assert not [trial.error for trial in study.trials if trial.state == "failed"]
     assert study.trials[0].values == {"strategy": "probe"} and study.trials[0].figure is not None
-    assert "probe" not in study.space["strategy"] and "strategy=probe" in study.table()
+    assert "probe" not in study.space["strategy"] and "strategy probe" in study.table()
     assert study.plot(tmp_path / "trials.png").stat().st_size > 2000
     again = _by_default(7, sampler=sampler, pruner=pruner, out=tmp_path)  # a second process, or a further call
     assert [trial.values for trial in again.trials[:6]] == [trial.values for trial in study.trials]
