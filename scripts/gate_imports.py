@@ -15,6 +15,7 @@ ROOMS: list[set[str]] = [  # lowest floor first; a room imports only from floors
     {"randomness"},
     {"files", "scale"},
     {"console"},
+    {"words"},
     {"networks"},
     {"data"},
     {"tasks"},

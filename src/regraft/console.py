@@ -190,7 +190,7 @@ def _encoding(stream: TextIO) -> str:
 
 def duration(seconds: float) -> str:
     """Return `seconds` as text: "0.4 s", "12 s", "3 min 20 s", "1 h 05 min"."""
-    if seconds < 10:
+    if seconds < 10 or not math.isfinite(seconds):
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

@@ -79,7 +79,7 @@ def _architecture(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_they_go_with_the_network_through_later_changes(name: str) -> None:
     net = regraft.retarget(opened(name), NEW, hidden=LAYERS[:2])
-    others = (regraft.retarget(net, "xyz"), regraft.stack(net, "xy"), regraft.branch(net, "size", ["small", "large"]))
+    others = (regraft.retarget(net, ["x", "y", "z"]), regraft.stack(net, ["x", "y"]), regraft.branch(net, "size", ["small", "large"]))
     for changed in others:
         modules = changed.modules()
         assert len(changed.fresh) == 2 and all(layer in modules for layer in changed.fresh)

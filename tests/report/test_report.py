@@ -18,13 +18,13 @@ import pytest
 
 from regraft.console import duration
 from regraft.errors import DataError, MissingExtraError
-from regraft.files.schema import candidate_rows
 from regraft.report import picture_uri, read_facts, sound_uri, verdict, write_facts, write_report
 from regraft.report.figures import Axis, Bar, interval_rows, nice_ticks, stacked_bar
 from regraft.report.planes import axis_of, confusion_matrix, kept_epochs, line_chart, stage_starts
 from regraft.report.results import confused_pairs, tiles
 from regraft.report.sections import _candidate_figure as candidate_figure
 from regraft.report.sections import _trial_curves as trial_curves
+from regraft.words import candidate_rows
 
 EVIL = '<script>alert("x")</script>'
 NAMES = ["bus", "tram", EVIL]
@@ -243,7 +243,7 @@ def test_what_was_not_tried_has_no_estimate() -> None:
     tried = {"name": "head", "seconds": 1.0, "estimate": 0.91, "interval": [0.87, 0.94], "figure": "accuracy", "why": ""}
     losses = {"estimate": 3183.2, "interval": [2633.0, 3733.0], "figure": "loss"}
     candidates = [tried, tried | {"name": "scratch", "why": "not tried: too long"}, tried | losses, {"name": "full"}]
-    assert [row[3] for row in candidate_rows(candidates, duration=duration)] == [
+    assert [row[3] for row in candidate_rows(candidates)] == [
         "91.0 % (87.0 to 94.0 %)",
         "",
         "loss 3183 (2633 to 3733)",

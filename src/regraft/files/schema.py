@@ -1,11 +1,10 @@
-"""Schemas of the JSON files that regraft reads back, a check of files against them, and texts for some of their records."""
+"""Schemas of the JSON files that regraft reads back, and a check of files against them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, TypeVar, get_type_hints, overload
@@ -16,20 +15,6 @@ from ..errors import InputError
 from .formats import FORMATS, opening
 from .text import printable
 
-HEADINGS = ("candidate", "time expected", "time taken", "estimate (95 % interval)", "outcome")
-ENTRIES = {
-    "matched": "weights taken from the file",
-    "reshaped": "of another size",
-    "missing": "not in the file: left as they were",
-    "unexpected": "in the file, no place for them",
-    "kept": "class weights carried over by name",
-    "renamed": "class weights under a new name",
-    "new": "class weights that start anew",
-    "dropped": "class weights left behind",
-    "frozen": "layers that no training changes",
-}
-"""Entry of an account -> its meaning."""
-NOT_TRIED = "not tried"  # Prefix of the outcome of a candidate that was not tried. The reason follows after a colon
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -129,56 +114,3 @@ def read_lines(path: Path, kind: str, *, remedy: str = "") -> list[dict[str, Any
             end = f" {remedy}" if remedy else ""
             raise FORMATS[kind].error(f"Entry {number} of {printable(path)!r} is no mapping; received {_shown(entry)}.{end}")
     return entries
-
-
-def candidate_rows(candidates: Sequence[Mapping[str, Any]], *, duration: Callable[[float], str]) -> list[tuple[str, str, str, str, str]]:
-    """Return the cells of each candidate as text, in the order of `HEADINGS`, with "" for unknown values. `duration`: seconds as text.
-    A candidate that was not tried shows no estimate. The keys are "name", "predicted", "seconds", "estimate" with "interval" and "figure"
-    ("accuracy" or "loss"), and "why"."""
-    return [
-        (
-            str(one.get("name", "")),
-            "" if one.get("predicted") is None else duration(one["predicted"]),
-            "" if one.get("seconds") is None else duration(one["seconds"]),
-            estimate_words(one),
-            str(one.get("why", "")),
-        )
-        for one in candidates
-    ]
-
-
-def account_figures(figures: Mapping[str, float]) -> dict[str, str]:
-    """Return the figures of an account as text, by their names in words."""
-    shares = ("old_accuracy", "new_accuracy", "harmonic_mean")
-    told = {name: f"{100 * value:.1f} %" if name in shares else f"{value:.4g}" for name, value in figures.items()}
-    return {name.replace("_", " "): value for name, value in told.items()}
-
-
-def number_words(value: float | None) -> str:
-    """Return a value with four significant digits and without an exponent, "–" for None."""
-    return "–" if value is None else f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
-
-
-def was_tried(candidate: Mapping[str, Any]) -> bool:
-    """Return whether a candidate was tried, so that its estimate is measured."""
-    return not str(candidate.get("why", "")).startswith(NOT_TRIED)
-
-
-def outcomes(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return pairs (candidate names, shared outcome), each outcome once."""
-    found: dict[str, list[str]] = {}
-    for one in candidates:
-        if one.get("why"):
-            found.setdefault(str(one["why"]), []).append(str(one.get("name", "")))
-    return [(", ".join(names), why) for why, names in found.items()]
-
-
-def estimate_words(one: Mapping[str, Any]) -> str:
-    """Return a candidate's estimate with its interval as text; "" if it was not tried."""
-    if one.get("estimate") is None or not was_tried(one):
-        return ""
-    share = one.get("figure", "accuracy") == "accuracy"
-    middle, low, high = (100 * value if share else value for value in (one["estimate"], *(one.get("interval") or [one["estimate"]] * 2)))
-    if share:
-        return f"{middle:.1f} % ({low:.1f} to {high:.1f} %)"
-    return f"{one['figure']} {number_words(middle)} ({number_words(low)} to {number_words(high)})"

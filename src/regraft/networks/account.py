@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..files.schema import ENTRIES, account_figures
 from ..files.text import notebook_html, printable
+from ..words import ENTRIES, account_figures
 
 _ORDER = ("matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped", "frozen")
 UNUSED = "outputs of the network that are not used"  # Part of the note on outputs that are no task

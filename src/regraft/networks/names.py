@@ -48,7 +48,7 @@ def shifted(names: Sequence[str], known: Sequence[str]) -> str:
     return (
         f"Warning: the labels count from {new} and the classes of the network from {old}; class weights are matched by these numbers as "
         "names. If both count the same classes, each class got the weights of its neighbour: shift the labels, or load the network with "
-        f"classes=range({new}, {new + len(names)})."
+        f"classes= that count from {new}."
     )
 
 

@@ -10,17 +10,17 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
-from ..console import duration
 from ..data.preprocessings.augmenting import AUGMENTS, CALLABLE, plain_name
 from ..errors import SettingError, near_names
 from ..files.formats import reason_of
-from ..files.schema import HEADINGS, Candidate, candidate_rows, checked
+from ..files.schema import Candidate, checked
 from ..files.text import notebook_html, printable
 from ..files.writing import json_text
 from ..heads.starts import STARTS
 from ..methods import METHODS, SWITCHES
 from ..training import Settings
 from ..training.settings import SettingKeywords, is_whole
+from ..words import HEADINGS, candidate_rows
 
 STARTS_OF_ROWS = ("auto", *STARTS)
 STRATEGIES = ("auto", "probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
@@ -290,7 +290,7 @@ class Plan:
         lines += [f"fresh      {_names_in_words(self.fresh)}"] if self.fresh is not None else []
         lines += [f"from       {self.base}"] if self.base != "head" else []
         lines += [f"solved by  {self.probe}"] if self.probe != "auto" else []
-        rows = candidate_rows(self.candidates, duration=duration)
+        rows = candidate_rows(self.candidates)
         table = [HEADINGS, *rows] if rows else []
         widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))] if table else []
         lines += [" " * 11 + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

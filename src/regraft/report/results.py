@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import duration
-from ..files.schema import number_words
+from ..words import number_words
 from .figures import Axis, Bar, interval_rows, legend
 from .planes import axis_of, confusion_cells, confusion_matrix, curve, dot, kept_epochs, line, line_chart, plane, stage_starts, whisker
 from .verdict import baseline_name, difference_of, percent

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import duration, passed, spent
-from ..files.schema import ENTRIES, HEADINGS, account_figures, candidate_rows, estimate_words, outcomes, was_tried
+from ..words import ENTRIES, HEADINGS, account_figures, candidate_rows, estimate_words, outcomes, was_tried
 from .figures import Axis, Bar, interval_rows, stacked_bar
 from .planes import axis_of, epochs_of, line_chart
 from .results import (
@@ -158,7 +158,7 @@ def _class_counts(counts: Mapping[str, int]) -> Figure | None:
 def _strategy(strategy: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "headings": HEADINGS,
-        "candidates": candidate_rows(candidates, duration=duration),
+        "candidates": candidate_rows(candidates),
         "compared": _candidate_figure(candidates),
         "trials": _trial_curves(candidates),
         "outcomes": outcomes(candidates),

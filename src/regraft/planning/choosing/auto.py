@@ -13,12 +13,12 @@ import torch
 
 from ...console import duration, say
 from ...errors import SettingError
-from ...files.schema import NOT_TRIED
 from ...networks.parts.taps import INPUT
 from ...scale import workers_of
 from ...training import Feed, WholeFeed
 from ...training.courses import most_epochs
 from ...training.recipe import LARGEST
+from ...words import NOT_TRIED
 from ..judging import blind_scores
 from ..passes import whole_feeds
 from ..setup import Log, Outcome, Setup, Source

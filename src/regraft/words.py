@@ -1,0 +1,75 @@
+"""Records in words, as the terminal and the report show them: candidates of a choice, entries and figures of an account."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .console import duration
+
+HEADINGS = ("candidate", "time expected", "time taken", "estimate (95 % interval)", "outcome")
+ENTRIES = {
+    "matched": "weights taken from the file",
+    "reshaped": "of another size",
+    "missing": "not in the file: left as they were",
+    "unexpected": "in the file, no place for them",
+    "kept": "class weights carried over by name",
+    "renamed": "class weights under a new name",
+    "new": "class weights that start anew",
+    "dropped": "class weights left behind",
+    "frozen": "layers that no training changes",
+}
+"""Entry of an account -> its meaning."""
+NOT_TRIED = "not tried"  # Prefix of the outcome of a candidate that was not tried. The reason follows after a colon
+
+
+def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
+    """Return the cells of each candidate as text, in the order of `HEADINGS`, with "" for unknown values. A candidate that was
+    not tried shows no estimate. Keys: "name", "predicted", "seconds", "estimate", "interval", "figure" ("accuracy" or "loss"), "why"."""
+    return [
+        (
+            str(one.get("name", "")),
+            "" if one.get("predicted") is None else duration(one["predicted"]),
+            "" if one.get("seconds") is None else duration(one["seconds"]),
+            estimate_words(one),
+            str(one.get("why", "")),
+        )
+        for one in candidates
+    ]
+
+
+def account_figures(figures: Mapping[str, float]) -> dict[str, str]:
+    """Return the figures of an account as text, by their names in words."""
+    shares = ("old_accuracy", "new_accuracy", "harmonic_mean")
+    told = {name: f"{100 * value:.1f} %" if name in shares else f"{value:.4g}" for name, value in figures.items()}
+    return {name.replace("_", " "): value for name, value in told.items()}
+
+
+def number_words(value: float | None) -> str:
+    """Return a value with four significant digits and without an exponent, "–" for None."""
+    return "–" if value is None else f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def was_tried(candidate: Mapping[str, Any]) -> bool:
+    """Return whether a candidate was tried, so that its estimate is measured."""
+    return not str(candidate.get("why", "")).startswith(NOT_TRIED)
+
+
+def outcomes(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return pairs (candidate names, shared outcome), each outcome once."""
+    found: dict[str, list[str]] = {}
+    for one in candidates:
+        if one.get("why"):
+            found.setdefault(str(one["why"]), []).append(str(one.get("name", "")))
+    return [(", ".join(names), why) for why, names in found.items()]
+
+
+def estimate_words(one: Mapping[str, Any]) -> str:
+    """Return a candidate's estimate with its interval as text; "" if it was not tried."""
+    if one.get("estimate") is None or not was_tried(one):
+        return ""
+    share = one.get("figure", "accuracy") == "accuracy"
+    middle, low, high = (100 * value if share else value for value in (one["estimate"], *(one.get("interval") or [one["estimate"]] * 2)))
+    if share:
+        return f"{middle:.1f} % ({low:.1f} to {high:.1f} %)"
+    return f"{one['figure']} {number_words(middle)} ({number_words(low)} to {number_words(high)})"
