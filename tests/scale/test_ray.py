@@ -26,7 +26,9 @@ from typer.testing import CliRunner
 import regraft
 from regraft.cli import app
 from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.data.decoding.depth import LOOKED_AT
 from regraft.errors import DataError, MissingExtraError, RegraftError, SettingError
+from regraft.files.remote import stream_of
 from regraft.freezing import Cut, FrozenPass, cacheable_layers, find_cut, whole_pass
 from regraft.freezing.spread import batches_of
 from regraft.networks.contract import Network
@@ -132,9 +134,9 @@ def test_a_pass_is_the_same_after_it_was_sent(family: str) -> None:
         assert all(torch.equal(one, two) for one, two in zip(made._values(inputs), values(other.batch(np.arange(5))), strict=True))
 
 
-def _pictures(folder: Path) -> tuple[Network, list[Path]]:
+def _pictures(folder: Path, count: int = 5) -> tuple[Network, list[Path]]:
     folder.mkdir()
-    for at in range(5):
+    for at in range(count):
         Image.fromarray(np.random.default_rng(at).integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{at}.png")
     torch.manual_seed(0)
     own = {"kind": "image", "height": 8, "width": 8, "channels": 1, "value_range": [0, 255]}
@@ -336,6 +338,30 @@ def test_files_are_read_by_the_workers_or_come_with_the_task(tmp_path: Path, mon
     assert regraft.predict(net, paths, cluster="auto").probabilities.tobytes() == plain and asked == [5]
     monkeypatch.setattr("regraft.freezing.spread.all_see", lambda *_given: False)
     assert regraft.predict(net, paths, cluster="auto").probabilities.tobytes() == plain
+
+
+@no_ray
+@pytest.mark.slow
+@cluster_of_two
+def test_pictures_at_an_address_are_fetched_by_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process looks at the depth of some and checks its copy on two; no task carries a file: the rest is fetched elsewhere."""
+    net, paths = _pictures(tmp_path / "there", 600)
+    data = regraft.read(f"file://{tmp_path}/there", target=["a", "b", "c"] * 200)
+    plain = regraft.predict(net, data, engine="eager").probabilities.tobytes()
+    here, carried = set[str](), list[Any]()
+
+    def watched(work: Any, content: bytes, *, pieces: Any, **how: Any) -> Iterator[Any]:
+        kept = list(pieces)
+        carried.extend(kept)
+        assert not any(path.read_bytes() in content for path in paths)
+        return on_cluster(work, content, pieces=kept, **how)
+
+    monkeypatch.setattr("regraft.data.readers.streams.stream_of", lambda source, kind: here.add(source) or stream_of(source, kind))
+    monkeypatch.setattr("regraft.freezing.spread.on_cluster", watched)
+    assert regraft.predict(net, data, cluster="auto").probabilities.tobytes() == plain
+    assert len(here) <= LOOKED_AT + 2
+    assert [sum(len(examples) for examples, _ in chunk) for chunk, _ in carried] == [256, 256, 88]
+    assert not any(files for _, files in carried)
 
 
 @no_ray
