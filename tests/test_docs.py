@@ -232,9 +232,9 @@ PREPARED = {
 """Page -> function that writes the files that its commands name; those of docs/scale.md run in tests/scale, on a cluster."""
 
 
-def run_commands(page: str, *, but: str = "timm:") -> None:
-    """Run the commands of a page one after the other, in the working folder, but for those with weights that are fetched (`but`)."""
-    for line in (line for name, line in _command_lines() if name == page and but not in line):
+def run_commands(page: str) -> None:
+    """Run the commands of a page one after the other, in the working folder, but for those with weights that are fetched."""
+    for line in (line for name, line in _command_lines() if name == page and "timm:" not in line):
         words = shlex.split(re.sub(r"--trials \d+", "--trials 2", line.partition(" #")[0]))
         found = [name for word in words[1:] for name in (sorted(glob.glob(word)) if "*" in word else [word])]
         done = CliRunner().invoke(app, found)

@@ -7,10 +7,11 @@ again. Ray sends Python objects with pickle, so all machines of a cluster trust 
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,7 +91,7 @@ def on_cluster(  # over the limit: what a task is made of
     waiting: deque[Any] = deque()
     todo = iter(pieces)
     try:
-        kept, task = ray.put(shared), ray.remote(num_cpus=threads, max_retries=_RETRIES)(_done)
+        kept, task = ray.put((os.getcwd(), shared)), ray.remote(num_cpus=threads, max_retries=_RETRIES)(_done)
         while True:
             waiting.extend(task.remote(work, [kept], piece=piece) for piece in islice(todo, most - len(waiting)))
             if not waiting:
@@ -125,7 +126,7 @@ def alongside(
     """Run a function once on each of several machines, in parallel with the body of the context.
     Yield a function to call while this process waits for the others to start. It takes a moment, and raises if one of them has ended."""
     ray = _ray()
-    kept, processors = ray.put(shared), {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes()}
+    kept, processors = ray.put((os.getcwd(), shared)), {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes()}
     running = []
     for machine, piece in zip(machines, pieces, strict=True):
         place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(machine, soft=False)
@@ -152,11 +153,15 @@ def alongside(
 
 
 def _done(work: Callable[[Any, Any], T], shared: list[Any], *, piece: Any) -> T:
-    """Run one piece in a worker, which opens the shared data once. The list keeps Ray from opening them for every task."""
+    """Run one piece in a worker, which opens the shared data once, in the folder of the caller. The list keeps Ray from opening them for
+    every task."""
     name = shared[0].hex()
     if name not in _opened:
         _opened.clear()
-        _opened[name] = unpacked(_ray().get(shared[0]))
+        folder, content = _ray().get(shared[0])
+        with suppress(OSError):  # a machine without that folder has no files under relative paths either
+            os.chdir(folder)
+        _opened[name] = unpacked(content)
     return work(_opened[name], piece)
 
 
