@@ -160,6 +160,9 @@ def test_errors_of_the_preprocessing(tmp_path):
         ColumnsPreprocessing(ArrayPreprocessing(), ("a", "a"))
     with pytest.raises(DataError, match=r"mean and std of \[1\] numbers"):
         ColumnsPreprocessing(ArrayPreprocessing(), ("a", "b"), mean=(1.0,))
+    for name in ("mean", "std"):
+        with pytest.raises(DataError, match=f"{name}: Input should be a valid list, received 1.5"):
+            preprocessing_from_dict({"kind": "columns", "inner": {"kind": "array"}, "names": ["a"], name: 1.5})
 
 
 def test_columns_change_the_identity():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import regraft
 from regraft.errors import InputError, MissingExtraError, NetworkError, UnsafeFileError
 from regraft.networks.parts import onnx_export
+from regraft.networks.parts.taps import Tap
 from regraft.networks.torch import family as torch_family
 from regraft.planning.search.board import Board
 
@@ -78,7 +79,9 @@ def test_what_a_program_cannot_do_is_said_and_harms_nothing(
         "extend": lambda: regraft.extend(program, ["d"], (X, ["d"] * 7)),
         "branch": lambda: regraft.branch(program, "other", ["p", "q"]),
         "stack": lambda: regraft.stack(program, ["p", "q"]),
-        "cut": lambda: program.ended(""),
+        "cut": lambda: regraft.cut(program, "layer1"),
+        "tap": lambda: program.tapped([Tap("layer1", ("mean",))]),
+        "scale": lambda: program.adjusted((), form="film"),
         "codes": lambda: regraft.adapt_condition(program, data, "ann"),
         "channels": lambda: regraft.load(folder, channels=3),
         "weights": lambda: regraft.load(folder, weights=folder / "network.safetensors"),

@@ -14,6 +14,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from regraft.errors import DataError, SettingError
 from regraft.probes import ClassStatistics, fit_lda, held_out_factors, statistics, statistics_of
+from regraft.probes.statistics import read_every
 
 NAMES = ("ant", "bee", "cat")
 
@@ -228,3 +229,9 @@ def test_too_few_held_out_scores_say_nothing() -> None:
         assert held_out_factors((scores, targets), (scores[:few] / 9, targets[:few])) == (1.0, 1.0)
     assert held_out_factors((scores, targets), (scores / 9, targets))[0] == pytest.approx(1 / 9)
     assert held_out_factors((np.zeros((60, 3)), targets), (scores, targets)) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("every", [[[1], [1, 2]], [1, 2], [], {}, None, True, 0, "2", 1.0])
+def test_a_damaged_step_over_the_features_is_refused(every: object) -> None:
+    with pytest.raises(DataError, match="expected one whole number, 1 or more"):
+        read_every(every)  # type: ignore[arg-type]  # of a file

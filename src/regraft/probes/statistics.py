@@ -304,7 +304,10 @@ def _read_names(array: npt.ArrayLike) -> tuple[str, ...]:
 
 def read_every(array: npt.ArrayLike) -> int:
     """Return n, where every n-th feature of a head was used, from the array or number of a file."""
-    given = np.asarray(array)
+    try:
+        given = np.asarray(array)
+    except ValueError:  # lists of different lengths
+        given = np.asarray(None)
     if given.size != 1 or given.dtype.kind not in "iu" or given.item() < 1:
         raise DataError(f"The statistics are of every {str(array)[:40]} features; expected one whole number, 1 or more.")
     return int(given.item())

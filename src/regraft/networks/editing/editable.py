@@ -85,6 +85,7 @@ class Editable(Record):
 
     def ended(self, block: str) -> Self:
         """Return a copy that ends at the output of the named block; later layers are removed, usually including the head."""
+        self.body.refuse_change(Cut.done)  # a program has no blocks to name
         names = [known.name for known in self.blocks]
         if block not in names:
             raise NetworkError(f"The network has no block {block!r}{near_names(block, names)}")
@@ -94,6 +95,7 @@ class Editable(Record):
         """Return a copy without a head whose output (N, D) concatenates the pooled outputs of several blocks.
         Outputs that are not real numbers per example (token ids) are skipped; `tap_slices` lists the ones that are present. Layers that run
         only after the last of the blocks are removed."""
+        self.body.refuse_change(Taps.done)
         return self.edited(Taps(checked_points(points, [block.name for block in self.blocks])))
 
     def with_channels(self, count: int) -> Self:
@@ -118,6 +120,7 @@ class Editable(Record):
 
     def adjusted(self, points: Sequence[Point], *, form: str) -> Self:
         """Return a copy in training form with a per-channel scale and shift at these hook points, starting as the identity."""
+        self.body.refuse_change(ScaleShift.done)  # nor hook points
         self.refuse_training_form()
         if form not in FORMS:
             raise NetworkError(f"form={form!r} is unknown{near_names(form, FORMS)}")
