@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 import regraft
-from regraft.data import Dataset, preprocessing_from_dict
+from regraft.data import Dataset, TextPreprocessing, preprocessing_from_dict
 from regraft.errors import NetworkError, RegraftError
 from regraft.exchange.served import ServedNetwork, serve
 
@@ -122,18 +122,41 @@ def test_a_file_says_what_the_network_says(name: str, inside: bool, tmp_path: Pa
     np.testing.assert_allclose(served.logits(items), net.logits(items), rtol=1e-3, atol=5 * near)
 
 
-def test_texts_of_any_length_are_read_as_their_tokenizer_gives_them(tmp_path: Path) -> None:
-    """The tokenizer also gives token types, and the table of positions ends at 32 tokens."""
+class Reader(nn.Module):
+    """The mean of the words that are not padding, as a user's own class of one required input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(7, 4), nn.Linear(4, 2)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        kept = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self.head((self.words(input_ids) * kept[..., None]).sum(1) / kept.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("kind", ["hub", "own"])
+def test_texts_of_any_length_are_read_as_their_tokenizer_gives_them(kind: str, tmp_path: Path) -> None:
+    """The tokenizer also gives a mask and token types, and the table of positions ends at 32 tokens."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     words, sizes = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"], {"hidden_size": 8, "intermediate_size": 8}
     sizes |= {"vocab_size": len(words), "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32, "num_labels": 2}
     transformers.BertForSequenceClassification(transformers.BertConfig(**sizes)).save_pretrained(tmp_path / "hub")
     transformers.BertTokenizerFast(vocab={word: at for at, word in enumerate(words)}).save_pretrained(tmp_path / "hub")
-    net, texts = regraft.load(f"hf:{tmp_path / 'hub'}", classes=["no", "yes"]), ["good bad", "bad " * 20, "good"]
+    how: dict[str, Any] = {"inputs": (8,), "preprocessing": TextPreprocessing(tmp_path / "hub")} if kind == "own" else {}
+    net = regraft.load(Reader() if kind == "own" else f"hf:{tmp_path / 'hub'}", classes=["no", "yes"], **how)
+    texts, names = ["good bad", "bad " * 20, "good"], ["input_ids", "attention_mask", *(["token_type_ids"] if kind == "hub" else [])]
+    expected = net.predict(texts).probabilities
     served = serve(net.export(tmp_path / "x.onnx"))
-    assert list(served.sample) == ["input_ids", "attention_mask", "token_type_ids"]
-    np.testing.assert_allclose(served.predict(texts).probabilities, net.predict(texts).probabilities, atol=1e-5)
+    assert list(served.sample) == names
+    np.testing.assert_allclose(served.predict(texts).probabilities, expected, atol=1e-5)
+    program, given = torch.export.load(net.export(tmp_path / "x.pt2")).module(), net.preprocessing.batch(texts)
+    found = program(**given)
+    assert list(given) == names
+    np.testing.assert_allclose((found if kind == "own" else found["logits"]).softmax(1).detach(), expected, atol=1e-5)
+    opened = regraft.load(net.save(tmp_path / "kept"))  # without the class, if it is an own one
+    assert list(opened.sample) == names and opened.origin["source"] == ("program" if kind == "own" else net.origin["source"])
+    np.testing.assert_allclose(opened.predict(texts).probabilities, expected, atol=1e-5)
 
 
 def test_conditions_are_known_by_name(tmp_path: Path) -> None:

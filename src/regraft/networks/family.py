@@ -28,7 +28,7 @@ from .edits import Edit
 from .fingerprints.values import Structure
 from .parts.coding import Coding
 from .parts.head import FoundHead, Head, two_rows
-from .parts.protocols import Inputs, Scores, by_name, on_device
+from .parts.protocols import Inputs, Scores, by_name, changed, on_device
 from .parts.structure import Block, Layer, prefixes
 from .parts.taps import TapSlice
 from .predictions import grouped_scores
@@ -80,6 +80,12 @@ class Body(abc.ABC):
                 self.input_shapes = {**self.input_shapes, own: tuple(shape)}
             else:
                 self.input_shape = tuple(shape)
+
+    def take_sample_(self, sample: Inputs) -> None:
+        """Use another `sample` to run the module. Axes that were open stay so."""
+        shapes, self.sample = self.open_shapes, changed(sample, Tensor.detach)
+        self.input_shape = () if isinstance(self.sample, dict) else tuple(self.sample.shape[1:])
+        self.open_(shapes)
 
     @property
     def head(self) -> Head:

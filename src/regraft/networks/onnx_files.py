@@ -37,7 +37,7 @@ from .parts.onnx_export import (
     ways_of,
     why_not_exported,
 )
-from .parts.onnx_steps import as_picture, check_steps, items_of, put_steps_, sample_items
+from .parts.onnx_steps import as_picture, check_steps, put_steps_, sample_items
 from .parts.record import Record
 from .torch.programs import OnnxProgram
 from .tracing import replaced
@@ -104,9 +104,8 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
 
 def _model(network: Record) -> Any:
     """Return the `onnx.ModelProto` of a network, after comparing it with the network."""
-    own = _on_cpu(network)
-    _take_tokens_(own)
-    plain = _Whole(own).eval()
+    plain = _Whole(_on_cpu(network)).eval()
+    own = plain.__dict__["network"]
     sample, names = sample_tensors(own.sample), input_names(own.sample)
     tasks, inputs = list(plain.scores(sample)), names or ["input"]
     plain.__dict__["tasks"], outputs = tasks, _outputs(network, tasks)
@@ -193,13 +192,6 @@ def _outputs(network: Record, tasks: Sequence[str]) -> list[str]:
     """Return the names of the outputs for some tasks, in order."""
     kinds = {task: ("value",) if _kind(network.heads.get(task)) == "regression" else ("logits", "probabilities") for task in tasks}
     return [kind if len(tasks) == 1 else f"{task}.{kind}" for task in tasks for kind in kinds[task]]
-
-
-def _take_tokens_(network: Record) -> None:
-    """Add to the sample of a text network what its tokenizer gives beside it, such as token types: files take what the tokenizer gives."""
-    read, sample = items_of(network.preprocessing.to_dict()), network.sample
-    if read["kind"] == "text" and isinstance(sample, dict) and "input_ids" in sample:
-        network.body.sample = sample | {name: torch.zeros_like(sample["input_ids"]) for name in read["inputs"] if name not in sample}
 
 
 def _takes(network: Record, free: Sequence[Mapping[int, Any]]) -> bool:

@@ -202,9 +202,31 @@ def check_items(net: Network, own: Preprocessing) -> None:
 
 
 def within_tokens(net: Network, own: Preprocessing) -> Preprocessing:
-    """Return a text preprocessing limited to the tokens and positions that the network knows; limits are noted in the network's account."""
-    if not isinstance(own, TextPreprocessing) or own.vocabulary is not None:
-        return own
+    """Return a text preprocessing limited to the tokens and positions that the network knows; limits are noted in the network's account.
+    The network's sample gets what the tokenizer gives."""
+    if isinstance(own, TextPreprocessing):
+        own = own if own.vocabulary is not None else _limited(net, own)
+        _complete_sample_(net, own)
+    return own
+
+
+def _complete_sample_(net: Network, own: TextPreprocessing) -> None:
+    """Add what the tokenizer gives, such as token types, to the sample: exported files take the inputs of the sample."""
+    named = net.sample if isinstance(net.sample, dict) else {"input_ids": net.sample}
+    if "input_ids" not in named or set(own.inputs) <= set(named):
+        return
+    ids = named["input_ids"]
+    sample = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids), **named}
+    sample = {name: sample[name] for name in dict.fromkeys((*named, *own.inputs))}
+    try:
+        with torch.no_grad():
+            net.scores(sample) if net.heads else net.feature_batch(sample)
+    except Exception:  # it takes fewer tensors than its tokenizer gives, and may fail in any way
+        return
+    net.body.take_sample_(sample)
+
+
+def _limited(net: Network, own: TextPreprocessing) -> TextPreprocessing:
     own = _accepted(net, own)
     vocabulary, positions = known_tokens(net), known_positions(net, own.maximum)
     notes = [f"it has {positions} positions: longer texts are cut, though its tokenizer allows {own.maximum}"] if positions else []

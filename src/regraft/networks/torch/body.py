@@ -48,12 +48,6 @@ class TorchBody(Body):
     found_order: torch.memory_format | None = None  # the memory format that the module accepts; None until first used
     trains_in_order: bool | None = None  # whether training on a CPU uses that format too; None until first used
 
-    def take_sample_(self, sample: Inputs) -> None:
-        """Use another `sample` to run the module. Axes that were open stay so."""
-        shapes, self.sample = self.open_shapes, changed(sample, Tensor.detach)
-        self.input_shape = () if isinstance(self.sample, dict) else tuple(self.sample.shape[1:])
-        self.open_(shapes)
-
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         """Put the whole module into inference mode while the context lasts."""

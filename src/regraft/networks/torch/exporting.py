@@ -79,9 +79,9 @@ class LogitsAndFeatures(WholeNetwork):
 
 def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
     """Return a network as ONNX with a free batch axis, verified against PyTorch at two batch sizes, and its name of the table of codes.
-    Opening a folder fills that table from its code files. Open axes are free as well, if the exporter can keep them so."""
+    Opening a folder fills that table from its code files. Tokens and open axes are free as well, if the exporter keeps them so."""
     check_size(body.state(), purpose="A file that opens without the class")
-    *ways, last = ways_of(lengths_of(body, texts=False))
+    *ways, last = ways_of(lengths_of(body, texts=True))
     for lengths in ways:
         with suppress(Exception):  # exporters raise anything
             return _exported(body, lengths)
