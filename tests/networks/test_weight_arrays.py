@@ -77,6 +77,29 @@ def test_arrays_make_the_same_network(family: str, way: str, tmp_path: Path) -> 
     assert bool([note for note in net.account.notes if "transposed" in note]) == (way == "the other way round")
 
 
+def torch_thin() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(3, 4, 1), nn.Tanh(), nn.Conv1d(4, 1, 1), nn.Flatten(), nn.Linear(5, 1))
+
+
+def keras_thin() -> object:
+    layers = keras.layers
+    return keras.Sequential([keras.Input((5, 3)), layers.Conv1D(4, 1), layers.Conv1D(1, 1), layers.Flatten(), layers.Dense(1)])
+
+
+@pytest.mark.parametrize("family", STACKS)
+def test_sides_of_one_are_those_of_the_network(family: str, tmp_path: Path) -> None:
+    """MATLAB makes matrices of vectors, and drops sides of 1 at the end."""
+    make, shape = (torch_thin, (3, 5)) if family == "torch" else (keras_thin, (5, 3))
+    torch.manual_seed(1)
+    wanted, items = make(), np.random.default_rng(0).normal(size=(6, *shape)).astype(np.float32)
+    arrays = {name: values[..., 0] if values.shape[2:] == (1,) else values for name, values in _arrays(wanted).items()}
+    other = make()
+    places = dict(zip(_arrays(wanted), _arrays(other), strict=True))  # Keras numbers its layers
+    net = regraft.load(other, weights=_mat(tmp_path / "w", {places[name]: values for name, values in arrays.items()}), inputs=shape)
+    assert len(net.account.to_dict()["matched"]) == 6
+    np.testing.assert_allclose(net.logits(items), regraft.load(wanted, inputs=shape).logits(items), atol=1e-6)
+
+
 def test_square_matrices_are_told(tmp_path: Path) -> None:
     path = _npz(tmp_path / "w", {"0.weight": np.eye(4, dtype=np.float32), "0.bias": np.ones(4, np.float32)})
     net = regraft.load(nn.Sequential(nn.Linear(4, 4)), weights=path, inputs=(4,))

@@ -97,11 +97,12 @@ def _of_matlab(path: Path) -> dict[str, np.ndarray]:
 
 def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, heads: Collection[str]) -> Account:
     """Load arrays into the weights of a network by name, else by order. Matrices are transposed if more of them match that way."""
-    named = _named(arrays, target)
+    named, shapes = _named(arrays, target), {weight.name: weight.shape for weight in target}
     tries: list[tuple[int, bool, list[Weight], Matching]] = []
     failed: NetworkError | None = None
     for turned in (False, True):
-        source = [_weight(name, values.T if turned and values.ndim == 2 else values) for name, values in named.items()]
+        whole = {name: values.T if turned and values.ndim == 2 else values for name, values in named.items()}
+        source = [_weight(name, values, shapes.get(name, values.shape)) for name, values in whole.items()]
         try:
             found = match(source, target, head=set(heads))
         except AmbiguousMatchError:
@@ -122,7 +123,10 @@ def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, h
     return fill_(source, target, found=found).joined(Account(notes=tuple(notes)))
 
 
-def _weight(name: str, values: np.ndarray) -> Weight:
+def _weight(name: str, values: np.ndarray, shape: Sequence[int]) -> Weight:
+    """Return an array as a weight, with the sides of 1 of the `shape` that it has in the network: MATLAB drops and adds them."""
+    long, wanted = ([side for side in sides if side != 1] for sides in (values.shape, shape))
+    values = values.reshape(shape) if long == wanted else values
     return Weight(name, values.shape, name.rpartition(".")[0], "", values)
 
 
