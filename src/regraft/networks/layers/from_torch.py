@@ -103,41 +103,39 @@ def _prelu(reader: TorchReader, call: Operation) -> Turned:
     return last_of(reader.layer(call, keras.layers.PReLU, value, weights=[slopes], shared_axes=list(range(1, rank - 1)) or None))
 
 
-_CELLS = {"lstm": ("LSTM", (0, 1, 2, 3)), "gru": ("GRU", (1, 0, 2)), "rnn_tanh": ("SimpleRNN", (0,))}
+_CELLS = {"lstm": ("LSTM", (0, 1, 2, 3)), "gru": ("GRU", (1, 0, 2)), **dict.fromkeys(("rnn_tanh", "rnn_relu"), ("SimpleRNN", (0,)))}
 """Keras layer of each operator, and its gate order as positions in PyTorch."""
 
 
 def _recurrent(reader: TorchReader, call: Operation) -> list[Any]:
     kind, order = _CELLS[call.kind]
     count, both = call["num_layers"], call["bidirectional"]
-    if not call["batch_first"] or any(one is not None for one in (call["hx"] if isinstance(call["hx"], list) else [call["hx"]])):
-        raise call.refusal("first states, or steps along the first axis")
+    if any(one is not None for one in (call["hx"] if isinstance(call["hx"], list) else [call["hx"]])):
+        raise call.refusal("first states")
     directions, used = 1 + both, {node.args[1] for node in call.node.users if node.users}
-    size = 2 + 2 * call["has_biases"]
-    value, parts = reader.turned(call, call.value), call["params"]
+    size, axes = 2 + 2 * call["has_biases"], (0, 1, 2) if call["batch_first"] else (1, 0, 2)
+    value, parts = reader.turned(call, call.value, axes=axes), call["params"]
     if len(parts) != count * directions * size:
         raise call.refusal("projections")
+    states: list[Any] = []
     for depth in range(count):
         own = [parts[at : at + size] for at in range(depth * directions * size, (depth + 1) * directions * size, size)]
         weights = [weight for part in own for weight in _cell_weights(part, kind, order=order)]
-        whole = depth + 1 < count or 0 in used
-        cells = getattr(keras.layers, kind)(
-            len(own[0][1].T), return_sequences=whole, use_bias=call["has_biases"], name=reader.name(call, f"cells{depth}")
-        )
+        whole, units = depth + 1 < count or 0 in used, len(own[0][1].T)
+        settings = {"return_sequences": whole, "use_bias": call["has_biases"], "name": reader.name(call, f"cells{depth}")}
+        settings |= {"activation": "relu"} if call.kind == "rnn_relu" else {}
+        cells = getattr(keras.layers, kind)(units, **settings)
         layer = keras.layers.Bidirectional(cells, name=reader.name(call, f"both{depth}")) if both else cells
         value = layer(value)
         layer.set_weights(weights)
         layer.trainable = not reader.held(call.layer)
-    units = len(own[0][1].T)
-    if 0 not in used:
-        last = value
-    else:
-        last = value[:, -1, :units]
-        last = keras.layers.Concatenate(name=reader.name(call, "states"))([last, value[:, 0, units:]]) if both else last
-    if count > 1 and used - {0}:
-        raise call.refusal("the last states of several layers")
-    states = [last[:, at * units : (at + 1) * units] for at in range(directions)] if both and used - {0} else [last]
-    return [plain(value) if 0 in used else None, States(last, states), None]
+        if used - {0}:
+            ends = [value[:, -1, :units], value[:, 0, units:]] if whole else [value[:, :units], value[:, units:]]
+            states += ends if both else ends[:1] if whole else [value]
+    last = value
+    if states and (count > 1 or 0 in used):
+        last = keras.layers.Concatenate(name=reader.name(call, "states"))(states) if len(states) > 1 else states[0]
+    return [Turned(value, axes) if 0 in used else None, States(last, states), None]
 
 
 def _cell_weights(part: Sequence[Tensor], kind: str, *, order: Sequence[int]) -> list[Tensor]:

@@ -98,7 +98,7 @@ def _reduced(reader: TorchReader, call: Operation) -> Turned:
     rank, keep = len(call.value.axes), call["keepdim"]
     dims = sorted(dim % rank for dim in (call["dim"] if isinstance(call["dim"], list | tuple) else [call["dim"]]))
     name = {"mean": "Average", "amax": "Max"}.get(call.kind)
-    if 0 in dims or not dims:
+    if not dims or 0 in axes_of(call, dims):
         raise call.refusal(f"dim={call['dim']}")
     if name and dims == list(range(2, rank)) and 3 <= rank <= 5:
         value = reader.last(call, call.value)
