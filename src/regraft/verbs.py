@@ -31,8 +31,8 @@ from .networks.contract import Network
 from .networks.names import by_number
 from .networks.parts.head import HeadChoice
 from .networks.predictions import Predictions
-from .networks.samples import differing_passes
-from .networks.sources.opening import Architecture, Shapes, open_source
+from .networks.samples import Shapes, differing_passes
+from .networks.sources.opening import Architecture, open_source
 from .networks.sources.zoo import is_recipe, recipe_spec
 from .planning import Plan, Result, carry_out, make_plan
 from .planning.checking import with_network

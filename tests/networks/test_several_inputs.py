@@ -228,10 +228,10 @@ class _Texts(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.out = nn.Embedding(20, 8), nn.Linear(8, 2)
+        self.embed, self.mix, self.out = nn.Embedding(20, 8), nn.Linear(8, 6), nn.Linear(6, 2)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.out(self.embed(ids).mean(1))
+        return self.out(self.mix(self.embed(ids).mean(1)).relu())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -239,19 +239,41 @@ def test_a_single_input_may_be_named_in_examples(family: str, tmp_path: Path) ->
     entry = keras.Input((7,), dtype="int32", name="ids")
     module: Any = _Texts()
     if family == "keras":
-        module = keras.Model(entry, L.Dense(2)(L.GlobalAveragePooling1D()(L.Embedding(20, 8)(entry))))
+        pooled = L.GlobalAveragePooling1D()(L.Embedding(20, 8)(entry))
+        module = keras.Model(entry, L.Dense(2)(L.Dense(6, activation="relu")(pooled)))
     net = regraft.load(module, classes=["early", "late"], inputs={"ids": (7,)} if family == "torch" else None)
     rows, labels = arrays()[0]["main_input"], arrays()[1]
     assert np.array_equal(net.logits({"ids": rows}), net.logits(rows))
     wider = regraft.extend(net, ["never"], ({"ids": rows[:9]}, ["never"] * 9))
     assert np.array_equal(wider.logits({"ids": rows})[:, :2], net.logits(rows))
-    if family == "torch":  # the only input of a Keras model has no name here, and adapt says so
-        result = regraft.adapt(net, ({"ids": rows}, labels), strategy="probe", cache="memory", out=tmp_path / "out")
-        opened = regraft.load(tmp_path / "out", architecture=_Texts)
-        assert np.array_equal(opened.logits({"ids": rows}), result.network.logits({"ids": rows}))
-        return
-    with pytest.raises(DataError, match="this network takes one input"):
-        regraft.adapt(net, ({"ids": rows}, labels), strategy="probe", cache="memory")
+    shown = np.where(np.arange(COUNT) % 3 == 0, "never", labels)
+    assert regraft.extend(net, ({"ids": rows}, shown)).network.classes == ("early", "late", "never")
+    named = ({"ids": rows}, labels)
+    result = regraft.adapt(net, named, strategy="probe", test=named, cache="memory", out=tmp_path / "out")
+    plain = regraft.adapt(net, (rows, labels), strategy="probe", cache="memory").network
+    again = regraft.load(tmp_path / "out", **({"architecture": _Texts} if family == "torch" else {}))
+    for given in (rows, {"ids": rows}):
+        assert np.array_equal(again.logits(given), result.network.logits(given))
+        np.testing.assert_allclose(plain.logits(given), result.network.logits(given), atol=1e-5)
+    assert "byte by byte" in " ".join(result.plan.reasons)  # the test set holds the training set
+    assert regraft.profile(net, named).depths
+    assert not regraft.check(named, net).facts["problems"]
+    data = regraft.read(named, condition=np.where(np.arange(COUNT) % 2, "hall", "yard"))
+    coded = regraft.adapt(net, data, strategy="codes", epochs=1, cache="memory").network
+    known = regraft.adapt_condition(coded, ({"ids": rows[:4]}, labels[:4]), "cave", steps=2)
+    assert known.predict({"ids": rows}, condition="cave").probabilities.shape == (COUNT, 2)
+
+
+def test_columns_of_a_single_part_keep_their_order(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(COUNT, 2)).astype(np.float32)
+    path = tmp_path / "table.csv"
+    lines = [f"{first!r},{second!r},{'late' if first > 0 else 'early'}" for first, second in rows.tolist()]
+    path.write_text("\n".join(["first,second,label", *lines]), encoding="utf-8")
+    data = regraft.read(path, inputs={"x": ["second", "first"]}, target="label")
+    assert data.part("x").row_columns == ("second", "first")
+    net = regraft.load(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), inputs=(2,))
+    made = regraft.adapt(net, data, strategy="probe", cache="memory").network
+    np.testing.assert_allclose(made.logits(path), made.logits(rows[:, ::-1].copy()), atol=1e-5)
 
 
 class _InOneDict(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -92,6 +92,125 @@ def test_a_block_ends_with_all_of_its_own_code() -> None:
     assert [(part.block, part.stop) for part in tapped.body.tap_slices] == [(net.blocks[1].name, 6), ("input", 9)]
     assert set(tapped.state()) == set(net.state())
     assert type(net.module).call is Maps.call
+
+
+class Positions(layers.Layer):
+    """Token and position, as tutorials write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.place = layers.Embedding(20, 8), layers.Embedding(9, 8)
+
+    def call(self, x: Any) -> Any:
+        return self.token(x) + self.place(keras.ops.arange(9))
+
+
+class Encoder(layers.Layer):
+    """Attention, and a Sequential model inside a layer without a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.norm = layers.MultiHeadAttention(2, 8), layers.LayerNormalization()
+        self.forward_part = keras.Sequential([layers.Dense(16, activation="relu"), layers.Dense(8)])
+
+    def call(self, x: Any) -> Any:
+        return self.norm(x + self.forward_part(x + self.attention(x, x)))
+
+
+def test_a_graph_is_read_at_blocks_inside_own_layers() -> None:
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((9,), dtype="int32")
+    pooled = layers.GlobalAveragePooling1D()(Encoder()(Positions()(entry)))
+    net = regraft.load(keras.Model(entry, layers.Dense(3)(pooled)))
+    rows = np.random.default_rng(0).integers(0, 20, (36, 9))
+    tapped = net.tapped([Tap(block.name, ("mean",)) for block in net.blocks[:-1]])
+    assert tapped.features(rows).shape == (36, 8 * (len(net.blocks) - 1))
+    inside = next(block.name for block in net.blocks if "." in block.name)
+    ended = regraft.cut(net, inside)
+    assert np.allclose(ended.features(rows), tapped.features(rows)[:, :8], atol=1e-6)
+    result = regraft.adapt(net, (rows, LABELS), strategy="probe", cache="memory")
+    assert result.network.predict(rows).probabilities.shape == (36, 3)
+
+
+class Tied(layers.Layer):
+    """Logits of the vocabulary by the embedding that read the tokens, which the graph calls by itself too."""
+
+    def __init__(self, embedding: Any) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def call(self, x: Any) -> Any:
+        return x @ keras.ops.transpose(self.embedding.embeddings)
+
+
+def test_a_layer_that_the_graph_calls_itself_ends_where_it_is_called() -> None:
+    entry, embedding = keras.Input((9,), dtype="int32"), layers.Embedding(20, 8)
+    first = embedding(entry)
+    hidden = layers.GlobalAveragePooling1D()(layers.Dense(8, activation="relu")(first))
+    net = regraft.load(keras.Model(entry, layers.Dense(3)(Tied(embedding)(hidden))))
+    rows = np.random.default_rng(0).integers(0, 20, (4, 9))
+    expected = keras.Model(entry, first)(rows).mean(1).detach().numpy()
+    assert np.allclose(regraft.cut(net, net.blocks[0].name).features(rows), expected, atol=1e-6)
+
+
+class Mixed(keras.Model):
+    """Token ids and numbers in one mapping."""
+
+    inputs_by_name: ClassVar = {"words": (7,), "numbers": (3,)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.side = layers.Embedding(20, 8), layers.Dense(6, activation="relu")
+        self.mix, self.last = layers.Dense(12, activation="relu"), layers.Dense(3)
+
+    def call(self, inputs: Any) -> Any:
+        read = [keras.ops.mean(self.embed(inputs["words"]), 1), self.side(inputs["numbers"])]
+        return self.last(self.mix(keras.ops.concatenate(read, 1)))
+
+
+class Headless(Mixed):
+    """Features alone."""
+
+    def call(self, inputs: Any) -> Any:
+        read = [keras.ops.mean(self.embed(inputs["words"]), 1), self.side(inputs["numbers"])]
+        return keras.ops.tanh(self.mix(keras.ops.concatenate(read, 1)))
+
+
+@pytest.mark.parametrize("strategy", ["probe", "full", "auto"])
+@pytest.mark.parametrize("kind", [Mixed, Headless])
+def test_inputs_in_one_mapping(kind: Any, strategy: str, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    draw = np.random.default_rng(0)
+    items = {"words": draw.integers(0, 20, (36, 7)), "numbers": draw.normal(size=(36, 3)).astype(np.float32)}
+    model = kind()
+    net = regraft.load(model, inputs=kind.inputs_by_name)
+    assert {name: tensor.is_floating_point() for name, tensor in net.sample.items()} == {"words": False, "numbers": True}
+    settings: dict[str, Any] = {} if strategy == "probe" else {"epochs": 1, "batch_size": 12}
+    result = regraft.adapt(net, (items, LABELS), strategy=strategy, cache="memory", **settings)
+    result.network.save(tmp_path / "saved")
+    keras.utils.clear_session()  # as in a new process, where names are numbered from 0
+    again = regraft.load(tmp_path / "saved", architecture=kind)
+    assert np.allclose(again.logits(items), result.network.logits(items), atol=1e-5)
+    assert {name: tensor.dtype for name, tensor in again.sample.items()} == {name: tensor.dtype for name, tensor in net.sample.items()}
+
+
+def test_a_model_that_was_called_on_a_mapping_states_its_shapes() -> None:
+    model = Mixed()
+    items = {"words": np.zeros((2, 7), np.int64), "numbers": np.ones((2, 3), np.float32)}
+    expected = model(items).detach().numpy()
+    net = regraft.load(model)
+    assert np.allclose(net.logits(items), expected, atol=1e-6)
+
+
+def test_inputs_that_are_missing_or_unknown_are_named() -> None:
+    with pytest.raises(NetworkError, match=r"such as inputs=\(224, 224, 3\), or inputs=\{"):
+        regraft.load(Mixed())
+    with pytest.raises(NetworkError, match=r"(?s)received examples of shape \{'words': \(7,\), 'number': \(3,\)\}.*numbers"):
+        regraft.load(Mixed(), inputs={"words": (7,), "number": (3,)})
+    graph = keras.Sequential([keras.Input((None,), dtype="int32", name="ids"), layers.Embedding(20, 8), layers.GlobalAveragePooling1D()])
+    assert regraft.load(graph, inputs={"ids": (5,)}).sample.shape == (2, 5)
+    with pytest.raises(NetworkError, match=r"takes no input 'idz'.*'ids'"):
+        regraft.load(graph, inputs={"idz": (5,)})
 
 
 def test_the_profile_measures_every_depth() -> None:

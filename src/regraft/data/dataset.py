@@ -126,7 +126,11 @@ class Dataset:
         """
         if not isinstance(self.items, Parts) or name not in self.items.parts:
             raise DataError(f"The examples have no part {name!r}{near_names(name, self.part_names)}")
-        return dataclasses.replace(self, items=self.items.parts[name], kind=self.items.kinds[name])
+        own = self.items.columns.get(name, ())  # in the order of the part's numbers, which may be another than that of the table
+        facts = {fact["column"]: dict(fact) for fact in self.table}
+        table: list[Mapping[str, Any]] = [facts[column] | {"use": PART_OF_EXAMPLE} for column in own if column in facts]
+        table += [fact for fact in self.table if fact["column"] not in own]
+        return dataclasses.replace(self, items=self.items.parts[name], kind=self.items.kinds[name], table=tuple(table))
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ class Prepared:
     def __init__(
         self, data: Dataset, preprocessing: Preprocessing, *, view_seed: int = 0, augment: str | Callable[..., Any] = "light"
     ) -> None:
+        data = preprocessing.dataset(data) if data.part_names else data  # a part that is the only one, where no input has a name
         self.preprocessing = preprocessing if preprocessing.fitted else preprocessing.fit(data)
         self.data = self.preprocessing.dataset(data) if self.preprocessing.row_columns else data
         self.view_seed = view_seed

@@ -19,6 +19,8 @@ from ..randomness import seeded
 from .parts.protocols import Inputs, by_name, changed, on_device
 from .parts.record import Record
 
+Shapes = Sequence[int] | Mapping[str, Sequence[int]] | None
+"""Shape of one example without the batch axis; a mapping of input name to shape where the network takes several tensors."""
 _SIDES = (224, 32, 28, 64, 96, 128, 16, 8, 299)
 _LENGTHS = (16, 32, 64, 128, 100, 1000, 16000)
 _MOST_TOKENS = 1000  # Largest number of tokens to try: longer texts take minutes, and few networks need them
@@ -88,7 +90,7 @@ def check_sample(run: Callable[[Inputs], Any], module: Module, *, sample: Inputs
 
 # over the limit: what a network is called, what it takes and how it fails
 def first_that_runs(
-    options: Iterable[Inputs], run: Callable[[Any], Any], *, name: str, shape: Sequence[int] | None, such: str, caught: Any = Exception
+    options: Iterable[Inputs], run: Callable[[Any], Any], *, name: str, shape: Shapes, such: str, caught: Any = Exception
 ) -> Any:
     """Return the first of the `options` that a network runs on. If there is none, raise with the `shape` that was given and one `such`."""
     problem: Exception | None = None
@@ -99,7 +101,8 @@ def first_that_runs(
             return option
         except caught as error:  # layers of a user's own may raise anything
             problem = error
-    received = f"examples of shape {tuple(shape)}" if shape is not None else "no shape of its examples"
+    given = dict(shape) if isinstance(shape, Mapping) else shape and tuple(shape)
+    received = f"examples of shape {given}" if shape is not None else "no shape of its examples"
     raise NetworkError(
         f"{name} cannot be run on a sample: received {received}. Give the shape of one example without the batch, such as inputs={such}. "
         f"Last problem: {problem}"
@@ -127,9 +130,7 @@ def named_sample(module: Module, shapes: Mapping[str, Sequence[int]]) -> dict[st
     message = f"{type(module).__name__} takes no input {unknown[0]!r}{near_names(unknown[0], list(taken))}" if unknown else ""
     if unknown and not whole and not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
         raise NetworkError(message)
-    counted = {name: name.endswith("ids") or (not len(shape) and "len" in name) for name, shape in shapes.items()}
-    first = {name: sample_of(shape, integers=counted[name]) for name, shape in shapes.items()}
-    first = {name: torch.ones_like(tensor, dtype=torch.int64) if name.endswith("_mask") else tensor for name, tensor in first.items()}
+    first = named_tensors(shapes)
     open_ones = [name for name, tensor in first.items() if tensor.is_floating_point()]
     looked_up = any(isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)) for layer in module.modules())
     most = len(open_ones) if looked_up and len(open_ones) <= _MOST_NAMED else 0
@@ -149,6 +150,13 @@ def named_sample(module: Module, shapes: Mapping[str, Sequence[int]]) -> dict[st
     if whole:
         raise NetworkError(f"{message}. With all of them in one mapping it does not run: {problem}")
     return first
+
+
+def named_tensors(shapes: Mapping[str, Sequence[int | None]]) -> dict[str, Tensor]:
+    """Return two examples as named tensors of these `shapes`, in the types that the names say."""
+    counted = {name: name.endswith("ids") or (not len(shape) and "len" in name) for name, shape in shapes.items()}
+    made = {name: sample_of(shape, integers=counted[name]) for name, shape in shapes.items()}
+    return {name: torch.ones_like(tensor, dtype=torch.int64) if name.endswith("_mask") else tensor for name, tensor in made.items()}
 
 
 def in_one_mapping(module: Module, names: Iterable[str]) -> bool:

@@ -48,9 +48,20 @@ def output_names(data: Dataset) -> tuple[str, ...]:
     return data.classes or tuple(f"output {index}" for index in range(int(np.prod(data.targets.shape[1:], dtype=int))))
 
 
+def without_name(net: Network, data: Dataset) -> Dataset:
+    """Return the data as plain examples if each has one named part and the network's only input has no name here, as in `predict`."""
+    own = preprocessing_from_dict(net.preprocessing.to_dict())
+    while isinstance(own, ConditionsPreprocessing | ColumnsPreprocessing):
+        own = own.inner
+    named = set(net.sample) if isinstance(net.sample, dict) else set()
+    alone = len(data.part_names) == 1 and named <= {"inputs", "columns", "condition"} and not isinstance(own, PartsPreprocessing)
+    return data.part(*data.part_names) if alone else data
+
+
 def preprocessing_for(net: Network, data: Dataset, *, rows: np.ndarray | None = None) -> Preprocessing:
     """Return the network's preprocessing, suited to the data; infer it if it is unknown, for pictures by measuring.
     Only the examples `rows` (n,), such as the training set, are used to infer the preprocessing; None means all."""
+    data = without_name(net, data)
     found = _suited(net, preprocessing_from_dict(net.preprocessing.to_dict()), data=data, shape=net.input_shape)
     if isinstance(found, ImagePreprocessing) and found.inferred:
         return measured_preprocessing(net, data, own=found, rows=rows)
@@ -76,7 +87,9 @@ def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | 
 
 def windowed(net: Network, data: Dataset, *, as_of: Dataset | None = None) -> Dataset:
     """Return the data with every recording that is longer than the network's input replaced by windows over it.
-    If the network takes any length, the data `as_of` decide the length; None means these data."""
+    A part of the examples that is the only one loses its name if the network's input has none. If the network takes any length, the data
+    `as_of` decide the length; None means these data."""
+    data = without_name(net, data)
     if data.kind != "audio":
         return data
     own = preprocessing_for(net, data)

@@ -23,7 +23,7 @@ from ..edits import Channels, Columns, Cut, Rows, Stack, Taps
 from ..family import EditTable
 from ..parts.head import FoundHead, Head
 from ..parts.protocols import by_name
-from ..parts.structure import numbered
+from ..parts.structure import numbered, prefixes
 from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, grid_shares, nothing_left, pools_at
 from ..samples import sample_of
 from ..tracing import as_tensor, flat_tensors, head_reading, trace
@@ -35,7 +35,7 @@ from .library import keras
 from .opened import Opened, Rewiring, end_of, last_called, mapped, named, named_inputs, opened
 from .running import called, sample_for, shapes_of
 from .sizes import put_rows_, rechannel_, resize_
-from .structure import CODES, READ, TAPS, graph_of, is_tap, named_modules, no_graph, steps_of
+from .structure import CODES, READ, TAPS, graph_of, is_tap, named_modules, steps_of
 
 # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -111,10 +111,12 @@ def _with_rows(twin: KerasBody, head: Head) -> KerasBody:
 
 
 def _entry(body: KerasBody) -> Any:
-    """Return a symbolic input like the sample, for a model without a graph. Raise if the sample is named tensors."""
-    if isinstance(body.sample, dict):
-        raise no_graph(body.module)
-    return keras.Input(tuple(body.input_shape), dtype=str(body.sample.dtype).split(".")[-1])
+    """Return a symbolic input, or a mapping of inputs, like the sample, for a model without a graph."""
+    made = {
+        name: keras.Input(tuple(tensor.shape[1:]), dtype=str(tensor.dtype).split(".")[-1], name=name or None)
+        for name, tensor in by_name(body.sample).items()
+    }
+    return made if isinstance(body.sample, dict) else made[""]
 
 
 def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
@@ -196,6 +198,12 @@ def _columns(twin: KerasBody, edit: Columns, **_: Any) -> KerasBody:
 # ── an earlier end, several depths ───────────────────────────────────────────────────────────────────────────────────────
 
 
+def _in_graph(body: KerasBody, layers: Sequence[str]) -> list[Any]:
+    """Return layers of a model with a graph; in place of one inside a layer of the user the latter, which a graph calls as a whole."""
+    own = ([body.by_name[name] for name in reversed(prefixes(layer)) if name] for layer in layers)  # from the outermost container on
+    return [next((one for one in around if graph_of(one) is None), around[-1]) for around in own]
+
+
 def _ended(twin: KerasBody, edit: Cut, **_: Any) -> KerasBody:
     """End the network at a block. It keeps a head only if the block ends with one."""
     found = next(one for one in twin.blocks if one.name == edit.block)
@@ -205,7 +213,7 @@ def _ended(twin: KerasBody, edit: Cut, **_: Any) -> KerasBody:
         end = block_end_of(twin, found, order=trace(twin.modules(), twin.sample_run).order)
         _become_(twin.module, [end], found=(), result=lambda seen: seen[end])
         return _without_codes(twin.anew(twin.module, {}))
-    layers = [twin.by_name[name] for name in found.layers]
+    layers = _in_graph(twin, found.layers)
     graph = opened(twin.module, last_called(layers))
     whole = graph.model(end_of(graph, layers))
     last = whole.outputs[0]._keras_history.operation
@@ -220,15 +228,16 @@ def _tapped(twin: KerasBody, edit: Taps, **_: Any) -> KerasBody:
         order = trace(twin.modules(), twin.sample_run).order
         _read_at_(twin, taps, ends=block_ends(twin, [block for block in twin.blocks if block.name in wanted], order=order))
     else:
-        members = {block.name: [twin.by_name[name] for name in block.layers] for block in twin.blocks if block.name != INPUT}
-        whole = _tapped_graph(twin.module, taps, layers={tap.block: members[tap.block] for tap in taps if tap.block in members})
+        whole = _tapped_graph(twin, taps)
     return _without_codes(twin.anew(whole, {}))
 
 
-def _tapped_graph(model: Any, points: Sequence[Tap], *, layers: Mapping[str, Sequence[Any]]) -> Any:
+def _tapped_graph(body: KerasBody, points: Sequence[Tap]) -> Any:
     """Return a model whose only output is the concatenated pooled outputs of several blocks, (N, D).
     The pooling consists of operations, not layers, so that it is on the same side of the freeze boundary as its block."""
-    graph = opened(model, *map(last_called, layers.values()))
+    members = {block.name: block.layers for block in body.blocks if block.name != INPUT}
+    layers = {tap.block: _in_graph(body, members[tap.block]) for tap in points if tap.block in members}
+    graph = opened(body.module, *map(last_called, layers.values()))
     for step in graph.steps:  # rename existing taps, so that the names are free for the new ones
         if is_tap(step.operation):
             step.operation.name = f"{TAPS}_before.{step.operation.name}"
@@ -236,7 +245,8 @@ def _tapped_graph(model: Any, points: Sequence[Tap], *, layers: Mapping[str, Seq
     parts = []
     for tap in points:
         own = layers.get(tap.block, ())
-        parts += _pools(end_of(graph, own) if own else entry, tap, channels_first=not all(map(channels_last, own)))
+        first = not all(channels_last(body.by_name[name]) for name in members.get(tap.block, ()))
+        parts += _pools(end_of(graph, own) if own else entry, tap, channels_first=first)
     if not parts:
         raise nothing_left(points)
     return graph.model(named(TAPS, keras.ops.concatenate(parts, axis=1)))

@@ -18,6 +18,7 @@ from ..contract import Network
 from ..edits import Edit
 from ..family import EditTable, Family
 from ..parts.head import HeadChoice
+from ..samples import Shapes, sample_facts
 from ..sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
 from ..sources.keras_guard import check_config
 from ..sources.keras_weights import put_keras_weights_, target_weights
@@ -60,7 +61,9 @@ class KerasFamily(Family[KerasBody]):
                 f"regraft.load(folder, architecture={own}), a model or a function that makes it.",
                 stacklevel=2,
             )
-        facts = {"family": "keras", "file": _FILE, "inputs": list(body.input_shape) or None}
+        facts: dict[str, Any] = {"family": "keras", "file": _FILE, "inputs": list(body.input_shape) or None}
+        before = origin.get("sample") or sample_facts(body.sample)  # before any edit
+        facts |= {} if "" in before else {"sample": before}
         return {**facts, "edits": [edit.to_dict() for edit in edits], "layers": layer_names(body.module)}
 
     def export_own(self, body: KerasBody, path: Path, *, weights_format: str | None = None) -> Path:
@@ -93,14 +96,14 @@ def open_keras(
     model: Any,
     *,
     classes: Sequence[str] | None = None,
-    inputs: Sequence[int] | None = None,
+    inputs: Shapes = None,
     origin: Mapping[str, Any] | None = None,
     take: bool = False,
     head: HeadChoice = None,
     heads: Sequence[Mapping[str, Any]] | None = None,
 ) -> Network:
     """Open a live Keras 3 model as a network. The given model is not modified unless `take`.
-    `inputs`: shape of one example without the batch axis, needed if the model does not state it."""
+    `inputs`: shape of one example without the batch axis, or of each input by name, needed if the model does not state it."""
     if not isinstance(model, keras.Model):
         raise NetworkError(
             f"Received {type(model).__module__}.{type(model).__name__}; expected a keras.Model (functional, Sequential or a subclass)."

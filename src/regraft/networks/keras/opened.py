@@ -145,12 +145,14 @@ class Rewiring:
 
     def run_(self, nodes: Sequence[Any], known: dict[int, Any], *, code: Any = None) -> None:
         """Pass over `nodes`, in topological order."""
+        called = any(node.operation is self.layer for node in nodes)
         for node in nodes:
             operation = node.operation
             read = self.skipped.get(id(operation), -1)
             if read is None:
                 continue
-            if self.layer is not None and operation is not self.layer and holds(operation, self.layer):
+            around = self.layer is not None and operation is not self.layer and holds(operation, self.layer)
+            if around and (graph_of(operation) is not None or not called):  # a layer of the user may hold one that is called here too
                 outputs = self._opened(node, known)
             else:
                 outputs = [node.input_tensors[read]] if read >= 0 else self._called(node, known, code=code)

@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.nn import Module
 
 from ... import randomness
-from ...errors import NetworkError
+from ...errors import NetworkError, near_names
 from ..family import Body
 from ..parts.protocols import Inputs, Scores
 from ..parts.recurrent import GATES, cells, weights_of
 from ..parts.structure import below, prefixes
-from ..samples import first_that_runs, sample_of
+from ..samples import Shapes, first_that_runs, named_tensors, sample_of
+from ..tracing import trace
 from .library import keras
-from .structure import graph_of, is_leaf, own_variables, steps_of
+from .structure import graph_of, is_leaf, named_modules, own_variables, steps_of
 
 _FREE_SIZES = (32, 224, 64, 96, 128, 16, 299)
 
@@ -43,15 +44,28 @@ def shapes_of(model: Any) -> dict[str, Any]:
     return {"inputs": next(iter(shapes.values()))} if len(shapes) == 1 and not isinstance(graph.input, dict) else {"named_inputs": shapes}
 
 
-def sample_for(model: Any, inputs: Sequence[int] | None) -> Inputs:
+_SUCH = "(224, 224, 3), or inputs={'pixels': (224, 224, 3), 'age': ()} if it takes a mapping of tensors"
+
+
+def sample_for(model: Any, inputs: Shapes) -> Inputs:
     """Return a batch of two examples that a model accepts.
-    `inputs`: the shape of one example, if known."""
+    `inputs`: the shape of one example, or of each input by name, if known."""
     options, name = (_sample(model, inputs, size=size) for size in _FREE_SIZES), f"{type(model).__name__} '{model.name}'"
-    made: Inputs = first_that_runs(options, partial(called, model, training=False), name=name, shape=inputs, such="(224, 224, 3)")
-    return made
+    such = _SUCH if graph_of(model) is None else "(224, 224, 3)"
+    made: Inputs = first_that_runs(options, partial(called, model, training=False), name=name, shape=inputs, such=such)
+    return _with_ids(model, made) if isinstance(made, dict) and graph_of(model) is None else made
 
 
-def _sample(model: Any, inputs: Sequence[int] | None, *, size: int) -> Inputs:
+def _with_ids(model: Any, sample: Mapping[str, Tensor]) -> Inputs:
+    """Return a sample with token ids for the inputs that embeddings look up. They take other numbers too, so that each is traced."""
+    drawn = {name: tensor + at if tensor.is_floating_point() else tensor for at, (name, tensor) in enumerate(sample.items())}
+    looked_up = {name: layer for name, layer in named_modules(model).items() if isinstance(layer, keras.layers.Embedding)}
+    read = trace(looked_up, partial(called, model, drawn, training=False)).inputs.values()
+    ids = {name for name, tensor in drawn.items() if any(one.shape == tensor.shape and (one == tensor).all() for one in read)}
+    return {name: sample_of(tensor.shape[1:], integers=True) if name in ids else tensor for name, tensor in sample.items()}
+
+
+def _sample(model: Any, inputs: Shapes, *, size: int) -> Inputs:
     graph = graph_of(model)
 
     def made(shape: Sequence[int | None], *, integers: bool) -> Tensor:
@@ -59,17 +73,25 @@ def _sample(model: Any, inputs: Sequence[int] | None, *, size: int) -> Inputs:
 
     if graph is not None:
         one = len(graph.inputs) == 1 and not isinstance(graph.input, dict)
-        shapes = [inputs if one and inputs is not None else tensor.shape[1:] for tensor in graph.inputs]
+        known = inputs if isinstance(inputs, Mapping) else {} if inputs is None or not one else {graph.inputs[0].name: inputs}
+        names = [tensor.name for tensor in graph.inputs]
+        unknown = next((name for name in known if name not in names), None)
+        if unknown is not None:
+            raise NetworkError(f"{type(model).__name__} '{model.name}' takes no input {unknown!r}{near_names(unknown, names)}")
+        shapes = [known.get(tensor.name, tensor.shape[1:]) for tensor in graph.inputs]
         tensors = [made(shape, integers="int" in tensor.dtype) for shape, tensor in zip(shapes, graph.inputs, strict=True)]
         return tensors[0] if one else {tensor.name: values for tensor, values in zip(graph.inputs, tensors, strict=True)}
     if inputs is None:  # those that a subclassed model was built with
-        built = [shape for shape in (getattr(model, "_build_shapes_dict", None) or {}).values() if isinstance(shape, (tuple, list))]
-        if len(built) != 1 or any(isinstance(part, (tuple, list, dict)) for part in built[0]):
+        built = [shape for shape in (getattr(model, "_build_shapes_dict", None) or {}).values() if isinstance(shape, (tuple, list, dict))]
+        shapes = list(built[0].values()) if built and isinstance(built[0], dict) else built
+        if len(built) != 1 or any(isinstance(part, (tuple, list, dict)) for shape in shapes for part in shape):
             raise NetworkError(
                 f"{type(model).__name__} '{model.name}' does not state the shape of what it takes ({len(built)} shapes known). "
-                "Give the shape of one example without the batch, such as inputs=(224, 224, 3)."
+                f"Give the shape of one example without the batch, such as inputs={_SUCH}."
             )
-        inputs = built[0][1:]
+        inputs = {name: shape[1:] for name, shape in built[0].items()} if isinstance(built[0], dict) else built[0][1:]
+    if isinstance(inputs, Mapping):
+        return named_tensors({name: [size if length is None else length for length in shape] for name, shape in inputs.items()})
     return made(inputs, integers=len(inputs) == 1 and any(isinstance(layer, keras.layers.Embedding) for layer in model._flatten_layers()))
 
 

@@ -102,7 +102,8 @@ def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None)
     there = named_modules(own)
     chosen = {head["task"]: head["layer"] for head in facts["heads"] if head["layer"] in there and not head.get("groups")}
     first = None if len(getattr(own, "outputs", None) or ()) < 2 else chosen if len(chosen) > 1 else next(iter(chosen.values()), None)
-    network = open_keras(own, inputs=told.get("inputs"), take=True, head=first)
+    named = {name: shape for name, (shape, _) in told.get("sample", {}).items()}
+    network = open_keras(own, inputs=told.get("inputs") or named or None, take=True, head=first)
     for edit in edits:
         network = network.edited(edit)
     account = put_keras_weights_(cast(KerasBody, network.body), path)

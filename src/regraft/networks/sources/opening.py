@@ -27,7 +27,7 @@ from ..onnx.trainable import SOURCE as ONNX_SOURCE
 from ..onnx.trainable import open_onnx, read_onnx_module
 from ..parts.code_files import naming_conditions, with_code_files
 from ..parts.head import HeadChoice, told_binary
-from ..samples import named_sample, sample_of
+from ..samples import Shapes, named_sample, sample_of
 from ..torch.exporting import PROGRAM_FILE
 from ..torch.family import open_torch
 from ..torch.former import present_names, with_present_facts, with_present_names
@@ -45,10 +45,6 @@ _PROGRAM, _DENSE, _ONNX = ".pt2", ".pmml", ".onnx"
 RANDOM = "random"  # Value of `weights` that keeps the random initial weights of the library
 _REPLACED = 5  # Attempts to open a folder that another process keeps replacing
 Architecture = Module | Callable[[], Any] | None
-Shapes = Sequence[int] | Mapping[str, Sequence[int]] | None
-"""Shape of one example without the batch axis; a mapping of input name to shape where the network takes several tensors."""
-
-
 Rule = tuple[Mapping[str, Any], Mapping[str, np.ndarray]]
 """Rule for out-of-distribution examples as plain data, and the arrays of its statistics."""
 
@@ -155,10 +151,10 @@ def _keras_needed() -> Iterator[None]:
 
 
 def _open_live(source: Any, inputs: Shapes, *, head: HeadChoice = None) -> Network:
-    if _is_keras(source):  # a graph with several inputs states their shapes itself
+    if _is_keras(source):
         with _keras_needed():
             from ..keras.family import open_keras
-        return open_keras(source, inputs=None if isinstance(inputs, Mapping) else inputs, head=head)
+        return open_keras(source, inputs=inputs, head=head)
     if isinstance(inputs, Mapping):
         network = open_torch(source, sample=suited_tokens(source, named_sample(source, inputs)), head=head)
         network.body.open_(inputs)
@@ -290,8 +286,7 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
             from ..keras.family import open_keras
             from .keras_files import is_full_model, open_keras_file
         if architecture is None or is_full_model(path):
-            model, shape = open_keras_file(path), None if isinstance(inputs, Mapping) else inputs
-            return Source(open_keras(model, inputs=shape, origin={"source": path.name}, take=True, head=head))
+            return Source(open_keras(open_keras_file(path), inputs=inputs, origin={"source": path.name}, take=True, head=head))
     elif suffix == _DENSE:
         return _of_opened(path.name, open_dense(path), inputs=None, head=head)
     elif suffix == _ONNX:

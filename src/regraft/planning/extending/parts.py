@@ -13,6 +13,7 @@ from ...data.items import listed
 from ...errors import DataError, NetworkError
 from ...networks.contract import Network
 from ...networks.names import rows_of
+from ..preparing import without_name
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Parts:
 
 def labelled(net: Network, data: Dataset, *, skip_bad: bool = False) -> Dataset:
     """Return the examples that have a class label, with one task: that of the first head, or the first one of the data."""
-    found = checked(data, skip_bad)
+    found = checked(without_name(net, data), skip_bad)
     if len(found.tasks) > 1:
         found = found.of_task(net.head.task if net.head.task in found.tasks else found.name)
     if not found.known.all():
