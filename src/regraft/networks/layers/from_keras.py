@@ -365,35 +365,21 @@ def _own_axis(value: Value, axis: int) -> int:
 
 
 def _selected(reader: KerasReader, call: Call) -> Value:
-    """Convert indexing with one integer for an axis, or with a slice that leaves out ends of it."""
+    """Convert indexing with one integer for an axis, or with a slice of it."""
     value, *given = call.values
-    rank = value.tensor.ndim
-    taken = dict(enumerate(given)) if type(call.layer).__name__ == "GetItem" else {call.layer.axis: given[0]}
-    wanted = {None if axis is None else axis % rank: one for axis, one in taken.items() if one != slice(None)}
-    ends = {axis: _ends(one, call.layer.input.shape[axis]) for axis, one in wanted.items() if isinstance(one, slice)}
-    others = [one for axis, one in wanted.items() if not isinstance(one, int) and ends.get(axis) is None]
-    if not wanted or others or not {0, None}.isdisjoint(wanted):
+    made: Value = value
+    taken = dict(enumerate(given)) if type(call.layer).__name__ == "GetItem" else {call.layer.axis or 0: given[0]}
+    wanted = {axis % made.tensor.ndim: one for axis, one in taken.items() if one != slice(None)}
+    right = [isinstance(one, int) or (isinstance(one, slice) and one.step in (None, 1)) for one in wanted.values()]
+    if not wanted or not all(right) or 0 in wanted:
         raise refusal(call.layer, f"{', '.join(map(str, given))} taken of a value, not positions that follow one another")
-    order = sorted(wanted, key=lambda axis: (axis not in ends, -axis))  # ends first, then positions from the last axis on
-    for axis in order:
-        part, own = "" if axis == order[-1] else f"_{axis}", _own_axis(value, axis)
-        if axis in ends:
-            sizes = [0, 0] * (rank - 1 - own) + [-side for side in ends[axis] or ()]
-            value = reader.add(call.layer, "Pad", value, part=part, sizes=sizes)
+    for axis in sorted(wanted, reverse=True):
+        one, own, part = wanted[axis], _own_axis(made, axis), "" if axis == min(wanted) else f"_{axis}"
+        if isinstance(one, int):
+            made = reader.add(call.layer, "Select", made, part=part, first=made.first and axis != made.tensor.ndim - 1, axis=own, index=one)
         else:
-            first = value.first and axis != value.tensor.ndim - 1
-            value = reader.add(call.layer, "Select", value, part=part, first=first, axis=own, index=wanted[axis])
-    return value
-
-
-def _ends(one: slice, side: int | None) -> tuple[int, int] | None:
-    """Return how many positions a slice leaves out before and behind; None if that depends on a length that is open, or it has a step."""
-    start, stop = one.start or 0, one.stop
-    if side is not None:
-        start, stop = one.indices(side)[0], one.indices(side)[1] - side
-    if one.step not in (None, 1) or start < 0 or (side is None and (stop or -1) > 0) or (side is not None and start >= side + stop):
-        return None
-    return start, -(stop or 0)
+            made = reader.add(call.layer, "Slice", made, part=part, axis=own, start=one.start or 0, end=one.stop)
+    return made
 
 
 def _product(reader: KerasReader, call: Call) -> Value:

@@ -89,6 +89,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "Permute": lambda value, axes: value.permute(axes),  # of all axes, the batch axis first
     "Reshape": lambda value, shape: value.reshape(value.shape[0], *shape),  # of each example
     "Select": lambda value, axis, index: value.select(axis, index),
+    "Slice": lambda value, axis, start, end: value[(slice(None),) * axis + (slice(start, end),)],
     "Pad": _padded,
     "Over": lambda value, kind, axes, keep=False: _OVER[kind](value, dim=axes, keepdim=keep),
     "Join": _combined,

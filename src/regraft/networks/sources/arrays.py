@@ -102,7 +102,7 @@ def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, h
     failed: NetworkError | None = None
     for turned in (False, True):
         whole = {name: values.T if turned and values.ndim == 2 else values for name, values in named.items()}
-        source = [_weight(name, values, shapes.get(name, values.shape)) for name, values in whole.items()]
+        source = [_weight(name, values, shape=shapes.get(name, values.shape)) for name, values in whole.items()]
         try:
             found = match(source, target, head=set(heads))
         except AmbiguousMatchError:
@@ -123,7 +123,7 @@ def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, h
     return fill_(source, target, found=found).joined(Account(notes=tuple(notes)))
 
 
-def _weight(name: str, values: np.ndarray, shape: Sequence[int]) -> Weight:
+def _weight(name: str, values: np.ndarray, *, shape: Sequence[int]) -> Weight:
     """Return an array as a weight, with the sides of 1 of the `shape` that it has in the network: MATLAB drops and adds them."""
     long, wanted = ([side for side in sides if side != 1] for sides in (values.shape, shape))
     values = values.reshape(shape) if long == wanted else values
