@@ -66,6 +66,39 @@ def test_columns_keep_their_places_when_adapted_again_and_in_a_test_set(family: 
     assert regraft.adapt(first.network, renamed, **QUICK).network.preprocessing.row_columns == tuple("uvwxyz")
 
 
+@BOTH
+def test_an_extension_reads_new_and_old_examples_by_name(family: str) -> None:
+    known = table()
+    net = regraft.adapt(plain(family), known, **QUICK).network
+    new = (known[NAMES] + 3.0).assign(label="new")
+    turned = new[[*NAMES[::-1], "label"]]
+    told = [
+        regraft.extend(net, ["new"], read(one), old_data=read(known)).predict(known[NAMES].to_numpy(np.float32)).probabilities
+        for one in (new, turned)
+    ]
+    np.testing.assert_allclose(told[1], told[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("names", [["a", "a", "b", "c", "d", "e"], ["", "a", "b", "c", "d", "e"], ["Unnamed: 0", "a", "b", "c", "d", "e"]])
+def test_columns_that_share_a_name_or_number_the_rows(names: list[str], tmp_path: Path) -> None:
+    known = table()
+    frame = known[NAMES].set_axis(names, axis=1)
+    regraft.adapt(plain("torch"), (frame, known["label"]), **QUICK).network.save(tmp_path / "saved")
+    net = regraft.load(tmp_path / "saved")
+    np.testing.assert_allclose(net.predict(frame).probabilities, net.predict(frame.to_numpy(np.float32)).probabilities, atol=1e-6)
+
+
+@BOTH
+def test_later_tables_may_have_more_numbers_but_no_texts_in_place_of_numbers(family: str) -> None:
+    known = table()
+    net = regraft.adapt(plain(family), known, **QUICK).network
+    more = known.assign(height=1.5)[["height", *NAMES, "label"]]
+    again = regraft.adapt(net, more, **QUICK).network
+    assert again.preprocessing.row_columns == tuple(NAMES) and again.predict(more).labels == again.predict(known).labels
+    with pytest.raises(DataError, match=f"hold others: {NAMES[1]}"):
+        net.predict(known.assign(**{NAMES[1]: ["much", *["none"] * (len(known) - 1)]}))
+
+
 def test_columns_without_names_are_read_by_place() -> None:
     known = table()
     numbered = pandas.DataFrame(known[NAMES].to_numpy())

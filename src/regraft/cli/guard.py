@@ -207,10 +207,10 @@ def _as_word(text: str) -> str:
     """Return a value of Python as a word of the command line."""
     try:
         value = ast.literal_eval(text or "True")
-    except (SyntaxError, ValueError):
+        if isinstance(value, dict):
+            return f"'{json.dumps(value)}'"
+    except (SyntaxError, TypeError, ValueError):
         return text
-    if isinstance(value, dict):
-        return f"'{json.dumps(value)}'"
     words = value if isinstance(value, list | tuple) else [{"None": "none", "True": "", "False": "false"}.get(str(value), str(value))]
     return ",".join(map(str, words))
 

@@ -422,9 +422,10 @@ class Dataset:
 
     @property
     def row_columns(self) -> tuple[str, ...]:
-        """Names of the table columns that the examples consist of; empty if they are not rows of a table, or if these are numbered."""
+        """Names of the table columns that the examples consist of; empty if they are no rows of a table, or if these are numbered, have no
+        name or share one."""
         names = tuple(str(fact["column"]) for fact in self.table if fact["use"] == PART_OF_EXAMPLE) if self.table and self.has_rows else ()
-        return () if names == tuple(map(str, range(len(names)))) else names
+        return () if "" in names or len(set(names)) < len(names) or names == tuple(map(str, range(len(names)))) else names
 
     def with_classes(self, classes: Iterable[str], task: str | None = None) -> Dataset:
         """Return the same examples with targets indexed by another order of the classes.

@@ -165,8 +165,11 @@ def _pair(source: Sequence[Any], options: ReadOptions) -> Dataset:
     data = read_arrays(source, options)
     if len(getattr(source[0], "shape", ())) != 2 or not is_frame(source[0]) or not data.has_rows:
         return data
+    columns = {str(name): source[0][name] for name in source[0].columns}
+    if len(columns) < source[0].shape[1]:  # some share a name: they are read by position
+        return data
     return dataclasses.replace(
-        data, table=tuple(column_facts(str(name), as_numpy(source[0][name]), use=PART_OF_EXAMPLE) for name in source[0].columns)
+        data, table=tuple(column_facts(name, as_numpy(values), use=PART_OF_EXAMPLE) for name, values in columns.items())
     )
 
 

@@ -95,7 +95,7 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
         if parts_of(network.modules()):
             instead = " Save it: regraft predict runs the folder, and adapt trains its head further."
         elif network.family == "torch" and isinstance(problem.__cause__, NotTracedError):
-            instead = " Nor can PyTorch export it as .pt2: save it, and open the folder with regraft.load."
+            instead = " Nor can PyTorch export it as .pt2: save it as a folder, which regraft opens."
         raise NetworkError(f"The network cannot be written as an ONNX file: {why_not_exported(problem)}.{instead}") from problem
     with writable(path.parent, error=NetworkError):
         write_bytes(path, content)

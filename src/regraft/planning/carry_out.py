@@ -98,7 +98,7 @@ def _carried_out(  # noqa: PLR0913  # over the limit: as `carry_out`
         notes += [note for note in net.account.notes if note.startswith(ATTACHED)]
         told = [*data.notes, *(() if test is None else test.notes), *setup.network.account.notes]
         notes += [note for note in told if note.startswith("Warning: ") and note not in net.account.notes]
-        notes += equal_across(data, parts, test=None if test_items is None else test_items.data)
+        notes += equal_across(items.data, parts, test=None if test_items is None else test_items.data)
         for note in notes:
             say(note)
         log.notes += notes

@@ -232,8 +232,7 @@ def _complete_sample_(net: Network, own: TextPreprocessing) -> None:
     sample = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids), **named}
     sample = {name: sample[name] for name in dict.fromkeys((*named, *own.inputs))}
     try:
-        with torch.no_grad():
-            net.scores(sample) if net.heads else net.feature_batch(sample)
+        _ran(net, sample)
     except Exception:  # it takes fewer tensors than its tokenizer gives, and may fail in any way
         return
     net.body.take_sample_(sample)
@@ -328,7 +327,7 @@ def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int
         )
     found = _for_items(net, own, data=data, shape=shape)
     if isinstance(found, ArrayPreprocessing) and data.has_rows and data.notes:
-        _check_rows(found, data)
+        _check_rows(found, found.dataset(data) if set(found.columns) <= set(data.row_columns) else data)
     return found
 
 

@@ -158,14 +158,15 @@ class ArrayPreprocessing(Preprocessing):
         names = data.row_columns
         if not self.columns or not names or names == self.columns:
             return data
-        missing = [name for name in self.columns if name not in names]
+        at = {name: index for index, name in enumerate(names)}
+        missing = [name for name in self.columns if name not in at]
         if missing:
             raise DataError(
                 f"The network reads {len(self.columns)} columns by name; the table has no numbers called {listed(map(repr, missing))}"
                 f"{near_names(missing[0], names)} Name the columns as in training, or give an array without names, in that order."
             )
         facts = {fact["column"]: fact for fact in data.table}
-        items = np.asarray(take(data.items, np.arange(len(data))))[:, [names.index(name) for name in self.columns]]
+        items = np.asarray(take(data.items, np.arange(len(data))))[:, [at[name] for name in self.columns]]
         return dataclasses.replace(data, items=items, table=tuple(facts[name] for name in self.columns))
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:

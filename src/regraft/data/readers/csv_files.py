@@ -72,9 +72,11 @@ def numbers_in_texts(columns: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarr
     """Return the columns, name -> (N,), of which those of texts that a CSV file would give as numbers are numbers, and notes."""
     found, notes = dict(columns), list[str]()
     for name, values in columns.items():
+        if values.dtype.kind in "biuf":
+            continue
         texts = values.astype(object)
         known = [text for text in texts if text is not None]
-        if values.dtype.kind in "biuf" or not known or not all(isinstance(text, str) for text in known) or any(map(_CODE.fullmatch, known)):
+        if not known or not all(isinstance(text, str) for text in known) or any(map(_CODE.fullmatch, known)):
             continue
         if all(map(_NUMBER.fullmatch, known)) and not any(map(_LONG.fullmatch, known)):
             found[name] = texts.astype(np.float64)

@@ -47,6 +47,7 @@ class _Table:
     path: Path | None = None
     notes: tuple[str, ...] = ()
     used: dict[str, str] = field(default_factory=dict)
+    rows: tuple[str, ...] = ()  # columns that an example consists of; empty: those that look like it
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -75,7 +76,7 @@ class _Table:
 
 def absent_columns(columns: Iterable[str], wanted: Mapping[str, str | Iterable[str] | None], *, table: str) -> Iterator[str]:
     """Yield one message for each wanted column that the table lacks. `wanted` maps a use to one name, several names, or None."""
-    held = list(columns)
+    held = dict.fromkeys(columns)
     for what, names in wanted.items():
         for name in [names] if isinstance(names, str) else names or ():
             if name not in held:
@@ -119,7 +120,7 @@ def read_unlabelled(  # noqa: PLR0913  # over the limit: a table, and what its c
     if rows:
         for wrong in absent_columns(table.columns, {"the network": rows}, table=table.name):
             raise DataError(wrong)
-        table.columns = {name: table.columns[name] for name in (*rows, *columns)}
+        table.columns, table.rows = {name: table.columns[name] for name in (*rows, *columns)}, tuple(rows)
     zeros = np.zeros(len(table), dtype=np.float32)
     files = files or (path.parent if path is not None and beside else None)
     given = kind if inputs is None else None
@@ -234,7 +235,10 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
     """Return examples from the table itself (texts or rows of numbers), their kind, a note on the choice, and their columns."""
     free, notes = (table.free(), ()) if kind == "text" else numbers_in_texts(table.free())
     table.columns, table.notes = {**table.columns, **free}, tuple(dict.fromkeys((*table.notes, *notes)))
-    rows = [name for name, values in free.items() if len(free) > 1 and _names_rows(name, values)]
+    rows = [name for name, values in free.items() if len(free) > 1 and _names_rows(name, values) and name not in table.rows]
+    wrong = [name for name in table.rows if free[name].dtype.kind not in "biuf"]
+    if wrong:
+        raise DataError(f"The network reads numbers from {len(table.rows)} columns of {table.name}; these hold others: {listed(wrong)}.")
     texts = {name: values for name, values in free.items() if _holds_texts(values) and name not in rows}
     numbers = {name: values for name, values in free.items() if values.dtype.kind in "biuf" and name not in rows}
     named = [name for name, values in texts.items() if kind is None and all(kind_of(Path(str(value))) for value in values)]

@@ -124,10 +124,15 @@ def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, h
 
 
 def _weight(name: str, values: np.ndarray, *, shape: Sequence[int]) -> Weight:
-    """Return an array as a weight, with the sides of 1 of the `shape` that it has in the network: MATLAB drops and adds them."""
-    long, wanted = ([side for side in sides if side != 1] for sides in (values.shape, shape))
-    values = values.reshape(shape) if long == wanted else values
+    """Return an array as a weight, with the sides of 1 of the `shape` that it has in the network: MATLAB drops the last ones, and makes a
+    matrix of a vector. Sides of 1 elsewhere say in which order the axes stand."""
+    vector = values.size == max(values.shape, default=1) == max(shape, default=1) == math.prod(shape)
+    values = values.reshape(shape) if vector or _without_last_ones(values.shape) == _without_last_ones(shape) else values
     return Weight(name, values.shape, name.rpartition(".")[0], "", values)
+
+
+def _without_last_ones(shape: Sequence[int]) -> Sequence[int]:
+    return shape if not shape or shape[-1] != 1 else _without_last_ones(shape[:-1])
 
 
 def _named(arrays: Mapping[str, np.ndarray], target: Sequence[Weight]) -> dict[str, np.ndarray]:

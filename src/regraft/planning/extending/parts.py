@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...data import Dataset, checked
+from ...data import Dataset, checked, preprocessing_from_dict
 from ...data.items import listed
 from ...errors import DataError, NetworkError
 from ...networks.contract import Network
@@ -40,7 +40,8 @@ class Parts:
 
 def labelled(net: Network, data: Dataset, *, skip_bad: bool = False) -> Dataset:
     """Return the examples that have a class label, with one task: that of the first head, or the first one of the data."""
-    found = checked(without_name(net, data), skip_bad)
+    own, data = preprocessing_from_dict(net.preprocessing.to_dict()), without_name(net, data)
+    found = checked(own.dataset(data) if own.row_columns else data, skip_bad)
     if len(found.tasks) > 1:
         found = found.of_task(net.head.task if net.head.task in found.tasks else found.name)
     if not found.known.all():
