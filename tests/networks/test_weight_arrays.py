@@ -167,3 +167,13 @@ def test_hostile_files_are_refused(name: str, tmp_path: Path) -> None:
     path = make(tmp_path / "weights")
     with pytest.raises(kind, match=message):
         regraft.load(torch_stack(0), weights=path, inputs=(4,))
+
+
+def test_sides_of_1_between_others_say_the_order_of_axes(tmp_path: Path) -> None:
+    own, other = (nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(12, 2)) for _ in range(2))
+    arrays = _arrays(own)
+    arrays["0.weight"] = arrays["0.weight"].transpose(2, 3, 1, 0)  # height, width, input, output: (3, 3, 1, 3) for (3, 1, 3, 3)
+    np.savez(tmp_path / "turned.npz", **arrays)
+    found = regraft.load(other, inputs=(1, 4, 4), weights=tmp_path / "turned.npz")
+    assert "0.weight" not in found.account.entries["matched"]
+    np.testing.assert_array_equal(found.state()["0.weight"].numpy(), other.state_dict()["0.weight"].numpy())
