@@ -8,7 +8,8 @@ CPU seconds of this process on one thread, medians of five passes over one batch
 a plain loop (of PyTorch; Keras' own `fit` for the network of Keras), which computes the frozen part in every epoch. Of its epochs, one over
 400 examples is measured. For networks of PyTorch also fastai, Lightning and Hugging Face's Trainer, those that are installed, with their
 usual settings, a rate of 1e-3 and an evaluation on a quarter as many examples after each epoch: an epoch is what one takes longer than one
-of two batches. The same batches are given to all, prepared and in memory. `--plain` leaves out the engines.
+of two batches. The same batches are given to all, prepared and in memory; those of texts are as long as
+their longest text (dynamic padding). `--plain` leaves out the engines.
 
 With --reading, wall seconds, medians of three, of frozen passes over 1,000 JPEG files, reading and decoding included, and of their engines
 over the same batches in memory: EfficientNet-Lite0 at 128 pixels, with one thread and with as many as there are processors. It needs a
@@ -48,6 +49,7 @@ from regraft.data import Dataset, Prepared
 from regraft.freezing import Counter, Cut, FrozenPass, Kept, cacheable_layers, find_cut
 from regraft.freezing.engines import FEWEST, Batch, Engine, EngineLog, chosen_engine, frozen_work
 from regraft.networks.contract import Network
+from regraft.networks.padding import shortened
 from regraft.networks.samples import placed
 
 ENGINES = ("onnxruntime", "openvino")
@@ -262,7 +264,7 @@ def step_(head: nn.Linear, optimizer: torch.optim.Optimizer, *, features: Tensor
 def epoch_seconds(net: Network, items: Prepared, count: int) -> float:
     """Return the seconds of an epoch of a loop over so many prepared examples, measured on the first few of them."""
     some, labels = np.arange(min(count, MEASURED)), numbers_of(items)
-    batches = [inputs for _, inputs in items.batches(BATCH, some)]
+    batches = [shortened(inputs) for _, inputs in items.batches(BATCH, some)]
     net.mode_(False)
 
     def fit() -> None:
@@ -414,7 +416,7 @@ def trainer_seconds(trainer: Trainer, net: Network, items: Prepared, *, count: i
     labels, some = numbers_of(items), np.arange(count + count // 4)
     net.mode_(False)
     parts = [some[:count], some[count:]]
-    batches = [[(inputs, labels[rows]) for rows, inputs in items.batches(BATCH, part)] for part in parts]
+    batches = [[(shortened(inputs), labels[rows]) for rows, inputs in items.batches(BATCH, part)] for part in parts]
 
     features = features_in(net, items, some[:1]).shape[1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +21,7 @@ from ..errors import CacheError, SettingError
 from ..files.locks import held_folder
 from ..files.remote import brought, is_url, taken
 from ..networks.contract import Inputs, Network
+from ..networks.padding import by_length, skips_padding, takes_mask
 from ..networks.samples import placed
 from .cache import CHUNK, ActivationCache
 from .checking import ROUNDING, Check, pieces_of
@@ -92,10 +93,18 @@ class FrozenPass:
     cluster: str | None = None  # Ray cluster that computes, "ray://HOST:PORT" or "auto"; None: this process
     precision: str = "float32"  # "float32"; "bfloat16" (if a probe is as accurate on its features); "auto" (if it is also faster)
     compared: np.ndarray | None = None  # (n,) examples that this probe may use, without the holdout set; None: all
+    sorts: bool = False  # whether examples are computed by length, without their padding; `cached` decides it
 
     def cached(self, items: Prepared, views: Sequence[int] = (0,)) -> ActivationCache:
         """Return the filled cache of these examples and views. Rows of a matching cache are reused.
         If the values depend on something without content to compare, the cache lives only as long as the process."""
+        if self._wanted in ("auto", EAGER) and takes_mask(self.network.sample) and len(items):
+            first = items.batch(np.arange(min(len(items), CHUNK)), views[0])
+            if skips_padding(self._batch_values, first):
+                return replace(self, sorts=True, engine=EAGER)._cached(items, views)
+        return self._cached(items, views)
+
+    def _cached(self, items: Prepared, views: Sequence[int]) -> ActivationCache:
         frozen = frozen_identity(self.network, self.cut.layers)
         if self.engine not in ("auto", self._wanted):
             self._say_once(
@@ -133,7 +142,7 @@ class FrozenPass:
 
     def _identity(self, frozen: Frozen, items: str, *, views: Sequence[int], engine: str) -> tuple[str, dict[str, Any]]:
         live = [part.name for part in self.cut.live]
-        said = f"{items} {list(views)}, {self.batch_size} at a time"
+        said = f"{items} {list(views)}, {self.batch_size} at a time" + (" by length" if self.sorts else "")
         return cache_identity(frozen.digest, live, items=said, dtype=self.dtype, device=self.device.type, engine=engine)
 
     def _say_once(self, sentence: str) -> None:
@@ -197,11 +206,14 @@ class FrozenPass:
     def _holds(self, cache: ActivationCache, place: CacheFolder, *, items: Prepared, views: Sequence[int]) -> bool:
         """Return whether the finished rows match the current network. Plain PyTorch recomputes them, so that no engine must be built."""
         other = "engine" in place.facts
-        exact = self.device.type == "cpu" and place.engines() == [place.engine] and not other
+        exact = self.device.type == "cpu" and place.engines() == [place.engine] and not other and not self.sorts
         rounding = HALF_OFF if HALF in str(place.facts.get("engine")) else MOST_OFF if other else ROUNDING
         return Check(items, views, self._values, self.batch_size, exact, rounding).holds(cache)
 
     def _values(self, inputs: Inputs) -> list[Tensor]:
+        return by_length(self._batch_values, inputs, self.batch_size) if self.sorts else self._batch_values(inputs)
+
+    def _batch_values(self, inputs: Inputs) -> list[Tensor]:
         return self.cut.frozen_part(placed(inputs, self.device, order=self.network.body.memory_order))
 
     def _begun(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], wanted: str) -> _Begun:
@@ -261,7 +273,7 @@ class FrozenPass:
 
     def _computed(self, chunks: Sequence[Chunk], items: Prepared, *, begun: _Begun) -> Iterator[Iterable[Sequence[Tensor]]]:
         """Yield the results of the batches of each chunk, computed by the cluster if one is set."""
-        shared = Shared(begun.engine.values, items, self.batch_size, torch.get_num_threads())
+        shared = Shared(begun.engine.values, items, CHUNK if self.sorts else self.batch_size, torch.get_num_threads())
         done = 0
         if self.cluster is not None:
             try:

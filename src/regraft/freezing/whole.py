@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..data import Prepared, Preprocessing
 from ..errors import SettingError
 from ..networks.contract import Inputs, Network
+from ..networks.padding import skips_padding, takes_mask
 from ..networks.parts.onnx_export import WholeNetwork
 from ..networks.predictions import concatenated, of_batch
 from .cache import CHUNK
@@ -45,6 +47,12 @@ class WholePass:
 
         def values(inputs: Inputs) -> list[Tensor]:
             return [of_batch(partial(function, network), network, batch=inputs).float()]
+
+        if self.engine == "auto" and takes_mask(network.sample):
+            network.mode_(False)
+            with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # whatever is unusable is told by the pass itself
+                if skips_padding(values, next(iter(network.preprocessing.batches(data, CHUNK)))):
+                    return concatenated(function, network, items=given, batch_size=batch_size)
 
         def module() -> WholeNetwork:
             return _Results(function, network.for_export()).eval()

@@ -13,6 +13,7 @@ from scipy.special import expit, softmax
 from ..errors import NetworkError, RegraftError, optional_import
 from ..files.formats import reason_of
 from ..tensors import Tensor, torch
+from .padding import CHUNK, by_length, skips_padding, takes_mask
 from .parts.head import Head
 from .parts.protocols import Inputs, Preprocessing, by_name, on_device
 
@@ -67,10 +68,15 @@ def concatenated(function: Callable[[Any, Inputs], Tensor], network: _Predictor,
     with torch.no_grad():
         preprocessing = network.preprocessing
         windows = preprocessing.windows(preprocessing.dataset(items))
-        batches = preprocessing.batches(windows, batch_size)
         sample = next(iter(by_name(network.sample).values()))  # on the network's device
-        made_of = partial(of_batch, partial(function, network), network)
-        parts = [made_of(batch=on_device(batch, sample.device)).float().cpu().numpy() for batch in batches]
+
+        def run(batch: Inputs) -> list[Tensor]:
+            return [of_batch(partial(function, network), network, batch=on_device(batch, sample.device)).float().cpu()]
+
+        masked, skips, parts = takes_mask(network.sample), None, list[np.ndarray]()
+        for batch in preprocessing.batches(windows, max(batch_size, CHUNK) if masked else batch_size):
+            skips = skips_padding(run, batch) if skips is None else skips
+            parts += [made.numpy() for made in by_length(run, batch, batch_size, skips=skips)]
     made = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
     return made if windows is items else preprocessing.averaged(made, windows.items)
 

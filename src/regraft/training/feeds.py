@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ..data.decoding.threads import prefetched
 from ..files.room import release_pages
 from ..freezing import ActivationCache, Counter, Cut
 from ..networks.contract import Inputs, Network, Scores
+from ..networks.padding import CHUNK, shortened, skips_padding, takes_mask
 from ..networks.samples import placed
 
 RELEASED = 8  # Number of batches after which the memory of mapped files is released
@@ -77,6 +78,15 @@ class WholeFeed(Feed):
     views: int
     device: torch.device  # device of the network
     counter: Counter | None = None  # counts the examples if a frozen part is computed again; None otherwise
+    skips: bool = field(init=False)  # whether padding that no example of a batch needs is left out, which changes no score
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "skips", takes_mask(self.network.sample) and len(self.items) > 0 and self._skips())
+
+    def _skips(self) -> bool:
+        self.network.mode_(False)
+        first = placed(self.items.batch(np.arange(min(len(self.items), CHUNK))), self.device, order=torch.contiguous_format)
+        return skips_padding(lambda inputs: [*self.network.scores(inputs).values()], first)
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Inputs:
         kinds = np.unique(views)
@@ -88,6 +98,7 @@ class WholeFeed(Feed):
 
     def scores(self, payload: Payload) -> Scores:
         inputs = payload[0] if isinstance(payload, list) else payload
+        inputs = shortened(inputs) if self.skips else inputs
         order = self.network.body.training_order(self.device) if torch.is_grad_enabled() else self.network.body.memory_order
         return self.network.scores(placed(inputs, self.device, order=order))
 

@@ -13,6 +13,7 @@ from ...errors import NetworkError
 from ...heads import retarget
 from ...networks.account import Account
 from ...networks.contract import Inputs, Network, Tap
+from ...networks.padding import by_length, skips_padding, takes_mask
 from ...probes import fit_ridge
 from ..measured_input import LEAST, SURE, losses_of, surely
 from ..tapped import reading_at
@@ -55,7 +56,11 @@ def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> dict[str, np.
         headed = retarget(net, ["new"], start="zeros")  # the input of its head is the pooled output
         same = {tap.block for tap in taps} <= {block.name for block in headed.blocks}
         reading = reading_at(headed if same else net, taps)
-        read = [reading.read(items.batch(batch)) for batch in batches]
+        if takes_mask(net.sample):
+            inputs = items.batch(rows)
+            read = [by_length(reading.read, inputs, _BATCH, skips=skips_padding(reading.read, inputs))]
+        else:
+            read = [reading.read(items.batch(batch)) for batch in batches]
     except NetworkError:
         return {}
     whole = [made[1] for made in read] if reading.heads else _pooled(net, map(items.batch, batches))
