@@ -89,7 +89,7 @@ def test_results_in_parts_by_length_are_those_of_the_whole_batch(batch: dict[str
 
     expected = [(batch["input_ids"] * batch["attention_mask"]).sum(1), batch["columns"]]
     for skips in (True, False):
-        assert all(map(torch.equal, by_length(run, batch, size, skips=skips), expected))
+        assert all(map(torch.equal, by_length(run, batch, batch_size=size, skips=skips), expected))
     needed, whole = lengths(batch), batch["input_ids"].shape[1]
     assert needed is not None
     assert shortened(batch)["input_ids"].shape[1] == int(needed.max()) <= whole

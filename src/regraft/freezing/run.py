@@ -211,7 +211,7 @@ class FrozenPass:
         return Check(items, views, self._values, self.batch_size, exact, rounding).holds(cache)
 
     def _values(self, inputs: Inputs) -> list[Tensor]:
-        return by_length(self._batch_values, inputs, self.batch_size) if self.sorts else self._batch_values(inputs)
+        return by_length(self._batch_values, inputs, batch_size=self.batch_size) if self.sorts else self._batch_values(inputs)
 
     def _batch_values(self, inputs: Inputs) -> list[Tensor]:
         return self.cut.frozen_part(placed(inputs, self.device, order=self.network.body.memory_order))

@@ -42,7 +42,7 @@ def takes_mask(sample: Inputs) -> bool:
     return isinstance(sample, dict) and "attention_mask" in sample
 
 
-def by_length(run: Values, inputs: Inputs, batch_size: int, *, skips: bool = True) -> list[Tensor]:
+def by_length(run: Values, inputs: Inputs, *, batch_size: int, skips: bool = True) -> list[Tensor]:
     """Run a batch in parts of `batch_size` examples of similar length, without the padding that a part does not need.
     The results (n, …) are in the order of the examples. If `skips` is False, the parts keep order and padding."""
     needed = lengths(inputs)

@@ -76,7 +76,7 @@ def concatenated(function: Callable[[Any, Inputs], Tensor], network: _Predictor,
         masked, skips, parts = takes_mask(network.sample), None, list[np.ndarray]()
         for batch in preprocessing.batches(windows, max(batch_size, CHUNK) if masked else batch_size):
             skips = skips_padding(run, batch) if skips is None else skips
-            parts += [made.numpy() for made in by_length(run, batch, batch_size, skips=skips)]
+            parts += [made.numpy() for made in by_length(run, batch, batch_size=batch_size, skips=skips)]
     made = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
     return made if windows is items else preprocessing.averaged(made, windows.items)
 

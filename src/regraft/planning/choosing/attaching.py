@@ -58,7 +58,7 @@ def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> dict[str, np.
         reading = reading_at(headed if same else net, taps)
         if takes_mask(net.sample):
             inputs = items.batch(rows)
-            read = [by_length(reading.read, inputs, _BATCH, skips=skips_padding(reading.read, inputs))]
+            read = [by_length(reading.read, inputs, batch_size=_BATCH, skips=skips_padding(reading.read, inputs))]
         else:
             read = [reading.read(items.batch(batch)) for batch in batches]
     except NetworkError:
