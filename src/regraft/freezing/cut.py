@@ -8,7 +8,7 @@ part runs by replaying them. This works with any Python forward.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -20,7 +20,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unfl
 
 from ..networks.contract import Inputs, Network, Scores
 from ..networks.parts.protocols import by_name
-from ..networks.tracing import replaced
+from ..networks.tracing import hooked, replaced
 from ..randomness import seeded
 from .selection import is_dropout
 from .units import called_one_by_one, frozen_units, on_network, other_weights, rows_of
@@ -108,12 +108,10 @@ def _recorded(network: Network, names: Sequence[str], *, inputs: Inputs) -> dict
     record: dict[str, list[tuple[list[Any], TreeSpec]]] = {name: [] for name in names}
     modules = network.modules()
 
-    def keep(name: str) -> Callable[..., None]:
-        return lambda _module, _args, output: record[name].append(tree_flatten(tree_map_only(Tensor, torch.clone, output)))
+    def keep(name: str, output: Any) -> None:
+        record[name].append(tree_flatten(tree_map_only(Tensor, torch.clone, output)))
 
-    with ExitStack() as stack, torch.no_grad():
-        for name in names:  # before other hooks, which may change the output: they run again in the replay
-            stack.callback(modules[name].register_forward_hook(keep(name), prepend=True).remove)
+    with torch.no_grad(), hooked({name: modules[name] for name in names}, after=keep, first=True):  # other hooks run again in the replay
         network.scores(inputs)
     return record
 
@@ -267,23 +265,17 @@ def _seen_live(replay: _Replay, inputs: Inputs) -> dict[_Slot, Tensor]:
     values: dict[_Slot, Tensor] = {}
     modules = replay.network.modules()
     by_module = {name: [slot for slot in replay.live if slot.module == name] for name in {slot.module for slot in replay.live}}
+    numbers = {name: iter(range(len(replay.calls[name]))) for name in by_module}
 
-    def keep(name: str) -> Callable[..., None]:
-        numbers = iter(range(len(replay.calls[name])))
+    def keep(name: str, output: Any) -> None:
+        number, leaves = next(numbers[name]), tree_flatten(output)[0]
+        values.update({slot: slot.by_item(leaves[slot.leaf]).clone() for slot in by_module[name] if slot.call == number})
+        if len(values) == len(replay.live):
+            _stop()
 
-        def hook(_module: Module, _args: Any, output: Any) -> None:
-            number, leaves = next(numbers), tree_flatten(output)[0]
-            values.update({slot: slot.by_item(leaves[slot.leaf]).clone() for slot in by_module[name] if slot.call == number})
-            if len(values) == len(replay.live):
-                _stop()
-
-        return hook
-
-    with ExitStack() as stack, torch.no_grad(), called_one_by_one():
-        for name in by_module:
-            stack.callback(modules[name].register_forward_hook(keep(name), prepend=True).remove)
-        with suppress(_Stop):
-            replay.network.scores(inputs)
+    watched = hooked({name: modules[name] for name in by_module}, after=keep, first=True)
+    with suppress(_Stop), torch.no_grad(), called_one_by_one(), watched:
+        replay.network.scores(inputs)
     return values
 
 

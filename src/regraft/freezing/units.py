@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten
 from ..networks.contract import Inputs, Network
 from ..networks.parts.protocols import changed, on_device
 from ..networks.parts.structure import prefixes
-from ..networks.tracing import other_values, replaced
+from ..networks.tracing import hooked, other_values, replaced
 
 Digests = dict[str, list[list[bytes]]]  # Module -> for each call, a digest of each returned tensor
 
@@ -102,8 +102,8 @@ def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Nesting:
 
         return forward
 
-    with ExitStack() as stack, torch.no_grad(), called_one_by_one():
-        stack.enter_context(replaced((module, "forward", watched(name, module)) for name, module in modules.items()))
+    forwards = ((module, "forward", watched(name, module)) for name, module in modules.items())
+    with replaced(forwards), torch.no_grad(), called_one_by_one():
         run()
     return seen
 
@@ -122,14 +122,10 @@ def _digests(network: Network, names: Sequence[str], *, inputs: Inputs) -> Diges
     record: Digests = {name: [] for name in names}
     modules = network.modules()
 
-    def keep(name: str) -> Callable[..., None]:
-        return lambda _module, _args, output: record[name].append(
-            [_digest(leaf) for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
-        )
+    def keep(name: str, output: Any) -> None:
+        record[name].append([_digest(leaf) for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)])
 
-    with ExitStack() as stack, torch.no_grad(), called_one_by_one():
-        for name in names:  # before other hooks, which may change the output
-            stack.callback(modules[name].register_forward_hook(keep(name), prepend=True).remove)
+    with torch.no_grad(), called_one_by_one(), hooked({name: modules[name] for name in names}, after=keep, first=True):
         network.scores(inputs)
     return record
 

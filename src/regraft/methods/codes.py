@@ -125,12 +125,8 @@ def _mean_in_place(network: Network) -> Iterator[None]:
         mean = mean_code(table).detach().to(output.dtype)  # detached: otherwise all codes drift together
         return torch.where((arguments[0] == 0)[..., None], mean, output)
 
-    hooks = [place.register_forward_pre_hook(before), place.register_forward_hook(after)]
-    try:
+    with place.register_forward_pre_hook(before), place.register_forward_hook(after):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _end(network: Network) -> Network:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from .tracing import flat_tensors
+from .tracing import flat_tensors, hooked
 
 FIRST = 3  # Number of layers to check, in execution order: later layers read what the first ones have normalised
 _KEPT = (("running_mean", "running_var"), ("moving_mean", "moving_variance"), ("mean", "variance"))
@@ -93,23 +93,19 @@ def misfit(
     """Return how far a network's inputs are from its training data, measured at its first normalisation layers.
     The result is the mean of `measure` (0 for a perfect fit) and the number of layers it was computed from; None without such layers."""
     reached: list[Norm] = []
+    norms = {str(at): norm for at, norm in enumerate(norms_of(modules))}
 
-    def hook_of(norm: Norm) -> Callable[..., None]:
-        def hook(_module: Module, args: Any, named: Any) -> None:
-            read = flat_tensors((args, named))
-            if not read or read[0].ndim <= max(norm.axis, 1) - (norm.axis < 0):
-                return
-            if norm not in reached and len(reached) < first:
-                reached.append(norm)
-            norm.add_(read[0])
-            if len(reached) == first and norm is reached[-1]:
-                raise _Enough
+    def read(name: str, *given: Any) -> None:
+        norm, values = norms[name], flat_tensors(given)
+        if not values or values[0].ndim <= max(norm.axis, 1) - (norm.axis < 0):
+            return
+        if norm not in reached and len(reached) < first:
+            reached.append(norm)
+        norm.add_(values[0])
+        if len(reached) == first and norm is reached[-1]:
+            raise _Enough
 
-        return hook
-
-    with ExitStack() as stack, torch.no_grad():
-        for norm in norms_of(modules):
-            stack.callback(norm.module.register_forward_pre_hook(hook_of(norm), with_kwargs=True).remove)
+    with torch.no_grad(), hooked({name: norm.module for name, norm in norms.items()}, before=read):
         for batch in batches:
             with suppress(_Enough):
                 run(batch)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, is_dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -30,29 +31,38 @@ class Trace:
     result: Any = None
 
 
+@contextmanager
+def hooked(
+    modules: Mapping[str, Module],
+    *,
+    before: Callable[[str, Any, Any], None] | None = None,
+    after: Callable[[str, Any], None] | None = None,
+    first: bool = False,
+) -> Iterator[None]:
+    """Call `before` with the name, the arguments and the named arguments of each call of some modules, and `after` with the name and the
+    output, within the context. With `first`, `after` comes before the hooks that are there already, which may change the output."""
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            if before is not None:
+                hook = partial(lambda name, _module, *call: before(name, *call), name)
+                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            if after is not None:
+                hook = partial(lambda name, _module, _args, output: after(name, output), name)
+                stack.callback(module.register_forward_hook(hook, prepend=first).remove)
+        yield
+
+
 def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
     """Call `run` and return a record of the calls of `modules` (by name); modules that are not called are absent.
     The record keeps all inputs and outputs, so the batch should be small."""
     seen, outputs = Trace(), defaultdict[str, list[Any]](list)
 
-    def before(name: str) -> Callable[..., None]:
-        def hook(_module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if name not in seen.inputs:
-                seen.order.append(name)
-            seen.inputs[name] = args[0] if args else next(iter(kwargs.values()), None)
+    def before(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if name not in seen.inputs:
+            seen.order.append(name)
+        seen.inputs[name] = args[0] if args else next(iter(kwargs.values()), None)
 
-        return hook
-
-    def after(name: str) -> Callable[..., None]:
-        def hook(_module: Module, _args: Any, output: Any) -> None:
-            outputs[name].append(output)
-
-        return hook
-
-    with ExitStack() as stack, torch.no_grad():
-        for name, module in modules.items():
-            stack.callback(module.register_forward_pre_hook(before(name), with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(after(name)).remove)
+    with torch.no_grad(), hooked(modules, before=before, after=lambda name, output: outputs[name].append(output)):
         seen.result = run()
     result = as_tensor(seen.result)
     seen.outputs = {name: _of_examples(calls, result) for name, calls in outputs.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch.nn import Embedding, Module, Parameter
 
 from ...errors import NetworkError, near_names
-from ..tracing import flat_tensors, other_values
+from ..tracing import flat_tensors, hooked, other_values
 
 _MOST_BLOCKS = 40
 _OPENED = {"Sequential", "ModuleList", "ModuleDict"}  # Container classes that never form a block
@@ -220,13 +219,7 @@ def _poisoned(modules: Mapping[str, Module], parameters: Sequence[Parameter], *,
 def _calls(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Calls:
     """Return the calls of a run in order, each with whether its inputs hold NaN. The last entry is the result or the failure."""
     calls: _Calls = []
-
-    def note(name: str) -> Callable[..., None]:
-        return lambda _module, args, kwargs: calls.append((name, _holds_nan((args, kwargs))))
-
-    with ExitStack() as stack, torch.no_grad():
-        for name, module in modules.items():
-            stack.callback(module.register_forward_pre_hook(note(name), with_kwargs=True).remove)
+    with torch.no_grad(), hooked(modules, before=lambda name, *given: calls.append((name, _holds_nan(given)))):
         try:
             calls.append((_END, _holds_nan(run())))
         except Exception:  # a forward may raise anything on NaN

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -15,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Identity, Module, Parameter, Sigmoid, Softmax
+from torch.nn import Identity, Parameter, Sigmoid, Softmax
 
 from ...errors import NetworkError
 from ...files.formats import reason_of
@@ -29,7 +28,7 @@ from ..parts.protocols import by_name
 from ..parts.structure import Block, below, prefixes
 from ..parts.taps import INPUT, Tap, slices_of
 from ..samples import sample_of
-from ..tracing import as_tensor, capture, flat_tensors
+from ..tracing import as_tensor, capture, flat_tensors, hooked
 from .adjusting import INSIDE
 from .body import TorchBody
 from .conditioned import AdjustedNetwork, CodedNetwork
@@ -178,22 +177,19 @@ def _take_later_out_(body: TorchBody, block: Block, *, order: Sequence[str]) -> 
 def _runs_through(end: EndedNetwork | TappedNetwork, body: TorchBody) -> bool:
     """Tell whether the modules left after the `end` still run, with no tensor more than twice as large as those before it.
     Removed branches that are concatenated again and again would multiply the channels each time."""
-    largest = 0
+    largest, leaves = 0, {name: module for name, module in end.named_modules() if not list(module.children())}
 
-    def watch(module: Module, _args: Any, output: Any) -> None:
+    def watch(name: str, output: Any) -> None:
         nonlocal largest
         size = max((tensor.numel() for tensor in flat_tensors(output)), default=0)
-        if not isinstance(module, Identity):
+        if not isinstance(leaves[name], Identity):
             largest = max(largest, size)
         elif largest and size > 2 * largest:
             raise ValueError(f"{size} numbers behind the end of the network, at most {largest} before")
 
     end.stops = False
     try:
-        with ExitStack() as stack, torch.no_grad(), body.at_rest():
-            for module in end.modules():
-                if not list(module.children()):
-                    stack.callback(module.register_forward_hook(watch).remove)
+        with hooked(leaves, after=watch), torch.no_grad(), body.at_rest():
             call_module(end, body.sample)
     except Exception:  # a forward may raise anything once its modules are removed
         return False

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..tracing import hooked
 from .graft import module_at
 from .plain import copied
 
@@ -92,28 +93,19 @@ def _recorded(modules: Mapping[str, Module], names: Collection[str], *, copied: 
     """Return the calls of the modules `names`, in the order in which they start; those of modules in `copied` keep copies of tensors."""
     seen, open_calls = list[_Call](), list[_Call]()
 
-    def begin(name: str) -> Callable[..., None]:
-        def hook(_module: Module, args: tuple[Any, ...]) -> None:
-            given = args[0] if args and isinstance(args[0], Tensor) else torch.empty(0)
-            call = _Call(name, given, given._version, given.clone() if name in copied else None)
-            seen.append(call)
-            open_calls.append(call)
+    def begin(name: str, args: tuple[Any, ...], _named: Any) -> None:
+        given = args[0] if args and isinstance(args[0], Tensor) else torch.empty(0)
+        call = _Call(name, given, given._version, given.clone() if name in copied else None)
+        seen.append(call)
+        open_calls.append(call)
 
-        return hook
+    def end(name: str, output: Any) -> None:
+        call = open_calls.pop()
+        if isinstance(output, Tensor):
+            call.made, call.made_version = output, output._version
+            call.after = output.clone() if name in copied else None
 
-    def end(name: str) -> Callable[..., None]:
-        def hook(_module: Module, _args: Any, output: Any) -> None:
-            call = open_calls.pop()
-            if isinstance(output, Tensor):
-                call.made, call.made_version = output, output._version
-                call.after = output.clone() if name in copied else None
-
-        return hook
-
-    with ExitStack() as stack, torch.no_grad():
-        for name in names:
-            stack.callback(modules[name].register_forward_pre_hook(begin(name)).remove)
-            stack.callback(modules[name].register_forward_hook(end(name), prepend=True).remove)
+    with torch.no_grad(), hooked({name: modules[name] for name in names}, before=begin, after=end, first=True):
         run()
     return seen
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from ...console import speaking
 from ...networks.contract import Network
 from ...networks.samples import placed
+from ...networks.tracing import hooked
 from ...training import Training, WholeFeed, train
 from ..setup import Setup
 
@@ -74,19 +74,15 @@ def _forward(setup: Setup, network: Network, *, rows: np.ndarray) -> tuple[float
     inputs = setup.items.batch(rows)
     reading = (time.perf_counter() - began) / len(rows)
     inputs, modules = placed(inputs, setup.device, order=network.body.memory_order), network.modules()
+    places = {block.layers[-1]: at for at, block in enumerate(network.blocks)}
     done = np.zeros(len(network.blocks))
 
-    def note(index: int) -> Any:
-        def hook(*_args: Any) -> None:
-            done[index] = time.perf_counter()
-
-        return hook
+    def note(name: str, _output: Any) -> None:
+        done[places[name]] = time.perf_counter()
 
     network.mode_(False)
-    with ExitStack() as stack, torch.no_grad():
-        for index, block in enumerate(network.blocks):
-            if block.layers[-1] in modules:  # else its time counts for the next block that has one
-                stack.callback(modules[block.layers[-1]].register_forward_hook(note(index)).remove)
+    ends = {name: modules[name] for name in places if name in modules}  # the time of a block without one counts for the next that has one
+    with torch.no_grad(), hooked(ends, after=note):
         network.scores(inputs)
         began = time.perf_counter()
         network.scores(inputs)
