@@ -47,7 +47,7 @@ from torch import Tensor, nn
 import regraft
 from regraft.data import Dataset, Prepared
 from regraft.freezing import Counter, Cut, FrozenPass, Kept, cacheable_layers, find_cut
-from regraft.freezing.engines import FEWEST, Batch, Engine, EngineLog, chosen_engine, frozen_work
+from regraft.freezing.engines import FEWEST, Engine, EngineLog, _Batch, chosen_engine, frozen_work
 from regraft.networks.contract import Network
 from regraft.networks.padding import shortened
 from regraft.networks.samples import placed
@@ -204,7 +204,7 @@ def engines_of(net: Network, items: Prepared) -> dict[str, Any]:
     cut, batch = head_cut(net, items), items.batch(np.arange(BATCH))
     ready = placed(batch, torch.device("cpu"), order=net.body.memory_order)
     work = frozen_work(net, cut, values=lambda inputs: cut.frozen_part(placed(inputs, torch.device("cpu"), order=net.body.memory_order)))
-    proof, notes = [Batch(batch, work.values(batch), 1.0)], list[str]()
+    proof, notes = [_Batch(batch, work.values(batch), 1.0)], list[str]()
     runs, built = {"eager": lambda: cut.frozen_part(ready)}, {}
     for name in ENGINES:
         how = {"wanted": name, "rows": BATCH, "log": EngineLog(), "say": notes.append}

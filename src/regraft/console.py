@@ -23,23 +23,6 @@ from .files.text import csv_cell, printable, printable_json, printable_lines
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = [
-    "STEPS",
-    "duration",
-    "passed",
-    "progress",
-    "rewording",
-    "say",
-    "show",
-    "show_csv",
-    "show_json",
-    "show_table",
-    "speaking",
-    "spent",
-    "summarize",
-    "tell",
-]
-
 
 class _Pace:
     """Interval between frequent sentences in a log: 10 s, later a tenth of the time so far, 10 min at most."""

@@ -16,8 +16,6 @@ import numpy as np
 
 from .tensors import torch
 
-__all__ = ["own_state", "seeded"]
-
 _LOCK = threading.RLock()
 """The generators are global to the process, so only one thread at a time may use them."""
 

@@ -10,7 +10,7 @@ import torch
 
 import regraft
 from regraft.errors import DataError, SettingError
-from regraft.heads.starts import aligned_rows, imprinted_rows, mean_rows
+from regraft.heads.starts import _mean_rows, aligned_rows, imprinted_rows
 
 from .examples import TABLE, opened, pictures
 
@@ -68,9 +68,9 @@ def test_formulas_by_hand() -> None:
     weight, bias = aligned_rows(np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([0.0, 1.0]), kept=kept)
     np.testing.assert_allclose(weight, [[2.0, 0.0], [0.0, 4.0]])
     np.testing.assert_allclose(bias, [1.0, 3.0])
-    np.testing.assert_allclose(mean_rows(kept[0], kept[1], count=1)[0], [[2.0, 1.0]])
+    np.testing.assert_allclose(_mean_rows(kept[0], kept[1], count=1)[0], [[2.0, 1.0]])
     with pytest.raises(DataError, match="needs old class weights"):
-        mean_rows(np.zeros((0, 2)), np.zeros(0), count=1)
+        _mean_rows(np.zeros((0, 2)), np.zeros(0), count=1)
 
 
 def test_what_is_missing_is_said() -> None:

@@ -237,7 +237,7 @@ regraft.adapt(net, examples.pictures(180), **given, cache=sys.argv[2], out=sys.a
 
 @pytest.mark.parametrize("at", [*(pytest.param(at, marks=pytest.mark.slow) for at in ("partial-choice", "partial")), "partial-refit"])
 def test_after_a_kill_the_run_goes_on_to_the_same_network(at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regraft.networks.torch.exporting.exported_onnx", lambda _network: (b"not compared", {}))
+    monkeypatch.setattr("regraft.networks.torch.exporting._exported_onnx", lambda _network: (b"not compared", {}))
     given = {"strategy": "partial", "frozen": "norm1", "epochs": 32, "patience": 3, "batch_size": 16}
     net, data = _net(), examples.pictures(180)
     whole = regraft.adapt(net, data, **given, cache=str(tmp_path / "other"), out=tmp_path / "whole")

@@ -30,7 +30,7 @@ from regraft.planning.choosing import trials as trials_module
 from regraft.planning.choosing.candidates import surgical_blocks
 from regraft.planning.choosing.choice import Choice, gain_of, is_better
 from regraft.planning.choosing.costs import Costs
-from regraft.planning.choosing.probing import JOINT, OLD_ROWS, best_of, stacking_weights
+from regraft.planning.choosing.probing import JOINT, OLD_ROWS, _stacking_weights, best_of
 from regraft.planning.choosing.solving import HeldOut, Probed
 from regraft.planning.choosing.trials import Trial, blended_, on_workers
 from regraft.planning.setup import Log
@@ -167,7 +167,7 @@ def test_weights_follow_the_better_head_as_far_as_the_items_can_tell() -> None:
     draw, targets = np.random.default_rng(0), np.arange(600) % 3
     truth = np.eye(3)[targets]
     heads = np.stack([3 * truth + draw.normal(size=truth.shape), draw.normal(size=truth.shape), -truth])
-    many, few = stacking_weights(heads, targets), stacking_weights(heads[:, :6], targets[:6])
+    many, few = _stacking_weights(heads, targets), _stacking_weights(heads[:, :6], targets[:6])
     assert (many >= 0).all() and many[0] > 0.8 and max(many[1], many[2]) < 0.1
     assert np.abs(few - 1 / 3).max() < np.abs(many - 1 / 3).max() and few[0] > few[1]
 

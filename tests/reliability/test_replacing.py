@@ -70,9 +70,9 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any, Any]]] = {"torch": _torch_resul
 @pytest.fixture(autouse=True)
 def _exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that are saved again and again are exported once: it takes longer than all the rest."""
-    forms, inner = dict[Any, Any](), exporting.exported_onnx
+    forms, inner = dict[Any, Any](), exporting._exported_onnx
     monkeypatch.setattr(
-        exporting, "exported_onnx", lambda body: forms.get(str(body.module)) or forms.setdefault(str(body.module), inner(body))
+        exporting, "_exported_onnx", lambda body: forms.get(str(body.module)) or forms.setdefault(str(body.module), inner(body))
     )
 
 

@@ -30,7 +30,7 @@ TRIALS = {"tpe": 14, "random": 6, "grid": 9}
 
 def searched(out: Path, *, sampler: str, pruner: str | None, family: str = "torch", trials: int | None = None) -> Any:
     """Search, going on from what is there; return all that must be equal."""
-    exporting.exported_onnx = lambda _network: (b"not compared", {})  # in a process of its own
+    exporting._exported_onnx = lambda _network: (b"not compared", {})  # in a process of its own
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 16} if "batch_size" not in SPACES[sampler] else {"epochs": 2}
     with speaking(False):
         study = regraft.search(

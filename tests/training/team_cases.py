@@ -21,7 +21,7 @@ from regraft.scale import WorkerLostError
 from regraft.tasks import loss_for
 from regraft.training import Objective, Settings, TaskObjective, Training, WholeFeed, loop, team
 from regraft.training.loop import Trained, trained
-from regraft.training.recipe import moving_statistics
+from regraft.training.recipe import _moving_statistics
 from regraft.training.team import ALONE, Team
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the second process is a fork of this one")
@@ -74,7 +74,7 @@ def _training(family: str, settings: dict[str, Any], **fields: Any) -> Training:
     given = Settings.of({"epochs": 3, "batch_size": 8, "learning_rate": 3e-3, "patience": None} | settings)
     feed = WholeFeed(network, items, 1, torch.device("cpu"))
     made = Training(network, feed, objective, np.arange(35), np.arange(35, 48), given, 3, frozenset(), **fields)
-    return replace(made, frozen=moving_statistics(made)) if given.batch_norm == "frozen" else made
+    return replace(made, frozen=_moving_statistics(made)) if given.batch_norm == "frozen" else made
 
 
 CASES: dict[str, dict[str, Any]] = {

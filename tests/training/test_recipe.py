@@ -19,7 +19,7 @@ from regraft.networks.torch.family import open_torch
 from regraft.planning.tuning.tuned import measured_training, refitted
 from regraft.tasks import loss_for
 from regraft.training import InMemory, Objective, Settings, TaskObjective, Training, train
-from regraft.training.recipe import Recipe, Starts, first_short, found_recipe, moving_statistics, with_recipe
+from regraft.training.recipe import Recipe, Starts, _moving_statistics, first_short, found_recipe, with_recipe
 
 
 class Rows(ArrayFeed):
@@ -73,7 +73,7 @@ def test_decay_statistics_and_starts_are_compared() -> None:
 
 def test_frozen_statistics_stay_and_the_rest_is_trained() -> None:
     training, _ = _digits({"epochs": 2}, norm=True)
-    still = moving_statistics(training)
+    still = _moving_statistics(training)
     assert still == {"1.running_mean", "1.running_var"}
     for kind, moves in (("batch", True), ("frozen", False)):
         before = _state(training)

@@ -26,23 +26,6 @@ from ..networks.parts.onnx_export import WholeNetwork, check_size, input_names, 
 from ..scale import check_cluster
 from .cut import Cut, Refusal
 
-__all__ = [
-    "EAGER",
-    "ENGINES",
-    "FEWEST",
-    "HALF",
-    "MOST_OFF",
-    "Batch",
-    "Engine",
-    "EngineLog",
-    "Values",
-    "Work",
-    "check_engine",
-    "chosen_engine",
-    "engine_names",
-    "frozen_work",
-]
-
 EAGER, HALF = "eager", "bfloat16"
 _version_of = cache(version)  # reads files
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -62,7 +45,7 @@ Values = Callable[[Inputs], list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class _Batch:
     """Batch computed by PyTorch: inputs, results and time in seconds."""
 
     inputs: Inputs
@@ -83,11 +66,11 @@ class Work:
     values: Values  # function from inputs to results, by plain PyTorch
     module: Callable[[], WholeNetwork]  # function that returns a private copy as a module whose forward returns the results in order
 
-    def timed(self, inputs: Inputs) -> Batch:
+    def timed(self, inputs: Inputs) -> _Batch:
         """Compute a batch with plain PyTorch and measure the time."""
         start = perf_counter()
         values = self.values(inputs)
-        return Batch(inputs, values, perf_counter() - start)
+        return _Batch(inputs, values, perf_counter() - start)
 
 
 @dataclass(frozen=True)
@@ -135,7 +118,7 @@ def engine_names(wanted: str, *, half: bool = False) -> dict[str, str]:
 
 
 def chosen_engine(  # over the limit: what a choice depends on
-    work: Work, first: Sequence[Batch], *, wanted: str, rows: int, log: EngineLog, say: Callable[[str], None]
+    work: Work, first: Sequence[_Batch], *, wanted: str, rows: int, log: EngineLog, say: Callable[[str], None]
 ) -> tuple[Engine, list[list[Tensor]]]:
     """Return the fastest of the requested engines that reproduces PyTorch's values, and its values of the `first` batches.
     With "auto", engines are built only if building and proving are expected to take at most 3 % of the pass, or 13 % for networks with 2-D
@@ -200,7 +183,7 @@ def frozen_work(network: Network, cut: Cut, *, values: Values) -> Work:
     return Work("The frozen part", network, cut.layers, values, module)
 
 
-def _built(work: Work, *, wanted: str, proof: Sequence[Batch], ends: Sequence[float]) -> tuple[list[_Proved], list[str]]:
+def _built(work: Work, *, wanted: str, proof: Sequence[_Batch], ends: Sequence[float]) -> tuple[list[_Proved], list[str]]:
     """Build and prove engines. Return the proved ones with their values of the `proof`, and the reasons against the others.
     `ends`: times at which building and proving are given up."""
     found, why = list[_Proved](), list[str]()
@@ -278,7 +261,7 @@ def _compiled(module: WholeNetwork, sample: Sequence[Tensor]) -> Callable[[str],
     return lambda _engine: values
 
 
-def _proved(name: str, values: Values, *, proof: Sequence[Batch], end: float) -> _Proved:
+def _proved(name: str, values: Values, *, proof: Sequence[_Batch], end: float) -> _Proved:
     """Return an engine and its values of the `proof`. Raise `NetworkError` if it differs from PyTorch on a batch or a single example."""
 
     def typed(inputs: Inputs) -> list[Tensor]:

@@ -17,23 +17,6 @@ from ..errors import DataError, SettingError, near_names
 from ..networks.contract import Head, Network
 from ..probes import ClassStatistics, LogisticLoss, fit_logistic, fit_ridge
 
-__all__ = [
-    "STARTS",
-    "Rows",
-    "Start",
-    "aligned_rows",
-    "as_data",
-    "empty_head",
-    "fitted_rows",
-    "imprinted_rows",
-    "lowest_biases",
-    "mean_rows",
-    "probed_rows",
-    "ready_for",
-    "separated_rows",
-    "started",
-]
-
 STARTS = ("zeros", "random", "mean", "imprint", "probe")
 _LOST = 0.15  # Share of a new class's examples that may score below an old class, if there are no old examples to balance against
 _DRAWN = 4_000  # Total number of features drawn from the statistics of the old classes; 4 to 100 per class
@@ -94,7 +77,7 @@ def started(net: Network, head: Head, *, new: np.ndarray, old: Rows, start: Star
     if start.how == "random":
         made = net.body.fresh_rows(len(new), head.features, seed=start.seed)
     elif start.how == "mean":
-        made = mean_rows(old[0], old[1], count=len(new))
+        made = _mean_rows(old[0], old[1], count=len(new))
     else:
         made = _from_data(net, head, new=new, kept=rows, start=start)
     weight, bias = head.weight.copy(), head.bias.copy()
@@ -130,7 +113,7 @@ def _from_data(net: Network, head: Head, *, new: np.ndarray, kept: Rows, start: 
     return imprinted_rows(features[inside], np.searchsorted(new, targets[inside]), count=len(new), kept=kept)
 
 
-def mean_rows(weight: np.ndarray, bias: np.ndarray, *, count: int) -> Rows:
+def _mean_rows(weight: np.ndarray, bias: np.ndarray, *, count: int) -> Rows:
     """Return `count` copies of the mean of the old class weights (C, d) and biases (C,)."""
     if not len(weight):
         raise DataError(

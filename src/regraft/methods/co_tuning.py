@@ -6,8 +6,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import softmax
 
-__all__ = ["class_relation", "related_chances"]
-
 
 def class_relation(scores: np.ndarray, targets: np.ndarray, *, classes: int) -> np.ndarray:
     """Return the mean probability of each old class over the examples of each new class: R[t, s] = mean over x in t of p_old(s | x).

@@ -9,8 +9,6 @@ from ..freezing import added_parameters, frozen_but, head_parameters
 from ..networks.contract import Network
 from .contract import Begun, Method
 
-__all__ = ["METHOD"]
-
 
 def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
     """Insert a linear layer W x + b before the input, and train it and the heads. The layer remains in the network.

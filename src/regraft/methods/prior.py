@@ -14,8 +14,6 @@ from sklearn.covariance import ledoit_wolf
 
 from ..errors import SettingError
 
-__all__ = ["WEIGHTS", "CodePrior", "chosen_weight", "code_prior", "first_weight"]
-
 WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, np.inf)  # Candidate weights of the prior. An infinite weight keeps the mean code
 PLAIN = 1.0  # Weight given by Bayes' rule, if log-likelihoods are summed and the known codes have the spread of the true codes
 USUAL = 0.3

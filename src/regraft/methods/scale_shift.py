@@ -14,8 +14,6 @@ from ..networks.contract import Network
 from ..networks.parts.structure import points_in
 from .contract import Begun, Method, Option, are_names
 
-__all__ = ["FORMS", "METHOD"]
-
 FORMS = ("lhuc", "film", "norm")
 
 

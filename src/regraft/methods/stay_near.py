@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ..networks.contract import Network
 
-__all__ = ["anchors_of", "pull_back_"]
-
 
 def pull_back_(groups: Iterable[Mapping[str, Any]], anchors: Mapping[int, Tensor], *, strength: float) -> None:
     """Apply the decoupled penalty strength / 2 · |w - w0|² in place: w <- w - lr · strength · (w - w0).

@@ -17,24 +17,6 @@ from .loop import Training, loss_of, restore_, trained
 from .optimizers import trained_depth
 from .settings import Settings
 
-__all__ = [
-    "DRAWN",
-    "MOVING_STATISTICS",
-    "Chosen",
-    "Comparison",
-    "Folds",
-    "Measured",
-    "Recipe",
-    "Short",
-    "Starts",
-    "first_short",
-    "found_recipe",
-    "moving_statistics",
-    "put_start_",
-    "short_epochs",
-    "with_recipe",
-]
-
 Starts = Mapping[str, Callable[[np.ndarray], Mapping[str, Tensor]]]
 """Name -> function from a training set, (n,) indices, to initial weights, named as in `state()`."""
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -149,7 +131,7 @@ def put_start_(training: Training, recipe: Recipe, *, starts: Starts) -> None:
 def with_recipe(training: Training, recipe: Recipe) -> Training:
     """Return the `training` with the settings of the `recipe`. A given `layer_decay` takes precedence."""
     network = training.network
-    frozen = training.frozen | (moving_statistics(training) if recipe.batch_norm == "frozen" else frozenset())
+    frozen = training.frozen | (_moving_statistics(training) if recipe.batch_norm == "frozen" else frozenset())
     network.freeze_(frozen)
     depth = trained_depth(network)
     given = training.settings.layer_decay
@@ -158,7 +140,7 @@ def with_recipe(training: Training, recipe: Recipe) -> Training:
     return replace(training, settings=settings, frozen=frozen)
 
 
-def moving_statistics(training: Training) -> frozenset[str]:
+def _moving_statistics(training: Training) -> frozenset[str]:
     """Return the names in `state()` of the moving statistics of all trained BatchNorm layers."""
     network = training.network
     layers = {layer.name for layer in network.layers} - training.frozen
@@ -240,7 +222,7 @@ def _others(training: Training, best: Recipe, *, of: Container[str], starts: Sta
     settings, found = training.settings, list[Recipe]()
     if "decay" in of and settings.layer_decay is None and trained_depth(training.network) > 2 and best.start != DRAWN:
         found += [replace(best, lowest=lowest) for lowest in LOWEST]
-    if "statistics" in of and settings.batch_norm == "auto" and moving_statistics(training) and best.start != DRAWN:
+    if "statistics" in of and settings.batch_norm == "auto" and _moving_statistics(training) and best.start != DRAWN:
         found.append(replace(best, batch_norm="frozen"))
     return found + [replace(best, start=name) for name in starts if name != best.start]
 

@@ -40,25 +40,13 @@ from .body import TorchBody
 from .graft import for_exporter_, module_at
 from .programs import FEATURES, OnnxProgram, input_name, logits_name
 
-__all__ = [
-    "GRAPH",
-    "PROGRAM_FILE",
-    "UNOPENED_PROGRAM_FILE",
-    "LogitsAndFeatures",
-    "export_module",
-    "exported_onnx",
-    "exported_program",
-    "write_graph",
-    "write_program",
-]
-
 GRAPH = "graph_of_file"  # Module attribute that holds the bytes of the ONNX graph that the module was made from
 PROGRAM_FILE = "network.onnx"
 UNOPENED_PROGRAM_FILE = "network.pt2"
 """Exported program that earlier versions saved instead. Opening the folder does not read it; opening the file needs `trust=True`."""
 
 
-class LogitsAndFeatures(WholeNetwork):
+class _LogitsAndFeatures(WholeNetwork):
     """The logits of each head with its own class weights, then the features that the head reads."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -77,7 +65,7 @@ class LogitsAndFeatures(WholeNetwork):
         return *(scores[task].float() for task in own), features.float()
 
 
-def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
+def _exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
     """Return a network as ONNX with a free batch axis, verified against PyTorch at two batch sizes, and its name of the table of codes.
     Opening a folder fills that table from its code files. Tokens and open axes are free as well, if the exporter keeps them so."""
     check_size(body.state(), purpose="A file that opens without the class")
@@ -89,7 +77,7 @@ def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
 
 
 def _exported(body: TorchBody, lengths: Sequence[Mapping[int, str]]) -> tuple[bytes, dict[str, str]]:
-    whole, sample, told = LogitsAndFeatures(body).eval(), sample_tensors(body.sample), dict[str, str]()
+    whole, sample, told = _LogitsAndFeatures(body).eval(), sample_tensors(body.sample), dict[str, str]()
     with torch.no_grad():
         count = len(whole(*sample))
     inputs, outputs = [input_name(index) for index in range(len(sample))], [*map(logits_name, range(count - 1)), FEATURES]
@@ -114,7 +102,7 @@ def write_program(body: TorchBody, folder: Path, *, own: str) -> dict[str, str]:
     twin.ready_for_export_()
     for_exporter_(twin.module)
     try:
-        content, told = exported_onnx(twin)
+        content, told = _exported_onnx(twin)
     except Exception as problem:  # not every forward can be exported; the weights are saved anyway
         reason = why_not_exported(problem)
         warnings.warn(

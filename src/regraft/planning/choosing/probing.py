@@ -18,23 +18,6 @@ from ..setup import Setup
 from ..tapped import Tapped
 from .solving import WORDS, Probed, by_discriminants, columns_of, judged_probe, solved_probe
 
-__all__ = [
-    "JOINT",
-    "OLD_ROWS",
-    "STACKED",
-    "best_of",
-    "block_of",
-    "by_ridge",
-    "old_rows",
-    "probe_at",
-    "probed_network",
-    "probes_of",
-    "refitted",
-    "stacked",
-    "stacking_weights",
-    "with_rows",
-]
-
 JOINT = "all depths"
 WIDEST_ALONE = 5000
 """Number of features up to which discriminant analysis can be chosen by name: it inverts a matrix of that size for each fold."""
@@ -42,7 +25,7 @@ _PLAIN = ("mean", "std", "token", VECTOR)
 _PLAIN_NAME = f"{JOINT}, means and deviations"
 
 
-def by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
+def _by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Return ridge regression on each depth alone and on sets of all depths together."""
     blocks = list(dict.fromkeys(part.block for part in tapped.slices))
     sets = {block: tuple(part for part in tapped.slices if part.block == block) for block in blocks}
@@ -60,11 +43,11 @@ def by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
 def probes_of(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Return a probe for each depth and for sets of all depths, by ridge regression or discriminant analysis, whichever is better.
     For classification, their weighted mean is appended."""
-    made = by_ridge(setup, tapped, rows=rows)
+    made = _by_ridge(setup, tapped, rows=rows)
     promising = [best_of(part) for part in ([one for one in made if one.joint], [one for one in made if not one.joint]) if part]
     promising += [one for one in made if one.name == _PLAIN_NAME and one not in promising]
     further = {one.name: by_discriminants(setup, tapped, probed=one, rows=rows) for one in promising}
-    every = [*made, *(other for found in further.values() for other in found), *old_rows(setup, tapped, rows=rows)]
+    every = [*made, *(other for found in further.values() for other in found), *_old_rows(setup, tapped, rows=rows)]
     return [*(best_of([one, *further.get(one.name, ())]) for one in made), *stacked(setup, tapped, members=every)]
 
 
@@ -88,7 +71,7 @@ def probe_at(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> Probed:
         found = probes_of(setup, tapped, rows=rows)
         return best_of([one for one in found if one.joint] or found)
     if asked is None:
-        chosen = _best_set(by_ridge(setup, tapped, rows=rows), method)
+        chosen = _best_set(_by_ridge(setup, tapped, rows=rows), method)
         return chosen if method == "ridge" else _again(setup, tapped, probed=chosen, rows=rows, method=WORDS[method])
     block = block_of(setup.network, asked)
     slices = tuple(part for part in tapped.slices if part.block == block)
@@ -130,7 +113,7 @@ def refitted(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) 
         members = [refitted(setup, tapped, probed=one, rows=rows) for one in probed.members]
         return stacked(setup, tapped, members=members, name=probed.name)[0]
     if probed.method == OLD_ROWS:
-        return old_rows(setup, tapped, rows=rows)[0]
+        return _old_rows(setup, tapped, rows=rows)[0]
     if probed.method == WORDS["lda"]:
         return by_discriminants(setup, tapped, probed=probed, rows=rows)[0]
     return solved_probe(setup, tapped, probed.name, slices=probed.slices, rows=rows)
@@ -188,7 +171,7 @@ def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: st
     return [replace(judged_probe(setup, name, slices=slices, method=method, probes=probes, rows=best.rows), members=tuple(kept))]
 
 
-def stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def _stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return the non-negative weights (M,) that minimise the log loss of the weighted sum of `scores`, with a penalty towards 1 / M.
     `scores` (M, n, C) are the held-out logits of M heads; `targets` (n,) are class indices."""
     heads, count = len(scores), len(targets)
@@ -205,7 +188,7 @@ def stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.asarray(found.x) if found.x.sum() > 0 else np.full(heads, equal)
 
 
-def old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
+def _old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Return the old head as a calibrated probe, if it has all classes and its features were read; else an empty list.
     It is calibrated on the examples `rows` (n,), which it has not seen."""
     data, task = setup.items.data, setup.tasks[setup.items.data.name]
@@ -237,7 +220,7 @@ def _weights_of(setup: Setup, task: str, *, members: Sequence[Probed]) -> np.nda
     rows = members[0].rows[task]
     drawn = np.random.default_rng(setup.plan.seed).permutation(len(rows))[:MOST_WEIGHED]
     scores = np.stack([one.probes[task].loo_scores[drawn] for one in members]).astype(np.float64)
-    return stacking_weights(scores, setup.data_of(task).targets[rows[drawn]])
+    return _stacking_weights(scores, setup.data_of(task).targets[rows[drawn]])
 
 
 def _joined(setup: Setup, task: str, *, members: Sequence[Probed], weights: np.ndarray, slices: Sequence[TapSlice]) -> LinearProbe:
