@@ -75,30 +75,27 @@ def _by_channel(variable: Any) -> np.ndarray:
 
 
 def _convolved(  # over the limit: a layer and what its kernel says
-    reader: KerasReader, layer: Any, *, value: Value, kernel: np.ndarray, groups: int, part: str = "", whole: bool = True
+    reader: KerasReader, layer: Any, *, value: Value, kernel: np.ndarray, groups: int, part: str = ""
 ) -> Value:
     rank = kernel.ndim - 2
     strides, rates = _each(layer.strides, rank), _each(layer.dilation_rate, rank)
     sizes = [(size - 1) * rate + 1 for size, rate in zip(kernel.shape[:rank], rates, strict=True)]
     value, padding = _padded(reader, layer, value=reader.spatial(layer, value), sizes=sizes, strides=strides)
-    bias = layer.use_bias and whole
+    further: dict[str, Any] = {"stride": strides, "padding": padding, "dilation": rates, "groups": groups}
+    made = reader.placed(layer, _with_kernel(reader, layer, value=value, kernel=kernel, part=part, **further))
+    return made if part else reader.activated(layer, made)
+
+
+def _with_kernel(  # over the limit: a layer and what its kernel says
+    reader: KerasReader, layer: Any, *, value: Value, kernel: np.ndarray, kind: str = "Conv", part: str = "", **further: Any
+) -> Value:
+    """Return the value of a new convolution with a Keras kernel, (…, input channels, output channels); a `part` of a layer has no bias."""
+    ends = kernel.shape[-2] * further.get("groups", 1), kernel.shape[-1]
+    entering, leaving = ends if kind == "Conv" else ends[::-1]
+    settings = {"in_channels": entering, "out_channels": leaving, "kernel_size": list(kernel.shape[:-2]), **further}
+    bias = layer.use_bias and not part
     weights = {"weight": np.moveaxis(kernel, (-1, -2), (0, 1))} | ({"bias": array_of(layer.bias)} if bias else {})
-    made = reader.add(
-        layer,
-        f"Conv{rank}d",
-        value,
-        weights=weights,
-        part=part,
-        in_channels=kernel.shape[-2] * groups,
-        out_channels=kernel.shape[-1],
-        kernel_size=list(kernel.shape[:rank]),
-        stride=strides,
-        padding=padding,
-        dilation=rates,
-        groups=groups,
-        bias=bias,
-    )
-    return reader.activated(layer, reader.placed(layer, made)) if whole else reader.placed(layer, made)
+    return reader.add(layer, f"{kind}{kernel.ndim - 2}d", value, weights=weights, part=part, **settings, bias=bias)
 
 
 def _each(given: Any, rank: int) -> list[int]:
@@ -107,21 +104,9 @@ def _each(given: Any, rank: int) -> list[int]:
 
 def _separable(reader: KerasReader, call: Call) -> Value:
     depth, point = _by_channel(call.layer.depthwise_kernel), array_of(call.layer.pointwise_kernel)
-    made = _convolved(
-        reader, call.layer, value=call.value, kernel=depth, groups=call.layer.depthwise_kernel.shape[-2], part="_depthwise", whole=False
-    )
-    rank = point.ndim - 2
-    weights = {"weight": np.moveaxis(point, (-1, -2), (0, 1))} | ({"bias": array_of(call.layer.bias)} if call.layer.use_bias else {})
-    value = reader.add(
-        call.layer,
-        f"Conv{rank}d",
-        reader.spatial(call.layer, made),
-        weights=weights,
-        in_channels=point.shape[-2],
-        out_channels=point.shape[-1],
-        kernel_size=[1] * rank,
-        bias=call.layer.use_bias,
-    )
+    groups = call.layer.depthwise_kernel.shape[-2]
+    made = _convolved(reader, call.layer, value=call.value, kernel=depth, groups=groups, part="_depthwise")
+    value = _with_kernel(reader, call.layer, value=reader.spatial(call.layer, made), kernel=point)
     return reader.activated(call.layer, reader.placed(call.layer, value))
 
 
@@ -130,21 +115,9 @@ def _transposed(reader: KerasReader, call: Call) -> Value:
     strides, rates = _each(call.layer.strides, rank), _each(call.layer.dilation_rate, rank)
     if call.layer.output_padding is not None or any(rate > 1 for rate in rates):
         raise refusal(call.layer, f"output_padding={call.layer.output_padding}, dilation_rate={call.layer.dilation_rate}")
-    sizes = kernel.shape[:rank]
+    sizes, value = kernel.shape[:rank], reader.spatial(call.layer, call.value)
     further = [max(stride - size, 0) for size, stride in zip(sizes, strides, strict=True)]
-    weights = {"weight": np.moveaxis(kernel, (-1, -2), (0, 1))} | ({"bias": array_of(call.layer.bias)} if call.layer.use_bias else {})
-    made = reader.add(
-        call.layer,
-        f"ConvTranspose{rank}d",
-        reader.spatial(call.layer, call.value),
-        weights=weights,
-        in_channels=kernel.shape[-1],
-        out_channels=kernel.shape[-2],
-        kernel_size=list(sizes),
-        stride=strides,
-        output_padding=further,
-        bias=call.layer.use_bias,
-    )
+    made = _with_kernel(reader, call.layer, value=value, kernel=kernel, kind="ConvTranspose", stride=strides, output_padding=further)
     if call.layer.padding == "same" and any(size > stride for size, stride in zip(sizes, strides, strict=True)):
         cut = [max(size - stride, 0) for size, stride in zip(sizes, strides, strict=True)]
         flat = [side for each in reversed(cut) for side in (-(each // 2), -(each - each // 2))]
@@ -518,7 +491,7 @@ def _affine(reader: KerasReader, call: Call) -> Value:
 
 
 ROWS: dict[str, Row] = {
-    **dict.fromkeys(("Dense",), _dense),
+    "Dense": _dense,
     **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _convolution),
     **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise),
     **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable),
@@ -541,7 +514,7 @@ ROWS: dict[str, Row] = {
     "Activation": lambda reader, call: reader.activated(call.layer, call.value),
     "LeakyReLU": lambda reader, call: reader.add(call.layer, "LeakyReLU", call.value, negative_slope=float(call.layer.negative_slope)),
     "ELU": lambda reader, call: reader.add(call.layer, "ELU", call.value, alpha=float(call.layer.alpha)),
-    **dict.fromkeys(("Softmax",), _softmax),
+    "Softmax": _softmax,
     **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D"), _dropout),
     **dict.fromkeys(("ActivityRegularization", "Identity", "GaussianNoise", "GaussianDropout"), lambda _reader, call: call.value),
     **dict.fromkeys(("Rescaling", "Normalization"), _affine),
