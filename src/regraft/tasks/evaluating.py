@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -140,18 +140,9 @@ def task_data(data: Dataset, head: Head, *, task: str | None = None) -> Dataset:
 
 def _of_kind(data: Dataset, head: Head) -> Dataset:
     """Convert the targets to the kind of the head. The reader takes whole numbers and rows with a single 1 for classes."""
-    if data.task == head.kind:
-        return data
-    if data.task == "classification" and head.kind == "multi-label":
-        table = np.eye(len(data.classes), dtype=np.float32)[data.targets]
-        return dataclasses.replace(data, targets=table, task="multi-label")
-    if data.task == "classification" and head.kind == "regression":
-        try:
-            values = np.array([float(name) for name in data.classes], np.float32)[data.targets]
-        except ValueError:
-            pass
-        else:
-            return dataclasses.replace(data, targets=values, classes=(), task="regression")
+    if data.task in (head.kind, "classification"):
+        with suppress(DataError):
+            return data.as_task(head.kind)
     shown = ", ".join(map(repr, data.classes[:3])) or "numbers"
     raise DataError(
         f"The network's task {head.task!r} is of the kind {head.kind!r}; the labels of the data ({shown}) are of the kind {data.task!r}. "
