@@ -26,12 +26,12 @@ _ADVICE = "Write it again with numpy.save."
 Header = tuple[tuple[int, ...], np.dtype[Any]]
 
 
-def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
+def read_array(path: Path, *, mapped: bool = False, kinds: str = "biuf") -> np.ndarray:
     """Read a .npy file of numbers with one axis or more. Its header is checked against the file size before any allocation.
-    `mapped`: map a large file. A small one is read, as another program may write it again."""
+    `mapped`: map a large file. A small one is read, as another program may write it again. `kinds` are the allowed NumPy kinds."""
     with opening(path, "array", remedy=_ADVICE) as checked, checked.open("rb") as stream:
         size = checked.stat().st_size
-        _, dtype = _header(stream, size=size, shown=f"'{printable(checked)}'")
+        _, dtype = _header(stream, size=size, shown=f"'{printable(checked)}'", kinds=kinds)
         stream.seek(0)
         if mapped and dtype.isnative and size > room.IN_MEMORY:
             return room.in_file(np.lib.format.open_memmap(checked, mode="r"), of_user=checked)
@@ -71,15 +71,8 @@ def array_file(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
         raise DataError(
             f"{printable(path)} holds examples and no labels, and there is no {wanted}. Name a .npy file of labels with target=."
         )
-    labels = _labels_of(found)
-    return items, labels, f"examples are the rows of {printable(path.name)}, labels those of {printable(found.name)}"
-
-
-def _labels_of(path: Path) -> np.ndarray:
-    with opening(path, "array", remedy=_ADVICE) as checked, checked.open("rb") as stream:
-        _header(stream, size=checked.stat().st_size, shown=f"'{printable(checked)}'", kinds="biufUS")
-        stream.seek(0)
-        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+    note = f"examples are the rows of {printable(path.name)}, labels those of {printable(found.name)}"
+    return items, read_array(found, kinds="biufUS"), note
 
 
 def _from_archive(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
