@@ -104,8 +104,8 @@ def _further(network: Network, conditions: Sequence[str], *, size: int | None) -
     coding, table = network.coding, network.body.code_table().detach().cpu().numpy()
     if coding is None or size not in (None, coding.size):
         raise NetworkError(f"size={size}: the network has codes of {table.shape[1]} numbers already; leave size= out.")
-    new = [name for name in conditions if name not in coding.conditions]
-    return network.recoded((*coding.conditions, *new), np.concatenate([table, np.repeat(table[:1], len(new), 0)]))
+    new = {name: table[0] for name in conditions if name not in coding.conditions}
+    return network.recoded(*coding.joined(table, new))
 
 
 @contextmanager

@@ -103,12 +103,7 @@ def with_code_files(network: N, folder: Path) -> N:
 
 def table_with_files(coding: Coding, table: np.ndarray, *, folder: Path, digest: str) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the condition names and table of codes, (1 + K, size), extended by the code files in a folder."""
-    codes = dict(_read(path, coding.size, digest=digest) for path in _files(folder))
-    names = (*coding.conditions, *(name for name in codes if name not in coding.conditions))
-    whole = np.concatenate([table, np.zeros((1 + len(names) - len(table), coding.size), table.dtype)])
-    for name, code in codes.items():
-        whole[1 + names.index(name)] = code
-    return names, whole
+    return coding.joined(table, dict(_read(path, coding.size, digest=digest) for path in _files(folder)))
 
 
 def naming_conditions(preprocessing: Any, names: tuple[str, ...]) -> Any:

@@ -77,6 +77,14 @@ class Coding:
         """Return plain data."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
+    def joined(self, table: np.ndarray, codes: Mapping[str, np.ndarray]) -> tuple[tuple[str, ...], np.ndarray]:
+        """Return the condition names and the table of codes with `codes` (condition -> code) put in; new conditions get new rows."""
+        names = (*self.conditions, *(name for name in codes if name not in self.conditions))
+        whole = np.concatenate([table, np.zeros((1 + len(names) - len(table), self.size), table.dtype)])
+        for name, code in codes.items():
+            whole[1 + names.index(name)] = code
+        return names, whole
+
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
         """Return the coding of the plain data that `to_dict` wrote."""

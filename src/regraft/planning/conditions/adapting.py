@@ -55,7 +55,7 @@ def fit_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitting
     members = np.split(np.arange(len(chosen)), np.cumsum(counts)[:-1])
     losses, start = _started(held, kept, fitting=fitting, table=table, members=members)
     fitted = fit_codes(losses, fitting, prior=prior, start=start)
-    known = _with_codes(net, dict(zip(groups, fitted.codes, strict=True)), table=table)
+    known = net.recoded(*coding.joined(table, dict(zip(groups, fitted.codes, strict=True))))
     known.preprocessing = with_conditions(items.preprocessing, _coding(known).conditions)
     proof = _proved(known, table, digest=digest, changed=groups)
     account = _told(fitted, {name: len(part) for name, part in groups.items()}, fitting=fitting, proof=proof)
@@ -124,16 +124,6 @@ def _started(
         found = [[part.mean() for part in losses.each(np.tile(code, (count, 1)).astype(np.float64), members)] for code in table]
         start = table[np.argmin(found, axis=0)].astype(np.float64)
     return losses, start
-
-
-def _with_codes(net: Network, codes: Mapping[str, np.ndarray], *, table: np.ndarray) -> Network:
-    """Return the network with the given codes (condition -> code) in its table; new conditions get new rows."""
-    coding = _coding(net)
-    names = [*coding.conditions, *(name for name in codes if name not in coding.conditions)]
-    changed = np.concatenate([table, np.zeros((1 + len(names) - len(table), coding.size), table.dtype)])
-    for name, code in codes.items():
-        changed[1 + names.index(name)] = code
-    return net.recoded(names, changed)
 
 
 def fold(net: Network, condition: str) -> Network:
