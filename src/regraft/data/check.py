@@ -67,7 +67,7 @@ def bad_items(data: Dataset) -> dict[int, str]:
     if data.kind == "text":
         reasons = {index: _text_reason(item) for index, item in enumerate(data.items)}
         return {index: reason for index, reason in reasons.items() if reason}
-    if _is_block(data.items):
+    if isinstance(data.items, np.ndarray | ArrayView) and data.items.dtype.kind != "O":
         return {int(row): "NaN or infinity" for row in rows_not_finite(data.items)}
     why = _image_reason if data.kind == "image" else _audio_reason
     said = in_threads(lambda index: why(data.items[index]), range(len(data)))
@@ -81,10 +81,6 @@ def rows_not_finite(items: Any) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     finite = ((start, np.isfinite(np.reshape(rows, (len(rows), -1))).all(axis=1)) for start, rows in chunks_of(items))
     return np.concatenate([start + np.flatnonzero(~part) for start, part in finite])
-
-
-def _is_block(items: Any) -> bool:
-    return isinstance(items, np.ndarray | ArrayView) and items.dtype.kind != "O"
 
 
 def _text_reason(item: Any) -> str:

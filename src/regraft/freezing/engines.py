@@ -23,6 +23,7 @@ from ..networks.contract import Inputs, Network
 from ..networks.onnx.openvino import openvino_program
 from ..networks.onnx.session import run_session, session_of
 from ..networks.parts.onnx_export import WholeNetwork, check_size, input_names, onnx_model, sample_tensors, why_not_exported
+from ..networks.parts.protocols import changed
 from ..scale import check_cluster
 from .cut import Cut, Refusal
 
@@ -268,7 +269,7 @@ def _proved(name: str, values: Values, *, proof: Sequence[_Batch], end: float) -
         return [found.to(like.dtype) for found, like in zip(values(inputs), proof[0].values, strict=True)]
 
     begun = perf_counter()
-    alone = typed(_first(proof[0].inputs))
+    alone = typed(changed(proof[0].inputs, lambda tensor: tensor[:1]))
     each = perf_counter() - begun
     values_of, largest, seconds = list[list[Tensor]](), 0.0, math.inf
     for batch in [*proof, proof[0]]:
@@ -282,10 +283,6 @@ def _proved(name: str, values: Values, *, proof: Sequence[_Batch], end: float) -
     _difference([value[:1] for value in first], alone)
     exact = all(torch.equal(one, two) and torch.equal(one[:1], own) for one, two, own in zip(first, again, alone, strict=True))
     return Engine(name, typed, seconds, largest, exact), values_of
-
-
-def _first(inputs: Inputs) -> Inputs:
-    return {name: tensor[:1] for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs[:1]
 
 
 def _difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:

@@ -109,7 +109,7 @@ def preprocessing_of_function(function: Callable[..., Any], shape: Sequence[int 
     plain = _scaling(function, height, width=width) if layout == "channels_last" else None
     if plain is not None:
         return plain
-    picture, problems = _example(height, width=width), []
+    picture, problems = np.random.default_rng(0).integers(0, 256, size=(height + 7, width + 5, 3), dtype=np.uint8), []
     for form in _FORMS[layout]:
         own = FunctionPreprocessing(name, augment_key(function), form, height, width, layout)
         try:
@@ -167,7 +167,3 @@ def _picture(item: Any) -> Any:
         return library.fromarray(item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item).convert("RGB")
     pixels = decode(Path(item) if isinstance(item, str) else item, 3, resized=lambda picture: picture)
     return library.fromarray(pixels[0].permute(1, 2, 0).numpy().astype(np.uint8))
-
-
-def _example(height: int, *, width: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, size=(height + 7, width + 5, 3), dtype=np.uint8)

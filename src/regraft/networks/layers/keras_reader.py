@@ -139,7 +139,8 @@ class KerasReader:
         `first` says whether the result is channels first. None copies this from the first value."""
         module = layer_of(kind, settings).eval()
         state = module.state_dict()
-        state.update({name: _tensor(array).reshape(state[name].shape) for name, array in (weights or {}).items()})
+        given = {name: torch.tensor(np.asarray(array), dtype=torch.float32) for name, array in (weights or {}).items()}
+        state.update({name: tensor.reshape(state[name].shape) for name, tensor in given.items()})
         module.load_state_dict(state)
         if not getattr(layer, "trainable", True):
             module.requires_grad_(False)
@@ -216,10 +217,6 @@ def _operations(model: Any) -> list[Any]:
         raise no_graph(model)
     own = [node.operation for node in steps_of(graph)]
     return [part for one in own for part in (_operations(one) if graph_of(one) is not None else [one])]
-
-
-def _tensor(array: Any) -> Tensor:
-    return torch.tensor(np.asarray(array), dtype=torch.float32)
 
 
 def array_of(variable: Any) -> np.ndarray:

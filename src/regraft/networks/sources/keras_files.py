@@ -141,7 +141,8 @@ def _loaded(path: Path, config: dict[str, Any]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         mended = Path(shutil.copy(path, Path(folder) / path.name))
         mended.chmod(0o600)
-        _write_config_(mended, config)
+        with h5py.File(mended, "r+") as file:
+            file.attrs["model_config"] = json.dumps(config)
         return keras.saving.load_model(mended, **how)
 
 
@@ -149,11 +150,6 @@ def _own_layers(config: dict[str, Any]) -> dict[str, Any]:
     """Return the Keras layers that an architecture names without a module, as Keras 2 did. Keras 3 does not find nested ones itself."""
     names = {part["class_name"] for part in serialized_parts(config) if not part.get("module")}
     return {name: getattr(keras.layers, name) for name in names if isinstance(getattr(keras.layers, name, None), type)}
-
-
-def _write_config_(path: Path, config: dict[str, Any]) -> None:
-    with h5py.File(path, "r+") as file:
-        file.attrs["model_config"] = json.dumps(config)
 
 
 def _drop_gone_settings_(config: dict[str, Any]) -> bool:
