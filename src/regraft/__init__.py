@@ -57,44 +57,27 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Dataset": "data",
-    "Evaluation": "tasks.evaluating",
-    "Extension": "planning.extending",
-    "Network": "networks.contract",
-    "Plan": "planning",
-    "Profile": "planning.profiling",
-    "RegraftError": "errors",
-    "Result": "planning",
-    "Study": "planning.search",
-    "TransferClassifier": "planning.search",
-    "TransferRegressor": "planning.search",
-    "adapt": "verbs",
-    "adapt_condition": "verbs",
-    "branch": "heads",
-    "check": "verbs",
-    "combine": "heads",
-    "cut": "heads",
-    "evaluate": "verbs",
-    "extend": "verbs",
-    "fold": "verbs",
-    "join": "heads",
-    "load": "verbs",
-    "predict": "verbs",
-    "profile": "verbs",
-    "read": "data",
-    "retarget": "heads",
-    "search": "verbs",
-    "stack": "heads",
-    "tune_input": "verbs",
+    "data": ("Dataset", "read"),
+    "errors": ("RegraftError",),
+    "heads": ("branch", "combine", "cut", "join", "retarget", "stack"),
+    "networks.contract": ("Network",),
+    "planning": ("Plan", "Result"),
+    "planning.extending": ("Extension",),
+    "planning.profiling": ("Profile",),
+    "planning.search": ("Study", "TransferClassifier", "TransferRegressor"),
+    "tasks.evaluating": ("Evaluation",),
+    "verbs": ("adapt", "adapt_condition", "check", "evaluate", "extend", "fold", "load", "predict", "profile", "search", "tune_input"),
 }
+"""Module -> public names in it."""
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("regraft")
-    if name not in _HOMES:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module 'regraft' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{home}", __name__), name)
 
 
 def __dir__() -> list[str]:
