@@ -35,7 +35,8 @@ def turns(kinds: np.ndarray, count: int) -> Iterator[np.ndarray]:
 def measured(pair: Pair, count: int) -> dict[str, float]:
     """Return the area under the curve of the rule that was chosen, of each score alone, and how often each was chosen."""
     import regraft
-    from regraft.probes import UNKNOWN_SCORES, unknown_scores
+    from regraft.probes import unknown_scores
+    from regraft.probes.unknown import UNKNOWN_SCORES
 
     found: list[dict[str, float]] = []
     for hidden in turns(np.unique(pair.learn[1]), count):

@@ -11,10 +11,10 @@ from regraft.data import (
     ColumnsPreprocessing,
     ConditionsPreprocessing,
     Prepared,
-    known_conditions,
     preprocessing_from_dict,
     with_conditions,
 )
+from regraft.data.preprocessings.conditions_preprocessing import known_conditions
 from regraft.errors import DataError
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)

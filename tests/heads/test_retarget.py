@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from regraft.errors import NetworkError
-from regraft.heads import retarget, retargeted_rows
+from regraft.heads import retarget
+from regraft.heads.retarget import retargeted_rows
 from regraft.networks.contract import Head, Network
 from regraft.networks.torch.family import open_torch
 

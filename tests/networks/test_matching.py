@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from regraft.errors import AmbiguousMatchError, NetworkError
-from regraft.networks.matching import Weight, alignments, match
+from regraft.networks.matching import Weight, match
+from regraft.networks.matching.alignment import alignments
 
 SMALL = st.lists(st.integers(0, 2), max_size=5)
 

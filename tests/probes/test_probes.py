@@ -14,7 +14,6 @@ from tests.probes.test_contract import blobs
 
 from regraft.errors import DataError, SettingError
 from regraft.probes import (
-    UNKNOWN_SCORES,
     UnknownChoice,
     choose_unknown,
     fit_class_mean,
@@ -25,11 +24,11 @@ from regraft.probes import (
     fit_temperature,
     fit_vote,
     log_loss,
-    neighbour_scores,
     statistics_of,
     unknown_scores,
 )
-from regraft.probes.unknown import _auroc
+from regraft.probes.knn import neighbour_scores
+from regraft.probes.unknown import UNKNOWN_SCORES, _auroc
 from regraft.tasks import expected_calibration_error
 
 

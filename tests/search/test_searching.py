@@ -22,8 +22,9 @@ from tests import torch_examples as examples
 import regraft
 from regraft.data import read
 from regraft.errors import DataError, SettingError
-from regraft.planning.search import Space, bench, searching
+from regraft.planning.search import bench, searching
 from regraft.planning.search.board import Board, Options, carried
+from regraft.planning.search.space import Space
 from regraft.planning.tuning.tuned import folds_of
 from regraft.scale import unpacked
 

@@ -12,8 +12,7 @@ from tests import torch_examples as examples
 
 import regraft
 from regraft.errors import SettingError
-from regraft.planning.search import Space, default_space
-from regraft.planning.search.space import plan_for
+from regraft.planning.search.space import Space, default_space, plan_for
 
 FULL = {
     "frozen": [1, "conv2"],

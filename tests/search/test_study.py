@@ -12,7 +12,8 @@ from tests import torch_examples as examples
 import regraft
 from regraft.errors import DataError
 from regraft.planning.plan import Plan
-from regraft.planning.search import Study, TrialRecord
+from regraft.planning.search import Study
+from regraft.planning.search.study import TrialRecord
 from regraft.report.plots import plot_importances, plot_trials, positions
 
 

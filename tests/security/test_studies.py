@@ -20,9 +20,10 @@ from tests.moments import limited_files
 import regraft
 from regraft.errors import InputError, RegraftError, SettingError, UnsafeFileError
 from regraft.planning.plan import Plan
-from regraft.planning.search import Space, Study, TrialRecord
+from regraft.planning.search import Study
 from regraft.planning.search.board import Board, Options
-from regraft.planning.search.study import plot_importances
+from regraft.planning.search.space import Space
+from regraft.planning.search.study import TrialRecord, plot_importances
 
 pytest.importorskip("optuna")
 FILE = "study.sqlite3"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from regraft.errors import DataError
-from regraft.tasks import bootstrap_interval, paired_difference, wilson_interval
+from regraft.tasks import paired_difference, wilson_interval
+from regraft.tasks.intervals import bootstrap_interval
 
 
 @pytest.mark.parametrize(

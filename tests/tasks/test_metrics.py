@@ -15,17 +15,8 @@ from scipy.special import expit, softmax
 from sklearn import metrics as reference
 
 from regraft.errors import DataError, SettingError
-from regraft.tasks import (
-    brier_score,
-    confusion_matrix,
-    expected_calibration_error,
-    harmonic_mean,
-    judge,
-    log_loss,
-    probabilities,
-    reliability,
-    wilson_interval,
-)
+from regraft.tasks import brier_score, expected_calibration_error, harmonic_mean, judge, reliability, wilson_interval
+from regraft.tasks.metrics import confusion_matrix, log_loss, probabilities
 
 
 @pytest.fixture

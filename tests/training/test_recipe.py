@@ -18,7 +18,8 @@ from regraft.console import say, speaking
 from regraft.networks.torch.family import open_torch
 from regraft.planning.tuning.tuned import measured_training, refitted
 from regraft.tasks import loss_for
-from regraft.training import InMemory, Objective, Settings, TaskObjective, Training, train
+from regraft.training import Objective, Settings, TaskObjective, Training, train
+from regraft.training.checkpoints import InMemory
 from regraft.training.recipe import Recipe, Starts, _moving_statistics, first_short, found_recipe, with_recipe
 
 

@@ -4,7 +4,7 @@ from .prepared import Prepared
 from .preprocessings.array_preprocessing import ArrayPreprocessing
 from .preprocessings.audio_preprocessing import AudioPreprocessing
 from .preprocessings.columns_preprocessing import ColumnsPreprocessing
-from .preprocessings.conditions_preprocessing import ConditionsPreprocessing, known_conditions, with_conditions
+from .preprocessings.conditions_preprocessing import ConditionsPreprocessing, with_conditions
 from .preprocessings.function_preprocessing import preprocessing_of_function
 from .preprocessings.image_preprocessing import ImagePreprocessing, with_channels
 from .preprocessings.parts_preprocessing import PartsPreprocessing
@@ -23,7 +23,6 @@ __all__ = [
     "Preprocessing",
     "TextPreprocessing",
     "default_preprocessing",
-    "known_conditions",
     "preprocessing_from_dict",
     "preprocessing_of_function",
     "with_channels",

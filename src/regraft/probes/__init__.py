@@ -3,16 +3,15 @@
 from .calibration import fit_temperature, log_loss
 from .class_mean import ClassMeanProbe, fit_class_mean
 from .common import LayeredProbe, LinearProbe
-from .knn import fit_vote, neighbour_scores
+from .knn import fit_vote
 from .logistic import LogisticLoss, fit_logistic
 from .random_projection import fit_random_projection
 from .ridge import RidgeProbe, fit_ridge
-from .statistics import ClassStatistics, fit_lda, fit_lda_probe, held_out_factors, shrunk_covariance, statistics_of
+from .statistics import ClassStatistics, fit_lda, fit_lda_probe, held_out_factors, statistics_of
 from .svm import fit_svm
-from .unknown import UNKNOWN_SCORES, UnknownChoice, UnknownJudge, choose_unknown, unknown_scores
+from .unknown import UnknownChoice, UnknownJudge, choose_unknown, unknown_scores
 
 __all__ = [
-    "UNKNOWN_SCORES",
     "ClassMeanProbe",
     "ClassStatistics",
     "LayeredProbe",
@@ -33,8 +32,6 @@ __all__ = [
     "fit_vote",
     "held_out_factors",
     "log_loss",
-    "neighbour_scores",
-    "shrunk_covariance",
     "statistics_of",
     "unknown_scores",
 ]

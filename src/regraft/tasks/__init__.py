@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 from .chosen_losses import LOSSES, chosen_loss
-from .intervals import bootstrap_interval, paired_difference, wilson_interval
+from .intervals import paired_difference, wilson_interval
 from .losses import KINDS, Loss, class_weights, classification_loss, loss_for, multi_label_loss, regression_loss
-from .metrics import (
-    brier_score,
-    confusion_matrix,
-    expected_calibration_error,
-    fit_thresholds,
-    harmonic_mean,
-    judge,
-    log_loss,
-    probabilities,
-    reliability,
-)
+from .metrics import brier_score, expected_calibration_error, fit_thresholds, harmonic_mean, judge, reliability
 from .scorers import chosen_figures, metric_name, metric_problems
 
 __all__ = [
     "KINDS",
     "LOSSES",
     "Loss",
-    "bootstrap_interval",
     "brier_score",
     "chosen_figures",
     "chosen_loss",
     "class_weights",
     "classification_loss",
-    "confusion_matrix",
     "expected_calibration_error",
     "fit_thresholds",
     "harmonic_mean",
     "judge",
-    "log_loss",
     "loss_for",
     "metric_name",
     "metric_problems",
     "multi_label_loss",
     "paired_difference",
-    "probabilities",
     "regression_loss",
     "reliability",
     "wilson_interval",

@@ -1,8 +1,8 @@
 """The training loop and its parts."""
 
-from .checkpoints import Checkpoint, InMemory, Store, clear_
+from .checkpoints import Checkpoint, clear_
 from .feeds import CachedFeed, Feed, HeadFeed, WholeFeed
-from .loop import Trained, Training, all_logits, train, trained
+from .loop import Training, all_logits, train
 from .objective import Objective, TaskObjective
 from .settings import Settings
 
@@ -11,16 +11,12 @@ __all__ = [
     "Checkpoint",
     "Feed",
     "HeadFeed",
-    "InMemory",
     "Objective",
     "Settings",
-    "Store",
     "TaskObjective",
-    "Trained",
     "Training",
     "WholeFeed",
     "all_logits",
     "clear_",
     "train",
-    "trained",
 ]

@@ -5,19 +5,14 @@ The folder is inside `planning` because a module `regraft.search` would hide the
 
 from .estimators import TransferClassifier, TransferRegressor
 from .searching import Asked, arguments_of, first_of, run_search
-from .space import Range, Space, default_space
-from .study import Study, TrialRecord
+from .study import Study
 
 __all__ = [
     "Asked",
-    "Range",
-    "Space",
     "Study",
     "TransferClassifier",
     "TransferRegressor",
-    "TrialRecord",
     "arguments_of",
-    "default_space",
     "first_of",
     "run_search",
 ]
