@@ -39,31 +39,8 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
     test: Any = None,
     seed: int = 0,
 ) -> Network:
-    """Add classes to a network. Everything before the head stays unchanged.
-
-    The class weights and the logits of the old classes stay bit-identical. The change is measured on the given examples, and the account
-    records it as `max_score_change`. Only `statistics=` solves all class weights again.
-
-    Args:
-        net: the network, with class names. It is not changed.
-        classes: names of the classes to add, none of which the network has.
-        data: examples of the new classes, in any form that `regraft.read` reads.
-        start: initialisation of the new class weights: "imprint" (default with `data`), "probe", "random", "mean" or "zeros" (default
-            without data).
-        old_data: some examples of the old classes. The new class weights are then fitted to old and new examples.
-        statistics: class statistics of the old classes: a folder saved by regraft, its arrays, or True for those stored in `net`.
-        test: examples of old or new classes for evaluation only. The account then records the accuracy on old and on new classes (with
-            all classes as possible answers) and their harmonic mean.
-        seed: seed for "random".
-
-    Returns:
-        A new network with the new classes after the old ones.
-
-    Raises:
-        NetworkError: if the network has no class names, a name exists already, or the head is a regression.
-        SettingError: if the settings do not go together.
-        DataError: if a new class has no examples in the data, or a label is not among `classes`.
-    """
+    """Add named classes to a network, as `regraft.extend` says, which describes the arguments. With `test`, the account records the
+    accuracy on old and on new classes (with all classes as possible answers) and their harmonic mean."""
     names, old = _checked(net, classes), net.head
     _check_settings(start, data=data, old_data=old_data, statistics=statistics)
     net, items = ready_for(net, data)
