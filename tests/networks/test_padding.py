@@ -1,5 +1,6 @@
 """Padding: what no example of a batch needs is not computed where a network's results do not depend on it."""
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -136,3 +137,37 @@ def test_padding_on_the_left_stays() -> None:
     made = net.preprocessing.fit(DATA).batch(TEXTS)
     assert shortened(made)["input_ids"].shape[1] == LENGTH
     assert not skips_padding(lambda inputs: [net.scores(inputs)["main"]], made)
+
+
+class Encoder(nn.Module):
+    """Hidden states of each token, as Transformers' bare encoders return them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(len(WORDS), 16)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(3))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        values = self.embedding(input_ids)
+        for layer in self.layers:
+            values = values + layer(values)
+        return values
+
+
+def test_a_head_on_an_encoder_reads_no_padding(tmp_path: Any) -> None:
+    """A text has the same prediction alone, where it is padded little, and beside a long text."""
+    draws, rates = np.random.default_rng(1), np.array([0.2, 0.7] * 40)
+    texts = [" ".join(np.where(draws.random(draws.integers(4, 40)) < rate, "good", "bad")) for rate in rates]
+    data = regraft.read((texts, np.where(rates < 0.5, "rare", "often")), kind="text")
+    inputs = {"input_ids": (LENGTH,), "attention_mask": (LENGTH,)}
+    net = regraft.load(Encoder(), inputs=inputs, preprocessing=preprocessing())
+    adapted = regraft.adapt(net, data, strategy="head", cache="memory", out=tmp_path / "out").network
+    short = sorted(texts, key=len)[:4]
+    longer = dataclasses.replace(adapted.preprocessing, max_length=2 * LENGTH).batch(short)
+    with torch.no_grad():
+        beside = adapted.scores(longer)["main"]
+    again = regraft.load(tmp_path / "out", architecture=Encoder)
+    for one in (adapted, again):
+        assert np.allclose(one.logits(short), beside, atol=1e-5)
+    assert (np.array(adapted.predict(texts).labels) == np.where(rates < 0.5, "rare", "often")).mean() > 0.85

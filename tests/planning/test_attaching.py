@@ -126,7 +126,7 @@ def test_all_places_are_read_in_one_pass(name: str, passes: int, monkeypatch: py
     monkeypatch.setattr("regraft.planning.choosing.attaching._losses", losses)
     monkeypatch.setattr(items, "batch", lambda rows: asked.append(len(rows)) or batch(rows))
     chosen = attached(net, items, rows=np.arange(60))
-    assert asked == passes * [32, 28]
+    assert asked == ([60] if name == "masked sequences" else passes * [32, 28])  # texts are sorted by their length first
     wanted = list[np.ndarray]()
     for one in (twin, tapped):
         one.mode_(False)

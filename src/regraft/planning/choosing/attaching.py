@@ -25,30 +25,32 @@ _MOST, _BLOCKS, _BATCH = 256, 3, 32  # Examples of the measurement; number of la
 def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
     """Return a network that ends where the new head reads: at its pooled output, unless one of its last blocks is significantly better.
     The leave-one-out loss of ridge regression decides: a block replaces the output if its loss is lower by two standard errors of the
-    difference. The output may be probabilities or a single number, from which new classes cannot be predicted.
+    difference. The output may be probabilities or a single number, from which new classes cannot be predicted. Of a network with an
+    attention mask, blocks are read without padding; an output that depends on it gives way to a block whose loss is not higher.
     `rows` (n,) holds the indices of the training set."""
     data = items.data
     known = rows[data.known[rows]]
     known = known[:: max(1, len(known) // _MOST)][:_MOST]
     if net.heads or not net.blocks or net.body.draws or len(known) < LEAST or not np.ptp(data.targets[known], axis=0).any():
         return net
-    places = _places(net, items, rows=known)
+    places, padded = _places(net, items, rows=known)
     losses = {name: _losses(features, items, rows=known) for name, features in places.items() if np.isfinite(features).all()}
     if "" not in losses or len(losses) < 2:
         return net
     best = min((name for name in losses if name), key=lambda name: float(losses[name].mean()))
     figures = f"{losses[best].mean():.3g} on the block {best!r}, {losses[''].mean():.3g} on its pooled output ({len(known)} examples)"
-    if surely(losses[""] - losses[best]) < SURE:
+    gained = losses[""] - losses[best]
+    if surely(gained) < SURE and not (padded and gained.mean() >= 0):
         return net
-    found = net.ended(best)
+    found = net.tapped([Tap(best, ("mean",))]) if takes_mask(net.sample) else net.ended(best)
     note = f"{ATTACHED}: the new one reads the block {best!r}. Leave-one-out loss: {figures}."
     found.account, found.preprocessing = net.account.joined(Account(notes=(note,))), net.preprocessing
     return found
 
 
-def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what a new head would read, (n, d), on the pooled output ("") and on each of the last blocks: from one pass, or from two where
-    a network with a head names its blocks otherwise (Keras models without a graph).
+def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
+    """Return what a new head would read, (n, d), on the pooled output ("") and on each of the last blocks, and whether the output may
+    depend on padding. It takes one pass, or two where a network with a head names its blocks otherwise (Keras models without a graph).
     Empty if no block is called, or one does not give numbers for each example."""
     taps = [Tap(block.name, ("mean",)) for block in net.blocks[-_BLOCKS:]]
     batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
@@ -58,14 +60,17 @@ def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> dict[str, np.
         reading = reading_at(headed if same else net, taps)
         if takes_mask(net.sample):
             inputs = items.batch(rows)
-            read = [by_length(reading.read, inputs, batch_size=_BATCH, skips=skips_padding(reading.read, inputs))]
+            skips = skips_padding(reading.read, inputs)
+            read = [by_length(reading.read, inputs, batch_size=_BATCH, skips=skips)]
         else:
+            skips = True
             read = [reading.read(items.batch(batch)) for batch in batches]
     except NetworkError:
-        return {}
+        return {}, False
     whole = [made[1] for made in read] if reading.heads else _pooled(net, map(items.batch, batches))
     table = torch.cat([made[0] for made in read]).cpu().numpy()
-    return {"": torch.cat(whole).cpu().numpy()} | {part.block: table[:, part.start : part.stop] for part in reading.slices}
+    places = {part.block: table[:, part.start : part.stop] for part in reading.slices}
+    return {"": torch.cat(whole).cpu().numpy()} | places, not skips
 
 
 def _pooled(net: Network, batches: Iterable[Inputs]) -> list[Tensor]:
