@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -117,10 +117,7 @@ class Targets:
         rows, counts = rows_of(self.classes, order), self.counts()
         unknown = [name for name, count in zip(self.classes, counts, strict=True) if count and name not in rows]
         if unknown:
-            raise DataError(
-                f"Labels of the data are not among the {len(order)} classes: {listed(map(repr, unknown))}. "
-                f"Rename them, or add them to the classes{near_names(unknown[0], order)}"
-            )
+            raise foreign_labels(unknown, order)
         moved = np.array([rows.get(name, MISSING) for name in self.classes], dtype=np.int64)
         notes = spelling_notes({name: order[row] for name, row in rows.items() if counts[self.classes.index(name)]})
         return dataclasses.replace(self, values=self._moved(moved, len(order)), classes=order, notes=(*self.notes, *notes))
@@ -161,6 +158,14 @@ def spelling_notes(taken: Mapping[str, str]) -> tuple[str, ...]:
     """Return a note on labels that were matched to classes differing only in case. `taken`: label -> matched class."""
     other = [f"{label!r} for {name!r}" for label, name in taken.items() if exact_name(label) != exact_name(name)]
     return (f"labels were taken for classes that differ from them in case alone: {listed(other)}",) if other else ()
+
+
+def foreign_labels(labels: Sequence[str], classes: Sequence[str]) -> DataError:
+    """Return the error for labels that are not among the classes."""
+    return DataError(
+        f"Labels of the data are not among the {len(classes)} classes: {listed(map(repr, labels))}. "
+        f"Rename them, or add them to the classes{near_names(labels[0], classes)}"
+    )
 
 
 def wrong_task(task: str, why: str) -> DataError:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DataError, near_names
+from ...errors import DataError
 from ...files.text import natural_key
 from ...networks.names import rows_of
-from ..items import as_numpy, listed
+from ..items import as_numpy
+from ..targets import foreign_labels
 
 Lists = list[list[Any] | None]
 
@@ -29,10 +30,7 @@ def label_lists(values: Any, classes: Sequence[str] | None = None) -> tuple[np.n
     places = rows_of(found, names)
     unknown = [name for name in found if name not in places]
     if unknown:
-        raise DataError(
-            f"Labels of the data are not among the {len(names)} classes: {listed(map(repr, unknown))}. "
-            f"Rename them, or add them to the classes{near_names(unknown[0], names)}"
-        )
+        raise foreign_labels(unknown, names)
     table = np.zeros((len(rows), len(names)), dtype=np.float32)
     for at, row in enumerate(texts):
         if row is None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DataError, near_names
+from ...errors import DataError
 from ...files.text import natural_key
 from ...networks.names import exact_name, rows_of
 from ..items import as_numpy, listed
-from ..targets import Targets, spelling_notes, wrong_task
+from ..targets import Targets, foreign_labels, spelling_notes, wrong_task
 from .label_lists import is_missing, label_lists, label_text
 
 MOST_LABEL_BYTES = 2**31
@@ -191,10 +191,7 @@ def _known_rows(distinct: np.ndarray, labels: list[str], *, classes: Sequence[st
         return np.array([rows[label] for label in labels], dtype=np.int64)
     if len(unknown) == len(labels) and distinct.dtype.kind in "iu" and distinct.min() >= 0 and distinct.max() < len(classes):
         return distinct.astype(np.int64)
-    raise DataError(
-        f"Labels of the data are not among the {len(classes)} classes: {listed(map(repr, unknown))}. "
-        f"Rename them, or add them to the classes{near_names(unknown[0], classes)}"
-    )
+    raise foreign_labels(unknown, classes)
 
 
 def _check_distinct(labels: list[str], counts: np.ndarray) -> None:
