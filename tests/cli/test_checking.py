@@ -21,6 +21,23 @@ def test_data_alone_with_what_cannot_be_used(pictures: Path) -> None:
     assert facts["tasks"][0]["classes"] == {"bright": 8, "dark": 8} and len(facts["left_out"]) == 1
 
 
+def test_what_adapt_does_not_read_does_not_stop_it(pictures: Path) -> None:
+    (pictures / "dark" / "drawing.svg").write_text("<svg/>")
+    (pictures / "dark" / "link.png").symlink_to(next((pictures / "dark").glob("*.png")).name)
+    shown = run("check", pictures)
+    assert "1 files are not read, as they are no image files: dark/drawing.svg" in shown.stdout and "1 links are not read" in shown.stdout
+    assert shown.exit_code == 0 and "--skip-bad" not in shown.stderr
+
+
+def test_copies_with_another_label_are_named_first(pictures: Path) -> None:
+    first, *_, last = sorted((pictures / "dark").glob("*.png"))
+    for number in range(4):
+        (pictures / "dark" / f"copy {number}.png").write_bytes(last.read_bytes())
+    (pictures / "bright" / "ünlike.png").write_bytes(first.read_bytes())
+    equal = json.loads(run("check", pictures, "--json").stdout)["equal"]
+    assert equal["copies"] == 5 and equal["other_label"] == 1 and equal["named"][0] == ["bright/ünlike.png", f"dark/{first.name}"]
+
+
 def test_with_a_network(pictures: Path) -> None:
     facts = json.loads(run("check", pictures, TINY, "--json").stdout)
     assert sorted(facts["network"]["split"]) == ["holdout", "training", "validation"] and not facts["problems"]

@@ -13,7 +13,7 @@ from torch import nn
 
 import regraft
 from regraft.data import ImagePreprocessing, read
-from regraft.data.decoding.depth import LOOKED_AT, float_range_of, integer_range_of
+from regraft.data.decoding.depth import LOOKED_AT, float_range_of, integer_range_of, transparency_of
 from regraft.data.preprocessings.preprocessing import from_dict
 from regraft.errors import DataError
 
@@ -133,6 +133,55 @@ def test_transparent_levels_of_16_bits(tmp_path):
     _row(0, 257, 514, 65535, dtype=np.uint16).save(tmp_path / "a.png", transparency=257)
     assert ImagePreprocessing(**GREY).item(tmp_path / "a.png").ravel().tolist() == [0, 255, 2, 255]
     assert ImagePreprocessing(**GREY, background="ignored").item(tmp_path / "a.png").ravel().tolist() == [0, 1, 2, 255]
+
+
+def _icon(mode: str, level: int, *, opaque: bool = False) -> Any:
+    """Return a square of one level on a transparent ground, or, if it is opaque, on one of another level."""
+    alpha = np.zeros((16, 16), np.uint8)
+    alpha[4:12, 4:12] = 255
+    grey = Image.fromarray(np.where(alpha > 0, level, 255 - level if opaque else 0).astype(np.uint8))
+    if mode == "P":
+        made = Image.fromarray(alpha // 255).convert("P")
+        made.putpalette([7, 7, 7, level, level, level])
+        made.info["transparency"] = 0
+        return made
+    made = grey.convert(mode)
+    made.putalpha(Image.fromarray(np.full_like(alpha, 255) if opaque else alpha))
+    return made
+
+
+@pytest.mark.parametrize("mode", ["LA", "P", "RGBA"])
+@pytest.mark.parametrize("suffix", [".png", ".webp", None])
+def test_transparent_pixels_are_noted_and_a_background_that_hides_the_drawing_is_a_warning(mode, suffix, tmp_path):
+    def items(level: int, **kind: Any) -> list[Any]:
+        every = [_icon(mode, level, **kind) for _ in range(3)]
+        if suffix is None:
+            return every
+        for number, one in enumerate(every):
+            one.save(tmp_path / f"{number}{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
+        return [tmp_path / f"{number}{suffix}" for number in range(3)]
+
+    said = transparency_of(items(0), "white")
+    assert said.startswith("3 of the 3 pictures examined have transparent pixels, which are composited on white ('background'")
+    hidden = transparency_of(items(255), "white")
+    assert hidden.startswith("Warning: 3 of the 3 pictures examined") and "3 of them then show nothing but one colour." in hidden
+    assert hidden.endswith("With 'background': 'black' in preprocessing= 0 do.")
+    assert transparency_of(items(255), "black").startswith("3 of the 3")
+    if mode != "P":
+        assert transparency_of(items(0, opaque=True), "white") == ""
+
+
+def test_adapt_and_check_say_what_becomes_of_transparent_pixels(tmp_path):
+    for label, level, count in (("dark", 0, 6), ("bright", 255, 10)):
+        (tmp_path / label).mkdir()
+        for number in range(count):
+            _icon("RGBA", abs(level - number % 5)).save(tmp_path / label / f"{number}.png")
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    net = regraft.load(module, inputs=(3, 16, 16), preprocessing={"kind": "image", "height": 16, "width": 16})
+    warning = "Warning: 16 of the 16 pictures examined have transparent pixels, which are composited on white: 10 of them"
+    result = regraft.adapt(net, tmp_path, strategy="head", cache=None)
+    assert any(one.startswith(warning) for one in result.facts["warnings"])
+    assert warning in str(regraft.check(tmp_path, net))
 
 
 def test_unknown_background_is_refused():

@@ -13,7 +13,7 @@ def test_class_folders(pictures):
     data = read(str(pictures))
     assert data.names == ("cat/1.png", "cat/2.png", "cat/10.png", "dog/1.png", "dog/2.png")
     assert data.classes == ("cat", "dog") and list(data.targets) == [0, 0, 0, 1, 1] and data.kind == "image"
-    assert data.notes == ("left out 1 files that are not image files: cat/notes.md",)
+    assert data.notes == ("1 files are not read, as they are no image files: cat/notes.md",)
     assert list(read(pictures, classes=["dog", "cat"]).targets) == [1, 1, 1, 0, 0]
     assert list(read(pictures, group=[1, 1, 2, 2, 2]).groups) == ["1", "1", "2", "2", "2"]
 

@@ -147,12 +147,13 @@ def beside_facts(beside: Mapping[str, np.ndarray | None], column_names: Sequence
 def equal_facts(first: np.ndarray, targets: Targets, *, name_of: Callable[[int], str]) -> dict[str, Any]:
     """Return facts about examples that are equal byte by byte.
     `first`: (N,) indices from `first_equal`. Keys: "copies" (examples equal to an earlier one), "sets", "other_label" (copies whose label
-    differs from the first) and "named" (pairs of first and copy, some of them)."""
+    differs from the first) and "named" (pairs of first and copy, some of them, those with another label first)."""
     copies = np.flatnonzero(first != np.arange(len(first)))
     values = targets.values.reshape(len(first), -1)
-    other = int((values[copies] != values[first[copies]]).any(axis=1).sum())
-    named = [[name_of(int(first[copy])), name_of(int(copy))] for copy in copies[:SHOWN_EQUAL]]
-    return {"copies": len(copies), "sets": len(np.unique(first[copies])), "other_label": other, "named": named}
+    differs = (values[copies] != values[first[copies]]).any(axis=1)
+    shown = copies[np.argsort(~differs, kind="stable")][:SHOWN_EQUAL]
+    named = [[name_of(int(first[copy])), name_of(int(copy))] for copy in shown]
+    return {"copies": len(copies), "sets": len(np.unique(first[copies])), "other_label": int(differs.sum()), "named": named}
 
 
 def _spread(values: Any) -> dict[str, float]:

@@ -27,6 +27,7 @@ from ..data import (
     default_preprocessing,
     preprocessing_from_dict,
 )
+from ..data.decoding.depth import transparency_of
 from ..data.preprocessings.augmenting import CALLABLE
 from ..errors import DataError, NetworkError, SettingError, near_names
 from ..networks.account import Account
@@ -116,7 +117,8 @@ def notes_on_length(items: Prepared) -> list[str]:
         )
     if isinstance(own, ImagePreprocessing):
         transparent = own.transparent(data)
-        return [f"Warning: {transparent}"] if transparent else []
+        seen = transparency_of(data.items, own.background) if own.channels in (1, 3) else ""
+        return [f"Warning: {transparent}"] if transparent else [seen] if seen else []
     if not isinstance(own, TextPreprocessing):
         return notes
     cut, most = own.cut(data.items), own.max_length or own.padded or own.maximum

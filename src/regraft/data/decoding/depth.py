@@ -19,6 +19,7 @@ BACKGROUNDS = {"white": 255, "black": 0, "ignored": None}
 """Background of transparent pixels -> its level; "ignored": the colour stored under them."""
 LOOKED_AT = 256
 TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
+_SAMPLED, _SIDE, _FLAT = 32, 128, 8  # Number of pictures examined for transparency, their side, and the level range of a blank one
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,43 @@ def deep_limits(items: Sequence[Any] | np.ndarray) -> tuple[Range | None, Range 
     each = [[limits for mode, limits in found if (mode == "F") == wanted] for wanted in (False, True)]
     integers, floats = ((min(low for low, _ in one), max(high for _, high in one)) if one else None for one in each)
     return integers, floats
+
+
+def transparency_of(items: Sequence[Any] | np.ndarray, background: str) -> str:
+    """Return a sentence on files and PIL images with transparent pixels, or "" without any.
+    It is a warning if another background leaves fewer of them blank. Up to 32 pictures, evenly spread, are examined.
+    `background`: one of `BACKGROUNDS`."""
+    if not len(items) or isinstance(items[0], np.ndarray):
+        return ""
+    rows = np.unique(np.linspace(0, len(items) - 1, min(len(items), _SAMPLED)).astype(np.int64))
+    found = [one for one in in_threads(_blank_on, list(take(items, rows))) if one is not None]
+    if not found:
+        return ""
+    blank = {name: sum(one[name] for one in found) for name in BACKGROUNDS}
+    best = min(blank, key=lambda name: (blank[name], name != background))
+    on = {"white": "are composited on white", "black": "are composited on black", "ignored": "keep the colour stored under them"}
+    said = f"{len(found)} of the {len(rows)} pictures examined have transparent pixels, which {on[background]}"
+    if best == background:
+        return f"{said} ('background' in preprocessing= changes this)."
+    return (
+        f"Warning: {said}: {blank[background]} of them then show nothing but one colour. With 'background': '{best}' in preprocessing= "
+        f"{blank[best]} do."
+    )
+
+
+def _blank_on(item: Any) -> dict[str, bool] | None:
+    """Return for each background whether a picture shows only one colour on it; None if nothing of the picture is transparent."""
+    try:
+        with picture_of(Path(item) if isinstance(item, str) else item) as picture:
+            if _is_deep(picture) or (picture.mode not in TRANSPARENT and "transparency" not in picture.info):
+                return None
+            whole = in_mode(picture.resize((_SIDE, _SIDE), 0), PLAIN, mode="RGBA")  # to the nearest pixel, which keeps hidden colours
+            if whole.getextrema()[3][0] == 255:
+                return None
+            shown = {name: in_mode(whole, Reading(background=name), mode="RGB").getextrema() for name in BACKGROUNDS}
+            return {name: all(most - least < _FLAT for least, most in each) for name, each in shown.items()}
+    except InputError:  # reported when the picture is read
+        return None
 
 
 def _limits(item: Any) -> tuple[str, Range] | None:

@@ -28,7 +28,7 @@ def read_folder(folder: Path, options: ReadOptions) -> Dataset:
     kind = kind_of_files(files, folder, kind=options.kind)
     paths = [path for path in files if kind_of(path) == kind]
     others = [path.relative_to(folder).as_posix() for path in files if kind_of(path) != kind]
-    notes = [*linked, *([f"left out {len(others)} files that are not {kind} files: {listed(others)}"] if others else [])]
+    notes = [*linked, *([f"{len(others)} files are not read, as they are no {kind} files: {listed(others)}"] if others else [])]
     if options.target is not None:
         if not isinstance(options.target, Mapping):
             label_array(options.target, len(paths), what="target")
@@ -92,7 +92,7 @@ def _once(files: list[Path], folder: Path) -> tuple[list[Path], list[str]]:
         omitted += [path for own in by_class.values() for path in own[1:]]
         crossing += [paths[0].relative_to(folder).as_posix()] if len(by_class) > 1 else []
     shown = listed(path.relative_to(folder).as_posix() for path in omitted)
-    notes = [f"left out {len(omitted)} links to files that are read already: {shown}"] if omitted else []
+    notes = [f"{len(omitted)} links are not read, as their files are read already: {shown}"] if omitted else []
     notes += (
         [f"{len(crossing)} files stand in several classes through links: {listed(crossing)}; no network can tell those"] if crossing else []
     )

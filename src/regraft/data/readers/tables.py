@@ -368,7 +368,7 @@ def _file_notes(missing: list[str], several: list[str], *, unused: list[str], ot
     if missing:
         yield f"left out {len(missing)} rows whose files do not exist: {listed(missing)}"
     if others:
-        yield f"left out {others} rows whose files are of another kind"
+        yield f"{others} rows are not read, as their files are of another kind"
     if unused:
         yield f"{len(unused)} files of the folder have no row: {listed(unused)}"
 
