@@ -110,5 +110,5 @@ def test_no_page_loads_anything_from_another_host(site: Path, pages: dict[str, P
 
 
 def test_the_readme_and_the_programs_are_pages_of_it(pages: dict[str, Page]) -> None:
-    assert "regraft" in pages["index.html"].anchors and "what-holds" in pages["index.html"].anchors
+    assert "regraft" in pages["index.html"].anchors and "guarantees" in pages["index.html"].anchors
     assert {f"examples/{path.stem}.html" for path in (HOME / "examples").glob("*.py")} | {"benchmarks.html"} <= set(pages)
