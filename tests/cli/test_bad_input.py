@@ -104,7 +104,8 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    assert "in the way" not in refused_by_adapt(pictures, tmp_path / "file")
+    for command in (("adapt", TINY, pictures, *HEAD), ("demo",)):
+        assert "file' cannot be written: it is a file. Choose another folder." in refused(*command, "--out", tmp_path / "file")
     assert str(tmp_path / "file") in refused_by_adapt(pictures, tmp_path / "file" / "out")
 
 
@@ -141,9 +142,9 @@ def test_a_network_and_data_of_different_kinds(adapted: tuple[Path, Path, object
     assert "gone.png" in refused("predict", folder, tmp_path / "gone.png")
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
-    assert "pip install 'regraft[report]'" in refused("demo", "--quiet")
+    assert "pip install 'regraft[vision,report]'" in refused("demo", "--quiet", "--out", tmp_path / "demo")
 
 
 def test_an_unexpected_error_exits_with_1_and_points_to_debug(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -171,8 +172,12 @@ def test_an_interruption_exits_with_130_and_says_how_to_go_on(monkeypatch: pytes
     for name in ("run/head.pt", "run/full.pt", "study.sqlite3"):
         (tmp_path / "out" / name).touch()
     result = run("adapt", TINY, tmp_path, "--out", tmp_path / "out")
-    assert "kept in" in result.stderr and "('full', 'head'); the same command goes on from there" in result.stderr
+    assert "kept in" in result.stderr and "(full, head); the same command resumes from there" in result.stderr
     assert "Finished trials are kept" in run("search", TINY, tmp_path, "--out", tmp_path / "out").stderr
+    for name in ("run/head.pt", "run/full.pt"):
+        (tmp_path / "out" / name).unlink()
+    (tmp_path / "out" / "regraft.json").touch()
+    assert "contains a finished network" in run("adapt", TINY, tmp_path, "--out", tmp_path / "out").stderr
 
 
 @pytest.mark.parametrize(
@@ -212,6 +217,21 @@ def test_an_option_of_another_tool_or_command_is_told_by_its_name_here(words: tu
     result = run(*words)
     said = " ".join(result.stderr.replace("│", " ").split())
     assert result.exit_code == 2 and f"Here it is called '{here}'" in said and "Possible options" not in said
+
+
+def test_an_option_that_other_commands_have_is_told_with_their_names() -> None:
+    for words in (("profile", TINY, "photos", "--strategy", "head"), ("inspect", TINY, "--epochs", "3")):
+        result = run(*words)
+        assert result.exit_code == 2 and "It is an option of regraft adapt, search" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_space_is_json_or_a_file_of_it(pictures: Path, tmp_path: Path) -> None:
+    for wrong, said in (
+        ('{"views": [1', "is not valid JSON"),
+        ("nowhere.json", "'nowhere.json' cannot be opened"),
+        ('{"viws": [1]}', "viws"),
+    ):
+        assert said in refused("search", TINY, pictures, "--out", tmp_path / "out", "--space", wrong)
 
 
 def test_the_version_as_option_attribute_and_module() -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+import regraft
 from regraft.cli import app
 from regraft.cli.shared import SETTINGS, VALUES
 from regraft.data.preprocessings.augmenting import AUGMENTS
+from regraft.errors import DataError
 from regraft.freezing.engines import ENGINES
 from regraft.methods import METHODS
 from regraft.planning.plan import AUTO_BLOCK, BASES, PROBES, STARTS_OF_ROWS, STRATEGIES, THIRDS, Plan
@@ -85,7 +87,8 @@ OPTIONS = {
     "--kind imag": "No kind of data is called 'imag'; did you mean 'image'?",
     "--task regresion": "--task regresion is no kind of task; did you mean 'regression'?",
     "--budget 10": "'--budget': '10': expected a time such as 30s, 10m or 1h.",
-    "--epochs -1": "'--epochs'",
+    "--epochs -1": "'--epochs': '-1': input should be greater than",
+    "--epochs three": "'--epochs': 'three': input should be a valid",
     "--holdout 2": "'--holdout'",
     "--trials 0": "'--trials'",
     "--channels 0": "'--channels'",
@@ -138,6 +141,26 @@ def test_wrong_columns_values_and_places_are_told_before_torch_is_imported(tmp_p
     assert len(told) == len(asked)
     assert [(line, out) for (line, said), out in zip(asked, told, strict=True) if not (out.startswith("2 False ") and said in out)] == []
     assert {path.name for path in tmp_path.iterdir()} == {"net", "t.csv"}
+
+
+def test_a_network_in_the_place_of_data_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    """Network and data in each other's place, and a network as the data, with every command that takes both."""
+    for name in ("net/regraft.json", "photos/cat/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("{}")
+    exchanged = "'photos' was given as the network and 'net', which is a network, as the data. Exchange them."
+    twice = "net is a network saved by regraft, not data. Give a folder of class folders, a table or arrays."
+    asked = [
+        (f"{name} {' '.join(places)} {places_of.partition('t.csv')[2].removeprefix(' net')}", said)
+        for name, places_of in PLACES.items()
+        for places, said in ((("net", "photos") if name == "check" else ("photos", "net"), exchanged), (("net", "net"), twice))
+    ]
+    lines = "\n".join(line for line, _ in asked)
+    done = subprocess.run([sys.executable, "-c", ALL], input=lines, capture_output=True, text=True, check=True, cwd=tmp_path)
+    told = done.stdout.splitlines()
+    assert [(line, out) for (line, said), out in zip(asked, told, strict=True) if not (out.startswith("2 False ") and said in out)] == []
+    with pytest.raises(DataError, match="net is a network saved by regraft, not data"):
+        regraft.read(tmp_path / "net")
 
 
 def test_the_commands_know_the_values_that_the_library_knows() -> None:

@@ -34,7 +34,7 @@ def test_inspect_previews_other_classes(tmp_path: Path) -> None:
     assert plain["preview"]["kept"] == ["goldfish, Carassius auratus"] and plain["preview"]["new"] == ["zebra crossing"]
     assert len(plain["preview"]["dropped"]) == 999 and plain["heads"][0]["rows"] == 1000
     shown = run("inspect", TINY, "--classes", tmp_path / "classes.txt").stdout
-    assert "nothing was changed" in shown and "class weights that start anew" in shown
+    assert "nothing was changed" in shown and "class weights of new classes" in shown
 
 
 def test_adapt_prints_verdict_account_cost_and_report(adapted: Adapted) -> None:

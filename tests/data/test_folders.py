@@ -41,6 +41,11 @@ def test_empty_class(pictures):
 def test_errors(pictures, tmp_path):
     with pytest.raises(DataError, match=r"The data do not exist: .*nowhere"):
         read(tmp_path / "nowhere")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match="nothing is empty; expected one folder for each class"):
+        read(tmp_path / "nothing")
+    with pytest.raises(DataError, match="A data set of such files is a folder with a folder of them for each class"):
+        read(next((pictures / "cat").iterdir()))
     with pytest.raises(DataError, match="cat has no class folders: 3 files lie in it directly"):
         read(pictures / "cat")
     (tmp_path / "texts/a").mkdir(parents=True)

@@ -27,7 +27,7 @@ _TESTED = 500
 _EPOCHS = 40
 _FONTS = ("DejaVu", "STIXGeneral", "cmb10", "cmr10", "cmss10", "cmtt10")
 _MARGIN = 0.01  # a gain of at most one point counts as small
-_PURPOSE = "The demo"
+_PURPOSE, _EXTRAS = "The demo", "vision,report"
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def handwritten() -> tuple[np.ndarray, np.ndarray]:
 
 def printed(count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return `count` printed digits, slightly rotated and slanted: images (count, 1, 8, 8) in [0, 1] and class names (count,)."""
-    library = optional_import("matplotlib", "report", purpose=_PURPOSE)
-    maker = optional_import("PIL.ImageFont", "vision", purpose=_PURPOSE)
+    library = optional_import("matplotlib", _EXTRAS, purpose=_PURPOSE)
+    maker = optional_import("PIL.ImageFont", _EXTRAS, purpose=_PURPOSE)
     folder = Path(library.get_data_path(), "fonts", "ttf")
     fonts = [maker.truetype(str(path), 40) for path in sorted(folder.glob("*.ttf")) if path.name.startswith(_FONTS)]
     draw = np.random.default_rng(seed)
@@ -138,9 +138,9 @@ def printed(count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def _square(name: str, font: Any, *, draw: np.random.Generator) -> np.ndarray:
     """Return one digit (8, 8) in [0, 1]: the share of ink in each 4 x 4 block of its bitmap."""
-    images = optional_import("PIL.Image", "vision", purpose=_PURPOSE)
+    images = optional_import("PIL.Image", _EXTRAS, purpose=_PURPOSE)
     canvas = images.new("L", (96, 96))
-    pen = optional_import("PIL.ImageDraw", "vision", purpose=_PURPOSE).Draw(canvas)
+    pen = optional_import("PIL.ImageDraw", _EXTRAS, purpose=_PURPOSE).Draw(canvas)
     pen.text((48, 48), name, fill=255, font=font, anchor="mm", stroke_width=int(draw.integers(0, 3)))
     angle, slant = np.deg2rad(draw.normal(0, 8)), draw.normal(0.1, 0.2)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.array([[1, slant], [0, 1]])

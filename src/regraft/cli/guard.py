@@ -41,6 +41,7 @@ _OPTIONS = {
     "what='head'": "regraft export --what head",
     "preprocessing=True": "--with-preprocessing",
     "statistics=True": "--statistics own",
+    "net.to('keras')": "regraft convert DIR network.keras",
     "architecture=, a module or a function that makes it": "--architecture MODULE:NAME, a class or a function that makes it",
     "classes= when the network is loaded": "--source-classes",
     "preprocessing=TextPreprocessing(folder)": "--preprocessing FILE, a .json file of TextPreprocessing(folder).to_dict()",
@@ -58,6 +59,9 @@ _VERBS = {
 _CALL = re.compile(rf"\bregraft\.({'|'.join(_VERBS)})\b(?:\(((?:[^()]|\([^()]*\))*)\))?")
 _KNOWN: ContextVar[Mapping[str, str] | None] = ContextVar("regraft_options", default=None)
 """Option -> "" if the running command has it, else the command that has it, such as " of regraft adapt"; None if no command runs."""
+
+_WORDS: ContextVar[Sequence[str]] = ContextVar("regraft_words", default=())
+"""Arguments of the running command, as they were given."""
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # click's UsageError. Newer versions of Typer contain their own copy of click
 
@@ -97,6 +101,7 @@ class _Command(TyperCommand):
             option: Any = options.get(word)
             if option is not None and not option.is_flag and value in options:
                 raise _UsageError(f"Option '{word}' takes a value, {option.metavar}; received the option '{value}'.", ctx=ctx)
+        _WORDS.set(tuple(args))  # the parser empties the list
         return super().parse_args(ctx, args)
 
 
@@ -221,8 +226,16 @@ def _escaped_usage() -> Iterator[None]:
     try:
         yield
     except _UsageError as error:
-        error.message = printable(error.message) + _called_here(error)
+        error.message = printable(_with_value(error)) + _called_here(error)
         raise
+
+
+def _with_value(error: Any) -> str:
+    """Return the message of a usage error, with the value that the option was given."""
+    options = getattr(getattr(error, "param", None), "opts", ())
+    given = [repr(value) for word, value in itertools.pairwise(_WORDS.get()) if word in options]
+    message: str = error.message
+    return message if not given or given[-1] in message else f"{given[-1]}: {message[:1].lower()}{message[1:]}"
 
 
 def _called_here(error: Any) -> str:
@@ -236,7 +249,9 @@ def _called_here(error: Any) -> str:
     if here is None and "--set" in known and setting in SETTINGS.split():
         here = f"--set {setting}=…"
     if here is None:
-        return ""
+        every = getattr(getattr(error.ctx, "parent", None) and error.ctx.parent.command, "commands", {}) if asked else {}
+        others = [name for name, one in every.items() if asked in _words_of(one)]
+        return f". It is an option of regraft {', '.join(others)}" if others else ""
     error.possibilities = []  # names that merely look alike
     return f". Here it is called {here!r}"
 

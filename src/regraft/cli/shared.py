@@ -18,7 +18,7 @@ from typing import Any
 from ..console import progress, show
 from ..errors import DataError, InputError, SettingError, near_names, unknown_setting
 from ..files.formats import opening
-from ..files.given import missing_data, missing_network
+from ..files.given import missing_data, missing_network, swapped
 from ..files.onnx_form import read_onnx
 from ..files.schema import read_json
 from ..files.text import printable
@@ -87,7 +87,8 @@ def check_given(
 
     how = dict(reading or {})
     networks = [] if network is None else [network] if isinstance(network, str | Path) else network
-    wrong = [*(missing_network(str(one)) for one in networks), *(missing_data(source) for source in data if source is not None)]
+    wrong = [said for one in networks for source in data if source is not None and (said := swapped(str(one), source))]
+    wrong = wrong or [*(missing_network(str(one)) for one in networks), *(missing_data(source) for source in data if source is not None)]
     for option, place in {"files": how.get("files"), **(places or {})}.items():
         if place is not None and not place.exists():
             wrong.append(f"--{option} {printable(place)} does not exist. Relative paths start at {printable(Path.cwd())}.")
@@ -130,7 +131,8 @@ def opened(source: str, given: NetworkOptions | None = None, *, source_classes: 
     if given.random_weights and given.weights is not None:
         raise SettingError(f"--weights {str(given.weights)!r} and --random-weights exclude each other; give one of them.")
     how: dict[str, Any] = {"weights": "random" if given.random_weights else given.weights, "channels": given.channels, "trust": trust}
-    how |= {"classes": class_names(source_classes), "inputs": _shapes(given.inputs), "preprocessing": _preprocessing(given.preprocessing)}
+    how |= {"classes": class_names(source_classes), "inputs": _shapes(given.inputs)}
+    how["preprocessing"] = plain_data(given.preprocessing, option="preprocessing")
     how["architecture"] = None if given.architecture is None else _imported(given.architecture)
     layers = named_pairs(given.head, option="--head", form="TASK=LAYER") if "=" in "".join(given.head or ()) else list(given.head or ())
     how["head"] = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers or None
@@ -148,14 +150,14 @@ def reading_of(given: ReadingOptions, condition: str | None = None, *, sample_we
     return plain | {"columns": listed_names(given.columns, option="--columns")}
 
 
-def _preprocessing(text: str | None) -> Any:
-    """Parse the value of --preprocessing: JSON text, or the path of a JSON file."""
+def plain_data(text: str | None, *, option: str) -> Any:
+    """Parse the value of --preprocessing or --space: JSON text, or the path of a JSON file."""
     if text is None or not text.lstrip().startswith("{"):
         return None if text is None else read_json(Path(text), "space", remedy="Expected JSON text, or the path of a JSON file.")
     try:
         return json.loads(text)
     except ValueError as error:
-        raise SettingError(f"--preprocessing {text!r} is not valid JSON: {error}.") from error
+        raise SettingError(f"--{option} {text!r} is not valid JSON: {error}.") from error
 
 
 def _shapes(given: Sequence[str] | None) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
@@ -321,7 +323,10 @@ def checked_kind(network: Any, data: Any) -> None:
     """Raise if the data have a kind that the network does not take."""
     kind = network.preprocessing.item_kind
     if data.kind not in (kind, "array"):
-        raise DataError(f"The network takes examples of the kind {kind!r}; received data of the kind {data.kind!r}.")
+        raise DataError(
+            f"The network takes examples of the kind {kind!r}; received data of the kind {data.kind!r}. Give data of that kind, or adapt "
+            "the network to these first."
+        )
 
 
 def size_of(count: float) -> str:

@@ -212,7 +212,10 @@ def _read_path(path: Path, options: ReadOptions) -> Dataset:
         data = read_arrays((items, labels), dataclasses.replace(options, target=None))
         return dataclasses.replace(data, notes=(note, *data.notes))
     known = ", ".join((*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS, ".tar")).replace(".gz", ".csv.gz")
-    raise DataError(f"{printable(path)} cannot be read as data; expected a folder, or a file with one of {known}. {how_else(path)}".strip())
+    alone = "" if kind_of(path) is None else "A data set of such files is a folder with a folder of them for each class."
+    raise DataError(
+        f"{printable(path)} cannot be read as data; expected a folder, or a file with one of {known}. {how_else(path)}{alone}".strip()
+    )
 
 
 def _read_address(url: str, options: ReadOptions) -> Dataset:

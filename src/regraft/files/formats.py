@@ -240,6 +240,6 @@ def writable(folder: str | Path, *, error: type[InputError]) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        raise error(
-            f"The folder {printable(folder)!r} cannot be written: {reason_of(problem)}. Make room there, or choose another folder."
-        ) from problem
+        file = Path(folder).is_file()
+        reason, remedy = ("it is a file", "Choose") if file else (reason_of(problem), "Make room there, or choose")
+        raise error(f"The folder {printable(folder)!r} cannot be written: {reason}. {remedy} another folder.") from problem

@@ -10,6 +10,8 @@ from .remote import is_url
 from .text import natural_key, printable
 
 LIBRARIES = ("timm", "torchvision", "keras", "hf")  # Prefixes before the colon of a network's name, such as "timm:resnet18"
+_SAVED = "regraft.json"  # File of every saved folder
+_NETWORKS = (".keras", ".onnx", ".pmml", ".safetensors", ".pt", ".pth")  # Endings of files that are never data
 
 
 def missing_network(source: str) -> str:
@@ -21,8 +23,22 @@ def missing_network(source: str) -> str:
     return f"There is no file or folder {source!r}. {hint}"
 
 
+def swapped(network: str, data: str | Path) -> str:
+    """Return the error message for a network and data that were given in each other's place; "" if they were not."""
+    if not _is_network(data) or _is_network(network) or not Path(network).exists():
+        return ""
+    return f"{printable(network)!r} was given as the network and {printable(data)!r}, which is a network, as the data. Exchange them."
+
+
+def _is_network(place: str | Path) -> bool:
+    path = Path(place)
+    return (path / _SAVED).is_file() or (path.suffix.lower() in _NETWORKS and path.is_file())
+
+
 def missing_data(source: str | Path) -> str:
-    """Return the error message for data that do not exist; "" if they do."""
+    """Return the error message for data that do not exist or are a saved network; "" if they can be data."""
+    if (Path(source) / _SAVED).is_file():
+        return f"{printable(source)} is a network saved by regraft, not data. Give a folder of class folders, a table or arrays."
     if is_url(source) or Path(source).exists() or matching(source):
         return ""
     if glob.has_magic(str(source)):

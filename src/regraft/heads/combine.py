@@ -57,9 +57,8 @@ def combine(networks: Mapping[str, Network], data: Any = None, *, kind: str = "c
     if kind not in _KINDS:
         raise SettingError(f"The kind of a combined network is 'classification' or 'multi-label'; received {kind!r}.")
     if not isinstance(networks, Mapping) or len(networks) < 2:
-        raise NetworkError(
-            f"Received {type(networks).__name__} of {len(networks)}; expected two networks or more, each under the name of its class."
-        )
+        given = f"{len(networks)} network" if isinstance(networks, Mapping) else f"a {type(networks).__name__}"
+        raise NetworkError(f"Received {given}; expected two networks or more, each under the name of its class.")
     names = checked_classes(networks)
     rows = {name: _row(name, net) for name, net in zip(names, networks.values(), strict=True)}
     _check_alike(dict(zip(names, networks.values(), strict=True)))

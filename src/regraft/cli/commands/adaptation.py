@@ -26,10 +26,11 @@ _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True,
 def _kept(out: str | Path) -> str:
     """Return a message on what an interrupted run left in the folder `out`."""
     stages = [name.removesuffix(".pt") for name in names_in(f"{out}/run") if name.endswith(".pt")]
-    if not stages:
-        return "No epoch was finished yet, so that nothing is kept but cached features; the same command starts again."
-    named = ", ".join(map(repr, stages))
-    return f"What was finished is kept in {printable(out)!r} ({named}); the same command goes on from there."
+    if stages:
+        return f"What was finished is kept in {printable(out)!r} ({', '.join(stages)}); the same command resumes from there."
+    if "regraft.json" in names_in(out):
+        return f"{printable(out)!r} contains a finished network; if it is that of this run, the same command without --no-resume shows it."
+    return "Nothing but cached features is kept so far; the same command starts again."
 
 
 def add_to(app: typer.Typer) -> None:

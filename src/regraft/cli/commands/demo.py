@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ...console import duration, say, show, show_json, show_table, tell
+from ...files.locks import held_folder
 from ...files.text import printable
 from ..guard import command
 from ..options import AsJson, Quiet
@@ -25,6 +26,11 @@ def add_to(app: typer.Typer) -> None:
 
 def _demo(out: _Out = Path("regraft-demo"), *, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Show where transfer wins: from printed to handwritten digits, with 3 to all examples per class. Runs offline in minutes."""
+    with held_folder(out):  # what cannot be written is said before the work
+        _run(out, as_json=as_json)
+
+
+def _run(out: Path, *, as_json: bool) -> None:
     from .. import demonstration
 
     began = time.perf_counter()

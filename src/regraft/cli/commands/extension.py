@@ -65,6 +65,6 @@ def _print_result(result: Any, *, folder: str | Path, as_json: bool, architectur
     figures = result.account.figures
     if "max_score_change" in figures:
         change, examples = figures["max_score_change"], figures["proved_on_examples"]
-        show(f"Logits of old classes: changed by {change:.3g} at most, on {examples:,} examples (max_score_change)")
+        show(f"Logits of old classes: changed by {change:.3g} at most, on {examples:,} examples")
     show(f"Cost: {cost_line(result.cost)}")
     print_next(folder, report=shown, unknown=result.network.unknown is not None, architecture=architecture)

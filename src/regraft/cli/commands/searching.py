@@ -14,18 +14,18 @@ from typer import Option
 from ...console import show, show_json, tell
 from ...errors import MissingExtraError
 from ...files.remote import at_hand, names_in
-from ...files.schema import read_json
 from ...files.text import printable
 from .. import options
 from ..guard import command
+from ..shared import plain_data
 from .adaptation import as_words, check_training, cost_line, opened_with_data, settings_of, value_of
 
 _OUT = "Folder or address of the study: table, plots, and the adapted network in `best`. Several processes can share one folder."
-_SPACE = 'A JSON file: {"learning_rate": {"low": 1e-4, "high": 0.1, "log": true}, "optimizer": ["adamw", "sgd"], …}.'
+_SPACE = 'JSON, or a .json file: {"learning_rate": {"low": 1e-4, "high": 0.1, "log": true}, "optimizer": ["adamw", "sgd"], …}.'
 
 Out = Annotated[Any, Option("--out", metavar="DIR", help=_OUT, parser=options.place_of)]
 Trials = Annotated[int, Option("--trials", metavar="N", min=1, help="Number of trials, over all processes and calls.")]
-Space = Annotated[Path | None, Option("--space", metavar="FILE", help=_SPACE)]
+Space = Annotated[str | None, Option("--space", metavar="JSON|FILE", help=_SPACE)]
 Sampler = Annotated[str, Option("--sampler", metavar="S", help="Sampler: tpe, random or grid.")]
 Pruner = Annotated[str, Option("--pruner", metavar="S", help="median, hyperband or none. Stops trials that fall behind.")]
 _FOLDS = "Number of cross-validation folds of each plan. Groups are not split."
@@ -40,7 +40,7 @@ def _kept(out: str | Path) -> str:
     """Return a message on what an interrupted search left in the folder `out`."""
     if not any(name.endswith(".sqlite3") for name in names_in(out)):
         return "Nothing is kept yet; the same command starts again."
-    return f"Finished trials are kept in {printable(out)!r}; the same command goes on from there."
+    return f"Finished trials are kept in {printable(out)!r}; the same command resumes from there."
 
 
 def add_to(app: typer.Typer) -> None:
@@ -72,7 +72,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     as_json: options.AsJson = False,
 ) -> None:
     """Search for the best plan to adapt a network. Every trial starts from the trained weights."""
-    wanted = None if space is None else read_json(space, "space", remedy="Expected a JSON file from names to choices or ranges.")
+    wanted = plain_data(space, option="space")
     check_training(network, data, how=how, read=read, given=given, strategy=strategy, sampler=sampler, pruner=pruner)
     search: dict[str, Any] = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric}
     search |= {"holdout": given.holdout, "seed": given.seed, "budget": budget}

@@ -61,6 +61,8 @@ def _class_files(folder: Path) -> list[Path]:
         raise DataError(
             f"{printable(folder)} has no class folders: {count} files lie in it directly; expected one folder for each class. "
             "Move the files, or give their labels in a CSV with files=, or as target=."
+            if count
+            else f"{printable(folder)} is empty; expected one folder for each class, with its files."
         )
     names = [path.name.lower() for path in classes]
     if set(names) <= SPLIT_NAMES and all(_class_folders(path) for path in classes):
