@@ -10,13 +10,13 @@ from .console import duration
 HEADINGS = ("candidate", "time expected", "time taken", "estimate (95 % interval)", "outcome")
 ENTRIES = {
     "matched": "weights taken from the file",
-    "reshaped": "of another size",
-    "missing": "not in the file: left as they were",
-    "unexpected": "in the file, no place for them",
+    "reshaped": "weights of another size",
+    "missing": "not in the file: unchanged",
+    "unexpected": "in the file, but not in the network",
     "kept": "class weights carried over by name",
     "renamed": "class weights under a new name",
-    "new": "class weights that start anew",
-    "dropped": "class weights left behind",
+    "new": "class weights of new classes",
+    "dropped": "old class weights that were removed",
     "frozen": "layers that no training changes",
 }
 """Entry of an account -> its meaning."""
@@ -38,11 +38,14 @@ def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, s
     ]
 
 
+_FIGURES = {"max_score_change": "largest change of an old logit", "proved_on_examples": "checked on examples"}
+
+
 def account_figures(figures: Mapping[str, float]) -> dict[str, str]:
     """Return the figures of an account as text, by their names in words."""
     shares = ("old_accuracy", "new_accuracy", "harmonic_mean")
     told = {name: f"{100 * value:.1f} %" if name in shares else f"{value:.4g}" for name, value in figures.items()}
-    return {name.replace("_", " "): value for name, value in told.items()}
+    return {_FIGURES.get(name, name.replace("_", " ")): value for name, value in told.items()}
 
 
 def number_words(value: float | None) -> str:

@@ -85,7 +85,7 @@ def test_the_report_says_why(kind: str, tmp_path: Path) -> None:
     options = QUICK | {"strategy": "surgical", "block": "auto", "distill": 0.2}
     result = regraft.adapt(examples.opened(kind), examples.items(kind), out=tmp_path / "out", **options)
     text = " ".join(result.plan.reasons)
-    assert "A share of 0.2 of the targets" in text and "largest in proportion to its weights" in text
+    assert "A share of 0.2 of each target" in text and "largest in proportion to its weights" in text
     assert result.plan.block == "auto"
     plan = regraft.planning.Plan.from_json((tmp_path / "out" / "plan.json").read_text(encoding="utf-8"))
     assert plan.settings.distill == 0.2

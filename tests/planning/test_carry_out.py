@@ -315,7 +315,9 @@ def test_baselines_are_judged_on_the_items_that_judge_the_network() -> None:
     result = regraft.adapt(_net(), (pictures[:60], labels[:60]), strategy="partial", frozen="norm1", test=test, baselines=True, **QUICK)
     assert result.scores["test"]["examples"] == 30 and result.scores["holdout"]["examples"] == 12
     assert set(result.baselines) == {"majority", "class_mean", "probe", "scratch"}
-    assert any(re.match(r"The baseline from scratch: Settings of 'scratch', .*: learning rate ", reason) for reason in result.plan.reasons)
+    assert any(
+        re.match(r"The baseline from scratch: Settings of 'scratch' \(.*\): learning rate ", reason) for reason in result.plan.reasons
+    )
     assert {figures["examples"] for figures in result.baselines.values()} == {30}
     assert all(figures["difference"]["examples"] == 30 for figures in result.baselines.values() if "examples" in figures["difference"])
 

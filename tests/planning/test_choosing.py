@@ -387,7 +387,9 @@ def test_trials_begin_and_end_as_the_strategies_that_they_are_of(family: str, fo
     assert began == {"full": True, "partial": True}
     assert tried == {("full", 7), ("partial", 7), ("full", 12), ("partial", 12)}  # then they are compared
     assert compared == [18, 18 + 34 * folds]
-    assert len(_named(found, "dropped after its trial: another one leads")) == 1 and _named(found, "not better than the probe") == ["head"]
+    assert len(_named(found, "stopped after its trial: another candidate leads")) == 1 and _named(found, "not better than the probe") == [
+        "head"
+    ]
     alone = regraft.adapt(net, data, **(settings | found.plan.chosen))
     states = [one.network.state().values() for one in (found, alone)]
     assert all(torch.equal(first, second) for first, second in zip(*states, strict=True))

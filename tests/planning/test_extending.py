@@ -76,7 +76,7 @@ def test_data_alone_add_what_names_and_data_add(family: str) -> None:
 def test_examples_of_old_classes_are_fitted_or_only_judge(family: str) -> None:
     net, new, old = network(family), examples(NAMES[2:]), examples(NAMES[:2], seed=2)
     fitted = regraft.extend(net, new, old_data=old)
-    assert fitted.facts["strategy"]["settings"]["new class weights"] == "examples of old and new classes"
+    assert fitted.facts["strategy"]["settings"]["new class weights"] == "fitted to examples of old and new classes"
     assert fitted.facts["data"]["counts"]["low"] > 0 and fitted.scores["holdout"]["old_examples"] > 0
     judged = regraft.extend(net, examples(NAMES), start="imprint")
     assert set(judged.facts["data"]["counts"]) == {"high", "top"} and judged.scores["holdout"]["old_examples"] == 24
@@ -87,8 +87,8 @@ def test_a_network_is_opened_and_what_was_not_judged_is_said(tmp_path: Path) -> 
     network("keras").save(folder)
     shown, labels = examples(("high",), each=1)
     found = regraft.extend(folder, data=(shown, labels))
-    assert found.scores == {} and "has not been judged" in found.verdict
-    assert any(note.startswith("No example was kept aside to judge") for note in found.notes)
+    assert found.scores == {} and "has not been evaluated" in found.verdict
+    assert any(note.startswith("There is no holdout set") for note in found.notes)
     assert found.save(tmp_path / "out") == tmp_path / "out" and regraft.load(tmp_path / "out").classes == NAMES[:3]
 
 
@@ -98,7 +98,7 @@ def test_a_log_loss_above_that_of_equal_probabilities_is_explained(tmp_path: Pat
     loss = found.scores["holdout"]["log_loss"]
     assert loss > np.log(4)
     assert found.notes[0].startswith(f"The log loss on the holdout set, {loss:.2f}, is higher than that of equal probabilities, 1.39")
-    assert "do not read its outputs as probabilities" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "do not use the probabilities" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert not any("log loss" in note for note in regraft.extend(network("torch"), examples(NAMES)).notes)
 
 

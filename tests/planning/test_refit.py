@@ -46,7 +46,7 @@ def test_all_examples_are_learned_from_once_the_network_has_been_judged(name: st
     plain, everything = (regraft.adapt(net, data, **given, refit=refit) for refit in ("auto", "all"))
     assert everything.scores == plain.scores  # the figures are of the network before
     assert everything.facts["data"]["split"] == plain.facts["data"]["split"]
-    assert any("the figures are of the one before" in reason for reason in everything.plan.reasons)
+    assert any("The metrics are of the network before that" in reason for reason in everything.plan.reasons)
     first, second = plain.network.state(), everything.network.state()
     assert first.keys() == second.keys()
     assert any(not torch.equal(first[key], second[key]) for key in first)

@@ -41,6 +41,11 @@ def test_size_and_likeness_name_the_scenario(per_class: int, shallow: float, dee
     assert breaks == (deep < shallow)
 
 
+def test_a_depth_that_is_better_by_chance_alone_is_no_break() -> None:
+    reading = read_figures(found(0.86, 0.83, joint=0.85, per_class=20))
+    assert "The deepest features (83.0 %) are not significantly worse than the best depth, 'low' (86.0 %)." in reading.findings
+
+
 @pytest.mark.parametrize("per_class", [20, 500])
 def test_all_depths_together_may_disagree_with_the_textbook(per_class: int) -> None:
     reading = read_figures(found(0.5, 0.8, joint=0.93, per_class=per_class))

@@ -117,7 +117,7 @@ def test_page_is_well_formed_escaped_and_self_contained(tmp_path: Path, facts: d
 def test_page_shows_the_facts(tmp_path: Path, facts: dict[str, Any]) -> None:
     text = shown(write_report(tmp_path, facts))
     numbers = ("90.0 %", "3\u202f400\u202f000", "40.0 %", "900", "not finite", "44 more", "2026-01-02")
-    for word in (*numbers, "class weights that start anew"):
+    for word in (*numbers, "class weights of new classes"):
         assert word in text, word
     assert text.count("<figure>") == text.count("<figcaption>") == 8
     assert (tmp_path / "report.html").is_file() and len(list(tmp_path.iterdir())) == 1
@@ -157,7 +157,7 @@ def test_a_section_for_each_of_several_tasks_with_its_labels_and_baselines(tmp_p
     assert Page(text).open == []
     for word in ("Task colour: classification", "&gt;: multi-label", "0.271", "12.5 %", "25.0 %", "the mean of the targets", "macro F1"):
         assert word in text, word
-    assert "max score change" in text and "0.00123" in text
+    assert "largest change of an old logit" in text and "0.00123" in text
     alone = write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"holdout": tags}}).read_text()
     assert "0.271" in alone and "Task " not in alone
 
@@ -217,7 +217,7 @@ def test_verdict_clear_gain() -> None:
     scores = {"holdout": judged(0.5, 0.4, 0.6), "test": judged(352 / 360, 0.957, 0.989)}
     baselines = {"scratch": judged(312 / 360, 0.828, 0.898), "majority": judged(37 / 360, 0.08, 0.14)}
     assert verdict(scores, baselines) == (
-        "The adapted network classifies 97.8 % of the 360 held-out examples correctly (95 % interval 95.7 to 98.9 %). "
+        "The adapted network classifies 97.8 % of the 360 test examples correctly (95 % interval 95.7 to 98.9 %). "
         "This is 11.1 points above the same network trained from scratch. The majority class gives 10.3 %."
     )
 
@@ -423,3 +423,5 @@ def test_the_epochs_kept_are_those_of_the_weights() -> None:
     assert kept_epochs(head) == [2.0]
     assert kept_epochs([*head, entry("full", "fold 1", 0.1), entry("full", "refit", None), entry("full", "refit", None)]) == [2.0, 6.0]
     assert kept_epochs([*head, entry("full", "train", 0.1)], kept_start="full") == [2.0]
+    accuracy = {"validation": [(1.0, 0.5), (2.0, 0.9)]}  # a refit has none: its epochs lie beyond
+    assert "epoch kept: 2<" in line_chart(accuracy, title="", name="", percent=True, kept=[2.0, 6.0])

@@ -77,7 +77,7 @@ def test_they_are_trained_first_and_nothing_is_solved_on_them(
     assert changed(net, result.network) <= expected and {"own1", "own2", "out"} <= changed(net, result.network)
     assert result.scores["holdout"]["accuracy"] > 0.6
     assert result.cost["frozen_forward_examples"] == 90
-    assert any("Trained from their start" in reason for reason in result.plan.reasons)
+    assert any("Layers trained from their initial values" in reason for reason in result.plan.reasons)
     assert not any("look freshly drawn" in reason for reason in result.plan.reasons)
 
 

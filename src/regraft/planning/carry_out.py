@@ -37,7 +37,7 @@ from .trained import check_trained, hold_, with_fresh, without_solving
 from .tuning.by_method import check_method
 from .tuning.switches import switch_problems
 
-TOO_FEW = "Too few examples to keep some aside for choosing; the last epoch with the lowest training loss was kept."
+TOO_FEW = "Too few examples for a validation set: the last epoch with the lowest training loss was kept."
 
 
 def carry_out(  # over the limit: network, data and plan, and how a folder goes on
@@ -68,7 +68,7 @@ def carry_out(  # over the limit: network, data and plan, and how a folder goes 
                 return made
         if folder is None or reopen is None or finished is None:
             raise SettingError(f"{str(out)!r} holds no finished result that could be returned.")
-        say(f"{str(out)!r} holds the finished result of the same network, data and plan: it is returned. resume=False begins anew.")
+        say(f"{str(out)!r} holds the finished result of the same network, data and plan: it is returned. resume=False starts again.")
         return reopened(folder, reopen(folder))
 
 
@@ -111,9 +111,11 @@ def _carried_out(  # noqa: PLR0913  # over the limit: as `carry_out`
                 f"{str(out)!r} already holds a finished network, of another plan, network or data. Give another folder with out={_ANEW}."
             )
         if data.weights is not None and plan.strategy == "auto":
-            log.notes.append("sample_weight acts where something is trained; closed-form heads count all examples the same.")
+            log.notes.append("sample_weight acts on trainings; closed-form heads count all examples equally.")
         if plan.augment == "auto" and items.augment == "photo":
-            log.notes.append("The pictures look like photographs: views are cropped, mirrored and coloured; else set augment='light'.")
+            log.notes.append(
+                "The pictures look like photographs: views are cropped, mirrored and changed in colour. To avoid this, set augment='light'."
+            )
     outcome = adapted(setup, log)
     with log.clock.during("evaluate"):
         found = judged_parts(setup, log, outcome=outcome)
@@ -227,7 +229,7 @@ def _on_everything(net: Network, log: Log, *, setup: Setup, outcome: Outcome) ->
     again = replace(again, repeats=outcome.measured)
     last = adapted(again, again_log)
     log.notes.append(
-        f"After it was judged, the network was made once more, from all {len(items)} examples: the figures are of the one before."
+        f"After the evaluation, the network was trained again on all {len(items)} examples. The metrics are of the network before that."
     )
     return again, replace(last, history=[*outcome.history, *last.history])
 

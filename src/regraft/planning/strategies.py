@@ -72,7 +72,7 @@ def _with_fresh(setup: Setup, log: Log, *, frozen: frozenset[str] | None) -> Out
     fresh = matching_layers(network, setup.plan.fresh or (), setting="fresh")
     below = frozen_before(network, fresh) | held_layers(network)
     outcome = _measured(setup, log, frozen=below, stage="fresh layers", drawn=True)
-    log.notes.append(f"Trained from their start, with the head, on what is below them: {', '.join(sorted(fresh))}.")
+    log.notes.append(f"Layers trained from their initial values, with the head, on the features below them: {', '.join(sorted(fresh))}.")
     if frozen is None:
         return outcome
     after = _measured(setup, log, frozen=frozen, stage=setup.plan.strategy)

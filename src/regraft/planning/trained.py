@@ -175,5 +175,5 @@ def check_trained(network: Network, plan: Plan) -> list[str]:
             "Give trainable='all', or the names of the layers to train."
         )
     alone = plan.strategy != "head" and left <= set(network.head_layers)
-    said += f" strategy={plan.strategy!r} trains the head alone: all below it is frozen." if alone else ""
+    said += f" strategy={plan.strategy!r} trains only the head: all layers below it are frozen." if alone else ""
     return [said, *further]

@@ -93,6 +93,7 @@ def line_chart(
     for number, (epoch, words) in enumerate(shown.items(), start=1):
         parts.append(rule(across.at(epoch - 0.5 if epoch > first else epoch), kind="mark", words=str(number)))
         entries.append(("numbered", f"{number}: {words}"))
+    kept = [epoch for epoch in kept if epoch <= last]
     if kept:
         parts += [rule(across.at(epoch), kind="kept") for epoch in kept]
         entries.append(("kept", f"epoch kept: {', '.join(f'{epoch:g}' for epoch in kept)}"))

@@ -44,12 +44,14 @@ def write_profile(path: str | Path, facts: Mapping[str, Any]) -> Path:
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:
-    """Return the textbook advice, with the measurement if the two disagree."""
+    """Return the textbook advice, and whether the measurement agrees."""
     advice = f"{facts['advice'][:1].upper()}{facts['advice'][1:]}"
     if not facts["findings"]:
         return advice
     if facts["agrees"]:
-        return f"{advice} {facts['findings'][0]}" if facts["similarity"] is None else advice
+        if facts["similarity"] is None:
+            return f"{advice} {facts['findings'][0]}"
+        return f"The usual advice for such data is: {facts['advice'].rstrip('.')}. The measurement does not contradict it."
     measured = facts["findings"][0].partition(": ")[2] or facts["findings"][0]
     return f"The usual advice for such data is: {facts['advice'].rstrip('.')}. The measurement disagrees: {measured}"
 

@@ -124,8 +124,9 @@ def comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> Figu
     bars += [_score_bar(baseline_name(name), other, key=key, strong=False) for name, other in ranked]
     axis = axis_of(ends_of(bars), name="accuracy" if share else "mean absolute error (lower is better)", percent=share)
     body = interval_rows(bars, title=f"{axis.name}: the adapted network and the baselines", axis=axis)
-    caption = (
-        f"All on the same {figures.get('examples', '')} examples. Lines are 95 % intervals: where they overlap, the order may be chance."
+    caption = f"All on the same {figures.get('examples', '')} examples. Lines are 95 % intervals of each value alone."
+    caption += (
+        " The verdict compares the first two example by example, which shows smaller differences." if "difference" in ranked[0][1] else ""
     )
     return figure(body, title="Adapted network and baselines", caption=caption)
 

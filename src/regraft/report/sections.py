@@ -81,7 +81,7 @@ def _history_table(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     if not keys:
         return []
     runs = len({entry.get("run", 1) for entry in history}) > 1
-    rows = [["epoch", "stage", *(["run"] if runs else []), *(key.replace("train_", "fit ").replace("_", " ") for key in keys)]]
+    rows = [["epoch", "stage", *(["run"] if runs else []), *(key.replace("train_", "training ").replace("_", " ") for key in keys)]]
     for number, entry in enumerate(history, start=1):
         which = [str(entry.get("run", 1))] if runs else []
         stage, phase = str(entry.get("stage", "")), str(entry.get("phase", "train"))

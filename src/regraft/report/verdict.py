@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _NO_NETWORK = " For this table, use {} instead of a network."
-_NOISE = " The difference is not significant on so few examples."
+_NOISE = " The difference is not significant."
 _UNCLEAR = "no clear difference"
 _NAMES = {
     "boosting": "gradient boosting on the raw columns",
@@ -32,11 +32,12 @@ def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]
     """Return a short statement on how good the adapted network is and whether it is better than the best baseline.
     `baselines`: name -> result of `judge` on the same examples. If an entry has "difference", the result of `paired_difference(adapted,
     baseline)`, it is used instead of the unpaired interval."""
-    _, figures = judged_part(scores)
+    part, figures = judged_part(scores)
+    shown = f"{figures.get('examples', 0)} {'test' if part == 'test' else 'held-out'} examples"
     if "accuracy" in figures:
-        return _of_accuracy(figures, {name: other for name, other in baselines.items() if "accuracy" in other})
+        return _of_accuracy(figures, {name: other for name, other in baselines.items() if "accuracy" in other}, shown=shown)
     if "mae" in figures:
-        return _of_error(figures, {name: other for name, other in baselines.items() if "mae" in other})
+        return _of_error(figures, {name: other for name, other in baselines.items() if "mae" in other}, shown=shown)
     return "The adapted network has not been evaluated: there are no held-out examples."
 
 
@@ -73,10 +74,10 @@ def _difference_interval(figures: Mapping[str, Any], other: Mapping[str, Any]) -
     return difference - math.hypot(first - low, most - second), difference + math.hypot(high - first, second - least)
 
 
-def _of_accuracy(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
+def _of_accuracy(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]], *, shown: str) -> str:
     share = percent(figures["accuracy"])
     what = f"predicts {share} of the labels of" if "micro_f1" in figures else f"classifies {share} of"
-    said = f"The adapted network {what} the {figures.get('examples', 0)} held-out examples correctly"
+    said = f"The adapted network {what} the {shown} correctly"
     if "accuracy_interval" in figures:
         low, high = figures["accuracy_interval"]
         said += f" (95 % interval {100 * low:.1f} to {percent(high)})"
@@ -121,8 +122,8 @@ def _against(figures: Mapping[str, Any], other: Mapping[str, Any], *, name: str)
     return f" This is {points} {'above' if difference > 0 else 'below'} {name}." + _NOISE
 
 
-def _of_error(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
-    said = f"The adapted network has a mean absolute error of {figures['mae']:.3g} on {figures.get('examples', 0)} held-out examples"
+def _of_error(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]], *, shown: str) -> str:
+    said = f"The adapted network has a mean absolute error of {figures['mae']:.3g} on {shown}"
     if "mae_interval" in figures:
         low, high = figures["mae_interval"]
         said += f" (95 % interval {low:.3g} to {high:.3g})"

@@ -29,7 +29,7 @@ ROUND = 20  # Minimum number of steps of a short training
 SHARE = 0.5  # Maximum number of epochs of a comparison, relative to the longest training
 LARGEST = 1000  # Maximum size of the training set and of the validation set of a short training
 ROOM = 2**31  # Bytes for the states of all short trainings together. A training whose state does not fit restarts instead of continuing
-_STARTS = {"as it is": "", DRAWN: "", "solved": ", from solved heads", "plain": ", from the heads as they came"}
+_STARTS = {"as it is": "", DRAWN: "", "solved": ", from solved heads", "plain": ", from the given heads"}
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ FIRST = 3  # Number of candidates below the head that are tried without a budget
 FEW_TO_JUDGE = 200  # Size of the validation set below which a doubtful training is also evaluated on folds of the training set
 
 PARTS = 2.5  # Time of a training with measured settings, including comparison and refit, as a multiple of the plain training
-OLD_BETTER = "not as good as the class weights of the old head"
+OLD_BETTER = "worse than the class weights of the old head"
 
 Final = tuple[Trial, list[dict[str, Any]], Feed]  # The winning trial, the history of its training, and a feed of its network
 
@@ -112,7 +112,7 @@ def _enter_probes_(choice: Choice, found: Sequence[Probed]) -> None:
         entry = Candidate("probe", f"probe of {best.name}", None if joint else best.name)
         entry.predicted, entry.seconds = choice.costs.one_pass * len(setup.items), choice.tapped.seconds
         figures_(entry, best.errors, shares=shares)
-        entry.why = "not as good as the other probe" if best is not choice.probe else OLD_BETTER if choice.keeps_old else ""
+        entry.why = "higher loss than the other probe" if best is not choice.probe else OLD_BETTER if choice.keeps_old else ""
         choice.entries.append(entry)
     of_input = next((one for one in found if one.name == INPUT), None)
     if of_input is None or of_input.error > choice.probe.error + choice.probe.standard_error:
@@ -155,7 +155,7 @@ def _without_trials(choice: Choice) -> Final | None:
         errors = choice.old.errors
     if np.isfinite(errors).all():
         figures_(entry, errors, shares=setup.items.data.task == "classification")
-    choice.log.notes.append("Too few examples to keep some aside for choosing: closed-form heads were compared by leaving examples out.")
+    choice.log.notes.append("Too few examples for a validation set: closed-form heads were compared by leaving examples out.")
     if choice.probe.error <= float(errors.mean()):
         entry.why = "no better than the probe"
         _crown_(choice, None)
@@ -195,14 +195,14 @@ def _leading(choice: Choice, candidates: Sequence[Candidate]) -> Trial | None:
     trials = sorted(_runs(choice, _trials(choice, candidates), epochs=first), key=lambda one: one[0].loss)
     for run, trial in trials[1:]:
         gain, error = gain_of(trials[0][0].losses, run.losses)
-        trial.candidate.why = "dropped early in its trial: surely behind another one" if gain > SURELY * error else ""
+        trial.candidate.why = "stopped early: significantly worse than another candidate" if gain > SURELY * error else ""
     trials = [one for one in trials if not one[1].candidate.why]
     trials = list(_runs(choice, [trial for _, trial in trials], epochs=then)) if then else trials
     for run, trial in trials:
-        trial.candidate.why = "dropped after its trial: too far behind the probe" if choice.is_hopeless(run) else ""
+        trial.candidate.why = "stopped after its trial: too far behind the probe" if choice.is_hopeless(run) else ""
     left = sorted(((run, trial) for run, trial in trials if not trial.candidate.why), key=lambda one: one[0].loss)
     for _, trial in left[1:]:
-        trial.candidate.why = "dropped after its trial: another one leads"
+        trial.candidate.why = "stopped after its trial: another candidate leads"
     return left[0][1] if left else None
 
 
@@ -214,7 +214,7 @@ def _trials(choice: Choice, candidates: Sequence[Candidate]) -> Iterator[Trial]:
     promised = [0.0] * _workers(choice)
     for number, one in enumerate(candidates):
         if few and number >= FIRST:
-            one.why = f"{NOT_TRIED}: {FIRST} that differ more were; with a budget, all are"
+            one.why = f"{NOT_TRIED}: {FIRST} that differ more were tried instead; with a budget, all are"
             continue
         trial = _begun(choice, one, promised=promised[0])
         if trial is not None:
@@ -302,7 +302,7 @@ def _finished(choice: Choice, trial: Trial | None, *, head: Candidate | None) ->
     if trial is None or run is None:
         return _untrained(choice) if alone is None else _final_head(choice, alone)
     if alone is not None and head_run is not None and head_run.errors.mean() < run.at(head_run.rows)[0].mean():
-        trial.candidate.why = "trained to its end, and not better than the head alone"
+        trial.candidate.why = "trained to its end; not better than the head alone"
         return _final_head(choice, alone)
     _crown_(choice, trial)
     feed = trial.refitted()
@@ -323,7 +323,7 @@ def _trained(choice: Choice, trial: Trial) -> HeldOut | None:
     figures_(trial.candidate, run.errors, shares=setup.items.data.task == "classification")
     if choice.is_beaten_by(run):
         return run
-    trial.candidate.why = "trained to its end, and not better by more than chance than what needs no training"
+    trial.candidate.why = "trained to its end; not significantly better than what needs no training"
     return None
 
 

@@ -84,7 +84,7 @@ class _Found:
         """Return a sentence for the report."""
         head = f"The head of {name!r}" if several else "The head"
         if self.method == _KEPT:
-            return f"{head} keeps its class weights: nothing solved has a lower loss on the {len(self.rows):,} examples that judged it."
+            return f"{head} keeps its class weights: no solved head has a lower loss on {len(self.rows):,} held-out examples."
         by = {"leave-one-out": "leaving each example out", "leave-group-out": "leaving each group out", "validation set": "validation set"}
         judged = by.get(self.probe.held_out, self.probe.held_out)
         tried = f"the penalty {self.probe.penalty:.3g} of {len(self.probe.path)} by {judged}, " if self.probe.path else ""

@@ -113,7 +113,7 @@ class Trial:
             if found.recipe.start == "as it is" and not folds and not found.kept_start:
                 start = dict(self.starts[found.recipe.start](training.fit))
                 self.share = blended_(setup.network, start, judged=lambda: self.judged().loss)
-                self.candidate.why = f"chosen; {100 * self.share:.0f} % of the way from the weights before tuning to those after"
+                self.candidate.why = f"chosen; {100 * self.share:.0f} % of the change of weights is kept"
                 found.held_out = self._held_out()
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
         return self._judged(*(found.held_out or self._held_out()))

@@ -94,7 +94,7 @@ class Extension:
         """One sentence on the accuracy on old and new classes."""
         judged = self.scores.get("test") or self.scores.get("holdout")
         if not judged:
-            return "The extended network has not been judged: no examples were kept aside, and no test set was given."
+            return "The extended network has not been evaluated: there is no holdout set and no test set."
         return figures_line(judged, len(self.network.classes or ()))
 
     def __repr__(self) -> str:
@@ -187,7 +187,7 @@ def _extended(net: Network, data: Dataset, *, asked: Asked, test: Dataset | None
     measured = source.preprocessing.measured and f"No preprocessing was stored with the network; it was {source.preprocessing.measured}."
     sure = [_too_sure(name, figures, classes=len(parts.classes)) for name, figures in scores.items()]
     warnings = tuple(filter(None, [measured, *sure]))
-    facts = _facts(wider, parts, asked=asked, warnings=warnings)
+    facts = _facts(wider, parts, asked=asked, warnings=warnings, known=net.statistics is not None)
     return Extension(wider, parts.names, scores, (*warnings, *parts.notes), clock.cost(), facts)
 
 
@@ -209,9 +209,9 @@ def _too_sure(part: str, figures: Mapping[str, Any], *, classes: int) -> str:
     if loss <= blind:
         return ""
     return (
-        f"The log loss on the {part} set, {loss:.2f}, is higher than that of equal probabilities, {blind:.2f}: where the network errs, it "
-        "is far too sure. The predicted classes stand as judged; do not read its outputs as probabilities. Extending leaves the logits of "
-        "old classes as they are and calibrates nothing; adapt, with examples of old and new classes, does."
+        f"The log loss on the {part} set, {loss:.2f}, is higher than that of equal probabilities, {blind:.2f}: its errors "
+        "have too high probabilities. The predicted classes are as evaluated, but do not use the probabilities. Extending leaves the "
+        "logits of old classes as they are and does not calibrate; adapt, with examples of old and new classes, does."
     )
 
 
@@ -224,7 +224,7 @@ def figures_line(figures: Mapping[str, Any], classes: int) -> str:
     if "new_accuracy" in figures:
         said.append(f"{_percent(figures['new_accuracy'])} of {figures['new_examples']:,} examples of new classes")
     mean = f"; harmonic mean {_percent(figures['harmonic_mean'])}" if "harmonic_mean" in figures else ""
-    lacking = "; the other classes were not judged" if len(said) == 1 else ""
+    lacking = "; the other classes were not evaluated" if len(said) == 1 else ""
     return f"Among all {classes} classes the extended network classifies {' and '.join(said)} correctly{mean}{lacking}."
 
 
@@ -232,15 +232,21 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _facts(wider: Network, parts: Parts, *, asked: Asked, warnings: tuple[str, ...]) -> dict[str, Any]:
+def _facts(wider: Network, parts: Parts, *, asked: Asked, warnings: tuple[str, ...], known: bool) -> dict[str, Any]:
     """Return the content of the report besides scores and account, as plain data."""
-    how = asked.start or ("statistics" if asked.statistics else "imprint" if parts.old is None else "examples of old and new classes")
+    alone = "fitted to the new examples and class statistics" if known else "separated from the old class weights"
+    how = asked.start or ("fitted to examples of old and new classes" if parts.old is not None else alone)
+    how = "solved for all classes from class statistics" if asked.statistics is not None else how
     asked_for = {"start": asked.start, "statistics": asked.statistics, "holdout": asked.holdout, "seed": asked.seed}
     given = {name: repr(value) for name, value in asked_for.items() if value is not None}
     given |= {} if asked.old_data is None else {"old_data": "old_data"}
     split = {"training": int(parts.counts.sum()), "holdout": 0 if parts.judging is None else len(parts.judging)}
     return {
-        "strategy": {"name": "extend", "reasons": [], "settings": {"new class weights": how, "holdout": asked.holdout, "seed": asked.seed}},
+        "strategy": {
+            "name": "extend",
+            "reasons": [f"New class weights: {how}."],
+            "settings": {"new class weights": how, "holdout": asked.holdout, "seed": asked.seed},
+        },
         "network": network_facts(wider),
         "data": {"examples": sum(split.values()), "classes": len(parts.classes), "split": split, "notes": list(parts.notes)}
         | {"counts": {name: int(count) for name, count in zip(parts.classes, parts.counts, strict=True) if count}},

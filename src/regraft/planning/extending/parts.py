@@ -120,7 +120,7 @@ def _held(both: Sequence[Dataset], *, holdout: float, seed: int) -> tuple[list[n
         try:
             held[table.split_indices(holdout, seed=seed)[1]] = True
         except DataError as error:
-            reason = f"No example was kept aside to judge: {error} Examples that only judge are given with test=."
+            reason = f"There is no holdout set: {error} Give a test set with test=."
     return np.split(held, np.cumsum(sizes)[:-1]), reason
 
 
@@ -131,7 +131,9 @@ def _unseen(both: Sequence[Dataset], count: int) -> list[str]:
     if not unseen or len(unseen) == count:
         return []
     shown = listed(map(repr, unseen))
-    return [f"No example was given of {len(unseen)} of {count} old classes ({shown}): what the new classes take from them is not measured."]
+    return [
+        f"No example was given of {len(unseen)} of {count} old classes ({shown}): the effect of the new classes on them is not measured."
+    ]
 
 
 def _kept_whole(both: Sequence[Dataset], judging: Dataset | None) -> list[str]:
@@ -140,7 +142,7 @@ def _kept_whole(both: Sequence[Dataset], judging: Dataset | None) -> list[str]:
     aside = np.zeros_like(counts) if judging is None else judging.class_counts()
     whole = [name for name, some, none in zip(both[0].classes, counts, aside == 0, strict=True) if some and none]
     shown = listed(map(repr, whole))
-    return [f"Nothing of {shown} was kept aside to judge: all their examples are learned from."] if whole else []
+    return [f"No example of {shown} is in the holdout set: all are trained on."] if whole else []
 
 
 def _together(parts: Sequence[Dataset]) -> Dataset | None:

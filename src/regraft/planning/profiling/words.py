@@ -142,6 +142,8 @@ def _break(found: Found) -> str:
         return f"No depth is better than simple input statistics ({best}). The deepest features give {deepest}."
     if found.holds_to == found.deepest:
         return f"Transfer holds to the end: the deepest features ({deepest}) are within one standard error of the best depth ({best})."
+    if not found.clearly(found.depths[found.best], found.depths[found.deepest]):
+        return f"The deepest features ({deepest}) are not significantly worse than the best depth, '{found.best}' ({best})."
     return f"Transfer breaks after '{found.holds_to}': the deepest features give {deepest}, and the best depth gives {best}."
 
 

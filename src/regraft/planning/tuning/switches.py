@@ -50,16 +50,16 @@ def taught(setup: Setup, log: Log, *, features: Tensor) -> Setup:
     if settings.co_tuning:
         fit, targets = setup.known(data.name, setup.parts.training), data.targets
         relation = class_relation(scores[fit], targets[fit], classes=len(data.classes))
-        log.notes.append(f"Co-Tuning: the {len(head.weight)} old classes went on being taught, with weight {settings.co_tuning:g}.")
+        log.notes.append(f"Co-Tuning: the {len(head.weight)} old classes were trained along, with weight {settings.co_tuning:g}.")
         return _with_old_head(setup, head, term=SoftTargets(OLD_HEAD, _tensor(related_chances(relation, targets)), settings.co_tuning))
     rows, share = shared_rows(head, data.classes), settings.distill
     if (rows >= 0).all():
         term = SoftTargets(setup.tasks[data.name], _tensor(old_chances(scores, rows)), share)
-        log.notes.append(
-            f"A share of {share:g} of the targets is what the old head said of the plain examples before the network was tuned."
-        )
+        log.notes.append(f"A share of {share:g} of each target is the old head's output for the plain example before tuning.")
         return _with_term(setup, term, share=1 - share)
-    log.notes.append(f"A share of {share:g} of the loss holds the {len(head.weight)} old classes at what they were on the plain examples.")
+    log.notes.append(
+        f"A share of {share:g} of the loss keeps the outputs of the {len(head.weight)} old classes as they were on the plain examples."
+    )
     term = SoftTargets(OLD_HEAD, _tensor(old_chances(scores, temperature=TEMPERATURE)), share, TEMPERATURE)
     return _with_old_head(setup, head, term=term, share=1 - share)
 

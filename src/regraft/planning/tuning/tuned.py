@@ -190,8 +190,8 @@ def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts)
 def _note_(log: Log, found: Measured, *, refitted_on: int | None) -> None:
     """Note what was compared and chosen for a training; `refitted_on` is the number of examples of the refit, None without one."""
     stage = found.training.stage
-    by = f"by {len(found.compared)} short trainings" if found.compared else "as given, or usual where nothing was"
-    log.notes.append(f"Settings of {stage!r}, {by}: {found.recipe.words()}.")
+    by = f"chosen by {len(found.compared)} short trainings" if found.compared else "given, or the default"
+    log.notes.append(f"Settings of {stage!r} ({by}): {found.recipe.words()}.")
     if found.kept_start:
         log.notes.append(
             f"Nothing of the training {stage!r} was kept: the network before it has a lower validation loss than any of its epochs."
