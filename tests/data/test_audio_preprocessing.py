@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from regraft.data import AudioPreprocessing, read
+from regraft.data import AudioPreprocessing, preprocessing_from_dict, read
 from regraft.data.preprocessings.audio_preprocessing import augmented_waveform, fitted_length
 from regraft.errors import DataError
 
@@ -35,7 +35,13 @@ def test_files_are_mono_and_resampled(recordings):
 
 @pytest.mark.parametrize(
     ("shape", "layout"),
-    [((1, 64, 100), "channels_first"), ((40, 87, 1), "channels_last"), ((64, 44), "channels_first"), ((1, 128, 501), "channels_first")],
+    [
+        ((1, 64, 100), "channels_first"),
+        ((40, 87, 1), "channels_last"),
+        ((64, 44), "channels_first"),
+        ((44, 64), "frames_first"),
+        ((1, 128, 501), "channels_first"),
+    ],
 )
 def test_shape_of_the_network_is_met(shape, layout):
     for features in ("log_mel", "mfcc"):
@@ -45,6 +51,16 @@ def test_shape_of_the_network_is_met(shape, layout):
     assert AudioPreprocessing.for_shape((), "channels_last").item(WAVE).shape == (64, 126, 1)
     with pytest.raises(DataError, match=r"shape \(3, 64, 64\); expected \(1, bands, frames\)"):
         AudioPreprocessing.for_shape((3, 64, 64))
+
+
+def test_frames_first_are_the_same_bands_in_the_other_order():
+    plain = AudioPreprocessing("mfcc", seconds=1.0, channel=False)
+    turned = AudioPreprocessing("mfcc", seconds=1.0, layout="frames_first")
+    assert turned.item(WAVE).shape == (63, 40) and "frames first" in turned.describe()
+    np.testing.assert_array_equal(turned.item(WAVE), plain.item(WAVE).T)
+    np.testing.assert_array_equal(preprocessing_from_dict(turned.to_dict()).item(WAVE), turned.item(WAVE))
+    wave = AudioPreprocessing("waveform", seconds=1.0, layout="frames_first")
+    assert wave.item(WAVE).shape == (16000, 1)
 
 
 def test_waveforms_of_any_type():

@@ -14,6 +14,7 @@ from torch import nn
 
 import regraft
 from regraft.data import AudioPreprocessing, Prepared, read
+from regraft.data.check import checked
 from regraft.errors import DataError, NetworkError
 
 soundfile = pytest.importorskip("soundfile")
@@ -72,6 +73,23 @@ def test_long_recordings_are_windows_and_each_is_judged_once(sounds: Path, famil
     both = result.network.predict([sounds / "low/0.wav", path])
     assert both.labels == ["low", "high"]
     assert len(result.network.features([sounds / "low/0.wav", path])) == 2
+
+
+@pytest.mark.parametrize(("ending", "form", "coding"), [("wav", "WAV", "GSM610"), ("gsm", "RAW", "GSM610"), ("oga", "OGG", "VORBIS")])
+def test_every_form_is_checked_read_whole_and_read_in_windows(tmp_path: Path, ending: str, form: str, coding: str) -> None:
+    for name, pitch in (("low", 220), ("high", 1500)):
+        (tmp_path / name).mkdir()
+        for number in range(2):  # GSM cannot be searched: what lies before a window has to be read
+            wave = np.concatenate([_wave(pitch, 0.8, number), _wave(pitch, 0.8, number) / 10])
+            soundfile.write(tmp_path / f"{name}/{number}.{ending}", wave, RATE, format=form, subtype=coding)
+    data = checked(read(tmp_path), skip_bad=False)
+    assert len(data) == 4 and data.kind == "audio" and not data.notes
+    half = AudioPreprocessing("waveform", RATE, 0.8, standardise=False)
+    windows = half.windows(data)
+    assert len(windows) == 8
+    power = half.arrays_of(windows, np.arange(8)).std(axis=(1, 2)).reshape(4, 2)
+    np.testing.assert_allclose(power[:, 0] / power[:, 1], 10, rtol=0.1)
+    assert half.batch(data.items[:1]).shape == (1, 1, 6400)
 
 
 @pytest.mark.parametrize("family", ["torch", "keras"])
@@ -153,6 +171,46 @@ def test_a_network_of_pictures_is_shown_a_spectrogram(sounds: Path, family: str)
     assert item.shape == ((3, 32, 32) if family == "torch" else (32, 32, 3))
     again = regraft.data.preprocessing_from_dict(made.to_dict())
     np.testing.assert_array_equal(again.item(_wave(300, 0.5, 0)), item)
+
+
+class _Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames, self.head = nn.LSTM(20, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.frames(x)[0].mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "first"),
+    [
+        ("torch lstm", (None, 20), True),
+        ("torch lstm", (33, 20), True),
+        ("torch conv", (20, None), False),
+        ("torch conv", (20, 33), False),
+        ("lstm", (None, 20), True),
+        ("lstm", (33, 20), True),
+        ("conv", (33, 20), True),
+        ("flat", (20, 33), False),  # undecided: as librosa gives them
+    ],
+)
+def test_which_side_of_an_input_are_the_frames_is_read_from_the_network(
+    sounds: Path, kind: str, shape: tuple[int | None, int | None], first: bool
+) -> None:
+    pytest.importorskip("librosa")
+    if kind == "torch lstm":
+        net = regraft.load(_Recurrent(), inputs=shape)
+    elif kind == "torch conv":
+        net = regraft.load(nn.Sequential(nn.Conv1d(20, 8, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3)), inputs=shape)
+    else:
+        layers = pytest.importorskip("keras").layers
+        body = {"lstm": [layers.LSTM(8)], "conv": [layers.Conv1D(8, 3), layers.GlobalMaxPooling1D()], "flat": [layers.Flatten()]}[kind]
+        module = pytest.importorskip("keras").Sequential([layers.Input(shape), *body, layers.Dense(3)])
+        net = regraft.load(module)
+    made = regraft.adapt(net, sounds, strategy="probe", cache="memory", holdout=0.34).network.preprocessing
+    assert made.n_mels == 20 and (made.layout == "frames_first") == first
+    assert made.item(_wave(300, 0.5, 0)).shape[1 if first else 0] == 20
 
 
 def test_what_the_network_cannot_take_is_told_in_our_words(sounds: Path) -> None:

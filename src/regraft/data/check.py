@@ -108,7 +108,8 @@ def _audio_reason(item: Any) -> str:
         return _array_reason(item)
     try:
         with recording_of(item) as file:
-            blocks = file.blocks(max(1, BLOCK_SAMPLES // file.channels), dtype="float32")
+            whole = -1 if file.seekable() else file.frames
+            blocks = file.blocks(max(1, BLOCK_SAMPLES // file.channels), frames=whole, dtype="float32")
             finite = [bool(np.isfinite(block).all()) for block in blocks]
     except InputError as error:
         return reason_of(error.__cause__ or error)

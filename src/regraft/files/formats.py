@@ -71,7 +71,7 @@ FORMATS: dict[str, Format] = {
     "picture": Format(
         "picture", (".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".avif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
     ),
-    "recording": Format("recording", (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".opus")),
+    "recording": Format("recording", (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".opus", ".oga", ".gsm")),
     "text": Format("text file in UTF-8", (".txt", ".csv", ".json")),
     "space": Format("JSON file of a search space or a preprocessing", (".json",), SettingError, largest=512 * _MIB),
     "names": Format("list of class names, one name a line or a JSON list", (".txt", ".json"), InputError, largest=512 * _MIB),

@@ -87,3 +87,13 @@ def recording_of(path: str | Path, *, rate: int | None = None) -> Iterator[Any]:
                 yield file
         except soundfile.LibsndfileError as error:
             raise ValueError(error.error_string) from error
+
+
+def samples_of(file: Any, start: int = 0, *, count: int | None = None) -> Any:
+    """Read (samples, channels) float32 of an opened sound file, `count` of them or all from `start` on. In GSM, as telephones record it,
+    nobody can seek: it is read from its beginning."""
+    if not file.seekable():
+        return file.read(file.frames if count is None else start + count, dtype="float32", always_2d=True)[start:]
+    if start:
+        file.seek(min(start, file.frames))
+    return file.read(-1 if count is None else count, dtype="float32", always_2d=True)

@@ -350,7 +350,8 @@ def _of_parts(net: Network, own: Preprocessing, *, data: Dataset) -> PartsPrepro
                 raise DataError(f"The examples have the part {name!r}; the network takes the inputs {inputs}{near_names(name, named)}")
             shape = net.body.open_shapes.get(name, tuple(named[name].shape[1:]))
             integers = not named[name].is_floating_point()
-            part = _inferred_array(net, shape, integers=integers) if kind == "array" else default_preprocessing(kind, shape, net.layout)
+            layout = _sound_layout(net, shape) if kind == "audio" else net.layout
+            part = _inferred_array(net, shape, integers=integers) if kind == "array" else default_preprocessing(kind, shape, layout)
         if isinstance(part, TextPreprocessing) and name in named:
             part = _shortened(replace(part, inputs=("input_ids",)), data)
         made[name] = part
@@ -375,8 +376,8 @@ def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[
     if isinstance(own, AudioPreprocessing) and own.as_ == "mel" and own.picture is None:
         return own.for_picture(shape, net.layout)
     if data.kind == "audio" and own == AudioPreprocessing(sample_rate=getattr(own, "sample_rate", 0)):  # no more than its rate is given
-        made = AudioPreprocessing.for_shape(_open_length(net, shape), net.layout, sample_rate=own.sample_rate)
-        return replace(made, inferred=True)
+        shape = _open_length(net, shape)
+        return replace(AudioPreprocessing.for_shape(shape, _sound_layout(net, shape), sample_rate=own.sample_rate), inferred=True)
     if not own.inferred:
         if data.kind not in (own.item_kind, "array"):
             shown = "regraft.load(…, preprocessing={'kind': 'audio', 'as_': 'mel'}) shows it a log-mel spectrogram of each recording"
@@ -395,7 +396,15 @@ def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[
         if channels in (1, 3) and (len(found) == 2 or (len(found) == 3 and found[0] != channels and found[2] in (1, 3, 4))):
             return default_preprocessing("image", (channels, *found[:2]), net.layout)
         return default_preprocessing("array", found, net.layout) if len(found) == len(shape) else own
-    return own if data.kind == own.item_kind else default_preprocessing(data.kind, shape, net.layout)
+    layout = _sound_layout(net, shape) if data.kind == "audio" else net.layout
+    return own if data.kind == own.item_kind else default_preprocessing(data.kind, shape, layout)
+
+
+def _sound_layout(net: Network, shape: tuple[int | None, ...]) -> str:
+    """Return "frames_first" if the first weights read the last of two sides, as those of recurrent layers and of Keras' `Conv1D` do."""
+    floating = (tensor.shape for tensor in net.body.state().values() if tensor.is_floating_point() and tensor.ndim)
+    read = next(floating, ())
+    return "frames_first" if len(shape) == 2 and shape[1] in read and shape[0] not in read else net.layout
 
 
 def _shortened(own: Preprocessing, data: Dataset) -> Preprocessing:

@@ -13,7 +13,7 @@ from ..items import listed
 
 EXTENSIONS = {
     "image": (".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".avif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
-    "audio": (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".opus"),
+    "audio": (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".opus", ".oga", ".gsm"),
     "array": (".npy",),
 }
 MOST_VISITS = 16  # Maximum number of visits to a folder through links; without it a few links could form an endless tree

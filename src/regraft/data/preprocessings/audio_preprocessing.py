@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from ...errors import DataError, optional_import
-from ...files.media import recording_of
+from ...files.media import recording_of, samples_of
 from ...files.text import printable
 from ...networks.hub.processors import features_of, sound_extractor
 from ...tensors import Tensor, torch
@@ -51,7 +51,8 @@ class AudioPreprocessing(Preprocessing):
             twice the median and at most 30 s.
         n_mfcc: number of coefficients for "mfcc".
         layout: "channels_first" (1, n, frames) or "channels_last" (n, frames, 1); for waveforms (1, samples) or (samples, 1).
-        channel: whether there is a channel axis; without it (n, frames) or (samples,).
+            "frames_first" (frames, n), for networks that read a sequence of frames, such as recurrent ones.
+        channel: whether there is a channel axis; without it (n, frames) or (samples,). "frames_first" has none.
         standardise: scale each example to mean 0 and standard deviation 1.
         extractor: for "extractor", pairs of name and value: the Transformers class that computes the features
             ("feature_extractor_type") and its settings. It pads recordings shorter than an example.
@@ -80,7 +81,7 @@ class AudioPreprocessing(Preprocessing):
     def __post_init__(self) -> None:
         for name, valid in (
             ("features", ("log_mel", "mfcc", "waveform", "extractor")),
-            ("layout", ("channels_first", "channels_last")),
+            ("layout", ("channels_first", "channels_last", "frames_first")),
             ("as_", ("array", "mel")),
         ):
             if getattr(self, name) not in valid:
@@ -95,8 +96,9 @@ class AudioPreprocessing(Preprocessing):
         cls, input_shape: tuple[int | None, ...], layout: str = "channels_first", *, features: str = "log_mel", sample_rate: int = 16000
     ) -> Self:
         """Return settings whose bands and hop make about two seconds fill the input exactly; whole recordings if its length is open.
-        `input_shape`: (1, n, frames), (n, frames, 1) or (n, frames), or a waveform's (samples,), (1, samples) or (samples, 1); None for an
-        open side. Open sides give 64 bands and a hop of 256."""
+        `input_shape`: (1, n, frames), (n, frames, 1), (n, frames), or (frames, n) with the layout "frames_first" or where its first
+        side alone is open; or a waveform's (samples,), (1, samples) or (samples, 1). None for an open side. Open sides give 64 bands and
+        a hop of 256."""
         wave = _waveform_samples(input_shape)
         if wave is not None:
             seconds = wave / sample_rate if wave else None
@@ -111,7 +113,9 @@ class AudioPreprocessing(Preprocessing):
                 f"The network takes examples of the shape {shape}; expected {expected} for audio. For a network of pictures, {shown} "
                 "makes a log-mel spectrogram of each recording; for others, give a preprocessing= that returns this shape."
             )
-        bands, frames = sides
+        if len(shape) == 2 and sides[0] is None and sides[1]:
+            layout = "frames_first"
+        bands, frames = sides[::-1] if layout == "frames_first" else sides
         hop, seconds = cls.hop_length, None
         if frames:
             hop = max(1, round(SECONDS * sample_rate / (frames - 1)))
@@ -207,7 +211,7 @@ class AudioPreprocessing(Preprocessing):
             return float(file.frames / file.samplerate)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
-        """Return n recordings as (n, 1, bands, frames), (n, bands, frames, 1) or (n, bands, frames) float32.
+        """Return n recordings as (n, 1, bands, frames), (n, bands, frames, 1), (n, bands, frames) or (n, frames, bands) float32.
         Each recording is read and transformed in a thread. Waveforms have samples in place of bands and frames.
         `items`: n paths, or n waveforms (samples,) or (channels, samples); `view`: 0 for the plain recordings, k > 0 for their k-th
         augmented copy."""
@@ -223,6 +227,8 @@ class AudioPreprocessing(Preprocessing):
         made = np.stack(in_threads(lambda job: self._spectrogram(job[0], view, seed=job[1]), jobs))
         if self.picture is not None:
             return made if self.layout == "channels_last" else np.ascontiguousarray(made.transpose(0, 3, 1, 2))
+        if self.layout == "frames_first" and made.ndim == 3:
+            return np.ascontiguousarray(made.transpose(0, 2, 1))
         if not self.channel:
             return made
         return made[:, None] if self.layout == "channels_first" else made[..., None]
@@ -236,6 +242,7 @@ class AudioPreprocessing(Preprocessing):
         bands = f"{self.n_mels} log-mel bands" if self.features == "log_mel" else f"{self.n_mfcc} MFCCs of {self.n_mels} bands"
         line = f"audio: {self._length_told()} at {self.sample_rate} Hz, {bands}, window {self.n_fft}, hop {self.hop_length}"
         line += "" if self.picture is None else f", as pictures of {self.picture[0]} x {self.picture[1]}"
+        line += ", frames first" if self.layout == "frames_first" else ""
         return line + (", standardised" if self.standardise else "") + (", inferred from the network's input" if self.inferred else "")
 
     @cached_property
@@ -272,10 +279,8 @@ class AudioPreprocessing(Preprocessing):
 
     def _read(self, path: str | Path, start: float, *, seconds: float | None) -> np.ndarray:
         with recording_of(path, rate=self.sample_rate) as file:
-            if start:
-                file.seek(min(round(start * file.samplerate), file.frames))
-            frames = -1 if seconds is None else round(seconds * file.samplerate)
-            mono = np.asarray(file.read(frames, dtype="float32", always_2d=True).mean(axis=1))
+            count = None if seconds is None else round(seconds * file.samplerate)
+            mono = np.asarray(samples_of(file, round(start * file.samplerate), count=count).mean(axis=1))
             if file.samplerate == self.sample_rate:
                 return mono
             soxr = optional_import("soxr", "audio", purpose="resampling audio")
