@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests import torch_examples as examples
 
@@ -14,6 +15,7 @@ from regraft.errors import DataError
 from regraft.planning.plan import Plan
 from regraft.planning.search import Study
 from regraft.planning.search.study import TrialRecord
+from regraft.report import plots
 from regraft.report.plots import plot_importances, plot_trials, positions
 
 
@@ -72,6 +74,14 @@ def test_places_on_an_axis() -> None:
     assert dict(labels) == {0.0: "0.001", 1.0: "0.1"}
     assert positions(["sgd", "adamw", None], log=False) == ([1.0, 0.5, 0.0], [(0.0, "None"), (0.5, "adamw"), (1.0, "sgd")])
     assert positions([3, 3], log=False) == ([0.0, 0.0], [(0.0, "3")])
+
+
+def test_a_trial_has_no_solid_line_where_a_setting_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "saved_figure", lambda figure, path: drawn.append(figure))
+    plot_trials([{"a": 1, "c": 0.9}, {"a": 2, "b": 5, "c": 0.1}], "x.png", names=["a", "b", "c"], logs=[])
+    solid = [line.get_ydata() for line in drawn[0].axes[0].lines if line.get_linestyle() == "-" and line.get_marker() == "."]
+    assert [np.isnan(places).tolist() for places in solid] == [[False, False, False], [False, True, False]]  # the best is drawn last
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def positions(values: Sequence[Any], *, log: bool) -> tuple[list[float | None], 
 
 
 def plot_trials(points: Sequence[Mapping[str, Any]], path: str | Path, *, names: Sequence[str], logs: Sequence[str]) -> Path:
-    """Plot trials as lines over parallel axes. `points`: name -> value of each trial, best first; `logs`: names with a log axis."""
+    """Plot trials as lines over parallel axes. `points`: name -> value of each trial, best first; `logs`: names with a log axis.
+    A line is dotted where a trial has no value, so that it does not seem to have the one that it crosses."""
     if not points:
         raise DataError("Nothing to draw: no trial is finished. Look at the errors of the trials, or raise their number.")
     used = [name for name in names if any(name in point for point in points)]
@@ -59,10 +60,13 @@ def plot_trials(points: Sequence[Mapping[str, Any]], path: str | Path, *, names:
     figure = new_figure(1.3 * len(used) + 1)
     axes = figure.subplots()
     for number in range(len(points) - 1, -1, -1):
-        places = [(index, axes_of[name][0][number]) for index, name in enumerate(used)]
-        line = [(index, place) for index, place in places if place is not None]
+        places = [axes_of[name][0][number] for name in used]
+        line = [math.nan if place is None else place for place in places]
         share = 1 - number / len(points)
-        axes.plot(*zip(*line, strict=True), color="tab:blue", alpha=0.15 + 0.75 * share**2, linewidth=0.8 + share, marker=".")
+        look = {"color": "tab:blue", "alpha": 0.15 + 0.75 * share**2}
+        axes.plot(line, linewidth=0.8 + share, marker=".", **look)
+        known = [(index, place) for index, place in enumerate(places) if place is not None]
+        axes.plot(*zip(*known, strict=True), linestyle=":", linewidth=0.8, **look)
     for index, name in enumerate(used):
         axes.axvline(index, color="gray", linewidth=0.8, zorder=0)
         for place, label in axes_of[name][1]:
@@ -70,6 +74,7 @@ def plot_trials(points: Sequence[Mapping[str, Any]], path: str | Path, *, names:
     axes.set_xticks(range(len(used)), used, rotation=20, ha="right")
     axes.set_yticks([])
     axes.set_frame_on(False)
+    axes.set_title("A line for each trial, better ones darker; dotted where a setting has no effect", fontsize=9, loc="left")
     return saved_figure(figure, path)
 
 
