@@ -178,6 +178,7 @@ def test_options_are_checked_before_anything_is_opened(
 def test_the_figures_in_a_sentence() -> None:
     figures = {"old_accuracy": 0.9, "old_accuracy_before": 1.0, "old_examples": 10, "new_accuracy": 0.5, "new_examples": 4}
     both = figures_line({**figures, "harmonic_mean": 0.643}, 5)
-    assert "90.0 % of 10 examples of old classes (100.0 % before) and 50.0 % of 4 examples of new classes" in both
+    assert "90.0 % of 10 examples of old classes (95 % interval 59.6 to 98.2 %; 100.0 % before) and 50.0 % of 4" in both
+    assert "examples of new classes (95 % interval 15.0 to 85.0 %) correctly" in both
     assert both.endswith("harmonic mean 64.3 %.")
     assert figures_line({"new_accuracy": 0.5, "new_examples": 4}, 5).endswith("; the other classes were not evaluated.")

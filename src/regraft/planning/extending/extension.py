@@ -22,7 +22,7 @@ from ...networks.account import Account
 from ...networks.contract import Network
 from ...networks.folders import replacing, write_network
 from ...report import write_report
-from ...tasks import judge
+from ...tasks import judge, wilson_interval
 from ..preparing import preprocessing_for
 from ..result import check_unfinished, made_now, network_facts, write_facts_and_page
 from ..setup import Clock
@@ -219,13 +219,20 @@ def figures_line(figures: Mapping[str, Any], classes: int) -> str:
     """Return one sentence on the accuracy of an extended network on old and new classes."""
     said = []
     if "old_accuracy" in figures:
-        before = f" ({_percent(figures['old_accuracy_before'])} before)" if "old_accuracy_before" in figures else ""
-        said.append(f"{_percent(figures['old_accuracy'])} of {figures['old_examples']:,} examples of old classes{before}")
+        before = f"; {_percent(figures['old_accuracy_before'])} before" if "old_accuracy_before" in figures else ""
+        said.append(f"{_share(figures, 'old')}{before})")
     if "new_accuracy" in figures:
-        said.append(f"{_percent(figures['new_accuracy'])} of {figures['new_examples']:,} examples of new classes")
+        said.append(f"{_share(figures, 'new')})")
     mean = f"; harmonic mean {_percent(figures['harmonic_mean'])}" if "harmonic_mean" in figures else ""
     lacking = "; the other classes were not evaluated" if len(said) == 1 else ""
     return f"Among all {classes} classes the extended network classifies {' and '.join(said)} correctly{mean}{lacking}."
+
+
+def _share(figures: Mapping[str, Any], kind: str) -> str:
+    """Return the accuracy on "old" or "new" classes with its interval; the bracket is left open."""
+    share, count = figures[f"{kind}_accuracy"], figures[f"{kind}_examples"]
+    low, high = wilson_interval(round(share * count), count)
+    return f"{_percent(share)} of {count:,} examples of {kind} classes (95 % interval {100 * low:.1f} to {_percent(high)}"
 
 
 def _percent(share: float) -> str:
