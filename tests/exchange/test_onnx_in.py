@@ -252,6 +252,29 @@ def test_a_probe_of_all_depths_comes_back_trainable(family: str, tmp_path: Path)
     assert len(convolutions) == 2 and all(part.weight.grad is not None and part.weight.grad.any() for part in convolutions)
 
 
+FURTHER: dict[str, tuple[Callable[[Path], Made], tuple[str, ...]]] = {
+    "convolutions": (torch_pictures, (".onnx", ".pt2", "keras")),
+    "convolutions of Keras": (keras_pictures, (".onnx", ".pt2", "keras")),
+    "LSTM": (torch_steps, (".onnx", ".pt2")),
+    "LSTM of Keras": (keras_steps, (".onnx", ".pt2")),
+}
+
+
+@pytest.mark.filterwarnings("ignore:No complete tensor found", "ignore:The exported program takes examples of the shape")
+@pytest.mark.parametrize("name", FURTHER)
+def test_a_network_of_a_file_goes_on_to_other_forms(name: str, tmp_path: Path) -> None:
+    make, forms = FURTHER[name]
+    items, _, _ = make(tmp_path / "x.onnx")
+    net = regraft.load(tmp_path / "x.onnx")
+    expected = net.logits(items)
+    for form in forms:
+        if form == "keras":
+            made, own = net.to("keras"), np.moveaxis(items, 1, -1) if items.ndim == 4 else items
+        else:
+            made, own = regraft.load(net.export(tmp_path / f"y{form}"), trust=True), items
+        np.testing.assert_allclose(made.logits(own), expected, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("opset", [9, *(pytest.param(one, marks=pytest.mark.slow) for one in (10, 12)), 13])
 def test_the_opsets_of_matlab(opset: int, tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"

@@ -329,6 +329,23 @@ class _Masked(nn.Module):
         return self.head(sum(attend(*parts, **mask) for mask in masks).transpose(1, 2).flatten(2).mean(1))
 
 
+class _ByHand(nn.Module):
+    """Causal attention written out, with a mask that is the same for all examples, and arithmetic around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head = nn.Linear(6, 24), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        count, steps, _ = x.shape
+        query, key, value = (part.view(count, steps, 2, 4).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        scores = (query @ key.transpose(-2, -1)) * 4**-0.5
+        later = torch.ones(steps, steps, device=x.device).triu(1).bool()
+        made = (scores.masked_fill(later, float("-inf")).softmax(-1) @ value).transpose(1, 2).contiguous().view(count, steps, 8)
+        made = torch.where(made > 0, 2 - made, 0.25) + 1 / (made.square() + 1) + (x[..., :1] > 0).float()
+        return self.head(made.mean(1))
+
+
 class _Mixed(nn.Module):
     """Operators that stand in a forward."""
 
@@ -377,7 +394,8 @@ MODULES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
             nn.ReplicationPad2d((1, 0, 2, 1)),
         ),
     ),
-    **{"masked attention": ((7, 6), _Looking), "masks of functions": ((7, 6), _Masked)},
+    **{"masked attention": ((7, 6), _Looking), "masks of functions": ((7, 6), _Masked), "attention by hand": ((7, 6), _ByHand)},
+    "largest of windows": ((3, 9, 8), lambda: _stack(nn.AdaptiveMaxPool2d((3, None)), nn.Flatten(2), nn.AdaptiveMaxPool1d(4))),
     "larger": ((3, 4, 4), lambda: _stack(nn.Upsample(scale_factor=2), nn.Upsample(size=(16, 8), mode="bilinear"), nn.GroupNorm(3, 3))),
 }
 
@@ -502,6 +520,23 @@ def test_functions_of_keras_that_pytorch_does_not_get_are_refused_by_name(functi
     assert said in str(caught.value) and "The layer '" in str(caught.value) and ".onnx" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda x: L.Attention()([L.Masking()(x), x]), "a mask"),
+        (lambda x: L.Attention()([x, L.Masking()(x)]), "a mask"),
+        (lambda x: L.Attention()([x, x], use_causal_mask=True), "the argument 'use_causal_mask'"),
+        (lambda x: L.LSTM(6)(x, initial_state=[x[:, 0], x[:, 1]]), "the argument 'initial_state'"),
+        (lambda x: L.Dense(3)(inputs=x), "the argument 'inputs'"),
+    ],
+)
+def test_arguments_of_a_call_that_pytorch_does_not_get_are_refused_by_the_name_of_the_layer(function: Any, said: str) -> None:
+    entry = keras.Input(STEPS)
+    net = regraft.load(keras.Model(entry, L.Dense(3)(L.Flatten()(function(entry)))))
+    with pytest.raises(NetworkError, match=rf"^The layer '\w+' \(\w+\) has {said}"):
+        net.to("torch")
+
+
 class _Compared(nn.Module):
     def __init__(self, compare: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -509,6 +544,11 @@ class _Compared(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.compare(x)
+
+
+def _within(x: torch.Tensor) -> torch.Tensor:
+    x[:, :3].view(-1, 18).relu_()
+    return x
 
 
 class _Position(nn.Module):
@@ -527,6 +567,12 @@ class _Position(nn.Module):
         (nn.Fold((7, 6), (1, 1)), "col2im"),
         (nn.LSTM(6, 5, proj_size=3, batch_first=True), "projections"),
         (nn.Softplus(beta=2), "beta=2"),
+        (nn.CELU(2.0), "alpha=2.0"),
+        (_Compared(lambda x: x.half().float()), "dtype=torch.float16"),
+        (_Compared(lambda x: x - x.mean()), "dim=None, which mixes examples"),
+        (_Compared(lambda x: (x.reshape(-1, 2) * 2).reshape(-1, 42)), "a shape that mixes examples"),
+        (_Compared(lambda x: x.clamp(min=x[:, :1])), "values as limits"),
+        (_Compared(lambda x: _within(x * 2)), "a part of a value that is read whole later, in place"),
         (_Compared(lambda x: x * nn.functional.mse_loss(x, x * 2)), "a mean over examples"),
         (_Compared(lambda x: torch.cat(torch.broadcast_tensors(x, x[:, :1] * 2), 1)), "examples of the shapes (7, 6), (1, 6)"),
     ],
@@ -690,6 +736,14 @@ def test_a_conversion_that_gives_no_number_is_refused() -> None:
             converting._difference(*pair, turned=False)
 
 
+def test_the_comparison_has_steps_that_are_left_out() -> None:
+    stack = [L.LSTM(4), L.Dense(3)]
+    masked, plain = (keras.Sequential([keras.Input(STEPS), *first, *stack]) for first in ([L.Masking(-1.0)], []))
+    made = regraft.load(plain).to("torch")
+    with pytest.raises(NetworkError, match="differs from it by"):
+        converting._difference(regraft.load(masked), made, turned=False)
+
+
 def test_every_row_has_a_network() -> None:
     seen = set()
     for name in (*SEQUENTIAL, *GRAPHS):
@@ -710,6 +764,9 @@ def test_every_row_has_a_network() -> None:
         (lambda: L.GRU(3, activation=L.LeakyReLU()), "the activations 'sigmoid', 'own' at each step"),
         (lambda: L.GRU(3, activation=lambda x: x), "the activations 'sigmoid', 'own' at each step"),
         (lambda: L.UnitNormalization(), "(UnitNormalization)"),
+        (lambda: L.Normalization(axis=1, mean=np.ones(7), variance=np.ones(7)), "axis=(1,)"),
+        (lambda: L.Bidirectional(L.LSTM(3), backward_layer=L.GRU(3, go_backwards=True)), "a backward layer (GRU) that differs"),
+        (lambda: L.Bidirectional(L.GRU(3), backward_layer=L.GRU(3, "relu", go_backwards=True)), "a backward layer (GRU) that differs"),
         (lambda: L.ConvLSTM2D(2, 2), "(ConvLSTM2D)"),
         (lambda: L.Dense(4, activation=lambda x: x * 2), "the activation '<lambda>'"),
     ],

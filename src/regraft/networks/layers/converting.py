@@ -272,13 +272,18 @@ def _difference(source: Network, made: Network, *, turned: bool) -> float:
 def _batches(network: Network) -> Iterator[Any]:
     """Yield the sample of a network, three random examples, and one."""
     draws, sample = torch.Generator().manual_seed(0), on_device(network.sample, "cpu")
+    layers: Any = network.modules().values()
+    marks = [float(layer.mask_value) for layer in layers if type(layer).__name__ == "Masking"]
     yield sample
     for count in (3, 1):
         if isinstance(sample, dict):
             codes = {CONDITION: torch.arange(count) % len(network.body.code_table())} if network.coding else {}
             yield {name: _drawn(one, count, draws=draws) for name, one in sample.items()} | codes
         else:
-            yield _drawn(sample, count, draws=draws)
+            drawn = _drawn(sample, count, draws=draws)
+            for at, mark in enumerate(marks):
+                drawn[:, at % drawn.shape[1]] = mark  # a step that layers leave out
+            yield drawn
 
 
 def _drawn(sample: Tensor, count: int, *, draws: torch.Generator) -> Tensor:

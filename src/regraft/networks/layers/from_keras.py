@@ -171,11 +171,16 @@ def _embedding(reader: KerasReader, call: Call) -> Value:
 
 
 def _both_ways(reader: KerasReader, call: Call) -> Value:
-    if type(call.layer.forward_layer).__name__ not in _GATES or call.layer.merge_mode not in ("concat", "sum", "mul", "ave"):
-        raise refusal(call.layer, f"a {type(call.layer.forward_layer).__name__} with merge_mode={call.layer.merge_mode!r}")
-    return _cells(reader, call, parts=[call.layer.forward_layer, call.layer.backward_layer])
+    parts = [call.layer.forward_layer, call.layer.backward_layer]
+    kind, other = (type(part).__name__ for part in parts)
+    if kind not in _GATES or call.layer.merge_mode not in ("concat", "sum", "mul", "ave"):
+        raise refusal(call.layer, f"a {kind} with merge_mode={call.layer.merge_mode!r}")
+    if kind != other or any(len({getattr(part, name, None) for part in parts}) > 1 for name in _ALIKE):
+        raise refusal(call.layer, f"a backward layer ({other}) that differs from the forward one in kind, size or activation")
+    return _cells(reader, call, parts=parts)
 
 
+_ALIKE = ("units", "activation", "recurrent_activation", "reset_after", "return_sequences")
 _GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}  # Gate order in PyTorch, as positions in Keras
 
 
@@ -244,8 +249,8 @@ def _attention(reader: KerasReader, call: Call) -> Value:
 
 
 def _dot_attention(reader: KerasReader, call: Call) -> Value:
-    if call.layer.use_scale or call.layer.score_mode != "dot" or any(one not in (None, False) for one in call.named.values()):
-        raise refusal(call.layer, f"use_scale={call.layer.use_scale}, score_mode={call.layer.score_mode!r}, or a mask")
+    if call.layer.use_scale or call.layer.score_mode != "dot":
+        raise refusal(call.layer, f"use_scale={call.layer.use_scale}, score_mode={call.layer.score_mode!r}")
     return reader.add(call.layer, "DotAttention", *map(reader.as_keras, call.values))
 
 
@@ -437,8 +442,8 @@ def _prelu(reader: KerasReader, call: Call) -> Value:
 
 
 def _softmax(reader: KerasReader, call: Call) -> Value:
-    if isinstance(call.layer.axis, list | tuple) or any(one is not None for one in call.named.values()):
-        raise refusal(call.layer, f"axis={call.layer.axis}, or a mask")
+    if isinstance(call.layer.axis, list | tuple):
+        raise refusal(call.layer, f"axis={call.layer.axis}")
     return reader.add(call.layer, "Softmax", reader.as_keras(call.value), dim=call.layer.axis)
 
 
@@ -478,6 +483,8 @@ def _affine(reader: KerasReader, call: Call) -> Value:
     if type(call.layer).__name__ == "Rescaling":
         scale, offset = np.ravel(call.layer.scale).astype(np.float32), np.ravel(call.layer.offset).astype(np.float32)
     else:
+        if call.layer.mean.numel() not in (1, call.layer.mean.shape[-1]):
+            raise refusal(call.layer, f"axis={call.layer.axis}")
         mean, deviation = (np.ravel(np.asarray(each.detach().cpu())) for each in (call.layer.mean, call.layer.variance**0.5))
         deviation = np.maximum(deviation, 1e-7)
         if call.layer.invert:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -187,6 +188,8 @@ def _attention(reader: TorchReader, call: Operation) -> Turned:
 
 def _activation(name: str) -> Row:
     def row(reader: TorchReader, call: Operation) -> Turned:
+        if call.given.get("alpha", 1) != 1:
+            raise call.refusal(f"alpha={call['alpha']}")
         made = reader.layer(call, keras.layers.Activation, call.value.tensor, activation=name)
         return Turned(made, call.value.axes)
 
@@ -213,13 +216,15 @@ def _with_settings(reader: TorchReader, call: Operation) -> Turned:
         made = reader.layer(call, layers.ReLU, value, max_value=6.0)
     else:
         least, largest = (call["min_val"], call["max_val"]) if call.kind == "hardtanh" else (call.given.get("min"), call.given.get("max"))
+        if not all(isinstance(limit, int | float | None) for limit in (least, largest)):
+            raise call.refusal("values as limits")
         made = keras.ops.clip(value, LEAST if least is None else least, -LEAST if largest is None else largest)
     return Turned(made, call.value.axes)
 
 
 def _softplus(reader: TorchReader, call: Operation) -> Turned:
-    if call["beta"] != 1:
-        raise call.refusal(f"beta={call['beta']}")
+    if (call["beta"], call["threshold"]) != (1, 20):
+        raise call.refusal(f"beta={call['beta']}, threshold={call['threshold']}")
     return Turned(reader.layer(call, keras.layers.Activation, call.value.tensor, activation="softplus"), call.value.axes)
 
 
@@ -244,6 +249,8 @@ _JOINS = {"add": "Add", "sub": "Subtract", "mul": "Multiply", "maximum": "Maximu
 
 def _join(reader: TorchReader, call: Operation) -> Turned:
     one, two = list(call.given.values())[:2]
+    if call.kind == "rsub":
+        call, one, two = replace(call, kind="sub"), two, one
     if call.given.get("alpha", 1) != 1 or call.given.get("rounding_mode") is not None:
         raise call.refusal(f"alpha={call.given.get('alpha')}, rounding_mode={call.given.get('rounding_mode')}")
     if not isinstance(one, Turned) or not isinstance(two, Turned):
@@ -315,11 +322,11 @@ ROWS: dict[str, Row] = {
     **{name: _activation(name) for name in ("relu", "relu6", "sigmoid", "tanh", "silu", "selu", "celu", "mish", "log_sigmoid")},
     **{"hardswish": _activation("hard_silu"), "hardsigmoid": _activation("hard_sigmoid"), "softplus": _softplus},
     **dict.fromkeys(("gelu", "leaky_relu", "elu", "hardtanh", "clamp", "clamp_max", "clamp_min"), _with_settings),
-    **{name: _function(name) for name in ("exp", "log", "sin", "cos", "abs", "sqrt", "rsqrt", "square")},
+    **{name: _function(name) for name in ("exp", "log", "sin", "cos", "abs", "sqrt", "rsqrt", "square", "reciprocal")},
     **{"atan": _function("arctan"), "neg": _function("negative"), "softmax": _softmax, "log_softmax": _softmax},
     **dict.fromkeys(("dropout", "feature_dropout"), _dropout),
     "mse_loss": _squared_difference,
-    **dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum"), _join),
+    **dict.fromkeys(("add", "sub", "rsub", "mul", "div", "maximum", "minimum"), _join),
     **SHAPES,
 }
 """Converter for each operator, by short name."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import NetworkError
+from ...files.formats import reason_of
+from ..keras.library import keras
 from ..keras.structure import graph_of, no_graph, steps_of
 from ..parts.protocols import Inputs
 from .graph import layer_of
@@ -105,11 +107,22 @@ class KerasReader:
                 asked |= {f"{name}_mask": self._mask(read, known) for name, read in zip(_READ, node.input_tensors, strict=False)}
                 read = [id(tensor) for tensor in node.input_tensors]
                 self._unmasked |= {*read, *(id(tensor) for tensor in node.outputs if read[0] in self._unmasked)}
-            if asked.get("mask") is not None and kind not in _MASKED:
-                raise refusal(layer, "a mask")
+            elif isinstance(layer, keras.Layer):
+                mask, *more = (asked.get("mask"), *(name for name, one in asked.items() if name != "mask" and one not in (None, False)))
+                if (
+                    len(node.input_tensors) > 1 and layer._call_has_mask_arg
+                ):  # it gets the masks of all inputs, which are no argument in the graph
+                    mask = mask or next(filter(None, (self._mask(read, known) for read in node.input_tensors)), None)
+                if more or (mask is not None and kind not in _MASKED):
+                    raise refusal(layer, f"the argument {more[0]!r}" if more else "a mask")
             if kind != "MultiHeadAttention" and any(id(tensor) in self._unmasked for tensor in node.input_tensors):
                 self._unmasked |= {id(tensor) for tensor in node.outputs}
-            made = [self.rows[kind](self, Call(layer, values, asked))]
+            try:
+                made = [self.rows[kind](self, Call(layer, values, asked))]
+            except NetworkError:
+                raise
+            except Exception as problem:  # settings that PyTorch does not take fail in any way
+                raise refusal(layer, f"what PyTorch does not take ({reason_of(problem)})") from problem
         known |= {id(tensor): value for tensor, value in zip(node.outputs, made, strict=True)}
 
     def _mask(self, tensor: Any, known: dict[int, Value]) -> Value | None:

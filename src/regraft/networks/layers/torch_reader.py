@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from ...errors import NetworkError
+from ...files.formats import reason_of
 from ..keras.library import keras
 from ..parts.structure import numbered
 
@@ -65,8 +66,9 @@ class Operation:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the output, with `BATCH` for the batch size."""
-        return tuple(side if isinstance(side, int) else BATCH for side in self.node.meta["val"].shape)
+        """The shape of the output, or of the first of several, with `BATCH` for the batch size."""
+        made = self.node.meta["val"]
+        return tuple(side if isinstance(side, int) else BATCH for side in (made[0] if isinstance(made, tuple) else made).shape)
 
     @property
     def layer(self) -> str:
@@ -141,25 +143,32 @@ class TorchReader:
                 waiting += [tensor for node in operation._inbound_nodes for tensor in node.input_tensors]
 
     def _call_(self, node: Node) -> None:
+        target: Any = node.target
+        if node in self._fixed:
+            with torch.enable_grad():  # records whether training would change the result
+                self._values[node] = target(*map(self._value, node.args), **{name: self._value(one) for name, one in node.kwargs.items()})
+            held = [self._weights[source] for source in node.all_input_nodes if source in self._weights]
+            if held:
+                self._weights[node] = held[0]
+            return
         if _is_size(node):
             self._values[node] = BATCH if not _is_getitem(node) else self._value(node.args[0])[node.args[1]]
-            if _is_getitem(node) and (source := cast(Node, node.args[0])) in self._weights:
-                self._weights[node] = self._weights[source]
             return
-        target: Any = node.target
         asked = target._schema.arguments
         raw = {one.name: value for one, value in zip(asked, node.args, strict=False)} | dict(node.kwargs)
         given = {one.name: self._value(raw[one.name]) if one.name in raw else one.default_value for one in asked}
         names = {name: self._weights[value] for name, value in raw.items() if isinstance(value, Node) and value in self._weights}
         call = Operation(node, _kind(node), given, names)
-        if node in self._fixed:
-            with torch.enable_grad():  # records whether training would change the result
-                self._values[node] = target(*(self._value(one) for one in node.args), **{k: self._value(v) for k, v in node.kwargs.items()})
-            self._weights |= dict.fromkeys([node] if names else [], next(iter(names.values()), ""))
-            return
-        self._values[node] = self.rows[call.kind](self, call)
+        try:
+            self._values[node] = self.rows[call.kind](self, call)
+        except NetworkError:
+            raise
+        except Exception as problem:  # settings that Keras does not take fail in any way
+            raise call.refusal(f"what Keras does not take ({reason_of(problem)})") from problem
         if str(target).split(".")[1].endswith("_") and isinstance(node.args[0], Node):
             self._values[node.args[0]] = self._values[node]  # an in-place operator changes its input
+            if any(node < user and not _is_size(user) for user in _viewed_by(node.args[0])):
+                raise call.refusal("a part of a value that is read whole later, in place")
 
     def _value(self, given: Any) -> Any:
         if isinstance(given, Node):
@@ -220,12 +229,25 @@ def _is_getitem(node: Node) -> bool:
     return _kind(node) == "getitem"
 
 
+def _viewed_by(node: Node) -> list[Node]:
+    """Return the operators that read a value of which a node is a view; empty if it is none."""
+    made, found = node, list[Node]()
+    while True:
+        made = cast(Node, made.args[0]) if _is_getitem(made) else made
+        returned = getattr(getattr(made.target, "_schema", None), "returns", ())
+        alias = returned[0].alias_info if returned else None
+        if alias is None or alias.is_write:
+            return found
+        made = cast(Node, made.args[0])
+        found += made.users
+
+
 def _is_size(node: Node) -> bool:
-    """Return whether a node is an indexing of several values, a size, or an assertion."""
+    """Return whether a node is an indexing of several values, a size, a comparison of sizes, or an assertion."""
     return (
         _is_getitem(node)
         or _kind(node) in ("sym_size", "_assert_scalar", "_assert_tensor_metadata")
-        or isinstance(node.meta.get("val"), torch.SymInt)
+        or isinstance(node.meta.get("val"), torch.SymInt | torch.SymBool)
     )
 
 

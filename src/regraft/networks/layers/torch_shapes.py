@@ -94,12 +94,17 @@ def _adaptive(reader: TorchReader, call: Operation) -> Turned:
     return last_of(reader.layer(call, getattr(keras.layers, f"{kind}Pooling{rank}D"), value, pool_size=sizes, strides=sizes))
 
 
+def _without_positions(row: Row) -> Row:
+    """Return the converter of an operator that also gives the positions of the largest values, which nothing may read."""
+    return lambda reader, call: [row(reader, call), None]
+
+
 def _reduced(reader: TorchReader, call: Operation) -> Turned:
-    rank, keep = len(call.value.axes), call["keepdim"]
-    dims = sorted(dim % rank for dim in (call["dim"] if isinstance(call["dim"], list | tuple) else [call["dim"]]))
+    rank, keep, given = len(call.value.axes), call.given.get("keepdim"), call.given.get("dim")
+    dims = sorted(dim % rank for dim in ([] if given is None else given if isinstance(given, list | tuple) else [given]))
     name = {"mean": "Average", "amax": "Max"}.get(call.kind)
     if not dims or 0 in axes_of(call, dims):
-        raise call.refusal(f"dim={call['dim']}")
+        raise call.refusal(f"dim={given}, which mixes examples")
     if name and dims == list(range(2, rank)) and 3 <= rank <= 5:
         value = reader.last(call, call.value)
         made = reader.layer(call, getattr(keras.layers, f"Global{name}Pooling{rank - 2}D"), value, keepdims=keep)
@@ -131,6 +136,8 @@ def _reshaped(reader: TorchReader, call: Operation) -> Turned:
     old = call.value.shape[1:]
     if old == shape[1:]:
         return call.value
+    if None not in old and math.prod(side or 0 for side in old) != math.prod(shape[1:]):
+        raise call.refusal("a shape that mixes examples")
     if len(old) > 2 and len(shape) == 3 and old[0] == shape[1] and call.value.axes == channels_last(len(old) + 1):
         return last_of(reader.layer(call, keras.layers.Reshape, call.value.tensor, target_shape=shape[:0:-1]))  # merges positions only
     thin = sum(side != 1 for side in old) < 2  # with one long axis the order of the others does not matter
@@ -158,6 +165,15 @@ def _turned(_reader: TorchReader, call: Operation) -> Any:
     else:
         order = order[::-1]
     return Turned(call.value.tensor, tuple(call.value.axes[dim] for dim in order))
+
+
+def _as_numbers(_reader: TorchReader, call: Operation) -> Turned:
+    old, new = call.node.args[0].meta["val"].dtype, call.node.meta["val"].dtype  # type: ignore[union-attr]  # a node
+    if old.is_floating_point and new not in (torch.float32, torch.float64):
+        raise call.refusal(f"dtype={new}")
+    if old.is_floating_point or not new.is_floating_point:
+        return call.value
+    return Turned(keras.ops.cast(call.value.tensor, "float32"), call.value.axes)
 
 
 def _picked(call: Operation, *, dim: int, index: Any) -> Any:
@@ -325,27 +341,33 @@ def _not(_reader: TorchReader, call: Operation) -> Turned:
 
 
 def _where(reader: TorchReader, call: Operation) -> Turned:
-    values = [call[name] for name in ("condition", "self", "other")]
-    if not all(isinstance(value, Turned) for value in values):
+    values, axes = [call[name] for name in ("condition", "self", "other")], call.value.axes
+    if any(isinstance(value, Tensor) and (value.ndim or value.requires_grad) for value in values):
         raise call.refusal("weights beside values")
-    return Turned(keras.ops.where(*(reader.turned(call, value, axes=call.value.axes) for value in values)), call.value.axes)
+    given = (reader.turned(call, value, axes=axes) if isinstance(value, Turned) else float(value) for value in values)
+    return Turned(keras.ops.where(*given), axes)
 
 
 def _filled(reader: TorchReader, call: Operation) -> Turned:
     mask, number = call["mask"], call["value"]
-    if not isinstance(mask, Turned) or isinstance(number, Turned):
-        raise call.refusal("a mask that is no value, or values in place of a number")
+    if isinstance(number, Turned) or getattr(number, "requires_grad", False):
+        raise call.refusal("values in place of a number")
+    if isinstance(mask, Tensor):  # the same for all examples
+        return plain(keras.ops.where(mask.cpu().numpy(), max(float(number), LEAST), reader.turned(call, call.value)))
     marks = reader.turned(call, mask, axes=call.value.axes) if len(mask.axes) == len(call.value.axes) else mask.tensor
     return Turned(keras.ops.where(marks, max(float(number), LEAST), call.value.tensor), call.value.axes)
 
 
 SHAPES: dict[str, Row] = {
     **dict.fromkeys((f"{kind}_pool{rank}d" for kind in ("max", "avg") for rank in (1, 2, 3)), _pooling),
-    **dict.fromkeys((f"adaptive_{kind}_pool{rank}d" for kind in ("max", "avg") for rank in (1, 2, 3)), _adaptive),
+    **dict.fromkeys((f"adaptive_avg_pool{rank}d" for rank in (1, 2, 3)), _adaptive),
+    **dict.fromkeys((f"adaptive_max_pool{rank}d" for rank in (1, 2, 3)), _without_positions(_adaptive)),
+    **dict.fromkeys((f"max_pool{rank}d_with_indices" for rank in (1, 2, 3)), _without_positions(_pooling)),
     **dict.fromkeys(("mean", "amax", "sum", "any"), _reduced),
     **dict.fromkeys(("flatten", "view", "reshape", "unsqueeze", "squeeze", "unflatten"), _reshaped),
     **dict.fromkeys(("permute", "transpose", "movedim", "t", "numpy_T"), _turned),
-    **dict.fromkeys(("contiguous", "clone", "detach", "alias", "to", "_to_copy"), lambda _reader, call: call.value),
+    **dict.fromkeys(("contiguous", "clone", "detach", "alias"), lambda _reader, call: call.value),
+    **dict.fromkeys(("to", "_to_copy"), _as_numbers),
     **{"select": _select, "slice": _slice, "expand": _expand, "expand_as": _expand, "broadcast_tensors": _broadcast},
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "unbind"), _parts),
     "zeros_like": lambda _reader, call: Turned(keras.ops.zeros_like(call.value.tensor, dtype="float32"), call.value.axes),

@@ -45,6 +45,7 @@ def read_foreign(path: Path) -> ForeignOnnx:
         wanted, others = _outputs(model.graph, facts, shown=shown)
         classes = _classes(model.graph, texts) if facts is None else None
         _scale_(model.graph)
+        _start_at_zero_(model.graph)
         _cut_(model, wanted)
         check_operators(model.graph, shown=shown)
         check_onnx_(model, what=shown)
@@ -158,6 +159,22 @@ def _scale_(graph: Any) -> None:
                 last = result
             nodes[at : at + 1] = made
     _keep_(graph.node, nodes)
+
+
+def _start_at_zero_(graph: Any) -> None:
+    """Remove first states of zeros from recurrent operators, which start there anyway. Such states take their shape from the input."""
+    makers, numbers = _makers(graph), importlib.import_module("onnx.numpy_helper").to_array
+    held = {tensor.name: tensor for tensor in graph.initializer}
+
+    def zeros(name: str) -> bool:
+        maker = makers.get(name)
+        if maker is not None and maker.op_type == "ConstantOfShape":
+            return not any(numbers(one.t).any() for one in maker.attribute)
+        return maker is not None and maker.op_type == "Expand" and maker.input[0] in held and not numbers(held[maker.input[0]]).any()
+
+    for node in graph.node:
+        if node.op_type in ("LSTM", "GRU", "RNN"):
+            node.input[5:7] = ["" if zeros(name) else name for name in node.input[5:7]]
 
 
 def _cut_(model: Any, wanted: str) -> None:

@@ -21,6 +21,7 @@ from ...errors import NetworkError, UnsafeFileError, optional_import
 from ...files.formats import reading
 from ...files.onnx_form import is_standard, read_onnx
 from ...files.text import printable
+from ..layers.graph import LAYERS
 from ..parts.protocols import Inputs, by_name
 from ..samples import lengthened
 from ..sources.building import Limits, building
@@ -45,6 +46,11 @@ _OPEN = (16, 128, 512)
 """Lengths for open axes of the sample, tried in this order."""
 _KINDS = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(int32)": torch.int32}
 _GROWING = ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot", "MatMul", "Gemm", "Gather", "GatherND")
+
+
+_NUMBERED = ("Reshape", "Expand", "Pad", "Unsqueeze", "Squeeze", "Split", "Tile", "Clip", "Resize")
+"""Operators whose inputs after the first are no values of the network."""
+_OVER = {"ReduceMean": "mean", "ReduceMax": "max", "ReduceSum": "sum"}
 
 
 def open_onnx(path: Path) -> Opened:
@@ -150,6 +156,7 @@ def onnx_module(content: bytes, *, what: str) -> Module:
     module.__class__ = _warned_once(kind)
     setattr(module, GRAPH, content)  # the library changes its own copy
     _drop_doubles_(module, model)
+    _take_numbers_(module, model)
     for layer in module.modules():  # a bias that the graph adds as a row, as scikit-learn writes it
         if isinstance(layer, torch.nn.Linear) and layer.bias is not None and layer.bias.shape == (1, layer.out_features):
             layer.bias = torch.nn.Parameter(layer.bias.detach()[0])
@@ -172,6 +179,30 @@ def _warned_once(kind: type[Module]) -> type[Module]:
 def _remedy(model: Any) -> str:
     kinds = sorted({node.op_type for node in model.graph.node})
     return f"Its operators are {', '.join(kinds[:40])}. regraft predict runs files that regraft wrote without converting them."
+
+
+def _take_numbers_(module: Any, model: Any) -> None:
+    """Give operators the shapes, axes and limits that are constants as numbers, because PyTorch's exporter does not look into tensors."""
+    held, read = {tensor.name: tensor for tensor in model.graph.initializer}, importlib.import_module("onnx.numpy_helper").to_array
+    for node in model.graph.node:
+        name = module.mapping[node.output[0]]
+        layer, numbers = getattr(module, name), [read(held[name]).tolist() if name in held else None for name in node.input[1:]]
+        axes = numbers[0] if numbers else getattr(layer, "dim", None)
+        if node.op_type in _OVER and axes:
+            layer = LAYERS["Over"](kind=_OVER[node.op_type], axes=tuple(axes), keep=layer.keepdim)
+            setattr(module, name, layer)
+            layer.register_forward_pre_hook(_alone)
+        elif node.op_type in _NUMBERED:
+            layer.register_forward_pre_hook(functools.partial(_with_numbers, numbers=numbers))
+
+
+def _alone(_layer: Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return given[:1]
+
+
+def _with_numbers(_layer: Module, given: tuple[Any, ...], *, numbers: list[Any]) -> tuple[Any, ...]:
+    value, *more = given
+    return value, *(one if number in (None, []) else number for number, one in zip(numbers, more, strict=False))
 
 
 def _drop_doubles_(module: Any, model: Any) -> None:
