@@ -16,9 +16,12 @@ Every message states what was received, what was expected and what to do.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from types import ModuleType
+from typing import ParamSpec, TypeVar
 
 __all__ = [
     "AmbiguousMatchError",
@@ -30,6 +33,7 @@ __all__ = [
     "RegraftError",
     "SettingError",
     "UnsafeFileError",
+    "in_pairs",
     "name_here",
     "near_names",
     "optional_import",
@@ -175,6 +179,27 @@ def unknown_setting(name: str, known: Iterable[str]) -> str:
     if name in _READING:
         return f"unknown setting {name!r}; it is a keyword of regraft.read: give regraft.read(data, {_READING[name]}=…) as the data"
     return f"unknown setting {name!r}; here it is called {here!r}" if here else f"unknown setting {name!r}{near_names(name, known)}"
+
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+
+def in_pairs(verb: Callable[Given, Found]) -> Callable[Given, Found]:
+    """Decorator: examples and labels as two arguments, as other libraries take them, are an error that shows the pair."""
+    taken = [one.name for one in inspect.signature(verb).parameters.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
+
+    @functools.wraps(verb)
+    def called(*args: Given.args, **named: Given.kwargs) -> Found:
+        if len(args) > len(taken):
+            pair = f"regraft.{verb.__name__}({'net, ' if len(taken) > 1 else ''}(X, y))"
+            raise SettingError(
+                f"{verb.__name__} takes {' and '.join(taken)} without a name; received {len(args)} values. Examples and labels are one "
+                f"pair: {pair}. Give options by name."
+            )
+        return verb(*args, **named)
+
+    return called
 
 
 def optional_import(module: str, extra: str, *, purpose: str) -> ModuleType:

@@ -17,10 +17,10 @@ from .data import (
     checked,
     preprocessing_from_dict,
     preprocessing_of_function,
+    read,
     with_channels,
 )
-from .data import read as read_data
-from .errors import DataError, NetworkError, SettingError, UnsafeFileError
+from .errors import DataError, NetworkError, SettingError, UnsafeFileError, in_pairs
 from .files.formats import reason_of
 from .files.remote import at_hand, fetched, is_url
 from .files.text import printable
@@ -48,13 +48,12 @@ from .planning.setup import usable_device
 from .planning.tasks import as_heads_say
 from .probes import UnknownJudge
 from .randomness import own_state, seeded
-from .tasks.evaluating import Evaluation, evaluated, heads_of, names_of
+from .tasks.evaluating import Evaluation, evaluated, reading_for
 from .training import Settings
 from .training.settings import SettingKeywords
 
 __all__ = ["adapt", "adapt_condition", "check", "evaluate", "extend", "fold", "load", "predict", "profile", "read", "search", "tune_input"]
 
-read = read_data
 _DRAWS = "the network draws at random, in inference too"
 _MIXED = (
     "the result for an example depends on the others in its batch, as with BatchNorm that keeps no running statistics: predictions differ "
@@ -203,6 +202,7 @@ def _own_part(source: Any, name: str) -> Iterator[None]:
         raise NetworkError(f"The {name} of {shown!r} cannot be used: {reason_of(error)}. Save the network again.") from error
 
 
+@in_pairs
 @own_state()
 def adapt(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
@@ -273,7 +273,8 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     """
     skip_bad = bool(settings.pop("skip_bad", False))
     given = {"holdout": (holdout, 0.2), "validation": (validation, 0.15), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
-    plan = make_plan(strategy, {**{name: value for name, (value, default) in given.items() if value != default}, **settings})
+    chosen = {name: value for name, (value, usual) in given.items() if not isinstance(value, int | float | str | None) or value != usual}
+    plan = make_plan(strategy, {**chosen, **settings})
     dataset = _usable(data, skip_bad, task=task, max_length=max_length, sample_weight=sample_weight)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if plan.classes else as_heads_say(network, dataset)
@@ -318,6 +319,7 @@ def check(data: Any, net: Any = None, *, holdout: float = 0.2, validation: float
     return with_network(net if isinstance(net, Network) else _opened_for(net, usable), usable, plan=plan)
 
 
+@in_pairs
 @own_state()
 def evaluate(
     net: Any, data: Any, *, skip_bad: bool = False, engine: str = "auto", cluster: str | None = None, **reading: Any
@@ -360,14 +362,13 @@ def evaluate(
         given = ", ".join(f"{name}=" for name in reading)
         raise SettingError(f"{given} say how data are read; received a Dataset, which is read already. Leave them out.")
     if not isinstance(data, Dataset):
-        target = reading.get("target")
-        heads = heads_of(network, list(target)) if isinstance(target, Mapping) else {None: network.head}
-        data = read(data, skip_bad=skip_bad, **{"classes": names_of(heads), **reading})
+        data = read(data, skip_bad=skip_bad, **{**reading_for(network, data, target=reading.get("target")), **reading})
     usable = checked(data, skip_bad)
     found = evaluated(network, usable, named=len(usable.tasks) > 1 or usable.name != "main", run=run)
     return replace(found, notes=(*found.notes, *run.notes))
 
 
+@in_pairs
 @own_state()
 def predict(
     net: Any, examples: Any, *, condition: str | None = None, unknown: bool = False, engine: str = "auto", cluster: str | None = None
@@ -510,14 +511,10 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
     if classes is None and data is None:
         raise SettingError("extend needs the names of new classes, or data that show them; received neither.")
     asked = AskedClasses(start, old_data, statistics, 0.2 if holdout is None else holdout, seed)
-    shown = _read(data if classes is None else classes, skip_bad)
-    stored, tests = (None if one is None else _read(one, skip_bad) for one in (old_data, test))
+    shown = _read_for(net, data if classes is None else classes, skip_bad=skip_bad)
+    stored, tests = (None if one is None else _read_for(net, one, skip_bad=skip_bad) for one in (old_data, test))
     network = net if isinstance(net, Network) else _opened_for(net, shown)
     return extended(network, shown, asked=replace(asked, old_data=stored), test=tests, out=out, skip_bad=skip_bad)
-
-
-def _read(data: Any, skip_bad: bool) -> Dataset:
-    return data if isinstance(data, Dataset) else read(data, skip_bad=skip_bad)
 
 
 def _are_data(given: Any) -> bool:
@@ -639,6 +636,7 @@ def tune_input(
     return learn_input(network, wanted, name=input, start=start, fit=fit, steps=steps, step=step)
 
 
+@in_pairs
 @own_state()
 def search(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
@@ -655,6 +653,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     test: Any = None,
     budget: str | None = None,
     out: str | Path | None = None,
+    resume: bool = True,
     task: str | None = None,
     max_length: int | None = None,
     sample_weight: Any = None,
@@ -680,6 +679,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
         test: additional labelled data to evaluate the best plan on.
         budget: "30s", "10m" or "1h": no trial starts after this time. None sets no limit.
         out: folder of the study (SQLite). A later call continues the study, and several processes may share it.
+        resume: False removes the study in `out` and starts again; no other process may work on it then.
         task: as in `read`.
         max_length: as in `read`.
         sample_weight: as in `read`.
@@ -713,11 +713,12 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
 
     network = build(first_of(space, built, fixed=settings)) if built else net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if settings.get("classes") else as_heads_say(network, dataset)
-    asked = Asked(space, trials, sampler, pruner, folds, holdout, metric, seed, out, budget)
+    asked = Asked(space, trials, sampler, pruner, folds, holdout, metric, seed, out, budget, resume)
     judges = None if test is None else _usable(test, skip_bad, task=task)
     return run_search(network, dataset, asked=asked, settings=settings, test=judges, build=build if built else None, built=built)
 
 
+@in_pairs
 @own_state()
 def profile(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
@@ -778,7 +779,7 @@ def _usable(data: Any, skip_bad: bool, **reading: Any) -> Dataset:
     return checked(data if isinstance(data, Dataset) and not given else read(data, skip_bad=skip_bad, **given), skip_bad)
 
 
-def _read_for(net: Network, data: Any, *, unlabelled: bool, skip_bad: bool) -> Dataset:
+def _read_for(net: Any, data: Any, *, unlabelled: bool = False, skip_bad: bool) -> Dataset:
     """Read data for a network. Unlabelled data that are not a tuple are read with the network's preprocessing, as in `predict`."""
     if isinstance(data, Dataset):
         return data

@@ -16,7 +16,7 @@ from regraft.errors import InputError
 
 from .conftest import run
 
-READER: Any = SimpleNamespace(preprocessing=SimpleNamespace(item_kind="text", row_columns=()))
+READER: Any = SimpleNamespace(preprocessing=SimpleNamespace(item_kind="text", row_columns=(), input_columns=None))
 
 
 def _read(*files: Path, texts: list[str] | None = None) -> Any:

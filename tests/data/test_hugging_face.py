@@ -84,6 +84,9 @@ def test_texts_and_lists_of_labels_keep_the_names_of_their_classes() -> None:
     for source in (texts, texts.to_iterable_dataset()):
         data = regraft.read(source)
         assert data.kind == "text" and data.classes == NAMES and data.targets.tolist() == LABELS
+        turned = regraft.read(source, classes=NAMES[::-1])  # as `evaluate` reads for a network of this order
+        assert turned.classes == NAMES[::-1] and [turned.classes[at] for at in turned.targets] == [NAMES[at] for at in LABELS]
+        assert regraft.read(source, classes=["0", "1"]).targets.tolist() == LABELS
     for source in (several, several.to_iterable_dataset()):
         data = regraft.read(source)
         assert (data.task, data.classes) == ("multi-label", NAMES) and data.targets[:3].tolist() == [[1, 1], [0, 1], [0, 0]]

@@ -1,23 +1,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
+import regraft
 from regraft.data import (
     ArrayPreprocessing,
     AudioPreprocessing,
     Dataset,
     ImagePreprocessing,
+    Preprocessing,
     default_preprocessing,
     preprocessing_from_dict,
 )
 from regraft.data.preprocessings.preprocessing import as_dataset
-from regraft.errors import DataError
+from regraft.errors import DataError, RegraftError
+
+from ..condition_examples import FAMILIES, WIDTH, plain
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 
 @pytest.mark.parametrize(
@@ -100,3 +108,66 @@ def test_one_picture_is_one_item_in_every_form(form: str, tmp_path: Path) -> Non
 def test_a_missing_item_is_told_by_its_place() -> None:
     with pytest.raises(DataError, match="Examples 1 of 2 are None"):
         next(IMAGE.batches([GREEN, None], 4))
+
+
+# ── preprocessings of a program's own ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Logarithms(Preprocessing):
+    """Rows of numbers as logarithms, of a type that only a type checker imports."""
+
+    kind: ClassVar[str] = "logarithms"
+    offset: Fraction = 1.0  # type: ignore[assignment]  # plain data hold the number
+
+    @property
+    def fitted(self) -> bool:
+        return True
+
+    def fit(self, data: Dataset) -> Preprocessing:
+        return self
+
+    def batch(self, items: Any, view: int = 0, *, seeds: Any = None) -> torch.Tensor:
+        return torch.log(torch.as_tensor(np.asarray(items), dtype=torch.float32) + float(self.offset))
+
+    def describe(self) -> str:
+        return "logarithms"
+
+    @property
+    def item_kind(self) -> str:
+        return "array"
+
+
+class _Unmarked(ArrayPreprocessing):
+    """A class without a kind of its own."""
+
+
+class _Bare(Preprocessing):
+    """A class that is no dataclass."""
+
+    kind: ClassVar[str] = "bare"
+    fitted, fit, batch, describe = Logarithms.fitted, Logarithms.fit, Logarithms.batch, Logarithms.describe
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_preprocessing_of_ones_own_is_used_saved_and_opened(family: str, tmp_path: Path) -> None:
+    net = plain(family)
+    net.preprocessing = Logarithms(2.0)  # type: ignore[arg-type]
+    rows = np.random.default_rng(0).random((40, WIDTH)).astype(np.float32)
+    result = regraft.adapt(net, (rows, np.where(rows[:, 0] > 0.5, "a", "b")), strategy="probe", cache="memory", out=tmp_path / "out")
+    assert result.network.preprocessing == Logarithms(2.0)  # type: ignore[arg-type]
+    module = {"architecture": plain(family).module} if family == "torch" else {}
+    again = regraft.load(tmp_path / "out", **module)
+    np.testing.assert_array_equal(again.logits(rows), result.network.logits(rows))
+    rewritten = (tmp_path / "out" / "regraft.json").read_text(encoding="utf-8").replace("logarithms", "decibels")
+    (tmp_path / "out" / "regraft.json").write_text(rewritten, encoding="utf-8")
+    with pytest.raises(RegraftError, match="'decibels'"):
+        regraft.load(tmp_path / "out", **module)
+
+
+@pytest.mark.parametrize("own", [_Unmarked(), _Bare()])
+def test_a_preprocessing_that_cannot_be_kept_is_refused(own: Preprocessing) -> None:
+    net = plain("torch")
+    net.preprocessing = own
+    with pytest.raises(DataError, match=r"cannot be kept with a network: .* a `kind` that no other class has"):
+        regraft.adapt(net, (np.zeros((8, WIDTH)), ["a", "b"] * 4), strategy="probe")

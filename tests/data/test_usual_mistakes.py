@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,13 @@ def test_names_of_columns_are_saved_and_belong_to_the_identity_of_a_cache(tmp_pa
 def test_the_same_index_in_another_order_is_a_warning_in_the_verdict() -> None:
     known = table()
     mixed = known.sample(frac=1, random_state=1)
-    result = regraft.adapt(plain("torch"), (mixed[NAMES], known["label"]), **QUICK)
+    net, pair = plain("torch"), (mixed[NAMES], known["label"])
+    with pytest.warns(UserWarning, match="X and y have the same index in different orders"):
+        result = regraft.adapt(net, pair, **QUICK)
     assert "Warning: X and y have the same index in different orders" in result.verdict
+    for verb in (regraft.evaluate, regraft.profile):
+        with pytest.warns(UserWarning, match="X and y have the same index in different orders"):
+            verb(result.network, pair)
     fine = regraft.adapt(plain("torch"), (mixed[NAMES], known["label"].loc[mixed.index]), **QUICK)
     assert "index" not in fine.verdict
 
@@ -142,10 +148,11 @@ def test_the_same_index_in_another_order_is_a_warning_in_the_verdict() -> None:
 def test_every_column_beside_a_data_frame_is_compared_by_its_index(name: str) -> None:
     known = table()
     values = pandas.Series(np.arange(len(known)) % 4)
-    notes = {
-        order: [note for note in read(known, **{name: values.set_axis(index)}).notes if f"X and {name} have" in note]
-        for order, index in {"same": known.index, "turned": known.index[::-1], "other": known.index + 7}.items()
-    }
+    notes = {}
+    for order, index in {"same": known.index, "turned": known.index[::-1], "other": known.index + 7}.items():
+        with pytest.warns(UserWarning) if order == "turned" else nullcontext():
+            data = read(known, **{name: values.set_axis(index)})
+        notes[order] = [note for note in data.notes if f"X and {name} have" in note]
     assert notes["same"] == [] and notes["turned"][0].startswith("Warning: ") and notes["other"][0].startswith("X and ")
 
 
@@ -198,6 +205,45 @@ def test_class_names_in_the_forms_of_other_libraries(family: str) -> None:
 def test_keywords_of_read_are_told_where_a_setting_is_expected(name: str, here: str) -> None:
     with pytest.raises(SettingError, match=rf"unknown setting '{name}'; .*regraft\.read\(data, {here}=…\)"):
         regraft.adapt(plain("torch"), table(), **{name: "label"})
+
+
+@pytest.mark.parametrize("name", ["validation", "holdout", "views", "epochs", "class_weight", "optimizer", "classes", "trainable", "seed"])
+def test_data_given_as_a_setting_are_told_by_their_shape(name: str) -> None:
+    known = table()
+    for given in ((known[NAMES].to_numpy(), known["label"].to_numpy()), known[NAMES], known[NAMES].to_numpy()):
+        with pytest.raises(SettingError, match="of the shape") as told:
+            regraft.adapt(plain("torch"), known, **{name: given})
+        assert len(str(told.value)) < 400
+    with pytest.raises(SettingError, match="further data that only evaluate are given as test="):
+        regraft.adapt(plain("torch"), known, validation=(known[NAMES], known["label"]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("verb", ["read", "adapt", "evaluate", "predict", "search", "profile"])
+def test_examples_and_labels_as_two_arguments_are_told_to_be_a_pair(verb: str) -> None:
+    known, net = table(), [] if verb == "read" else [plain("torch")]
+    with pytest.raises(SettingError, match=rf"regraft\.{verb}\({'net, ' if net else ''}\(X, y\)\)"):
+        getattr(regraft, verb)(*net, known[NAMES], known["label"])
+
+
+@pytest.mark.parametrize("as_frame", [True, False])
+@BOTH
+def test_data_sets_of_scikit_learn_are_read_with_their_names(family: str, as_frame: bool) -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    flowers = datasets.load_iris(as_frame=as_frame)
+    data = read(flowers)
+    assert data.classes == ("setosa", "versicolor", "virginica") and data.class_counts().tolist() == [50, 50, 50]
+    assert data.row_columns == tuple(flowers.feature_names)
+    rows = np.asarray(flowers.data, np.float32)[:, [0, 1, 2, 3, 0, 1]]
+    wide = type(flowers)(data=rows, target=flowers.target, target_names=flowers.target_names, feature_names=NAMES)
+    result = regraft.adapt(plain(family), wide, test=wide, **QUICK)
+    assert result.network.predict(wide).labels == result.network.predict(rows).labels
+    assert regraft.evaluate(result.network, wide).scores["accuracy"] == result.scores["test"]["accuracy"] > 0.9
+    numbered = regraft.adapt(plain(family), (rows, flowers.target), **QUICK).network
+    assert regraft.evaluate(numbered, wide).scores["accuracy"] > 0.9 and numbered.classes == ("0", "1", "2")
+    assert read(flowers, target=np.arange(150) % 2).classes == ("0", "1")
+    progress = datasets.load_diabetes(as_frame=as_frame)
+    assert read(progress).task == "regression" and read(progress, target=np.arange(442) % 2).classes == ("0", "1")
+    assert read(datasets.load_linnerud(as_frame=as_frame), task="regression").targets.shape == (20, 3)
 
 
 def test_an_iterable_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

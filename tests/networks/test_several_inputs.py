@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import regraft
-from regraft.data import PartsPreprocessing, TextPreprocessing
+from regraft.data import PartsPreprocessing, TextPreprocessing, preprocessing_from_dict
 from regraft.errors import DataError, NetworkError
 from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
@@ -274,6 +274,91 @@ def test_columns_of_a_single_part_keep_their_order(tmp_path: Path) -> None:
     net = regraft.load(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), inputs=(2,))
     made = regraft.adapt(net, data, strategy="probe", cache="memory").network
     np.testing.assert_allclose(made.logits(path), made.logits(rows[:, ::-1].copy()), atol=1e-5)
+
+
+class _Mixed(nn.Module):
+    """Two inputs that are columns of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(3, 8), nn.Linear(2, 6), nn.Linear(14, 2)
+
+    def forward(self, body: torch.Tensor, blood: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.cat([self.first(body).relu(), self.second(blood).relu()], 1))
+
+
+def _of_columns(family: str) -> Network:
+    torch.manual_seed(0)
+    module: Any = _Mixed()
+    if family == "keras":
+        keras.utils.set_random_seed(0)
+        body, blood = keras.Input((3,), name="body"), keras.Input((2,), name="blood")
+        read = L.Concatenate()([L.Dense(8, activation="relu")(body), L.Dense(6, activation="relu")(blood)])
+        module = keras.Model([body, blood], L.Dense(2, name="out")(read))
+    return regraft.load(module, inputs={"body": (3,), "blood": (2,)} if family == "torch" else None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_columns_of_each_input_are_read_by_name(family: str, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    draw = np.random.default_rng(0)
+    columns = {"body": ["age", "height", "weight"], "blood": ["iron", "sugar"]}
+    table = pandas.DataFrame(draw.normal(size=(COUNT, 5)) * [20, 3, 9, 1, 2], columns=[*columns["body"], *columns["blood"]])
+    table["label"] = np.where(table["age"] > table["iron"], "old", "young")
+    turned = table[["label", "sugar", "weight", "iron", "age", "height"]].assign(remark="none")
+    table.to_csv(tmp_path / "table.csv", index=False)
+    turned.to_csv(tmp_path / "turned.csv", index=False)
+    frames = {name: table[own] for name, own in columns.items()}
+    arrays = {name: frame.to_numpy(np.float32) for name, frame in frames.items()}
+    mixed = {name: turned[own[::-1]] for name, own in columns.items()}
+    backwards = {name: own[::-1] for name, own in columns.items()}
+    ways = {
+        "frames": (frames, table["label"]),
+        "frames and target": regraft.read(frames, target=table["label"]),
+        "file": regraft.read(tmp_path / "table.csv", inputs=columns, target="label"),
+    }
+    for way, data in ways.items():
+        made = regraft.adapt(_of_columns(family), data, strategy="probe", cache="memory", out=tmp_path / way).network
+        told = made.predict(arrays).probabilities
+        saved = regraft.load(tmp_path / way, **({"architecture": _Mixed} if family == "torch" else {}))
+        for net in (made, saved):
+            later = (table, turned, mixed, regraft.read(turned, inputs=backwards, target="label"), regraft.read((mixed, turned["label"])))
+            for given in (*later, tmp_path / "turned.csv"):
+                np.testing.assert_allclose(net.predict(given).probabilities, told, atol=1e-6, err_msg=way)
+        accuracy = np.mean(np.array(made.predict(arrays).labels) == table["label"])
+        for judged in (regraft.read((mixed, turned["label"])), turned, tmp_path / "turned.csv"):
+            found = regraft.evaluate(made, judged, **({} if isinstance(judged, regraft.data.Dataset) else {"target": "label"}))
+            assert found.scores["accuracy"] == pytest.approx(accuracy)
+        for wrong in ({**mixed, "blood": mixed["blood"].rename(columns={"iron": "zinc"})}, turned.rename(columns={"iron": "zinc"})):
+            with pytest.raises(DataError, match="no column 'iron' for the"):
+                made.predict(wrong)
+        with pytest.raises(DataError, match=r"Input 'blood': .* no numbers called 'iron'"):
+            made.predict(regraft.read({**mixed, "blood": mixed["blood"].rename(columns={"iron": "zinc"})}, target=turned["label"]))
+        pairs = ((mixed, turned["label"]), (frames, table["label"]))
+        again, same = (regraft.adapt(made, pair, strategy="probe", cache="memory").network for pair in pairs)
+        np.testing.assert_allclose(again.predict(table).probabilities, same.predict(arrays).probabilities, atol=1e-5)
+        renamed = {name: frame.rename(columns=str.upper) for name, frame in frames.items()}
+        other = regraft.adapt(made, (renamed, table["label"]), strategy="probe", cache="memory").network
+        assert other.predict({name: frame[frame.columns[::-1]] for name, frame in renamed.items()}).labels == other.predict(arrays).labels
+
+
+def test_a_folder_from_before_the_parts_knew_their_columns_reads_them_by_name() -> None:
+    plain: dict[str, Any] = {
+        "kind": "parts",
+        "names": ["body", "blood"],
+        "parts": [{"kind": "array", "shape": [3], "spread": 1.0}, {"kind": "array", "shape": [2], "spread": 1.0}],
+        "columns": [["age", "height", "weight"], ["iron", "sugar"]],
+    }
+    own = preprocessing_from_dict(plain)
+    given = {"body": np.arange(6.0).reshape(2, 3), "blood": np.arange(4.0).reshape(2, 2)}
+    pandas = pytest.importorskip("pandas")
+    named = {"blood": pandas.DataFrame(given["blood"], columns=["iron", "sugar"])[["sugar", "iron"]], "body": given["body"]}
+    for read in (given, named):
+        batch = own.batch_of(own.dataset(read), [0, 1])
+        assert isinstance(batch, dict)
+        np.testing.assert_array_equal(batch["blood"].numpy(), given["blood"])
+    without = preprocessing_from_dict({**plain, "columns": []})
+    assert without.input_columns == {"body": ("body",), "blood": ("blood",)} and preprocessing_from_dict(own.to_dict()) == own
 
 
 class _InOneDict(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import regraft
+from regraft.data.dataset import with_targets
 from regraft.errors import DataError, NetworkError, SettingError
 from regraft.methods.prior import WEIGHTS, chosen_weight, code_prior, first_weight
 from regraft.networks.parts.code_files import code_digest
@@ -45,6 +46,16 @@ def test_only_the_new_code_is_fitted_and_the_account_proves_it(family: str, into
     assert net.coding.conditions == KNOWN and known.coding.conditions == (*KNOWN, "new") and known.coding.learned == KNOWN
     assert not np.allclose(known.predict(data).probabilities, known.predict(data, "mean").probabilities)
     assert np.array_equal(known.predict(data).probabilities, known.predict(data, "new").probabilities)
+
+
+@both
+def test_no_task_of_the_data_is_left_out_without_a_word(family: str) -> None:
+    net, data = coded(family), items()
+    twice = {"first": data.targets_of("main"), "main": data.targets_of("main")}
+    with pytest.raises(DataError, match="The network has no head for the task 'first'"):
+        regraft.adapt_condition(net, with_targets(data, twice), "new")
+    known = regraft.adapt_condition(net, with_targets(data, {"first": twice["first"]}), "new", prior=0.3)
+    assert np.array_equal(known.codes["new"], regraft.adapt_condition(net, data, "new", prior=0.3).codes["new"])
 
 
 @both

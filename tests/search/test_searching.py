@@ -132,8 +132,21 @@ def test_trials_as_tasks_are_those_of_one_process(sampler: str, monkeypatch: pyt
 
 def test_a_folder_of_another_study_is_refused(tmp_path: Path) -> None:
     _board(tmp_path)
-    with pytest.raises(SettingError, match="holds a study of another network, data, space or setting"):
+    with pytest.raises(SettingError, match=r"holds a study of another network, data, space or setting.* or resume=False to begin anew"):
         _board(tmp_path, identity="b")
+
+
+def test_a_study_is_begun_anew_where_that_is_asked(tmp_path: Path) -> None:
+    def searched(trials: int, **more: Any) -> list[Any]:
+        space = {"strategy": ["probe"], "probe": ["ridge", "lda"]}
+        given: dict[str, Any] = {"space": space, "trials": trials, "sampler": "random", "out": tmp_path, **QUICK, **more}
+        return [trial.values for trial in regraft.search(_net(), examples.pictures(40), **given).trials]
+
+    first = searched(2)
+    with pytest.raises(SettingError, match="another network, data"):
+        searched(2, seed=1)
+    assert len(searched(1, seed=1, resume=False)) == 1 and len(searched(2, seed=1)) == 2
+    assert searched(2, resume=False) == first and (tmp_path / "best" / "regraft.json").is_file()
 
 
 def _killed(taken: Any) -> None:

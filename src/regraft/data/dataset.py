@@ -127,7 +127,7 @@ class Dataset:
         if not isinstance(self.items, Parts) or name not in self.items.parts:
             raise DataError(f"The examples have no part {name!r}{near_names(name, self.part_names)}")
         own = self.items.columns.get(name, ())  # in the order of the part's numbers, which may be another than that of the table
-        facts = {fact["column"]: dict(fact) for fact in self.table}
+        facts = {fact["column"]: dict(fact) for fact in sorted(self.table, key=lambda fact: fact["use"] == input_use(name))}
         table: list[Mapping[str, Any]] = [facts[column] | {"use": PART_OF_EXAMPLE} for column in own if column in facts]
         table += [fact for fact in self.table if fact["column"] not in own]
         return dataclasses.replace(self, items=self.items.parts[name], kind=self.items.kinds[name], table=tuple(table))
@@ -425,7 +425,7 @@ class Dataset:
         """Names of the table columns that the examples consist of; empty if they are no rows of a table, or if these are numbered, have no
         name or share one."""
         names = tuple(str(fact["column"]) for fact in self.table if fact["use"] == PART_OF_EXAMPLE) if self.table and self.has_rows else ()
-        return () if "" in names or len(set(names)) < len(names) or names == tuple(map(str, range(len(names)))) else names
+        return names if tell_apart(names) else ()
 
     def with_classes(self, classes: Iterable[str], task: str | None = None) -> Dataset:
         """Return the same examples with targets indexed by another order of the classes.
@@ -455,6 +455,16 @@ class Dataset:
     def _with_task(self, name: str, targets: Targets, *, notes: tuple[str, ...]) -> Dataset:
         """Return the same examples with other targets of one task."""
         return with_targets(self, {task: self.targets_of(task) for task in self.tasks} | {name: targets}, notes=notes)
+
+
+def tell_apart(names: Sequence[str]) -> bool:
+    """Return whether columns are known by their names: all have different ones, which do not just number them."""
+    return "" not in names and len(set(names)) == len(names) and list(names) != [*map(str, range(len(names)))]
+
+
+def input_use(name: str) -> str:
+    """Return the use of a table column, in `Dataset.table`, that one input of the network reads."""
+    return f"the input {name!r}"
 
 
 def with_targets(data: Dataset, tasks: Mapping[str, Targets], **fields: Any) -> Dataset:

@@ -247,6 +247,18 @@ def is_frame(value: Any) -> bool:
     return type(value).__module__.split(".")[0] in ("pandas", "polars")
 
 
+def is_bunch(value: Any) -> bool:
+    """Return whether a value is a data set as scikit-learn's loaders return it: a mapping with examples and labels."""
+    return isinstance(value, Mapping) and type(value).__name__ == "Bunch" and {"data", "target"} <= value.keys()
+
+
+def alone(items: Any) -> Any:
+    """Return the examples of a data set of scikit-learn, or of a mapping that holds nothing else; any other value as it is."""
+    if is_bunch(items):
+        return items["data"]
+    return next(iter(items.values())) if isinstance(items, Mapping) and len(items) == 1 else items
+
+
 def item_digest(item: Any, kind: str) -> bytes:
     """Return the blake2b digest of an example's content, 16 bytes."""
     if isinstance(item, Clip):

@@ -31,7 +31,7 @@ class Prepared:
     ) -> None:
         data = preprocessing.dataset(data) if data.part_names else data  # a part that is the only one, where no input has a name
         self.preprocessing = preprocessing if preprocessing.fitted else preprocessing.fit(data)
-        self.data = self.preprocessing.dataset(data) if self.preprocessing.row_columns else data
+        self.data = self.preprocessing.dataset(data)
         self.view_seed = view_seed
         self.augment = augment
         self._viewing = self.preprocessing.viewing(augment)

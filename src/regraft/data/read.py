@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, near_names
+from ..errors import DataError, in_pairs, near_names
 from ..files.given import matching, missing_data
 from ..files.remote import fetched, is_url, suffix_of
 from ..files.text import printable
-from .dataset import KINDS, PART_OF_EXAMPLE, Dataset
+from .dataset import KINDS, PART_OF_EXAMPLE, Dataset, input_use, tell_apart
 from .decoding.files import kind_of, kind_of_files
-from .items import as_numpy, is_frame, listed
+from .items import Parts, as_numpy, is_bunch, is_frame, listed
 from .readers.array_files import ARRAY_EXTENSIONS, array_file, array_items
 from .readers.arrays import read_arrays, read_examples
 from .readers.columns import column_facts
@@ -28,9 +29,11 @@ from .readers.targets import ReadOptions
 from .readers.tasks import Beside, targets_by_task, with_tasks
 from .targets import TASKS
 
+WARNING = "Warning: "  # Begin of a note that stands in the verdict
 EQUAL = "byte-equal"  # Value of `group`: examples that are equal byte by byte form one group
 
 
+@in_pairs
 def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     source: Any,
     *,
@@ -99,7 +102,10 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     options = ReadOptions(target, files, own, condition, kind, skip_bad, _class_names(classes), columns, outside, task, sample_weight)
     options = dataclasses.replace(options, inputs=inputs)
     data = _read_source(source, options)
-    data = dataclasses.replace(data, notes=(*_index_notes(source, options), *data.notes))
+    mixed = [*_index_notes(source, options)]
+    for note in (note for note in mixed if note.startswith(WARNING)):  # a network may be evaluated, which has no verdict
+        warnings.warn(note.removeprefix(WARNING), stacklevel=3)
+    data = dataclasses.replace(data, notes=(*mixed, *data.notes))
     if max_length is not None:
         if type(max_length) is not int or max_length < 1:
             raise DataError(f"max_length={max_length!r}; expected a whole number of tokens, 1 or more.")
@@ -124,13 +130,15 @@ def unknown_kinds(kind: Any, task: Any) -> Iterator[str]:
 def _read_source(source: Any, options: ReadOptions) -> Dataset:
     if options.inputs is not None and not (is_frame(source) or isinstance(source, str | Path)):
         raise DataError(f"inputs={dict(options.inputs)!r} names columns of a table; received {type(source).__name__}. Give a mapping as X.")
+    if is_bunch(source):
+        return _read_bunch(source, options)
     if isinstance(source, Mapping):
         if any(hasattr(part, "column_names") and hasattr(part, "features") for part in source.values()):
             raise DataError(
                 f"A {type(source).__name__} of the splits {', '.join(map(repr, source))} was received; expected one of them. Give the "
                 "others separately, such as regraft.adapt(network, data['train'], test=data['test'])."
             )
-        return read_arrays((source, None), options)
+        return _with_columns(read_arrays((source, None), options), source)
     if isinstance(source, Dataset):
         return _again(source, options)
     if is_url(source):
@@ -154,6 +162,23 @@ def _read_source(source: Any, options: ReadOptions) -> Dataset:
     )
 
 
+def _read_bunch(source: Mapping[str, Any], options: ReadOptions) -> Dataset:
+    """Read a data set of scikit-learn's loaders, with the names of its columns and classes."""
+    values, labels, names = source["data"], source["target"], source.get("target_names")
+    labels = labels if options.target is None else options.target
+    known = [] if names is None or options.target is not None or options.task == "regression" else [*map(str, names)]
+    numbers = as_numpy(labels) if known else np.zeros(0)
+    if known and numbers.ndim == 1 and numbers.dtype.kind in "iu" and {*numbers.tolist()} <= {*range(len(known))}:
+        fits = options.classes is None or set(known) & set(options.classes.get(None, ()))
+        options = dataclasses.replace(options, classes=options.classes or {None: tuple(known)})
+        labels = [known[int(number)] for number in numbers] if fits else labels
+    data = _pair((values, labels), dataclasses.replace(options, target=None))
+    columns = [*map(str, source.get("feature_names", ()))]
+    if is_frame(values) or not data.has_rows or len(columns) != np.shape(values)[1]:
+        return data
+    return _of_columns(data, dict(zip(columns, as_numpy(values).T, strict=True)))
+
+
 def _pair(source: Sequence[Any], options: ReadOptions) -> Dataset:
     """Read (X, y). If X is a data frame with non-numeric columns, it is read as a table."""
     if (
@@ -162,15 +187,29 @@ def _pair(source: Sequence[Any], options: ReadOptions) -> Dataset:
         and any(as_numpy(source[0][name]).dtype.kind not in "biuf" for name in getattr(source[0], "columns", ()))
     ):
         return read_frame(source[0], dataclasses.replace(options, target=source[1] if options.target is None else options.target))
-    data = read_arrays(source, options)
-    if len(getattr(source[0], "shape", ())) != 2 or not is_frame(source[0]) or not data.has_rows:
-        return data
-    columns = {str(name): source[0][name] for name in source[0].columns}
-    if len(columns) < source[0].shape[1]:  # some share a name: they are read by position
-        return data
-    return dataclasses.replace(
-        data, table=tuple(column_facts(name, as_numpy(values), use=PART_OF_EXAMPLE) for name, values in columns.items())
-    )
+    return _with_columns(read_arrays(source, options), source[0])
+
+
+def _with_columns(data: Dataset, given: Any) -> Dataset:
+    """Return the data with the names of the columns of X, or of its parts, that are data frames."""
+    if isinstance(given, Mapping) and isinstance(data.items, Parts):
+        named = {str(name): _named_columns(values) for name, values in given.items()}
+        facts = [column_facts(column, values, use=input_use(name)) for name, own in named.items() for column, values in own.items()]
+        columns = {name: tuple(own) for name, own in named.items() if tell_apart(tuple(own))}
+        return dataclasses.replace(data, items=dataclasses.replace(data.items, columns=columns), table=tuple(facts))
+    return _of_columns(data, _named_columns(given) if data.has_rows else {})
+
+
+def _of_columns(data: Dataset, named: Mapping[str, np.ndarray]) -> Dataset:
+    return dataclasses.replace(data, table=tuple(column_facts(name, values, use=PART_OF_EXAMPLE) for name, values in named.items()))
+
+
+def _named_columns(given: Any) -> dict[str, np.ndarray]:
+    """Return the columns of a data frame by name; empty if some share a name, and for anything else: they are read by position."""
+    two = is_frame(given) and len(getattr(given, "shape", ())) == 2
+    if not two or len({*map(str, given.columns)}) < given.shape[1]:
+        return {}
+    return {str(name): as_numpy(given[name]) for name in given.columns}
 
 
 def _index_notes(source: Any, options: ReadOptions) -> Iterator[str]:
@@ -188,7 +227,7 @@ def _index_notes(source: Any, options: ReadOptions) -> Iterator[str]:
             yield f"X and {name} have different indices: {paired}"
         else:
             yield (
-                f"Warning: X and {name} have the same index in different orders; {paired}. If the index says what belongs together, give "
+                f"{WARNING}X and {name} have the same index in different orders; {paired}. If the index says what belongs together, give "
                 f"{name}.loc[X.index]; if not, reset_index(drop=True) of both ends this warning."
             )
 

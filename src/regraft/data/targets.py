@@ -24,8 +24,8 @@ Each bin gives at least one example to the second part, which must not be half o
 @dataclass(frozen=True, eq=False)
 class Targets:
     """Targets of one task as a data set stores them.
-    `values`: (N,) int64 class indices, (N,) float32 numbers (regression), or (N, C) float32 of 0 and 1 (multi-label). A missing target is
-    -1, NaN, or a row of NaN."""
+    `values`: (N,) int64 class indices, (N,) or (N, k) float32 numbers (regression), or (N, C) float32 of 0 and 1 (multi-label). A missing
+    target is -1, NaN, or a row of NaN."""
 
     values: np.ndarray = field(repr=False)
     classes: tuple[str, ...]  # class names in index order; empty for regression
@@ -87,6 +87,8 @@ class Targets:
     def _strata(self, known: np.ndarray) -> np.ndarray:
         strata = self.values[known]
         if self.task == "regression":
+            outputs = strata.reshape(len(strata), -1).astype(np.float64)
+            strata = (outputs / np.maximum(outputs.std(axis=0), 1e-30)).sum(axis=1) if outputs.shape[1] > 1 else outputs[:, 0]
             ranks = np.argsort(np.argsort(strata, kind="stable"), kind="stable")
             strata = ranks * max(1, min(REGRESSION_BINS, len(strata) // FEWEST_IN_BIN)) // max(1, len(strata))
         table = np.zeros((len(self), int(strata.max(initial=-1)) + 1))

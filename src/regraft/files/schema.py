@@ -9,11 +9,11 @@ from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, TypeVar, get_type_hints, overload
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError, create_model
 
 from ..errors import InputError
 from .formats import FORMATS, opening
-from .text import printable
+from .text import printable, shown
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
@@ -59,12 +59,20 @@ class Candidate(Plain):
 def schema_of(kind: type[Any], names: tuple[str, ...] | None = None, *, nested: type[Any] | None = None) -> type[Plain]:
     """Return the schema of the plain data of a dataclass, whose fields carry their limits in their types.
     `names`: its stored fields; None: all. A field of the type `nested`, or a tuple of it, holds plain data, too."""
-    hints, fields = get_type_hints(kind, include_extras=True), {field.name: field for field in dataclasses.fields(kind)}
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    try:
+        hints = get_type_hints(kind, include_extras=True)
+    except NameError:  # types of a program's own class that are imported for type checkers alone
+        hints = dict.fromkeys(fields, Any)
     several: Any = GenericAlias(tuple, (nested, ...))
     plain: dict[Any, Any] = {nested: dict[str, Any], several: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]}
-    usual = {name: ... if field.default is dataclasses.MISSING else field.default for name, field in fields.items()}
+    usual: dict[str, Any] = {name: ... if field.default is dataclasses.MISSING else field.default for name, field in fields.items()}
     asked: dict[str, Any] = {name: (plain.get(hints[name], hints[name]), usual[name]) for name in names or usual}
-    return create_model(kind.__name__, __base__=Plain, **asked)
+    try:
+        return create_model(kind.__name__, __base__=Plain, **asked)
+    except PydanticSchemaGenerationError:  # a program's own class has a type that cannot be checked
+        asked = {name: (Any, default) for name, (_, default) in asked.items()}
+        return create_model(kind.__name__, __base__=Plain, **asked)
 
 
 Model = TypeVar("Model", bound=Plain)
@@ -92,11 +100,7 @@ def _fault(part: Any) -> str:
     if part["type"] == "missing":
         return f"it lacks {place!r}"
     said = part["msg"].removeprefix("Value error, ").replace("a valid tuple", "a valid list").replace("Tuple should", "List should")
-    return f"{place or 'the whole'}: {printable(said)}, received {_shown(part['input'])}"
-
-
-def _shown(value: Any) -> str:
-    return printable(repr(value), width=60)
+    return f"{place or 'the whole'}: {printable(said)}, received {shown(part['input'])}"
 
 
 def read_json(path: Path, kind: str, *, remedy: str = "") -> Any:
@@ -112,5 +116,5 @@ def read_lines(path: Path, kind: str, *, remedy: str = "") -> list[dict[str, Any
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict):
             end = f" {remedy}" if remedy else ""
-            raise FORMATS[kind].error(f"Entry {number} of {printable(path)!r} is no mapping; received {_shown(entry)}.{end}")
+            raise FORMATS[kind].error(f"Entry {number} of {printable(path)!r} is no mapping; received {shown(entry)}.{end}")
     return entries

@@ -23,6 +23,15 @@ def printable(text: object, *, width: int | None = None) -> str:
     return line if width is None or len(line) <= width else line[: width - 1] + "…"
 
 
+def shown(value: Any, *, width: int = 60) -> str:
+    """Return a value for a message: as Python writes it, up to `width` characters; arrays and tables by their type and shape."""
+    if len(getattr(value, "shape", ())):
+        return f"<{type(value).__name__} of the shape {tuple(value.shape)}>"
+    if isinstance(value, tuple | list) and any(len(getattr(one, "shape", ())) for one in value):
+        return f"({printable(', '.join(map(shown, value)), width=4 * width)})"
+    return printable(repr(value), width=width)
+
+
 def printable_lines(text: object) -> str:
     """Return multi-line text with each line made safe as in `printable`. It serves texts of regraft that contain names of others."""
     return "\n".join(_safe(line) for line in str(text).split("\n"))

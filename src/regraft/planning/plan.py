@@ -14,7 +14,7 @@ from ..data.preprocessings.augmenting import AUGMENTS, CALLABLE, plain_name
 from ..errors import SettingError, near_names
 from ..files.formats import reason_of
 from ..files.schema import Candidate, checked
-from ..files.text import notebook_html, printable
+from ..files.text import notebook_html, printable, shown
 from ..files.writing import json_text
 from ..heads.starts import STARTS
 from ..methods import METHODS, SWITCHES
@@ -365,23 +365,23 @@ def check_plan(plan: Plan) -> None:
 def _about_strategy(plan: Plan) -> Iterator[str]:
     known = tuple(dict.fromkeys((*STRATEGIES, *METHODS)))  # a program may have registered its own method
     if plan.strategy not in known:
-        yield f"strategy={plan.strategy!r} is not known{near_names(str(plan.strategy), known)}."
+        yield f"strategy={shown(plan.strategy)} is not known{near_names(str(plan.strategy), known)}."
     elif plan.strategy == "partial" and plan.frozen is None:
         yield "strategy='partial' needs frozen=: a number of blocks, the name of a block, layer or module, or 'layers:8'."
     elif plan.strategy not in ("partial", "probe") and plan.frozen is not None:
-        yield f"frozen={plan.frozen!r} goes with strategy='partial' or 'probe'; received strategy={plan.strategy!r}."
+        yield f"frozen={shown(plan.frozen)} goes with strategy='partial' or 'probe'; received strategy={plan.strategy!r}."
     if plan.strategy == "surgical" and plan.block not in (*THIRDS, AUTO_BLOCK):
-        yield f"strategy='surgical' needs block=, the third that is trained: {', '.join(THIRDS)} or auto; received {plan.block!r}."
+        yield f"strategy='surgical' needs block=, the third that is trained: {', '.join(THIRDS)} or auto; received {shown(plan.block)}."
     elif plan.strategy != "surgical" and plan.block is not None:
-        yield f"block={plan.block!r} goes with strategy='surgical'; received strategy={plan.strategy!r}."
+        yield f"block={shown(plan.block)} goes with strategy='surgical'; received strategy={plan.strategy!r}."
     if plan.base == "probe" and plan.block == AUTO_BLOCK:
         yield "block='auto' looks at the gradients of the network's own head; received base='probe'. Name a third, or leave base= out."
     if plan.base not in BASES:
-        yield f"base={plan.base!r} is not known{near_names(str(plan.base), BASES)}."
+        yield f"base={shown(plan.base)} is not known{near_names(str(plan.base), BASES)}."
     elif plan.base != "head" and plan.strategy not in ("partial", "full", "surgical"):
-        yield f"base={plan.base!r} goes with strategy='partial', 'full' or 'surgical'; received strategy={plan.strategy!r}."
+        yield f"base={shown(plan.base)} goes with strategy='partial', 'full' or 'surgical'; received strategy={plan.strategy!r}."
     if plan.frozen is not None and not isinstance(plan.frozen, str) and not is_whole(plan.frozen):
-        yield f"frozen={plan.frozen!r}: expected a number of blocks, or a name."
+        yield f"frozen={shown(plan.frozen)}: expected a number of blocks, or a name."
 
 
 def _about_fresh(plan: Plan) -> Iterator[str]:
@@ -391,9 +391,9 @@ def _about_fresh(plan: Plan) -> Iterator[str]:
     if named == ALL:
         yield "fresh='all': a network of which nothing is trained is trained by strategy='scratch'."
     if plan.strategy not in FRESH:
-        yield f"fresh={plan.fresh!r} goes with strategy={' or '.join(map(repr, FRESH))}; received {plan.strategy!r}."
+        yield f"fresh={shown(plan.fresh)} goes with strategy={' or '.join(map(repr, FRESH))}; received {plan.strategy!r}."
     if plan.base != "head" or plan.probe != "auto":
-        yield f"fresh={plan.fresh!r} trains the head too; received base={plan.base!r}, probe={plan.probe!r}. Leave them out."
+        yield f"fresh={shown(plan.fresh)} trains the head too; received base={shown(plan.base)}, probe={shown(plan.probe)}. Leave them out."
     for name in ("stay_near", "distill", "co_tuning"):
         if getattr(plan.settings, name):
             yield f"{name}={getattr(plan.settings, name)!r} needs what the network said before; with fresh= that is nothing. Leave it out."
@@ -415,14 +415,14 @@ def _about_probe(plan: Plan) -> Iterator[str]:
 def _about_method(plan: Plan) -> Iterator[str]:
     options: Any = plan.options
     if not isinstance(options, Mapping):
-        yield f"options={str(options)[:80]}: expected the options of a method by name."
+        yield f"options={shown(options)}: expected the options of a method by name."
     elif plan.strategy in METHODS:
         yield from METHODS[plan.strategy].problems(options)
     else:
         for name in options:
             owners = [f"strategy={method.name!r}" for method in METHODS.values() if name in method.options]
             with_them = f"goes with {' or '.join(owners)}" if owners else "is the option of no method"
-            yield f"{name}={options[name]!r} {with_them}; received strategy={plan.strategy!r}."
+            yield f"{name}={shown(options[name])} {with_them}; received strategy={plan.strategy!r}."
     for name in SWITCHES:
         value, suited = getattr(plan.settings, name), (*_TUNING, "auto") if name == "stay_near" else _TUNING
         if value and plan.strategy in STRATEGIES and plan.strategy not in suited:
@@ -435,38 +435,42 @@ def _about_method(plan: Plan) -> Iterator[str]:
 
 def _about_values(plan: Plan) -> Iterator[str]:
     if not is_whole(plan.views) or plan.views < 1:
-        yield f"views={plan.views!r}: expected a whole number, 1 or more; the plain example counts as one."
+        yield f"views={shown(plan.views)}: expected a whole number, 1 or more; the plain example counts as one."
     elif plan.augment == "none" and plan.views > 1:
         yield f"views={plan.views} with augment='none' are {plan.views} times the same. Leave one of them out."
     if not callable(plan.augment) and plan.augment not in AUGMENTS and not str(plan.augment).startswith(CALLABLE):
-        yield f"augment={plan.augment!r} is neither a callable nor known{near_names(str(plan.augment), AUGMENTS)}."
+        yield f"augment={shown(plan.augment)} is neither a callable nor known{near_names(str(plan.augment), AUGMENTS)}."
     if not _number(plan.holdout) or not 0 <= plan.holdout < 1:
-        yield f"holdout={plan.holdout!r}: expected a share from 0 to below 1, such as 0.2; 0 goes with test=."
+        yield f"holdout={shown(plan.holdout)}: expected a share from 0 to below 1, such as 0.2; 0 goes with test=."
     if not _number(plan.validation) or not 0 <= plan.validation < 1:
-        yield f"validation={plan.validation!r}: expected a share from 0 to below 1, such as 0.15."
+        apart = "" if _number(plan.validation) else " It is split off the data; further data that only evaluate are given as test=."
+        yield f"validation={shown(plan.validation)}: expected a share from 0 to below 1, such as 0.15.{apart}"
     if not is_whole(plan.seed) or plan.seed < 0:
-        yield f"seed={plan.seed!r}: expected a whole number, 0 or more."
+        yield f"seed={shown(plan.seed)}: expected a whole number, 0 or more."
     rename: Any = plan.rename
     statistics: Any = plan.statistics
     if not isinstance(rename, Mapping) or not all(isinstance(name, str) for pair in rename.items() for name in pair):
-        yield f"rename={rename!r}: expected old name -> new name."
+        yield f"rename={shown(rename)}: expected old name -> new name."
     if plan.budget not in (None, "auto") and not plan.seconds:
-        yield f"budget={plan.budget!r}: expected a time such as '30s', '10m' or '1h', 'auto', or None."
+        yield f"budget={shown(plan.budget)}: expected a time such as '30s', '10m' or '1h', 'auto', or None."
     elif plan.seconds and plan.strategy != "auto":
-        yield f"budget={plan.budget!r} goes with strategy='auto'; received strategy={plan.strategy!r}. Set epochs= in its place."
+        yield f"budget={shown(plan.budget)} goes with strategy='auto'; received strategy={plan.strategy!r}. Set epochs= in its place."
     candidates: Any = plan.candidates
     if not isinstance(candidates, Sequence) or not all(isinstance(one, Mapping) and "strategy" in one for one in candidates):
-        yield f"candidates={str(candidates)[:80]}: expected mappings with a 'strategy', such as those of a plan that auto has made."
+        yield f"candidates={shown(candidates)}: expected mappings with a 'strategy', such as those of a plan that auto has made."
     for name in _NAMES:
         named: Any = getattr(plan, name)
-        if named not in (None, ALL) and not (isinstance(named, tuple) and named and all(isinstance(one, str) and one for one in named)):
-            yield f"{name}={named!r}: expected names of layers, or patterns such as 'layer4*'; 'all' stands for any."
+        of_names = named is None or (isinstance(named, str) and named == ALL)
+        if not of_names and not (isinstance(named, tuple) and named and all(isinstance(one, str) and one for one in named)):
+            yield f"{name}={shown(named)}: expected names of layers, or patterns such as 'layer4*'; 'all' stands for any."
+    if hasattr(plan.classes, "columns") or not all(getattr(one, "shape", ()) == () and not isinstance(one, tuple) for one in plan.classes):
+        yield f"classes={shown(plan.classes)}: expected the names of the classes."
     if plan.start not in STARTS_OF_ROWS:
-        yield f"start={plan.start!r} is not known{near_names(str(plan.start), STARTS_OF_ROWS)}"
+        yield f"start={shown(plan.start)} is not known{near_names(str(plan.start), STARTS_OF_ROWS)}"
     if not _number(plan.false_alarm) or not 0 < plan.false_alarm < 1:
-        yield f"false_alarm={plan.false_alarm!r}: expected a share between 0 and 1, such as 0.05."
+        yield f"false_alarm={shown(plan.false_alarm)}: expected a share between 0 and 1, such as 0.05."
     if not isinstance(statistics, bool):
-        yield f"statistics={statistics!r}: expected True or False."
+        yield f"statistics={shown(statistics)}: expected True or False."
 
 
 def _number(value: Any) -> bool:
@@ -478,7 +482,7 @@ def _as_names(value: Any) -> Any:
     if isinstance(value, str):
         return value if value == ALL else (value,)
     names = tuple(value) if isinstance(value, Sequence) else value
-    return ALL if names == (ALL,) else names
+    return ALL if isinstance(names, tuple) and len(names) == 1 and isinstance(names[0], str) and names[0] == ALL else names
 
 
 def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:

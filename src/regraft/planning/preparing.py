@@ -350,8 +350,9 @@ def _of_parts(net: Network, own: Preprocessing, *, data: Dataset) -> PartsPrepro
                 raise DataError(f"The examples have the part {name!r}; the network takes the inputs {inputs}{near_names(name, named)}")
             shape = net.body.open_shapes.get(name, tuple(named[name].shape[1:]))
             integers = not named[name].is_floating_point()
-            layout = _sound_layout(net, shape) if kind == "audio" else net.layout
+            columns, layout = part.row_columns, _sound_layout(net, shape) if kind == "audio" else net.layout
             part = _inferred_array(net, shape, integers=integers) if kind == "array" else default_preprocessing(kind, shape, layout)
+            part = replace(part, columns=columns) if isinstance(part, ArrayPreprocessing) else part
         if isinstance(part, TextPreprocessing) and name in named:
             part = _shortened(replace(part, inputs=("input_ids",)), data)
         made[name] = part

@@ -241,9 +241,9 @@ class Setup:
 
     @property
     def keeps_classes(self) -> bool:
-        """Whether the first task is a classification and all its classes were carried over from the old head."""
+        """Whether all classes of the first task, or all outputs of a regression, were carried over from the old head."""
         data = self.items.data
-        return data.task == "classification" and not len(self.new_rows.get(self.tasks[data.name], np.zeros(1)))
+        return data.task != "multi-label" and not len(self.new_rows.get(self.tasks[data.name], np.zeros(1)))
 
     def checkpoint(self, stage: str) -> Checkpoint | None:
         """Return the checkpoint of a stage, or None without an output folder. Unless the run resumes, an existing file is removed."""

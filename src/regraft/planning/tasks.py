@@ -215,7 +215,7 @@ def _with_task(net: Network, data: Dataset, *, task: str, plan: Plan) -> Network
     """Return the network with the classes of the data's only task: an existing head keeps class weights by name, a new one is a branch."""
     names, start = output_names(data), plan.start if plan.start in ("random", "mean") else "zeros"
     if not net.heads or task in net.heads:
-        known = task if net.heads else None
+        known, net = task if net.heads else None, _with_named_outputs(net, data, task=task)
         changed = retarget(net, names, kind=data.task, task=known, rename=plan.rename, start=start, seed=plan.seed)
         if not net.heads:
             changed.rename_task_(changed.head.task, task)
@@ -225,6 +225,19 @@ def _with_task(net: Network, data: Dataset, *, task: str, plan: Plan) -> Network
     branched = branch(net, task, names, kind=data.task, start=start, seed=plan.seed)
     branched.account = replace(branched.account, notes=(f"the task {task!r} has a new head on the same features",))
     return branched
+
+
+def _with_named_outputs(net: Network, data: Dataset, *, task: str) -> Network:
+    """Return the network with names for the outputs of a regression that have none, so that their weights are carried over.
+    Unlike classes, the numbers that a network predicts are known by their place."""
+    head = net.heads.get(task)
+    names = output_names(data)
+    plain = head is not None and head.classes is None and head.activation == "linear" and not head.binary and head.groups is None
+    if head is None or not plain or data.task != "regression" or len(head.weight) != len(names):
+        return net
+    named = net.copy()
+    named.heads = {**net.heads, task: replace(head, classes=names)}
+    return named
 
 
 def _check_shown(shown: Dataset, new: np.ndarray, *, start: str) -> None:

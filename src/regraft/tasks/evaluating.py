@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Dataset
+from ..data import Dataset, Preprocessing, preprocessing_from_dict
+from ..data.readers.tables import is_table
 from ..errors import DataError, near_names
 from ..networks.parts.head import Head
 from .metrics import confusion_matrix, judge
 
-__all__ = ["Evaluation", "evaluated", "heads_of", "names_of", "task_data"]
+__all__ = ["Evaluation", "evaluated", "heads_of", "names_of", "reading_for", "task_data"]
 
 _NAMELESS = "main"
 
@@ -122,6 +123,13 @@ def heads_of(net: Any, tasks: list[str]) -> dict[str, Head]:
     unknown = tasks[0] not in net.heads and not get_close_matches(tasks[0], unasked)
     nameless = unknown and net.head.task == _NAMELESS and _NAMELESS in unasked
     return {task: net.head if nameless and task == tasks[0] else net.head_of(task) for task in tasks}
+
+
+def reading_for(net: Any, source: Any, *, target: Any) -> dict[str, Any]:
+    """Return the keywords of `regraft.read` that follow from a network: its class names, and the columns of each of its inputs."""
+    heads = heads_of(net, list(target)) if isinstance(target, Mapping) else {None: net.head}
+    own: Preprocessing = preprocessing_from_dict(net.preprocessing.to_dict())
+    return {"classes": names_of(heads), "inputs": own.input_columns if is_table(source) else None}
 
 
 def names_of(heads: Mapping[Any, Head]) -> Any:

@@ -11,6 +11,7 @@ import torch
 
 from ..data.preprocessings.augmenting import CALLABLE, plain_name
 from ..errors import SettingError, unknown_setting
+from ..files.text import shown
 from ..freezing.engines import ENGINES
 from ..tasks import LOSSES
 from .callbacks import HOOKS
@@ -242,7 +243,7 @@ class Settings(_Values):
             one = values[name]
             values[name] = tuple(one) if isinstance(one, list | tuple) else () if one is None else (one,)
         problems += [
-            f"{name}={values[name]!r}: expected {rule}"
+            f"{name}={shown(values[name])}: expected {rule}"
             for name, (_, _, rule, holds) in _TABLE.items()
             if name in values and not _holds(holds, values[name])
         ]
@@ -280,7 +281,7 @@ class Settings(_Values):
 def _holds(rule: Callable[[Any], bool], value: Any) -> bool:
     try:
         return bool(rule(value))
-    except (TypeError, AttributeError):
+    except (TypeError, AttributeError, ValueError):  # the last one: arrays have no truth value
         return False
 
 

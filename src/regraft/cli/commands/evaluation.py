@@ -53,13 +53,12 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
 
     from ...data import checked
-    from ...tasks.evaluating import evaluated, heads_of, names_of
+    from ...tasks.evaluating import evaluated, reading_for
 
-    heads = heads_of(net, list(wanted)) if isinstance(wanted, dict) else {None: net.head}
     one = condition is not None and _knows(net, condition, data=data)
     reading |= {"condition": None if one else condition, "kind": kind_for(net, data, asked=kind, files=files)}
-    reading |= {"columns": columns_for(net, asked)}
-    labelled = read_data(data, classes=names_of(heads), **reading)
+    reading |= {"columns": columns_for(net, asked), **reading_for(net, data, target=wanted)}
+    labelled = read_data(data, **reading)
     checked_kind(net, labelled)
 
     usable = checked(_of_one(labelled, condition) if one else labelled, skip_bad)

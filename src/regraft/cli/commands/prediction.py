@@ -140,8 +140,8 @@ def _of_table(net: Any, files: list[Path], *, columns: list[str], beside: Path |
             "them that names, or holds, the examples."
         )
     own = net.preprocessing
-    rows = own.row_columns
-    data = read_unlabelled(files[0], own.item_kind, columns=columns, rows=rows, files=beside, outside=outside, numbered=True)
+    how: dict[str, Any] = {"rows": own.row_columns, "inputs": own.input_columns, "files": beside, "outside": outside}
+    data = read_unlabelled(files[0], own.item_kind, columns=columns, numbered=True, **how)
     for note in data.notes:
         tell(f"Note: {note}")
     names = data.names or tuple(f"{files[0]}:{int(row) + 1}" for row in (() if data.groups is None else data.groups))

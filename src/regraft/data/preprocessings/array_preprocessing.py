@@ -15,9 +15,9 @@ import numpy as np
 from ...errors import DataError, near_names
 from ...tensors import Tensor, torch
 from ..dataset import Dataset
-from ..items import is_frame, listed, padded_to, take
+from ..items import alone, listed, padded_to, take
 from ..ranges import BYTES, SHARES, Range, check_range, limits_of
-from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
+from ..readers.tables import is_table, read_unlabelled
 from .preprocessing import Preprocessing, check_scaling
 from .schemas import MOST, Constant, Length, Limits, Name, Spread
 
@@ -147,9 +147,12 @@ class ArrayPreprocessing(Preprocessing):
         return self.columns
 
     def dataset(self, items: Any) -> Dataset:
-        table = isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS
-        named = [str(name) for name in getattr(items, "columns", ())] if is_frame(items) else []
-        if self.columns and (table or named != [str(at) for at in range(len(named))]):
+        items = alone(items)
+        if (
+            self.columns
+            and is_table(items)
+            and (isinstance(items, str | Path) or [*map(str, items.columns)] != [*map(str, range(items.shape[1]))])
+        ):
             return read_unlabelled(items, self.kind, columns=(), rows=self.columns)
         return self._by_name(super().dataset(items))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +12,7 @@ import numpy as np
 from ...errors import DataError, near_names
 from ...networks.parts.protocols import Inputs
 from ..dataset import Dataset
-from ..items import is_frame
-from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
+from ..readers.tables import is_table, read_unlabelled
 from .preprocessing import Around, check_scaling
 from .schemas import Constants, Names
 
@@ -66,8 +64,7 @@ class ColumnsPreprocessing(Around):
         return np.asarray((rows - mean) / std, np.float32)
 
     def dataset(self, items: Any) -> Dataset:
-        table = isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS
-        if is_frame(items) or table:
+        if is_table(items):
             return read_unlabelled(items, self.item_kind, columns=self.names, rows=self.row_columns)
         if not isinstance(items, Dataset):
             raise DataError(f"Examples without columns were received ({type(items).__name__}). {self._wanted()}")

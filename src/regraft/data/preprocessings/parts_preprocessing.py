@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
 from ...errors import DataError, near_names
 from ...networks.parts.protocols import Inputs
 from ..dataset import Dataset
-from ..items import Parts, is_frame
-from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
+from ..items import Parts
+from ..readers.tables import is_table, read_unlabelled
+from .array_preprocessing import ArrayPreprocessing
 from .augmenting import plain_name
 from .preprocessing import Item, Preprocessing, as_dataset
 from .schemas import Name, Names
@@ -44,12 +43,20 @@ class PartsPreprocessing(Preprocessing):
     def fitted(self) -> bool:
         return all(part.fitted for part in self.parts)
 
+    @classmethod
+    def from_plain(cls, fields: dict[str, Any]) -> Self:
+        """Make it from plain data. In older folders, only this preprocessing knows the columns of its parts."""
+        made = super().from_plain(fields)
+        known = zip(made.parts, made.columns or ((),) * len(made.parts), strict=True)
+        parts = [replace(part, columns=own) if isinstance(part, ArrayPreprocessing) and own else part for part, own in known]
+        return replace(made, parts=tuple(parts))
+
     def fit(self, data: Dataset) -> PartsPreprocessing:
         given = dict(self._given(data))
         fitted = [part if part.fitted or name not in given else part.fit(given[name]) for name, part in self.by_name.items()]
         known = data.items.columns if isinstance(data.items, Parts) else {}
-        columns = tuple(known.get(name, ()) for name in self.names) if known else self.columns
-        return dataclasses.replace(self, parts=tuple(fitted), columns=columns)
+        columns = tuple(part.row_columns or known.get(name, ()) for name, part in zip(self.names, fitted, strict=True))
+        return replace(self, parts=tuple(fitted), columns=columns if any(columns) else self.columns)
 
     @property
     def by_name(self) -> dict[str, Preprocessing]:
@@ -76,9 +83,9 @@ class PartsPreprocessing(Preprocessing):
     def viewing(self, augment: str | Callable[..., Any]) -> PartsPreprocessing:
         pictures = [name for name, part in self.by_name.items() if part.item_kind == "image"]
         if plain_name(augment) != "light" and not pictures:
-            return dataclasses.replace(self, parts=(self.parts[0].viewing(augment), *self.parts[1:]))  # raises: no part is a picture
+            return replace(self, parts=(self.parts[0].viewing(augment), *self.parts[1:]))  # raises: no part is a picture
         made = [part.viewing(augment if name in pictures else "light") for name, part in self.by_name.items()]
-        return dataclasses.replace(self, parts=tuple(made))
+        return replace(self, parts=tuple(made))
 
     def of_photographs(self, data: Dataset) -> bool:
         return any(self.by_name[name].of_photographs(part) for name, part in self._given(data))
@@ -98,11 +105,15 @@ class PartsPreprocessing(Preprocessing):
         made: dict[str, Any] = {name: self.by_name[name].arrays_of(part, indices, raw=raw) for name, part in self._given(data)}
         return _named(made) if data.part_names else cast(Item, made[self.names[0]])
 
+    @property
+    def input_columns(self) -> dict[str, Sequence[str]]:
+        return {name: own or (name,) for name, own in zip(self.names, self.columns or ((),) * len(self.names), strict=True)}
+
     def dataset(self, items: Any) -> Dataset:
         if isinstance(items, Dataset | Parts):
-            return items if isinstance(items, Dataset) else _unlabelled(items)
-        if is_frame(items) or (isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS):
-            return read_unlabelled(items, self.item_kind, columns=(), inputs=self._columns())
+            return self._by_name(items if isinstance(items, Dataset) else _unlabelled(items))
+        if is_table(items):
+            return read_unlabelled(items, self.item_kind, columns=(), inputs=self.input_columns)
         if isinstance(items, list | tuple) and items and all(isinstance(one, Mapping) for one in items):
             odd = next((row for row, one in enumerate(items) if set(one) != set(items[0])), None)
             if odd is not None:
@@ -112,18 +123,29 @@ class PartsPreprocessing(Preprocessing):
             items = {name: [one[name] for one in items] for name in items[0]}
         if not isinstance(items, Mapping):
             return as_dataset(items, self.parts[0].item_kind)
-        found = {str(name): as_dataset(values, self._kind(str(name))) for name, values in items.items()}
+        found = {name: self._part(name, values) for name, values in zip(map(str, items), items.values(), strict=True)}
         counts = {name: len(part) for name, part in found.items()}
         if len(set(counts.values())) != 1:
             raise DataError(f"The inputs differ in length: {counts}; expected one example of each for every example.")
         return _unlabelled(Parts({name: part.items for name, part in found.items()}, {name: part.kind for name, part in found.items()}))
 
-    def _columns(self) -> dict[str, Sequence[str]]:
-        """Return the table columns of each input: those of the training data, else the column of the input's name."""
-        return {name: own or (name,) for name, own in zip(self.names, self.columns or ((),) * len(self.names), strict=True)}
+    def _part(self, name: str, items: Any) -> Dataset:
+        """Return the examples of one input; those of a table with the columns of the training data, in that order."""
+        try:
+            return self.by_name[name].dataset(items) if name in self.names else as_dataset(items, "array")
+        except DataError as error:
+            raise DataError(f"Input {name!r}: {error}") from error
 
-    def _kind(self, name: str) -> str:
-        return self.by_name[name].item_kind if name in self.names else "array"
+    def _by_name(self, data: Dataset) -> Dataset:
+        """Return the data with the parts that are numbers of a table in the order of the training data."""
+        if not self.columns or not isinstance(data.items, Parts):
+            return data
+        given = {name: data.part(name) for name in data.part_names}
+        found = {name: self._part(name, part) if part.row_columns else part for name, part in given.items()}
+        if all(found[name].items is part.items for name, part in given.items()):
+            return data
+        columns = {name: part.row_columns or data.items.columns.get(name, ()) for name, part in found.items()}
+        return replace(data, items=replace(data.items, parts={name: part.items for name, part in found.items()}, columns=columns))
 
     def describe(self) -> str:
         return "; ".join(f"{name!r}: {part.describe()}" for name, part in self.by_name.items())

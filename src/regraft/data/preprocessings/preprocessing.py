@@ -20,7 +20,7 @@ from ...networks.parts.protocols import Inputs
 from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..decoding.threads import prefetched
-from ..items import as_numpy, in_files, is_frame, listed, mean_of_windows, take
+from ..items import alone, as_numpy, in_files, is_frame, listed, mean_of_windows, take
 from ..readers.examples import are_examples, unlabelled
 from ..readers.unlabelled import is_file_of_items, read_files, single_picture
 from .augmenting import plain_name
@@ -35,7 +35,7 @@ class Preprocessing(abc.ABC):
     """Map from a raw example to the network's input tensor; saved with the network. Subclasses are frozen dataclasses.
     View 0 is the plain example. View k > 0 is its k-th fixed augmented copy, a pure function of the example, k and a seed."""
 
-    inferred: bool
+    inferred: bool = False
     kind: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
@@ -97,6 +97,11 @@ class Preprocessing(abc.ABC):
     def row_columns(self) -> tuple[str, ...]:
         """Names of the table columns that an example consists of, in the order of the training data; empty if there was no table."""
         return ()
+
+    @property
+    def input_columns(self) -> dict[str, Sequence[str]] | None:
+        """Names of the table columns of each input, for a network with several inputs; None for one input."""
+        return None
 
     def batch_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None) -> Inputs:
         """Return some examples of a data set as one batch, with their columns if the network takes any.
@@ -169,6 +174,11 @@ class Preprocessing(abc.ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which `from_dict` restores this preprocessing."""
+        if _KNOWN.get(self.kind) is not type(self) or not hasattr(self, "__dataclass_fields__"):
+            raise DataError(
+                f"{type(self).__name__} cannot be kept with a network: a preprocessing of your own is a dataclass (frozen=True) with a "
+                f"`kind` that no other class has; received kind={self.kind!r}."
+            )
         return {"kind": self.kind, **{name: _plain(getattr(self, name)) for name in _kept(type(self))}}
 
 
@@ -213,6 +223,10 @@ class Around(Preprocessing):
     @property
     def row_columns(self) -> tuple[str, ...]:
         return self.inner.row_columns
+
+    @property
+    def input_columns(self) -> dict[str, Sequence[str]] | None:
+        return self.inner.input_columns
 
     def fit(self, data: Dataset) -> Self:
         return self if self.inner.fitted else dataclasses.replace(self, inner=self.inner.fit(data))
@@ -280,7 +294,9 @@ def from_dict(plain: dict[str, Any]) -> Preprocessing:
 
 def _known(kind: str) -> type[Preprocessing]:
     if kind not in _KNOWN:
-        raise DataError(f"No kind of preprocessing is called {kind!r}{near_names(kind, _KNOWN)}")
+        raise DataError(
+            f"No kind of preprocessing is called {kind!r}{near_names(kind, _KNOWN)} One of your own is known once its module is imported."
+        )
     return _KNOWN[kind]
 
 
@@ -299,8 +315,7 @@ def as_dataset(items: Any, kind: str) -> Dataset:
     only entry of a mapping, by the name of the network's input."""
     if isinstance(items, Dataset):
         return items.part(*items.part_names) if len(items.part_names) == 1 else items
-    if isinstance(items, Mapping) and len(items) == 1:
-        (items,) = items.values()
+    items = alone(items)
     if isinstance(items, np.ndarray) and items.ndim == 1 and items.dtype.kind in "OUS":
         items = list(items) if items.dtype.kind == "O" else items.tolist()
     named = [items] if isinstance(items, str | Path) else list(items) if isinstance(items, list | tuple) else []

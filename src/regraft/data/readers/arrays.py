@@ -58,14 +58,15 @@ def read_examples(source: Any, options: ReadOptions) -> Dataset:
     found = examples_of(source, options.target)
     options = dataclasses.replace(options, target=None)
     labels = found.labels
-    if found.classes is not None and options.classes is None and options.task != "regression":
+    wanted = set(found.classes or ()) if options.classes is None else {*(options.classes.get(None) or ())}
+    if found.classes is not None and wanted & {*found.classes} and options.task != "regression":  # else the numbers are names, or indices
         lists = any(isinstance(one, list | np.ndarray) for one in labels)
         numbers = np.array([number for one in labels for number in (one if lists else [one])], dtype=np.int64)
         if not 0 <= numbers.min() <= numbers.max() < len(found.classes):
             span = f"{numbers.min()} to {numbers.max()}"
             raise DataError(f"Labels run from {span} and the data set names {len(found.classes)} classes: {listed(found.classes)}.")
         labels = [[found.classes[number] for number in one] if lists else found.classes[one] for one in labels]
-        options = dataclasses.replace(options, classes={None: found.classes})
+        options = dataclasses.replace(options, classes=options.classes or {None: found.classes})
     data = read_arrays((found.items, labels), options)
     return dataclasses.replace(data, notes=(found.note, *data.notes))
 

@@ -16,9 +16,9 @@ import numpy as np
 from ...errors import DataError, near_names
 from ...files.text import printable
 from ..check import checked
-from ..dataset import PART_OF_EXAMPLE, Dataset
+from ..dataset import PART_OF_EXAMPLE, Dataset, input_use
 from ..decoding.files import EXTENSIONS, existing_folder, kind_of, kind_of_files
-from ..items import Parts, as_numpy, listed, take
+from ..items import Parts, as_numpy, is_frame, listed, take
 from .array_files import array_items
 from .arrays import parts_of
 from .columns import column_array, column_facts, column_numbers, weight_numbers
@@ -30,7 +30,7 @@ from .table_files import TABLE_EXTENSIONS, Columns, columns_of_file, keeps_types
 from .targets import ReadOptions, label_array
 from .tasks import MAIN, Beside, built, targets_by_task
 
-__all__ = ["TABLE_EXTENSIONS", "absent_columns", "read_frame", "read_table", "read_unlabelled"]
+__all__ = ["TABLE_EXTENSIONS", "absent_columns", "is_table", "read_frame", "read_table", "read_unlabelled"]
 
 _NAMELESS = re.compile(r"|Unnamed: 0(\.\d+)?")  # Names that the index of a data frame gets when it is written to a file
 FEW_ROWS = 8  # With this few rows or fewer, any column may count the rows by chance
@@ -81,6 +81,13 @@ def absent_columns(columns: Iterable[str], wanted: Mapping[str, str | Iterable[s
         for name in [names] if isinstance(names, str) else names or ():
             if name not in held:
                 yield f"{table} has no column {name!r} for {what}{near_names(name, held)}"
+
+
+def is_table(source: Any) -> bool:
+    """Return whether a value is a data frame or the path of a table."""
+    if isinstance(source, str | Path):
+        return Path(source).suffix.lower() in TABLE_EXTENSIONS
+    return is_frame(source) and hasattr(source, "columns")
 
 
 def read_table(path: Path, options: ReadOptions) -> Dataset:
@@ -278,7 +285,7 @@ def _inputs(table: _Table, options: ReadOptions) -> tuple[Parts, str, str, list[
     found: dict[str, Any] = {}
     named = {str(name): (wanted,) if isinstance(wanted, str) else tuple(wanted) for name, wanted in (options.inputs or {}).items()}
     for name, wanted in named.items():
-        columns = [table.column(column, f"the input {name!r}") for column in wanted]
+        columns = [table.column(column, input_use(name)) for column in wanted]
         if len(columns) == 1 and columns[0].dtype.kind in "OUST":
             found[name] = [value if isinstance(value, str) else None for value in columns[0].tolist()]
         else:

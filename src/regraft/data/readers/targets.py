@@ -87,7 +87,7 @@ def make_targets(values: Any, classes: Sequence[str] | None = None, *, task: str
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 2:
-        return _told(_from_rows(array, classes), task)
+        return _of_numbers(array, task) if _are_numbers(array, task, known=classes is not None) else _told(_from_rows(array, classes), task)
     if array.ndim != 1:
         raise DataError(f"Targets have the shape {array.shape}; expected (N,) or, for one-hot and multi-label, (N, C).")
     if array.dtype.kind in "cV":
@@ -130,13 +130,30 @@ def _is_number(value: Any) -> bool:
         return False
 
 
+def _are_numbers(rows: np.ndarray, task: str | None, *, known: bool) -> bool:
+    """Return whether rows, (N, k), are k numbers of each example: said to be a regression, or fractions where no class names are known."""
+    if task == "regression":
+        return rows.dtype.kind in "biuf"
+    return task is None and not known and rows.dtype.kind == "f" and bool((rows != np.round(rows)).any())
+
+
+def _of_numbers(rows: np.ndarray, task: str | None) -> Targets:
+    missing = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if missing.size:
+        raise DataError(
+            f"Targets are missing or not finite in rows {listed(missing)}; expected {rows.shape[1]} numbers in each row. Fill or remove "
+            "them, or leave them out with skip_bad=True."
+        )
+    note = f"the rows of {rows.shape[1]} numbers are read as the targets of as many outputs (regression)"
+    return Targets(rows.astype(np.float32), (), "regression", () if task else (note,))
+
+
 def _from_rows(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
         odd = array[~np.isin(array, (0, 1))].tolist()[0]
         raise DataError(
             f"Targets of the shape {array.shape} hold values other than 0 and 1, such as {odd!r}; expected one-hot or "
-            "multi-label rows of 0 and 1, or one label for each example. Several numbers of each example are several tasks: "
-            "{'name': numbers, …}."
+            "multi-label rows of 0 and 1, or one label for each example. If they are numbers to be predicted, say task='regression'."
         )
     names = tuple(classes) if classes else tuple(str(column) for column in range(array.shape[1]))
     if len(names) != array.shape[1]:

@@ -339,7 +339,7 @@ def _untrained(choice: Choice) -> Final | None:
     entry.why = ""
     trial = trial_of(entry, choice.base(entry), source=choice.setup.network, log=choice.log)
     if choice.old is not None:
-        figures_(entry, choice.old.errors, shares=True)
+        figures_(entry, choice.old.errors, shares=choice.setup.items.data.task == "classification")
     return _final_head(choice, trial)
 
 

@@ -12,8 +12,9 @@ from scipy.special import log_softmax
 from ...errors import NetworkError, SettingError, near_names
 from ...networks.contract import Head, Network, TapSlice
 from ...networks.parts.taps import INPUT, VECTOR
-from ...probes import LinearProbe, fit_temperature
+from ...probes import LinearProbe, fit_ridge, fit_temperature
 from ...probes.common import HiddenLayer, centred
+from ..preparing import output_names
 from ..setup import Setup
 from ..tapped import Tapped
 from .solving import WORDS, Probed, by_discriminants, columns_of, judged_probe, solved_probe
@@ -47,8 +48,10 @@ def probes_of(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]
     promising = [best_of(part) for part in ([one for one in made if one.joint], [one for one in made if not one.joint]) if part]
     promising += [one for one in made if one.name == _PLAIN_NAME and one not in promising]
     further = {one.name: by_discriminants(setup, tapped, probed=one, rows=rows) for one in promising}
-    every = [*made, *(other for found in further.values() for other in found), *_old_rows(setup, tapped, rows=rows)]
-    return [*(best_of([one, *further.get(one.name, ())]) for one in made), *stacked(setup, tapped, members=every)]
+    old = _old_rows(setup, tapped, rows=rows)
+    every = [*made, *(other for found in further.values() for other in found), *old]
+    found = [*(best_of([one, *further.get(one.name, ())]) for one in made), *stacked(setup, tapped, members=every)]
+    return [*found, *old] if setup.items.data.task == "regression" else found
 
 
 def best_of(found: Sequence[Probed]) -> Probed:
@@ -59,6 +62,8 @@ def best_of(found: Sequence[Probed]) -> Probed:
     weighed = next((one for one in found if one.members), None)
     if weighed is not None and weighed.error <= lowest.error + max(lowest.standard_error, weighed.standard_error, 1 / len(weighed.errors)):
         return weighed
+    if lowest.method == OLD_ROWS:
+        return lowest
     joint = [one for one in found if one.joint and one.error <= lowest.error + lowest.standard_error]
     best = min((one.error for one in joint), default=lowest.error)
     return min((one for one in joint or found if one.error <= best + 0.5 * lowest.standard_error), key=lambda one: one.loss)
@@ -69,7 +74,7 @@ def probe_at(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> Probed:
     asked, method = setup.plan.frozen, setup.plan.probe
     if asked is None and method == "auto":
         found = probes_of(setup, tapped, rows=rows)
-        return best_of([one for one in found if one.joint] or found)
+        return best_of([one for one in found if one.joint or one.method == OLD_ROWS] or found)
     if asked is None:
         chosen = _best_set(_by_ridge(setup, tapped, rows=rows), method)
         return chosen if method == "ridge" else _again(setup, tapped, probed=chosen, rows=rows, method=WORDS[method])
@@ -189,19 +194,27 @@ def _stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
-    """Return the old head as a calibrated probe, if it has all classes and its features were read; else an empty list.
-    It is calibrated on the examples `rows` (n,), which it has not seen."""
+    """Return the old head as a probe, if it has all classes and its features were read; else an empty list.
+    It is calibrated on the examples `rows` (n,), which it has not seen; for numbers, ridge regression on what it leaves over is added.
+    Source: regularised least squares on residuals of the source predictor (Kuzborskij & Orabona, ICML 2013)."""
     data, task = setup.items.data, setup.tasks[setup.items.data.name]
     head, read = setup.network.heads[task], _read_by_head(tapped)
     if len(setup.tasks) > 1 or not setup.keeps_classes or read is None:
         return []
     known = setup.known(data.name, rows)
-    if head.groups is not None or head.weight.shape != (len(data.classes), read.stop - read.start):
+    numbers = data.task == "regression"
+    if head.groups is not None or head.weight.shape != (len(output_names(data)), read.stop - read.start) or (numbers and len(known) < 3):
         return []
     features = tapped.features[:, read.start : read.stop][known].numpy()
     scores = (features @ head.weight.T + head.bias).astype(np.float64)
-    factor = fit_temperature(scores, np.eye(len(data.classes))[data.targets[known]])
-    probe = LinearProbe(factor * head.weight, factor * head.bias, 0.0, factor * scores, factor)
+    if numbers:
+        groups = None if data.groups is None else data.groups[known]
+        rest = fit_ridge(features, data.targets[known].reshape(scores.shape) - scores, kind=data.task, groups=groups)
+        own = {"weight": head.weight + rest.weight, "bias": head.bias + rest.bias, "loo_scores": scores + rest.loo_scores}
+        probe: LinearProbe = replace(rest, **own)
+    else:
+        factor = fit_temperature(scores, np.eye(len(data.classes))[data.targets[known]])
+        probe = LinearProbe(factor * head.weight, factor * head.bias, 0.0, factor * scores, factor)
     return [judged_probe(setup, read.block, slices=(read,), method=OLD_ROWS, probes={data.name: probe}, rows={data.name: known})]
 
 

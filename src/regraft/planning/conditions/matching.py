@@ -66,11 +66,11 @@ def with_heads_of(net: Network, data: Dataset, *, supervised: bool) -> Dataset:
         return data
     found: dict[str, Targets] = {}
     for task in data.tasks:
-        name = net.head.task if task == data.name and task not in net.heads else task
+        first = task == data.name and task not in net.heads and net.head.task not in data.tasks
+        name = net.head.task if first else task
         if name not in net.heads:
             raise DataError(f"The network has no head for the task {name!r}{near_names(name, net.heads)}")
-        if name not in found:
-            found[name] = _ordered(data.targets_of(task), net.heads[name])
+        found[name] = _ordered(data.targets_of(task), net.heads[name])
     return with_targets(data, found)
 
 

@@ -41,7 +41,7 @@ class Parts:
 def labelled(net: Network, data: Dataset, *, skip_bad: bool = False) -> Dataset:
     """Return the examples that have a class label, with one task: that of the first head, or the first one of the data."""
     own, data = preprocessing_from_dict(net.preprocessing.to_dict()), without_name(net, data)
-    found = checked(own.dataset(data) if own.row_columns else data, skip_bad)
+    found = checked(own.dataset(data), skip_bad)
     if len(found.tasks) > 1:
         found = found.of_task(net.head.task if net.head.task in found.tasks else found.name)
     if not found.known.all():

@@ -23,7 +23,7 @@ import numpy as np
 from ...errors import SettingError, UnsafeFileError
 from ...files.locks import held_folder, locked_file
 from ...files.text import printable
-from .database import STUDY_NAME, Database, KeptTrial, TrialFacts, optuna_library, rungs_of, unwritable
+from .database import STUDY_NAME, Database, KeptTrial, TrialFacts, optuna_library, remove_study, rungs_of, unwritable
 from .space import Space
 
 Run = Callable[[Mapping[str, Any], Callable[[float, int], None]], tuple[Sequence[float], Sequence[float]]]
@@ -51,6 +51,7 @@ class Options:
     steps: int  # maximum number of reported steps of a trial, for Hyperband
     identity: str  # digest of network, data and space; a study with another identity is refused
     first: Mapping[str, Any] | None = None
+    resume: bool = True  # whether to go on with the study in the folder; else it is removed
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Board:
             if place.is_symlink():  # files would be written and removed outside the folder
                 raise UnsafeFileError(f"{printable(place)!r} is a link; expected a folder of a study. Remove it.")
         with self.alone():
+            if self.folder is not None and not self.options.resume:
+                remove_study(self.folder)
             self.database = Database(self.folder, self.options.direction)
             known = self.database.facts().identity
             if known is None:
@@ -87,7 +90,7 @@ class Board:
             raise SettingError(
                 f"{printable(self.folder)!r} holds a study of another network, data, space or setting, or of another version of regraft "
                 f"({printable(known, width=8)}, not {self.options.identity[:8]}). Give another folder with out=, or the same arguments as "
-                "before; trials= may differ."
+                "before (trials= may differ), or resume=False to begin anew."
             )
 
     def alone(self) -> AbstractContextManager[Any]:

@@ -31,7 +31,7 @@ _WAITED = 60  # Maximum seconds to wait while another program uses the database
 _MAGIC = b"SQLite format 3\0"
 _NAMES_ANOTHER = bytes.fromhex("d9d505f920a163d7")
 """Last bytes of a journal that names a super-journal, a further file that SQLite deletes after the rollback."""
-_REMEDY = "Give another folder with out=, or remove the file to begin anew."
+_REMEDY = "Give another folder with out=, or resume=False to begin anew."
 
 Figure = Annotated[float, Field(allow_inf_nan=True)]
 
@@ -196,6 +196,15 @@ def _made(folder: Path) -> None:
         return
     try:
         write_bytes(path, _blank())
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def remove_study(folder: Path) -> None:
+    """Remove the database of a study and what a killed process left beside it."""
+    try:
+        for part in ("", "-journal", "-wal", "-shm"):
+            (folder / f"{STUDY_FILE}{part}").unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from error
 

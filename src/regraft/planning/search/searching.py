@@ -23,7 +23,7 @@ from ...console import progress, say
 from ...data import Dataset, check_trainable
 from ...errors import SettingError, near_names
 from ...files.remote import at_hand, is_url
-from ...files.text import printable
+from ...files.text import printable, shown
 from ...freezing import Counter, check_engine
 from ...freezing.identity import frozen_digest
 from ...freezing.spread import sent
@@ -63,6 +63,7 @@ class Asked:
     seed: int = 0
     out: str | Path | None = None  # folder of the study, or None
     budget: str | None = None  # time after which no trial starts, such as "10m"; None: no limit
+    resume: bool = True  # whether to go on with the study in `out`; else it is replaced
 
     @property
     def seconds(self) -> float:
@@ -72,7 +73,7 @@ class Asked:
     def check(self, kind: str) -> None:
         """Raise one `SettingError` for all invalid values. `kind`: kind of the task."""
         problems = [
-            f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}{near_names(str(value), map(str, allowed))}"
+            f"{name}={shown(value)}: expected one of {', '.join(map(repr, allowed))}{near_names(str(value), map(str, allowed))}"
             for name, value, allowed in (
                 ("sampler", self.sampler, SAMPLERS),
                 ("pruner", self.pruner, (*PRUNERS, None)),
@@ -81,7 +82,7 @@ class Asked:
             if value not in allowed
         ]
         problems += [
-            f"{name}={value!r}: expected a whole number, {least} or more"
+            f"{name}={shown(value)}: expected a whole number, {least} or more"
             for name, value, least in (("trials", self.trials, 1), ("folds", 2 if self.folds is None else self.folds, 2))
             if not isinstance(value, int) or isinstance(value, bool) or value < least
         ]
@@ -142,6 +143,7 @@ def run_search(
             bench.longest * len(bench.folds),
             _identity(bench, asked, space=space),
             None if asked.space or "strategy" in fixed or data.weights is not None or net.fresh or fixed.get("fresh") else CLOSED_FORM,
+            asked.resume,
         )
         with _quiet():
             board = Board(options, space, bench.fixed, folder)
