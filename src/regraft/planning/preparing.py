@@ -104,7 +104,8 @@ def notes_on_length(items: Prepared) -> list[str]:
     if isinstance(own, AudioPreprocessing) and data.kind == "audio" and (short := own.short(data)):
         notes.append(
             f"Warning: {short} of {len(data)} recordings are shorter than a quarter of the {own.seconds or 0:.3g} s that the network takes "
-            "at once: most of what it reads of them is silence. Record longer, or give a network that takes any length."
+            "at once: most of what it reads of them is silence. Record longer or, for a network that takes any length, give a "
+            "preprocessing= of fewer seconds."
         )
     if isinstance(own, AudioPreprocessing) and own.inferred:
         notes.append(
