@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from regraft.data import ImagePreprocessing, read
 from regraft.data.decoding.depth import LOOKED_AT, float_range_of, integer_range_of, transparency_of
 from regraft.data.preprocessings.preprocessing import from_dict
 from regraft.errors import DataError
+from regraft.report import picture_uri
 
 Image = pytest.importorskip("PIL.Image")
 GREY = {"height": 1, "width": 4, "channels": 1, "scale": 1.0}
@@ -169,6 +172,16 @@ def test_transparent_pixels_are_noted_and_a_background_that_hides_the_drawing_is
     assert transparency_of(items(255), "black").startswith("3 of the 3")
     if mode != "P":
         assert transparency_of(items(0, opaque=True), "white") == ""
+
+
+@pytest.mark.parametrize("mode", ["LA", "P", "RGBA"])
+def test_thumbnails_of_a_report_show_transparent_pixels_white(mode, tmp_path):
+    _icon(mode, 0).save(tmp_path / "a.png")
+    uri = picture_uri(tmp_path / "a.png")
+    assert uri is not None
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as shown:
+        pixels = np.asarray(shown.convert("RGB"))
+    assert (pixels[0, 0] == 255).all() and (pixels[len(pixels) // 2, len(pixels) // 2] == 0).all()
 
 
 def test_adapt_and_check_say_what_becomes_of_transparent_pixels(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..data.decoding.depth import PLAIN, in_mode
 from ..errors import InputError, MissingExtraError, optional_import
 from ..files.media import picture_of, recording_of
 
@@ -37,8 +38,8 @@ def picture_uri(source: npt.ArrayLike | str | Path) -> str | None:
 
 
 def _thumbnail(picture: Any, *, nearest: Any) -> Any:
-    """Return an image with its longer side at most `_SIDE`. Small images are enlarged by integer factors without smoothing."""
-    picture = picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB")
+    """Return an image, on white, with its longer side at most `_SIDE`. Small images are enlarged by integer factors without smoothing."""
+    picture = in_mode(picture, PLAIN, mode="L" if picture.mode == "L" and "transparency" not in picture.info else "RGB")
     times = _SIDE // max(picture.size)
     if times > 1:
         picture = picture.resize((picture.width * times, picture.height * times), nearest)
