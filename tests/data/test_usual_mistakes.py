@@ -225,6 +225,12 @@ def test_examples_and_labels_as_two_arguments_are_told_to_be_a_pair(verb: str) -
         getattr(regraft, verb)(*net, known[NAMES], known["label"])
 
 
+def test_a_series_is_no_table() -> None:
+    with pytest.raises(DataError, match="Data of the type Series cannot be read"):
+        read(table()["label"])
+    assert read(table()[NAMES[0]], target=table()["label"]).classes == ("down", "up")
+
+
 @pytest.mark.parametrize("as_frame", [True, False])
 @BOTH
 def test_data_sets_of_scikit_learn_are_read_with_their_names(family: str, as_frame: bool) -> None:

@@ -145,7 +145,7 @@ def _read_source(source: Any, options: ReadOptions) -> Dataset:
         return _read_address(source, options)
     if isinstance(source, str | Path):
         return _read_path(Path(source), options)
-    if is_frame(source):
+    if is_frame(source) and hasattr(source, "columns"):
         return read_frame(source, options)
     if type(source).__module__.startswith("pyarrow") and hasattr(source, "to_pandas"):
         return read_frame(source.to_pandas(), options)
