@@ -21,7 +21,7 @@ from ..errors import CacheError, SettingError
 from ..files.locks import held_folder
 from ..files.remote import brought, is_url, taken
 from ..networks.contract import Inputs, Network
-from ..networks.padding import by_length, skips_padding, takes_mask
+from ..networks.padding import by_length, skips_padding, sorts_by_length
 from ..networks.samples import placed
 from .cache import CHUNK, ActivationCache
 from .checking import ROUNDING, Check, pieces_of
@@ -98,7 +98,12 @@ class FrozenPass:
     def cached(self, items: Prepared, views: Sequence[int] = (0,)) -> ActivationCache:
         """Return the filled cache of these examples and views. Rows of a matching cache are reused.
         If the values depend on something without content to compare, the cache lives only as long as the process."""
-        if self._wanted in ("auto", EAGER) and takes_mask(self.network.sample) and len(items):
+        if self.engine not in ("auto", self._wanted):
+            self._say_once(
+                f"The frozen part ran on PyTorch as it is: engine={self.engine!r} is for a CPU of this machine, and it ran on "
+                f"{self.device.type if self.cluster is None else 'a cluster'}."
+            )
+        if self._wanted in ("auto", EAGER) and sorts_by_length(self.network.sample) and len(items):
             first = items.batch(np.arange(min(len(items), CHUNK)), views[0])
             if skips_padding(self._batch_values, first):
                 return replace(self, sorts=True, engine=EAGER)._cached(items, views)
@@ -106,11 +111,6 @@ class FrozenPass:
 
     def _cached(self, items: Prepared, views: Sequence[int]) -> ActivationCache:
         frozen = frozen_identity(self.network, self.cut.layers)
-        if self.engine not in ("auto", self._wanted):
-            self._say_once(
-                f"The frozen part ran on PyTorch as it is: engine={self.engine!r} is for a CPU of this machine, and it ran on "
-                f"{self.device.type if self.cluster is None else 'a cluster'}."
-            )
         if self.where == "memory":
             return self._for_this_run(frozen, items, views=views)
         if frozen.opaque:

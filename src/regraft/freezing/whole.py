@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data import Prepared, Preprocessing
 from ..errors import SettingError
 from ..networks.contract import Inputs, Network
-from ..networks.padding import skips_padding, takes_mask
+from ..networks.padding import by_length, skips_padding, sorts_by_length
 from ..networks.parts.onnx_export import WholeNetwork
 from ..networks.predictions import concatenated, of_batch
 from .cache import CHUNK
@@ -48,7 +48,7 @@ class WholePass:
         def values(inputs: Inputs) -> list[Tensor]:
             return [of_batch(partial(function, network), network, batch=inputs).float()]
 
-        if self.engine == "auto" and takes_mask(network.sample):
+        if self.engine == "auto" and sorts_by_length(network.sample):
             network.mode_(False)
             with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # whatever is unusable is told by the pass itself
                 if skips_padding(values, next(iter(network.preprocessing.batches(data, CHUNK)))):
@@ -77,7 +77,12 @@ class WholePass:
         def values(inputs: Inputs) -> list[Tensor]:
             return [of_batch(partial(function, network), network, batch=inputs).float()]
 
-        shared = Shared(values, items, batch_size, torch.get_num_threads())
+        masked = sorts_by_length(network.sample) and len(items) > 0
+        with torch.no_grad():
+            skips = masked and skips_padding(values, items.batch(np.arange(min(len(items), CHUNK))))
+        inner = partial(by_length, values, batch_size=batch_size)  # as `concatenated` computes them
+        made: Callable[[Inputs], list[Tensor]] = inner if skips else values
+        shared = Shared(made, items, CHUNK if skips else batch_size, torch.get_num_threads())
         chunks = [[(np.arange(first, min(first + CHUNK, len(items))), 0)] for first in range(0, len(items), CHUNK)]
         done = spread(shared, chunks, network=network, cluster=str(self.cluster))
         parts = [part.numpy() for chunk in done for (part,) in chunk]

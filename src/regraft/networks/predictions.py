@@ -13,7 +13,7 @@ from scipy.special import expit, softmax
 from ..errors import NetworkError, RegraftError, optional_import
 from ..files.formats import reason_of
 from ..tensors import Tensor, torch
-from .padding import CHUNK, by_length, skips_padding, takes_mask
+from .padding import CHUNK, by_length, skips_padding, sorts_by_length
 from .parts.head import Head
 from .parts.protocols import Inputs, Preprocessing, by_name, on_device
 
@@ -73,7 +73,7 @@ def concatenated(function: Callable[[Any, Inputs], Tensor], network: _Predictor,
         def run(batch: Inputs) -> list[Tensor]:
             return [of_batch(partial(function, network), network, batch=on_device(batch, sample.device)).float().cpu()]
 
-        masked, skips, parts = takes_mask(network.sample), None, list[np.ndarray]()
+        masked, skips, parts = sorts_by_length(network.sample), None, list[np.ndarray]()
         for batch in preprocessing.batches(windows, max(batch_size, CHUNK) if masked else batch_size):
             skips = skips_padding(run, batch) if skips is None else skips
             parts += [made.numpy() for made in by_length(run, batch, batch_size=batch_size, skips=skips)]

@@ -15,9 +15,11 @@ from ..data.decoding.threads import prefetched
 from ..files.room import release_pages
 from ..freezing import ActivationCache, Counter, Cut
 from ..networks.contract import Inputs, Network, Scores
-from ..networks.padding import CHUNK, shortened, skips_padding, takes_mask
+from ..networks.padding import CHUNK, shortened, skips_padding, sorts_by_length
 from ..networks.samples import placed
 
+MOVING_STATISTICS = (".running_mean", ".running_var", ".moving_mean", ".moving_variance")
+"""Endings of the names of BatchNorm's moving statistics in `state()`, in PyTorch and Keras."""
 RELEASED = 8  # Number of batches after which the memory of mapped files is released
 
 Payload = Inputs | list[Tensor]
@@ -81,12 +83,21 @@ class WholeFeed(Feed):
     skips: bool = field(init=False)  # whether padding that no example of a batch needs is left out, which changes no score
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "skips", takes_mask(self.network.sample) and len(self.items) > 0 and self._skips())
+        object.__setattr__(self, "skips", sorts_by_length(self.network.sample) and len(self.items) > 0 and self._skips())
 
     def _skips(self) -> bool:
-        self.network.mode_(False)
-        first = placed(self.items.batch(np.arange(min(len(self.items), CHUNK))), self.device, order=torch.contiguous_format)
-        return skips_padding(lambda inputs: [*self.network.scores(inputs).values()], first)
+        """Return whether padding changes neither the features nor the scores. A head that starts at zero shows nothing of the features,
+        and BatchNorm takes its statistics in training from the padding, too."""
+        network = self.network
+        if any(name.endswith(MOVING_STATISTICS) for name in network.state()):
+            return False
+        network.mode_(False)
+
+        def values(inputs: Inputs) -> list[Tensor]:
+            inputs = placed(inputs, self.device, order=torch.contiguous_format)
+            return [network.feature_batch(inputs), *network.scores(inputs).values()]
+
+        return skips_padding(values, self.items.batch(np.arange(min(len(self.items), CHUNK))))
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Inputs:
         kinds = np.unique(views)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..console import duration, say
 from .checkpoints import InMemory
 from .courses import monitored_by, most_epochs
+from .feeds import MOVING_STATISTICS
 from .loop import Training, loss_of, restore_, trained
 from .optimizers import trained_depth
 from .settings import Settings
@@ -21,8 +22,6 @@ Starts = Mapping[str, Callable[[np.ndarray], Mapping[str, Tensor]]]
 """Name -> function from a training set, (n,) indices, to initial weights, named as in `state()`."""
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 DRAWN = "drawn"  # Name of the start with random weights. No layer is pretrained, so layer decay and frozen statistics are not compared
-MOVING_STATISTICS = (".running_mean", ".running_var", ".moving_mean", ".moving_variance")
-"""Endings of the names of BatchNorm's moving statistics in `state()`, in PyTorch and Keras."""
 FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # Learning rates to compare, relative to the usual one: two and a half decades
 LOWEST = (0.3, 0.1)  # Layer decays to compare with none, as the lowest trained block's share of the head's learning rate
 ROUND = 20  # Minimum number of steps of a short training

@@ -13,7 +13,7 @@ from ...errors import NetworkError
 from ...heads import retarget
 from ...networks.account import Account
 from ...networks.contract import Inputs, Network, Tap
-from ...networks.padding import by_length, skips_padding, takes_mask
+from ...networks.padding import by_length, reads_padding, skips_padding, sorts_by_length, takes_mask
 from ...probes import fit_ridge
 from ..measured_input import LEAST, SURE, losses_of, surely
 from ..tapped import reading_at
@@ -26,7 +26,7 @@ def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
     """Return a network that ends where the new head reads: at its pooled output, unless one of its last blocks is significantly better.
     The leave-one-out loss of ridge regression decides: a block replaces the output if its loss is lower by two standard errors of the
     difference. The output may be probabilities or a single number, from which new classes cannot be predicted. Of a network with an
-    attention mask, blocks are read without padding; an output that depends on it gives way to a block whose loss is not higher.
+    attention mask, blocks are read without padding (PyTorch); an output that depends on it gives way to a block whose loss is not higher.
     `rows` (n,) holds the indices of the training set."""
     data = items.data
     known = rows[data.known[rows]]
@@ -49,28 +49,30 @@ def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
 
 
 def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
-    """Return what a new head would read, (n, d), on the pooled output ("") and on each of the last blocks, and whether the output may
-    depend on padding. It takes one pass, or two where a network with a head names its blocks otherwise (Keras models without a graph).
-    Empty if no block is called, or one does not give numbers for each example."""
+    """Return what a new head would read, (n, d), on the pooled output ("") and on each of the last blocks, and whether the output
+    depends on padding, which the blocks do not. It takes one pass, or two where a network with a head names its blocks otherwise (Keras
+    models without a graph). Empty if no block is called, or one does not give numbers for each example."""
     taps = [Tap(block.name, ("mean",)) for block in net.blocks[-_BLOCKS:]]
     batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+    padded = False
     try:
         headed = retarget(net, ["new"], start="zeros")  # the input of its head is the pooled output
         same = {tap.block for tap in taps} <= {block.name for block in headed.blocks}
         reading = reading_at(headed if same else net, taps)
-        if takes_mask(net.sample):
+        if sorts_by_length(net.sample):
             inputs = items.batch(rows)
             skips = skips_padding(reading.read, inputs)
             read = [by_length(reading.read, inputs, batch_size=_BATCH, skips=skips)]
+            padded = not skips and reads_padding(lambda few: reading.read(few)[1:] if reading.heads else _pooled(net, [few]), inputs)
+            padded = padded and not reads_padding(lambda few: reading.read(few)[:1], inputs)
         else:
-            skips = True
             read = [reading.read(items.batch(batch)) for batch in batches]
     except NetworkError:
         return {}, False
     whole = [made[1] for made in read] if reading.heads else _pooled(net, map(items.batch, batches))
     table = torch.cat([made[0] for made in read]).cpu().numpy()
     places = {part.block: table[:, part.start : part.stop] for part in reading.slices}
-    return {"": torch.cat(whole).cpu().numpy()} | places, not skips
+    return {"": torch.cat(whole).cpu().numpy()} | places, padded
 
 
 def _pooled(net: Network, batches: Iterable[Inputs]) -> list[Tensor]:
