@@ -86,7 +86,12 @@ def test_texts_and_lists_of_labels_keep_the_names_of_their_classes() -> None:
         assert data.kind == "text" and data.classes == NAMES and data.targets.tolist() == LABELS
         turned = regraft.read(source, classes=NAMES[::-1])  # as `evaluate` reads for a network of this order
         assert turned.classes == NAMES[::-1] and [turned.classes[at] for at in turned.targets] == [NAMES[at] for at in LABELS]
-        assert regraft.read(source, classes=["0", "1"]).targets.tolist() == LABELS
+        loud = regraft.read(source, classes=[name.upper() for name in NAMES[::-1]])
+        assert loud.targets.tolist() == turned.targets.tolist()
+        foreign = regraft.read(source, classes=["x", "y"])
+        assert foreign.targets.tolist() == LABELS and "its numbers are taken as the places of 'x', 'y'" in foreign.notes[1]
+        numbered = regraft.read(source, classes=["0", "1"])
+        assert numbered.targets.tolist() == LABELS and not any("places" in note for note in numbered.notes)
     for source in (several, several.to_iterable_dataset()):
         data = regraft.read(source)
         assert (data.task, data.classes) == ("multi-label", NAMES) and data.targets[:3].tolist() == [[1, 1], [0, 1], [0, 0]]

@@ -247,6 +247,10 @@ def test_data_sets_of_scikit_learn_are_read_with_their_names(family: str, as_fra
     numbered = regraft.adapt(plain(family), (rows, flowers.target), **QUICK).network
     assert regraft.evaluate(numbered, wide).scores["accuracy"] > 0.9 and numbered.classes == ("0", "1", "2")
     assert read(flowers, target=np.arange(150) % 2).classes == ("0", "1")
+    loud = read(flowers, classes=["Virginica", "SETOSA", "versicolor"])
+    assert loud.targets[[0, 50, 100]].tolist() == [1, 2, 0]
+    foreign = read(type(wide)(**{**wide, "feature_names": None}), classes=["x", "y", "z"])
+    assert "none of which the network has" in foreign.notes[0] and foreign.row_columns == ()
     progress = datasets.load_diabetes(as_frame=as_frame)
     assert read(progress).task == "regression" and read(progress, target=np.arange(442) % 2).classes == ("0", "1")
     assert read(datasets.load_linnerud(as_frame=as_frame), task="regression").targets.shape == (20, 3)

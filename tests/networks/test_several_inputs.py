@@ -357,8 +357,25 @@ def test_a_folder_from_before_the_parts_knew_their_columns_reads_them_by_name() 
         batch = own.batch_of(own.dataset(read), [0, 1])
         assert isinstance(batch, dict)
         np.testing.assert_array_equal(batch["blood"].numpy(), given["blood"])
+    with pytest.raises(DataError, match="has the columns of 1 inputs; expected those of 2"):
+        preprocessing_from_dict({**plain, "columns": [["age", "height", "weight"]]})
     without = preprocessing_from_dict({**plain, "columns": []})
     assert without.input_columns == {"body": ("body",), "blood": ("blood",)} and preprocessing_from_dict(own.to_dict()) == own
+
+
+def test_columns_stay_known_where_later_data_have_no_names() -> None:
+    own = preprocessing_from_dict(
+        {
+            "kind": "parts",
+            "names": ["body", "photo"],
+            "parts": [{"kind": "array", "shape": [2]}, {"kind": "image", "height": 4, "width": 4}],
+            "columns": [["age", "height"], ["file"]],
+        }
+    )
+    draw = np.random.default_rng(0)
+    pictures = draw.integers(0, 255, (6, 4, 4, 3)).astype(np.uint8)
+    data = regraft.read(({"body": draw.normal(size=(6, 2)), "photo": pictures}, list("ab") * 3), kind={"photo": "image"})
+    assert own.fit(data).input_columns == {"body": ("age", "height"), "photo": ("file",)}
 
 
 class _InOneDict(nn.Module):

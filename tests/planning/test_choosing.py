@@ -30,8 +30,8 @@ from regraft.planning.choosing import trials as trials_module
 from regraft.planning.choosing.candidates import surgical_blocks
 from regraft.planning.choosing.choice import Choice, gain_of, is_better
 from regraft.planning.choosing.costs import Costs
-from regraft.planning.choosing.probing import JOINT, OLD_ROWS, _stacking_weights, best_of
-from regraft.planning.choosing.solving import HeldOut, Probed
+from regraft.planning.choosing.probing import JOINT, _stacking_weights, best_of
+from regraft.planning.choosing.solving import OLD_ROWS, HeldOut, Probed
 from regraft.planning.choosing.trials import Trial, blended_, on_workers
 from regraft.planning.setup import Log
 from regraft.planning.tuning.tuned import weights_of

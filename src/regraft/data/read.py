@@ -25,7 +25,7 @@ from .readers.folders import read_folder
 from .readers.streams import pictures_at, pictures_in_parquet, pictures_in_tar
 from .readers.table_files import TABLE_EXTENSIONS, how_else
 from .readers.tables import read_frame, read_table
-from .readers.targets import ReadOptions
+from .readers.targets import ReadOptions, are_among, indices_note
 from .readers.tasks import Beside, targets_by_task, with_tasks
 from .targets import TASKS
 
@@ -167,13 +167,14 @@ def _read_bunch(source: Mapping[str, Any], options: ReadOptions) -> Dataset:
     values, labels, names = source["data"], source["target"], source.get("target_names")
     labels = labels if options.target is None else options.target
     known = [] if names is None or options.target is not None or options.task == "regression" else [*map(str, names)]
-    numbers = as_numpy(labels) if known else np.zeros(0)
+    numbers, foreign = as_numpy(labels) if known else np.zeros(0), tuple[str, ...]()
     if known and numbers.ndim == 1 and numbers.dtype.kind in "iu" and {*numbers.tolist()} <= {*range(len(known))}:
-        fits = options.classes is None or set(known) & set(options.classes.get(None, ()))
+        wanted = known if options.classes is None else options.classes.get(None, ())
         options = dataclasses.replace(options, classes=options.classes or {None: tuple(known)})
-        labels = [known[int(number)] for number in numbers] if fits else labels
+        labels, foreign = [known[int(number)] for number in numbers] if are_among(known, wanted) else labels, indices_note(known, wanted)
     data = _pair((values, labels), dataclasses.replace(options, target=None))
-    columns = [*map(str, source.get("feature_names", ()))]
+    data = dataclasses.replace(data, notes=(*foreign, *data.notes))
+    columns = [*map(str, () if source.get("feature_names") is None else source["feature_names"])]
     if is_frame(values) or not data.has_rows or len(columns) != np.shape(values)[1]:
         return data
     return _of_columns(data, dict(zip(columns, as_numpy(values).T, strict=True)))

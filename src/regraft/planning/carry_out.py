@@ -32,7 +32,7 @@ from .preparing import check_inputs, notes_on_length, prepared_for, windowed
 from .result import History, Result, check_unfinished, finished_run, network_facts, reopened, save_result
 from .setup import Checkpoints, Log, Outcome, Parts, Setup, parts_of, run_digest, whole_digest
 from .strategies import run_strategy
-from .tasks import changed_heads, matched_tasks, same_tasks, task_problems
+from .tasks import changed_heads, matched_tasks, placed_tasks, same_tasks, task_problems
 from .trained import check_trained, hold_, with_fresh, without_solving
 from .tuning.by_method import check_method
 from .tuning.switches import switch_problems
@@ -160,7 +160,7 @@ def checked_setup(net: Network, items: Prepared, *, plan: Plan, parts: Parts, te
     notes: list[str] = []
     try:
         network, new_rows = changed_heads(net, items, plan=plan, fit=parts.training)
-        hold_(network, plan, new_rows=new_rows)
+        hold_(network, plan, new_rows=new_rows, placed=placed_tasks(net, items.data))
         tasks, old = matched_tasks(net, items.data), net.head if net.heads else None
         setup = Setup(network, items, parts, plan, tasks, new_rows, test=test, old_head=old).on(network)
     except InputError as problem:

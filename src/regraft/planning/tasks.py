@@ -41,6 +41,15 @@ def matched_tasks(net: Network, data: Dataset) -> dict[str, str]:
     return found
 
 
+def placed_tasks(net: Network, data: Dataset) -> list[str]:
+    """Return the tasks of the network that are regressions and whose outputs have no names: their weights are carried over by place."""
+    found = []
+    for name, task in matched_tasks(net, data).items():
+        head = net.heads.get(task, net.head if net.heads and name == data.name else None)
+        found += [task] if head is not None and head.classes is None and data.targets_of(name).task == "regression" else []
+    return found
+
+
 def as_heads_say(net: Network, data: Dataset) -> Dataset:
     """Return the data with ambiguous labels read as the kind of the network's own head.
     Whole numbers can be classes or regression targets. Rows with a single 1 can be one-hot classes or multi-label. Two whole numbers stay
@@ -66,6 +75,9 @@ def same_tasks(test: Dataset, data: Dataset) -> Dataset:
     for task in whole.tasks:
         whole = _of_kind(whole, data.targets_of(task).task, name=task)
         whole = whole.with_classes(data.targets_of(task).classes, task)
+        there, here = (len(output_names(one.of_task(task))) for one in (data, whole))
+        if there != here:
+            raise DataError(f"The test set has {here} numbers of each example for the task {task!r}; the data have {there}. Give as many.")
     return whole
 
 

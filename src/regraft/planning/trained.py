@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,16 +26,17 @@ DRAWS = (
 )
 
 
-def hold_(network: Network, plan: Plan, *, new_rows: Mapping[str, np.ndarray]) -> None:
+def hold_(network: Network, plan: Plan, *, new_rows: Mapping[str, np.ndarray], placed: Collection[str] = ()) -> None:
     """Hold the layers that the plan excludes or, if it names none, those that the owner froze; heads with new classes are always trained.
-    `new_rows` maps tasks of the network to the rows of their new classes."""
+    `new_rows` maps tasks of the network to the rows of their new classes. The heads of the tasks `placed` are trained too: what their
+    outputs meant is not known."""
     if plan.trainable == ALL:
         network.body.hold_(())
     elif plan.trainable is not None:
         wanted = matching_layers(network, plan.trainable, setting="trainable")
         network.body.hold_([layer.name for layer in network.layers if layer.parameters and layer.name not in wanted])
     for task, rows in new_rows.items():
-        if len(rows) and network.heads[task].groups is None:
+        if (len(rows) or task in placed) and network.heads[task].groups is None:
             network.body.release_(task)
     network.account = network.account.with_frozen(_held_names(network))
 

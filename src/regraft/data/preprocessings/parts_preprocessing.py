@@ -47,6 +47,8 @@ class PartsPreprocessing(Preprocessing):
     def from_plain(cls, fields: dict[str, Any]) -> Self:
         """Make it from plain data. In older folders, only this preprocessing knows the columns of its parts."""
         made = super().from_plain(fields)
+        if made.columns and len(made.columns) != len(made.parts):
+            raise DataError(f"Parts preprocessing has the columns of {len(made.columns)} inputs; expected those of {len(made.parts)}.")
         known = zip(made.parts, made.columns or ((),) * len(made.parts), strict=True)
         parts = [replace(part, columns=own) if isinstance(part, ArrayPreprocessing) and own else part for part, own in known]
         return replace(made, parts=tuple(parts))
@@ -55,8 +57,10 @@ class PartsPreprocessing(Preprocessing):
         given = dict(self._given(data))
         fitted = [part if part.fitted or name not in given else part.fit(given[name]) for name, part in self.by_name.items()]
         known = data.items.columns if isinstance(data.items, Parts) else {}
-        columns = tuple(part.row_columns or known.get(name, ()) for name, part in zip(self.names, fitted, strict=True))
-        return replace(self, parts=tuple(fitted), columns=columns if any(columns) else self.columns)
+        before = self.columns or ((),) * len(self.names)
+        named = zip(self.names, fitted, before, strict=True)
+        columns = tuple(part.row_columns or known.get(name) or own for name, part, own in named)
+        return replace(self, parts=tuple(fitted), columns=columns if any(columns) else ())
 
     @property
     def by_name(self) -> dict[str, Preprocessing]:

@@ -17,7 +17,7 @@ from ..decoding.files import kind_of
 from ..items import LazyItems, Padding, Parts, as_numpy, listed, padded_to, padding_of
 from .examples import examples_of
 from .label_lists import is_missing
-from .targets import ReadOptions
+from .targets import ReadOptions, are_among, indices_note
 from .tasks import Beside, as_padded, built, targets_by_task
 
 
@@ -58,8 +58,8 @@ def read_examples(source: Any, options: ReadOptions) -> Dataset:
     found = examples_of(source, options.target)
     options = dataclasses.replace(options, target=None)
     labels = found.labels
-    wanted = set(found.classes or ()) if options.classes is None else {*(options.classes.get(None) or ())}
-    if found.classes is not None and wanted & {*found.classes} and options.task != "regression":  # else the numbers are names, or indices
+    wanted = found.classes if options.classes is None else options.classes.get(None)
+    if found.classes is not None and options.task != "regression" and are_among(found.classes, wanted or ()):
         lists = any(isinstance(one, list | np.ndarray) for one in labels)
         numbers = np.array([number for one in labels for number in (one if lists else [one])], dtype=np.int64)
         if not 0 <= numbers.min() <= numbers.max() < len(found.classes):
@@ -68,7 +68,8 @@ def read_examples(source: Any, options: ReadOptions) -> Dataset:
         labels = [[found.classes[number] for number in one] if lists else found.classes[one] for one in labels]
         options = dataclasses.replace(options, classes=options.classes or {None: found.classes})
     data = read_arrays((found.items, labels), options)
-    return dataclasses.replace(data, notes=(found.note, *data.notes))
+    foreign = indices_note(found.classes, wanted or ()) if found.classes is not None and data.task != "regression" else ()
+    return dataclasses.replace(data, notes=(found.note, *foreign, *data.notes))
 
 
 def parts_of(values: Mapping[str, Any], kind: str | Mapping[str, str] | None = None) -> tuple[Parts, str]:

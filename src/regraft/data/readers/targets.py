@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,6 +87,8 @@ def make_targets(values: Any, classes: Sequence[str] | None = None, *, task: str
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 2:
+        array = number_rows(array)
+        _check_rows(array)
         return _of_numbers(array, task) if _are_numbers(array, task, known=classes is not None) else _told(_from_rows(array, classes), task)
     if array.ndim != 1:
         raise DataError(f"Targets have the shape {array.shape}; expected (N,) or, for one-hot and multi-label, (N, C).")
@@ -137,14 +139,29 @@ def _are_numbers(rows: np.ndarray, task: str | None, *, known: bool) -> bool:
     return task is None and not known and rows.dtype.kind == "f" and bool((rows != np.round(rows)).any())
 
 
-def _of_numbers(rows: np.ndarray, task: str | None) -> Targets:
-    missing = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if missing.size:
+def number_rows(array: np.ndarray) -> np.ndarray:
+    """Return rows of objects as numbers, with NaN for empty cells, where all of them are numbers; else unchanged. `array`: (N, k)."""
+    if array.dtype.kind != "O":
+        return array
+    cells = [np.nan if is_missing(cell) else cell for cell in array.ravel().tolist()]
+    return np.array(cells, dtype=np.float64).reshape(array.shape) if all(isinstance(cell, int | float) for cell in cells) else array
+
+
+def _check_rows(rows: np.ndarray) -> None:
+    wrong = ~np.isfinite(rows) if rows.dtype.kind == "f" else np.zeros(rows.shape, bool)
+    if wrong.any():
+        faulty = np.flatnonzero(wrong.any(axis=1))
+        whole = ", or leave them out with skip_bad=True" if np.isnan(rows[faulty]).all() else ""
         raise DataError(
-            f"Targets are missing or not finite in rows {listed(missing)}; expected {rows.shape[1]} numbers in each row. Fill or remove "
-            "them, or leave them out with skip_bad=True."
+            f"Targets are missing or not finite in rows {listed(faulty)}; expected {rows.shape[1]} numbers in each row. Fill or remove "
+            f"them{whole}."
         )
+
+
+def _of_numbers(rows: np.ndarray, task: str | None) -> Targets:
     note = f"the rows of {rows.shape[1]} numbers are read as the targets of as many outputs (regression)"
+    if (rows >= 0).all() and np.allclose(rows.sum(axis=1), 1, atol=1e-3):
+        note += "; each row adds up to 1: if they are probabilities of classes, give the most probable class as the label"
     return Targets(rows.astype(np.float32), (), "regression", () if task else (note,))
 
 
@@ -198,6 +215,19 @@ def _number_notes(distinct: np.ndarray, counts: np.ndarray) -> Iterator[str]:
         yield f"the {len(distinct)} distinct whole numbers are read as classes; for numbers give task='regression'"
     if distinct[0] == -1 and len(distinct) > 1 and distinct[1] in (0, 1):
         yield f"the label -1 ({counts[0]} examples) is read as a class; where it means that the label is missing, leave it empty"
+
+
+def are_among(names: Iterable[str], classes: Sequence[str]) -> bool:
+    """Return whether a data set names classes of the network, perhaps in another case; else its numbers are names, or indices."""
+    return bool(rows_of(names, classes))
+
+
+def indices_note(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+    """Return a note where a data set names its classes, the network has none of them, and its own are not just numbers."""
+    if not classes or are_among(names, classes) or all(name.strip().isdigit() for name in classes):
+        return ()
+    ours, theirs = (listed(map(repr, side)) for side in (classes, names))
+    return (f"the data set calls its classes {theirs}, none of which the network has: its numbers are taken as the places of {ours}",)
 
 
 def _known_rows(distinct: np.ndarray, labels: list[str], *, classes: Sequence[str]) -> np.ndarray:

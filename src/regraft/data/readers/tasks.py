@@ -16,7 +16,7 @@ from ..items import LazyItems, Padding, as_numpy, listed
 from ..targets import MISSING, Targets
 from .columns import column_array, weight_numbers
 from .label_lists import is_missing, label_lists
-from .targets import FEW_VALUES, ReadOptions, label_array, make_targets, missing_rows, typed
+from .targets import FEW_VALUES, ReadOptions, label_array, make_targets, missing_rows, number_rows, typed
 
 MAIN = "main"
 
@@ -153,11 +153,7 @@ def _array_of(values: Any) -> np.ndarray:
     array = as_numpy(values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.ndim == 2 and array.dtype.kind == "O":
-        cells = [np.nan if is_missing(cell) else cell for cell in array.ravel().tolist()]
-        if all(isinstance(cell, int | float) for cell in cells):
-            array = np.array(cells, dtype=np.float64).reshape(array.shape)
-    return array
+    return number_rows(array) if array.ndim == 2 else array
 
 
 def _missing(array: np.ndarray) -> np.ndarray:

@@ -194,7 +194,7 @@ def _leading(choice: Choice, candidates: Sequence[Candidate]) -> Trial | None:
     first, then = trial_epochs(choice.setup)
     trials = sorted(_runs(choice, _trials(choice, candidates), epochs=first), key=lambda one: one[0].loss)
     for run, trial in trials[1:]:
-        gain, error = gain_of(trials[0][0].losses, run.losses)
+        gain, error = gain_of(trials[0][0].losses, run.losses, unit=choice.unit)
         trial.candidate.why = "stopped early: significantly worse than another candidate" if gain > SURELY * error else ""
     trials = [one for one in trials if not one[1].candidate.why]
     trials = list(_runs(choice, [trial for _, trial in trials], epochs=then)) if then else trials

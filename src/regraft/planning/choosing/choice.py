@@ -22,8 +22,8 @@ from ..tapped import Tapped
 from .bases import Base, head_base, probe_base, scratch_base
 from .candidates import Candidate, frozen_layers
 from .costs import Costs
-from .probing import OLD_ROWS, refitted
-from .solving import HeldOut, Probed, held_out, softened
+from .probing import refitted
+from .solving import HeldOut, Probed, gain_of, held_out, softened
 
 __all__ = ["Choice", "figures_", "gain_of", "is_better", "judged_old", "source_features"]
 
@@ -35,7 +35,7 @@ DOUBT_NEW = 0.5  # The same with new classes, which give tuning no old class wei
 LUCK = 0.5  # Optimism of the best of a few candidates, in standard errors
 SURELY = 2.0  # Standard errors of a paired difference of losses from which it is significant
 WORTH = 0.4  # Expected gain, in standard errors of the best probe, below which no trial runs
-KEPT_BY = 0.5  # Standard errors by which the old class weights must beat the best probe if it has them among its members
+KEPT_BY = 0.5  # Standard errors by which the old class weights must beat the best probe if it is made of them
 
 
 @dataclass
@@ -86,7 +86,8 @@ class Choice:
     def is_beaten_by(self, run: HeldOut) -> bool:
         """Tell whether a trained network is better, by more than chance, than the best candidate without training."""
         several = len(self.setup.tasks) > 1 and not self.keeps_old
-        better = is_better(run.errors, self.known.at(run.rows)[0], usual=self.usual(), overall=self.error, doubt=self.doubt)
+        how = {"usual": self.usual(), "overall": self.error, "doubt": self.doubt, "unit": self.unit}
+        better = is_better(run.errors, self.known.at(run.rows)[0], **how)
         return better and not (several and run.loss >= self.probe.loss)
 
     def expect_(self, candidate: Candidate) -> None:
@@ -106,8 +107,13 @@ class Choice:
         """Whether the old class weights, which have not seen these examples, are better on them than the best probe."""
         if self.old is None:
             return False
-        slack = KEPT_BY * self.probe.standard_error if any(one.method == OLD_ROWS for one in self.probe.members) else 0.0
+        slack = KEPT_BY * self.probe.standard_error if any(one.of_old for one in (self.probe, *self.probe.members)) else 0.0
         return float(self.old.errors.mean()) < self.probe.error - slack
+
+    @property
+    def unit(self) -> float:
+        """Error of one example where none is wrong: 1 for shares and log losses; 0 for numbers, which have units of their own."""
+        return float(self.setup.items.data.task != "regression")
 
     @property
     def doubt(self) -> float:
@@ -135,12 +141,12 @@ class Choice:
 
     def is_hopeless(self, run: HeldOut) -> bool:
         """Tell whether a trial with these errors cannot be expected to beat the best probe."""
-        gain, error = gain_of(run.errors, self.known.at(run.rows)[0])
+        gain, error = gain_of(run.errors, self.known.at(run.rows)[0], unit=self.unit)
         return gain + error + HOPE_TRIED * float(run.errors.mean()) < 0
 
     def is_doubtful(self, run: HeldOut) -> bool:
         """Tell whether the losses do not significantly confirm what the errors say: that the training is better, or worse."""
-        gain, error = gain_of(run.losses, self.known.at(run.rows)[1])
+        gain, error = gain_of(run.losses, self.known.at(run.rows)[1], unit=self.unit)
         return (gain if self.is_beaten_by(run) else -gain) < SURELY * error
 
     def expected_gain(self) -> float:
@@ -151,7 +157,9 @@ class Choice:
         rows = self.setup.known(self.setup.items.data.name, self.setup.parts.validation)
         count, usual = max(int(np.isin(rows, self.probe.rows[self.setup.items.data.name]).sum()), 1), self.usual()
         spread = self.error if self.setup.items.data.task == "classification" else float(self.probe.errors.var())
-        seen = np.sqrt(max(spread, 1 / max(len(self.probe.errors), 1)) / count)
+        seen = np.sqrt(max(spread, self.unit / max(len(self.probe.errors), 1)) / count)
+        if not usual:
+            return 0.0
         believed = usual**2 / float(np.hypot(usual, seen))
         places = (-self.doubt * usual - np.array([0.0, self.error])) / believed
         above, beyond = believed * (norm.pdf(places) + places * norm.cdf(places))
@@ -185,23 +193,12 @@ def source_features(setup: Setup, log: Log, *, tapped: Tapped) -> Tensor:
     return features_of(setup.network, feed, indices=np.arange(len(setup.items)))
 
 
-def gain_of(errors: np.ndarray, before: np.ndarray) -> tuple[float, float]:
-    """Return how much lower `errors` (m,) are than those `before` on the same examples, and the standard error of this gain.
-    A difference on one more example is added, so that a few examples that agree are not taken as certain."""
-    known = np.isfinite(before)
-    differences = (before - errors)[known]
-    count = max(len(differences), 1)
-    one = max(float(np.square(before[known]).mean()), 1.0 / count) if len(differences) else 1.0
-    spread = float(np.square(differences - differences.mean()).sum()) if len(differences) else 0.0
-    return float(differences.mean()) if len(differences) else 0.0, float(np.sqrt((spread + one) / count / count))
-
-
-def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: float, doubt: float = DOUBT) -> bool:
+def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: float, doubt: float = DOUBT, unit: float = 1.0) -> bool:
     """Tell whether tuning counts as better than a closed form.
     The gain is corrected for the difficulty of these examples for the closed form, as far as both find the same ones difficult. It is
     reduced for the optimism of choosing among several on the same examples. The rest is weighed against its standard error: a normal prior
     with deviation `usual` has its mean on the side of the closed form.
-    `errors` (m,) are those of the tuned network, `before` (m,) those of the closed form, NaN if unknown.
+    `errors` (m,) are those of the tuned network, `before` (m,) those of the closed form, NaN if unknown. `unit`: as in `gain_of`.
     Source: regression estimator (Cochran, Sampling Techniques, 1977, equation 7.1), its slope limited to 0 to 1."""
     known = np.isfinite(before)
     mine, other, count = errors[known], before[known], int(known.sum())
@@ -211,7 +208,7 @@ def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: 
     slope = float(np.clip((mine - mine.mean()) @ (other - other.mean()) / spread, 0.0, 1.0)) if spread else 0.0
     gain = overall - (float(mine.mean()) - slope * (float(other.mean()) - overall))
     rest = mine - slope * other
-    one = max(float(np.square(other).mean()), 1.0 / count)
+    one = max(float(np.square(other).mean()), unit / count)
     error = float(np.sqrt((np.square(rest - rest.mean()).sum() + one) / count / count))
     return bool((gain - LUCK * error) * usual**2 - doubt * usual * error**2 > 0)
 

@@ -17,7 +17,19 @@ from ...probes.common import HiddenLayer, centred
 from ..preparing import output_names
 from ..setup import Setup
 from ..tapped import Tapped
-from .solving import WORDS, Probed, by_discriminants, columns_of, judged_probe, solved_probe
+from .solving import (
+    OLD_AND_RIDGE,
+    OLD_ROWS,
+    WORDS,
+    Probed,
+    by_discriminants,
+    columns_of,
+    drawn,
+    gain_of,
+    groups_of,
+    judged_probe,
+    solved_probe,
+)
 
 JOINT = "all depths"
 WIDEST_ALONE = 5000
@@ -57,16 +69,29 @@ def probes_of(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]
 def best_of(found: Sequence[Probed]) -> Probed:
     """Return the probe with the lowest held-out loss among those whose error is within half a standard error of the lowest.
     A probe on several depths wins unless one on a single depth is better by a whole standard error: among many depths, one may look best by
-    chance. The weighted mean wins unless another is better by a whole standard error or by one example."""
+    chance. The weighted mean wins unless another is better by a whole standard error or by one example. The old head of a regression wins
+    unless the best of the others is better by a standard error of their difference: its errors are of numbers that chose nothing, while the
+    leave-one-out errors of the others have chosen the penalty.
+    Source: the one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3)."""
+    old = next((one for one in found if one.of_old), None)
+    if old is not None:
+        others = [one for one in found if one is not old]
+        return best_of(others) if others and _is_better(best_of(others), old) else old
     lowest = min(found, key=lambda one: (one.error, one.loss))
     weighed = next((one for one in found if one.members), None)
     if weighed is not None and weighed.error <= lowest.error + max(lowest.standard_error, weighed.standard_error, 1 / len(weighed.errors)):
         return weighed
-    if lowest.method == OLD_ROWS:
-        return lowest
     joint = [one for one in found if one.joint and one.error <= lowest.error + lowest.standard_error]
     best = min((one.error for one in joint), default=lowest.error)
     return min((one for one in joint or found if one.error <= best + 0.5 * lowest.standard_error), key=lambda one: one.loss)
+
+
+def _is_better(one: Probed, other: Probed) -> bool:
+    """Return whether the errors of a probe are lower by more than the standard error of the difference."""
+    if len(one.errors) == len(other.errors):
+        gain, error = gain_of(one.errors, other.errors, unit=0.0)
+        return gain > error
+    return one.error + max(one.standard_error, other.standard_error) < other.error  # they were judged on different draws
 
 
 def probe_at(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> Probed:
@@ -74,7 +99,7 @@ def probe_at(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> Probed:
     asked, method = setup.plan.frozen, setup.plan.probe
     if asked is None and method == "auto":
         found = probes_of(setup, tapped, rows=rows)
-        return best_of([one for one in found if one.joint or one.method == OLD_ROWS] or found)
+        return best_of([one for one in found if one.joint or one.of_old] or found)
     if asked is None:
         chosen = _best_set(_by_ridge(setup, tapped, rows=rows), method)
         return chosen if method == "ridge" else _again(setup, tapped, probed=chosen, rows=rows, method=WORDS[method])
@@ -84,8 +109,12 @@ def probe_at(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> Probed:
         known = list(dict.fromkeys(part.block for part in tapped.slices))
         raise SettingError(f"frozen={asked!r}: the block {block!r} gives no numbers that a probe can read{near_names(block, known)}")
     plain = solved_probe(setup, tapped, block, slices=slices, rows=rows)
-    if method in ("auto", "ridge"):
-        return best_of([plain, *(by_discriminants(setup, tapped, probed=plain, rows=rows) if method == "auto" else ())])
+    if method == "ridge":
+        return plain
+    if method == "auto":
+        old = _old_rows(setup, tapped, rows=rows) if setup.items.data.task == "regression" else []
+        further = by_discriminants(setup, tapped, probed=plain, rows=rows)
+        return best_of([plain, *further, *(one for one in old if one.name == block)])
     return _again(setup, tapped, probed=plain, rows=rows, method=WORDS[method])
 
 
@@ -117,7 +146,7 @@ def refitted(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) 
     if probed.members:
         members = [refitted(setup, tapped, probed=one, rows=rows) for one in probed.members]
         return stacked(setup, tapped, members=members, name=probed.name)[0]
-    if probed.method == OLD_ROWS:
+    if probed.of_old:
         return _old_rows(setup, tapped, rows=rows)[0]
     if probed.method == WORDS["lda"]:
         return by_discriminants(setup, tapped, probed=probed, rows=rows)[0]
@@ -150,7 +179,6 @@ def with_rows(network: Network, head: Head, *, probe: LinearProbe, layer: Hidden
 
 
 STACKED = "all depths, weighed"
-OLD_ROWS = "the class weights of the old head"
 SHRINK = 10.0
 """Strength of the penalty towards equal weights, in nats for all examples together: few examples cannot determine a dozen weights."""
 LEAST = 0.01  # Share of the total weight below which a head is left out
@@ -195,7 +223,8 @@ def _stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def _old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Return the old head as a probe, if it has all classes and its features were read; else an empty list.
-    It is calibrated on the examples `rows` (n,), which it has not seen; for numbers, ridge regression on what it leaves over is added.
+    It is calibrated on the examples `rows` (n,), which it has not seen; for numbers, ridge regression on what it leaves over is added where
+    that lowers the leave-one-out error by more than its standard error.
     Source: regularised least squares on residuals of the source predictor (Kuzborskij & Orabona, ICML 2013)."""
     data, task = setup.items.data, setup.tasks[setup.items.data.name]
     head, read = setup.network.heads[task], _read_by_head(tapped)
@@ -205,17 +234,23 @@ def _old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]
     numbers = data.task == "regression"
     if head.groups is not None or head.weight.shape != (len(output_names(data)), read.stop - read.start) or (numbers and len(known) < 3):
         return []
+    known = drawn(known, read.stop - read.start, seed=setup.plan.seed) if numbers else known
     features = tapped.features[:, read.start : read.stop][known].numpy()
     scores = (features @ head.weight.T + head.bias).astype(np.float64)
-    if numbers:
-        groups = None if data.groups is None else data.groups[known]
-        rest = fit_ridge(features, data.targets[known].reshape(scores.shape) - scores, kind=data.task, groups=groups)
-        own = {"weight": head.weight + rest.weight, "bias": head.bias + rest.bias, "loo_scores": scores + rest.loo_scores}
-        probe: LinearProbe = replace(rest, **own)
-    else:
-        factor = fit_temperature(scores, np.eye(len(data.classes))[data.targets[known]])
-        probe = LinearProbe(factor * head.weight, factor * head.bias, 0.0, factor * scores, factor)
-    return [judged_probe(setup, read.block, slices=(read,), method=OLD_ROWS, probes={data.name: probe}, rows={data.name: known})]
+    factor = 1.0 if numbers else fit_temperature(scores, np.eye(len(data.classes))[data.targets[known]])
+    probe = LinearProbe(factor * head.weight, factor * head.bias, 0.0, factor * scores, factor)
+
+    def judged(method: str, probe: LinearProbe) -> Probed:
+        return judged_probe(setup, read.block, slices=(read,), method=method, probes={data.name: probe}, rows={data.name: known})
+
+    old = judged(OLD_ROWS, probe)
+    if not numbers:
+        return [old]
+    groups, left = groups_of(setup, data.name, rows=known), data.targets[known].reshape(scores.shape) - scores
+    rest: LinearProbe = fit_ridge(features, left, kind=data.task, groups=groups)
+    own = {"weight": head.weight + rest.weight, "bias": head.bias + rest.bias, "loo_scores": scores + rest.loo_scores}
+    corrected = judged(OLD_AND_RIDGE, replace(rest, **own))
+    return [corrected if _is_better(corrected, old) else old]
 
 
 def _read_by_head(tapped: Tapped) -> TapSlice | None:

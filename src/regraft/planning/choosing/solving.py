@@ -40,6 +40,9 @@ WORDS = {
 }
 """Setting of `probe=` -> name of the method, as in `Probed.method`."""
 
+OLD_ROWS = "the class weights of the old head"
+OLD_AND_RIDGE = "the weights of the old head and ridge regression on what they leave over"
+
 MOST_ITEMS = 20_000  # Largest number of examples for a probe: more would cost memory and change little
 LARGEST = 5000
 """Largest number of examples or features, whichever is smaller, for which a probe takes seconds; above, this many examples are drawn."""
@@ -55,7 +58,7 @@ class Probed:
 
     name: str  # a block, "input", or "all depths" with what was left out or how they were joined
     slices: tuple[TapSlice, ...]  # slices of the features that were read
-    method: str  # one of `WORDS`, "the class weights of the old head", or a weighted mean
+    method: str  # one of `WORDS`, `OLD_ROWS`, `OLD_AND_RIDGE`, or a weighted mean
     probes: Mapping[str, LinearProbe]  # task of the data -> calibrated head on these features alone
     rows: Rows  # task of the data -> examples that it was fitted to
     errors: np.ndarray  # (n,) held-out errors of the first task, 0 or 1, or the losses
@@ -85,6 +88,11 @@ class Probed:
         for part in self.slices:
             pools.setdefault(part.block, []).append("mean" if part.pool == VECTOR else part.pool)
         return tuple(Tap(block, tuple(names)) for block, names in pools.items())
+
+    @property
+    def of_old(self) -> bool:
+        """Whether it is the old head, or the old head with a correction."""
+        return self.method in (OLD_ROWS, OLD_AND_RIDGE)
 
     @property
     def joint(self) -> bool:
@@ -248,6 +256,18 @@ def held_out(setup: Setup, scores: np.ndarray, *, rows: np.ndarray) -> HeldOut:
         factor = fit_temperature(scores, np.eye(scores.shape[1])[data.targets[rows]])
         losses = losses_of(factor * scores, data.targets[rows], kind=data.task)
     return HeldOut(rows, errors, losses, float(losses.mean()))
+
+
+def gain_of(errors: np.ndarray, before: np.ndarray, *, unit: float = 1.0) -> tuple[float, float]:
+    """Return how much lower `errors` (m,) are than those `before` on the same examples, and the standard error of this gain.
+    A difference on one more example is added, so that a few examples that agree are not taken as certain. `unit`: least square of that
+    difference, for all examples together; 0 for a regression, whose errors have the unit of the squared targets."""
+    known = np.isfinite(before)
+    differences = (before - errors)[known]
+    count = max(len(differences), 1)
+    one = max(float(np.square(before[known]).mean()), unit / count) if len(differences) else 1.0
+    spread = float(np.square(differences - differences.mean()).sum()) if len(differences) else 0.0
+    return float(differences.mean()) if len(differences) else 0.0, float(np.sqrt((spread + one) / count / count))
 
 
 def item_errors(setup: Setup, scores: np.ndarray, *, rows: np.ndarray) -> np.ndarray:

@@ -51,10 +51,9 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             how |= {"sample_weight": weights} if np.ptp(weights) else {}
         return read((items, targets), kind=self.kind, **how)
 
-    def _adapted(self, items: Any, data: Dataset, *, options: Mapping[str, Any]) -> None:
-        """Adapt a copy of the network to all data, and store it with its history."""
-        with seeded(self.seed):
-            network = self._opened(items)
+    def _adapted(self, items: Any, data: Dataset, *, options: Mapping[str, Any], network: Network | None = None) -> None:
+        """Adapt a copy of the network to all data, and store it with its history. `network`: the opened one, if it is already."""
+        network = self._opened(items) if network is None else network
         plan = make_plan(self.strategy, options)
         everything = np.arange(len(data))
         parts = learning_parts(data, plan, rest=everything, holdout=everything[:0])
@@ -74,6 +73,10 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return read((items, np.zeros(len(items), np.float32)), kind=self.kind, task="regression")
 
     def _opened(self, items: Any) -> Network:
+        with seeded(self.seed):
+            return self._made(items)
+
+    def _made(self, items: Any) -> Network:
         shape = np.shape(items)[1:] if isinstance(items, np.ndarray) else None
         source = self.net
         if any(makes(source) for makes in (inspect.isfunction, inspect.ismethod, inspect.isclass)):
@@ -201,7 +204,8 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
 
         Args:
             X: N examples: rows of numbers (N, k), arrays (N, ...), texts, or file paths.
-            y: (N,) numbers, or (N, k) for k outputs. Each output gets a head of its own on the same features.
+            y: (N,) numbers, or (N, k) for k outputs. A network with one head of k outputs, without class names, keeps it. Else each output
+                gets a head of its own on the same features.
             sample_weight: (N,) weight of each example in the loss, 0 or more. None for equal weights.
 
         Returns:
@@ -221,9 +225,12 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
         if len(items) != len(targets):
             raise DataError(f"X has {len(items)} examples and y has {len(targets)}; expected one target for each example.")
         values = np.asarray(targets, np.float32).reshape(len(targets), -1)
-        named: Any = values[:, 0] if values.shape[1] == 1 else {f"output {at}": values[:, at] for at in range(values.shape[1])}
+        network = self._opened(items)
+        alone = network.head if len(network.heads) == 1 else None
+        known = alone is not None and (alone.classes is None or alone.kind == "regression") and len(alone.in_layer().weight)
+        named: Any = values if values.shape[1] in (1, known) else {f"output {at}": values[:, at] for at in range(values.shape[1])}
         data = self._read(items, named, sample_weight=sample_weight, task="regression")
-        self._adapted(items, data, options=self._options())
+        self._adapted(items, data, options=self._options(), network=network)
         self._target_shape = targets.shape[1:]
         return self
 
@@ -236,8 +243,8 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
         """
         data = self._unlabelled(X)
         found = self.network_.predict(data)
-        outputs = [one.probabilities[:, 0] for one in (found.tasks or {"": found}).values()]
-        return np.stack(outputs, 1).astype(np.float64).reshape(-1, *self._target_shape)
+        outputs = [one.probabilities for one in (found.tasks or {"": found}).values()]
+        return np.concatenate(outputs, 1).astype(np.float64).reshape(-1, *self._target_shape)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
