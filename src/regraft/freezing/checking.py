@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..data import Prepared
 from ..networks.contract import Inputs
+from ..networks.parts.protocols import chosen_rows
 from .cache import ActivationCache
-from .units import rows_of
 
 DRAWN = 12
 ROUNDING = 1e-5  # Maximum rounding difference, relative to the largest value of an output
@@ -74,7 +74,7 @@ class Check:
         inputs = self.items.batch(np.array(chosen), self.views[drawn[0].view])
         rows = np.arange(len(drawn[0].items)) % len(drawn)
         rows[places] = np.arange(len(drawn))
-        return rows_of(inputs, rows.tolist())
+        return chosen_rows(inputs, rows.tolist())
 
     def _same_as_filled(self, cache: ActivationCache, piece: _Piece) -> bool:
         """Return whether one original batch gives the cached values; equal up to rounding suffices if two runs differ themselves."""

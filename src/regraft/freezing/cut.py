@@ -19,11 +19,11 @@ from torch.nn import Module
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from ..networks.contract import Inputs, Network, Scores
-from ..networks.parts.protocols import by_name
+from ..networks.parts.protocols import by_name, chosen_rows
 from ..networks.tracing import hooked, replaced
 from ..randomness import seeded
 from .selection import is_dropout
-from .units import called_one_by_one, frozen_units, on_network, other_weights, rows_of
+from .units import called_one_by_one, frozen_units, on_network, other_weights
 
 
 @dataclass(frozen=True)
@@ -308,7 +308,7 @@ def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs) -> Cut
     `layers`: frozen layers whose outputs do not change in training. `sample`: two or more real examples."""
     network.mode_(False)
     sample = on_network(network, sample)
-    two = rows_of(sample, [0, 1])
+    two = chosen_rows(sample, [0, 1])
     again = partial(find_cut, layers=layers, sample=sample)
     if not layers:
         return Refusal("no frozen module is called before the trainable part")
@@ -333,11 +333,11 @@ def _attempt(make: Callable[[], Cut], network: Network, *, sample: Inputs) -> Cu
 
 
 def _by_replay(network: Network, layers: frozenset[str], *, sample: Inputs, again: _Again) -> Cut:
-    two = rows_of(sample, [0, 1])
+    two = chosen_rows(sample, [0, 1])
     units = frozen_units(network, layers, sample=two)
     if not units:
         raise _Refused("every frozen module also runs behind the trainable part")
-    replay = _Replay(network, _calls(network, units, two=two, three=rows_of(sample, [0, 1, 0])), sample=two)
+    replay = _Replay(network, _calls(network, units, two=two, three=chosen_rows(sample, [0, 1, 0])), sample=two)
     _find_live_(replay)
     cut = _as_cut(replay, layers, again=again)
     _prove_in_training(network, cut, inputs=two)
@@ -413,7 +413,7 @@ def _proved(network: Network, cut: Cut, *, sample: Inputs) -> Cut | Refusal:
     count = len(rows[0])
     for chosen in (list(range(count)), list(range(count - 1, -1, -2))):
         parts = cut.trainable_part([tensor[chosen] for tensor in rows])
-        found = _difference(network.scores(rows_of(sample, chosen)), parts, tolerance=_TOLERANCE)
+        found = _difference(network.scores(chosen_rows(sample, chosen)), parts, tolerance=_TOLERANCE)
         if found:
             return Refusal(found)
     return cut

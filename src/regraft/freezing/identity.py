@@ -13,8 +13,9 @@ import torch
 from ..networks.contract import Network
 from ..networks.fingerprints.values import Structure
 from ..networks.parts.code_files import COUNTER
+from ..networks.parts.protocols import chosen_rows
 from ..networks.parts.structure import prefixes
-from .units import on_network, rows_of
+from .units import on_network
 
 _FORMAT = 2  # Version of the layout of a cache and the meaning of its values; caches of other versions do not match
 
@@ -57,7 +58,7 @@ def _settled(network: Network, layers: Collection[str]) -> Structure:
         for rows in ([0, 1], [0, 1, 0]):
             network.mode_(False)
             with torch.no_grad():
-                network.scores(rows_of(on_network(network, network.sample), rows))
+                network.scores(chosen_rows(on_network(network, network.sample), rows))
             seen.append(network.body.structure(layers, ignored=ignored))
         if seen[0].text == seen[1].text:
             return seen[1]

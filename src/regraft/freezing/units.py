@@ -14,7 +14,7 @@ from torch.nn import Module
 from torch.utils._pytree import tree_flatten
 
 from ..networks.contract import Inputs, Network
-from ..networks.parts.protocols import changed, on_device
+from ..networks.parts.protocols import on_device
 from ..networks.parts.structure import prefixes
 from ..networks.tracing import hooked, other_values, replaced
 
@@ -45,11 +45,6 @@ def other_weights(network: Network, layers: Collection[str], *, made: Callable[[
     owned = [(name, parameter) for name, group in network.layer_parameters().items() for parameter in group.values()]
     trained = [one for name, one in owned if name not in layers and one.requires_grad and one.is_floating_point()]
     return other_values(trained, made)
-
-
-def rows_of(inputs: Inputs, rows: Sequence[int]) -> Inputs:
-    """Return some rows of the inputs, a tensor or tensors by name."""
-    return changed(inputs, lambda tensor: tensor[list(rows)])
 
 
 def on_network(network: Network, inputs: Inputs) -> Inputs:

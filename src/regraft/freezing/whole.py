@@ -45,9 +45,7 @@ class WholePass:
         if self.engine == EAGER or len(data) < (FEWEST if self.engine == "auto" else 2) or network.body.draws:
             return concatenated(function, network, items=given, batch_size=batch_size)
 
-        def values(inputs: Inputs) -> list[Tensor]:
-            return [of_batch(partial(function, network), network, batch=inputs).float()]
-
+        values = _values(function, network)
         if self.engine == "auto" and sorts_by_length(network.sample):
             network.mode_(False)
             with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # whatever is unusable is told by the pass itself
@@ -74,9 +72,7 @@ class WholePass:
         items = items.of(items.data, items.preprocessing.widened(items.data))
         network.mode_(False)
 
-        def values(inputs: Inputs) -> list[Tensor]:
-            return [of_batch(partial(function, network), network, batch=inputs).float()]
-
+        values = _values(function, network)
         masked = sorts_by_length(network.sample) and len(items) > 0
         with torch.no_grad():
             skips = masked and skips_padding(values, items.batch(np.arange(min(len(items), CHUNK))))
@@ -87,6 +83,15 @@ class WholePass:
         done = spread(shared, chunks, network=network, cluster=str(self.cluster))
         parts = [part.numpy() for chunk in done for (part,) in chunk]
         return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def _values(function: Function, network: Network) -> Callable[[Inputs], list[Tensor]]:
+    """Return the function from inputs to results of a network, in a list as an engine gives them."""
+
+    def values(inputs: Inputs) -> list[Tensor]:
+        return [of_batch(partial(function, network), network, batch=inputs).float()]
+
+    return values
 
 
 def whole_pass(engine: str, cluster: str | None = None) -> WholePass:

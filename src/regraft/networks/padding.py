@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..tensors import Tensor, torch
-from .parts.protocols import Inputs, by_name, changed
+from .parts.protocols import Inputs, by_name, chosen_rows
 
 CHUNK = 256  # Number of examples that are sorted by length together
 MULTIPLE = 8  # Lengths are rounded up to it
@@ -51,7 +51,7 @@ def by_length(run: Values, inputs: Inputs, *, batch_size: int, skips: bool = Tru
     The results (n, …) are in the order of the examples. If `skips` is False, or without a mask (n, L), the parts keep order and padding."""
     needed, count = lengths(inputs), len(next(iter(by_name(inputs).values())))
     order = needed.argsort(stable=True) if skips and needed is not None else torch.arange(count)
-    chosen = [_rows(inputs, rows) for rows in torch.split(order, batch_size)]
+    chosen = [chosen_rows(inputs, rows.tolist()) for rows in torch.split(order, batch_size)]
     parts = [run(shortened(part) if skips else part) for part in chosen]
     back = order.argsort()
     return [torch.cat(values)[back.to(values[0].device)] for values in zip(*parts, strict=True)]
@@ -81,7 +81,7 @@ def _agrees(run: Values, inputs: Inputs) -> bool | None:
     length = int(kept[chosen].max())
     if length == _positions(inputs):
         return None
-    few = _rows(inputs, chosen)
+    few = chosen_rows(inputs, chosen.tolist())
     try:
         with torch.no_grad():
             return all(map(_near, run(few), run(_cut(few, length))))
@@ -107,10 +107,6 @@ def _cut(inputs: Inputs, length: int) -> Inputs:
         return inputs
     whole = inputs["attention_mask"].shape
     return {name: tensor[:, :length] if name in _OF_TOKENS and tensor.shape == whole else tensor for name, tensor in inputs.items()}
-
-
-def _rows(inputs: Inputs, chosen: Tensor) -> Inputs:
-    return changed(inputs, lambda tensor: tensor[chosen.to(tensor.device)])
 
 
 def _near(one: Tensor, other: Tensor) -> bool:

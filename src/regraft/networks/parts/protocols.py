@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,11 @@ def by_name(inputs: Inputs, alone: str = "") -> dict[str, Tensor]:
 def changed(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
     """Return a batch with `change` of each of its tensors."""
     return {name: change(tensor) for name, tensor in inputs.items()} if isinstance(inputs, dict) else change(inputs)
+
+
+def chosen_rows(inputs: Inputs, rows: Sequence[int]) -> Inputs:
+    """Return some rows of the inputs, a tensor or tensors by name."""
+    return changed(inputs, lambda tensor: tensor[list(rows)])
 
 
 def on_device(inputs: Inputs, device: Any, **how: Any) -> Inputs:
