@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from contextvars import copy_context
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,11 @@ def _messages() -> Iterator[str]:
                     yield text
 
 
+@cache
+def _all_messages() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_messages()))
+
+
 def _text(one: ast.JoinedStr | ast.Constant) -> str:
     if isinstance(one, ast.Constant):
         return one.value if isinstance(one.value, str) else ""
@@ -83,7 +89,7 @@ def _text(one: ast.JoinedStr | ast.Constant) -> str:
 
 @pytest.mark.parametrize("command", OPTIONS)
 def test_no_message_of_the_library_keeps_a_keyword_that_is_an_option(command: str) -> None:
-    messages = list(dict.fromkeys(_messages()))
+    messages = _all_messages()
     assert len(messages) > 100
     own = {option.removeprefix("--").replace("-", "_") for option in OPTIONS[command]}
     assert [text for text in told(command, *messages) if own & set(KEYWORD.findall(text))] == []

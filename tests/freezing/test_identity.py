@@ -15,7 +15,9 @@ from torch import nn
 from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.freezing.identity import cache_identity, frozen_digest
 from regraft.networks.contract import Network
-from regraft.networks.fingerprints.libraries import library_of
+from regraft.networks.fingerprints import libraries
+from regraft.networks.fingerprints.libraries import library_of, source_of
+from regraft.networks.fingerprints.values import Fingerprint
 from regraft.networks.torch.family import open_torch
 
 FROZEN = ["conv1", "norm1", "drop1"]
@@ -109,3 +111,16 @@ def test_a_library_on_the_search_path_counts_by_its_version(tmp_path: Path, monk
     for name in ("unpacked_wheel", "beside_it"):
         importlib.import_module(name)
     assert (library_of("unpacked_wheel.part"), library_of("beside_it")) == ("unpacked_wheel 1.2", None)
+
+
+def test_code_of_this_package_counts_by_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert source_of("numpy.linalg") is None and source_of("regraft.methods.lora") == source_of("regraft")
+    monkeypatch.setattr(libraries, "__file__", str(tmp_path / "networks" / "fingerprints" / "libraries.py"))
+    (tmp_path / "methods").mkdir()
+    seen = [libraries._own_source.__wrapped__()]
+    for text in ("FACTOR = 1", "FACTOR = 2"):
+        (tmp_path / "methods" / "one.py").write_text(text)
+        seen.append(libraries._own_source.__wrapped__())
+    assert seen[0] is None and len(set(seen)) == 3
+    made = [type("Network", (nn.Module,), {"__module__": Network.__module__, "factor": factor}) for factor in (1, 2)]
+    assert len({Fingerprint({}).of(kind) for kind in (Network, *made)}) == 3  # a class made by a call has more than its name

@@ -1,7 +1,8 @@
-"""Distinction of installed libraries, which are identified by their version, from the user's own code."""
+"""Distinction of installed libraries, which are identified by their version, from the user's own code and from this package's."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import site
 import sys
@@ -16,6 +17,20 @@ def library_of(module: str) -> str | None:
     """Return the library of a module with its version, for example "torch 2.9.1"; None for the user's own code.
     Code that is not installed, or was installed from a folder or repository, counts as own: it changes while its version stays the same."""
     return _library(module.partition(".")[0])
+
+
+def source_of(module: str) -> str | None:
+    """Return this package with the digest of all its source for a module of it; None for any other module."""
+    return _own_source() if module.partition(".")[0] == "regraft" else None
+
+
+@cache
+def _own_source() -> str | None:
+    package, digest = Path(__file__).parents[2], hashlib.blake2b(digest_size=16)
+    files = sorted(package.rglob("*.py"))
+    for file in files:
+        digest.update(f"{file.relative_to(package).as_posix()} {file.stat().st_size} ".encode() + file.read_bytes())
+    return f"regraft {digest.hexdigest()}" if files else None  # None where it comes without its source
 
 
 @cache

@@ -12,6 +12,7 @@ import enum
 import functools
 import hashlib
 import logging
+import sys
 import types
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from .bytecode import constants_of, read_globals
-from .libraries import library_of
+from .libraries import library_of, source_of
 
 MOST_VALUES = 100_000  # Largest number of values to inspect for one network; further ones are opaque
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, torch.dtype)
@@ -246,14 +247,17 @@ class Fingerprint:
     # ── code ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _class(self, kind: type) -> bytes:
-        library = library_of(kind.__module__)
+        source = source_of(kind.__module__)
+        if source and getattr(sys.modules[kind.__module__], kind.__qualname__, None) is not kind:
+            source = None  # made by a call, which may have put more into it
+        library = library_of(kind.__module__) or source
         if library:
             return _joined("class", [library, kind.__module__, kind.__qualname__])
         bases = [self._digest(base) for base in kind.__bases__ if base is not object]
         return _joined("class", [*bases, *self._named(vars(kind), _NOT_OF_A_CLASS)])
 
     def _python_module(self, module: types.ModuleType) -> bytes:
-        library = library_of(module.__name__)
+        library = library_of(module.__name__) or source_of(module.__name__)
         if library:
             return _joined("library", [library, module.__name__])
         return _joined("python module", self._named({name: one for name, one in vars(module).items() if not name.startswith("__")}))
@@ -273,7 +277,8 @@ class Fingerprint:
             return _joined("function", [library, name, function.__qualname__, *closed])
         code, self._own = function.__code__, True
         own = self._named({key: part for key, part in vars(function).items() if key != "__wrapped__"})
-        read = self._named(read_globals(code, function.__globals__))
+        source = source_of(name)  # holds what the function reads
+        read = [source] if source else self._named(read_globals(code, function.__globals__))
         defaults = [self._digest(function.__defaults__), self._digest(function.__kwdefaults__)]
         return _joined("function", [self._digest(code), *defaults, *closed, *own, *read])
 

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -383,7 +383,7 @@ def _described(layer: Any, name: str, *, prints: Fingerprint, listed: bool) -> s
     """Return the digest of a layer's class, config and own attributes.
     Attributes that every layer has (its path in the model, whether it is built) are left out: they differ between equal layers. A Keras
     layer is identified by its config and the functions it holds."""
-    kind, of_all = type(layer), {*vars(keras.layers.Layer()), *vars(keras.Model()), *_OF_EVERY_MODEL}
+    kind, of_all = type(layer), _of_all()[0]
     own = {key: value for key, value in vars(layer).items() if key not in of_all}
     if library_of(kind.__module__):
         own = {key: value for key, value in own.items() if isinstance(value, _CALLABLE)}
@@ -391,6 +391,13 @@ def _described(layer: Any, name: str, *, prints: Fingerprint, listed: bool) -> s
     hooks = [list(vars(layer)[key].values()) for key in ("_forward_pre_hooks", "_forward_hooks") if vars(layer).get(key)]
     parts = {"class": kind, "call": kind.call, "config": config, "hooks": hooks}
     return " ".join(prints.of(value, f"{name}.{key}") for key, value in [*parts.items(), *sorted(own.items())])
+
+
+@cache
+def _of_all() -> tuple[frozenset[str], frozenset[str]]:
+    """Return the attributes that every layer or model has, and those that every operation has."""
+    layers = {*vars(keras.layers.Layer()), *vars(keras.Model()), *_OF_EVERY_MODEL}
+    return frozenset(layers), frozenset(vars(keras.Operation()))
 
 
 def _config_of(value: Any) -> Any:
@@ -435,7 +442,7 @@ def _wiring(named: Mapping[str, Any], prints: Fingerprint) -> list[str]:
             constant, own = [leaf for leaf in leaves if not isinstance(leaf, keras.KerasTensor)], []
             if not said:  # an operation that is no layer: what it holds beside what every operation has
                 held = sorted(vars(node.operation).items())
-                own = [type(node.operation), *(value for key, value in held if key not in vars(keras.Operation()))]
+                own = [type(node.operation), *(value for key, value in held if key not in _of_all()[1])]
             lines.append(f"{step} {said} {given} {sorted(node.arguments.kwargs)} {prints.of([constant, own], step)}")
             numbers.update({id(tensor): f"{at}.{index}" for index, tensor in enumerate(node.outputs)})
     return lines
