@@ -30,7 +30,7 @@ from regraft.planning.choosing import trials as trials_module
 from regraft.planning.choosing.candidates import surgical_blocks
 from regraft.planning.choosing.choice import Choice, gain_of, is_better
 from regraft.planning.choosing.costs import Costs
-from regraft.planning.choosing.probing import JOINT, _stacking_weights, best_of
+from regraft.planning.choosing.probing import JOINT, _prior, _stacking_weights, best_of
 from regraft.planning.choosing.solving import OLD_ROWS, HeldOut, Probed
 from regraft.planning.choosing.trials import Trial, blended_, on_workers
 from regraft.planning.setup import Log
@@ -167,9 +167,21 @@ def test_weights_follow_the_better_head_as_far_as_the_items_can_tell() -> None:
     draw, targets = np.random.default_rng(0), np.arange(600) % 3
     truth = np.eye(3)[targets]
     heads = np.stack([3 * truth + draw.normal(size=truth.shape), draw.normal(size=truth.shape), -truth])
-    many, few = _stacking_weights(heads, targets), _stacking_weights(heads[:, :6], targets[:6])
+    equal = np.full(3, 1 / 3)
+    many, few = _stacking_weights(heads, targets, prior=equal), _stacking_weights(heads[:, :6], targets[:6], prior=equal)
     assert (many >= 0).all() and many[0] > 0.8 and max(many[1], many[2]) < 0.1
     assert np.abs(few - 1 / 3).max() < np.abs(many - 1 / 3).max() and few[0] > few[1]
+
+
+@pytest.mark.parametrize(("old", "expected"), [((False, False, True), (0.25, 0.25, 0.5)), ((False,) * 4, (0.25,) * 4), ((True,), (1.0,))])
+def test_the_old_head_counts_for_half_before_the_data(old: tuple[bool, ...], expected: tuple[float, ...]) -> None:
+    prior = _prior([SimpleNamespace(of_old=one) for one in old])
+    np.testing.assert_allclose(prior, expected)
+    draw, targets = np.random.default_rng(0), np.arange(2000) % 2
+    heads = np.stack([draw.normal(size=(2000, 2)) + np.eye(2)[targets] * (number == 0) for number in range(len(old))])
+    few, many = (_stacking_weights(heads[:, :count], targets[:count], prior=prior) for count in (8, 2000))
+    assert np.abs(few - prior).max() < 0.2
+    assert len(old) == 1 or (many[0] > 0.6 and many[1:].max() < 0.2)
 
 
 def test_the_rows_of_the_old_head_are_weighed_with_the_others_where_the_classes_are_the_old_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from sklearn.datasets import load_wine
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from regraft.errors import DataError, SettingError
-from regraft.probes import ClassStatistics, fit_lda, held_out_factors, statistics, statistics_of
+from regraft.probes import ClassStatistics, fit_lda, fit_lda_probe, held_out_factors, statistics, statistics_of
 from regraft.probes.statistics import read_every
 
 NAMES = ("ant", "bee", "cat")
@@ -165,6 +165,18 @@ def test_uniform_priors_only_take_the_counts_out_of_the_bias() -> None:
     np.testing.assert_array_equal(balanced, weight)
     expected = np.log(found.counts)
     np.testing.assert_allclose(bias - even, expected - expected.mean(), atol=1e-9)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_discriminant_probe_has_the_priors_of_its_examples(balanced: bool) -> None:
+    draw = np.random.default_rng(0)
+    labels = (draw.random(4000) < 0.1).astype(int)
+    features = draw.normal(size=(4000, 4)) + labels[:, None] * 0.7
+    probe = fit_lda_probe(features[:1000], labels[:1000], classes=2, balanced=balanced)
+    model = LinearDiscriminantAnalysis(priors=[0.5, 0.5] if balanced else None).fit(features[:1000], labels[:1000])
+    found, expected = (part[1000:] for part in (probe.scores(features).argmax(1), model.predict(features)))
+    assert (found == expected).mean() > 0.98
+    assert (found.mean() > 0.2) == balanced
 
 
 def test_default_shrinkage_by_hand() -> None:

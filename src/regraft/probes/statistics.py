@@ -336,10 +336,17 @@ def _fault(classes: int, counts: np.ndarray, *, means: np.ndarray, scatter: np.n
 
 
 def fit_lda_probe(
-    features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None, shrinkage: float | None = None
+    features: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    classes: int,
+    groups: npt.ArrayLike | None = None,
+    shrinkage: float | None = None,
+    balanced: bool = False,
 ) -> LinearProbe:
     """Fit shrinkage LDA. Statistics are computed once per fold and joined for each training part.
-    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) groups whose examples are left out together.
+    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) groups whose examples are left out together;
+    `balanced`: equal priors in place of the shares of the classes.
     Source: as for `fit_lda`; the temperature is fitted to the held-out logits (Guo et al., ICML 2017, section 4.2).
     Deviations: held-out logits come from 5 folds instead of leave-one-out. The shrinkage changes with each example left out, so a rank-one
     update of the inverse is not possible."""
@@ -350,11 +357,11 @@ def fit_lda_probe(
 
     def fit(seen: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         statistics = _joined([parts[int(fold)] for fold in np.unique(folds[seen])])
-        weight, bias = fit_lda(statistics, shrinkage=shrinkage)
+        weight, bias = fit_lda(statistics, shrinkage=shrinkage, balanced=balanced)
         present = statistics.counts > 0
         return lambda unseen: x[unseen] @ weight[present].T + bias[present]
 
-    weight, bias = fit_lda(_joined(list(parts.values())), shrinkage=shrinkage)
+    weight, bias = fit_lda(_joined(list(parts.values())), shrinkage=shrinkage, balanced=balanced)
     scores = held_out_scores(fit, folds, targets=rows, classes=classes)
     factor = fit_temperature(scores, np.eye(classes)[rows])
     strength = -1.0 if shrinkage is None else shrinkage

@@ -180,7 +180,7 @@ def with_rows(network: Network, head: Head, *, probe: LinearProbe, layer: Hidden
 
 STACKED = "all depths, weighed"
 SHRINK = 10.0
-"""Strength of the penalty towards equal weights, in nats for all examples together: few examples cannot determine a dozen weights."""
+"""Strength of the penalty towards the weights of `_prior`, in nats for all examples together: few examples cannot determine a dozen."""
 LEAST = 0.01  # Share of the total weight below which a head is left out
 MOST_WEIGHED = 4000  # Largest number of examples for fitting the weights; more change only their third digit
 
@@ -188,7 +188,7 @@ MOST_WEIGHED = 4000  # Largest number of examples for fitting the weights; more 
 def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: str = STACKED) -> list[Probed]:
     """Return the weighted mean of some heads, with weights fitted to their held-out logits.
     Source: stacking (Wolpert, Neural Networks 5, 1992) with non-negative weights (Breiman, Machine Learning 24, 1996).
-    Deviations: log loss instead of squared error, and a penalty towards equal weights."""
+    Deviations: log loss instead of squared error, and a penalty towards `_prior`."""
     best = min(members, key=lambda one: one.loss)
     alike = [one for one in members if all(np.array_equal(one.rows[task], best.rows[task]) for task in setup.tasks)]
     if {setup.data_of(task).task for task in setup.tasks} != {"classification"} or len(alike) < 2:
@@ -204,21 +204,29 @@ def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: st
     return [replace(judged_probe(setup, name, slices=slices, method=method, probes=probes, rows=best.rows), members=tuple(kept))]
 
 
-def _stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return the non-negative weights (M,) that minimise the log loss of the weighted sum of `scores`, with a penalty towards 1 / M.
+def _prior(members: Sequence[Probed]) -> np.ndarray:
+    """Return the weights (M,) of heads before the data: half for the old head, whose logits no example has chosen, the rest in equal parts.
+    The logits of the others are held out, but have chosen penalties and methods: with 30 examples their errors are too low."""
+    old = np.array([one.of_old for one in members])
+    shares = np.where(old, 1.0, 1.0 / max(np.sum(~old), 1))
+    return np.asarray(shares / shares.sum())
+
+
+def _stacking_weights(scores: np.ndarray, targets: np.ndarray, *, prior: np.ndarray) -> np.ndarray:
+    """Return the non-negative weights (M,) that minimise the log loss of the weighted sum of `scores`, with a penalty towards the `prior`.
     `scores` (M, n, C) are the held-out logits of M heads; `targets` (n,) are class indices."""
-    heads, count = len(scores), len(targets)
-    equal, rows, truth = 1.0 / heads, np.arange(count), np.zeros(scores.shape[1:])
+    count = len(targets)
+    rows, truth = np.arange(count), np.zeros(scores.shape[1:])
     truth[rows, targets] = 1.0
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         logs = log_softmax(np.tensordot(weights, scores, 1), axis=1)
-        away = weights - equal
+        away = weights - prior
         slope = np.tensordot(scores, np.exp(logs) - truth, 2)
         return float(SHRINK * away @ away - logs[rows, targets].sum()) / count, (slope + 2 * SHRINK * away) / count
 
-    found = minimize(loss, np.full(heads, equal), jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * heads)
-    return np.asarray(found.x) if found.x.sum() > 0 else np.full(heads, equal)
+    found = minimize(loss, prior, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(prior))
+    return np.asarray(found.x) if found.x.sum() > 0 else prior
 
 
 def _old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
@@ -268,7 +276,7 @@ def _weights_of(setup: Setup, task: str, *, members: Sequence[Probed]) -> np.nda
     rows = members[0].rows[task]
     drawn = np.random.default_rng(setup.plan.seed).permutation(len(rows))[:MOST_WEIGHED]
     scores = np.stack([one.probes[task].loo_scores[drawn] for one in members]).astype(np.float64)
-    return _stacking_weights(scores, setup.data_of(task).targets[rows[drawn]])
+    return _stacking_weights(scores, setup.data_of(task).targets[rows[drawn]], prior=_prior(members))
 
 
 def _joined(setup: Setup, task: str, *, members: Sequence[Probed], weights: np.ndarray, slices: Sequence[TapSlice]) -> LinearProbe:

@@ -170,11 +170,11 @@ def _solved_by(  # over the limit: what a probe is made of
     the block's number of features, so that a wide block weighs no more than a narrow one."""
     data = setup.data_of(task)
     targets, classes, groups = data.targets[rows], len(data.classes), groups_of(setup, task, rows=rows)
+    balanced = setup.settings.class_weight == "balanced" and data.task == "classification"
     if method == WORDS["ridge"]:
-        balanced = setup.settings.class_weight == "balanced" and data.task == "classification"
         probe: LinearProbe = fit_ridge(features, targets, kind=data.task, classes=classes, groups=groups, balanced=balanced)
     elif method == WORDS["lda"]:
-        probe = fit_lda_probe(features, targets, classes=classes, groups=groups)
+        probe = fit_lda_probe(features, targets, classes=classes, groups=groups, balanced=balanced)
     elif method == WORDS["logistic"]:
         loss = logistic_loss(setup, task)
         probe = fit_logistic(features, targets, classes=classes, groups=groups, standardise=False, loss=loss)

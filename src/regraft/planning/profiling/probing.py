@@ -113,7 +113,8 @@ def _fitted_scores(case: Case, table: np.ndarray, *, chosen: np.ndarray, rest: n
     if joint.method == "ridge":
         probe = fit_ridge(table[chosen], part.targets, kind=case.kind, classes=case.classes, groups=part.groups)
         return probe.scores(table[rest])
-    weight, bias = fit_lda(statistics_of(table[chosen], part.targets, classes=[str(row) for row in range(case.classes)]))
+    names = [str(row) for row in range(case.classes)]
+    weight, bias = fit_lda(statistics_of(table[chosen], part.targets, classes=names), balanced=False)
     return np.asarray(table[rest] @ weight.T + bias)
 
 
