@@ -41,7 +41,7 @@ class CosineLinear(nn.Linear):
 
 
 class MaskedLinear(nn.Linear):
-    """Its mask holds a row for each class (MADE); of new classes none is known."""
+    """Its mask holds a row for each class (MADE), and its number is not known for new ones."""
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__(features, classes)
@@ -99,14 +99,15 @@ def test_heads_are_found_and_rebuilt(name: str) -> None:
     assert np.array_equal(wider.logits(items)[:, :3], net.logits(items))
 
 
-def test_a_layer_with_a_mask_for_each_class_is_no_head() -> None:
+def test_a_layer_with_a_mask_for_each_class_becomes_one_without() -> None:
+    """Its rows times its mask are class weights; that of a new class has no mask."""
     torch.manual_seed(0)
     module = nn.Sequential(MaskedLinear(6, 8), nn.ReLU(), MaskedLinear(8, 3))
     net = regraft.load(module, classes=["a", "b", "c"], inputs=(6,))
     items = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
-    assert not net.heads and net.classes == ("a", "b", "c")
+    assert np.array_equal(net.head.weight, (module[2].weight * module[2].mask).detach().numpy())
     assert np.allclose(net.logits(items), module(torch.from_numpy(items)).detach(), atol=1e-6)
-    assert regraft.retarget(net, ["c", "new"]).logits(items).shape == (9, 2)
+    assert np.allclose(regraft.retarget(net, ["c", "new"]).logits(items)[:, 0], net.logits(items)[:, 2], atol=1e-6)
 
 
 @pytest.mark.parametrize("make", [TwoHeads, _keras_two])

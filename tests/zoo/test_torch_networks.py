@@ -23,8 +23,15 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "scratch": {"epochs": 2},
     "auto": {"epochs": 2},
 }
-NEVER_USED = {"Unused": ("aux.",), "Auxiliary": ("aux.",)}
-"""Parameters that no result depends on, by network."""
+NEVER_USED = {
+    "Unused": ("aux.",),
+    "Auxiliary": ("aux.",),
+    "FunctionalHead": ("fc.",),
+    "Bare": ("b",),
+    "NormalisedScores": ("fc.", "last."),
+    "Distances": ("fc.bias",),
+}
+"""Parameters that no result depends on, by network; class weights in a module's own code gave way to a layer."""
 
 
 def opened(name: str) -> Network:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.zoo.test_freeze_flags import adapted
 from tests.zoo.test_torch_networks import pictures
-from tests.zoo.torch_networks import FunctionalHead, Plain
+from tests.zoo.torch_networks import Distances, Plain
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -47,7 +47,7 @@ def network(kind: str) -> Any:
     if kind == "keras":
         layers = [keras.Input((3, 16, 16)), keras.layers.Flatten(), CentredKeras(), keras.layers.Dense(8), keras.layers.Dense(3)]
         return keras.Sequential(layers)
-    made = FunctionalHead() if kind == "torch without a head" else Plain()
+    made = Distances() if kind == "torch without a head" else Plain()
     made.conv1 = Centred()
     return made
 

@@ -81,10 +81,17 @@ class Functional(Plain):
 
 
 class FunctionalHead(Plain):
-    """The last layer is read by `F.linear`: nothing shows that it is a head."""
+    """The last layer is read by `F.linear` and never called."""
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(self.features(x), self.fc.weight, self.fc.bias)
+
+
+class Distances(Plain):
+    """Its scores are distances to a point of each class, which no linear layer gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -torch.cdist(self.features(x), self.fc.weight)
 
 
 class Bare(nn.Module):
@@ -197,6 +204,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
         Listed,
         Functional,
         FunctionalHead,
+        Distances,
         Bare,
         Tied,
         OldWeightNorm,

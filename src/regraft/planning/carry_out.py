@@ -241,15 +241,14 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
     whole = data.recordings()
     used = {"training": parts.training, "validation": parts.validation, "holdout": parts.holdout}
     split = {name: len(data.subset(rows).recordings()) for name, rows in used.items()}
-    uncached = any(note.startswith(UNCACHED) for note in log.notes)
-    on_output = f"{ATTACHED}: the new one reads its pooled output." if uncached and not setup.network.heads else ""
+    on_output = f"{ATTACHED}: the new one reads its pooled output." if setup.old_head is None else ""
     return {
         "network": network_facts(network),
         "data": {"examples": len(whole), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
         | {"read": [list(row) for row in whole.summary().rows() if row[0] != "note"]}
         | ({"tasks": several} if data.further else {}),
         "kept_start": measured.training.stage if measured is not None and measured.kept_start else None,
-        "uncached": uncached,
+        "uncached": any(note.startswith(UNCACHED) for note in log.notes),
         "random_weights": network.origin.get("weights") == "random",
         "preprocessing": network.preprocessing.describe(),
         "attached": next((note for note in log.notes if note.startswith(ATTACHED)), on_output),

@@ -27,6 +27,7 @@ from . import adjusting, changes
 from .body import KerasBody, inspected
 from .clone import cloned
 from .library import keras
+from .read_heads import with_read_head
 from .running import called, sample_for
 from .saving import WEIGHTS_ALONE, as_given, layer_names, save, write_keras2
 
@@ -119,7 +120,7 @@ def open_keras(
     if isinstance(head, str) and heads is None:
         body = changes.with_one_output(body)
     elif head is None and heads is None:
-        body = changes.with_joined_heads(body)
+        body = with_read_head(changes.with_joined_heads(body))
         account = body.account
     if kept:
         names = ", ".join(repr(layer.name) for layer in kept)

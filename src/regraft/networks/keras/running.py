@@ -116,13 +116,13 @@ def split_graph(body: Body, frozen: Collection[str], *, scores: Callable[[Callab
     def frozen_part(inputs: Inputs) -> list[Tensor]:
         with torch.no_grad():
             known = {id(graph.inputs[0]): inputs}
-            _run_(frozen_steps, known, training=False)
+            run_steps_(frozen_steps, known, training=False)
         return [known[id(tensor)] for tensor in border]  # type: ignore[misc]
 
     def live_part(tensors: Sequence[Tensor]) -> Scores:
         def run() -> Any:
             known: dict[int, Any] = {id(symbolic): tensor for symbolic, tensor in zip(border, tensors, strict=True)}
-            _run_(live_steps, known, training=body.training)
+            run_steps_(live_steps, known, training=body.training)
             return [known[id(tensor)] for tensor in graph.outputs]
 
         return scores(run)
@@ -167,7 +167,7 @@ def _parted(body: Body, graph: Any, *, frozen: set[str]) -> tuple[list[Any], lis
     return frozen_steps, live_steps
 
 
-def _run_(steps: Sequence[Any], known: dict[int, Any], *, training: bool) -> None:
+def run_steps_(steps: Sequence[Any], known: dict[int, Any], *, training: bool) -> None:
     """Run graph nodes in order and store their outputs in `known`, by the symbolic tensor's id."""
     for node in steps:
         args, kwargs = node.arguments.fill_in(known)

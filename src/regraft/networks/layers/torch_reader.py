@@ -101,6 +101,7 @@ class TorchReader:
         """Return the outputs of a program for its inputs `entries`, in order."""
         waiting = list(entries)
         graph, signature = program.graph, program.graph_signature
+        graph.eliminate_dead_code()  # what no output needs may have no counterpart
         calls = [node for node in graph.nodes if node.op == "call_function"]
         known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
         self._fixed.update(node for node in graph.nodes if node.op == "placeholder" and node.name in known)

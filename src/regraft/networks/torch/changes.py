@@ -35,6 +35,7 @@ from .conditioned import AdjustedNetwork, CodedNetwork
 from .graft import Graft, find_graft, grafts, module_at, set_submodule_, within
 from .heads import last_axis, like, new_head
 from .plain import copied
+from .products import ReadHead
 from .wrappers import AttachedHead, BranchedNetwork, EndedNetwork, JoinedNetwork, StackedHead, TappedNetwork, call_module
 
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
@@ -79,7 +80,7 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
             set_submodule_(twin.module, ends[-1], module=Softmax(dim=1) if head.activation == "softmax" else Identity())
     if head.task == twin.head.task:  # some libraries store the class count (timm: num_classes; Transformers: config.num_labels)
         owners = [twin.module]  # with the networks inside that have the classes of this head
-        while isinstance(owners[-1], Graft) and not isinstance(owners[-1], AttachedHead | StackedHead):
+        while isinstance(owners[-1], Graft) and not isinstance(owners[-1], AttachedHead | ReadHead | StackedHead):
             owners.append(owners[-1].network)
         for owner in owners:
             config = getattr(owner, "config", None)

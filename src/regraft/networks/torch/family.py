@@ -24,6 +24,7 @@ from .body import TorchBody, inspected
 from .exporting import export_module, write_graph, write_program
 from .graft import for_exporter_
 from .plain import InOneMapping, copied, in_single_precision, made_plain, unwrapped
+from .products import with_read_head
 from .wrappers import call_module
 
 __all__ = ["TORCH", "TorchFamily", "open_torch"]
@@ -104,12 +105,13 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     facts = origin or {"source": "module", "class": f"{type(module).__module__}.{type(module).__qualname__}"}
     chosen = facts.get("head") if head is None else head
     body = inspected(own, ran, head=chosen)
+    body = body if chosen is not None or body.found else with_read_head(body)
     body.given = given
     if inputs is not None:
         body.open_({"": inputs})
     body.freeze_(())
     others = [other for one in body.found.values() for other in one.others]
-    account = Account(notes=(*notes, *further, *last, *unused_outputs(head, others)))
+    account = Account(notes=(*notes, *further, *last, *body.account.notes, *unused_outputs(head, others)))
     network = Network(TORCH, body, dict(facts) if chosen is None else {**facts, "head": chosen}, account, input_guessed=guessed)
     if classes is not None:
         network.name_classes_(classes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from ...heads import retarget
 from ...networks.account import Account
 from ...networks.contract import Inputs, Network, Tap
 from ...networks.padding import by_length, reads_padding, skips_padding, sorts_by_length, takes_mask
+from ...networks.parts.structure import Block
 from ...probes import fit_ridge
 from ..measured_input import LEAST, SURE, losses_of, surely
-from ..tapped import reading_at
+from ..tapped import Reading, reading_at
 
 ATTACHED = "The network had no head that could be recognised"
 _MOST, _BLOCKS, _BATCH = 256, 3, 32  # Examples of the measurement; number of last blocks that are tried; examples per pass
@@ -39,11 +41,11 @@ def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
         return net
     best = min((name for name in losses if name), key=lambda name: float(losses[name].mean()))
     figures = f"{losses[best].mean():.3g} on the block {best!r}, {losses[''].mean():.3g} on its pooled output ({len(known)} examples)"
-    gained = losses[""] - losses[best]
-    if surely(gained) < SURE and not (padded and gained.mean() >= 0):
-        return net
-    found = net.tapped([Tap(best, ("mean",))]) if takes_mask(net.sample) else net.ended(best)
-    note = f"{ATTACHED}: the new one reads the block {best!r}. Leave-one-out loss: {figures}."
+    gained, found, place = losses[""] - losses[best], copy.copy(net), "its pooled output"
+    if surely(gained) >= SURE or (padded and gained.mean() >= 0):
+        found = net.tapped([Tap(best, ("mean",))]) if takes_mask(net.sample) else net.ended(best)
+        place = f"the block {best!r}"
+    note = f"{ATTACHED}: the new one reads {place}. Leave-one-out loss: {figures}."
     found.account, found.preprocessing = net.account.joined(Account(notes=(note,))), net.preprocessing
     return found
 
@@ -52,13 +54,10 @@ def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> tuple[dict[st
     """Return what a new head would read, (n, d), on the pooled output ("") and on each of the last blocks, and whether the output
     depends on padding, which the blocks do not. It takes one pass, or two where a network with a head names its blocks otherwise (Keras
     models without a graph). Empty if no block is called, or one does not give numbers for each example."""
-    taps = [Tap(block.name, ("mean",)) for block in net.blocks[-_BLOCKS:]]
     batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
     padded = False
     try:
-        headed = retarget(net, ["new"], start="zeros")  # the input of its head is the pooled output
-        same = {tap.block for tap in taps} <= {block.name for block in headed.blocks}
-        reading = reading_at(headed if same else net, taps)
+        reading = _reading(net, net.blocks)
         if sorts_by_length(net.sample):
             inputs = items.batch(rows)
             skips = skips_padding(reading.read, inputs)
@@ -73,6 +72,19 @@ def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> tuple[dict[st
     table = torch.cat([made[0] for made in read]).cpu().numpy()
     places = {part.block: table[:, part.start : part.stop] for part in reading.slices}
     return {"": torch.cat(whole).cpu().numpy()} | places, padded
+
+
+def _reading(net: Network, blocks: Sequence[Block]) -> Reading:
+    """Return the reading of the last of some `blocks`; of those before them if none of them is called, or gives real numbers."""
+    taps = [Tap(block.name, ("mean",)) for block in blocks[-_BLOCKS:]]
+    headed = retarget(net, ["new"], start="zeros")  # the input of its head is the pooled output
+    same = {tap.block for tap in taps} <= {block.name for block in headed.blocks}
+    try:
+        return reading_at(headed if same else net, taps)
+    except NetworkError:
+        if len(blocks) <= _BLOCKS:
+            raise
+    return _reading(net, blocks[:-_BLOCKS])
 
 
 def _pooled(net: Network, batches: Iterable[Inputs]) -> list[Tensor]:

@@ -1,0 +1,95 @@
+"""Keras heads without a linear layer of Keras (a layer of the user, cosines, logits times a constant) become a Dense layer in the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..account import Account
+from ..parts.head import FoundHead
+from .body import KerasBody
+from .library import keras
+from .opened import opened
+from .running import run_steps_
+from .sizes import put_rows_
+from .structure import graph_of, steps_of
+
+_ENDS: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.logit, "softmax": torch.log, "linear": lambda logits: logits}
+_MOST, _TRIED = 2**24, 16  # Largest number of values of the vectors that find the rows; number of random vectors that prove them
+
+
+def with_read_head(body: KerasBody) -> KerasBody:
+    """Return the body with a Dense layer for the end of its graph, if that is linear in the features or in their direction (cosines).
+    The features are the vector that the last layer with a matrix of weights reads. The caller gives the body up."""
+    graph = graph_of(body.module)
+    if body.found or graph is None or len(graph.outputs) != 1 or len(graph.outputs[0].shape) != 2:
+        return body
+    end, features = _end_of(graph)
+    width = features.shape[1] if end and len(features.shape) == 2 else None
+    if width is None or width * width > _MOST:
+        return body
+
+    def run(values: Tensor) -> Tensor:
+        known = {id(features): values}
+        with torch.no_grad():
+            run_steps_(end, known, training=False)
+        return known[id(graph.outputs[0])].double()
+
+    device = body.module.weights[0].value.device
+    found = _rows(run, torch.eye(width, device=device))
+    if found is None:
+        return body
+    activation, turned, weight, bias = found
+    whole = opened(body.module)
+    own = FoundHead(whole.free_name("head"), activation)
+    head = own.head(weight.cpu().float().numpy(), bias.cpu().float().numpy(), task="main")
+    layer = keras.layers.Dense(len(bias), activation=activation, name=own.layer)
+    output = layer(keras.layers.UnitNormalization(name=whole.free_name("direction"))(features) if turned else features)
+    put_rows_(layer, head)
+    twin = body.anew(whole.model(output), {"main": (head, own)})
+    twin.refresh_heads_()
+    names = ", ".join(repr(node.operation.name) for node in end)
+    twin.account = Account(notes=(f"{names} at the end of the graph became one linear layer, {own.layer!r}, which gives the same logits",))
+    return twin
+
+
+def _end_of(graph: Any) -> tuple[list[Any], Any]:
+    """Return the steps from the last layer with a matrix of weights to the output, and the tensor that they read; no steps if they read
+    several."""
+    steps, tensor = list[Any](), graph.outputs[0]
+    for node in reversed(steps_of(graph)):
+        if not any(tensor is made for made in node.outputs):
+            continue
+        if len(node.input_tensors) != 1:
+            break
+        steps.insert(0, node)
+        tensor = node.input_tensors[0]
+        if any(len(weight.shape) > 1 for weight in getattr(node.operation, "weights", ())):
+            return steps, tensor
+    return [], tensor
+
+
+def _rows(run: Any, units: Tensor) -> tuple[str, bool, Tensor, Tensor] | None:
+    """Return the activation, whether the direction of the features is read, and the weight (C, d) and bias (C,) with which `run` follows
+    from vectors; None if it does not. `units`: (d, d), the unit vectors."""
+    drawn = torch.from_numpy(np.random.default_rng(0).normal(size=(_TRIED, len(units))).astype("float32")).to(units.device)
+    try:
+        made = run(torch.cat([torch.zeros_like(units[:1]), units, drawn]))
+    except Exception:  # a layer of the user may raise anything
+        return None
+    for name, inverse in _ENDS.items():
+        logits = inverse(made)
+        if name == "softmax":
+            logits = logits - logits.mean(1, keepdim=True)
+        bias, rows, wanted = logits[0], logits[1 : len(units) + 1] - logits[0], logits[len(units) + 1 :]
+        for turned in (False, True):
+            read = (functional.normalize(drawn) if turned else drawn).double()
+            gap, spread = (read @ rows + bias - wanted).abs().max(), (wanted - wanted.mean(0)).abs().max()
+            if logits.isfinite().all() and gap <= 1e-4 * spread:
+                return name, turned, rows.T, bias
+    return None
