@@ -115,3 +115,27 @@ def test_the_network_of_timm() -> None:
     made = regraft.retarget(regraft.load(module), ["x", "y"])
     module.reset_classifier(2)
     assert {name: one.shape for name, one in made.state().items()} == {name: one.shape for name, one in module.state_dict().items()}
+
+
+class Encoder(nn.Module):
+    """Residual layers that are all as wide as the result, and no head."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(nn.Linear(6, 6) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = x + step(x).tanh()
+        return x
+
+
+def test_the_search_takes_passes_in_proportion_to_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, forward = list[int](), Encoder.forward
+    monkeypatch.setattr(Encoder, "forward", lambda self, x: (passes.append(1), forward(self, x))[1])
+    counts = {}
+    for depth in (10, 40):
+        passes.clear()
+        assert not regraft.load(Encoder(depth), inputs=(6,)).heads
+        counts[depth] = len(passes)
+    assert counts[40] - counts[10] <= 2 * 30

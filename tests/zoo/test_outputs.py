@@ -120,16 +120,16 @@ def test_scores_are_found_in_what_a_module_returns(form: Any) -> None:
     assert np.allclose(net.predict(data).probabilities, expected, atol=1e-6)
 
 
-def normalised() -> Any:
+def squashed() -> Any:
     inputs = keras.Input((4,))
-    return keras.Model(inputs, keras.layers.Softmax()(keras.layers.BatchNormalization()(keras.layers.Dense(3)(inputs))))
+    return keras.Model(inputs, keras.layers.Softmax()(keras.ops.tanh(keras.layers.Dense(3)(inputs))))
 
 
 HEADLESS = {
-    "logits": lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)),
-    "probabilities": lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Softmax(1)),
-    "number": lambda: nn.Sequential(nn.Linear(4, 1), nn.BatchNorm1d(1)),
-    "keras": normalised,
+    "logits": lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh()),
+    "probabilities": lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Softmax(1)),
+    "number": lambda: nn.Sequential(nn.Linear(4, 1), nn.Tanh()),
+    "keras": squashed,
 }
 
 

@@ -78,12 +78,14 @@ def head_with_more(
     modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], result: Tensor, run: Callable[[], Any]
 ) -> FoundHead | None:
     """Return the head whose output is the result (N, C) once the layers beside it give zeros; None if there is no such head."""
-    for main in reversed(names):
-        beside = layers_beside(modules, seen, names=names, main=main, result=result, run=run)
-        if beside and seen.outputs[main].shape == result.shape:
-            alone = _changed_run(modules, {name: torch.zeros_like for name in beside}, run=run)
-            if head_reading(seen.outputs[main], alone, channels_last=True) == "linear":
-                return FoundHead(main, "linear", whole=True, beside=beside)
+    own = _of_one_logit_each(modules, seen, names=names, result=result, run=run)
+    if len(own) < 2 or _reads_another(modules, [(name, 1.0) for name in own], run=run):
+        return None
+    for main in (name for name in reversed(own) if seen.outputs[name].shape == result.shape):
+        beside = tuple(name for name in own if name != main)
+        alone = _changed_run(modules, {name: torch.zeros_like for name in beside}, run=run)
+        if head_reading(seen.outputs[main], alone, channels_last=True) == "linear":
+            return FoundHead(main, "linear", whole=True, beside=beside)
     return None
 
 
@@ -92,6 +94,14 @@ def layers_beside(  # over the limit: modules and trace are one run
 ) -> tuple[str, ...]:
     """Return those of the layers `names` that add to the result (N, C) beside `main`, perhaps after a maximum over positions.
     These are the layers of which each output moves one logit: its own. None of them reads what another one gives."""
+    beside = _of_one_logit_each(modules, seen, names=[name for name in names if name != main], result=result, run=run)
+    return () if not beside or _reads_another(modules, [(name, 1.0) for name in (main, *beside)], run=run) else tuple(beside)
+
+
+def _of_one_logit_each(
+    modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], result: Tensor, run: Callable[[], Any]
+) -> list[str]:
+    """Return the layers of which each output moves one logit of the result (N, C): its own."""
     count = result.shape[1]
 
     def moved(name: str, column: int) -> list[int]:
@@ -103,9 +113,8 @@ def layers_beside(  # over the limit: modules and trace are one run
         gap = (_changed_run(modules, {name: more}, run=run) - result).abs()
         return torch.nonzero((gap > _TOLERANCE * (1 + result.abs())).any(0)).flatten().tolist()
 
-    wide = [name for name in names if name != main and isinstance(seen.outputs[name], Tensor) and seen.outputs[name].shape[-1] == count]
-    beside = tuple(name for name in wide if count > 1 and all(moved(name, column) == [column] for column in (0, count - 1)))
-    return () if not beside or _reads_another(modules, [(name, 1.0) for name in (main, *beside)], run=run) else beside
+    wide = [name for name in names if isinstance(seen.outputs[name], Tensor) and seen.outputs[name].shape[-1] == count]
+    return [name for name in wide if count > 1 and all(moved(name, column) == [column] for column in (0, count - 1))]
 
 
 def _changed_run(modules: Mapping[str, Module], changes: Mapping[str, Callable[[Tensor], Tensor]], *, run: Callable[[], Any]) -> Tensor:
