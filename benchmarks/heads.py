@@ -52,7 +52,7 @@ def linear(items: Items) -> Any:
 def compared(network: Any, learn: Items, *, test: Items, seed: int) -> dict[str, float]:
     """Return accuracy, log loss and seconds of both."""
     start = time.perf_counter()
-    result = regraft.adapt(network, learn, strategy="head", test=test, seed=seed, cache="memory", baselines=False)
+    result = regraft.adapt(network, learn, strategy="head", test=test, holdout=0.2, seed=seed, cache="memory", baselines=False)
     seconds = {"head": time.perf_counter() - start}
     held = parts_of(regraft.read(learn), Plan("head", seed=seed), judged_apart=True).holdout
     rows = np.setdiff1d(np.arange(len(learn[1])), held)

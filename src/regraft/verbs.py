@@ -209,7 +209,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     data: Any,
     *,
     strategy: str | Plan = "auto",
-    holdout: float = 0.2,
+    holdout: float | None = None,
     validation: float = 0.15,
     test: Any = None,
     budget: str | None = None,
@@ -229,10 +229,10 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         data: a `Dataset`, or anything that `read` reads.
         strategy: "auto", "probe", "head", "partial" (with frozen=), "full", "surgical" (with block=), "scratch", "bias", "scale_shift",
             "lora", "lin", "codes" (for data with conditions), or a `Plan`.
-        holdout: share of the examples in the holdout set, from 0 to below 1. Use 0 together with `test`.
+        holdout: share of the examples in the holdout set, from 0 to below 1. None means 0.2, and 0 with `test`, which judges instead.
         validation: share of the remaining examples in the validation set. It selects the epoch, the learning rate and, for "auto", the
             strategy.
-        test: additional labelled data for evaluation only.
+        test: labelled data for evaluation only. All examples of `data` are then learned from, unless `holdout` is given.
         budget: time limit for "auto": "30s", "10m" or "1h". None or "auto" stops when no remaining candidate is expected to do better.
         views: number of fixed augmented copies of each training example, including the plain one.
         seed: seed for splits, order, dropout and augmentation.
@@ -272,7 +272,9 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         (('cold', 'warm'), ['holdout'], 'head')
     """
     skip_bad = bool(settings.pop("skip_bad", False))
-    given = {"holdout": (holdout, 0.2), "validation": (validation, 0.15), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
+    if holdout is None and test is not None and not isinstance(strategy, Plan):
+        holdout = 0.0
+    given = {"holdout": (holdout, None), "validation": (validation, 0.15), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
     chosen = {name: value for name, (value, usual) in given.items() if not isinstance(value, int | float | str | None) or value != usual}
     plan = make_plan(strategy, {**chosen, **settings})
     dataset = _usable(data, skip_bad, task=task, max_length=max_length, sample_weight=sample_weight)

@@ -76,7 +76,7 @@ def test_adapt_takes_a_table_with_files_and_groups(pictures: Path, tmp_path: Pat
     options += ["--sample-weight", "much", "--test", tmp_path / "test.csv"]  # what judges needs no weights
     result = run("adapt", TINY, tmp_path / "train.csv", "--out", tmp_path / "out", *options, *SETTINGS)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["scores"]["holdout"]["examples"] == 4
+    assert json.loads(result.stdout)["scores"]["test"]["examples"] == 2
 
 
 def test_evaluate_gives_figures_with_intervals(adapted: Adapted) -> None:

@@ -250,7 +250,7 @@ def test_a_single_input_may_be_named_in_examples(family: str, tmp_path: Path) ->
     assert regraft.extend(net, ({"ids": rows}, shown)).network.classes == ("early", "late", "never")
     named = ({"ids": rows}, labels)
     result = regraft.adapt(net, named, strategy="probe", test=named, cache="memory", out=tmp_path / "out")
-    plain = regraft.adapt(net, (rows, labels), strategy="probe", cache="memory").network
+    plain = regraft.adapt(net, (rows, labels), strategy="probe", test=(rows, labels), cache="memory").network
     again = regraft.load(tmp_path / "out", **({"architecture": _Texts} if family == "torch" else {}))
     for given in (rows, {"ids": rows}):
         assert np.array_equal(again.logits(given), result.network.logits(given))

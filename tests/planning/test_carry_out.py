@@ -312,7 +312,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_baselines_are_judged_on_the_items_that_judge_the_network() -> None:
     pictures, labels = examples.pictures(90)
     test = (pictures[60:], labels[60:])
-    result = regraft.adapt(_net(), (pictures[:60], labels[:60]), strategy="partial", frozen="norm1", test=test, baselines=True, **QUICK)
+    result = regraft.adapt(_net(), (pictures[:60], labels[:60]), strategy="partial", frozen="norm1", test=test, holdout=0.2, baselines=True, **QUICK)
     assert result.scores["test"]["examples"] == 30 and result.scores["holdout"]["examples"] == 12
     assert set(result.baselines) == {"majority", "class_mean", "probe", "scratch"}
     assert any(
@@ -393,14 +393,24 @@ def test_one_item_of_each_class_will_do_where_others_judge(family: str, strategy
     with pytest.raises(DataError, match=r"one example cannot be split: 'class 0', .*Add examples, remove the class, or give .* test=\."):
         regraft.adapt(net, (items[lone], names[lone]), strategy=strategy, **QUICK)
     more = np.concatenate([lone, np.flatnonzero(names == names[0])[1:9]])  # this class has items to spare
-    result = regraft.adapt(net, (items[more], names[more]), test=(items, names), strategy=strategy, **QUICK)
+    result = regraft.adapt(net, (items[more], names[more]), test=(items, names), holdout=0.2, strategy=strategy, **QUICK)
     assert list(result.scores) == ["holdout", "test"]
+
+
+@pytest.mark.parametrize(("asked", "held"), [({}, 0), ({"holdout": 0.2}, 12), ({"holdout": 0.0}, 0)])
+def test_with_a_test_set_nothing_else_is_held_out_unless_asked(asked: dict[str, float], held: int) -> None:
+    data = examples.pictures(60)
+    result = regraft.adapt(_net(), data, test=data, strategy="head", **asked, **QUICK)
+    assert result.facts["data"]["split"]["holdout"] == held == result.scores.get("holdout", {}).get("examples", 0)
+    assert f"holdout={result.plan.holdout}" in result.plan.to_call() and ("test=test" in result.plan.to_call()) == (held == 0)
+    kept = regraft.adapt(_net(), data, test=data, strategy=Plan("probe"))
+    assert kept.scores["holdout"]["examples"] == 12  # a plan is carried out as it is
 
 
 def test_groups_that_cannot_be_split_are_no_error_where_others_judge() -> None:
     items, names = examples.pictures(60)
     data = read((items, names), group=names)
-    result = regraft.adapt(_net(), data, test=(items, names), strategy="head", **QUICK)
+    result = regraft.adapt(_net(), data, test=(items, names), holdout=0.2, strategy="head", **QUICK)
     assert result.facts["data"]["split"] == {"training": 60, "validation": 0, "holdout": 0}
     with pytest.raises(DataError, match=r"3 groups cannot be split"):
         regraft.adapt(_net(), data, strategy="head", **QUICK)

@@ -48,7 +48,7 @@ def test_equal_examples_on_both_sides_are_told(grouped: bool, tested: bool) -> N
     rows = np.repeat(np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32), 4, axis=0)
     data = regraft.read((rows, [str(at // 4 % 2) for at in range(40)]), group="byte-equal" if grouped else None)
     test = (rows[:6] + (0 if tested else 1), ["0", "0", "0", "0", "1", "1"])
-    result = regraft.adapt(_network("torch"), data, strategy="probe", test=test, cache="memory", device="cpu")
+    result = regraft.adapt(_network("torch"), data, strategy="probe", test=test, holdout=0.2, cache="memory", device="cpu")
     warnings = [note for note in result.plan.reasons if "equal, byte by byte" in note]
     assert [("holdout" in note, "test" in note) for note in warnings] == [(True, False)] * (not grouped) + [(False, True)] * tested
     assert all(note in result.facts["warnings"] for note in warnings)

@@ -58,7 +58,8 @@ def _no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_head_is_solved_and_is_what_scikit_learn_makes_of_the_same_features(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _no_loop(monkeypatch)
     net, (pictures, labels) = _net(family), _pictures(family)
-    result = regraft.adapt(net, (pictures[:160], labels[:160]), strategy="head", test=(pictures[160:], labels[160:]), cache="memory")
+    test = (pictures[160:], labels[160:])
+    result = regraft.adapt(net, (pictures[:160], labels[:160]), strategy="head", holdout=0.2, test=test, cache="memory")
     assert [entry["stage"] for entry in result.history] == ["head"] * len(result.history)
     assert all(entry["penalty"] > 0 and entry["validation_loss"] > 0 for entry in result.history)
     best = min(result.history, key=lambda entry: entry["validation_loss"])
@@ -101,7 +102,8 @@ def test_the_default_head_is_not_worse_than_the_three_lines_that_everybody_write
         order = np.random.default_rng(seed).permutation(len(y))
         learn = np.concatenate([order[y[order] == label][:each] for label in np.unique(y)])
         test = np.setdiff1d(order, learn)
-        result = regraft.adapt(net, (x[learn], names[learn]), strategy="head", test=(x[test], names[test]), seed=seed, cache="memory")
+        data, how = (x[learn], names[learn]), {"holdout": 0.2, "seed": seed, "cache": "memory"}
+        result = regraft.adapt(net, data, strategy="head", test=(x[test], names[test]), **how)
         own = np.setdiff1d(np.arange(len(learn)), _judging(net, x[learn], names[learn], seed=seed))
         theirs = make_pipeline(StandardScaler(), LogisticRegressionCV(max_iter=1000)).fit(x[learn][own], names[learn][own])
         gains.append(result.scores["test"]["accuracy"] - theirs.score(x[test], names[test]))

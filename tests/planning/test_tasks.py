@@ -152,7 +152,7 @@ def test_heads_without_targets_are_left_as_they_are(make: Callable[[], Any]) -> 
 
 def test_partial_and_auto_with_two_heads_and_a_test_set() -> None:
     data = _two()
-    partial = regraft.adapt(_torch(), data, strategy="partial", frozen="low", test=_two(40), **QUICK)
+    partial = regraft.adapt(_torch(), data, strategy="partial", frozen="low", test=_two(40), holdout=0.2, **QUICK)
     assert torch.equal(partial.network.state()["low.weight"], _torch().state()["low.weight"])
     assert partial.scores["test"]["examples"] == 40 and partial.scores["test"]["tasks"]["mood"]["examples"] == 20
     assert "baselines" in partial.scores["test"]["tasks"]["mood"] and "baselines" not in partial.scores["holdout"]["tasks"]["mood"]

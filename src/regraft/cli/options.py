@@ -125,8 +125,10 @@ _OLD_DATA = "Examples of the old classes. The new class weights are fitted to ol
 OldData = Annotated[str | None, _data("--old-data", metavar="DATA", help=_OLD_DATA)]
 _STATISTICS = "Solve the class weights of all classes again, from the class statistics of the old ones: those in DIR, or the network's own."
 Statistics = Annotated[str | None, _data("--statistics", metavar="DIR|own", help=_STATISTICS)]
-_HOLDOUT = "Share of the examples in the holdout set. Use 0 together with --test."
+_HOLDOUT = "Share of the examples in the holdout set."
 Holdout = Annotated[float, _data("--holdout", metavar="X", min=0, max=1, help=_HOLDOUT)]
+_OR_TEST = f"{_HOLDOUT} Default: 0.2; with --test, which judges instead, `adapt` takes 0."
+HoldoutOrTest = Annotated[float | None, _data("--holdout", metavar="X", min=0, max=1, help=_OR_TEST)]
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _STRATEGY = (
@@ -236,7 +238,7 @@ class TrainingOptions:
     fresh: Fresh = None
     block: Block = None
     probe: Probe = None
-    holdout: Holdout = 0.2
+    holdout: HoldoutOrTest = None
     test: Test = None
     condition: Condition = None
     sample_weight: SampleWeight = None

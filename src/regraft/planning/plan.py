@@ -165,20 +165,21 @@ class Plan:
         return tuple(found)
 
     def given(self) -> dict[str, Any]:
-        """Return the arguments that recreate this plan, apart from the strategy: the seed, and options and settings that are not defaults.
+        """Return the arguments that recreate this plan, apart from the strategy: the share of the holdout set, the seed, and options and
+        settings that are not defaults.
 
         Example:
             >>> regraft.Plan("head", validation=0.3).given()
-            {'validation': 0.3, 'seed': 0}
+            {'holdout': 0.2, 'validation': 0.3, 'seed': 0}
         """
         method = METHODS.get(self.strategy)
         usual, settings = Plan(self.strategy), Settings.of(method.settings if method else {})
-        own = {name: getattr(self, name) for name in _OWN if name == "seed" or getattr(self, name) != getattr(usual, name)}
+        own = {name: getattr(self, name) for name in _OWN if name in ("holdout", "seed") or getattr(self, name) != getattr(usual, name)}
         told = {name: getattr(self.settings, name) for name in settings.to_dict()}
         return own | self.options | {name: value for name, value in told.items() if value != getattr(settings, name)}
 
     def to_call(self) -> str:
-        """Return the Python call that recreates this plan: the seed and every argument that differs from its default.
+        """Return the Python call that recreates this plan: the arguments of `given`; `test` stands for a test set where nothing is held out.
 
         Example:
             >>> print(regraft.Plan("head").to_call())
@@ -186,11 +187,13 @@ class Plan:
                 net,
                 data,
                 strategy='head',
+                holdout=0.2,
                 seed=0,
             )
         """
         said = (f"    {name}={_as_code(value)},\n" for name, value in self.given().items())
-        return f"regraft.adapt(\n    net,\n    data,\n    strategy={self.strategy!r},\n{''.join(said)})"
+        test = "" if self.holdout else "    test=test,\n"
+        return f"regraft.adapt(\n    net,\n    data,\n{test}    strategy={self.strategy!r},\n{''.join(said)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data that `from_dict` reads.

@@ -65,7 +65,8 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     from ...planning import make_plan
 
     limit = {} if budget is None else {"budget": budget}
-    settings = {"holdout": given.holdout, "seed": given.seed, **limit, **settings_of(given)}
+    holdout = (0.2 if given.test is None else 0.0) if given.holdout is None else given.holdout
+    settings = {"holdout": holdout, "seed": given.seed, **limit, **settings_of(given)}
     plan = make_plan(strategy, settings)  # report invalid settings before data are read
     net, dataset, test = opened_with_data(network, data, how=how, read=read, given=given)
     ready = time.perf_counter()
