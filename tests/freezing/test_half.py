@@ -64,8 +64,8 @@ def test_labels_that_judge_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) ->
     net = regraft.load(examples.Cnn(), inputs=(1, 8, 8))
     for strategy in ("probe", "partial"):
         seen.clear()
-        how = {"frozen": 1, "epochs": 1} if strategy == "partial" else {}
-        result = regraft.adapt(net, (X, y), strategy=strategy, test=(X, y), cache="memory", precision="bfloat16", **how)
+        how = {"cache": "memory"} | ({"frozen": 1, "epochs": 1} if strategy == "partial" else {})
+        result = regraft.adapt(net, (X, y), strategy=strategy, test=(X, y), holdout=0.2, precision="bfloat16", **how)
         assert {len(rows) for rows in seen} == {48}, strategy
         assert any("bfloat16" in reason for reason in result.plan.reasons)
 
