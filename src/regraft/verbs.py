@@ -251,8 +251,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
             `start`: initialisation of new class weights; "auto" uses the closed-form probe where that is better.
             `probe`: solver for heads: "ridge", "lda", "logistic", "svm", "class_mean", "random_projection" or "knn".
             `augment`: "auto", "none", "light", "photo" or a callable of one image. The last three make 4 views unless `views` is given.
-            `statistics`: whether class statistics are saved with the network.
-            `skip_bad`: leave out unusable examples instead of raising an error.
+            `statistics`: whether class statistics are saved with the network. `skip_bad`: leave out unusable examples, without an error.
             Also the options of the methods (form, blocks, rank, alpha, layers, size, training) and of `regraft.training.Settings`.
 
     Returns:
@@ -272,9 +271,8 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         (('cold', 'warm'), ['holdout'], 'head')
     """
     skip_bad = bool(settings.pop("skip_bad", False))
-    if holdout is None and test is not None and not isinstance(strategy, Plan):
-        holdout = 0.0
-    given = {"holdout": (holdout, None), "validation": (validation, 0.15), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
+    held = 0.0 if holdout is None and test is not None and not isinstance(strategy, Plan) else holdout
+    given = {"holdout": (held, None), "validation": (validation, 0.15), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
     chosen = {name: value for name, (value, usual) in given.items() if not isinstance(value, int | float | str | None) or value != usual}
     plan = make_plan(strategy, {**chosen, **settings})
     dataset = _usable(data, skip_bad, task=task, max_length=max_length, sample_weight=sample_weight)

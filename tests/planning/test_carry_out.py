@@ -312,7 +312,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_baselines_are_judged_on_the_items_that_judge_the_network() -> None:
     pictures, labels = examples.pictures(90)
     test = (pictures[60:], labels[60:])
-    result = regraft.adapt(_net(), (pictures[:60], labels[:60]), strategy="partial", frozen="norm1", test=test, holdout=0.2, baselines=True, **QUICK)
+    learned, settings = (pictures[:60], labels[:60]), {"strategy": "partial", "frozen": "norm1", "holdout": 0.2, **QUICK}
+    result = regraft.adapt(_net(), learned, test=test, baselines=True, **settings)
     assert result.scores["test"]["examples"] == 30 and result.scores["holdout"]["examples"] == 12
     assert set(result.baselines) == {"majority", "class_mean", "probe", "scratch"}
     assert any(

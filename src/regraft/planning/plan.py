@@ -179,7 +179,8 @@ class Plan:
         return own | self.options | {name: value for name, value in told.items() if value != getattr(settings, name)}
 
     def to_call(self) -> str:
-        """Return the Python call that recreates this plan: the arguments of `given`; `test` stands for a test set where nothing is held out.
+        """Return the Python call that recreates this plan, with the arguments of `given`. `test` stands for the test set of a plan that
+        holds nothing out.
 
         Example:
             >>> print(regraft.Plan("head").to_call())
