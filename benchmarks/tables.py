@@ -269,7 +269,8 @@ def main() -> None:
             print(name, size, draw, how, figures, flush=True)
         asked.out.write_text(json.dumps(kept, indent=1) + "\n")
     for size in asked.sizes:
-        printed({name: sizes for name, sizes in kept.items() if any(sizes.get(str(size), {}).values())}, size)
+        whole = {name: {draw: one for draw, one in sizes.get(str(size), {}).items() if "auto" in one} for name, sizes in kept.items()}
+        printed({name: draws for name, draws in whole.items() if draws}, size)
 
 
 if __name__ == "__main__":
