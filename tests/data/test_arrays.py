@@ -102,7 +102,7 @@ def test_groups_and_conditions():
         ((X.astype("datetime64[s]"), [0, 1, 0, 1]), {}, r"X has the shape \(4, 3\) and the type datetime64"),
         ((["a", 3], [0, 1]), {}, r"example 1 \(int in place of a text\)"),
         (([np.zeros(2), np.zeros(3)], [0, 1]), {}, r"differ in shape, such as \[\(2,\), \(3,\)\]"),
-        (([{}, {}], [0, 1]), {}, "X is a list of object values"),
+        (([{}, {}], [0, 1]), {}, "The table is empty: 0 columns and no rows"),
         (3, {}, "Data of the type int cannot be read"),
     ],
 )

@@ -244,6 +244,8 @@ def test_data_sets_of_scikit_learn_are_read_with_their_names(family: str, as_fra
     result = regraft.adapt(plain(family), wide, test=wide, **QUICK)
     assert result.network.predict(wide).labels == result.network.predict(rows).labels
     assert regraft.evaluate(result.network, wide).scores["accuracy"] == result.scores["test"]["accuracy"] > 0.9
+    turned = type(flowers)(**{**wide, "data": rows[:, ::-1], "feature_names": NAMES[::-1]})
+    assert result.network.predict(turned).labels == result.network.predict(wide).labels  # by name
     numbered = regraft.adapt(plain(family), (rows, flowers.target), **QUICK).network
     assert regraft.evaluate(numbered, wide).scores["accuracy"] > 0.9 and numbered.classes == ("0", "1", "2")
     assert read(flowers, target=np.arange(150) % 2).classes == ("0", "1")
@@ -254,6 +256,47 @@ def test_data_sets_of_scikit_learn_are_read_with_their_names(family: str, as_fra
     progress = datasets.load_diabetes(as_frame=as_frame)
     assert read(progress).task == "regression" and read(progress, target=np.arange(442) % 2).classes == ("0", "1")
     assert read(datasets.load_linnerud(as_frame=as_frame), task="regression").targets.shape == (20, 3)
+
+
+@BOTH
+def test_records_and_columns_by_name_are_tables(family: str) -> None:
+    frame = table()
+    columns = {name: frame[name].tolist() for name in frame}
+    records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    net = regraft.adapt(plain(family), frame, **QUICK).network
+    wanted, rows = read(frame, target="label"), net.predict(frame)
+    turned = {name: columns[name] for name in reversed(columns)}
+    for source in (records, columns, [dict(reversed(row.items())) for row in records], turned):
+        data = read(source, target="label")
+        assert data.classes == wanted.classes and data.targets.tolist() == wanted.targets.tolist()
+        assert set(data.row_columns) == set(NAMES) and net.predict(source).labels == rows.labels
+        assert regraft.evaluate(net, source, target="label").scores == regraft.evaluate(net, frame, target="label").scores
+        assert set(read(source, target={"one": "label", "two": NAMES[0]}).tasks) == {"one", "two"}
+        with pytest.raises(DataError, match=r"The table has no column 'lable' for target; did you mean 'label'\?"):
+            read(source, target="lable")
+    assert regraft.adapt(plain(family), records, test=records, **QUICK).scores["test"]["accuracy"] >= 0.5
+    assert read(records).classes == read((records, columns["label"])).classes == wanted.classes
+    with pytest.raises(DataError, match=r"The table has no column .feature b. for the network"):
+        net.predict([{name: value for name, value in row.items() if name != NAMES[1]} for row in records])
+
+
+def test_a_mapping_is_a_table_where_target_names_a_column_and_else_inputs() -> None:
+    values = {"a": [1.0, 2.0, 3.0, 4.0], "b": [0, 1, 0, 2]}
+    assert read({**values, "label": list("xyxy")}, target="label").kind == "array"
+    assert read({**values, "p": [0, 1, 0, 1], "q": [1, 1, 0, 0]}, target=["p", "q"]).task == "multi-label"
+    assert read(values, target=list("xyxy")).kind == read(values, target={"one": list("xyxy")}).kind == "parts"
+    with pytest.raises(DataError, match="the name of one of them if they are columns of a table"):
+        read(values)
+    with pytest.raises(DataError, match=r"differ in length: \{'a': 3, 'label': 2\}"):
+        read({"a": [1, 2, 3], "label": ["x", "y"]}, target="label")
+
+
+def test_records_may_lack_fields_and_hold_lists_or_pictures() -> None:
+    some = read([{"a": "1", "b": "2.5", "label": "x"}, {"a": "", "label": "y"}] * 2, skip_bad=True)
+    assert np.asarray(some.items[:]).tolist() == [[1, 2.5]] * 2
+    tagged = read([{"text": "good day to you", "tags": ["a", "b"]}, {"text": "a bad one for me", "tags": ["b", "c"]}] * 3, target="tags")
+    assert (tagged.kind, tagged.task, tagged.classes) == ("text", "multi-label", ("a", "b", "c"))
+    assert read([{"x": np.full(3, at), "label": "xy"[at % 2]} for at in range(4)]).items[2].tolist() == [2, 2, 2]
 
 
 def test_an_iterable_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import regraft
 from regraft.errors import MissingExtraError, SettingError
 from regraft.planning import make_plan
 from regraft.planning.result import History, Result
+from regraft.report.sections import context
 from regraft.training.courses import monitored_by
 
 ONE_QUICK = ["torch", pytest.param("keras", marks=pytest.mark.slow)]
@@ -255,6 +256,9 @@ def test_what_changes_the_meaning_of_the_figures_stands_before_them() -> None:
         before.index(words) for words in ("RANDOM", "byte by byte: the figures may", "shortcut", "in every epoch", "'aux'", "order", "0..1")
     ]
     assert figures and found == sorted(found) and "other" not in before and after.endswith("Nothing of the training 'full' was kept.")
+    told = context({**facts, "verdict": result.verdict, "scores": scores})["warnings"]
+    for words in ("byte by byte (a, b)", "a shortcut (colour)", "ther", "RANDOM", "Nothing of the training"):  # each once, as a whole
+        assert [words.partition(" (")[0] in one for one in told].count(True) == 1 and any(words in one for one in told)
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -436,6 +436,10 @@ def test_files_of_class_names(tmp_path: Path) -> None:
     path.write_bytes("cat\ndog\n".encode("utf-16"))
     with pytest.raises(InputError, match="holds no class names"):
         class_names(path)
+    for suffix in (".csv", ".tsv", ".parquet"):
+        path.with_suffix(suffix).write_text("name,label\na,cat\n")
+        with pytest.raises(InputError, match="is a table; expected a file with one class name a line"):
+            class_names(path.with_suffix(suffix))
 
 
 def test_every_format_of_data_has_its_row() -> None:

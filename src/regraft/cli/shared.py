@@ -33,6 +33,13 @@ def class_names(path: Path | None) -> list[str] | None:
     Bytes that are not UTF-8 are kept as surrogates, as in file names."""
     if path is None:
         return None
+    from ..data.readers.table_files import TABLE_EXTENSIONS
+
+    if path.suffix.lower() in TABLE_EXTENSIONS:
+        raise InputError(
+            f"'{printable(path)}' is a table; expected a file with one class name a line, such as classes.txt, or a .json list of names. "
+            "Write the names that a column of it holds into such a file."
+        )
     with opening(path, "names"):
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
         found = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()

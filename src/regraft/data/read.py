@@ -24,7 +24,7 @@ from .readers.examples import are_examples
 from .readers.folders import read_folder
 from .readers.streams import pictures_at, pictures_in_parquet, pictures_in_tar
 from .readers.table_files import TABLE_EXTENSIONS, how_else
-from .readers.tables import read_frame, read_table
+from .readers.tables import columns_in, read_columns, read_table
 from .readers.targets import ReadOptions, are_among, indices_note
 from .readers.tasks import Beside, targets_by_task, with_tasks
 from .targets import TASKS
@@ -56,8 +56,9 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     Args:
         source: a folder of class folders (images, audio), a file pattern ("photos/*/*.png"; the folder names are the classes),
             a CSV, Parquet, .npy, .npz or HDF5 file, a WebDataset .tar, the address of one of these ("s3://bucket/photos"), a data
-            frame, a pair (X, y) where X is an array, texts or file paths, or a `Dataset`. y may be a mapping from task to labels. For a
-            network with several inputs, X is a mapping from input name to N examples; it may also be given alone, with `target`.
+            frame, a list of records, a pair (X, y) where X is an array, texts or file paths, or a `Dataset`. y may be a mapping from
+            task to labels. For a network with several inputs, X is a mapping from input name to N examples; it may also be given alone,
+            with `target`. A mapping of which `target` names a column is a table.
             Data sets of PyTorch and Hugging Face are also accepted and read example by example when needed. DataLoaders, `tf.data`
             and other iterables of (example, label) are read once from start to end.
         target: a column name, several (multi-label), or an array of N labels. For several tasks, a mapping from task name to
@@ -128,11 +129,12 @@ def unknown_kinds(kind: Any, task: Any) -> Iterator[str]:
 
 
 def _read_source(source: Any, options: ReadOptions) -> Dataset:
-    if options.inputs is not None and not (is_frame(source) or isinstance(source, str | Path)):
+    columns = None if isinstance(source, Dataset) or is_bunch(source) else columns_in(source, options.target)
+    if options.inputs is not None and columns is None and not isinstance(source, str | Path):
         raise DataError(f"inputs={dict(options.inputs)!r} names columns of a table; received {type(source).__name__}. Give a mapping as X.")
     if is_bunch(source):
         return _read_bunch(source, options)
-    if isinstance(source, Mapping):
+    if isinstance(source, Mapping) and columns is None:
         if any(hasattr(part, "column_names") and hasattr(part, "features") for part in source.values()):
             raise DataError(
                 f"A {type(source).__name__} of the splits {', '.join(map(repr, source))} was received; expected one of them. Give the "
@@ -145,10 +147,11 @@ def _read_source(source: Any, options: ReadOptions) -> Dataset:
         return _read_address(source, options)
     if isinstance(source, str | Path):
         return _read_path(Path(source), options)
-    if is_frame(source) and hasattr(source, "columns"):
-        return read_frame(source, options)
+    if columns is not None:
+        objects = isinstance(source, list) and any(np.ndim(one) and not isinstance(one, str | list | tuple) for one in source[0].values())
+        return read_examples(source, options) if objects else read_columns(columns, options)
     if type(source).__module__.startswith("pyarrow") and hasattr(source, "to_pandas"):
-        return read_frame(source.to_pandas(), options)
+        return _read_source(source.to_pandas(), options)
     if are_examples(source):
         return read_examples(source, options)
     if isinstance(source, tuple | list) and (isinstance(source, tuple) or len(source) == 2):
@@ -174,20 +177,17 @@ def _read_bunch(source: Mapping[str, Any], options: ReadOptions) -> Dataset:
         labels, foreign = [known[int(number)] for number in numbers] if are_among(known, wanted) else labels, indices_note(known, wanted)
     data = _pair((values, labels), dataclasses.replace(options, target=None))
     data = dataclasses.replace(data, notes=(*foreign, *data.notes))
-    columns = [*map(str, () if source.get("feature_names") is None else source["feature_names"])]
-    if is_frame(values) or not data.has_rows or len(columns) != np.shape(values)[1]:
-        return data
-    return _of_columns(data, dict(zip(columns, as_numpy(values).T, strict=True)))
+    columns = None if is_frame(values) else columns_in(source)
+    return data if columns is None else _of_columns(data, columns)
 
 
 def _pair(source: Sequence[Any], options: ReadOptions) -> Dataset:
-    """Read (X, y). If X is a data frame with non-numeric columns, it is read as a table."""
-    if (
-        len(source) == 2
-        and is_frame(source[0])
-        and any(as_numpy(source[0][name]).dtype.kind not in "biuf" for name in getattr(source[0], "columns", ()))
-    ):
-        return read_frame(source[0], dataclasses.replace(options, target=source[1] if options.target is None else options.target))
+    """Read (X, y). If X is a list of records, or a data frame with non-numeric columns, it is read as a table."""
+    x: Any = source[0] if len(source) == 2 else None
+    mixed = is_frame(x) and any(as_numpy(x[name]).dtype.kind not in "biuf" for name in getattr(x, "columns", ()))
+    columns = columns_in(x) if mixed or isinstance(x, list) else None
+    if columns is not None:
+        return read_columns(columns, dataclasses.replace(options, target=source[1] if options.target is None else options.target))
     return _with_columns(read_arrays(source, options), source[0])
 
 
@@ -201,7 +201,7 @@ def _with_columns(data: Dataset, given: Any) -> Dataset:
     return _of_columns(data, _named_columns(given) if data.has_rows else {})
 
 
-def _of_columns(data: Dataset, named: Mapping[str, np.ndarray]) -> Dataset:
+def _of_columns(data: Dataset, named: Mapping[str, Any]) -> Dataset:
     return dataclasses.replace(data, table=tuple(column_facts(name, values, use=PART_OF_EXAMPLE) for name, values in named.items()))
 
 

@@ -17,7 +17,7 @@ from ..files.writing import write_lines, write_text
 from ..networks.account import Account
 from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE, HISTORY_FILE, replacing, settled, versions, write_network
-from ..report import read_facts, report_page, verdict, write_facts, write_report
+from ..report import in_short, read_facts, report_page, verdict, write_facts, write_report
 from ..report.facts import SCORES
 from .plan import Plan
 
@@ -68,8 +68,8 @@ class History(list[dict[str, Any]]):
         return optional_import("pandas", "tables", purpose="A table of the history").DataFrame(list(self))
 
 
-_DOUBTS = ("may contain a shortcut", "look freshly drawn", "same index in different orders", "the labels count from")
-"""Words of the warnings that stand in the verdict as they are."""
+_DOUBTS = ("equal, byte by byte", "may contain a shortcut", "look freshly drawn", "same index in different orders", "the labels count from")
+"""Words of the warnings that stand in the verdict."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,8 @@ class Result:
         facts, stage = self.facts, self.facts.get("kept_start")
         first = ["Started from RANDOM weights, so that nothing was transferred."] if facts.get("random_weights") else []
         for warning in facts.get("warnings", ()):
-            if "equal, byte by byte" in warning:
-                first.append(f"{warning.partition(' (')[0]}: the figures may be better than on new examples.")
-            elif any(words in warning for words in _DOUBTS):
-                first.append(warning)
+            if any(words in warning for words in _DOUBTS):
+                first.append(in_short(warning))
         first += ["The network could not be taken apart: its frozen part ran in every epoch."] if facts.get("uncached") else []
         first += [str(facts[name]) for name in ("dropped", "attached", "weights_fit") if facts.get(name)]
         if facts.get("measured"):

@@ -5,6 +5,6 @@ from __future__ import annotations
 from .facts import read_facts, write_facts
 from .media import picture_uri, sound_uri
 from .page import report_page, write_report
-from .verdict import verdict
+from .verdict import in_short, verdict
 
-__all__ = ["picture_uri", "read_facts", "report_page", "sound_uri", "verdict", "write_facts", "write_report"]
+__all__ = ["in_short", "picture_uri", "read_facts", "report_page", "sound_uri", "verdict", "write_facts", "write_report"]

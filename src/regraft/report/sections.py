@@ -26,7 +26,7 @@ from .results import (
     task_sections,
     tiles,
 )
-from .verdict import judged_part, percent, verdict
+from .verdict import in_short, judged_part, percent, verdict
 
 _PARTS = {"training": "training", "validation": "validation (chooses the epoch)", "holdout": "held out (judges)", "test": "test (judges)"}
 _SAME = "higher than that of equal probabilities"  # Part of a warning that the result already gives in other words
@@ -39,10 +39,13 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
     names = list(figures.get("per_class") or {})
     said, result = str(facts["verdict"]), verdict(facts.get("scores") or {}, facts.get("baselines") or {})
     before, headline, after = said.partition(result)  # what changes the meaning of the result stands before it
-    found = [_sentence(before)] if headline and before else []
+    warnings = [str(warning) for warning in facts.get("warnings") or ()]
+    for warning in warnings:  # each stands once, as a whole
+        before = before.replace(in_short(warning), "")
+    found = [_sentence(" ".join(before.split()))] if headline and before.strip() else []
     if facts.get("kept_start"):
         found.append(f"Nothing of the training {str(facts['kept_start'])!r} was kept: no epoch was better than the network before it.")
-    found += [_sentence(str(warning)) for warning in facts.get("warnings") or () if str(warning) not in before]
+    found += map(_sentence, warnings)
     return {
         "title": str(facts.get("title") or "Adaptation report"),
         "verdict": f"{headline}{after}" or said,

@@ -41,6 +41,12 @@ def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]
     return "The adapted network has not been evaluated: there are no held-out examples."
 
 
+def in_short(warning: str) -> str:
+    """Return a warning as it stands in the verdict: of equal examples, their number alone."""
+    number = warning.partition(" (")[0]
+    return f"{number}: the figures may be better than on new examples." if "equal, byte by byte" in warning else warning
+
+
 def judged_part(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Return the name and the metrics of the evaluation set: "test" if present, else "holdout", else ("", `scores`)."""
     for name in ("test", "holdout"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,7 +17,7 @@ from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..items import alone, listed, padded_to, take
 from ..ranges import BYTES, SHARES, Range, check_range, limits_of
-from ..readers.tables import is_table, read_unlabelled
+from ..readers.tables import columns_in, is_table, read_unlabelled
 from .preprocessing import Preprocessing, check_scaling
 from .schemas import MOST, Constant, Length, Limits, Name, Spread
 
@@ -147,13 +147,11 @@ class ArrayPreprocessing(Preprocessing):
         return self.columns
 
     def dataset(self, items: Any) -> Dataset:
-        items = alone(items)
-        if (
-            self.columns
-            and is_table(items)
-            and (isinstance(items, str | Path) or [*map(str, items.columns)] != [*map(str, range(items.shape[1]))])
-        ):
-            return read_unlabelled(items, self.kind, columns=(), rows=self.columns)
+        for table in (items, alone(items)) if self.columns else ():
+            columns = columns_in(table, [name for name in self.columns if isinstance(table, Mapping) and name in table])
+            named = columns is not None and [*columns] != [*map(str, range(len(columns)))]
+            if named or (isinstance(table, str | Path) and is_table(table)):
+                return read_unlabelled(table, self.kind, columns=(), rows=self.columns)
         return self._by_name(super().dataset(items))
 
     def _by_name(self, data: Dataset) -> Dataset:

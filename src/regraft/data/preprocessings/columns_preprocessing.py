@@ -64,7 +64,7 @@ class ColumnsPreprocessing(Around):
         return np.asarray((rows - mean) / std, np.float32)
 
     def dataset(self, items: Any) -> Dataset:
-        if is_table(items):
+        if is_table(items, self.names):
             return read_unlabelled(items, self.item_kind, columns=self.names, rows=self.row_columns)
         if not isinstance(items, Dataset):
             raise DataError(f"Examples without columns were received ({type(items).__name__}). {self._wanted()}")

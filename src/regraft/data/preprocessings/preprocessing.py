@@ -22,6 +22,7 @@ from ..dataset import Dataset
 from ..decoding.threads import prefetched
 from ..items import alone, as_numpy, in_files, is_frame, listed, mean_of_windows, take
 from ..readers.examples import are_examples, unlabelled
+from ..readers.tables import columns_in, read_unlabelled
 from ..readers.unlabelled import is_file_of_items, read_files, single_picture
 from .augmenting import plain_name
 from .schemas import LARGEST, SMALLEST
@@ -315,6 +316,10 @@ def as_dataset(items: Any, kind: str) -> Dataset:
     only entry of a mapping, by the name of the network's input."""
     if isinstance(items, Dataset):
         return items.part(*items.part_names) if len(items.part_names) == 1 else items
+    if kind == "text" or (kind == "array" and not is_frame(items)):
+        columns = columns_in(items)
+        if columns is not None:
+            return read_unlabelled(columns, kind, columns=())
     items = alone(items)
     if isinstance(items, np.ndarray) and items.ndim == 1 and items.dtype.kind in "OUS":
         items = list(items) if items.dtype.kind == "O" else items.tolist()

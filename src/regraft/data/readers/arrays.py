@@ -32,7 +32,10 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
     items, kind = parts_of(values, options.kind) if isinstance(values, Mapping) else _items(values, _of_one(options.kind))
     labels = source[1] if options.target is None else options.target
     if labels is None:
-        raise DataError(f"The data are the inputs {list(source[0])} and no target; expected target=, an array of {len(items)} labels.")
+        raise DataError(
+            f"The data are {list(source[0])} and no target; expected target=: the name of one of them if they are columns of a table, or "
+            f"an array of {len(items)} labels if they are the inputs of a network."
+        )
     if isinstance(labels, str):
         raise DataError(f"target={labels!r} names a column, and (X, y) has no columns; expected an array of {len(items)} labels.")
     labels = as_numpy(labels) if hasattr(labels, "toarray") else labels

@@ -75,6 +75,7 @@ def numbers_in_texts(columns: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarr
         if values.dtype.kind in "biuf":
             continue
         texts = values.astype(object)
+        texts[texts == ""] = None  # an empty field, as csv.DictReader gives it
         known = [text for text in texts if text is not None]
         if not known or not all(isinstance(text, str) for text in known) or any(map(_CODE.fullmatch, known)):
             continue

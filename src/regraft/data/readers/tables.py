@@ -1,8 +1,9 @@
-"""Readers for tables: CSV and Parquet files, pandas and polars data frames."""
+"""Readers for tables: CSV and Parquet files, data frames, records, and columns by name."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from ...files.text import printable
 from ..check import checked
 from ..dataset import PART_OF_EXAMPLE, Dataset, input_use
 from ..decoding.files import EXTENSIONS, existing_folder, kind_of, kind_of_files
-from ..items import Parts, as_numpy, is_frame, listed, take
+from ..items import Parts, as_numpy, is_bunch, is_frame, listed, take
 from .array_files import array_items
 from .arrays import parts_of
 from .columns import column_array, column_facts, column_numbers, weight_numbers
@@ -30,7 +31,7 @@ from .table_files import TABLE_EXTENSIONS, Columns, columns_of_file, keeps_types
 from .targets import ReadOptions, label_array
 from .tasks import MAIN, Beside, built, targets_by_task
 
-__all__ = ["TABLE_EXTENSIONS", "absent_columns", "is_table", "read_frame", "read_table", "read_unlabelled"]
+__all__ = ["TABLE_EXTENSIONS", "absent_columns", "columns_in", "is_table", "read_columns", "read_table", "read_unlabelled"]
 
 _NAMELESS = re.compile(r"|Unnamed: 0(\.\d+)?")  # Names that the index of a data frame gets when it is written to a file
 FEW_ROWS = 8  # With this few rows or fewer, any column may count the rows by chance
@@ -83,11 +84,35 @@ def absent_columns(columns: Iterable[str], wanted: Mapping[str, str | Iterable[s
                 yield f"{table} has no column {name!r} for {what}{near_names(name, held)}"
 
 
-def is_table(source: Any) -> bool:
-    """Return whether a value is a data frame or the path of a table."""
+def is_table(source: Any, named: Any = ()) -> bool:
+    """Return whether a value is the path of a table, or a table in memory; `named` as in `columns_in`."""
     if isinstance(source, str | Path):
         return Path(source).suffix.lower() in TABLE_EXTENSIONS
-    return is_frame(source) and hasattr(source, "columns")
+    return columns_in(source, named) is not None
+
+
+def columns_in(source: Any, named: Any = ()) -> Mapping[str, Any] | None:
+    """Return the columns of a table in memory by name; None for anything else. A table is a data frame, a list of records (mappings), a
+    data set of scikit-learn with names, or a mapping of which `named` (a name, names, or a mapping to these) says that its keys are
+    columns. Any other mapping holds the inputs of a network."""
+    if is_bunch(source):
+        values, names = source["data"], [*map(str, () if source.get("feature_names") is None else source["feature_names"])]
+        known = not is_frame(values) and np.ndim(values) == 2 and len(names) == np.shape(values)[1]
+        return dict(zip(names, as_numpy(values).T, strict=True)) if known else columns_in(values)
+    if is_frame(source) and hasattr(source, "columns"):
+        distinct_names([str(name) for name in source.columns], "The data frame")
+        return {str(name): source[name] for name in source.columns}
+    if isinstance(source, Mapping) and _are_columns(named, source):
+        return {str(name): values for name, values in source.items()}
+    if isinstance(source, list) and source and all(isinstance(row, Mapping) for row in source):
+        return {str(name): [row.get(name) for row in source] for name in dict.fromkeys(itertools.chain(*source))}
+    return None
+
+
+def _are_columns(named: Any, columns: Mapping[str, Any]) -> bool:
+    if isinstance(named, Mapping):
+        return all(_are_columns(one, columns) for one in named.values())
+    return isinstance(named, str) or (isinstance(named, list | tuple) and len(named) > 0 and all(one in columns for one in map(str, named)))
 
 
 def read_table(path: Path, options: ReadOptions) -> Dataset:
@@ -99,9 +124,9 @@ def read_table(path: Path, options: ReadOptions) -> Dataset:
     return _read_columns(table, options)
 
 
-def read_frame(frame: Any, options: ReadOptions) -> Dataset:
-    """Read a pandas or polars data frame. The examples are chosen as for a file."""
-    return _read_columns(_frame_table(frame), options)
+def read_columns(columns: Mapping[str, Any], options: ReadOptions) -> Dataset:
+    """Read a table in memory, as `columns_in` gives it. The examples are chosen as for a file."""
+    return _read_columns(_table_of(columns), options)
 
 
 def read_unlabelled(  # noqa: PLR0913  # over the limit: a table, and what its columns are
@@ -122,7 +147,7 @@ def read_unlabelled(  # noqa: PLR0913  # over the limit: a table, and what its c
     path = Path(source) if isinstance(source, str | Path) else None
     if path is not None and not path.exists():
         raise DataError(f"The table does not exist: {printable(path)}. Check the path; relative paths start at {Path.cwd()}.")
-    table = _frame_table(source) if path is None else _file_table(path)
+    table = _table_of(columns_in(source, rows) or source) if path is None else _file_table(path)
     beside = path is not None and kind in ("image", "audio")
     if rows:
         for wrong in absent_columns(table.columns, {"the network": rows}, table=table.name):
@@ -143,9 +168,13 @@ def _file_table(path: Path) -> _Table:
     return _Table(columns, printable(path.name), path, notes)
 
 
-def _frame_table(frame: Any) -> _Table:
-    distinct_names([str(name) for name in frame.columns], "The data frame")
-    return _Table({str(name): _plain(as_numpy(frame[name])) for name in frame.columns}, "The data frame")
+def _table_of(columns: Mapping[str, Any]) -> _Table:
+    found = {name: as_numpy(values) for name, values in columns.items()}
+    sizes = {name: len(values) if values.ndim else 1 for name, values in found.items()}
+    if len({*sizes.values()}) > 1:
+        raise DataError(f"The columns of the table differ in length: {sizes}; expected one value of each for every row.")
+    rows = {name: values if values.ndim < 2 else np.fromiter(values.tolist(), object, len(values)) for name, values in found.items()}
+    return _Table({name: _plain(np.atleast_1d(values)) for name, values in rows.items()}, "The table")
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
