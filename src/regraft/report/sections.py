@@ -40,12 +40,14 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
     said, result = str(facts["verdict"]), verdict(facts.get("scores") or {}, facts.get("baselines") or {})
     before, headline, after = said.partition(result)  # what changes the meaning of the result stands before it
     warnings = [str(warning) for warning in facts.get("warnings") or ()]
-    for warning in warnings:  # each stands once, as a whole
+    first = [warning for warning in warnings if in_short(warning) in before]
+    for warning in first:  # each stands once, as a whole
         before = before.replace(in_short(warning), "")
     found = [_sentence(" ".join(before.split()))] if headline and before.strip() else []
+    found += map(_sentence, first)
     if facts.get("kept_start"):
         found.append(f"Nothing of the training {str(facts['kept_start'])!r} was kept: no epoch was better than the network before it.")
-    found += map(_sentence, warnings)
+    found += [_sentence(warning) for warning in warnings if warning not in first]
     return {
         "title": str(facts.get("title") or "Adaptation report"),
         "verdict": f"{headline}{after}" or said,
