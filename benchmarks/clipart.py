@@ -108,13 +108,13 @@ def unknown(x: np.ndarray, y: np.ndarray, learn: np.ndarray, *, judge: np.ndarra
     """Return the areas under the curve of the chosen score and of the head's largest probability, and the shares found and false."""
     from regraft.probes import fit_logistic
     from regraft.probes.statistics import statistics_of
-    from regraft.probes.unknown import choose_unknown, unknown_scores
+    from regraft.probes.unknown import UnknownJudge, choose_unknown
 
     learn = learn[~np.isin(y[learn], hidden)]
     kinds, here = np.unique(y[learn], return_inverse=True)
     choice, strange = choose_unknown(x[learn], here), np.isin(y[judge], hidden)
     statistics = statistics_of(x[learn], here, classes=list(map(str, kinds)))
-    scores = unknown_scores(x[judge], statistics=statistics, names=[choice.score], reference=x[learn])[choice.score]
+    scores = UnknownJudge(choice, statistics, reference=x[learn]).scores(x[judge])
     probe = fit_logistic(x[learn], here, classes=len(kinds))
     logits = x[judge] @ probe.weight.T + probe.bias
     surest = -np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1))

@@ -15,6 +15,7 @@ from tests.probes.test_contract import blobs
 from regraft.errors import DataError, SettingError
 from regraft.probes import (
     UnknownChoice,
+    UnknownJudge,
     choose_unknown,
     fit_class_mean,
     fit_lda,
@@ -28,7 +29,7 @@ from regraft.probes import (
     unknown_scores,
 )
 from regraft.probes.knn import neighbour_scores
-from regraft.probes.unknown import UNKNOWN_SCORES, _auroc
+from regraft.probes.unknown import COMBINED, UNKNOWN_SCORES, _auroc
 from regraft.tasks import expected_calibration_error
 
 
@@ -142,7 +143,6 @@ def test_unknown_scores_by_hand() -> None:
     assert unknown_scores(features[:5], statistics=statistics, names=["nearest"], reference=features)["nearest"] == pytest.approx(
         0, abs=1e-6
     )
-    np.testing.assert_allclose(found["combined"], found["nearest"] + found["relative"])
     assert found["max_probability"].min() >= -1 and found["max_probability"].max() <= -0.5
     assert found["vim"][0] > found["vim"][1]
     weight, bias = fit_lda(statistics)
@@ -155,7 +155,7 @@ def test_unknown_scores_by_hand() -> None:
         unknown_scores(asked[:, :2], statistics=statistics, names=["energy"])
 
 
-def test_the_chosen_score_keeps_its_false_alarm_rate_and_finds_new_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chosen_score_keeps_its_false_alarm_rate_and_finds_new_classes() -> None:
     draw = np.random.default_rng(0)
     centres = draw.normal(size=(12, 16)) * 2.0
     labels = np.arange(600) % 10
@@ -164,21 +164,38 @@ def test_the_chosen_score_keeps_its_false_alarm_rate_and_finds_new_classes(monke
     assert max(choice.auroc.values()) - 0.02 <= choice.auroc[choice.score] and choice.auroc[choice.score] > 0.95
     assert choice.repeats == 5
     statistics = statistics_of(features, labels, classes=[str(index) for index in range(10)])
+    judge = UnknownJudge(choice, statistics, reference=features)
 
     def called_unknown(kinds: list[int]) -> float:
-        new = centres[np.repeat(kinds, 100)] + draw.normal(size=(100 * len(kinds), 16))
-        scores = unknown_scores(new, statistics=statistics, names=[choice.score], reference=features)
-        return float((scores[choice.score] > choice.threshold).mean())
+        return float(judge(centres[np.repeat(kinds, 100)] + draw.normal(size=(100 * len(kinds), 16))).mean())
 
     assert 0.02 < called_unknown(list(range(10))) < 0.09
     assert called_unknown([10, 11]) > 0.8 and not choice.weak and "too little" not in choice.described()
     noise = draw.normal(size=(200, 8)), np.arange(200) % 4
     assert choose_unknown(*noise).weak and "too little to rely on" in choose_unknown(*noise).described()
     assert UnknownChoice.from_dict(json.loads(json.dumps(choice.to_dict()))) == choice
-    assert choose_unknown(features, labels, groups=np.arange(600) // 4).auroc.keys() == set(UNKNOWN_SCORES)
-    for names in (("mahalanobis", "nearest"), ("nearest", "mahalanobis")):  # none is better by more than the standard error
-        monkeypatch.setattr("regraft.probes.unknown.UNKNOWN_SCORES", names)
-        assert choose_unknown(*noise).score == names[0]
+    assert choose_unknown(features, labels, groups=np.arange(600) // 4).auroc.keys() == {COMBINED, *UNKNOWN_SCORES}
+
+
+def test_scores_that_tell_no_hidden_class_leave_the_sum() -> None:
+    draw, labels = np.random.default_rng(0), np.arange(480) % 12
+    # half of the classes vary ten times as much along their axes: distances to single examples say little
+    features = np.eye(12)[labels] * 3 + draw.normal(size=(480, 12)) * np.repeat([0.3, 3.0], 6)
+    choice = choose_unknown(features, labels)
+    assert choice.score == "combined" and set(choice.parts) < {"max_logit", "nearest", "neighbour", "relative"}
+    assert "neighbour" not in choice.parts and choice.auroc["neighbour"] < 0.65 < 0.85 < choice.auroc["combined"]
+    apart = choose_unknown(np.eye(12)[labels] * 9 + draw.normal(size=(480, 12)), labels)  # all of them tell: none leaves the sum
+    assert "'combined' (max_logit + nearest + neighbour + relative)" in apart.described()
+
+
+def test_a_choice_saved_without_parts_scores_as_it_did() -> None:
+    features, labels = blobs(40)
+    statistics = statistics_of(features, labels, classes=["a", "b", "c", "d"])
+    scores = unknown_scores(features, statistics=statistics, reference=features)
+    saved = {name: value for name, value in choose_unknown(features, labels).to_dict().items() if name != "parts"}
+    for score, wanted in {"combined": scores["nearest"] + scores["relative"], "vim": scores["vim"]}.items():
+        judge = UnknownJudge(UnknownChoice.from_dict(saved | {"score": score}), statistics, reference=features)
+        np.testing.assert_allclose(judge.scores(features), wanted)
 
 
 def test_the_area_below_the_curve_is_that_of_scikit_learn_also_with_ties() -> None:

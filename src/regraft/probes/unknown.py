@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import combinations
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,8 +20,11 @@ from .common import blocks, checked_features, checked_groups, checked_targets, f
 from .knn import nearest, unit_rows
 from .statistics import ClassStatistics, fit_lda, read_every, shrunk_covariance, statistics_of
 
-UNKNOWN_SCORES = ("combined", "energy", "mahalanobis", "max_logit", "max_probability", "nearest", "neighbour", "relative", "vim")
-_OF_ITEMS = ("combined", "nearest", "neighbour")  # Scores that need the features of known examples
+UNKNOWN_SCORES = ("energy", "mahalanobis", "max_logit", "max_probability", "nearest", "neighbour", "relative", "vim")
+COMBINED = "combined"  # Name of a sum of several standardised scores
+_SUMMED = ("max_logit", "nearest", "neighbour", "relative")
+_FORMER = ("nearest", "relative")  # Parts of "combined" in folders that were saved without them
+_OF_ITEMS = ("nearest", "neighbour")  # Scores that need the features of known examples
 _LEAST_AUROC = 0.6  # A score whose AUROC minus two standard errors is below this value is too weak to rely on
 _NEIGHBOURS = 5
 _CHUNK = 2**22
@@ -31,13 +35,15 @@ _REPEATS = 5
 class UnknownChoice:
     """Selected score for unknown examples and its threshold, as plain numbers that are saved with a network."""
 
-    score: Annotated[str, Field(pattern=f"^({'|'.join(UNKNOWN_SCORES)})$")]  # one of `UNKNOWN_SCORES`
+    score: Annotated[str, Field(pattern=f"^({'|'.join((COMBINED, *UNKNOWN_SCORES))})$")]  # one of `UNKNOWN_SCORES`, or "combined"
     threshold: float  # examples that score above it are unknown
     false_alarm: Annotated[float, Field(gt=0.0, lt=1.0)]  # the share of held-out known examples that score above the threshold
-    auroc: dict[str, float]  # for each score, the mean AUROC over repeats; 0.5 is chance
+    auroc: dict[str, float]  # for each score, the mean AUROC over hidden classes; 0.5 is chance
     auroc_error: dict[str, float]  # for each score, the standard error of that mean
     detected: dict[str, float]  # for each score, the share of unknown examples detected at the false-alarm rate
     repeats: int  # number of repeats; each class is hidden in one of them
+    parts: dict[Annotated[str, Field(pattern=f"^({'|'.join(UNKNOWN_SCORES)})$")], Annotated[float, Field(gt=0.0)]]
+    """For each score that is summed, its standard deviation on known examples, by which it is divided."""
 
     @property
     def weak(self) -> bool:
@@ -47,7 +53,8 @@ class UnknownChoice:
     def described(self) -> str:
         """Return a sentence on how well the score detects unknown examples."""
         area, found = self.auroc[self.score], self.detected[self.score]
-        how = f"with classes hidden in turn, the score {self.score!r} tells them with an area under the curve of {area:.2f}"
+        named = f"the score {self.score!r}" + (f" ({' + '.join(self.parts)})" if len(self.parts) > 1 else "")
+        how = f"with classes hidden in turn, {named} tells them with an area under the curve of {area:.2f}"
         said = f"Examples of no known class: {how}; at {100 * self.false_alarm:.0f} % false alarms it finds {100 * found:.0f} %."
         return (
             f"{said} That is too little to rely on: the features do not separate unknown examples from known ones." if self.weak else said
@@ -61,8 +68,14 @@ class UnknownChoice:
     def from_dict(cls, data: Mapping[str, Any]) -> UnknownChoice:
         """Return the choice from the data of `to_dict`, after checks."""
         kind: Any = cls  # mypy looks for the hash of an instance
+        if "parts" not in data:  # of a folder saved before several scores were standardised
+            data = {**data, "parts": dict.fromkeys(_FORMER if data.get("score") == COMBINED else (data.get("score", ""),), 1.0)}
         checked(data, schema_of(kind), what="The choice of a score of unknown examples", error=DataError)
         return cls(**{field.name: data[field.name] for field in fields(cls)})
+
+    def total(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the sum (N,) of the `scores`, (N,) each, divided by their standard deviations."""
+        return np.asarray(sum(scores[name] / spread for name, spread in self.parts.items()))
 
 
 class UnknownJudge:
@@ -73,13 +86,13 @@ class UnknownJudge:
         self.choice = choice
         self.statistics = statistics
         self.every = every
-        self.reference = reference if choice.score in _OF_ITEMS else None
+        self.reference = None if choice.parts.keys().isdisjoint(_OF_ITEMS) else reference
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Return the unknown score (N,) of features (N, d); higher means less likely to be of a known class."""
         looked_at = np.asarray(features)[:, :: self.every]
-        names, reference = (self.choice.score,), self.reference
-        return unknown_scores(looked_at, statistics=self.statistics, names=names, reference=reference)[self.choice.score]
+        names, reference = list(self.choice.parts), self.reference
+        return self.choice.total(unknown_scores(looked_at, statistics=self.statistics, names=names, reference=reference))
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Return whether each example is unknown, (N,) bool, from features (N, d)."""
@@ -106,7 +119,7 @@ class UnknownJudge:
         """Return the detector from the data of `to_dict` and the saved arrays."""
         choice, statistics = UnknownChoice.from_dict(data), ClassStatistics.from_arrays(arrays)
         reference = np.asarray(arrays["reference"]) if "reference" in arrays else None
-        if choice.score in _OF_ITEMS and reference is None:
+        if not choice.parts.keys().isdisjoint(_OF_ITEMS) and reference is None:
             raise DataError(f"The score {choice.score!r} of unknown examples needs the features of known examples, which are missing.")
         if reference is not None and (reference.ndim != 2 or not len(reference) or reference.shape[1] != statistics.means.shape[1]):
             shape = f"{statistics.means.shape[1]} features"
@@ -127,17 +140,16 @@ def unknown_scores(
     - mahalanobis: lowest squared Mahalanobis distance to a class mean, with the within-class covariance.
     - relative: mahalanobis minus the squared Mahalanobis distance to the overall mean with the total covariance.
     - nearest: lowest squared distance to an example of `reference`, with the within-class covariance.
-    - combined: the sum of nearest and relative, which have the same unit.
     - neighbour: 1 minus the cosine with the fifth-nearest example of `reference`.
     - vim: scaled norm of the features outside the principal directions of the known examples, minus the log-sum-exp of the logits.
 
-    `features`: (N, d) finite numbers; `reference`: (R, d) known examples, for "nearest", "combined" and "neighbour".
+    `features`: (N, d) finite numbers; `reference`: (R, d) known examples, for "nearest" and "neighbour".
 
     Source: Hendrycks & Gimpel, ICLR 2017 (maximum probability); Vaze et al., ICLR 2022, section 4 (maximum logit); Liu et al., NeurIPS
     2020, equation 4 (energy); Lee et al., NeurIPS 2018, equation 2 (Mahalanobis); Ren et al., arXiv:2106.09022, equation 3 (relative);
-    Sun et al., ICML 2022, section 3 (neighbours); Wang et al., CVPR 2022, section 4 (ViM). Deviations: "nearest" and "combined" are our
-    own. For ViM, half of the directions are principal and the origin is the overall mean. Its scale is computed from the class means and
-    the covariance; the paper computes it from examples.
+    Sun et al., ICML 2022, section 3 (neighbours); Wang et al., CVPR 2022, section 4 (ViM). Deviations: "nearest" is our own. For ViM,
+    half of the directions are principal and the origin is the overall mean. Its scale is computed from the class means and the
+    covariance; the paper computes it from examples.
     """
     unknown = next((name for name in names if name not in UNKNOWN_SCORES), None)
     if unknown is not None:
@@ -155,7 +167,7 @@ def unknown_scores(
         total = np.asarray(logsumexp(table, axis=1))
         found |= {"max_logit": -table.max(axis=1), "energy": -total, "max_probability": -np.exp(table.max(axis=1) - total)}
         found |= {"vim": _residual(x, statistics, rows=rows) - total} if "vim" in names else {}
-    if {"mahalanobis", "relative", "nearest", "combined"} & set(names):
+    if {"mahalanobis", "relative", "nearest"} & set(names):
         found |= _distances(x, statistics, reference=None if reference is None else np.asarray(reference))
     if "neighbour" in names and reference is not None:
         known = unit_rows(np.asarray(reference, np.float64))
@@ -182,7 +194,6 @@ def _distances(x: np.ndarray, statistics: ClassStatistics, *, reference: np.ndar
     found = {"mahalanobis": near, "relative": relative}
     if reference is not None:
         found["nearest"] = _least(inside, _whitened(reference, middle, by=within))
-        found["combined"] = found["nearest"] + relative
     return found
 
 
@@ -203,7 +214,8 @@ def _residual(x: np.ndarray, statistics: ClassStatistics, *, rows: tuple[np.ndar
     middle, whole = _whole(statistics)
     spread, directions = np.linalg.eigh(whole.covariance)  # in ascending order
     outside = max(x.shape[1] // 2, 1)
-    length = np.sqrt(max(float(spread[:outside].sum()), np.finfo(np.float64).tiny))
+    least = np.finfo(np.float64).eps * spread.sum()  # fewer examples than features leave no variance outside
+    length = np.sqrt(max(float(spread[:outside].sum()), float(least), np.finfo(np.float64).tiny))
     means, counts = statistics.means[statistics.counts > 0], statistics.counts[statistics.counts > 0]
     largest = float(counts @ np.abs((means @ rows[0].T + rows[1]).max(axis=1)) / counts.sum())
     return np.asarray(largest / length * np.linalg.norm((x - middle) @ directions[:, :outside], axis=1))
@@ -216,14 +228,14 @@ def choose_unknown(
     In each of five repeats, the statistics are fitted on four fifths of the examples of the remaining classes. The last fifth and the
     examples of the hidden classes are scored. The threshold is set by cross-validation with all classes known: at most a share of
     `false_alarm` of the held-out known examples lies above it. A group is never both fitted and scored as known.
-    The first score is replaced only if another is better by more than the standard error of the difference, because the estimates from few
-    hidden classes are noisy.
+    The score is the sum of four scores, divided by their standard deviations. Fewer of them replace it
+    only if they are better by more than the standard error of the difference over the hidden classes, because the estimates are noisy.
     Source: Scheirer et al., IEEE TPAMI 35, 2013, section 5 (classes hidden for open-set tests); Breiman et al., Classification and
     Regression Trees, 1984, section 3.4.3 (the rule of one standard error)."""
     if not 0 < false_alarm < 1:
         raise SettingError(f"false_alarm={false_alarm} is out of its range; expected a share between 0 and 1, such as 0.05.")
     x = checked_features(features, least=6, what="The choice of a score of unknown examples")
-    given, names = np.asarray(targets), UNKNOWN_SCORES
+    given = np.asarray(targets)
     rows = checked_targets(given, count=len(x), classes=int(given.max(initial=0)) + 1 if given.dtype.kind in "iu" else 0)
     kinds, rows = np.unique(rows, return_inverse=True)
     if len(kinds) < 3:
@@ -231,30 +243,56 @@ def choose_unknown(
     folds = folds_of(x, rows, groups=checked_groups(groups, count=len(x)), count=_REPEATS)
     hidden_in = np.random.default_rng(seed).permutation(len(kinds)) % min(_REPEATS, len(kinds))
     repeats = [
-        _hidden(x, rows, hidden=hidden_in == turn, unseen=folds == turn % (folds.max() + 1), names=names)
-        for turn in range(int(hidden_in.max()) + 1)
+        _hidden(x, rows, hidden=hidden_in == turn, unseen=folds == turn % (folds.max() + 1)) for turn in range(int(hidden_in.max()) + 1)
     ]
-    auroc = {name: [_auroc(*repeat[name]) for repeat in repeats] for name in names}
-    best = max(names, key=lambda name: float(np.mean(auroc[name])))
-    gain = np.subtract(auroc[best], auroc[names[0]])
-    best = names[0] if gain.mean() <= gain.std(ddof=1) / np.sqrt(len(gain)) else best
+    of_sets = {parts: np.concatenate([_areas(repeat, parts) for repeat in repeats]) for parts in _sets(_SUMMED)}
+    best = max(of_sets, key=lambda parts: float(of_sets[parts].mean()))
+    gain = of_sets[best] - of_sets[_SUMMED]
+    best = _SUMMED if gain.mean() <= gain.std(ddof=1) / np.sqrt(len(gain)) else best
+    asked = {**{name: (name,) for name in UNKNOWN_SCORES}, COMBINED: best if len(best) > 1 else _SUMMED}
+    auroc = {name: np.concatenate([_areas(repeat, parts) for repeat in repeats]) for name, parts in asked.items()}
     nobody = np.zeros(len(kinds), bool)
-    known = [_hidden(x, rows, hidden=nobody, unseen=folds == fold, names=[best])[best][0] for fold in np.unique(folds)]
-    return UnknownChoice(
-        best,
-        _quantile(np.concatenate(known), false_alarm),
+    held_out = [_hidden(x, rows, hidden=nobody, unseen=folds == fold, names=best)[0] for fold in np.unique(folds)]
+    known = {name: np.concatenate([part[name] for part in held_out]) for name in best}
+    choice = UnknownChoice(
+        COMBINED if len(best) > 1 else best[0],
+        0.0,
         false_alarm,
         {name: float(np.mean(values)) for name, values in auroc.items()},
         {name: float(np.std(values, ddof=1) / np.sqrt(len(values))) for name, values in auroc.items()},
-        {name: float(np.mean([_found(*repeat[name], false_alarm=false_alarm) for repeat in repeats])) for name in names},
+        {
+            name: float(np.mean([_found(*_summed(repeat, parts), false_alarm=false_alarm) for repeat in repeats]))
+            for name, parts in asked.items()
+        },
         len(repeats),
+        {name: float(known[name].std()) or 1.0 for name in best},
     )
+    return replace(choice, threshold=_quantile(choice.total(known), false_alarm))
 
 
-def _hidden(
-    x: np.ndarray, rows: np.ndarray, *, hidden: np.ndarray, unseen: np.ndarray, names: Sequence[str]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return score name -> (scores of held-out known examples, scores of examples of the hidden classes)."""
+_Scored = tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]
+"""Scores (K,) of held-out known examples and (U,) of examples of hidden classes by name, and the classes (U,) of the latter."""
+
+
+def _sets(names: Sequence[str]) -> list[tuple[str, ...]]:
+    return [chosen for count in range(1, len(names) + 1) for chosen in combinations(names, count)]
+
+
+def _summed(scored: _Scored, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums (K,) and (U,) of the scores `parts`, divided by their standard deviations on known examples."""
+    spread = {name: scored[0][name].std() or 1.0 for name in parts}
+    known, hidden = (np.asarray(sum(values[name] / spread[name] for name in parts)) for values in scored[:2])
+    return known, hidden
+
+
+def _areas(scored: _Scored, parts: Sequence[str]) -> np.ndarray:
+    """Return the AUROC of each hidden class."""
+    known, hidden = _summed(scored, parts)
+    return np.array([_auroc(known, hidden[scored[2] == kind]) for kind in np.unique(scored[2])])
+
+
+def _hidden(x: np.ndarray, rows: np.ndarray, *, hidden: np.ndarray, unseen: np.ndarray, names: Sequence[str] = UNKNOWN_SCORES) -> _Scored:
+    """Return the scores of held-out known examples and of examples of the hidden classes."""
     away = hidden[rows]
     fitted, known = ~away & ~unseen, ~away & unseen
     seen, here = np.unique(rows[fitted], return_inverse=True)
@@ -267,7 +305,9 @@ def _hidden(
     statistics = statistics_of(x[fitted], here, classes=[str(kind) for kind in seen])
     asked = np.concatenate([x[known], x[away]])
     scores = unknown_scores(asked, statistics=statistics, names=names, reference=x[fitted])
-    return {name: (values[: known.sum()], values[known.sum() :]) for name, values in scores.items()}
+    count = int(known.sum())
+    parted = ({name: values[part] for name, values in scores.items()} for part in (slice(count), slice(count, None)))
+    return (*parted, rows[away])
 
 
 def _auroc(known: np.ndarray, unknown: np.ndarray) -> float:

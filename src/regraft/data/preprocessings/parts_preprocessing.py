@@ -116,9 +116,11 @@ class PartsPreprocessing(Preprocessing):
     def dataset(self, items: Any) -> Dataset:
         if isinstance(items, Dataset | Parts):
             return self._by_name(items if isinstance(items, Dataset) else _unlabelled(items))
-        if is_table(items):
+        records = isinstance(items, list | tuple) and bool(items) and all(isinstance(one, Mapping) for one in items)
+        by_input = records and not {*self.names}.isdisjoint(items[0])  # else records are rows of a table
+        if is_table(items) and not by_input:
             return read_unlabelled(items, self.item_kind, columns=(), inputs=self.input_columns)
-        if isinstance(items, list | tuple) and items and all(isinstance(one, Mapping) for one in items):
+        if records:
             odd = next((row for row, one in enumerate(items) if set(one) != set(items[0])), None)
             if odd is not None:
                 raise DataError(
