@@ -278,7 +278,7 @@ def test_without_the_libraries(gone: str, saved: tuple[Path, regraft.Network], t
 def test_weights_that_are_too_many_for_one_file(
     saved: tuple[Path, regraft.Network], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "_LARGEST", 100)
+    monkeypatch.setattr(onnx_export, "LARGEST", 100)
     with pytest.warns(UserWarning, match="one ONNX file holds 2 GiB"):
         saved[1].save(tmp_path)
     assert not (tmp_path / "network.onnx").exists()

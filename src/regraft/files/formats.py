@@ -60,6 +60,7 @@ FORMATS: dict[str, Format] = {
         largest=512 * _MIB,
     ),
     "onnx": Format("network in ONNX form", (".onnx",), NetworkError, largest=2048 * _MIB),
+    "onnx weights": Format("file of weights beside an ONNX file", (".data", "_data", ".weights"), NetworkError),
     "program": Format("PyTorch program", (".pt2",), NetworkError),
     "pmml": Format("PMML file", (".pmml",), NetworkError, largest=256 * _MIB),
     "csv": Format("CSV file", (".csv", ".tsv", ".tab", ".csv.gz")),

@@ -1,7 +1,8 @@
 """ONNX files: parsed as data, checked node by node, and serialized again before an engine sees them.
 
 An engine does what a model says: it reads external data from other files, calls operators of other domains, and accepts model formats of
-its own. It therefore never gets a file or its original bytes, but only content that was checked here.
+its own. It therefore never gets a file or its original bytes, but only content that was checked here. Weights that lie in a file beside a
+graph are read here, too.
 """
 
 from __future__ import annotations
@@ -12,9 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import NetworkError, UnsafeFileError, optional_import
-from .formats import opening
+from .formats import FORMATS, member, opening
+from .sizes import check_size
 from .text import printable
+
+LARGEST = 2**31 - 2**20
+"""Largest size of the weights that one ONNX file holds, in bytes, with room for the graph."""
+_LEAST = 1024  # Weights of fewer bytes stay in the graph
 
 _DOMAINS = ("", "ai.onnx")
 _RUNTIME = "com.microsoft"
@@ -37,8 +45,8 @@ _STORES = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data
 
 
 def read_onnx(path: Path, *, remedy: str = "") -> tuple[Any, dict[str, str]]:
-    """Read and check an ONNX file; no other file is read. Return the `onnx.ModelProto` as `check_onnx_` leaves it, and its metadata.
-    The metadata are texts of the file's author and are not checked."""
+    """Read and check an ONNX file, with weights that lie in a file beside it.
+    Return the `onnx.ModelProto` as `check_onnx_` leaves it, and its metadata, which are texts of the file's author and are not checked."""
     onnx = optional_import("onnx", "onnx", purpose="A network in ONNX form, or of your own class without architecture=,")
     with opening(path, "onnx", remedy=remedy):
         model = parsed_onnx(onnx, path)
@@ -55,7 +63,51 @@ def parsed_onnx(onnx: Any, path: Path) -> Any:
         raise ValueError("it is not an ONNX graph, or it is damaged or truncated") from problem
     if not model.graph.node:
         raise ValueError("it holds no graph of operators")
+    beside: dict[str, list[Any]] = {}
+    for tensor in model.graph.initializer:
+        place = next((entry.value for entry in tensor.external_data if entry.key == "location"), "") if tensor.data_location else ""
+        if place.endswith(FORMATS["onnx weights"].suffixes):  # `check_onnx_` refuses all others
+            beside.setdefault(place, []).append(tensor)
+    for place, tensors in beside.items():
+        with opening(member(path.parent, place), "onnx weights") as file:
+            check_size(file.stat().st_size, file, kind="onnx weights")
+            _take_weights_(tensors, file)
     return model
+
+
+def _take_weights_(tensors: list[Any], file: Path) -> None:
+    """Read the weights of some tensors from a file. Together they may be as large as the file: no part of it is read twice."""
+    room = file.stat().st_size
+    with file.open("rb") as stream:
+        for tensor in tensors:
+            facts, names = {entry.key: entry.value for entry in tensor.external_data}, tensor.DataType.items()
+            form = next((word for word, number in names if number == tensor.data_type), "")
+            size, start = math.prod(tensor.dims) * _SIZES.get(form, 0), int(facts.get("offset", 0))
+            room -= size
+            if min(tensor.dims, default=0) < 0 or start < 0 or room < 0 or int(facts.get("length", size)) != size:
+                raise ValueError(f"it is too short, or of another network: {printable(repr(tensor.name), width=60)} needs {size:,} bytes")
+            stream.seek(start)
+            tensor.raw_data = stream.read(size)  # `check_onnx_` compares its length with the shape
+            tensor.ClearField("data_location")
+            del tensor.external_data[:]
+
+
+def weights_apart_(model: Any) -> dict[str, np.ndarray]:
+    """Take the larger weights out of a checked model that has too many for one file, and return them by name.
+    The model then says where they stand in a file of weights that has them in this order."""
+    numpy_helper = importlib.import_module("onnx.numpy_helper")
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= LARGEST:
+        return {}
+    found, start = dict[str, np.ndarray](), 0
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) >= _LEAST:
+            found[tensor.name] = values = numpy_helper.to_array(tensor)
+            tensor.ClearField("raw_data")
+            tensor.data_location = tensor.EXTERNAL
+            for key, fact in (("location", "weights.data"), ("offset", start), ("length", values.nbytes)):
+                tensor.external_data.add(key=key, value=str(fact))
+            start += values.nbytes
+    return found
 
 
 def is_standard(message: Any) -> bool:
@@ -111,7 +163,10 @@ def _check_tensor(tensor: Any, what: str, *, end: str) -> None:
     if tensor.data_location or len(tensor.external_data):
         places = [entry.value for entry in tensor.external_data if entry.key == "location"]
         shown = printable(repr(places[0]), width=80) if places else "another file"
-        raise UnsafeFileError(f"{what} takes its tensor {name} from {shown}; expected all of it in the file itself. It is not opened.{end}")
+        raise UnsafeFileError(
+            f"{what} takes its tensor {name} from {shown}; expected it in the file itself, or in one of its folder that ends with "
+            f"{', '.join(FORMATS['onnx weights'].suffixes)}. It is not opened.{end}"
+        )
     names = {number: word for word, number in type(tensor).DataType.items()}
     form = names.get(tensor.data_type, str(tensor.data_type))
     if form not in _SIZES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +18,8 @@ from torch import Tensor
 
 from ..errors import NetworkError, RegraftError
 from ..files.formats import writable
-from ..files.onnx_form import check_onnx_
-from ..files.writing import write_bytes
+from ..files.onnx_form import check_onnx_, weights_apart_
+from ..files.writing import replaced_file, write_bytes
 from .folders import versions
 from .onnx.frozen import parts_of, put_parts_
 from .parts.head import Head
@@ -25,7 +27,7 @@ from .parts.onnx_export import (
     NotTracedError,
     WholeNetwork,
     batches_of,
-    check_size,
+    check_libraries,
     dimensions,
     input_names,
     is_coarse,
@@ -80,14 +82,13 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
     are raw."""
     network.body.refuse_change("exported")
     try:
-        check_size(network.state(), purpose="Writing an ONNX file")
+        check_libraries("Writing an ONNX file")
         if preprocessing:
             check_steps(network.preprocessing.to_dict())
-        model = _model(network)
+        model, weights = _model(network)
         if preprocessing:
-            _put_preprocessing_(model, network)
-        content = bytes(model.SerializeToString())
-        importlib.import_module("onnx.checker").check_model(content)
+            _put_preprocessing_(model, network, weights=weights)
+        importlib.import_module("onnx.checker").check_model(_with_inputs(model, weights))
     except Exception as problem:  # not every forward can be exported
         if isinstance(problem, RegraftError) and not isinstance(problem, NetworkError):
             raise
@@ -98,12 +99,43 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
             instead = " Nor can PyTorch export it as .pt2: save it as a folder, which regraft opens."
         raise NetworkError(f"The network cannot be written as an ONNX file: {why_not_exported(problem)}.{instead}") from problem
     with writable(path.parent, error=NetworkError):
-        write_bytes(path, content)
+        _write(model, path, weights=weights)
     return path
 
 
-def _model(network: Record) -> Any:
-    """Return the `onnx.ModelProto` of a network, after comparing it with the network."""
+def _with_inputs(model: Any, weights: Mapping[str, np.ndarray]) -> bytes:
+    """Return a model serialized, with the weights that are apart from it as inputs, because the checker would look for their file."""
+    helper, whole = importlib.import_module("onnx.helper"), type(model).FromString(model.SerializeToString())
+    for tensor in [tensor for tensor in whole.graph.initializer if tensor.name in weights]:
+        whole.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        whole.graph.initializer.remove(tensor)
+    return bytes(whole.SerializeToString())
+
+
+def _write(model: Any, path: Path, *, weights: Mapping[str, np.ndarray]) -> None:
+    """Write a model, and first the weights that are apart from it as a file beside it, named after its content: the model before, if there
+    is one, is whole until the new one has its place. Weights of former models of this name are then removed."""
+    fine = path.name.isprintable() and not {":", "\\"} & set(path.name)
+    stem, beside = path.name if fine else "network.onnx", None
+    if weights:
+        digest = hashlib.blake2b(digest_size=8)
+        for values in weights.values():
+            digest.update(np.ascontiguousarray(values).view(np.uint8).data)
+        beside = path.with_name(f"{stem}.{digest.hexdigest()}.data")
+        with replaced_file(beside) as partial, partial.open("wb") as stream:
+            for values in weights.values():
+                stream.write(np.ascontiguousarray(values).view(np.uint8).data)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = beside.name if entry.key == "location" else entry.value
+    write_bytes(path, model.SerializeToString())
+    for other in path.parent.glob(f"{glob.escape(stem)}.{'[0-9a-f]' * 16}.data") if fine else ():
+        if other != beside:
+            other.unlink(missing_ok=True)
+
+
+def _model(network: Record) -> tuple[Any, dict[str, np.ndarray]]:
+    """Return the `onnx.ModelProto` of a network, after comparing it with the network, and the weights that are apart from it."""
     plain = _Whole(_on_cpu(network)).eval()
     own = plain.__dict__["network"]
     sample, names = sample_tensors(own.sample), input_names(own.sample)
@@ -121,7 +153,8 @@ def _model(network: Record) -> Any:
                 model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=dimensions(lengths))
             put_parts_(model, parts)
             check_onnx_(model, what="the ONNX file")
-            program = OnnxProgram(model.SerializeToString(), names, called=inputs)
+            weights = weights_apart_(model)
+            program = OnnxProgram(model.SerializeToString(), names, called=inputs, weights=weights)
             difference = prove(plain, program, batches=batches_of(own.body, longer=lengths), outputs=outputs, coarse=is_coarse(own))
             break
         except Exception as problem:  # exporters raise anything
@@ -133,7 +166,7 @@ def _model(network: Record) -> Any:
         warn_of_length(sample, what="ONNX file", stacklevel=5)
     _name_axes_(model, lengths)
     _add_facts_(model, _metadata(own, difference))
-    return model
+    return model, weights
 
 
 def _forms(network: Any) -> list[Callable[[], Record]]:
@@ -149,13 +182,14 @@ def _add_facts_(model: Any, facts: Mapping[str, Any]) -> None:
         entry.key, entry.value = key, json.dumps(value)
 
 
-def _put_preprocessing_(model: Any, network: Record) -> None:
+def _put_preprocessing_(model: Any, network: Record, *, weights: Mapping[str, np.ndarray]) -> None:
     """Prepend the preprocessing to the graph, and record how much the results differ from those of the Python preprocessing.
     Differences are relative to the largest value of an output over all images, because the logits of a single image may be near zero."""
     plain, called = network.preprocessing.to_dict(), [value.name for value in model.graph.input]
     own = next(at for at, name in enumerate(called) if name not in ("columns", "condition"))
     put_steps_(model, plain, items=called[own])
-    program, whole = OnnxProgram(model.SerializeToString(), called, called=called), _Whole(_on_cpu(network)).eval()
+    program = OnnxProgram(model.SerializeToString(), called, called=called, weights=weights)
+    whole = _Whole(_on_cpu(network)).eval()
     ready, reader = [tensor[:1] for tensor in sample_tensors(network.sample)], network.preprocessing
     raw, off, scales = list(ready), [], []
     while hasattr(reader, "inner"):

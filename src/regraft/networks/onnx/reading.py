@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import NetworkError, optional_import
 from ...files.formats import opening
-from ...files.onnx_form import check_onnx_, is_standard, of_runtime, parsed_onnx
+from ...files.onnx_form import LARGEST, check_onnx_, is_standard, of_runtime, parsed_onnx
 from ...files.text import printable
 from ..account import UNUSED
 from .metadata import OwnFacts, own_facts
@@ -40,6 +40,12 @@ def read_foreign(path: Path) -> ForeignOnnx:
     onnx, shown = optional_import("onnx", "onnx", purpose="A network in ONNX form"), repr(printable(path))
     with opening(path, "onnx", remedy="Copy it again, or export the network again."):
         model = parsed_onnx(onnx, path)
+        size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+        if size > LARGEST:
+            raise NetworkError(
+                f"{shown} has {size / 2**30:.1f} GiB of weights; up to 2 GiB are opened as a network that can be trained. regraft predict "
+                "and evaluate run files of any size that regraft wrote; to adapt the network, open the original."
+            )
         texts = {entry.key: entry.value for entry in model.metadata_props}
         facts = own_facts(texts, what=shown)
         wanted, others = _outputs(model.graph, facts, shown=shown)
@@ -161,8 +167,13 @@ def _scale_(graph: Any) -> None:
     _keep_(graph.node, nodes)
 
 
+_ACTIVATIONS = {"LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "GRU": [b"Sigmoid", b"Tanh"], "RNN": [b"Tanh"]}
+"""Activations of recurrent operators in one direction that need not be named."""
+
+
 def _start_at_zero_(graph: Any) -> None:
-    """Remove first states of zeros from recurrent operators, which start there anyway. Such states take their shape from the input."""
+    """Remove first states of zeros and the usual activations from recurrent operators, which have them anyway.
+    Such states take their shape from the input."""
     makers, numbers = _makers(graph), importlib.import_module("onnx.numpy_helper").to_array
     held = {tensor.name: tensor for tensor in graph.initializer}
 
@@ -173,8 +184,10 @@ def _start_at_zero_(graph: Any) -> None:
         return maker is not None and maker.op_type == "Expand" and maker.input[0] in held and not numbers(held[maker.input[0]]).any()
 
     for node in graph.node:
-        if node.op_type in ("LSTM", "GRU", "RNN"):
+        if node.op_type in _ACTIVATIONS:
             node.input[5:7] = ["" if zeros(name) else name for name in node.input[5:7]]
+            usual = [_ACTIVATIONS[node.op_type] * count for count in (1, 2)]
+            _keep_(node.attribute, [one for one in node.attribute if one.name != "activations" or list(one.strings) not in usual])
 
 
 def _cut_(model: Any, wanted: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ...errors import NetworkError, optional_import
@@ -16,22 +18,33 @@ from ...files.sizes import memory
 _SHARE_OF_MEMORY = 0.5  # Share of the machine's memory; the rest is for other data
 
 
-def session_of(content: bytes, *, threads: int = 0, what: str = "the network") -> Any:
-    """Return a session that runs a checked model on the CPU. Creating it runs nothing of the model."""
+def session_of(content: bytes, *, threads: int = 0, what: str = "the network", weights: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """Return a session that runs a checked model on the CPU. Creating it runs nothing of the model. `weights`: those apart from it."""
     runtime = _onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     if _limit_memory():
         options.add_session_config_entry("session.use_env_allocators", "1")
+    if weights:
+        values = [runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(*_typed(one)) for one in weights.values()]
+        options.add_external_initializers(list(weights), values)
     how = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": ["ConstantFolding"]}
     try:
-        return runtime.InferenceSession(content, options, enable_fallback=0, **how)  # the fallback would print text of the file
+        session = runtime.InferenceSession(content, options, enable_fallback=0, **how)  # the fallback would print text of the file
+        session.regraft_weights = weights  # it computes with these arrays, not with copies
+        return session
     except Exception as error:  # the runtime has a class for each of its error codes
         raise NetworkError(
             f"ONNX Runtime does not take {what}: it is damaged, or its operators do not fit one another, because of this error: "
             f"{reason_of(error)}."
         ) from error
+
+
+def _typed(values: Any) -> tuple[Any, int]:
+    """Return an array as ONNX Runtime takes it, and the number of its type in ONNX."""
+    kind = importlib.import_module("onnx.helper").np_dtype_to_tensor_dtype(values.dtype)
+    return values.view("uint16") if values.dtype.name == "bfloat16" else values, kind
 
 
 def run_session(session: Any, feeds: Mapping[str, Any], *, seconds: float | None = None) -> list[Any]:

@@ -15,13 +15,13 @@ from torch.nn import Module
 
 from ...errors import NetworkError, RegraftError, optional_import
 from ...files.formats import reason_of
+from ...files.onnx_form import LARGEST
 from ..family import Body
 from ..tracing import replaced
 from .protocols import Inputs, by_name
 from .record import Record
 
 _OPSET = 20
-_LARGEST = 2**31 - 2**20  # Largest size of the weights in one ONNX file, in bytes, with room for the graph
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
 """Allowed difference from PyTorch's results, relative to the largest one; the second applies to 16-bit weights."""
 
@@ -99,12 +99,17 @@ def warn_of_length(sample: Sequence[Tensor], *, what: str, stacklevel: int) -> N
     )
 
 
-def check_size(state: Mapping[str, Tensor], *, purpose: str) -> None:
-    """Raise if an ONNX library is missing or the weights do not fit into one file."""
+def check_libraries(purpose: str) -> None:
+    """Raise if an ONNX library is missing."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         optional_import(name, "onnx", purpose=purpose)
+
+
+def check_size(state: Mapping[str, Tensor], *, purpose: str) -> None:
+    """Raise if an ONNX library is missing or the weights do not fit into one file."""
+    check_libraries(purpose)
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    if size > _LARGEST:
+    if size > LARGEST:
         raise NetworkError(f"its weights take {size / 2**30:.1f} GiB, and one ONNX file holds 2 GiB")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -37,11 +38,14 @@ class OnnxProgram(Module):
     """An ONNX network. Its output maps names to the logits of each head and the features.
     `content` is the content of an ONNX file. `called` lists the file's input names if they differ from those of a saved folder.
     `names`: names of the network's inputs, in order; empty for one unnamed tensor.
+    `weights`: those that are apart from the content, by name.
     `own`: the exported class, for messages."""
 
-    def __init__(self, content: bytes, names: Sequence[str], *, called: Sequence[str] = ()) -> None:
+    def __init__(
+        self, content: bytes, names: Sequence[str], *, called: Sequence[str] = (), weights: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         super().__init__()
-        self.__dict__["session"] = session = session_of(content, threads=torch.get_num_threads())
+        self.__dict__["session"] = session = session_of(content, threads=torch.get_num_threads(), weights=weights)
         self.names, self.own = tuple(names), "your class"
         self.types = {one.name: one.type for one in session.get_inputs()}
         self.outputs = tuple(one.name for one in session.get_outputs())
