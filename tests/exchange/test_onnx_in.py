@@ -27,15 +27,17 @@ Made = tuple[np.ndarray, tuple[str, ...] | None, str]
 
 
 class Steps(nn.Module):
-    """A recurrent network of PyTorch."""
+    """A recurrent network of PyTorch, which reads the last step, or the last states of both directions."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM, *, depth: int = 1, states: bool = False) -> None:
         super().__init__()
-        self.steps = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
+        self.steps, self.states = kind(6, 5, depth, batch_first=True, bidirectional=True), states
         self.head = nn.Linear(10, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.steps(x)[0][:, -1])
+        outputs, last = self.steps(x)
+        last = last[0] if isinstance(last, tuple) else last
+        return self.head(torch.cat([last[-2], last[-1]], 1) if self.states else outputs[:, -1])
 
 
 def _export(net: regraft.Network, path: Path) -> None:
@@ -49,9 +51,9 @@ def torch_pictures(path: Path) -> Made:
     return DRAWS.normal(size=(24, 1, 8, 8)).astype(np.float32), ABC, "classification"
 
 
-def torch_steps(path: Path) -> Made:
+def torch_steps(path: Path, **how: Any) -> Made:
     torch.manual_seed(0)
-    _export(regraft.load(Steps(), classes=ABC, inputs=(7, 6)), path)
+    _export(regraft.load(Steps(**how), classes=ABC, inputs=(7, 6)), path)
     return DRAWS.normal(size=(24, 7, 6)).astype(np.float32), ABC, "classification"
 
 
@@ -62,9 +64,10 @@ def keras_pictures(path: Path) -> Made:
     return DRAWS.normal(size=(24, 8, 8, 1)).astype(np.float32), ABC, "classification"
 
 
-def keras_steps(path: Path) -> Made:
+def keras_steps(path: Path, *cells: Any) -> Made:
     layers = keras.layers
-    stack = [keras.Input((7, 6)), layers.LSTM(5, return_sequences=True), layers.LSTM(4), layers.Dense(3, activation="softmax")]
+    steps = cells or (layers.LSTM(5, return_sequences=True), layers.LSTM(4))
+    stack = [keras.Input((7, 6)), *steps, layers.Dense(3, activation="softmax")]
     _export(regraft.load(keras.Sequential(stack), classes=ABC), path)
     return DRAWS.normal(size=(24, 7, 6)).astype(np.float32), ABC, "classification"
 
@@ -252,11 +255,70 @@ def test_a_probe_of_all_depths_comes_back_trainable(family: str, tmp_path: Path)
     assert len(convolutions) == 2 and all(part.weight.grad is not None and part.weight.grad.any() for part in convolutions)
 
 
+class Signal(nn.Module):
+    """Convolutions over time; the mean is written with axes that come and go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv1d(7, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.AdaptiveAvgPool1d(1))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.net(x).squeeze(-1))
+
+
+def torch_signals(path: Path) -> Made:
+    torch.manual_seed(0)
+    _export(regraft.load(Signal(), classes=ABC, inputs=(7, 6)), path)
+    return DRAWS.normal(size=(24, 7, 6)).astype(np.float32), ABC, "classification"
+
+
+FORMS = (".onnx", ".pt2", "keras")
+
+
+class Beside(nn.Module):
+    """Steps and facts, each by its own layers. The last of them before the head is no layer of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.facts, self.head = nn.LSTM(6, 5, batch_first=True), nn.Linear(4, 5), nn.Linear(10, 3)
+
+    def forward(self, steps: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.cat([self.steps(steps)[0][:, -1], self.facts(facts).tanh()], 1))
+
+
+@pytest.mark.filterwarnings("ignore:The exported program takes examples of the shape")
+def test_a_probe_on_a_network_of_a_file_is_exported_again(tmp_path: Path) -> None:
+    """The layers behind its taps are gone; what joins them still runs."""
+    torch.manual_seed(0)
+    labels = np.arange(36) % 3
+    items = {name: DRAWS.normal(size=(36, *shape)).astype(np.float32) for name, shape in (("steps", (7, 6)), ("facts", (4,)))}
+    items["steps"] += labels[:, None, None]
+    regraft.load(Beside(), classes=ABC, inputs={"steps": (7, 6), "facts": (4,)}).export(tmp_path / "x.onnx")
+    net = regraft.load(tmp_path / "x.onnx")
+    probed = regraft.adapt(net, (items, np.array(ABC)[labels]), strategy="probe", cache="memory").network
+    assert len(probed.edits) > 1
+    expected = probed.logits(items)
+    for made in (regraft.load(probed.export(tmp_path / "y.onnx")), probed.to("keras")):
+        np.testing.assert_allclose(made.logits(items), expected, atol=1e-5 * np.abs(expected).max())
+    probed.export(tmp_path / "y.pt2")
+
+
 FURTHER: dict[str, tuple[Callable[[Path], Made], tuple[str, ...]]] = {
-    "convolutions": (torch_pictures, (".onnx", ".pt2", "keras")),
-    "convolutions of Keras": (keras_pictures, (".onnx", ".pt2", "keras")),
-    "LSTM": (torch_steps, (".onnx", ".pt2")),
-    "LSTM of Keras": (keras_steps, (".onnx", ".pt2")),
+    "convolutions": (torch_pictures, FORMS),
+    "convolutions of Keras": (keras_pictures, FORMS),
+    "signals": (torch_signals, FORMS),
+    "LSTM": (torch_steps, FORMS),
+    "states of a deep GRU": (lambda path: torch_steps(path, kind=nn.GRU, depth=2, states=True), FORMS),
+    "states of an RNN": (lambda path: torch_steps(path, kind=nn.RNN, states=True), ("keras",)),
+    "LSTM of Keras": (keras_steps, FORMS),
+    "LSTM of Keras from the last step": (lambda path: keras_steps(path, keras.layers.LSTM(4, go_backwards=True)), FORMS),
+    "GRU of Keras that resets first": (
+        lambda path: keras_steps(path, keras.layers.Bidirectional(keras.layers.GRU(4, reset_after=False))),
+        FORMS,
+    ),
+    "both ways, added": (lambda path: keras_steps(path, keras.layers.Bidirectional(keras.layers.SimpleRNN(4), "sum")), ("keras",)),
+    "LSTM of MATLAB": (matlab_steps, (".onnx", "keras")),  # a .pt2 file of a recurrent network takes one length
 }
 
 
@@ -266,6 +328,7 @@ def test_a_network_of_a_file_goes_on_to_other_forms(name: str, tmp_path: Path) -
     make, forms = FURTHER[name]
     items, _, _ = make(tmp_path / "x.onnx")
     net = regraft.load(tmp_path / "x.onnx")
+    assert "converted from ONNX" in net.account.notes[0]
     expected = net.logits(items)
     for form in forms:
         if form == "keras":

@@ -124,6 +124,8 @@ def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: 
             if name in waiting and keep(name, as_tensor(output)):
                 waiting.discard(name)
             if stops and not waiting:
+                if torch.compiler.is_exporting():
+                    raise NetworkError(f"it ends at {name!r}, and what follows there does not run without the layers that were removed")
                 raise end
 
         return hook

@@ -303,7 +303,7 @@ def _with_number(reader: TorchReader, call: Operation, *, one: Any, two: Any) ->
 
 
 def _concatenate(reader: TorchReader, call: Operation) -> Turned:
-    values = call["tensors"]
+    values = [value.together if isinstance(value, States) else value for value in call["tensors"]]
     if not all(isinstance(value, Turned) for value in values):
         raise call.refusal("weights beside values")
     axes = values[0].axes

@@ -60,6 +60,7 @@ class Operation:
     def value(self) -> Turned:
         """The first input."""
         first = next(iter(self.given.values()))
+        first = first.together if isinstance(first, States) else first
         if not isinstance(first, Turned):
             raise self.refusal("no value of the network in the first place")
         return first
@@ -257,6 +258,11 @@ class States:
 
     def __init__(self, whole: Any, each: Sequence[Any]) -> None:
         self.whole, self.each = whole, each
+
+    @property
+    def together(self) -> Turned:
+        """The states as one value, which is (N, directions, u) in Keras."""
+        return Turned(keras.ops.stack(list(self.each), axis=1), (1, 0, 2))
 
 
 def each(given: Any, rank: int) -> list[int]:

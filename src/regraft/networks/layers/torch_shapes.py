@@ -127,18 +127,22 @@ def _without(call: Operation, tensor: Any, *, dims: Sequence[int]) -> Turned:
 
 def _reshaped(reader: TorchReader, call: Operation) -> Turned:
     given, shape = next(iter(call.given.values())), call.shape
-    if isinstance(given, States):
-        if len(shape) != 2:
-            raise call.refusal("the last states of both directions")
+    if isinstance(given, States) and len(shape) == 2:
         return plain(given.whole)
-    if shape[0] != BATCH or BATCH in shape[1:] or call.value.axes[0] != 0:
+    whole, axes, at = call.value.shape, call.value.axes, call.value.axes.index(0)
+    to = shape.index(BATCH) if shape.count(BATCH) == 1 else 0
+    parts = ((whole[:at], shape[:to]), (whole[at + 1 :], shape[to + 1 :]))
+    if BATCH in shape[to + 1 :] or any(None not in own and math.prod(own) != math.prod(new) for own, new in parts):  # type: ignore[arg-type]
         raise call.refusal("a shape that mixes examples")
-    old = call.value.shape[1:]
-    if old == shape[1:]:
+    if at == to and (whole[:at], whole[at + 1 :]) == (shape[:to], shape[to + 1 :]):
         return call.value
-    if None not in old and math.prod(side or 0 for side in old) != math.prod(shape[1:]):
-        raise call.refusal("a shape that mixes examples")
-    if len(old) > 2 and len(shape) == 3 and old[0] == shape[1] and call.value.axes == channels_last(len(old) + 1):
+    if at or to:  # examples do not stand first: they are left out of the new shape
+        moved = Turned(call.value.tensor, (0, *axes[:at], *axes[at + 1 :]))
+        sides = [-1 if None in own and side != 1 else side for own, new in parts for side in new]
+        made = keras.layers.Reshape(sides, name=reader.name(call, "shape"))(reader.turned(call, moved))
+        return Turned(made, (*range(1, to + 1), 0, *range(to + 1, len(shape))))
+    old = whole[1:]
+    if len(old) > 2 and len(shape) == 3 and old[0] == shape[1] and axes == channels_last(len(old) + 1):
         return last_of(reader.layer(call, keras.layers.Reshape, call.value.tensor, target_shape=shape[:0:-1]))  # merges positions only
     thin = sum(side != 1 for side in old) < 2  # with one long axis the order of the others does not matter
     value = call.value.tensor if thin else reader.turned(call, call.value)

@@ -7,7 +7,7 @@ import importlib
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ...errors import NetworkError, UnsafeFileError, optional_import
 from ...files.formats import reading
 from ...files.onnx_form import is_standard, read_onnx
 from ...files.text import printable
-from ..layers.graph import LAYERS
+from ..layers.graph import LAYERS, Recurrent
 from ..parts.protocols import Inputs, by_name
 from ..samples import lengthened
 from ..sources.building import Limits, building
@@ -50,6 +50,7 @@ _GROWING = ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsa
 
 _NUMBERED = ("Reshape", "Expand", "Pad", "Unsqueeze", "Squeeze", "Split", "Tile", "Clip", "Resize")
 """Operators whose inputs after the first are no values of the network."""
+_FAR = 2**31 - 1  # A limit from here on means the end of an axis
 _OVER = {"ReduceMean": "mean", "ReduceMax": "max", "ReduceSum": "sum"}
 
 
@@ -157,10 +158,61 @@ def onnx_module(content: bytes, *, what: str) -> Module:
     setattr(module, GRAPH, content)  # the library changes its own copy
     _drop_doubles_(module, model)
     _take_numbers_(module, model)
+    _step_by_step_(module)
     for layer in module.modules():  # a bias that the graph adds as a row, as scikit-learn writes it
         if isinstance(layer, torch.nn.Linear) and layer.bias is not None and layer.bias.shape == (1, layer.out_features):
             layer.bias = torch.nn.Parameter(layer.bias.detach()[0])
     return module.eval()
+
+
+@functools.cache
+def _by_step(kind: type[Module]) -> type[Module]:
+    """Return the class of a recurrent operator whose results keep steps and examples apart, as PyTorch's exporter and Keras need them."""
+
+    class Steps(kind):  # type: ignore[misc,valid-type]  # the library is not there for mypy
+        def forward(self, value: Tensor, *first: Tensor) -> tuple[Tensor, ...]:
+            cells: Any = next(self.children())
+            if first or self.sequence_lens is not None:
+                return super().forward(value, *first)  # type: ignore[no-any-return]
+            value = value.flip(0) if self.reverse else value
+            if isinstance(cells, Recurrent):
+                made = cells(value.transpose(0, 1)).transpose(0, 1).unflatten(-1, (-1, cells.cells.hidden_size))
+                last: Any = torch.cat([made[:1, :, 1] if at else made[-1:, :, 0] for at in range(made.shape[2])])
+            else:
+                outputs, last = cells(value)
+                made = outputs.unflatten(-1, (-1, cells.hidden_size))
+            made = made.flip(0) if self.reverse else made
+            return made.transpose(1, 2), *(last if isinstance(last, tuple) else (last,))
+
+    return Steps
+
+
+def _step_by_step_(module: Module) -> None:
+    """Replace the recurrent layers of onnx2pytorch. A GRU that resets before its linear map is none of PyTorch's."""
+    found: list[Any] = [part for part in module.modules() if hasattr(part, "sequence_lens")]
+    for layer in found:
+        cells: Any = next(layer.children())
+        if not getattr(layer, "linear_before_reset", True) and layer.sequence_lens is None:
+            settings = {"inputs": cells.input_size, "units": cells.hidden_size, "both": cells.bidirectional, "steps": True}
+            own = Recurrent("GRU", **settings, activations=("Sigmoid", "Tanh"), after=False)
+            own.cells.load_state_dict(cells.state_dict())
+            layer.gru = own
+        kind: Any = type(layer)
+        layer.__class__ = _by_step(kind)
+
+
+class _Slice(Module):
+    """Part of a value along several axes. Those in `back` are read from the end."""
+
+    def __init__(self, where: Mapping[int, slice], back: Sequence[int]) -> None:
+        super().__init__()
+        self.where, self.back = where, tuple(back)
+
+    def forward(self, value: Tensor, *_: Tensor) -> Tensor:
+        """Return the part."""
+        for axis, part in self.where.items():
+            value = value[(slice(None),) * (axis % value.ndim) + (part,)]
+        return value.flip(self.back) if self.back else value
 
 
 @functools.cache
@@ -192,8 +244,24 @@ def _take_numbers_(module: Any, model: Any) -> None:
             layer = LAYERS["Over"](kind=_OVER[node.op_type], axes=tuple(axes), keep=layer.keepdim)
             setattr(module, name, layer)
             layer.register_forward_pre_hook(_alone)
+        elif node.op_type == "Slice" and (part := _part(layer, node, numbers=numbers)) is not None:
+            setattr(module, name, part)
         elif node.op_type in _NUMBERED:
             layer.register_forward_pre_hook(functools.partial(_with_numbers, numbers=numbers))
+
+
+def _part(layer: Any, node: Any, *, numbers: Sequence[Any]) -> _Slice | None:
+    """Return a Slice operator as a layer; None if its limits are values, or if it reads only a part from the end."""
+    if any(name and number is None for name, number in zip(node.input[1:], numbers, strict=True)):
+        return None
+    starts, ends, axes, steps = (*(numbers or [layer.starts, layer.ends, layer.dim]), *[None] * 4)[:4]
+    where, back = dict[int, slice](), []
+    for start, end, axis, step in zip(starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True):
+        if step < 0 and (step != -1 or end > -_FAR or -1 < start < _FAR or start < -1):
+            return None
+        where[axis] = slice(start, end, step) if step > 0 else slice(None)
+        back += [axis] if step < 0 else []
+    return _Slice(where, back)
 
 
 def _alone(_layer: Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -206,7 +274,7 @@ def _with_numbers(_layer: Module, given: tuple[Any, ...], *, numbers: list[Any])
 
 
 def _drop_doubles_(module: Any, model: Any) -> None:
-    """Delete weight copies that the layers hold themselves."""
+    """Empty weight copies that the layers hold themselves. The library looks for them where an edit has removed a layer."""
     layers = importlib.import_module("onnx2pytorch.constants").STANDARD_LAYERS
     read: set[str] = set()
     for node in model.graph.node:
@@ -218,7 +286,8 @@ def _drop_doubles_(module: Any, model: Any) -> None:
             return  # nested graphs read them too
     for tensor in model.graph.initializer:
         if tensor.name not in read:
-            del module._buffers[f"_initializer_{tensor.name}"]
+            delattr(module, f"_initializer_{tensor.name}")
+            setattr(module, f"_initializer_{tensor.name}", None)
 
 
 def _folded(model: Any) -> Any:
