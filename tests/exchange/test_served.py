@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +17,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from typer.testing import CliRunner
 
 import regraft
+from regraft.cli import app
 from regraft.data import Dataset, TextPreprocessing, preprocessing_from_dict
 from regraft.errors import NetworkError, RegraftError
 from regraft.exchange.served import ServedNetwork, serve
@@ -237,6 +241,71 @@ def test_the_commands_run_files_without_pytorch(tmp_path: Path) -> None:
     assert json.loads(judged[2:].strip().replace("~", "\n"))["accuracy"] == 1.0
     assert unknown.startswith("2 ") and "holds no rule for unknown examples" in unknown
     assert head.startswith("2 ") and "is run as it is" in head
+
+
+def _of_several(family: str) -> dict[str, tuple[regraft.Network, str]]:
+    """Networks by name, and the targets of their tasks: two tasks of one network, as branches of any kind; labels; numbers."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((4,))
+    hidden = layers.Dense(8, activation="tanh")(entry)
+    ends = [layers.Dense(3, activation="softmax", name="label")(hidden), layers.Dense(2, name="colour")(hidden)]
+    names = {"label": ABC, "colour": ["red", "green"]}
+    module: Any = keras.Model(entry, ends) if family == "keras" else Two()
+    base = regraft.load(keras.Model(entry, ends[0]) if family == "keras" else dense(), classes=ABC, inputs=(4,))
+    tags = regraft.branch(base, "tags", ["t1", "t2"], kind="multi-label", start="random", seed=1)
+    tags.heads["tags"] = dataclasses.replace(tags.heads["tags"], thresholds=(0.4, 0.6))
+    labels = regraft.retarget(base, ["t1", "t2"], start="random")
+    labels.heads["main"] = dataclasses.replace(labels.head, kind="multi-label", activation="sigmoid", thresholds=(0.55, 0.45))
+    return {
+        "two outputs": (regraft.load(module, inputs=(4,), head={name: name for name in names}, classes=names), "label=label colour=colour"),
+        "numbers beside": (regraft.branch(base, "size", ["size"], kind="regression", start="random", seed=1), "main=label size=size"),
+        "tags beside": (tags, "main=label tags=t1 tags=t2"),
+        "labels": (labels, "t1 t2"),
+    }
+
+
+class Two(nn.Module):
+    """Two heads on one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.label, self.colour = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.first(x).tanh()
+        return self.label(hidden), self.colour(hidden)
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_several_tasks_and_labels_are_judged_without_pytorch_as_from_the_folder(family: str, tmp_path: Path) -> None:
+    count, draws = 30, np.random.default_rng(1)
+    columns: dict[str, Any] = dict(zip("pqrs", draws.normal(3, 2, (4, count)), strict=True)) | {"label": draws.choice(ABC, count)}
+    columns |= {"colour": draws.choice(["red", "green"], count), "size": draws.normal(size=count)}
+    columns |= {"t1": draws.integers(0, 2, count), "t2": draws.integers(0, 2, count)}
+    given, expected = [], []
+    for name, (net, targets) in _of_several(family).items():
+        places, table = [net.save(tmp_path / name), net.export(tmp_path / f"{name}.onnx")], tmp_path / f"{name}.csv"
+        for wanted in (list("pqrs"), [*"pqrs", *(target.rpartition("=")[2] for target in targets.split())]):
+            lines = [wanted, *zip(*(columns[column] for column in wanted), strict=True)]
+            (tmp_path / "rows.csv" if len(wanted) == 4 else table).write_text("\n".join(",".join(map(str, line)) for line in lines))
+        asked = [word for target in targets.split() for word in ("--target", target)]
+        for how in (["evaluate", table, "--json", *asked], ["predict", tmp_path / "rows.csv", "--format", "jsonl", "--probabilities"]):
+            commands = [[how[0], place, *how[1:]] for place in places]
+            found = CliRunner().invoke(app, list(map(str, commands[0])))
+            assert found.exit_code == 0, found.output
+            expected.append(found.stdout)
+            given.append("\t".join(map(str, commands[1])))
+    done = subprocess.run([sys.executable, "-c", BLOCKED], input="\n".join(given), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for wanted, line, command in zip(expected, done.stdout.splitlines(), given, strict=True):
+        assert line.startswith("0 "), (command, line)
+        before, after = (
+            re.split(r"(-?\d[\d.e+-]*)", text) for text in (wanted.rstrip("\n"), line[2:].strip().rstrip("~").replace("~", "\n"))
+        )
+        assert before[::2] == after[::2], command
+        np.testing.assert_allclose(*(np.array(numbers[1::2], float) for numbers in (before, after)), atol=2e-6, rtol=2e-5)
 
 
 def _facts(model: Any) -> dict[str, str]:

@@ -736,6 +736,38 @@ def test_a_conversion_that_gives_no_number_is_refused() -> None:
             converting._difference(*pair, turned=False)
 
 
+class _NotAlone(nn.Module):
+    """Runs on several examples, and on one only while it is exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rest, self.head = nn.Linear(4, 5), _NeedsTwo(), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.rest(self.first(x)))
+
+
+class _NeedsTwo(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_exporting() and len(x) == 1:
+            raise RuntimeError("expected more than 1 value")
+        return x
+
+
+def test_a_network_that_does_not_run_on_the_examples_of_the_comparison_is_refused_by_its_layer() -> None:
+    net = regraft.load(_NotAlone(), classes=ABC, inputs=(4,))
+    with pytest.raises(NetworkError, match=r"one of torch does not run.*'rest' fails on.*\(1, 4\) float32 with 'expected more.*Export"):
+        net.to("keras")
+
+
+def test_tokens_that_keras_takes_as_fractions_go_to_pytorch() -> None:
+    """The type of Keras' inputs is float32 unless it is given."""
+    keras.utils.set_random_seed(0)
+    net = regraft.load(keras.Sequential([keras.Input((6,)), L.Embedding(3, 4), L.GlobalAveragePooling1D(), L.Dense(3)]), classes=ABC)
+    tokens = np.random.default_rng(0).integers(0, 3, (9, 6)).astype(np.float32)
+    np.testing.assert_allclose(net.to("torch").logits(tokens), net.logits(tokens), atol=1e-6)
+
+
 def test_the_comparison_has_steps_that_are_left_out() -> None:
     stack = [L.LSTM(4), L.Dense(3)]
     masked, plain = (keras.Sequential([keras.Input(STEPS), *first, *stack]) for first in ([L.Masking(-1.0)], []))

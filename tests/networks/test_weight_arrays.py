@@ -100,6 +100,20 @@ def test_sides_of_one_are_those_of_the_network(family: str, tmp_path: Path) -> N
     np.testing.assert_allclose(net.logits(items), regraft.load(wanted, inputs=shape).logits(items), atol=1e-6)
 
 
+@pytest.mark.parametrize("form", [".npz", ".weights.h5"])
+def test_a_normalisation_of_keras_is_filled(form: str, tmp_path: Path) -> None:
+    """One of its weights is a single number, and it computes with values made of them."""
+    layers = keras.layers
+    models = [keras.Sequential([keras.Input((4,)), layers.Normalization(), layers.Dense(3)]) for _ in range(2)]
+    models[0].layers[0].adapt(ROWS)
+    net = regraft.load(models[0])
+    if form == ".npz":
+        path = _npz(tmp_path / "x", {name: values.numpy() for name, values in net.state().items()})
+    else:
+        path = Path(net.export(tmp_path / f"x{form}"))
+    np.testing.assert_allclose(regraft.load(models[1], weights=path).logits(ROWS), net.logits(ROWS), atol=1e-6)
+
+
 def test_square_matrices_are_told(tmp_path: Path) -> None:
     path = _npz(tmp_path / "w", {"0.weight": np.eye(4, dtype=np.float32), "0.bias": np.ones(4, np.float32)})
     net = regraft.load(nn.Sequential(nn.Linear(4, 4)), weights=path, inputs=(4,))

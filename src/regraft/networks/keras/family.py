@@ -84,10 +84,15 @@ class KerasFamily(Family[KerasBody]):
 
     def put_file_(self, body: KerasBody, path: Path) -> Account:
         if path.suffix.lower() in ARRAY_ENDINGS:
-            return put_arrays_(read_weight_arrays(path), target_weights(body), heads=body.head_layers)
-        if path.suffix.lower() in KERAS_ENDINGS:
-            return put_keras_weights_(body, path)
-        raise NetworkError(f"{path.name!r} does not hold Keras weights; expected one of {', '.join((*KERAS_ENDINGS, *ARRAY_ENDINGS))}.")
+            account = put_arrays_(read_weight_arrays(path), target_weights(body), heads=body.head_layers)
+        elif path.suffix.lower() in KERAS_ENDINGS:
+            account = put_keras_weights_(body, path)
+        else:
+            raise NetworkError(f"{path.name!r} does not hold Keras weights; expected one of {', '.join((*KERAS_ENDINGS, *ARRAY_ENDINGS))}.")
+        for layer in body.modules().values():
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()  # it computes with values that it makes of its weights
+        return account
 
 
 KERAS = KerasFamily()

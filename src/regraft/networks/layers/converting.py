@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkError, RegraftError
+from ...files.formats import reason_of
 from ..account import Account
 from ..contract import Network
 from ..edits import Codes
@@ -26,12 +27,12 @@ from ..keras.structure import CODES, CONDITION
 from ..parts.coding import ENTRANCE, LAYERS
 from ..parts.head import told_binary
 from ..parts.onnx_export import input_names, is_coarse, why_not_exported
-from ..parts.protocols import on_device
+from ..parts.protocols import by_name, on_device
 from ..samples import lengthened
 from ..torch.exporting import exported_program
 from ..torch.family import open_torch
 from ..torch.graft import for_exporter_
-from ..tracing import relative_difference
+from ..tracing import hooked, relative_difference
 from .attention import whole_layers_
 from .from_keras import ROWS
 from .from_torch import ROWS as TORCH_ROWS
@@ -253,10 +254,7 @@ def _difference(source: Network, made: Network, *, turned: bool) -> float:
         axis = (1, -1) if source.layout == "channels_first" else (-1, 1)
         with torch.no_grad():
             other = batch.movedim(*axis).contiguous() if turned and isinstance(batch, Tensor) else batch
-            if source.heads:
-                wanted, found = source.scores(batch), made.scores(other)
-            else:
-                wanted, found = {"": source.feature_batch(batch)}, {"": made.feature_batch(other)}
+            wanted, found = _results(source, batch), _results(made, other)
         for task, scores in wanted.items():
             same = found[task].shape == scores.shape
             largest = max(largest, relative_difference(found[task], scores)) if same else torch.inf
@@ -267,6 +265,24 @@ def _difference(source: Network, made: Network, *, turned: bool) -> float:
             f"{limit:.0e}. It is not taken. Export the network as .onnx."
         )
     return largest
+
+
+def _results(network: Network, batch: Any) -> Mapping[str, Tensor]:
+    """Return the scores of a batch by task, or the features of a network without a head."""
+    running: list[str] = []
+    watched = hooked(network.modules(), before=lambda name, *_: running.append(name), after=lambda *_: running.__delitem__(-1))
+    try:
+        with watched:
+            return network.scores(batch) if network.heads else {"": network.feature_batch(batch)}
+    except RegraftError:
+        raise
+    except Exception as problem:  # a forward may raise anything
+        given, where = by_name(batch).values(), f"its layer {running[-1]!r}" if running else "it"
+        shapes = ", ".join(f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in given)
+        raise NetworkError(
+            f"The two networks are compared on random examples, and the one of {network.family} does not run on them: {where} fails on "
+            f"inputs of the shape {shapes} with {reason_of(problem)!r}. Export the network as .onnx, which is compared on its own sample."
+        ) from problem
 
 
 def _batches(network: Network) -> Iterator[Any]:

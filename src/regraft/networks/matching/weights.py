@@ -42,5 +42,5 @@ def fill_(source: Sequence[Weight], target: Sequence[Weight], *, found: Matching
     with torch.no_grad():
         for given, taken, _rule in found.pairs:
             value = source[given].value
-            target[taken].value.copy_(value if isinstance(value, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(value)))
+            target[taken].value.copy_(value if isinstance(value, torch.Tensor) else torch.from_numpy(np.asarray(value, order="C")))
     return found.account

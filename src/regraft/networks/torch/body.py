@@ -138,8 +138,7 @@ class TorchBody(Body):
                 if callable(reset):
                     reset()
                     continue
-                for own in module.parameters(recurse=False):
-                    parameter = torch.view_as_real(own) if own.is_complex() else own
+                for parameter in module.parameters(recurse=False):
                     spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
                     parameter.normal_(float(parameter.mean()), spread)
 
