@@ -14,6 +14,7 @@ import regraft
 from regraft.data import Dataset
 from regraft.errors import NetworkError
 from regraft.networks.contract import Network, Tap
+from regraft.networks.tracing import as_tensor
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "probe": {},
@@ -64,7 +65,8 @@ def test_a_network_is_adapted(name: str, strategy: str) -> None:
     made = result.network
     assert made.classes == ("a", "b", "c")
     with torch.no_grad():
-        own = made.module.eval()(torch.as_tensor(np.asarray(made.preprocessing.batch(list(data.items)))))
+        own = as_tensor(made.module.eval()(torch.as_tensor(np.asarray(made.preprocessing.batch(list(data.items))))))
+    assert own is not None
     assert np.allclose(made.logits(data), own.numpy(), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(values, before[key]) for key, values in net.state().items())
     if strategy in ("probe", "head"):

@@ -94,6 +94,25 @@ class Distances(Plain):
         return -torch.cdist(self.features(x), self.fc.weight)
 
 
+class LossFirst(Plain):
+    """Returns a loss, a number without axes, before the scores."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.features(x)
+        return {"loss": features.square().mean(), "scores": self.fc(features)}
+
+
+class Spectral(Plain):
+    """Complex weights: of its own, and of a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter, self.mix = nn.Parameter(torch.randn(12, dtype=torch.cfloat)), nn.Linear(12, 12, dtype=torch.cfloat)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.mix(torch.fft.fft(super().features(x)) * self.filter).abs()
+
+
 class Bare(nn.Module):
     """Nothing but parameters."""
 
@@ -205,6 +224,8 @@ NETWORKS: dict[str, type[nn.Module]] = {
         Functional,
         FunctionalHead,
         Distances,
+        LossFirst,
+        Spectral,
         Bare,
         Tied,
         OldWeightNorm,

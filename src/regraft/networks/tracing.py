@@ -151,9 +151,10 @@ def named_logits(result: Any) -> Tensor | None:
 
 
 def as_tensor(result: Any) -> Tensor | None:
-    """Return the main tensor of a forward pass's result: the entry "logits", else the first tensor, or None."""
-    tensors = [named_logits(result), *flat_tensors(result)]
-    return next((tensor for tensor in tensors if tensor is not None), None)
+    """Return the main tensor of a forward pass's result: the entry "logits", else the first tensor with axes (no loss), or None."""
+    tensors = flat_tensors(result)
+    found = [named_logits(result), *(tensor for tensor in tensors if tensor.ndim), *tensors]
+    return next((tensor for tensor in found if tensor is not None), None)
 
 
 def pooled(values: Tensor, channels_last: bool) -> Tensor:

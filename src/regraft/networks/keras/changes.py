@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from typing import Any, cast
 
 import numpy as np
@@ -137,7 +137,7 @@ def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
         model = keras.Model(model.input, _run(steps, keras.tree.flatten(model.output)[0], head=head), name=model.name)
     else:
         entry = _entry(twin)
-        model = keras.Model(entry, _run(steps, keras.tree.flatten(model(entry))[0], head=head))
+        model = keras.Model(entry, _run(steps, keras.tree.flatten(called(model, entry, training=None))[0], head=head))
     return twin.anew(model, {head.task: (head, FoundHead(name, head.activation))})
 
 
@@ -156,7 +156,7 @@ def _with_stack(twin: KerasBody, edit: Stack, *, head: Head, **_: Any) -> KerasB
                 "functional or Sequential model. Put the new layer into the class's own code and load its weights with weights=."
             )
         entry = _entry(twin)
-        model = keras.Model(entry, model(entry))
+        model = keras.Model(entry, called(model, entry, training=None))
     graph = opened(model, layer if output is None else None)
     name = graph.free_name("head")
     scores = graph.node(layer).outputs[0] if output is None else keras.tree.flatten(graph.outputs)[output]
@@ -332,8 +332,13 @@ def _become_(model: Any, ends: Sequence[str], *, found: tuple[Point, ...], resul
     """Let a model, a private copy, return a `result` of its input (None) and the outputs of the layers `ends` in place of its own."""
     kind = type(model)
 
+    @wraps(kind.call)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given, modules = args[0] if args else next(iter(kwargs.values())), named_modules(self)
+        given, modules = (
+            args[0] if args else {name: value for name, value in kwargs.items() if isinstance(value, Tensor)},
+            named_modules(self),
+        )
+        given = {f"input_{number}": one for number, one in enumerate(given, 1)} if isinstance(given, list | tuple) else given
         read, count = {name: modules[name] for name in ends}, flat_tensors(given)[0].shape[0]
         made = first_outputs(read, run=lambda: kind.call(self, *args, **kwargs), count=count, stops=True)
         seen: dict[str | None, Any] = {None: read_input(given), **made}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,12 +29,37 @@ from .structure import graph_of, is_leaf, named_modules, own_variables, steps_of
 _FREE_SIZES = (32, 224, 64, 96, 128, 16, 299)
 
 
-def called(model: Any, inputs: Inputs, *, training: bool) -> Any:
-    """Call a model with one batch; named tensors go to the inputs of the same name."""
+def called(model: Any, inputs: Any, *, training: bool | None) -> Any:
+    """Call a model with one batch. Named tensors go to the inputs, or to the arguments of `call`, of the same names; a model without either
+    gets them in one mapping, list or tuple, as it was built."""
     graph = graph_of(model)
-    if isinstance(inputs, dict) and graph is not None and not isinstance(graph.input, dict):
+    if not isinstance(inputs, dict) or (graph is not None and isinstance(graph.input, dict)):
+        return model(inputs, training=training)
+    if graph is not None:
         return model([inputs[tensor.name] for tensor in graph.inputs], training=training)
-    return model(inputs, training=training)
+    if inputs.keys() <= inspect.signature(model.call).parameters.keys():
+        return model(**inputs, training=training)
+    form: Any = next(iter((getattr(model, "_build_shapes_dict", None) or {}).values()), None)
+    several = isinstance(form, list | tuple) and any(isinstance(one, list | tuple) for one in form)
+    return model(type(form)(inputs.values()) if several else inputs, training=training)
+
+
+def _first_called(model: Any, inputs: Inputs) -> Any:
+    """Call a model that may not be built yet: with named tensors in one mapping, or else in a list."""
+    try:
+        with warnings.catch_warnings():
+            if isinstance(inputs, dict) and not model.built:
+                warnings.simplefilter("ignore")  # on how a failed attempt left it
+            return called(model, inputs, training=False)
+    except Exception as problem:  # the code of a model may raise anything
+        if not isinstance(inputs, dict) or graph_of(model) is not None:
+            raise
+        try:
+            made = model(list(inputs.values()), training=False)
+        except Exception:
+            raise problem from None
+    model._build_shapes_dict = {"input_shape": [tuple(tensor.shape) for tensor in inputs.values()]}  # where an attempt left another form
+    return made
 
 
 def shapes_of(model: Any) -> dict[str, Any]:
@@ -52,7 +79,7 @@ def sample_for(model: Any, inputs: Shapes) -> Inputs:
     `inputs`: the shape of one example, or of each input by name, if known."""
     options, name = (_sample(model, inputs, size=size) for size in _FREE_SIZES), f"{type(model).__name__} '{model.name}'"
     such = _SUCH if graph_of(model) is None else "(224, 224, 3)"
-    made: Inputs = first_that_runs(options, partial(called, model, training=False), name=name, shape=inputs, such=such)
+    made: Inputs = first_that_runs(options, partial(_first_called, model), name=name, shape=inputs, such=such)
     return _with_ids(model, made) if isinstance(made, dict) and graph_of(model) is None else made
 
 
@@ -88,6 +115,8 @@ def _sample(model: Any, inputs: Shapes, *, size: int) -> Inputs:
         return tensors[0] if one else {tensor.name: values for tensor, values in zip(graph.inputs, tensors, strict=True)}
     if inputs is None:  # those that a subclassed model was built with
         built = [shape for shape in (getattr(model, "_build_shapes_dict", None) or {}).values() if isinstance(shape, (tuple, list, dict))]
+        if len(built) == 1 and isinstance(built[0], (tuple, list)) and all(isinstance(shape, (tuple, list)) for shape in built[0]):
+            built = [{f"input_{number}": shape for number, shape in enumerate(built[0], 1)}]
         shapes = list(built[0].values()) if built and isinstance(built[0], dict) else built
         if len(built) != 1 or any(isinstance(part, (tuple, list, dict)) for shape in shapes for part in shape):
             raise NetworkError(

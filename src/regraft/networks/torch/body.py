@@ -138,7 +138,8 @@ class TorchBody(Body):
                 if callable(reset):
                     reset()
                     continue
-                for parameter in module.parameters(recurse=False):
+                for own in module.parameters(recurse=False):
+                    parameter = torch.view_as_real(own) if own.is_complex() else own
                     spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
                     parameter.normal_(float(parameter.mean()), spread)
 
