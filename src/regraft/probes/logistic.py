@@ -224,9 +224,10 @@ class _Problem:
 
     def solved(self, inverse: float, start: np.ndarray | None, *, steps: int, tolerance: float) -> np.ndarray:
         """Solve for an inverse penalty. Return weights and, in the last row, biases (r + 1, columns); `start` has the same shape."""
-        count, columns, shape = len(self.y), self.columns, (self.x.shape[1] + 1, len(self.columns))
+        count, columns, first = len(self.y), self.columns, int((self.columns < self.loss.fixed).sum())
+        whole, shape = (self.x.shape[1] + 1, len(columns)), (self.x.shape[1] + 1, len(columns) - first)
         if self.loss.kind == "classification" and len(columns) < 2:
-            return np.zeros(shape)
+            return np.zeros(whole)
         shares = self.y[:, self.columns].mean(axis=0)
         curvature = max(float((shares * (1 - shares)).mean()), 1e-6)
         squares = self.x.square().mean(dim=0).double().cpu().numpy()
@@ -244,7 +245,8 @@ class _Problem:
             theta = torch.as_tensor(values, dtype=self.x.dtype, device=self.x.device)
             scores = torch.addmm(theta[-1], self.x, theta[:-1])
             if "offset" in made:
-                scores += made["offset"]
+                own, scores = scores, made["offset"].clone()
+                scores[:, first:] += own
             if self.loss.kind == "classification":
                 logs = functional.log_softmax(scores, dim=1)
                 value = -(made["shares"] * logs).sum(dtype=torch.float64)
@@ -252,16 +254,16 @@ class _Problem:
             else:
                 value = (made["shares"] * (functional.softplus(scores) - made["truth"] * scores)).sum(dtype=torch.float64)
                 excess = made["shares"] * (torch.sigmoid(scores) - made["truth"])
+            excess = excess[:, first:]
             slope = torch.cat([self.x.T @ excess, excess.sum(dim=0, keepdim=True)]).double().cpu().numpy() / count
             slope[:-1] += values[:-1] / (inverse * count)
-            slope[:, columns < self.loss.fixed] = 0.0
             return float(value) / count + float(np.square(values[:-1]).sum()) / (2 * inverse * count), (slope / steepness).ravel()
 
-        begin = np.zeros(shape) if start is None or start.shape != shape else start * steepness
+        begin = np.zeros(shape) if start is None or start.shape != whole else start[:, first:] * steepness
         tolerance = tolerance if self.x.dtype == torch.float64 else max(tolerance, _ROUNDING)
         options = {"maxiter": steps, "maxcor": 20, "gtol": 10 * tolerance, "ftol": tolerance, "maxls": 10}
         found = minimize(evaluated, begin.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
-        return np.asarray(found / steepness)
+        return np.pad(found / steepness, ((0, 0), (first, 0)))
 
     def scores(self, solved: np.ndarray, fitted: _Problem) -> np.ndarray:
         """Return the logits (n, C) of these examples from the solution of a `fitted` problem. Classes it lacks are lowest."""

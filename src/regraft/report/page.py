@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,16 @@ def rendered(path: str | Path, template: str, *, content: Mapping[str, Any]) -> 
 
 def _page(template: str, content: Mapping[str, Any]) -> str:
     jinja = optional_import("jinja2", "report", purpose="The report")
-    loader = jinja.FileSystemLoader(Path(__file__).parent)
-    place = jinja.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja.StrictUndefined)
-    page: str = place.get_template(template).render(content).lstrip()
+    page: str = _templates(jinja).get_template(template).render(content).lstrip()
     pieces = _VERBATIM.split(page)
     return "".join(piece if number % 2 else _SHARE.sub("\u00a0%", piece) for number, piece in enumerate(pieces))
+
+
+@cache
+def _templates(jinja: Any) -> Any:
+    """Return the templates of this folder; each is compiled once a process."""
+    loader = jinja.FileSystemLoader(Path(__file__).parent)
+    return jinja.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja.StrictUndefined)
 
 
 def _written(target: Path, page: str) -> Path:
