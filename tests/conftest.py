@@ -70,3 +70,9 @@ def _short_trainings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     """Let trainings end early whose number of epochs is not given, such as the yardstick from scratch; not in the tests of their length."""
     if "training" not in request.path.parts:
         monkeypatch.setattr("regraft.training.courses.MOST", 40)
+
+
+@pytest.fixture
+def without_onnx_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save networks of PyTorch without their ONNX form, most of what saving takes: for tests that open them with their class."""
+    monkeypatch.setattr("regraft.networks.torch.family.write_program", lambda *_given, **_named: {})

@@ -281,6 +281,7 @@ def test_epochs_go_on_counting_over_two_trainings(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["torch", "functional", "sequential"])
+@pytest.mark.usefixtures("without_onnx_form")
 def test_an_adapted_network_is_adapted_again(name: str, tmp_path: Path) -> None:
     """By the default strategy too, whose head reads several depths; then by a third one, from its folder."""
     net, data = opened(name)

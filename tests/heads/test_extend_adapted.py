@@ -20,6 +20,8 @@ from regraft.networks.keras.library import keras
 from regraft.planning import finishing
 from regraft.probes import ClassStatistics
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
+
 LEARNED = {"epochs": 12, "learning_rate": 5e-3}
 """Of what trains below the head: the source network has seen too little for the rates of tuning."""
 STRATEGIES: dict[str, dict[str, Any]] = {

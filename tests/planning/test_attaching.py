@@ -15,6 +15,8 @@ from regraft.data import Prepared
 from regraft.networks.contract import Network, Tap
 from regraft.planning.choosing.attaching import attached
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
+
 LABELS = np.array(["a", "b", "c"] * 20)
 
 

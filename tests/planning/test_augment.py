@@ -21,6 +21,8 @@ from regraft.errors import SettingError
 from regraft.networks.keras.library import keras
 from regraft.planning import Plan, make_plan
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
+
 families = pytest.mark.parametrize("family", ["torch", "keras"])
 QUICK: dict[str, Any] = {"epochs": 2, "learning_rate": 1e-3}
 

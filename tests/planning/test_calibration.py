@@ -17,6 +17,8 @@ from regraft.planning.finishing import FEWEST
 from regraft.probes import fit_temperature, log_loss
 from regraft.tasks import expected_calibration_error
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
+
 keras = pytest.importorskip("keras")
 
 TOO_LONG: dict[str, Any] = {"epochs": 20, "learning_rate": 0.02, "patience": None, "schedule": "constant"}

@@ -27,6 +27,8 @@ from regraft.planning.choosing import solving
 from regraft.planning.setup import parts_of
 from regraft.training import Checkpoint, loop
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
+
 QUICK = {"epochs": 2, "learning_rate": 0.01, "cache": "memory", "batch_size": 16}
 
 

@@ -39,6 +39,8 @@ from regraft.scale import unpacked
 from regraft.training import Settings
 from regraft.training import recipe as recipe_module
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
+
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "cache": "memory"}
 
 

@@ -27,6 +27,7 @@ from regraft.planning.choosing import convex
 from regraft.planning.setup import parts_of
 from regraft.training import loop
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
 CLASSES = ("class 0", "class 1", "class 2")
 PROBES = ("ridge", "lda", "logistic", "svm", "class_mean", "random_projection", "knn")
 families = pytest.mark.parametrize("family", ["torch", "keras"])

@@ -125,7 +125,7 @@ def test_the_same_classes_keep_weights_and_form(model: Any) -> None:
 @pytest.mark.parametrize("strategy", ["probe", "head", "full", "auto"])
 def test_it_is_adapted_by_every_strategy(model: Any, strategy: str) -> None:
     net = opened(model)
-    settings: dict[str, Any] = {} if strategy == "probe" else {"epochs": 15, "batch_size": 8, "learning_rate": 0.03}
+    settings: dict[str, Any] = {} if strategy == "probe" else {"epochs": 8, "batch_size": 8, "learning_rate": 0.05}
     result = regraft.adapt(net, labelled("neg", "pos"), strategy=strategy, cache="memory", **settings)
     made = result.network
     assert made.classes == ("neg", "pos") and made.head.binary
