@@ -199,6 +199,10 @@ def reading() -> dict[str, Any]:
     return found
 
 
+def engines_for(net: Network) -> tuple[str, ...]:
+    return ("layers", *ENGINES) if net.family == "keras" else ENGINES
+
+
 def engines_of(net: Network, items: Prepared) -> dict[str, Any]:
     """Return milliseconds of an example by engine, seconds of building, differences, and from how many examples on building pays."""
     cut, batch = head_cut(net, items), items.batch(np.arange(BATCH))
@@ -206,7 +210,7 @@ def engines_of(net: Network, items: Prepared) -> dict[str, Any]:
     work = frozen_work(net, cut, values=lambda inputs: cut.frozen_part(placed(inputs, torch.device("cpu"), order=net.body.memory_order)))
     proof, notes = [_Batch(batch, work.values(batch), 1.0)], list[str]()
     runs, built = {"eager": lambda: cut.frozen_part(ready)}, {}
-    for name in ENGINES:
+    for name in engines_for(net):
         how = {"wanted": name, "rows": BATCH, "log": EngineLog(), "say": notes.append}
         building = seconds_of(lambda name=name, how=how: built.update({name: chosen_engine(work, proof, **how)[0]}))
         engine = built[name]
@@ -461,7 +465,7 @@ def main() -> None:
         items = Prepared(data, net.preprocessing)
         found = {"network": name, "examples": given.examples, **({} if given.plain else engines_of(net, items))}
         if given.adapt:
-            engines = ["eager"] if given.plain else ["eager", *ENGINES] if given.examples < FEWEST else ["eager", "auto"]
+            engines = ["eager"] if given.plain else ["eager", *engines_for(net)] if given.examples < FEWEST else ["eager", "auto"]
             found["adapted"] = adapted(net, items, count=given.examples, engines=engines)
             if not given.plain:
                 found["adapted"]["one pass"] = given.examples * min(found["milliseconds"].values()) / 1000

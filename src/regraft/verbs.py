@@ -380,9 +380,9 @@ def predict(
         examples: files, texts, arrays, or a `Dataset`.
         condition: as in `Network.predict`.
         unknown: as in `Network.predict`.
-        engine: inference engine on the CPU: "eager" (plain PyTorch, as in `Network.predict`), "compile" (torch.compile), "onnxruntime" or
-            "openvino". The engine is used only if it reproduces PyTorch's values on the first examples; otherwise PyTorch runs. "auto"
-            chooses the fastest engine if there are enough examples to repay its build time.
+        engine: inference engine on the CPU: "eager" (plain PyTorch, as in `Network.predict`), "layers" (layers of PyTorch for
+            Keras' own), "compile" (torch.compile), "onnxruntime" or "openvino". The engine is used only if it reproduces PyTorch's
+            values on the first examples. "auto" chooses the fastest if there are enough examples to repay its build time.
         cluster: address of a Ray cluster, "ray://HOST:PORT", or "auto" for the cluster that this machine belongs to. Its workers run
             PyTorch on 256 examples per task. None runs on this machine.
 

@@ -160,7 +160,8 @@ def test_few_examples_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(engines, "_built", no_engine)
     plain, _ = _filled("torch", "memory", "eager")
     for fewest in (run.FEWEST, 1):  # not looked at; looked at, and not worth it
-        monkeypatch.setattr(run, "FEWEST", fewest)
+        for place in (run, engines):
+            monkeypatch.setattr(place, "FEWEST", fewest)
         values, made = _filled("torch", "memory", "auto")
         assert [value.tobytes() for value in values] == [value.tobytes() for value in plain]
         assert (made.counter.items, made.notes) == (300, [])
@@ -172,7 +173,8 @@ def _lasting(proved: tuple[Any, Any], seconds: float) -> tuple[Any, Any]:
 
 @pytest.mark.skipif(not INSTALLED, reason="no engine")
 def test_auto_takes_the_fastest_engine_and_pytorch_where_none_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "FEWEST", 1)
+    for place in (run, engines):
+        monkeypatch.setattr(place, "FEWEST", 1)
     monkeypatch.setattr(engines, "_limit", lambda *_args, **_settings: 1e9)
     for seconds, expected in ((0.0, "ran on o"), (1e9, "ran on PyTorch as it is")):
         own = engines._proved
@@ -355,7 +357,7 @@ def test_an_engine_that_is_not_installed_is_an_error_before_any_work(monkeypatch
 def test_an_unknown_engine_is_an_error() -> None:
     network, data = _torch(examples.Cnn), examples.pictures(12)
     for verb in (regraft.adapt, regraft.evaluate, lambda net, data, engine: regraft.predict(net, data[0], engine=engine)):
-        with pytest.raises(SettingError, match="engine='tensorrt': expected one of auto, eager, compile, openvino, onnxruntime"):
+        with pytest.raises(SettingError, match="engine='tensorrt': expected one of auto, eager, layers, compile, openvino, onnxruntime"):
             verb(network, data, engine="tensorrt")
 
 

@@ -173,7 +173,7 @@ BatchSize = Annotated[int | None, _setting("--batch-size", metavar="N", min=1, h
 LearningRate = Annotated[float | None, _setting("--learning-rate", metavar="X", min=0, help="By default, short training runs choose it.")]
 _CACHE = "Feature cache for the outputs of the frozen part: a folder or an address. By default, the user's cache folder."
 Cache = Annotated[str | None, _setting("--cache", metavar="DIR|memory|none", help=_CACHE)]
-_ENGINE = "Engine that computes the frozen part or the predictions on a CPU: auto, eager, compile, onnxruntime or openvino."
+_ENGINE = "Engine that computes the frozen part or the predictions on a CPU: auto, eager, layers, compile, onnxruntime or openvino."
 Engine = Annotated[str | None, _setting("--engine", metavar="NAME", help=_ENGINE)]
 _CLUSTER = "Compute the frozen part or the predictions on a Ray cluster: ray://HOST:PORT, or auto for the cluster of this machine."
 Cluster = Annotated[str | None, _setting("--cluster", metavar="ADDRESS", help=_CLUSTER)]

@@ -55,7 +55,7 @@ VALUES = {
     "probe": "auto ridge lda logistic svm class_mean random_projection knn",
     "start": "auto zeros random mean imprint probe",
     "augment": "auto none light photo",
-    "engine": "auto eager compile onnxruntime openvino",
+    "engine": "auto eager layers compile onnxruntime openvino",
     "sampler": "tpe random grid",
     "pruner": "median hyperband none",
     "optimizer": "adamw adam sgd rmsprop nadam adagrad adamax",

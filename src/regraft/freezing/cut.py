@@ -45,6 +45,7 @@ class Cut:
     trainable_part: Callable[[Sequence[Tensor]], Scores]
     layers: frozenset[str]  # names of the layers in the frozen part
     again: Callable[[Network], Cut | Refusal]  # function from a copy of the network to its cut at the same place, or the refusal
+    watched: frozenset[str] = frozenset()  # modules of the frozen part whose own calls it reads
 
 
 _Parts = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]]
@@ -299,7 +300,7 @@ def _as_cut(replay: _Replay, layers: frozenset[str], *, again: _Again) -> Cut:
         size = len(tensors[0])
         return replay.run(values, replay.dummy_inputs(size, kept), size=size)
 
-    return Cut(tuple(live), frozen_part, trainable_part, layers, again)
+    return Cut(tuple(live), frozen_part, trainable_part, layers, again, frozenset(slot.module for slot in replay.live))
 
 
 def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs) -> Cut | Refusal:

@@ -1,13 +1,13 @@
-"""Engines that compute a frozen part on a CPU: plain PyTorch, torch.compile, ONNX Runtime or OpenVINO.
+"""Engines that compute a frozen part on a CPU: plain PyTorch, PyTorch layers in place of Keras', torch.compile, ONNX Runtime or OpenVINO.
 
-The frozen part is exported once, as a module that returns the live outputs, with a dynamic batch axis. An engine is used only if it
-reproduces PyTorch's values on examples of the run.
+The frozen part is made a module that returns the live outputs, once. PyTorch layers run as they are; for the other engines the module is
+exported, with a dynamic batch axis. An engine is used only if it reproduces PyTorch's values on examples of the run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import ModuleList
 
 from ..errors import NetworkError, RegraftError, optional_import
 from ..networks.contract import Inputs, Network
@@ -27,12 +28,12 @@ from ..networks.parts.protocols import changed
 from ..scale import check_cluster
 from .cut import Cut, Refusal
 
-EAGER, HALF = "eager", "bfloat16"
+EAGER, LAYERS, HALF = "eager", "layers", "bfloat16"
 _version_of = cache(version)  # reads files
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _LIBRARIES = {"openvino": (*_ONNX, "openvino"), "onnxruntime": _ONNX}
 """Engine -> required libraries. All these engines read the network as ONNX."""
-ENGINES = ("auto", EAGER, "compile", *_LIBRARIES)
+ENGINES = ("auto", EAGER, LAYERS, "compile", *_LIBRARIES)
 MOST_OFF = 1e-4  # Maximum difference from PyTorch's values, relative to the largest value of an output
 FEWEST = 1024  # Minimum number of examples for which "auto" tries an engine other than plain PyTorch
 _MOST_LOST, _MOST_ADVANCED = 0.03, 0.13
@@ -40,6 +41,10 @@ _MOST_LOST, _MOST_ADVANCED = 0.03, 0.13
 with 2-D convolutions, which were 1.3 to 5.7 times as fast on every measured engine, so that building pays off."""
 _SECONDS, _SECONDS_A_LAYER = 4.0, 0.15
 """Expected time to export and to build both engines, from measured networks: a constant part, and a part per layer."""
+_MOST_BY_LAYERS = 0.3
+"""The same share for PyTorch layers in place of Keras' 2-D convolutions and BatchNorm: these networks were 1.8 to 5 times as fast."""
+_LAYERS_SECONDS, _LAYERS_SECONDS_A_LAYER = 0.3, 0.008  # Expected time to put PyTorch layers in place of Keras'
+_AGAIN = 16  # Examples of the first batch that an engine computes twice
 _AFTER_EXPORT = 4.0  # Maximum time of the steps after PyTorch's export, relative to that export, on the measured networks
 
 Values = Callable[[Inputs], list[Tensor]]
@@ -111,8 +116,9 @@ def check_engine(name: str, cluster: str | None = None) -> None:
 def engine_names(wanted: str, *, half: bool = False) -> dict[str, str]:
     """Return engine -> name in the identity of a cache, for the setting `wanted`; plain PyTorch comes last.
     `half`: include the engines in bfloat16."""
-    chosen = [name for name, needed in _LIBRARIES.items() if all(map(find_spec, needed))] if wanted == "auto" else [wanted]
-    libraries = {name: "torch" if name == "compile" else name for name in chosen if name != EAGER}
+    installed = [LAYERS, *(name for name, needed in _LIBRARIES.items() if all(map(find_spec, needed)))]
+    chosen = installed if wanted == "auto" else [wanted]
+    libraries = {name: name if name in _LIBRARIES else "torch" for name in chosen if name != EAGER}
     named = {name: f"{name} {_version_of(library)} float32" for name, library in libraries.items()}
     halves = {library: f"{library} {_version_of(library)} {HALF}" for library in ("torch", "openvino") if find_spec(library)}
     return {**({f"{library} {HALF}": name for library, name in halves.items()} if half else {}), **named, EAGER: EAGER}
@@ -122,41 +128,77 @@ def chosen_engine(  # over the limit: what a choice depends on
     work: Work, first: Sequence[_Batch], *, wanted: str, rows: int, log: EngineLog, say: Callable[[str], None]
 ) -> tuple[Engine, list[list[Tensor]]]:
     """Return the fastest of the requested engines that reproduces PyTorch's values, and its values of the `first` batches.
-    With "auto", engines are built only if building and proving are expected to take at most 3 % of the pass, or 13 % for networks with 2-D
-    convolutions. Building stops when it takes longer, and an engine that is not faster is dropped.
+    With "auto", PyTorch layers come first, then the other engines, compared with the faster way so far. They are built only if building
+    and proving are expected to take at most a share of the pass (`_limit`). Building stops when it takes longer, and an engine that is
+    not faster is dropped.
     `rows`: number of examples of the pass. `log`: its building time is updated."""
-    seconds, eager = min(batch.seconds / len(batch) for batch in first), (Engine(EAGER, work.values), [batch.values for batch in first])
-    building = _limit(work, seconds=seconds * rows) if wanted == "auto" else math.inf
-    proving = seconds * (1 + sum(map(len, first)) + len(first[0]))
-    if wanted == "auto" and _expected_building(work) + proving > building:
-        return eager
-    start = perf_counter()
-    found, why = _built(work, wanted=wanted, proof=first, ends=(start + building - proving, start + building))
-    log.building += perf_counter() - start
-    engine, values = min(found, key=lambda one: one[0].seconds, default=eager)
-    if engine.name != EAGER and wanted == "auto" and engine.seconds >= seconds:
-        why, engine = [f"{engine.name} took {engine.seconds / seconds:.2f} times as long"], eager[0]
+    auto, plain = wanted == "auto", min(batch.seconds / len(batch) for batch in first)
+    best: _Proved = (Engine(EAGER, work.values, plain), [batch.values for batch in first])
+    why, led, modules = list[str](), False, cache(lambda as_layers: _module(work, first[0].inputs, as_layers=as_layers))
+    for names in _stages(work, wanted, rows=rows):
+        layers, each = LAYERS in names, best[0].seconds
+        limit = _limit(work, seconds=each * rows, layers=layers) if auto else math.inf
+        proving = each * (1 + sum(map(len, first)) + min(_AGAIN, len(first[0])))
+        expected = _expected_building(work, layers=layers, led=led)
+        if auto and expected + proving > limit:
+            continue
+        start = perf_counter()
+        ways = (led,) if auto else (True, False) if has_layers(work.network) else (False,)
+        for as_layers in (True,) if layers else ways:
+            found, why = _built(
+                partial(modules, as_layers), names, proof=first, start=start, ends=(limit - proving, limit), expected=expected
+            )
+            if found:
+                break
+        log.building += perf_counter() - start
+        led = layers and bool(found)
+        engine, values = min(found, key=lambda one: one[0].seconds, default=best)
+        if auto and found and engine.seconds >= each:
+            why = [f"{engine.name} took {engine.seconds / each:.2f} times as long"]
+        else:
+            best = engine, values
+    engine, values = best
     if engine.name == EAGER:
-        say(f"{work.name} ran on PyTorch as it is: {'; '.join(why)}.")
-        return eager
+        if why:
+            say(f"{work.name} ran on PyTorch as it is: {'; '.join(why)}.")
+        return best
+    called = "layers of PyTorch in place of Keras' own" if engine.name.startswith(LAYERS) else engine.name
     say(
-        f"{work.name} ran on {engine.name}: {seconds / engine.seconds:.1f} times as fast as PyTorch as it is on a batch, with "
+        f"{work.name} ran on {called}: {plain / engine.seconds:.1f} times as fast as PyTorch as it is on a batch, with "
         f"values within {engine.difference:.1g} of PyTorch's largest one."
         + ("" if engine.exact else " Its values are not bit-identical from run to run, or for other batch sizes.")
     )
-    return replace(engine, faster=seconds - engine.seconds), values
+    return replace(engine, faster=plain - engine.seconds), values
 
 
-def _limit(work: Work, *, seconds: float) -> float:
-    """Return the maximum building time for a pass of that many seconds."""
-    kinds = {type(module).__name__ for name, module in work.network.modules().items() if name in work.layers}
-    convolutions = any("Conv2" in kind for kind in kinds)  # matches Keras too: DepthwiseConv2D, SeparableConv2D
-    return (_MOST_ADVANCED if convolutions else _MOST_LOST) * seconds
+def has_layers(network: Network) -> bool:
+    """Return whether PyTorch layers may compute parts of a network in place of its own."""
+    return network.family in network.kind.leading
 
 
-def _expected_building(work: Work) -> float:
-    """Return the expected building time in seconds, from the number of layers with weights."""
-    return _SECONDS + _SECONDS_A_LAYER * len({name.rpartition(".")[0] for name in work.network.state()} & work.layers)
+def _stages(work: Work, wanted: str, *, rows: int) -> Iterator[dict[str, str]]:
+    """Yield the engines to build together, with their names in the identity of a cache."""
+    names = {name: known for name, known in engine_names(wanted).items() if name != EAGER}
+    layers = {name: names.pop(name) for name in [LAYERS] if name in names}
+    if layers and (wanted != "auto" or has_layers(work.network)):
+        yield layers
+    if names and (wanted != "auto" or rows >= FEWEST):
+        yield names
+
+
+def _limit(work: Work, *, seconds: float, layers: bool = False) -> float:
+    """Return the maximum building time for a pass of that many seconds. `layers`: of PyTorch layers in place of the network's own."""
+    kinds = " ".join({type(module).__name__ for name, module in work.network.modules().items() if name in work.layers})
+    convolutions = "Conv2" in kinds  # matches Keras too: DepthwiseConv2D, SeparableConv2D
+    advanced = _MOST_BY_LAYERS if layers and "BatchNorm" in kinds else _MOST_ADVANCED
+    return (advanced if convolutions else _MOST_LOST) * seconds
+
+
+def _expected_building(work: Work, *, layers: bool = False, led: bool = False) -> float:
+    """Return the expected building time in seconds, from the number of layers with weights.
+    `layers`: of PyTorch layers in place of the network's own. `led`: of the other engines, from these layers."""
+    whole, each = (_LAYERS_SECONDS, _LAYERS_SECONDS_A_LAYER) if layers else (_SECONDS, _SECONDS_A_LAYER / 2 if led else _SECONDS_A_LAYER)
+    return whole + each * len({name.rpartition(".")[0] for name in work.network.state()} & work.layers)
 
 
 class _FrozenModule(WholeNetwork):
@@ -164,7 +206,7 @@ class _FrozenModule(WholeNetwork):
 
     def __init__(self, network: Network, cut: Cut) -> None:
         super().__init__(network)
-        self.__dict__["cut"] = cut
+        self.__dict__["cut"], self.layers, self.watched = cut, cut.layers, cut.watched
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the live outputs."""
@@ -184,28 +226,50 @@ def frozen_work(network: Network, cut: Cut, *, values: Values) -> Work:
     return Work("The frozen part", network, cut.layers, values, module)
 
 
-def _built(work: Work, *, wanted: str, proof: Sequence[_Batch], ends: Sequence[float]) -> tuple[list[_Proved], list[str]]:
+def _module(work: Work, inputs: Inputs, *, as_layers: bool) -> WholeNetwork:
+    """Return the module that computes the results. `as_layers`: by PyTorch layers in place of the network's own, where they exist."""
+    module = work.module()
+    module.names = input_names(inputs)  # a tokenizer may give inputs that the sample does not have
+    if as_layers:
+        network: Network = module.__dict__["network"]
+        lead = network.kind.leading.get(network.family)
+        module.leading = ModuleList(lead(network.body, module.layers, watched=module.watched) if lead else [])
+        if not module.leading:
+            raise NetworkError(
+                f"{LAYERS}: PyTorch has no layer to take the place of the first of {len(module.layers)}; expected layers of Keras"
+            )
+    return module
+
+
+def _built(  # over the limit: what building depends on
+    made: Callable[[], WholeNetwork],
+    names: Mapping[str, str],
+    *,
+    proof: Sequence[_Batch],
+    start: float,
+    ends: tuple[float, float],
+    expected: float,
+) -> tuple[list[_Proved], list[str]]:
     """Build and prove engines. Return the proved ones with their values of the `proof`, and the reasons against the others.
-    `ends`: times at which building and proving are given up."""
+    `ends`: seconds from the `start` at which building and proving are given up."""
     found, why = list[_Proved](), list[str]()
-    names = {name: known for name, known in engine_names(wanted).items() if name != EAGER}
-    start = perf_counter()
 
     def exported() -> None:
         took = perf_counter() - start
-        _in_time(start + max(took, min((1 + _AFTER_EXPORT) * took, _expected_building(work))), ends[0])
+        _in_time(max(took, min((1 + _AFTER_EXPORT) * took, expected)), ends[0])
 
     try:
-        module, sample = work.module(), [tensor[:2] for tensor in sample_tensors(proof[0].inputs)]
-        module.names = input_names(proof[0].inputs)  # a tokenizer may give inputs that the sample does not have
-        if wanted == "compile":
+        module, sample = made(), [tensor[:2] for tensor in sample_tensors(proof[0].inputs)]
+        if LAYERS in names:
+            make = _as_it_is(module)
+        elif "compile" in names:
             make = _compiled(module, sample)
         else:
             make = _in_onnx_form(module, sample, outputs=len(proof[0].values), exported=exported)
         for name, known in names.items():
             try:
-                engine, values = _proved(known, make(name), proof=proof, end=ends[1])
-                half = wanted != "compile" and find_spec("openvino") is not None
+                engine, values = _proved(known, make(name), proof=proof, end=start + ends[1])
+                half = name in _LIBRARIES and find_spec("openvino") is not None
                 found.append((replace(engine, half=partial(make, f"openvino {HALF}") if half else None), values))
             except RegraftError as problem:
                 why.append(f"{name}: {str(problem).rstrip('.')}")
@@ -248,6 +312,16 @@ def _in_onnx_form(module: WholeNetwork, sample: Sequence[Tensor], *, outputs: in
     return make
 
 
+def _as_it_is(module: WholeNetwork) -> Callable[[str], Values]:
+    """Return a function from an engine name to the function that computes the live outputs by the module itself."""
+
+    def values(inputs: Inputs) -> list[Tensor]:
+        with torch.no_grad():
+            return list(module(*sample_tensors(inputs)))
+
+    return lambda _engine: values
+
+
 def _compiled(module: WholeNetwork, sample: Sequence[Tensor]) -> Callable[[str], Values]:
     """Export a module and compile it. Return a function from an engine name to the function that computes the live outputs."""
     axes = {"tensors": tuple({0: torch.export.Dim("batch", min=1)} for _ in sample)}
@@ -271,8 +345,9 @@ def _proved(name: str, values: Values, *, proof: Sequence[_Batch], end: float) -
     begun = perf_counter()
     alone = typed(changed(proof[0].inputs, lambda tensor: tensor[:1]))
     each = perf_counter() - begun
+    some = _Batch(changed(proof[0].inputs, lambda tensor: tensor[:_AGAIN]), [value[:_AGAIN] for value in proof[0].values], 0.0)
     values_of, largest, seconds = list[list[Tensor]](), 0.0, math.inf
-    for batch in [*proof, proof[0]]:
+    for batch in [*proof, some]:
         begun = perf_counter()
         _in_time(begun + each * len(batch), end)
         values_of.append(typed(batch.inputs))
@@ -281,7 +356,7 @@ def _proved(name: str, values: Values, *, proof: Sequence[_Batch], end: float) -
         largest = max(largest, _difference(batch.values, values_of[-1]))
     first, again = values_of[0], values_of.pop()
     _difference([value[:1] for value in first], alone)
-    exact = all(torch.equal(one, two) and torch.equal(one[:1], own) for one, two, own in zip(first, again, alone, strict=True))
+    exact = all(torch.equal(one[: len(few)], few) for one, *others in zip(first, again, alone, strict=True) for few in others)
     return Engine(name, typed, seconds, largest, exact), values_of
 
 

@@ -26,7 +26,7 @@ from ..networks.samples import placed
 from .cache import CHUNK, ActivationCache
 from .checking import ROUNDING, Check, pieces_of
 from .cut import Cut
-from .engines import EAGER, FEWEST, HALF, MOST_OFF, Engine, EngineLog, chosen_engine, engine_names, frozen_work
+from .engines import EAGER, FEWEST, HALF, MOST_OFF, Engine, EngineLog, chosen_engine, engine_names, frozen_work, has_layers
 from .half import HALF_OFF, halved
 from .identity import Frozen, cache_identity, engine_of, frozen_identity
 from .spread import Chunk, Shared, batches_of, spread
@@ -244,10 +244,11 @@ class FrozenPass:
         known = self.counter.engines.built.get(key)
         if known is not None:
             return _Begun(known if known.name != EAGER else eager)
-        if wanted == "auto" and rows < FEWEST:
+        few = wanted == "auto" and rows < FEWEST
+        if few and not has_layers(self.network):
             return _Begun(eager)
         work, log = frozen_work(self.network, self.cut, values=self._values), self.counter.engines
-        chosen = np.arange(min(len(items), 2 * self.batch_size, CHUNK))
+        chosen = np.arange(min(len(items), self.batch_size if few else 2 * self.batch_size, CHUNK))
         first = [work.timed(inputs) for _, inputs in items.batches(self.batch_size, chosen, views[0])]
         before = log.building
         engine, values = chosen_engine(work, first, wanted=wanted, rows=rows, log=log, say=self._say_once)

@@ -20,7 +20,7 @@ from ..networks.padding import by_length, skips_padding, sorts_by_length
 from ..networks.parts.onnx_export import WholeNetwork
 from ..networks.predictions import concatenated, of_batch
 from .cache import CHUNK
-from .engines import EAGER, ENGINES, FEWEST, EngineLog, Work, check_engine, chosen_engine
+from .engines import EAGER, ENGINES, FEWEST, EngineLog, Work, check_engine, chosen_engine, has_layers
 from .spread import Shared, spread
 
 Function = Callable[[Network, Inputs], Tensor]
@@ -42,7 +42,8 @@ class WholePass:
         if self.cluster is not None:
             made = self._spread(function, network, items=Prepared(data, cast(Preprocessing, network.preprocessing)), batch_size=batch_size)
             return made if data is given else network.preprocessing.averaged(made, data.items)
-        if self.engine == EAGER or len(data) < (FEWEST if self.engine == "auto" else 2) or network.body.draws:
+        fewest = FEWEST if self.engine == "auto" and not has_layers(network) else 2
+        if self.engine == EAGER or len(data) < fewest or network.body.draws:
             return concatenated(function, network, items=given, batch_size=batch_size)
 
         values = _values(function, network)
@@ -109,6 +110,7 @@ class _Results(WholeNetwork):
     def __init__(self, function: Function, network: Network) -> None:
         super().__init__(network)
         self.__dict__["function"] = function
+        self.layers, self.watched = [layer.name for layer in network.layers], network.head_layers
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the result as a tuple of one."""

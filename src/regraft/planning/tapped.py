@@ -197,7 +197,8 @@ def _as_cut(reading: Reading, *, source: Network) -> Cut:
     def again(twin: Network) -> Cut:
         return _as_cut(replace(reading, network=twin, heads=_head_modules(source, twin)), source=source)
 
-    return Cut(live, reading.read, lambda _tensors: {}, layers, again)
+    watched = frozenset(name for name, module in reading.network.modules().items() if module in reading.heads)
+    return Cut(live, reading.read, lambda _tensors: {}, layers, again, watched)
 
 
 def _whole(cache: ActivationCache) -> list[Tensor]:

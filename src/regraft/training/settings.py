@@ -207,8 +207,9 @@ class Settings(_Values):
         cache: folder of feature caches; "memory"; None ("none") to compute the frozen part in every epoch; "auto": the user's cache
             folder.
         dtype: dtype of cached features, "float32" or "float16".
-        engine: engine that computes frozen parts on a CPU: "eager" (plain PyTorch), "compile" (torch.compile), "onnxruntime" or
-            "openvino". "auto": the fastest installed one if the pass is long enough to pay for building it, else "eager".
+        engine: engine that computes frozen parts on a CPU: "eager" (plain PyTorch), "layers" (layers of PyTorch in place of Keras' own),
+            "compile" (torch.compile), "onnxruntime" or "openvino". "auto": the fastest installed one if the pass is long enough to pay for
+            building it, else "eager".
         precision: precision of frozen parts. "float32"; "bfloat16": used if the leave-one-out accuracy of a probe on such features of
             256 examples is within one standard error of the one in single precision; "auto": the same, if bfloat16 is also faster.
         cluster: Ray cluster whose workers compute frozen parts and the trials of a search, and train together with this process if

@@ -138,7 +138,7 @@ def split_graph(body: Body, frozen: Collection[str], *, scores: Callable[[Callab
     if graph is None or len(graph.inputs) != 1:
         return None
     given = set(map(id, graph.inputs))
-    frozen_steps, live_steps = _parted(body, graph, frozen=set(frozen))
+    frozen_steps, live_steps = parted(body, graph, frozen=frozen)
     made = given | {id(tensor) for node in frozen_steps for tensor in node.outputs}
     if not all(id(tensor) in made for node in frozen_steps for tensor in node.input_tensors):
         return None
@@ -149,9 +149,9 @@ def split_graph(body: Body, frozen: Collection[str], *, scores: Callable[[Callab
 
     def frozen_part(inputs: Inputs) -> list[Tensor]:
         with torch.no_grad():
-            known = {id(graph.inputs[0]): inputs}
+            known = _begun(graph, [inputs])
             run_steps_(frozen_steps, known, training=False)
-        return [known[id(tensor)] for tensor in border]  # type: ignore[misc]
+        return [known[id(tensor)] for tensor in border]
 
     def live_part(tensors: Sequence[Tensor]) -> Scores:
         def run() -> Any:
@@ -185,9 +185,10 @@ def _part(which: int, cut: tuple[Body, Collection[str]]) -> Any:
     return None if split is None else split[which]
 
 
-def _parted(body: Body, graph: Any, *, frozen: set[str]) -> tuple[list[Any], list[Any]]:
-    """Divide the steps. A layer's step is frozen if all its layers are; a step without layers if all its inputs are."""
-    names = {id(module): name for name, module in body.modules().items()}
+def parted(body: Body, graph: Any, *, frozen: Collection[str]) -> tuple[list[Any], list[Any]]:
+    """Divide the steps of a graph into those of the frozen layers and the others.
+    A layer's step is frozen if all its layers are; a step without layers if all its inputs are."""
+    names, frozen = {id(module): name for name, module in body.modules().items()}, set(frozen)
     known = [layer.name for layer in body.layers]
     made = set(map(id, graph.inputs))
     frozen_steps: list[Any] = []
@@ -201,9 +202,37 @@ def _parted(body: Body, graph: Any, *, frozen: set[str]) -> tuple[list[Any], lis
     return frozen_steps, live_steps
 
 
+_LEADING = "_regraft_leading"  # Attribute of a graph whose first steps another function computes
+
+
+def lead_(graph: Any, run: Callable[..., Sequence[Tensor]], *, steps: Collection[Any], made: Sequence[Any]) -> None:
+    """Let a function compute the first `steps` of the graph of a private copy, in inference mode.
+    It maps the inputs of the graph to the values of `made`, the symbolic tensors that other steps read."""
+
+    def begun(inputs: Sequence[Any]) -> dict[int, Any]:
+        done = dict.fromkeys(map(id, steps))
+        return done | dict(zip(map(id, made), run(*inputs), strict=True))
+
+    def call(inputs: Any, training: bool | None = None, mask: Any = None, **_further: Any) -> Any:
+        known = _begun(graph, graph._standardize_inputs(inputs))
+        run_steps_(steps_of(graph), known, training=bool(training))
+        found = keras.tree.map_structure(lambda tensor: known[id(tensor)], graph._outputs_struct)
+        return found[0] if isinstance(found, list) and len(found) == 1 else found
+
+    vars(graph).update({_LEADING: begun, "call": call})
+
+
+def _begun(graph: Any, inputs: Sequence[Any]) -> dict[int, Any]:
+    """Return what is known before the steps of a graph run, by id: its inputs and what another function computes."""
+    leading = vars(graph).get(_LEADING)
+    return dict(zip(map(id, graph.inputs), inputs, strict=True)) | (leading(inputs) if leading else {})
+
+
 def run_steps_(steps: Sequence[Any], known: dict[int, Any], *, training: bool) -> None:
-    """Run graph nodes in order and store their outputs in `known`, by the symbolic tensor's id."""
+    """Run graph nodes in order and store their outputs in `known`, by the symbolic tensor's id. Nodes that `known` holds are done."""
     for node in steps:
+        if id(node) in known:
+            continue
         args, kwargs = node.arguments.fill_in(known)
         if "training" in getattr(node.operation, "_call_context_args", ()):
             kwargs["training"] = training

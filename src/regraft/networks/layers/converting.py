@@ -107,9 +107,7 @@ def _torch_of(network: Network, *, turned: bool, shapes: Shapes = MappingProxyTy
     with as_given(cast(KerasBody, network.body)):
         outputs = reader.read(network.module)
     inputs = input_names(sample)
-    module = LayerGraph(reader.steps, outputs, inputs=inputs)
-    for name, part in reader.modules.items():
-        module._modules[name] = part
+    module = LayerGraph(reader.steps, outputs, inputs=inputs, modules=reader.modules)
     layers: Any = network.modules()
     places = {name: reader.names[layer.path] for name, layer in layers.items() if getattr(layer, "path", None) in reader.names}
     heads = {task: places[head.layer] for task, head in network.heads.items() if head.groups is None}

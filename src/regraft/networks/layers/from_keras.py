@@ -497,6 +497,11 @@ def _affine(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "Affine", value, weights=weights, size=size)
 
 
+_AUGMENTING = (
+    "Flip Rotation Zoom Translation Contrast Brightness Shear Hue Saturation Sharpness Perspective Erasing GaussianBlur ColorJitter"
+)
+_IN_TRAINING = ("GaussianNoise", "GaussianDropout", *(f"Random{kind}" for kind in _AUGMENTING.split()))
+
 ROWS: dict[str, Row] = {
     "Dense": _dense,
     **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _convolution),
@@ -523,7 +528,7 @@ ROWS: dict[str, Row] = {
     "ELU": lambda reader, call: reader.add(call.layer, "ELU", call.value, alpha=float(call.layer.alpha)),
     "Softmax": _softmax,
     **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D"), _dropout),
-    **dict.fromkeys(("ActivityRegularization", "Identity", "GaussianNoise", "GaussianDropout"), lambda _reader, call: call.value),
+    **dict.fromkeys(("ActivityRegularization", "Identity", *_IN_TRAINING), lambda _reader, call: call.value),
     **dict.fromkeys(("Rescaling", "Normalization"), _affine),
     **{"Cast": _cast, "Matmul": _product},
     "Sqrt": lambda reader, call: reader.add(call.layer, "Function", call.value, kind="sqrt"),
@@ -531,4 +536,4 @@ ROWS: dict[str, Row] = {
     **dict.fromkeys(("Mean", "Var", "Sum", "Max", "Any"), _reduced),
     **{"Take": _selected, "GetItem": _selected, "Moveaxis": _permute, "Transpose": _permute, "ExpandDims": _with_axis},
 }
-"""Converter for each layer or function of Keras, by class name. Layers that only add noise or a penalty in training are skipped."""
+"""Converter for each layer or function of Keras, by class name. Layers that change something in training only are skipped."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ...errors import NetworkError
 
@@ -16,6 +19,7 @@ __all__ = ["LAYERS", "SOURCE", "Affine", "Attention", "Cells", "LayerGraph", "Lo
 
 SOURCE = "layers"  # Origin of a network that is built from such a list
 _INPUT = "input"
+_CONVOLUTIONS, _NORMS = (nn.Conv1d, nn.Conv2d, nn.Conv3d), (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _NUMBERS = (bool, int, float, str, type(None))
 
 
@@ -304,9 +308,17 @@ def layer_of(kind: str, settings: Mapping[str, Any]) -> nn.Module:
 class LayerGraph(nn.Module):
     """Graph of layers.
     Each step is plain data: "name", "kind" (a key of `LAYERS`), "of" (names of its inputs, where "input" is a network's only input), and
-    "settings". The step names are also the module names. `inputs` names the inputs of a network that takes several."""
+    "settings". The step names are also the module names. `inputs` names the inputs of a network that takes several. `modules` are the
+    layers by name, if they exist already; else they have random weights."""
 
-    def __init__(self, steps: Sequence[Mapping[str, Any]], outputs: Sequence[str], *, inputs: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        steps: Sequence[Mapping[str, Any]],
+        outputs: Sequence[str],
+        *,
+        inputs: Sequence[str] = (),
+        modules: Mapping[str, nn.Module] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self.steps: list[tuple[str, tuple[str, ...]]] = []
         known = set(map(str, inputs)) or {_INPUT}
@@ -315,17 +327,31 @@ class LayerGraph(nn.Module):
             if kind not in LAYERS or not known.issuperset(read) or not read or name in known or not _is_plain(step["settings"]):
                 raise NetworkError(f"The layer {name!r} of the kind {kind!r}, which reads {', '.join(read)}, is none that regraft writes.")
             known.add(name)
-            self.add_module(name, layer_of(kind, step["settings"]))
+            self.add_module(name, modules[name] if name in modules else layer_of(kind, step["settings"]))
             self.steps.append((name, read))
         if not outputs or not known.issuperset(outputs):
             raise NetworkError(f"The network returns {', '.join(outputs) or 'nothing'}; its layers are {', '.join(sorted(known))[:200]}.")
         self.outputs = tuple(outputs)
+        last = {each: name for name, read in self.steps for each in read if each not in self.outputs}
+        self._done: dict[str, list[str]] = {}  # values that no later step reads, by step: a value is dropped as soon as it can be
+        for each, name in last.items():
+            self._done.setdefault(name, []).append(each)
+
+    def fold_(self) -> None:
+        """Fold each BatchNorm in inference mode into the convolution whose output it alone reads."""
+        readers = Counter(each for _, read in self.steps for each in read) + Counter(self.outputs)
+        for name, (first, *_) in self.steps:
+            norm, before = self.get_submodule(name), self._modules.get(first)
+            if isinstance(norm, _NORMS) and isinstance(before, _CONVOLUTIONS) and readers[first] == 1:
+                self._modules[first], self._modules[name] = fuse_conv_bn_eval(before, norm), nn.Identity()
 
     def forward(self, x: Tensor | None = None, **named: Tensor) -> Any:
         """Return the output for a batch `x` or named inputs, or a tuple of several outputs."""
         values = {**({} if x is None else {_INPUT: x, "x": x}), **named}  # a named input may be called x
         for name, read in self.steps:
             values[name] = self.get_submodule(name)(*(values[each] for each in read))
+            for each in self._done.get(name, ()):
+                del values[each]
         found = tuple(values[name] for name in self.outputs)
         return found[0] if len(found) == 1 else found
 

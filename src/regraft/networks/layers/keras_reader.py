@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,17 +68,36 @@ class KerasReader:
 
     def read(self, model: Any) -> list[str]:
         """Convert a model and return the names of its outputs."""
-        self._check(model)
+        self._check(_operations(model))
         with torch.no_grad():
-            if isinstance(sample := self.sample, dict):
-                given = [Value(one.name, sample[one.name]) for one in graph_of(model).inputs]  # type: ignore[union-attr]  # as checked
-            else:
-                given = [Value("input", sample, self.first)]
-            outputs = self._run(model, given)
+            outputs = self._run(model, self._given(graph_of(model)))
             return [self.turned(value, first=self.first and value.tensor.ndim > 3).name for value in outputs]
 
-    def _check(self, model: Any) -> None:
-        found = [(layer, type(layer)) for layer in _operations(model)]
+    def read_first(self, graph: Any, steps: Sequence[Any]) -> tuple[list[Any], dict[int, Value]]:
+        """Convert those of the `steps` of a graph, in order, that have a counterpart and compute in single precision, up to the first on
+        each way that is not so. Return them, and the values by the ids of their symbolic tensors."""
+        known, done = {id(tensor): value for tensor, value in zip(graph.inputs, self._given(graph), strict=True)}, list[Any]()
+        with torch.no_grad():
+            for node in steps:
+                inside = _operations(node.operation) if graph_of(node.operation) is not None else [node.operation]
+                if any(id(tensor) not in known for tensor in node.input_tensors) or not all(map(_is_single, inside)):
+                    continue
+                with suppress(Exception):  # whatever is not converted stays with Keras
+                    self._check(inside)
+                    self._step_(node, known)
+                    done.append(node)
+        return done, known
+
+    def _given(self, graph: Any) -> list[Value]:
+        sample = self.sample
+        return (
+            [Value(one.name, sample[one.name]) for one in graph.inputs]
+            if isinstance(sample, dict)
+            else [Value("input", sample, self.first)]
+        )
+
+    def _check(self, layers: Sequence[Any]) -> None:
+        found = [(layer, type(layer)) for layer in layers]
         known = [kind.__name__ in self.rows and kind.__module__.startswith("keras.") for _, kind in found]
         wrong = [f"{layer.name!r} ({kind.__name__})" for (layer, kind), fine in zip(found, known, strict=True) if not fine]
         if wrong:
@@ -222,6 +242,12 @@ def refusal(layer: Any, what: str) -> NetworkError:
         f"The layer {layer.name!r} ({type(layer).__name__}) has {what}, which has no counterpart in PyTorch here. Export the network as "
         ".onnx."
     )
+
+
+def _is_single(layer: Any) -> bool:
+    """Tell whether a layer computes with its own weights in single precision, or is a function."""
+    changed = getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None)
+    return not changed and getattr(layer, "compute_dtype", "float32") == "float32"
 
 
 def _operations(model: Any) -> list[Any]:

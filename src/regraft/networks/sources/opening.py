@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,7 +176,14 @@ def _as_keras(network: Network, name: str) -> Network:
     return as_application(network, plain, architecture=application(name, plain.input_shape, head=plain.head)) if name else plain
 
 
+def _lead_by_layers_(body: Any, layers: Collection[str], *, watched: Collection[str]) -> list[Module]:
+    from ..layers.leading import lead_by_layers_
+
+    return lead_by_layers_(body, layers, watched=watched)
+
+
 Family.becomes.update(torch=_as_torch, keras=_as_keras)
+Family.leading.update(keras=_lead_by_layers_)
 
 
 def side_by_side(networks: Sequence[Network]) -> Network:

@@ -1,0 +1,72 @@
+"""The first layers of a private copy of a Keras model as layers of PyTorch, for inference: in one axis order, with BatchNorm folded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ..keras.body import KerasBody
+from ..keras.library import keras
+from ..keras.running import lead_, parted
+from ..keras.structure import graph_of, steps_of
+from ..parts.structure import below
+from ..tracing import trace
+from .from_keras import ROWS
+from .graph import LayerGraph
+from .keras_reader import KerasReader
+
+
+def lead_by_layers_(body: KerasBody, layers: Collection[str], *, watched: Collection[str]) -> list[Module]:
+    """Let PyTorch compute those of these `layers` that come first in the graph, or in a nested model that stays, and have a counterpart.
+    The private copy only predicts afterwards. `watched`: layers and models whose own calls are read, so that they stay.
+    Return the new modules; none if no layer has a counterpart."""
+    models = {"": body.module, **{name: part for name, part in body.by_name.items() if graph_of(part) is not None}}
+    with torch.no_grad():
+        seen = {"": body.sample, **(trace(body.by_name, body.sample_run).inputs if len(models) > 1 else {})}
+    made, taken = list[Module](), set[int]()
+    for name, model in models.items():
+        graph = graph_of(model)
+        if graph is None or id(model) in taken or name not in seen:
+            continue
+        module, done = _leading(body, graph, given=seen[name], layers=layers, watched=watched)
+        if module is not None:
+            made.append(module)
+            taken |= {id(part) for node in done if isinstance(node.operation, keras.Layer) for part in node.operation._flatten_layers()}
+    return made
+
+
+def _leading(
+    body: KerasBody, graph: Any, *, given: Any, layers: Collection[str], watched: Collection[str]
+) -> tuple[Module | None, list[Any]]:
+    """Return the module that computes the first steps of a graph from now on, and these steps. `given`: what the graph takes."""
+    names = [tensor.name for tensor in graph.inputs]
+    tensors = [given[name] for name in names] if isinstance(given, dict) and given.keys() >= set(names) else keras.tree.flatten(given)
+    names = names if len(names) > 1 else []
+    reader = KerasReader(dict(zip(names, tensors, strict=True)) if names else tensors[0], False, ROWS)
+    called = {id(part): name for name, part in body.by_name.items()}
+    held = {number for number, name in called.items() if any(below(one, name) for one in watched)}
+    done, known = reader.read_first(graph, [node for node in parted(body, graph, frozen=layers)[0] if id(node.operation) not in held])
+    own, there = {id(tensor) for node in done for tensor in node.outputs}, set(map(id, done))
+    read = [tensor for node in steps_of(graph) if id(node) not in there for tensor in node.input_tensors] + list(graph.outputs)
+    border = list({id(tensor): tensor for tensor in read if id(tensor) in own}.values())
+    if not border or any(getattr(tensor, "_keras_mask", None) is not None for tensor in border):
+        return None, []
+    outputs = [reader.as_keras(known[id(tensor)]).name for tensor in border]
+    needed = set(outputs)
+    for step in reversed(reader.steps):
+        needed |= set(step["of"]) if step["name"] in needed else set()
+    steps = [step for step in reader.steps if step["name"] in needed]
+    module = LayerGraph(steps, outputs, inputs=names, modules=reader.modules).eval()
+    module.fold_()
+    lead_(graph, partial(_run, module, names), steps=done, made=border)
+    return module, done
+
+
+def _run(module: LayerGraph, names: Sequence[str], /, *tensors: Tensor) -> tuple[Tensor, ...]:
+    made = module(**dict(zip(names, tensors, strict=True))) if names else module(*tensors)
+    return cast(tuple[Tensor, ...], made if isinstance(made, tuple) else (made,))
