@@ -194,6 +194,12 @@ FOR_SOUND = {
 }  # fmt: skip
 
 
+def patches(count: int) -> dict[str, np.ndarray]:
+    """Return patches of square pictures as SigLIP 2's processor does."""
+    rows = np.random.default_rng(0).normal(size=(count, 256, 768)).astype(np.float32)
+    return {"pixel_values": rows, "pixel_attention_mask": np.ones((count, 256), np.int64), "spatial_shapes": np.full((count, 2), 16)}
+
+
 def hub_cases() -> list[Case]:
     """Return one tiny network of every class that classifies pictures, sound or texts."""
     cases = {}
@@ -202,7 +208,7 @@ def hub_cases() -> list[Case]:
         for model_type, classes in names.items():
             name = classes if isinstance(classes, str) else classes[0]
             if name != "TimmWrapperForImageClassification" and name not in cases:
-                own = colours if model_type == "imagegpt" else examples
+                own = {"imagegpt": colours, "siglip2": patches}.get(model_type, examples)
                 cases[name] = _hub_case(model_type, name, kind=kind, examples=own)
     return [cases[name] for name in sorted(cases)]
 

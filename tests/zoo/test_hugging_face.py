@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +367,27 @@ def test_a_mixture_of_experts_is_exported_by_what_exporters_know() -> None:
     assert net.module.config._experts_implementation == before
     with torch.no_grad():
         assert torch.allclose(twin.scores(net.sample)["main"], net.scores(net.sample)["main"], atol=1e-5)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_patches_of_pictures_are_several_inputs(live: bool, tmp_path: Path) -> None:
+    """SigLIP 2 takes what its processor returns: patches, their mask, and how many rows and columns of them a picture has."""
+    part = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Siglip2Config(
+        vision_config={**part, "patch_size": 4, "num_patches": 16}, text_config={**part, "vocab_size": 50}, num_labels=3
+    )
+    torch.manual_seed(0)
+    module = transformers.Siglip2ForImageClassification(config).eval()
+    module.save_pretrained(tmp_path / "hub")
+    mask, grid = np.ones((24, 16), np.int64), np.full((24, 2), 4)
+    mask[4:9, 8:], grid[4:9] = 0, (2, 4)
+    draw = np.random.default_rng(0).normal(size=(24, 16, 48)).astype(np.float32)
+    items = {"pixel_values": draw, "pixel_attention_mask": mask, "spatial_shapes": grid}
+    with nullcontext() if live else pytest.warns(UserWarning, match="what its processor returns"):
+        net = regraft.load(module if live else f"hf:{tmp_path / 'hub'}")
+    with torch.no_grad():
+        given = module(**{name: torch.from_numpy(values) for name, values in items.items()}).logits
+    assert np.allclose(net.logits(items), given, atol=1e-5)
+    result = regraft.adapt(net, (items, np.array(["a", "b", "c"] * 8)), strategy="full", epochs=1, cache="memory", refit=False)
+    result.network.save(tmp_path / "saved")
+    assert np.array_equal(regraft.load(tmp_path / "saved").logits(items), result.network.logits(items))

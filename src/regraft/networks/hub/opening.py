@@ -209,6 +209,9 @@ def _hub_sample(folder: Path, module: Module, *, transformers: Any, notes: list[
     """Return two synthetic examples for the network, and its preprocessing as plain data."""
     found = read_hub_json(folder, "preprocessor_config.json")
     sample = hub_sample(module, side=_side(found or {}))
+    if isinstance(sample, dict) and "pixel_values" in sample:
+        notes.append(f"It takes patches of pictures: give what its processor returns, arrays by the names {', '.join(sample)}.")
+        return sample, None
     if isinstance(sample, dict):
         return sample, {"kind": "text", "tokenizer": folder}
     if not sample.is_floating_point():

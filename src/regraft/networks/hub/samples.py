@@ -28,11 +28,11 @@ def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs
         named = {name: ids, "attention_mask": torch.ones_like(ids)}
         known = inspect.signature(module.forward).parameters
         return suited_tokens(module, {key: tensor for key, tensor in named.items() if key in known})
-    if hasattr(module, "vision_model") and "pixel_attention_mask" in inspect.signature(module.forward).parameters:
-        raise NetworkError(
-            f"The model type {config.model_type!r} takes patches of pictures with a mask; expected pictures, texts or sound. Open it with "
-            "transformers, and give a module around it that cuts pictures into patches: regraft.load(module, inputs=(3, 256, 256))."
-        )
+    seen = getattr(config, "vision_config", None) or config
+    if "pixel_attention_mask" in inspect.signature(module.forward).parameters and getattr(seen, "num_patches", None):
+        shape = (int(seen.num_patches), int(seen.num_channels) * int(seen.patch_size) ** 2)
+        mask = torch.ones((2, shape[0]), dtype=torch.int64)
+        return suited_tokens(module, {"pixel_values": sample_of(shape), "pixel_attention_mask": mask, "spatial_shapes": mask[:, :2]})
     if name in ("pixel_values", "inputs"):
         return sample_of(_picture_shape(config, side=side))
     bands = getattr(config, "num_mel_bins", None)
@@ -58,9 +58,14 @@ def _picture_shape(config: Any, *, side: tuple[int, int] | None) -> tuple[int, i
 
 
 def suited_tokens(module: Module, sample: Inputs) -> Inputs:
-    """Return a sample with two non-special token ids, and the end token in the last position for encoder-decoder networks."""
+    """Return a sample with two non-special token ids, and the end token in the last position for encoder-decoder networks; of patches with
+    a mask (SigLIP 2), a sample with the shape of their grid."""
     config = getattr(module, "config", None) or getattr(getattr(module, "encoder", None), "config", None)
     named = sample if isinstance(sample, dict) else {"input_ids": sample}
+    if "spatial_shapes" in named and "pixel_attention_mask" in named:  # rows and columns of patches: as square as their number allows
+        count = named["pixel_attention_mask"].shape[1]
+        rows = next(side for side in range(int(count**0.5), 0, -1) if not count % side)
+        return {**named, "spatial_shapes": torch.tensor([[rows, count // rows]] * 2)}
     key = "inputs" if "inputs" in named else "input_ids"
     ids = named.get(key)
     if config is None or ids is None or ids.is_floating_point():
