@@ -33,6 +33,14 @@ def _both(kind: Any, *given: Any, **named: Any) -> list[Any]:
     return [kind(*given, padding="same", **named), kind(*given, padding="valid", **named)]
 
 
+def _augmenting() -> list[Any]:
+    """Every layer that changes pictures in training only."""
+    factors = ("Rotation", "Zoom", "Contrast", "Brightness", "Hue", "Saturation", "Sharpness", "Perspective")
+    one = [getattr(L, f"Random{kind}")(0.3) for kind in factors]
+    two = [getattr(L, f"Random{kind}")(0.3, 0.3) for kind in ("Translation", "Shear")]
+    return [*one, *two, *(getattr(L, f"Random{kind}")() for kind in ("Flip", "Erasing", "GaussianBlur", "ColorJitter"))]
+
+
 SEQUENTIAL: dict[str, tuple[tuple[int, ...], Callable[[], list[Any]]]] = {
     "convolutions": (PICTURE, lambda: [*_both(L.Conv2D, 4, 3, strides=1, activation="relu"), L.Conv2D(4, 3, strides=2, padding="same")]),
     "strides": (PICTURE, lambda: _both(L.Conv2D, 4, (3, 2), strides=2, activation="silu")),
@@ -81,6 +89,7 @@ SEQUENTIAL: dict[str, tuple[tuple[int, ...], Callable[[], list[Any]]]] = {
     ),
     "rectified": (PICTURE, lambda: [L.LeakyReLU(0.1), L.ELU(0.5), L.PReLU(shared_axes=[1, 2]), L.ReLU(6.0), L.ReLU(2.0, 0.1, 0.2)]),
     "probabilities": (STEPS, lambda: [L.Softmax(), L.Softmax(axis=1)]),
+    "augmentation": (PICTURE, _augmenting),
     "left out": (PICTURE, lambda: [L.Dropout(0.2), L.SpatialDropout2D(0.2), L.GaussianNoise(1.0), L.GaussianDropout(0.3), L.Identity()]),
     "left out of lines": (STEPS, lambda: [L.SpatialDropout1D(0.2), L.ActivityRegularization(0.1)]),
     "scaled": (PICTURE, lambda: [L.Rescaling(1 / 127.5, -1.0), L.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0])]),
@@ -236,8 +245,8 @@ def test_keras_layers_become_layers_of_pytorch_and_again_of_keras(name: str, tmp
     assert back.family == "keras" and back.classes == net.classes and back.input_shape == net.input_shape
     np.testing.assert_allclose(back.logits(items), expected, atol=1e-5 * np.abs(expected).max())
     path = back.export(tmp_path / "x.keras")
-    plain = keras.models.load_model(path)(items)
-    np.testing.assert_allclose(plain.detach().numpy(), net.module(items).detach().numpy(), atol=1e-5)
+    plain, own = (model(items, training=False).detach().numpy() for model in (keras.models.load_model(path), net.module))
+    np.testing.assert_allclose(plain, own, atol=1e-5)
 
 
 class _Steps(nn.Module):

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import NetworkError, UnsafeFileError, optional_import
 from .formats import FORMATS, member, opening
 from .sizes import check_size
@@ -92,13 +90,13 @@ def _take_weights_(tensors: list[Any], file: Path) -> None:
             del tensor.external_data[:]
 
 
-def weights_apart_(model: Any) -> dict[str, np.ndarray]:
+def weights_apart_(model: Any) -> dict[str, Any]:
     """Take the larger weights out of a checked model that has too many for one file, and return them by name.
     The model then says where they stand in a file of weights that has them in this order."""
     numpy_helper = importlib.import_module("onnx.numpy_helper")
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= LARGEST:
         return {}
-    found, start = dict[str, np.ndarray](), 0
+    found, start = dict[str, Any](), 0
     for tensor in model.graph.initializer:
         if len(tensor.raw_data) >= _LEAST:
             found[tensor.name] = values = numpy_helper.to_array(tensor)

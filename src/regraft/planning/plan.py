@@ -192,9 +192,9 @@ class Plan:
                 seed=0,
             )
         """
-        said = (f"    {name}={_as_code(value)},\n" for name, value in self.given().items())
-        test = "" if self.holdout else "    test=test,\n"
-        return f"regraft.adapt(\n    net,\n    data,\n{test}    strategy={self.strategy!r},\n{''.join(said)})"
+        test = {} if self.holdout else {"test": "test"}
+        told = test | {name: _as_code(value) for name, value in {"strategy": self.strategy, **self.given()}.items()}
+        return "".join(["regraft.adapt(\n    net,\n    data,\n", *(f"    {name}={value},\n" for name, value in told.items()), ")"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data that `from_dict` reads.

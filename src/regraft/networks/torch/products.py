@@ -97,8 +97,8 @@ def _explained(product: Tensor, result: Tensor) -> tuple[str, Tensor, Tensor] | 
     """Return the activation, scales (C,) and bias (C,) with which the result (N, C) follows from a product (N, C); None if it does not."""
     if product.shape != result.shape:
         return None
-    summed = bool(torch.allclose(result.sum(1), torch.ones(len(result)).double(), atol=1e-5))
-    logs = bool(torch.allclose(result.exp().sum(1), torch.ones(len(result)).double(), atol=1e-5))
+    summed = bool(torch.allclose(result.sum(1), torch.ones_like(result[:, 0]), atol=1e-5))
+    logs = bool(torch.allclose(result.exp().sum(1), torch.ones_like(result[:, 0]), atol=1e-5))
     ends = {"sigmoid": result.logit(), "linear": result}  # small logits would pass for both
     if result.shape[1] > 1 and (summed or logs):
         ends = {"softmax": result.log()} if summed else {"log_softmax": result}
