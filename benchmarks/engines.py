@@ -465,7 +465,7 @@ def main() -> None:
         items = Prepared(data, net.preprocessing)
         found = {"network": name, "examples": given.examples, **({} if given.plain else engines_of(net, items))}
         if given.adapt:
-            engines = ["eager"] if given.plain else ["eager", *engines_for(net)] if given.examples < FEWEST else ["eager", "auto"]
+            engines = ["eager"] if given.plain else ["eager", "auto", *(engines_for(net) if given.examples < FEWEST else ())]
             found["adapted"] = adapted(net, items, count=given.examples, engines=engines)
             if not given.plain:
                 found["adapted"]["one pass"] = given.examples * min(found["milliseconds"].values()) / 1000
