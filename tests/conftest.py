@@ -15,6 +15,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+gc.disable()  # until the tests are collected: each full collection reads all that the libraries hold
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -26,6 +27,7 @@ def pytest_collection_finish() -> None:
     """Let the garbage collector pass over what the libraries and the tests themselves hold: each full collection read all of it."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
