@@ -33,32 +33,25 @@ COMMANDS = {
     "predict": (["predict", "NETWORK", "x.png"], 1),
     "inspect": (["inspect", "NETWORK"], 1),
 }
-RUN = """
+ALL = """
 import sys
-from regraft.cli import main
-sys.argv = ["regraft", *sys.argv[1:]]
-try:
-    main()
-finally:
-    print("torch" in sys.modules, file=sys.stderr)
+from typer.testing import CliRunner
+from regraft.cli import app
+for line in sys.stdin.read().splitlines():
+    done = CliRunner().invoke(app, line.split())
+    print(done.exit_code, "torch" in sys.modules, " ".join(done.output.split()))
 """
+"""Runs the commands that it is given, in one process, and tells whether PyTorch has been imported."""
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_all_that_is_missing_is_told_before_torch_is_imported(name: str, tmp_path: Path) -> None:
-    words, count = COMMANDS[name]
+def test_all_that_is_missing_is_told_before_torch_is_imported(tmp_path: Path) -> None:
     given = {"NETWORK": "nets/mine", "DATA": "photos", "OUT": "out"}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, *(given.get(word, word) for word in words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    told = " ".join(done.stderr.split())
-    assert done.returncode == 2 and told.endswith("False"), done.stderr
-    assert "There is no file or folder 'nets/mine'." in told and ("The data do not exist: photos." in told) == (count == 2), done.stderr
-    assert told.count("There is no file or folder") == sum("nets/mine" in word or word == "NETWORK" for word in words)
+    lines = "\n".join(" ".join(given.get(word, word) for word in words) for words, _ in COMMANDS.values())
+    done = subprocess.run([sys.executable, "-c", ALL], input=lines, capture_output=True, text=True, check=True, cwd=tmp_path)
+    for (words, count), told in zip(COMMANDS.values(), done.stdout.splitlines(), strict=True):
+        assert told.startswith("2 False "), told
+        assert "There is no file or folder 'nets/mine'." in told and ("The data do not exist: photos." in told) == (count == 2), told
+        assert told.count("There is no file or folder") == sum("nets/mine" in word or word == "NETWORK" for word in words)
     assert not list(tmp_path.iterdir())
 
 
@@ -113,14 +106,6 @@ _MADE = {"strategy", "settings", "options", "reasons", "candidates", "chosen"}
 """Of a plan, what no option sets."""
 OTHERWISE = {"evaluate": ["--condition"], "predict": ["--condition"]}
 """Where an option may name something else than a column, which the network alone knows."""
-ALL = """
-import sys
-from typer.testing import CliRunner
-from regraft.cli import app
-for line in sys.stdin.read().splitlines():
-    done = CliRunner().invoke(app, line.split())
-    print(done.exit_code, "torch" in sys.modules, " ".join(done.output.split()))
-"""
 
 
 def test_wrong_columns_values_and_places_are_told_before_torch_is_imported(tmp_path: Path) -> None:

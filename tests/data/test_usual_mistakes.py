@@ -231,8 +231,10 @@ def test_a_series_is_no_table() -> None:
     assert read(table()[NAMES[0]], target=table()["label"]).classes == ("down", "up")
 
 
-@pytest.mark.parametrize("as_frame", [True, False])
-@BOTH
+@pytest.mark.parametrize(
+    ("family", "as_frame"),
+    [("torch", True), ("keras", False), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("torch", False), ("keras", True)))],
+)
 def test_data_sets_of_scikit_learn_are_read_with_their_names(family: str, as_frame: bool) -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     flowers = datasets.load_iris(as_frame=as_frame)

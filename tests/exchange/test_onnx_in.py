@@ -26,6 +26,10 @@ Made = tuple[np.ndarray, tuple[str, ...] | None, str]
 """Items; the classes that the network should have; the kind of its head."""
 
 
+FEW = 3
+"""Steps of recurrent networks: the exporter of PyTorch writes each of them out."""
+
+
 class Steps(nn.Module):
     """A recurrent network of PyTorch, which reads the last step, or the last states of both directions."""
 
@@ -53,8 +57,8 @@ def torch_pictures(path: Path) -> Made:
 
 def torch_steps(path: Path, **how: Any) -> Made:
     torch.manual_seed(0)
-    _export(regraft.load(Steps(**how), classes=ABC, inputs=(7, 6)), path)
-    return DRAWS.normal(size=(24, 7, 6)).astype(np.float32), ABC, "classification"
+    _export(regraft.load(Steps(**how), classes=ABC, inputs=(FEW, 6)), path)
+    return DRAWS.normal(size=(24, FEW, 6)).astype(np.float32), ABC, "classification"
 
 
 def keras_pictures(path: Path) -> Made:
@@ -67,9 +71,9 @@ def keras_pictures(path: Path) -> Made:
 def keras_steps(path: Path, *cells: Any) -> Made:
     layers = keras.layers
     steps = cells or (layers.LSTM(5, return_sequences=True), layers.LSTM(4))
-    stack = [keras.Input((7, 6)), *steps, layers.Dense(3, activation="softmax")]
+    stack = [keras.Input((FEW, 6)), *steps, layers.Dense(3, activation="softmax")]
     _export(regraft.load(keras.Sequential(stack), classes=ABC), path)
-    return DRAWS.normal(size=(24, 7, 6)).astype(np.float32), ABC, "classification"
+    return DRAWS.normal(size=(24, FEW, 6)).astype(np.float32), ABC, "classification"
 
 
 def _sklearn(path: Path, targets: Any, *, options: dict[str, Any]) -> Made:

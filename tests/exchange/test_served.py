@@ -106,8 +106,14 @@ def picture_files(folder: Path) -> list[Path]:
     return made
 
 
-@pytest.mark.parametrize("inside", [False, True], ids=["beside", "inside"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        pytest.param(name, inside, id=f"{name}-{how}", marks=pytest.mark.slow if inside and name in ("labels", "tasks", "value") else ())
+        for name in NETWORKS  # the rows of all but pictures are prepared in the same way
+        for inside, how in ((False, "beside"), (True, "inside"))
+    ],
+)
 def test_a_file_says_what_the_network_says(name: str, inside: bool, tmp_path: Path) -> None:
     net, items = NETWORKS[name]()
     items = picture_files(tmp_path) if items is None else items

@@ -125,14 +125,16 @@ NOT_FOR = {
     ("entrance", "Hugging Face encoder"): "input_ids",
 }
 """Cells in which the network is refused by name."""
-FIRST = ("torch CNN", "Keras functional")
-"""Networks on which every row is tried by `make test`. Of the others each row takes one in turn; `make test-all` has the whole table."""
 
 
 def _cells() -> list[Any]:
-    others, cells = [kind for kind in examples.KINDS if kind not in FIRST], []
+    """Return the cells: `make test` tries every row on one network of each family, in turn; `make test-all` has the whole table."""
+    of_keras = [kind for kind in examples.KINDS if kind.startswith("Keras")]
+    of_torch, cells = [kind for kind in examples.KINDS if kind not in of_keras], []
     for at, (row, name) in enumerate(zip(ROWS, IDS, strict=True)):
-        quick = {*FIRST, others[at % len(others)], *(kind for form, kind in NOT_FOR if form in (row.name, *row.options.values()))}
+        refused = {kind for form, kind in NOT_FOR if form in (row.name, *row.options.values())}
+        suited = [kind for kind in of_torch if kind not in refused]
+        quick = {suited[at % len(suited)], of_keras[at % len(of_keras)], *refused}
         for kind in examples.KINDS:
             cells.append(pytest.param(row, kind, id=f"{name}-{kind}", marks=() if kind in quick else pytest.mark.slow))
     return cells

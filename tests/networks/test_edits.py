@@ -27,7 +27,7 @@ def replayed(net: Network, edits: list[dict[str, Any]]) -> Network:
     return net
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "sequential" else ()) for name in NETWORKS])
 def test_the_source_and_its_edits_out_of_json_give_the_edited_network(name: str) -> None:
     done = 0
     for edit, make in EDITS.items():

@@ -26,6 +26,8 @@ from regraft.networks.parts.taps import grid_shares  # noqa: E402  # after Keras
 L, ops = keras.layers, keras.ops
 ABC = ["a", "b", "c"]
 PICTURE, STEPS, BOX = (9, 8, 3), (7, 6), (5, 6, 5, 2)
+FEW_STEPS = (5, 6)
+"""Of recurrent layers: the exporter writes each step out, which is most of the time that a conversion takes."""
 
 
 def _both(kind: Any, *given: Any, **named: Any) -> list[Any]:
@@ -76,15 +78,15 @@ SEQUENTIAL: dict[str, tuple[tuple[int, ...], Callable[[], list[Any]]]] = {
     "longer": (STEPS, lambda: [L.UpSampling1D(2)]),
     "larger boxes": (BOX, lambda: [L.UpSampling3D((2, 1, 1)), L.Conv3DTranspose(3, 3, strides=2, padding="same")]),
     "each step": (STEPS, lambda: [L.TimeDistributed(L.Dense(4, activation="tanh")), L.TimeDistributed(L.ReLU())]),
-    "left out steps": (STEPS, lambda: [L.Dense(4, activation="relu"), L.Masking(), L.GRU(4, return_sequences=True), L.SimpleRNN(3)]),
+    "left out steps": (FEW_STEPS, lambda: [L.Dense(4, activation="relu"), L.Masking(), L.GRU(4, return_sequences=True), L.SimpleRNN(3)]),
     "shapes": (PICTURE, lambda: [L.Permute((2, 1, 3)), L.Reshape((72, 3)), L.Reshape((36, -1)), L.Flatten()]),
     "repeated": ((5,), lambda: [L.RepeatVector(4), L.LSTM(3)]),
-    "LSTM": (STEPS, lambda: [L.LSTM(4, return_sequences=True), L.LSTM(3, go_backwards=True, use_bias=False)]),
-    "GRU": (STEPS, lambda: [L.GRU(4, return_sequences=True, go_backwards=True), L.GRU(3)]),
-    "recurrent": (STEPS, lambda: [L.SimpleRNN(4)]),
-    "both ways": (STEPS, lambda: [L.Bidirectional(L.LSTM(4, return_sequences=True)), L.Bidirectional(L.GRU(3))]),
+    "LSTM": (FEW_STEPS, lambda: [L.LSTM(4, return_sequences=True), L.LSTM(3, go_backwards=True, use_bias=False)]),
+    "GRU": (FEW_STEPS, lambda: [L.GRU(4, return_sequences=True, go_backwards=True), L.GRU(3)]),
+    "recurrent": (FEW_STEPS, lambda: [L.SimpleRNN(4)]),
+    "both ways": (FEW_STEPS, lambda: [L.Bidirectional(L.LSTM(4, return_sequences=True)), L.Bidirectional(L.GRU(3))]),
     "both ways, joined": (
-        STEPS,
+        FEW_STEPS,
         lambda: [L.Bidirectional(L.GRU(4, return_sequences=True), merge_mode=mode) for mode in ("sum", "mul", "ave")],
     ),
     "rectified": (PICTURE, lambda: [L.LeakyReLU(0.1), L.ELU(0.5), L.PReLU(shared_axes=[1, 2]), L.ReLU(6.0), L.ReLU(2.0, 0.1, 0.2)]),
@@ -94,11 +96,11 @@ SEQUENTIAL: dict[str, tuple[tuple[int, ...], Callable[[], list[Any]]]] = {
     "left out of lines": (STEPS, lambda: [L.SpatialDropout1D(0.2), L.ActivityRegularization(0.1)]),
     "scaled": (PICTURE, lambda: [L.Rescaling(1 / 127.5, -1.0), L.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0])]),
     "GRU that resets first": (
-        STEPS,
+        FEW_STEPS,
         lambda: [L.GRU(4, reset_after=False, return_sequences=True, go_backwards=True), L.Bidirectional(L.GRU(3, reset_after=False))],
     ),
     "recurrent with other activations": (
-        STEPS,
+        FEW_STEPS,
         lambda: [
             *(
                 L.LSTM(4, activation="relu", recurrent_activation="hard_sigmoid", return_sequences=True),
@@ -161,7 +163,7 @@ def _functions() -> Any:
 def _masked(*layers: Any) -> Callable[[], Any]:
     """A network of tokens, of which 0 is left out."""
     return lambda: keras.Sequential(
-        [keras.Input((7,), dtype="int32"), L.Embedding(20, 6, mask_zero=True), *(one() for one in layers), L.Dense(3)]
+        [keras.Input((5,), dtype="int32"), L.Embedding(20, 6, mask_zero=True), *(one() for one in layers), L.Dense(3)]
     )
 
 
@@ -379,15 +381,15 @@ def _stack(*layers: nn.Module) -> nn.Module:
 
 
 MODULES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
-    "LSTM, last state": ((7, 6), lambda: _Steps(nn.LSTM, both=False)),
-    "LSTM, both ways": ((7, 6), lambda: _Steps(nn.LSTM, both=True)),
-    "GRU, both ways": ((7, 6), lambda: _Steps(nn.GRU, both=True)),
-    "RNN of two layers": ((7, 6), lambda: _Steps(nn.RNN, both=False, count=2)),
-    "GRU of two layers": ((7, 6), lambda: _Steps(nn.GRU, both=True, count=2)),
-    "last states of all layers": ((7, 6), lambda: _States(nn.LSTM, both=False, first=False, outputs=False)),
-    "last states of all layers, both ways": ((7, 6), lambda: _States(nn.GRU, both=True, first=False, outputs=True)),
-    "a plain RNN with ReLU": ((7, 6), lambda: _Steps(functools.partial(nn.RNN, nonlinearity="relu"), both=False)),
-    "steps along the first axis": ((7, 6), lambda: _States(nn.GRU, both=True, first=True, outputs=True)),
+    "LSTM, last state": (FEW_STEPS, lambda: _Steps(nn.LSTM, both=False)),
+    "LSTM, both ways": (FEW_STEPS, lambda: _Steps(nn.LSTM, both=True)),
+    "GRU, both ways": (FEW_STEPS, lambda: _Steps(nn.GRU, both=True)),
+    "RNN of two layers": (FEW_STEPS, lambda: _Steps(nn.RNN, both=False, count=2)),
+    "GRU of two layers": (FEW_STEPS, lambda: _Steps(nn.GRU, both=True, count=2)),
+    "last states of all layers": (FEW_STEPS, lambda: _States(nn.LSTM, both=False, first=False, outputs=False)),
+    "last states of all layers, both ways": (FEW_STEPS, lambda: _States(nn.GRU, both=True, first=False, outputs=True)),
+    "a plain RNN with ReLU": (FEW_STEPS, lambda: _Steps(functools.partial(nn.RNN, nonlinearity="relu"), both=False)),
+    "steps along the first axis": (FEW_STEPS, lambda: _States(nn.GRU, both=True, first=True, outputs=True)),
     "mixed": ((3, 9, 8), _Mixed),
     "pooling": (
         (3, 9, 8),

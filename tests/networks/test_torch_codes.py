@@ -259,7 +259,7 @@ SAVED: dict[str, tuple[Any, Any]] = {
 
 
 FORMS = ("coded", "recoded", "folded")
-_QUICK = {*((name, "coded") for name in SAVED), *((name, form) for name in ("mlp", "entrance", "input") for form in FORMS)}
+_QUICK = {*((name, "coded") for name in SAVED), *(("mlp", form) for form in FORMS), ("entrance", "recoded"), ("input", "folded")}
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,7 @@ def test_a_tokenizer_is_never_taken_for_a_path(tmp_path: Path) -> None:
         regraft.load(folder)
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @pytest.mark.parametrize("family", ["torch", "keras"])
 @pytest.mark.parametrize("kind", ["columns", "conditions"])
 def test_items_by_other_names_than_the_network_takes(kind: str, family: str, tmp_path: Path) -> None:
@@ -239,6 +240,7 @@ def test_a_flipped_bit_in_any_file_of_a_network_is_told(made: str, tmp_path: Pat
     assert np.array_equal(regraft.load(folder, architecture=architecture).logits(items), expected)
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_what_was_removed_on_purpose_is_said_and_no_error(tmp_path: Path) -> None:
     folder = tmp_path / "net"
     architecture, items = _torch(folder)
@@ -249,6 +251,7 @@ def test_what_was_removed_on_purpose_is_said_and_no_error(tmp_path: Path) -> Non
     assert not net.history and np.array_equal(net.logits(items), expected)
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_files_of_another_network_that_lie_there_are_not_taken(tmp_path: Path) -> None:
     """Only what was saved with a network is: a history or class statistics beside it may be of anything."""
     folder = tmp_path / "net"
@@ -260,6 +263,7 @@ def test_files_of_another_network_that_lie_there_are_not_taken(tmp_path: Path) -
     assert not net.history and net.statistics is None
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_folders_of_earlier_versions_have_no_checksums(tmp_path: Path) -> None:
     folder = tmp_path / "net"
     architecture, items = _torch(folder)
@@ -275,6 +279,7 @@ def test_folders_of_earlier_versions_have_no_checksums(tmp_path: Path) -> None:
 # ── what stands beside it ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_any_value_of_a_history(tmp_path: Path) -> None:
     """What opens can be adapted further: the entries of a history are gone through when the new one is added."""
     folder = tmp_path / "net"
@@ -294,6 +299,7 @@ def test_any_value_of_a_history(tmp_path: Path) -> None:
     _check(folder / "history.jsonl", use, error=NetworkError, names="history.jsonl", most=20)
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @pytest.mark.parametrize("line", ["[1]", "7", '"x"', "null", "{", "\x80"])
 def test_a_line_of_a_history_that_is_no_entry(line: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -345,4 +351,4 @@ def test_any_value_of_a_profile(tmp_path: Path) -> None:
         str(found), found.plan()
         found.report(tmp_path / "page.html")
 
-    _check(tmp_path / "profile.json", use, error=InputError, names=str(tmp_path), most=300)
+    _check(tmp_path / "profile.json", use, error=InputError, names=str(tmp_path), most=100)

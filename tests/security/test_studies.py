@@ -52,10 +52,10 @@ def _gone_on(folder: Path) -> Board:
     return board
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of two finished trials and one whose process was killed."""
-    folder = tmp_path / "study"
+    folder = tmp_path_factory.mktemp("made") / "study"
     board = _board(folder)
     assert board.carry_out(_steady) and board.carry_out(_steady)
     taken = board.next()
@@ -63,6 +63,11 @@ def study(tmp_path: Path) -> Path:
     os.close(taken.lock)
     board.database._storage.engine.dispose()
     return folder
+
+
+@pytest.fixture
+def study(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "study"))
 
 
 @pytest.fixture

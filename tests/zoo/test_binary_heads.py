@@ -122,7 +122,16 @@ def test_the_same_classes_keep_weights_and_form(model: Any) -> None:
     assert [values.shape for values in changed.state().values()] == [values.shape for values in net.state().values()]
 
 
-@pytest.mark.parametrize("strategy", ["probe", "head", "full", "auto"])
+STRATEGIES = ("probe", "head", "full", "auto")
+CASES = [
+    pytest.param(name, strategy, marks=() if name in ("torch", "keras") or STRATEGIES[at % 4] == strategy else pytest.mark.slow)
+    for at, name in enumerate(MODELS)
+    for strategy in STRATEGIES
+]
+"""Every strategy on one model of each family, and each other model with one of them; `make test-all` has all of each."""
+
+
+@pytest.mark.parametrize(("model", "strategy"), CASES, indirect=["model"])
 def test_it_is_adapted_by_every_strategy(model: Any, strategy: str) -> None:
     net = opened(model)
     settings: dict[str, Any] = {} if strategy == "probe" else {"epochs": 8, "batch_size": 8, "learning_rate": 0.05}
@@ -172,6 +181,7 @@ def test_stacked_joined_and_as_labels(model: Any) -> None:
     assert not labels.head.binary and np.allclose(labels.predict(numbers()).probabilities, before, atol=1e-5)
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_saved_and_opened_again(model: Any, tmp_path: Path) -> None:
     net = opened(model)
     net.save(tmp_path / "net")

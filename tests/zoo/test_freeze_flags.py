@@ -36,6 +36,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "lora": {"epochs": 2},
     "lin": {"epochs": 2},
 }
+SHOWN_BY_OTHERS = ("head", "full, from the probe", "surgical", "scratch", "bias", "lin")
+"""Strategies that train what another one trains: `make test` tries them with PyTorch, `make test-all` with Keras as well."""
 
 
 def torch_module() -> Plain:
@@ -91,8 +93,14 @@ def within(names: set[str], held: set[str]) -> set[str]:
     return {name for name in names if any(name == one or name.startswith(f"{one}.") for one in held)}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "strategy"),
+    [
+        pytest.param(family, strategy, marks=pytest.mark.slow if family == "keras" and strategy in SHOWN_BY_OTHERS else ())
+        for family in FAMILIES
+        for strategy in STRATEGIES
+    ],
+)
 def test_no_strategy_changes_what_its_owner_has_frozen(family: str, strategy: str) -> None:
     """Weights, and the moving statistics of BatchNorm, are the same to the bit; the account names them."""
     net = opened(family)
@@ -124,6 +132,7 @@ def test_the_module_of_the_user_is_left_alone() -> None:
     assert flags == [layer.trainable for layer in model._flatten_layers()]
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_flags_are_kept_by_saving_and_by_changes_of_the_head(family: str, tmp_path: Path) -> None:
     net = adapted(family, strategy="head").network

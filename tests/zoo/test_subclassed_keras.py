@@ -67,8 +67,16 @@ def opened(kind: Any) -> tuple[Network, np.ndarray]:
     return regraft.load(kind(), inputs=kind.shape), items
 
 
-@pytest.mark.parametrize("strategy", ["probe", "head", "full", "auto"])
-@pytest.mark.parametrize("kind", [Rows, Maps])
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [
+        *((Rows, strategy) for strategy in ("probe", "head", "full", "auto")),
+        *(
+            pytest.param(Maps, strategy, marks=() if strategy == "full" else pytest.mark.slow)
+            for strategy in ("probe", "head", "full", "auto")
+        ),
+    ],
+)
 def test_it_is_adapted_and_opened_again_with_its_class(kind: Any, strategy: str, tmp_path: Path) -> None:
     net, items = opened(kind)
     before = {name: values.clone() for name, values in net.state().items()}
@@ -176,8 +184,13 @@ class Headless(Mixed):
         return keras.ops.tanh(self.mix(keras.ops.concatenate(read, 1)))
 
 
-@pytest.mark.parametrize("strategy", ["probe", "full", "auto"])
-@pytest.mark.parametrize("kind", [Mixed, Headless])
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [
+        *((Mixed, strategy) for strategy in ("probe", "full", "auto")),
+        *(pytest.param(Headless, strategy, marks=() if strategy == "auto" else pytest.mark.slow) for strategy in ("probe", "full", "auto")),
+    ],
+)
 def test_inputs_in_one_mapping(kind: Any, strategy: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     draw = np.random.default_rng(0)
