@@ -113,6 +113,7 @@ def test_the_same_seed_gives_the_same_weights(name: str) -> None:
     assert equal(first, second, but="seed_generator")
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @every_network
 def test_a_run_that_is_killed_goes_on_to_the_same_weights(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net, data = opened(name)

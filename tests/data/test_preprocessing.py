@@ -149,6 +149,7 @@ class _Bare(Preprocessing):
     fitted, fit, batch, describe = Logarithms.fitted, Logarithms.fit, Logarithms.batch, Logarithms.describe
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_preprocessing_of_ones_own_is_used_saved_and_opened(family: str, tmp_path: Path) -> None:
     net = plain(family)

@@ -249,6 +249,7 @@ def test_check_says_how_recordings_are_read(sounds: Path) -> None:
     assert "does not say how it reads sound" in str(regraft.check(sounds, _torch(inputs=(1, 4000))))
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_windows_survive_saving_and_a_test_set(sounds: Path, tmp_path: Path) -> None:
     net = _torch(preprocessing=_own(0.5))
     result = regraft.adapt(net, sounds, strategy="probe", cache="memory", holdout=0, test=read(sounds), out=tmp_path / "out")

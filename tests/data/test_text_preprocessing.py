@@ -249,6 +249,7 @@ def test_a_length_that_cannot_be(made):
         regraft.evaluate(_net(made, "torch"), (TEXTS, [0, 1, 0]), max_length=8)
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_one_setting_of_the_networks_own_preprocessing(tmp_path):
     torch.manual_seed(0)
     net = regraft.load(nn.Sequential(nn.Linear(4, 3)), inputs=(4,), preprocessing={"kind": "array", "shape": [4], "mean": 2.0, "std": 1.0})

@@ -102,6 +102,7 @@ def _keras_digits() -> Any:
     return keras.Sequential([keras.Input((64,)), layers.Dense(48, activation="relu"), layers.Dense(10, activation="softmax")])
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @pytest.mark.parametrize("make", [_torch_digits, _keras_digits])
 def test_digits_with_a_second_output_once_derived_once_trained(make: Callable[[], Any], tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -89,6 +89,7 @@ def test_one_class_at_a_time_equals_all_at_once(how: str) -> None:
     assert step.classes == whole.classes
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_statistics_travel_with_the_saved_network(tmp_path: Any) -> None:
     net, (items, labels) = _trained(), _digits()["new"]
     once = regraft.extend(net, ["eight"], (items[labels == "eight"], labels[labels == "eight"]), statistics=_statistics())

@@ -33,6 +33,7 @@ def by_hand(net: Any, features: np.ndarray) -> np.ndarray:
     return features @ net.head.weight.T + net.head.bias
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "timm" else name for name in TABLE])
 def test_the_layers_are_those_that_were_asked_for(name: str, tmp_path: Path) -> None:
     net = opened(name)
@@ -56,6 +57,7 @@ def test_a_network_without_a_head_gets_them(name: str) -> None:
     assert made.head.features == 4 and len(made.fresh) == 1 and not made.head.weight.any()
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @pytest.mark.parametrize("strategy", ["auto", "head", "full"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_adapt_trains_them_on_cached_features(name: str, strategy: str, tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def test_too_few_conditions_are_an_error(conditions: list[str] | None, words: st
         regraft.adapt(examples.opened("torch MLP"), regraft.read((data.items, labels), condition=conditions), strategy="codes", **QUICK)
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @pytest.mark.parametrize("strategy", ["codes", "scale_shift", "lora"])
 @families
 def test_going_on_after_a_kill_gives_the_same_weights(kind: str, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

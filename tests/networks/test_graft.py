@@ -43,6 +43,7 @@ def check(net: Any, name: str, *, saved: Path, allowed: float = 1e-6) -> None:
         np.testing.assert_allclose(values, known[f"{name}: {task}"], rtol=1e-5, atol=allowed)
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @pytest.mark.parametrize("name", CASES)
 def test_folders_saved_under_former_names_open_and_are_saved_under_the_present_ones(name: str, saved: Path, tmp_path: Path) -> None:
     opened = regraft.load(saved / name, architecture=architecture(name))

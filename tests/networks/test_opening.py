@@ -120,6 +120,7 @@ def test_round_trip_with_the_class(saved: Path) -> None:
     assert not (saved / "regraft.json.partial").exists()
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_a_folder_that_is_not_written_to_its_end_is_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = regraft.load(_architecture(), inputs=(6,))
     net.save(tmp_path / "old")

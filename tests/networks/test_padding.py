@@ -313,6 +313,7 @@ class Encoder(nn.Module):
         return values
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_a_head_on_an_encoder_reads_no_padding(tmp_path: Any) -> None:
     """A text has the same prediction alone, where it is padded little, and beside a long text."""
     draws, rates = np.random.default_rng(1), np.array([0.2, 0.7] * 40)

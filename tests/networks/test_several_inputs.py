@@ -17,6 +17,8 @@ from regraft.errors import DataError, NetworkError
 from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
+
 L = keras.layers
 FAMILIES = ("torch", "keras")
 COUNT = 60
@@ -407,7 +409,6 @@ WITH_ONE_ARGUMENT = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:The network is saved")
 @pytest.mark.parametrize("kind", WITH_ONE_ARGUMENT)
 @pytest.mark.parametrize("strategy", ["head", "auto"])
 def test_inputs_in_one_dict_and_lengths(kind: str, strategy: str, tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def test_an_output_that_is_dropped_is_said_before_the_figures(family: str) -> No
     assert result.verdict.startswith("head='main_output' was chosen; outputs of the network that are not used: 'aux_output'. The adapted")
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @pytest.mark.parametrize("strategy", ["head", "full", "auto", "partial"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_tasks_are_trained_with_their_weights(family: str, strategy: str, tmp_path: Path) -> None:

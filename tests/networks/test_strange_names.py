@@ -64,6 +64,7 @@ def test_class_and_item_names(family: str, tmp_path: Path) -> None:
     assert list(opened.heads) == list(branched.heads) and opened.heads[LATIN].classes == (LATIN, "other")
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @pytest.mark.parametrize("family", ["torch", "keras"])
 def test_conditions(family: str, tmp_path: Path) -> None:
     conditions = np.array([f"{LATIN} {row % 3}" for row in range(60)], dtype=object)

@@ -189,6 +189,7 @@ def test_adjustments_change_nothing_at_first_and_fold_into_the_weights(name: str
     assert all(torch.equal(value, before[key]) for key, value in net.state().items()), "the network given is as it was"
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_settled_networks_are_saved_with_the_biases_that_were_made(tmp_path: Path) -> None:
     net = opened("mlp")
     training = net.adjusted(net.points(), form="film")

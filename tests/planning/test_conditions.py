@@ -290,6 +290,7 @@ def test_a_code_is_a_small_file_in_the_folder_and_nothing_else_is_touched(family
     assert not (tmp_path / "copy" / "codes").exists()
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_code_files_that_are_refused(tmp_path: Path) -> None:
     net, made = coded("torch"), plain("torch").module
     net.save(tmp_path)

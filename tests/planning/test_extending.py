@@ -39,6 +39,7 @@ def network(family: str, *, scale: float = 1.0) -> regraft.Network:
     return regraft.load(model, classes=NAMES[:2])
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @pytest.mark.parametrize("family", ["torch", "keras"])
 def test_data_alone_add_their_new_classes_and_judge(family: str, tmp_path: Path) -> None:
     net, (shown, labels) = network(family), examples(NAMES)

@@ -18,6 +18,8 @@ from regraft.networks.keras.library import keras
 from regraft.planning.choosing.probing import JOINT, best_of
 from regraft.planning.choosing.solving import OLD_ROWS, Probed
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
+
 FAMILIES = ("torch", "keras")
 WIDTH = 8
 QUICK: dict[str, Any] = {"cache": "memory", "device": "cpu"}

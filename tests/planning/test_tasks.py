@@ -23,6 +23,8 @@ from regraft.planning.tasks import matched_tasks
 from regraft.probes import ClassStatistics, statistics_of
 from regraft.training import Objective, TaskObjective
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
+
 QUICK: dict[str, Any] = {"epochs": 3, "learning_rate": 0.01, "cache": "memory", "batch_size": 32, "optimizer": "adam", "weight_decay": 0.0}
 COLOURS = ("red", "green", "blue")
 

@@ -20,6 +20,8 @@ from regraft.planning.result import History, Result
 from regraft.report.sections import context
 from regraft.training.courses import monitored_by
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
+
 ONE_QUICK = ["torch", pytest.param("keras", marks=pytest.mark.slow)]
 QUICK: dict[str, Any] = {
     **{"epochs": 3, "batch_size": 16, "cache": "memory", "learning_rate": 1e-2, "layer_decay": 1.0, "patience": None},

@@ -16,6 +16,8 @@ import regraft
 from regraft.cli import app
 from regraft.errors import NetworkError, SettingError
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
+
 keras = pytest.importorskip("keras")
 
 QUICK = {"strategy": "head", "epochs": 2, "cache": "memory"}

@@ -67,12 +67,15 @@ def _keras_results() -> tuple[Any, Any, Any]:
 FAMILIES: dict[str, Callable[[], tuple[Any, Any, Any]]] = {"torch": _torch_results, "keras": _keras_results}
 
 
+_FORMS: dict[str, Any] = {}
+
+
 @pytest.fixture(autouse=True)
 def _exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks that are saved again and again are exported once: it takes longer than all the rest."""
-    forms, inner = dict[Any, Any](), exporting._exported_onnx
+    """Networks that are saved again and again are exported once: it takes longer than all the rest. They are opened with their class."""
+    inner = exporting._exported_onnx
     monkeypatch.setattr(
-        exporting, "_exported_onnx", lambda body: forms.get(str(body.module)) or forms.setdefault(str(body.module), inner(body))
+        exporting, "_exported_onnx", lambda body: _FORMS.get(str(body.module)) or _FORMS.setdefault(str(body.module), inner(body))
     )
 
 

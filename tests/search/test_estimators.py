@@ -85,6 +85,7 @@ def test_whatever_makes_a_network_serves(source: Any) -> None:
     assert model.predict_proba(pictures).sum(1) == pytest.approx(1)
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_a_saved_folder_serves_and_the_fitted_one_can_be_pickled(tmp_path: Any) -> None:
     pictures, labels = examples.pictures(30)
     rows = pictures.reshape(30, -1)

@@ -28,6 +28,8 @@ from regraft.planning.search.space import Space
 from regraft.planning.tuning.tuned import folds_of
 from regraft.scale import unpacked
 
+pytestmark = pytest.mark.usefixtures("without_onnx_form")
+
 RATES: dict[str, Any] = {"learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}, "batch_size": [8, 16]}
 QUICK: dict[str, Any] = {"epochs": 1, "cache": "memory", "pruner": None}
 

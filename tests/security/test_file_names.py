@@ -49,6 +49,7 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_a_folder_of_latin_names_from_reading_to_predicting(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
     data = regraft.read(pictures)

@@ -48,6 +48,7 @@ def test_the_kind_that_a_config_names(problem: str | None) -> None:
     assert np.allclose(net.predict(examples()).probabilities, expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 def test_adapted_to_another_kind_and_saved(tmp_path: Any) -> None:
     module = Configured("multi_label_classification")
     data = regraft.read((examples(), np.array(["x", "y"])[(examples()[:, 0] > 0).astype(int)]))

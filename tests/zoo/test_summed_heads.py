@@ -116,8 +116,10 @@ def test_all_layers_are_the_head(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mean", "three", "timm", "transformers"])
-def test_extended_saved_and_opened(name: str, tmp_path: Path) -> None:
+def test_extended_saved_and_opened(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Earlier logits stay as they are, bit for bit; a folder opens with the same ones."""
+    if name != "mean":  # one of a kind is written without its class
+        request.getfixturevalue("without_onnx_form")
     _, net = opened(name)
     more = regraft.extend(regraft.retarget(net, CLASSES), ["d"], start="random")
     assert np.array_equal(more.logits(pictures())[:, :3], regraft.retarget(net, CLASSES).logits(pictures()))

@@ -61,6 +61,7 @@ def test_its_logits_are_linear_in_its_features(family: str, padding: str) -> Non
     assert np.allclose(net.features(items) @ net.head.weight.T + net.head.bias, net.logits(items), atol=1e-5)
 
 
+@pytest.mark.usefixtures("without_onnx_form")
 @FAMILIES
 def test_class_weights_are_kept_by_name_extended_and_saved(family: str, tmp_path: Path) -> None:
     net, items = opened(family), pictures(family)
