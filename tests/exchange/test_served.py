@@ -284,7 +284,7 @@ class Two(nn.Module):
         return self.label(hidden), self.colour(hidden)
 
 
-@pytest.mark.parametrize("family", ["torch", "keras"])
+@pytest.mark.parametrize("family", [pytest.param("torch", marks=pytest.mark.slow), "keras"])
 def test_several_tasks_and_labels_are_judged_without_pytorch_as_from_the_folder(family: str, tmp_path: Path) -> None:
     count, draws = 30, np.random.default_rng(1)
     columns: dict[str, Any] = dict(zip("pqrs", draws.normal(3, 2, (4, count)), strict=True)) | {"label": draws.choice(ABC, count)}

@@ -496,7 +496,7 @@ def test_probes_that_read_several_depths_go_to_the_other_family_and_back(family:
         else draws.normal(level, size=(48, *shape)).astype(np.float32)
     )
     net = regraft.load(make(), **({"inputs": shape} if family == "torch" else {}))
-    net = regraft.adapt(net, regraft.read((items, np.array(ABC)[classes])), strategy="probe", out=tmp_path / "run").network
+    net = regraft.adapt(net, regraft.read((items, np.array(ABC)[classes])), strategy="probe", cache="memory").network
     (taps,) = [edit for edit in net.edits if isinstance(edit, Taps)]
     assert len(taps.points) > 1 or kind == "masked tokens"
     made = net.to("keras" if family == "torch" else "torch")
@@ -684,7 +684,7 @@ def test_codes_of_conditions_go_to_the_other_family(family: str, tmp_path: Path)
     labels = np.arange(24) % 3
     rows = np.random.default_rng(0).normal(labels[:, None], size=(24, 6)).astype(np.float32)
     data = regraft.read((rows, np.array(ABC)[labels]), condition=np.array(["anna", "ben"] * 12))
-    net = regraft.adapt(net, data, strategy="codes", epochs=1, out=tmp_path / "run").network
+    net = regraft.adapt(net, data, strategy="codes", epochs=1, cache="memory").network
     with torch.no_grad():
         for weight in net.module.parameters():
             weight.add_(torch.rand_like(weight) / 2)  # a variance stays positive
@@ -837,12 +837,12 @@ CHANNELS_FIRST: dict[str, Callable[[], list[Any]]] = {
 
 
 @pytest.mark.parametrize("name", CHANNELS_FIRST)
-def test_pictures_whose_channels_stand_first_in_keras_do_so_in_pytorch(name: str, tmp_path: Path) -> None:
+def test_pictures_whose_channels_stand_first_in_keras_do_so_in_pytorch(name: str) -> None:
     keras.utils.set_random_seed(0)
     net = regraft.load(keras.Sequential([keras.Input((3, 8, 10)), *CHANNELS_FIRST[name](), L.Dense(3)]), classes=ABC)
     labels = np.arange(36) % 3
     items = np.random.default_rng(0).normal(labels.reshape(-1, 1, 1, 1), size=(36, 3, 8, 10)).astype(np.float32)
-    probed = regraft.adapt(net, (items, np.array(ABC)[labels]), strategy="probe", out=tmp_path / "run").network
+    probed = regraft.adapt(net, (items, np.array(ABC)[labels]), strategy="probe", cache="memory").network
     assert any(isinstance(edit, Taps) for edit in probed.edits)
     for one in (net, probed):
         made, expected = one.to("torch"), one.logits(items)
@@ -857,7 +857,7 @@ def test_pictures_whose_channels_stand_first_in_keras_do_so_in_pytorch(name: str
     np.testing.assert_allclose(net.to("torch").predict(pictures).probabilities, net.predict(pictures).probabilities, atol=1e-6)
 
 
-def test_layers_that_were_frozen_stay_so_and_the_network_trains(tmp_path: Path) -> None:
+def test_layers_that_were_frozen_stay_so_and_the_network_trains() -> None:
     model = keras.Sequential(
         [keras.Input(PICTURE), L.Conv2D(4, 3, name="eyes"), L.GlobalAveragePooling2D(), L.Dense(3, activation="softmax")]
     )
@@ -869,7 +869,7 @@ def test_layers_that_were_frozen_stay_so_and_the_network_trains(tmp_path: Path) 
     targets = np.array(ABC * 8)
     data = regraft.read((draws.normal(size=(24, 3, 9, 8)).astype(np.float32), targets))
     before = made.module.eyes.weight.detach().clone()
-    result = regraft.adapt(made, data, strategy="full", epochs=1, out=tmp_path / "run")
+    result = regraft.adapt(made, data, strategy="full", epochs=1, cache="memory")
     assert torch.equal(result.network.module.eyes.weight, before)
 
 

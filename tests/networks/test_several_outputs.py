@@ -95,8 +95,14 @@ def test_an_output_that_is_dropped_is_said_before_the_figures(family: str) -> No
 
 
 @pytest.mark.usefixtures("without_onnx_form")
-@pytest.mark.parametrize("strategy", ["head", "full", "auto", "partial"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "strategy"),
+    [
+        pytest.param(family, strategy, marks=pytest.mark.slow if family == "keras" and strategy in ("head", "partial") else ())
+        for family in FAMILIES
+        for strategy in ("head", "full", "auto", "partial")
+    ],
+)
 def test_both_tasks_are_trained_with_their_weights(family: str, strategy: str, tmp_path: Path) -> None:
     net, items = opened(family), data()
     options = {"frozen": "embed"} if strategy == "partial" else {}
