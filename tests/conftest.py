@@ -29,6 +29,7 @@ def pytest_collection_finish() -> None:
     """Let the garbage collector pass over what the libraries and the tests themselves hold: each full collection read all of it."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)  # in place of 700: a network is made of thousands of objects
     gc.enable()
 
 

@@ -265,7 +265,7 @@ def test_another_engine_is_built_from_the_layers_and_else_from_keras(fine: bool,
     assert led == [True] if fine else [True, False]
 
 
-@pytest.mark.parametrize("case", ["convolutions", "nested"])
+@pytest.mark.parametrize("case", [pytest.param("convolutions", marks=pytest.mark.slow), "nested"])
 def test_every_verb_runs_on_layers_and_says_so(case: str) -> None:
     network, items = _opened(case)
     data = items.data
