@@ -38,14 +38,21 @@ def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, s
     ]
 
 
+_JUDGED = ("accuracy", "macro_f1", "micro_f1", "map", "ece", "recall", "precision", "average_precision")
+SHARES = frozenset([*_JUDGED, "old_accuracy", "new_accuracy", "harmonic_mean"])
+"""Metrics that are shown in per cent, everywhere."""
 _FIGURES = {"max_score_change": "largest change of an old logit", "proved_on_examples": "checked on examples"}
 
 
 def account_figures(figures: Mapping[str, float]) -> dict[str, str]:
     """Return the figures of an account as text, by their names in words."""
-    shares = ("old_accuracy", "new_accuracy", "harmonic_mean")
-    told = {name: f"{100 * value:.1f} %" if name in shares else f"{value:.4g}" for name, value in figures.items()}
+    told = {name: f"{100 * value:.1f} %" if name in SHARES else f"{value:.4g}" for name, value in figures.items()}
     return {_FIGURES.get(name, name.replace("_", " ")): value for name, value in told.items()}
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which is given in the singular: "1 class", "2,000 classes"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def number_words(value: float | None) -> str:

@@ -148,6 +148,17 @@ def test_a_network_in_the_place_of_data_is_told_before_torch_is_imported(tmp_pat
         regraft.read(tmp_path / "net")
 
 
+def test_a_rule_that_a_network_does_not_have_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "regraft.json").write_text('{"unknown": null}')
+    (tmp_path / "x.png").write_bytes(b"")
+    command = [sys.executable, "-c", RUN, "predict", "net", "x.png", "--unknown"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    told = " ".join(done.stderr.split())
+    assert done.returncode == 2 and told.endswith("False"), done.stderr
+    assert "--unknown: this network has no rule for examples of no known class. regraft adapt learns one" in told
+
+
 def test_the_commands_know_the_values_that_the_library_knows() -> None:
     known = {"strategy": STRATEGIES, "probe": PROBES, "start": STARTS_OF_ROWS, "augment": AUGMENTS, "engine": ENGINES}
     known |= {"sampler": SAMPLERS, "pruner": (*PRUNERS, "none"), "optimizer": OPTIMIZERS, "schedule": SCHEDULES}

@@ -24,7 +24,7 @@ Adapted = tuple[Path, Path, Result]
 def test_inspect_shows_blocks_head_and_that_weights_are_random() -> None:
     result = run("inspect", TINY)
     assert result.exit_code == 0
-    assert "parameters in 16 blocks" in result.stdout and ", 1000 outputs, classification" in result.stdout
+    assert "parameters in 16 blocks" in result.stdout and ", 1,000 outputs, classification" in result.stdout
     assert "its weights are RANDOM" in result.stdout
 
 

@@ -89,7 +89,7 @@ def test_groups_and_conditions():
         ((np.float32(3), [1]), {}, "X is a single float32"),
         ((X, ["a", None, "b", ""]), {}, "missing or not finite in rows 1, 3"),
         ((X, [0.5, np.nan, 1, np.inf]), {}, "missing or not finite in rows 1, 3"),
-        ((X, ["cat", "cat ", "dog", "dog"]), {}, r"the same once trimmed: 'cat' \(1 examples\) and 'cat ' \(1 examples\)"),
+        ((X, ["cat", "cat ", "dog", "dog"]), {}, r"the same once trimmed: 'cat' \(1 example\) and 'cat ' \(1 example\)"),
         ((X, np.full((4, 2), 2)), {}, "values other than 0 and 1, such as .*2"),
         ((X, np.eye(4)), {"classes": ["a"]}, "4 columns and 1 class names"),
         ((X, np.zeros((4, 1, 2))), {}, r"Targets have the shape \(4, 1, 2\)"),

@@ -192,7 +192,7 @@ def _failing(at: int) -> Any:
         (Streamed([]), "no example"),
         (["a.png", "b.png", "c.png"], r"A list of examples needs their labels: \(examples, labels\)"),
         (Streamed([(X[0], 1), "odd"]), "Example 1"),
-        (Mapped(lambda at: (X[at], 7), targets=[7] * 9, classes=["a"]), "names 1 classes"),
+        (Mapped(lambda at: (X[at], 7), targets=[7] * 9, classes=["a"]), "names 1 class:"),
     ],
 )
 def test_what_cannot_be_read_is_told(source: Any, told: str) -> None:

@@ -13,7 +13,7 @@ def test_class_folders(pictures):
     data = read(str(pictures))
     assert data.names == ("cat/1.png", "cat/2.png", "cat/10.png", "dog/1.png", "dog/2.png")
     assert data.classes == ("cat", "dog") and list(data.targets) == [0, 0, 0, 1, 1] and data.kind == "image"
-    assert data.notes == ("1 files are not read, as they are no image files: cat/notes.md",)
+    assert data.notes == ("1 file of another kind than image, not read: cat/notes.md",)
     assert list(read(pictures, classes=["dog", "cat"]).targets) == [1, 1, 1, 0, 0]
     assert list(read(pictures, group=[1, 1, 2, 2, 2]).groups) == ["1", "1", "2", "2", "2"]
 
@@ -60,7 +60,7 @@ def test_errors(pictures, tmp_path):
 
 def test_two_kinds_need_a_word(pictures):
     (pictures / "cat/a.wav").write_bytes(b"")
-    with pytest.raises(DataError, match="holds 5 image files and 1 audio files; expected one kind"):
+    with pytest.raises(DataError, match="holds 5 image files and 1 audio file; expected one kind"):
         read(pictures)
     assert len(read(pictures, kind="image")) == 5
 

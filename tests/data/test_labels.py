@@ -98,7 +98,7 @@ def test_the_kind_of_task_is_as_said(labels: Any, task: str, targets: Any, class
 def test_what_is_doubtful_is_pointed_out() -> None:
     many = np.zeros((44, 3), np.float32)
     assert "44 distinct whole numbers are read as classes; for numbers give task='regression'" in read((many, list(range(44)))).notes[0]
-    assert "the label -1 (1 examples) is read as a class" in read((X, [-1, 0, 1, 1])).notes[0]
+    assert "the label -1 (1 example) is read as a class" in read((X, [-1, 0, 1, 1])).notes[0]
     assert read((X, [-2, -1, 0, 1])).notes == () and read((many, list(range(44))), task="regression").notes == ()
     assert len(read((X, ["a", "", "b", None]), skip_bad=True)) == 2 and len(read((X, [1.5, np.nan, 2, 3]), skip_bad=True)) == 3
 

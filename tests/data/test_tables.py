@@ -67,13 +67,13 @@ def test_files(csv, pictures):
     rows = "file,label,cam\ncat/1.png,c,p\n./cat/10.png,c,q\ndog/2,d,p\n"
     data = read(csv(rows), files=pictures, condition="cam")
     assert data.names == ("cat/1.png", "cat/10.png", "dog/2.png") and data.kind == "image" and data.classes == ("c", "d")
-    assert list(data.conditions) == ["p", "q", "p"] and "2 files of the folder have no row: cat/2.png, dog/1.png" in data.notes
+    assert list(data.conditions) == ["p", "q", "p"] and "2 files of the folder without a row: cat/2.png, dog/1.png" in data.notes
     assert read(csv(rows, "pictures/table.csv"), target="label").names == data.names
     missing = csv("file,label\ncat/1.png,c\nghost.png,d\n10,d\n")
     with pytest.raises(DataError, match=r"1 of 3 rows of table.csv name files that are not in .*: ghost.png"):
         read(missing, files=pictures)
     kept = read(missing, files=pictures, skip_bad=True)
-    assert kept.names == ("cat/1.png", "cat/10.png") and "left out 1 rows whose files do not exist: ghost.png" in kept.notes
+    assert kept.names == ("cat/1.png", "cat/10.png") and "left out 1 row whose files do not exist: ghost.png" in kept.notes
 
 
 def test_padded_names_and_ambiguous_ones(csv, pictures):

@@ -125,7 +125,7 @@ def test_classes_of_any_task():
     rows = data.with_classes(["1", "z", "0"], "rows").further["rows"]
     np.testing.assert_array_equal(rows.values, [[0, 0, 1], [0, 0, 0], [np.nan] * 3, [1, 0, 1], [1, 0, 0]])
     assert data.with_classes(["3", "5"]) is data
-    with pytest.raises(DataError, match="not among the 1 classes: '5'"):
+    with pytest.raises(DataError, match="not among the 1 class: '5'"):
         data.with_classes(["3"], "a")
     with pytest.raises(DataError, match="The data have no task 'row'; did you mean 'rows'"):
         data.with_classes(["3"], "row")

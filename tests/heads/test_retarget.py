@@ -14,7 +14,7 @@ from torch import nn
 from regraft.errors import NetworkError
 from regraft.heads import retarget
 from regraft.heads.retarget import retargeted_rows
-from regraft.networks.contract import Head, Network
+from regraft.networks.contract import Head, Network, Tap
 from regraft.networks.torch.family import open_torch
 
 NAMES = ["bus", "Car", "ﬁre", "tram ", "Ünit", "ßee", "a", "A", "b", "c", "CAR", "car"]
@@ -174,3 +174,5 @@ def test_a_network_without_a_head_gets_one() -> None:
     with torch.no_grad():
         assert other.scores(torch.randn(2, 1, 6, 6))["main"].shape == (2, 3)
     assert "put on its pooled output" in str(other.account)
+    for ended in (net.ended("0"), net.tapped([Tap("0", ("mean",))])):
+        assert "put on the output of '0'" in str(retarget(ended, ["a", "b", "c"]).account)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -304,8 +305,15 @@ def test_a_program_is_opened_on_trust_alone(saved: tuple[Path, regraft.Network],
     found, expected = program.predict(X), net.predict(X)
     assert found.labels == expected.labels and np.allclose(found.probabilities, expected.probabilities, atol=1e-6)
     assert "probabilities" in str(program.account)
-    for call in (lambda: program.features(X), lambda: program.save(tmp_path / "net"), lambda: regraft.retarget(program, ["a"])):
-        with pytest.raises(NetworkError, match="predicts, but cannot be"):
+    calls: dict[str, Callable[[], Any]] = {
+        "asked for features": lambda: program.features(X),
+        "saved": lambda: program.save(tmp_path / "net"),
+        "given another head": lambda: regraft.retarget(program, ["a"]),
+        "read at its blocks": lambda: regraft.profile(program, (X, list("abcabca"))),
+        "adapted": lambda: regraft.adapt(program, (X, list("abcabca")), strategy="head"),
+    }
+    for done, call in calls.items():
+        with pytest.raises(NetworkError, match=rf"the exported program of .* predicts, but cannot be {done}\. Open its folder"):
             call()
 
 

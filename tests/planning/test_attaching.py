@@ -52,6 +52,7 @@ def test_a_narrow_output_is_not_what_the_head_reads(family: str, narrow: bool, s
     said = "the new one reads the block 'body'" in result.verdict
     assert said == narrow
     assert any("the new one reads the block" in note for note in result.account.notes) == narrow
+    assert any("put on its pooled output" in note for note in result.account.notes) != narrow
     assert result.scores["holdout"]["accuracy"] > 0.8
     result.network.save(tmp_path / "saved")
     again = regraft.load(tmp_path / "saved", architecture=None if family == "keras" else Ended(narrow))

@@ -60,3 +60,12 @@ def test_what_is_no_number_is_refused(items: np.ndarray) -> None:
         regraft.adapt(net, (items, LABELS), strategy="head", epochs=1)
     with pytest.raises(InputError, match=r"Examples of the type .* and the shape \(8,\) .*expected numbers"):
         net.predict(items)
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_columns_by_name_are_refused_by_a_network_that_knows_no_names(family: str) -> None:
+    net = regraft.load(_rows(family), inputs=(8,) if family == "torch" else None)
+    adapted = regraft.adapt(net, (_items(8), LABELS), strategy="probe", cache="memory", baselines=False).network
+    columns = {f"c{at}": column for at, column in enumerate(_items(8).T)}
+    with pytest.raises(InputError, match=r"'c0', .* and 3 more was received; this network knows no names of columns.*an array \(N, d\)"):
+        adapted.predict(columns)

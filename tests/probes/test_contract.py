@@ -124,7 +124,7 @@ def test_faults_are_refused(fit: Callable[..., Any]) -> None:
         fit(features, labels, classes=3)
     with pytest.raises(DataError, match=r"received the shape \(12,\)"):
         fit(features[:, 0], labels, classes=4)
-    with pytest.raises(DataError, match="received 1 examples"):
+    with pytest.raises(DataError, match="received 1 example,"):
         fit(features[:1], labels[:1], classes=4)
 
 

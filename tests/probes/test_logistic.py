@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -106,6 +108,25 @@ def test_classes_that_are_fixed_have_no_weights() -> None:
     assert (scores.argmax(1) == labels).mean() > 0.95
     held_out = probe.loo_scores / probe.temperature
     np.testing.assert_allclose(held_out[:, :2], known[:, :2], atol=1e-6)
+
+
+def test_classes_that_are_fixed_change_nothing_of_what_a_solution_in_all_columns_gives() -> None:
+    features, labels = blobs(60)
+    known = 3 * np.eye(4)[labels] * (labels < 2)[:, None]
+    probe = fit_logistic(features, labels, classes=4, loss=LogisticLoss(offset=known, fixed=2))
+    scaled, truth = np.column_stack([(features - features.mean(0)) / features.std(0), np.ones(60)]), np.eye(4)[labels]
+
+    def whole(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+        theta = numbers.reshape(-1, 4)
+        logs = log_softmax(scaled @ theta + known, axis=1)
+        slope = scaled.T @ (np.exp(logs) - truth) + probe.penalty * np.vstack([theta[:-1], np.zeros((1, 4))])
+        slope[:, :2] = 0.0  # the columns of the fixed classes are carried along, and do not move
+        return float(-(truth * logs).sum() + probe.penalty / 2 * np.square(theta[:-1]).sum()), slope.ravel()
+
+    options = {"maxiter": 5000, "gtol": 1e-9, "ftol": 1e-14}
+    expected = minimize(whole, np.zeros(scaled.shape[1] * 4), jac=True, method="L-BFGS-B", options=options).x.reshape(-1, 4)
+    found = (probe.weight - probe.weight[0]).T * features.std(0)[:, None] / probe.temperature
+    np.testing.assert_allclose(found, expected[:-1], atol=2e-3 * np.abs(expected).max())
 
 
 def test_faults_are_named() -> None:

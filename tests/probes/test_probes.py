@@ -53,7 +53,7 @@ def test_neighbours_find_classes_of_several_clusters() -> None:
     assert (fit_class_mean(features, labels, classes=2).loo_scores.argmax(1) == labels).mean() < 0.75
     twins = np.repeat(draw.normal(size=(40, 60)), 2, axis=0), np.repeat(draw.integers(0, 2, 40), 2)
     assert (neighbour_scores(*twins, classes=2, groups=np.repeat(np.arange(40), 2)).argmax(1) == twins[1]).mean() < 0.75
-    with pytest.raises(DataError, match="received 1 examples"):
+    with pytest.raises(DataError, match="received 1 example,"):
         neighbour_scores(features[:1], labels[:1], classes=2)
 
 

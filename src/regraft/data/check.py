@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import DataError, InputError
 from ..files.formats import reason_of
 from ..files.media import is_cut_short, picture_of, recording_of
+from ..words import counted
 from .dataset import PART_OF_EXAMPLE, Dataset
 from .decoding.threads import in_threads
 from .items import ArrayView, chunks_of, listed
@@ -50,7 +51,7 @@ def _left_out(data: Dataset, bad: Mapping[int, str], *, what: str, skip_bad: boo
     if not skip_bad:
         facts = [fact for fact in data.table if fact.get("missing") and fact["use"] == PART_OF_EXAMPLE]
         missing = [f"{fact['missing']} in {fact['column']!r}" for fact in facts]
-        count += f". Values are missing in {len(missing)} column{'s'[len(missing) == 1 :]}: {listed(missing)}" if missing else ""
+        count += f". Values are missing in {counted(len(missing), 'column')}: {listed(missing)}" if missing else ""
         raise DataError(f"{count}. Repair or remove them, or leave them out with skip_bad=True.")
     if len(bad) == len(data):
         raise DataError(f"{count}; expected at least one usable example.")

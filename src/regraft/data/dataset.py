@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, SettingError, near_names
+from ..words import counted
 from .equal import equal_in, first_equal
 from .items import Parts, RowNames, as_rows, digest_with, item_digest, listed, whole_items
 from .splits import grouped_split, stratified_split
@@ -95,9 +96,9 @@ class Dataset:
 
     def __repr__(self) -> str:
         tasks = [(name, self.targets_of(name)) for name in self.tasks]
-        named = {name: f", {len(one.classes)} classes ({listed(one.classes)})" if one.classes else "" for name, one in tasks}
+        named = {name: f", {counted(len(one.classes), 'class')} ({listed(one.classes)})" if one.classes else "" for name, one in tasks}
         told = [f"{name}: {one.task}{named[name]}" for name, one in tasks]
-        return f"<Dataset of {len(self)} examples ({self.kind}); {'; '.join(told)}>"
+        return f"<Dataset of {counted(len(self), 'example')} ({self.kind}); {'; '.join(told)}>"
 
     def __getitem__(self, index: int) -> Any:
         return self.items[index]

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import DataError, InputError, MissingExtraError
 from ..files.media import picture_of, recording_of
+from ..words import counted
 from .decoding.threads import in_threads
 from .items import ArrayView, Parts, chunks_of, listed
 from .targets import Targets
@@ -179,7 +180,7 @@ def _task_rows(task: Mapping[str, Any], *, several: bool) -> Iterator[tuple[str,
         yield name, f"{task['kind']}, {_phrase(task['numbers'])}{missing}{could}"
         return
     each = f", {_phrase(task['labels_each'])} for an example" if task.get("labels_each") else ""
-    yield name, f"{task['kind']}, {len(task['classes'])} classes{each}{missing}{could}"
+    yield name, f"{task['kind']}, {counted(len(task['classes']), 'class')}{each}{missing}{could}"
     yield "classes", _phrase(task["classes"])
 
 

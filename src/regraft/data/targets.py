@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import DataError, near_names
 from ..networks.names import exact_name, rows_of
+from ..words import counted
 from .items import listed
 
 TASKS = ("classification", "multi-label", "regression")
@@ -165,7 +166,7 @@ def spelling_notes(taken: Mapping[str, str]) -> tuple[str, ...]:
 def foreign_labels(labels: Sequence[str], classes: Sequence[str]) -> DataError:
     """Return the error for labels that are not among the classes."""
     return DataError(
-        f"Labels of the data are not among the {len(classes)} classes: {listed(map(repr, labels))}. "
+        f"Labels of the data are not among the {counted(len(classes), 'class')}: {listed(map(repr, labels))}. "
         f"Rename them, or add them to the classes{near_names(labels[0], classes)}"
     )
 

@@ -7,10 +7,15 @@ from pathlib import Path
 
 from ..errors import near_names
 from .remote import is_url
+from .schema import read_json
 from .text import natural_key, printable
 
 LIBRARIES = ("timm", "torchvision", "keras", "hf")  # Prefixes before the colon of a network's name, such as "timm:resnet18"
 _SAVED = "regraft.json"  # File of every saved folder
+NO_RULE = (
+    "unknown=True: this network has no rule for examples of no known class. regraft.adapt learns one from three classes on; where it did "
+    "not, its report says why. A head that was changed afterwards, as regraft.extend does, has none: adapt it again."
+)
 _NETWORKS = (".keras", ".onnx", ".pmml", ".safetensors", ".pt", ".pth")  # Endings of files that are never data
 
 
@@ -21,6 +26,13 @@ def missing_network(source: str) -> str:
         return ""
     hint = f"A name of a network starts with 'timm:', 'torchvision:', 'keras:' or 'hf:'{near_names(kind, LIBRARIES) if name else '.'}"
     return f"There is no file or folder {source!r}. {hint}"
+
+
+def lacks_rule(source: str | Path) -> bool:
+    """Return whether a source is a saved folder of a network without a rule for examples of no known class."""
+    path = Path(source) / _SAVED
+    facts = read_json(path, "facts") if path.is_file() else None
+    return isinstance(facts, dict) and facts.get("unknown") is None
 
 
 def swapped(network: str, data: str | Path) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import NetworkError, SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Head, Network
+from ..networks.edits import Cut, Taps
 from ..networks.names import checked_classes, exact_name, normal_name, rows_of, shifted
 from ..networks.parts.head import ACTIVATIONS
 from ..randomness import own_state
@@ -88,6 +89,8 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
     if old.binary and kind not in (None, "classification"):  # independent labels: the first logit is the negative of the second
         old = replace(old, weight=np.stack([-old.weight[1], old.weight[1]]), bias=np.stack([-old.bias[1], old.bias[1]]), binary=False)
     head, account = retargeted_rows(old, names, rename=rename)
+    if not net.heads:
+        account = replace(account, notes=(f"the network had no head; one was put on {_end_of(net)}",))
     new = np.array([index for index, name in enumerate(names) if name in account.entries["new"]], np.int64)
     head = started(net, head, new=new, old=(old.weight, old.bias), start=replace(asked, data=items))
     changed = net.with_head(_of_kind(head, kind))
@@ -98,6 +101,13 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
         changed.statistics = changed.unknown = None  # belong to the old classes
         changed.heads = {name: known for name, known in changed.heads.items() if known.groups is None}
     return changed
+
+
+def _end_of(net: Network) -> str:
+    """Return in words what the first head of a network will read."""
+    last = net.edits[-1] if net.edits else None
+    blocks = [last.block] if isinstance(last, Cut) else [tap.block for tap in last.points] if isinstance(last, Taps) else []
+    return f"the output of {', '.join(map(repr, blocks))}" if blocks else "its pooled output"
 
 
 def _of_kind(head: Head, kind: str | None) -> Head:
@@ -176,9 +186,7 @@ def _checked_renaming(old: Sequence[str], new: Sequence[str], *, rename: Mapping
 
 
 def _notes(old: Head, classes: Sequence[str], *, entries: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    if not len(old.weight):
-        return ("the network had no head; one was put on its pooled output",)
-    if old.classes is None and old.kind != "regression":
+    if old.classes is None and len(old.weight) and old.kind != "regression":
         return (
             f"the head's {len(old.weight)} outputs had no class names, so no class weights were carried over; give the names with "
             "classes= when the network is loaded",

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from ..errors import NetworkError, SettingError, near_names
 from ..files.formats import writable
+from ..files.given import NO_RULE
 from ..files.text import notebook_html, printable
 from ..randomness import own_state
+from ..words import counted
 from .dense_files import write_pmml
 from .editing.editable import Editable
 from .folders import replacing, write_network
@@ -64,9 +66,9 @@ class Network(Editable):
             names = head.classes or ()
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             called = f"({', '.join(map(printable, names[:_NAMED]))}{more})" if names else "without names"
-            heads.append(f"{task}: {head.kind}, {len(head.weight)} {'classes' if names else 'outputs'} {called}")
+            heads.append(f"{task}: {head.kind}, {counted(len(head.weight), 'class' if names else 'output')} {called}")
         kind = f"{self.family} network of {type(self.module).__name__}"
-        return f"<{kind}, {len(self.blocks)} blocks, {numbers:,} weights; {'; '.join(heads) or 'no head'}>"
+        return f"<{kind}, {counted(len(self.blocks), 'block')}, {numbers:,} weights; {'; '.join(heads) or 'no head'}>"
 
     def _repr_html_(self) -> str:
         return notebook_html(self.summary())
@@ -180,15 +182,11 @@ class Network(Editable):
         """
         if condition is not None and self.coding is None:
             raise NetworkError(f"Received condition={condition!r}; this network knows no conditions. Train codes with strategy='codes'.")
+        if unknown and self.unknown is None:
+            raise NetworkError(NO_RULE)
         if self.body.draws:
             warnings.warn("This network draws at random, in inference too: its predictions differ from call to call.", stacklevel=2)
         row = self.coding.row(condition) if self.coding is not None and condition is not None else None
-        if unknown and self.unknown is None:
-            raise NetworkError(
-                "unknown=True: this network has no rule for examples of no known class. regraft.adapt learns one from three classes on; "
-                "where it did not, its report says why. A head that was changed afterwards, as regraft.extend does, has none: adapt it "
-                f"again. Its heads: {', '.join(map(repr, self.heads)) or 'none'}."
-            )
         heads = self.answering()
         widths = np.cumsum([len(head.weight) for head in heads.values()])
         items = without_conditions(items) if row is not None else items
@@ -223,7 +221,7 @@ class Network(Editable):
             torch network module: 67 parameters in 2 blocks
         """
         total = sum(block.parameters for block in self.blocks)
-        lines = [f"{self.family} network {self.origin.get('source', '')}: {total:,} parameters in {len(self.blocks)} blocks"]
+        lines = [f"{self.family} network {self.origin.get('source', '')}: {total:,} parameters in {counted(len(self.blocks), 'block')}"]
         lines += [
             f"{index + 1:>4}  {block.name:<40}{block.parameters:>12,}{'  frozen' if block.frozen else ''}"
             for index, block in enumerate(self.blocks)
@@ -232,8 +230,8 @@ class Network(Editable):
             names = (
                 "without class names" if head.classes is None else ", ".join(head.classes[:6]) + (", …" if len(head.classes) > 6 else "")
             )
-            outputs = "one output for two classes" if head.binary else f"{len(head.weight)} output{'s' * (len(head.weight) != 1)}"
-            where = f"{head.layer}: {head.features} features, {outputs}" if head.groups is None else "sums of probabilities"
+            outputs = "one output for two classes" if head.binary else counted(len(head.weight), "output")
+            where = f"{head.layer}: {counted(head.features, 'feature')}, {outputs}" if head.groups is None else "sums of probabilities"
             task = f"{head.task}: " if len(self.heads) > 1 else ""
             lines.append(f"head  {task}{where}, {head.kind}, {head.activation}; {names}")
         lines.append(f"takes {self.preprocessing.describe()}")

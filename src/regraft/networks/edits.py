@@ -147,7 +147,7 @@ class Taps(Edit):
     """The output is the concatenation of the pooled outputs of several blocks."""
 
     kind: ClassVar[str] = "taps"
-    done: ClassVar[str] = "tapped"
+    done: ClassVar[str] = "read at its blocks"
     points: tuple[Annotated[Tap, BeforeValidator(_tap)], ...]
 
 

@@ -107,8 +107,18 @@ class Body(abc.ABC):
         """Return the heads with their locations."""
         return {task: (head, self.found.get(task)) for task, head in self.heads.items()}
 
-    def refuse_change(self, done: str) -> None:  # noqa: B027  # only a module without its class refuses
+    def packed(self) -> tuple[str, ...]:
+        """Return the names of the weights that are no plain tensors, as those of PyTorch's quantised layers."""
+        return ()
+
+    def refuse_change(self, done: str) -> None:
         """Raise if the module only predicts; `done` completes the error "… cannot be …"."""
+        packed = self.packed()
+        if packed:
+            raise NetworkError(
+                f"This network has quantised layers ({packed[0]!r} is no plain tensor): it predicts, but cannot be {done}. Give the "
+                "network as it was before it was quantised."
+            )
 
     # ── running ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

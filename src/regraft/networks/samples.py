@@ -62,9 +62,9 @@ def _candidates(module: Module) -> Iterator[Tensor]:
             yield from (sample_of((layer.in_channels, side, side)) for side in _SIDES)
         elif isinstance(layer, torch.nn.Conv1d):
             yield from (sample_of((layer.in_channels, length)) for length in _LENGTHS)
-        elif isinstance(layer, torch.nn.Linear):
-            yield sample_of((layer.in_features,))
-            yield sample_of((16, layer.in_features))
+        elif isinstance(width := getattr(layer, "in_features", None), int):  # quantised layers are of other classes
+            yield sample_of((width,))
+            yield sample_of((16, width))
         elif isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
             yield from (sample_of((length,), integers=True) for length in _LENGTHS if length <= _MOST_TOKENS)
         elif isinstance(layer, torch.nn.RNNBase):

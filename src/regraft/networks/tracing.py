@@ -31,6 +31,11 @@ class Trace:
     result: Any = None
 
 
+def is_transformed() -> bool:
+    """Return whether a transform of `torch.func` (vmap, grad, jvp) runs: the tensors of its calls mean nothing after it."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
 @contextmanager
 def hooked(
     modules: Mapping[str, Module],
@@ -40,14 +45,20 @@ def hooked(
     first: bool = False,
 ) -> Iterator[None]:
     """Call `before` with the name, the arguments and the named arguments of each call of some modules, and `after` with the name and the
-    output, within the context. With `first`, `after` comes before the hooks that are there already, which may change the output."""
+    output, within the context. With `first`, `after` comes before the hooks that are there already, which may change the output.
+    Calls within a transform of `torch.func` are passed over."""
+
+    def outside(seen: Callable[..., None], *given: Any) -> None:
+        if not is_transformed():
+            seen(*given)
+
     with ExitStack() as stack:
         for name, module in modules.items():
             if before is not None:
-                hook = partial(lambda name, _module, *call: before(name, *call), name)
+                hook = partial(lambda name, _module, *call: outside(before, name, *call), name)
                 stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             if after is not None:
-                hook = partial(lambda name, _module, _args, output: after(name, output), name)
+                hook = partial(lambda name, _module, _args, output: outside(after, name, output), name)
                 stack.callback(module.register_forward_hook(hook, prepend=first).remove)
         yield
 
@@ -169,7 +180,7 @@ def read_by(layer: Any, values: Tensor, *, channels_last: bool) -> Tensor:
     For a linear layer or a 1x1 convolution they are the mean of the values over positions. For a larger kernel they are, for each kernel
     position, the mean of the values that it covers: d = channels x kernel positions."""
     kernel = getattr(layer, "kernel_size", ())
-    if set(kernel) <= {1} or values.ndim != len(kernel) + 2:
+    if not isinstance(kernel, tuple) or set(kernel) <= {1} or values.ndim != len(kernel) + 2:
         return pooled(values, channels_last)
     maps = values.movedim(-1, 1) if channels_last else values
     gaps = layer.dilation if isinstance(layer, _ConvNd) else layer.dilation_rate

@@ -52,6 +52,7 @@ def carry_out(  # over the limit: network, data and plan, and how a folder goes 
 ) -> Result:
     """Adapt a network to data as a plan says; return the adapted network with history, scores, baselines and cost.
     `reopen` opens the network of a finished folder. If it is None, a finished folder is an error."""
+    net.body.refuse_change("adapted")
     check_engine(plan.settings.engine, plan.settings.cluster)
     check_trainable(data, judged_apart=test is not None)
     with nullcontext() if out is None else held_folder(out) as folder:

@@ -19,6 +19,7 @@ from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE, HISTORY_FILE, replacing, settled, versions, write_network
 from ..report import in_short, read_facts, report_page, verdict, write_facts, write_report
 from ..report.facts import SCORES
+from ..words import counted
 from .plan import Plan
 
 _COLUMNS = {"loss": "train_loss", "val_loss": "validation_loss", "val_accuracy": "validation_accuracy", "learning_rate": "learning_rate"}
@@ -38,7 +39,8 @@ class History(list[dict[str, Any]]):
 
     def __repr__(self) -> str:
         last = {name: round(self[name][-1], 4) for name in self.keys()}
-        return f"<History of {len(self)} epochs in {len({entry.get('run', 1) for entry in self})} trainings; last: {last}>"
+        runs = counted(len({entry.get("run", 1) for entry in self}), "training")
+        return f"<History of {counted(len(self), 'epoch')} in {runs}; last: {last}>"
 
     def _repr_html_(self) -> str:
         rows = [f"{name:<14}" + " ".join(f"{value:10.4g}" for value in self[name]) for name in self.keys()]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from ..errors import DataError
+from ..words import counted
 from .calibration import fit_temperature
 
 FOLDS = 5  # Number of folds for probes without a closed form of the leave-one-out error
@@ -113,7 +114,7 @@ def checked_features(features: npt.ArrayLike, *, least: int = 1, what: str = "A 
     if len(table) < least or row >= 0:
         finite = "all finite" if row < 0 else f"not finite in example {row}"
         raise DataError(
-            f"{what} needs {least} or more examples with finite features; received {len(table)} examples, {finite}. "
+            f"{what} needs {least} or more examples with finite features; received {counted(len(table), 'example')}, {finite}. "
             "Features that are not finite come from a network that has diverged or from NaN in its input."
         )
     return table

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import duration
-from ..words import number_words
+from ..words import SHARES, counted, number_words
 from .figures import Axis, Bar, interval_rows, legend
 from .planes import axis_of, confusion_cells, confusion_matrix, curve, dot, kept_epochs, line, line_chart, plane, stage_starts, whisker
 from .verdict import baseline_name, difference_of, percent
@@ -17,24 +17,24 @@ Figure = dict[str, str]
 MOST_CLASSES = 40  # Maximum number of classes shown individually
 _MISCALIBRATED = 0.2  # Calibration error from which on the page warns
 FIGURES = (
-    ("accuracy", "accuracy", True),
-    ("macro_f1", "macro F1", True),
-    ("micro_f1", "micro F1", True),
-    ("map", "mean average precision", True),
-    ("mae", "mean absolute error", False),
-    ("rmse", "root mean square error", False),
-    ("r2", "R²", False),
-    ("log_loss", "log loss (nats)", False),
-    ("ece", "calibration error", True),
-    ("brier", "Brier score", False),
+    ("accuracy", "accuracy"),
+    ("macro_f1", "macro F1"),
+    ("micro_f1", "micro F1"),
+    ("map", "mean average precision"),
+    ("mae", "mean absolute error"),
+    ("rmse", "root mean square error"),
+    ("r2", "R²"),
+    ("log_loss", "log loss (nats)"),
+    ("ece", "calibration error"),
+    ("brier", "Brier score"),
 )
-"""Key of a metric, its name, and whether it is a share."""
+"""Key of a metric and its name."""
 
 
-def _with_interval(figures: Mapping[str, Any], key: str, *, share: bool) -> str:
+def _with_interval(figures: Mapping[str, Any], key: str) -> str:
     """Return a metric of `judge` with its interval, if any, as text: "90.0 %  (86.0 % to 93.0 %)" for a share."""
     value, interval = figures.get(key), figures.get(f"{key}_interval")
-    shown = percent if share else number_words
+    shown = percent if key in SHARES else number_words
     return shown(value) + (f"  ({shown(interval[0])} to {shown(interval[1])})" if interval else "")
 
 
@@ -45,7 +45,7 @@ def figure(body: str, *, title: str, caption: str) -> Figure | None:
 
 def tiles(facts: Mapping[str, Any], part: str, *, figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return (name, value, note) of the key figures at the top of the page."""
-    where = f"on {figures['examples']} {_PART.get(part, 'held-out')} examples" if figures.get("examples") else ""
+    where = f"on {counted(figures['examples'], _PART.get(part, 'held-out') + ' example')}" if figures.get("examples") else ""
     found, cost = [], facts.get("cost") or {}
     strategy, network = facts.get("strategy") or {}, (facts.get("network") or {}).get("name")
     name, chosen = strategy.get("name"), strategy.get("chosen")
@@ -87,9 +87,9 @@ def score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
     parts = {name: figures for name, figures in scores.items() if isinstance(figures, Mapping) and figures and name in ("holdout", "test")}
     parts = parts or ({"held out": scores} if scores else {})
     rows = []
-    for key, words, share in FIGURES:
+    for key, words in FIGURES:
         if any(figures.get(key) is not None for figures in parts.values()):
-            rows.append((words, [_with_interval(figures, key, share=share) for figures in parts.values()]))
+            rows.append((words, [_with_interval(figures, key) for figures in parts.values()]))
     for name in dict.fromkeys(name for figures in parts.values() for name in figures.get("metrics") or {}):
         rows.append((name, [number_words((figures.get("metrics") or {}).get(name)) for figures in parts.values()]))
     if rows:
@@ -221,7 +221,7 @@ def task_sections(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": str(name),
             "kind": str(task.get("kind") or ""),
             "rows": [("examples", str(task.get("examples", "–")))]
-            + [(words, _with_interval(task, key, share=share)) for key, words, share in FIGURES if task.get(key) is not None],
+            + [(words, _with_interval(task, key)) for key, words in FIGURES if task.get(key) is not None],
             "comparison": comparison(task, task.get("baselines") or {}),
             "labels": label_rows(task),
         }

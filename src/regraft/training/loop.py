@@ -25,6 +25,7 @@ from ..freezing.spread import sent
 from ..methods.stay_near import anchors_of, pull_back_
 from ..networks.contract import Network
 from ..randomness import seeded
+from ..words import counted
 from .callbacks import Callbacks
 from .checkpoints import InMemory, Store
 from .courses import Course, PlateauFactor, cosine_factor, monitored_by, most_epochs, patience_of, steady_factor, value_of
@@ -374,7 +375,7 @@ def _figures(entry: Mapping[str, Any]) -> str:
 def _summary(training: Training, state: Trained) -> str:
     """Return the end of a finished training, with one epoch or more, in one line: the best epoch, or the last one of a known length."""
     phase = "" if training.phase == "train" else f", {training.phase}"
-    said = f"{training.stage}{phase}: {state.epoch} epoch" + ("s" if state.epoch > 1 else "")
+    said = f"{training.stage}{phase}: {counted(state.epoch, 'epoch')}"
     if training.course is None and state.kept_start:
         return f"{said}, none better than the start"
     which, entry = ("last", state.history[-1]) if training.course else ("best", state.history[state.best_epoch - 1])

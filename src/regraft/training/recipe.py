@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..console import duration, say
+from ..words import counted
 from .checkpoints import InMemory
 from .courses import monitored_by, most_epochs
 from .feeds import MOVING_STATISTICS
@@ -210,7 +211,7 @@ def _run_(shorts: Sequence[Short], epochs: int, *, starts: Starts) -> None:
     """Continue each short training for `epochs` epochs and print its loss."""
     for one in shorts:
         one.go_on_(epochs, starts)
-        length = f"{one.epochs} epoch" + ("s" if one.epochs > 1 else "")
+        length = counted(one.epochs, "epoch")
         name, sign = monitored_by(one.trainings[0].settings.monitor, one.trainings[0].settings.mode)
         figure = f"{(name or 'validation_loss').replace('_', ' ')} {sign * one.loss:.4g}"
         say(f"{one.trainings[0].stage}, compared: {one.recipe.words()}: {figure} within {length}", frequent=True)

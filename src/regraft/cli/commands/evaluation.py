@@ -10,11 +10,11 @@ from typing import Any
 import typer
 
 from ...console import show_json, show_table, tell
+from ...words import SHARES, counted
 from .. import options
 from ..guard import command
 from ..shared import check_given, checked_kind, columns_for, kind_for, listed_names, read_data, run_by, to_run, wanted_target
 
-_SHARES = ("accuracy", "recall", "precision", "ece", "map", "average_precision")
 _WIDEST = 12  # maximum number of classes for a confusion matrix in 100 columns
 _PAIRS = 15
 
@@ -99,9 +99,9 @@ def _of_one(data: Any, condition: str | None) -> Any:
 def _print_figures(figures: Mapping[str, Any], task: str) -> None:
     from ...report.results import FIGURES
 
-    found = {words: key for key, words, _ in FIGURES if figures.get(key) is not None}
+    found = {words: key for key, words in FIGURES if figures.get(key) is not None}
     rows = [(words, _cell(key, figures[key]), _interval(key, figures.get(f"{key}_interval"))) for words, key in found.items()]
-    show_table(("figure", "value", "95 % interval"), rows, title=f"{task}{figures['examples']:,} examples")
+    show_table(("figure", "value", "95 % interval"), rows, title=f"{task}{counted(figures['examples'], 'example')}")
     if len(figures["per_class"]) > 1:
         _print_classes(figures["per_class"])
 
@@ -136,7 +136,7 @@ def _cell(key: str, value: float | None) -> str:
         return "–"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{100 * value:.1f} %" if key in _SHARES else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if key in SHARES else f"{value:.4g}"
 
 
 def _interval(key: str, bounds: Any) -> str:

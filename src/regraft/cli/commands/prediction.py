@@ -11,6 +11,7 @@ import typer
 
 from ...console import show_csv, show_json, tell
 from ...errors import InputError, near_names
+from ...files.given import NO_RULE, lacks_rule
 from ...files.text import printable
 from .. import options
 from ..guard import command
@@ -52,6 +53,8 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     """Print the label and probability of each example, for each task. The network's own preprocessing is applied."""
     asked, shown = listed_names(columns, option="--columns"), listed_names(passed, option="--pass")
     check_given(folder, *(files or []), reading={"files": beside, "columns": asked, "pass": shown}, engine=engine)
+    if unknown and lacks_rule(folder):
+        raise InputError(NO_RULE)
     running = run_by(folder, engine, cluster=cluster)
     net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
     data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked), beside=beside, outside=outside)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ...files.text import natural_key, printable
+from ...words import counted
 from ..items import listed
 
 EXTENSIONS = {
@@ -81,7 +82,7 @@ def kind_of_files(paths: Iterable[Path], where: Path, *, kind: str | None) -> st
     if len(found) == 1 and kind is None:
         return next(iter(found))
     if found and kind is None:
-        counts = " and ".join(f"{count} {known} files" for known, count in found.items())
+        counts = " and ".join(counted(count, f"{known} file") for known, count in found.items())
         raise DataError(f"{printable(where)} holds {counts}; expected one kind. Say which with kind=, or separate them.")
     present = sorted({path.suffix.lower() or "no extension" for path in files})
     wanted = [extension for known in ([kind] if kind in EXTENSIONS else EXTENSIONS) for extension in EXTENSIONS[str(known)]]

@@ -346,7 +346,13 @@ def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
         return single_picture(items) if kind == "image" else items
     if type(items).__module__.split(".")[0] == "PIL":
         return [items]
-    if isinstance(items, bytes | Mapping) or (not isinstance(items, Iterable) and not are_examples(items)):
+    if isinstance(items, Mapping):
+        wanted = "an array (N, d) with the columns in the order of the training" if kind == "array" else f"files or arrays ({kind})"
+        raise DataError(
+            f"A mapping of {listed(map(repr, items)) or 'nothing'} was received; this network knows no names of columns or inputs. Give "
+            f"the values alone: {'texts' if kind == 'text' else wanted}."
+        )
+    if isinstance(items, bytes) or (not isinstance(items, Iterable) and not are_examples(items)):
         raise DataError(
             f"Examples of the type {type(items).__name__} were received; expected files, texts or arrays, one or a list of them."
         )

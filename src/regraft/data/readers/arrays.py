@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, near_names
+from ...words import counted
 from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import kind_of
@@ -67,7 +68,9 @@ def read_examples(source: Any, options: ReadOptions) -> Dataset:
         numbers = np.array([number for one in labels for number in (one if lists else [one])], dtype=np.int64)
         if not 0 <= numbers.min() <= numbers.max() < len(found.classes):
             span = f"{numbers.min()} to {numbers.max()}"
-            raise DataError(f"Labels run from {span} and the data set names {len(found.classes)} classes: {listed(found.classes)}.")
+            raise DataError(
+                f"Labels run from {span} and the data set names {counted(len(found.classes), 'class')}: {listed(found.classes)}."
+            )
         labels = [[found.classes[number] for number in one] if lists else found.classes[one] for one in labels]
         options = dataclasses.replace(options, classes=options.classes or {None: found.classes})
     data = read_arrays((found.items, labels), options)

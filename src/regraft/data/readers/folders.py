@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ...files.text import natural_key, printable
+from ...words import counted
 from ..dataset import Dataset
 from ..decoding.files import existing_folder, files_below, is_hidden, kind_of, kind_of_files
 from ..items import listed
@@ -28,7 +29,7 @@ def read_folder(folder: Path, options: ReadOptions) -> Dataset:
     kind = kind_of_files(files, folder, kind=options.kind)
     paths = [path for path in files if kind_of(path) == kind]
     others = [path.relative_to(folder).as_posix() for path in files if kind_of(path) != kind]
-    notes = [*linked, *([f"{len(others)} files are not read, as they are no {kind} files: {listed(others)}"] if others else [])]
+    notes = [*linked, *([f"{counted(len(others), 'file')} of another kind than {kind}, not read: {listed(others)}"] if others else [])]
     if options.target is not None:
         if not isinstance(options.target, Mapping):
             label_array(options.target, len(paths), what="target")
@@ -94,7 +95,7 @@ def _once(files: list[Path], folder: Path) -> tuple[list[Path], list[str]]:
         omitted += [path for own in by_class.values() for path in own[1:]]
         crossing += [paths[0].relative_to(folder).as_posix()] if len(by_class) > 1 else []
     shown = listed(path.relative_to(folder).as_posix() for path in omitted)
-    notes = [f"{len(omitted)} links are not read, as their files are read already: {shown}"] if omitted else []
+    notes = [f"{counted(len(omitted), 'link')} to files that are read already, not read: {shown}"] if omitted else []
     notes += (
         [f"{len(crossing)} files stand in several classes through links: {listed(crossing)}; no network can tell those"] if crossing else []
     )

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import DataError, near_names
 from ...files.text import printable
+from ...words import counted
 from ..check import checked
 from ..dataset import PART_OF_EXAMPLE, Dataset, input_use
 from ..decoding.files import EXTENSIONS, existing_folder, kind_of, kind_of_files
@@ -297,7 +298,7 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
         raise DataError(
             f"{table.name} has no column of {wanted} besides target, group, condition and columns: {listed(table.columns, 12)}."
         )
-    note = f"examples are the {len(numbers)} numeric columns: {listed(numbers, 20)}"
+    note = f"an example is the row of {counted(len(numbers), 'numeric column')}: {listed(numbers, 20)}"
     note += _note_on_others([name for name in free if name not in numbers and name not in rows], rows)
     note += "; for texts give kind='text'" if texts and kind is None else ""
     counting = [name for name, values in numbers.items() if _counts_rows(values)]
@@ -402,11 +403,11 @@ def _file_notes(missing: list[str], several: list[str], *, unused: list[str], ot
         yield f"left out rows whose names fit several files: {listed(several)}"
     missing = [value for value in missing if value not in several]
     if missing:
-        yield f"left out {len(missing)} rows whose files do not exist: {listed(missing)}"
+        yield f"left out {counted(len(missing), 'row')} whose files do not exist: {listed(missing)}"
     if others:
-        yield f"{others} rows are not read, as their files are of another kind"
+        yield f"{counted(others, 'row')} with a file of another kind, not read"
     if unused:
-        yield f"{len(unused)} files of the folder have no row: {listed(unused)}"
+        yield f"{counted(len(unused), 'file')} of the folder without a row: {listed(unused)}"
 
 
 def _file_column(table: _Table, found: FilesBelow) -> str:

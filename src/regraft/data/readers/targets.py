@@ -11,6 +11,7 @@ import numpy as np
 from ...errors import DataError
 from ...files.text import natural_key
 from ...networks.names import exact_name, rows_of
+from ...words import counted
 from ..items import as_numpy, listed
 from ..targets import Targets, foreign_labels, spelling_notes, wrong_task
 from .label_lists import is_missing, label_lists, label_text
@@ -214,7 +215,7 @@ def _number_notes(distinct: np.ndarray, counts: np.ndarray) -> Iterator[str]:
     if len(distinct) > FEW_VALUES:
         yield f"the {len(distinct)} distinct whole numbers are read as classes; for numbers give task='regression'"
     if distinct[0] == -1 and len(distinct) > 1 and distinct[1] in (0, 1):
-        yield f"the label -1 ({counts[0]} examples) is read as a class; where it means that the label is missing, leave it empty"
+        yield f"the label -1 ({counted(counts[0], 'example')}) is read as a class; where it means that the label is missing, leave it empty"
 
 
 def are_among(names: Iterable[str], classes: Sequence[str]) -> bool:
@@ -247,8 +248,8 @@ def _check_distinct(labels: list[str], counts: np.ndarray) -> None:
         other = seen.setdefault(exact_name(label), row)
         if other != row:
             raise DataError(
-                f"Two labels are the same once trimmed: {labels[other]!r} ({counts[other]} examples) and {label!r} "
-                f"({counts[row]} examples). Make them equal, or rename one."
+                f"Two labels are the same once trimmed: {labels[other]!r} ({counted(counts[other], 'example')}) and {label!r} "
+                f"({counted(counts[row], 'example')}). Make them equal, or rename one."
             )
 
 

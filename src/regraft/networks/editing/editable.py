@@ -105,7 +105,9 @@ class Editable(Record):
         if count < 1:
             raise NetworkError(f"Received {count} channels; expected 1 or more.")
         if any(part.block == INPUT for part in self.body.tap_slices):
-            raise NetworkError(f"Received channels={count} for a network whose input is tapped; change the untapped network, then tap it.")
+            raise NetworkError(
+                f"Received channels={count} for a network of which the input is read beside its blocks; give channels= when it is loaded."
+            )
         return self.edited(Channels(count))
 
     def with_columns(self, count: int) -> Self:

@@ -96,7 +96,7 @@ class UnevenTapsError(NetworkError):
 
     def __init__(self, blocks: Sequence[str]) -> None:
         self.blocks = tuple(blocks)
-        super().__init__(f"The block {blocks[0]!r} did not give an output for each example of this run. Leave its tap out.")
+        super().__init__(f"The block {blocks[0]!r} did not give an output for each example of this run. Leave it out.")
 
 
 @contextmanager

@@ -210,7 +210,7 @@ class Fingerprint:
     def _whole_module(self, module: Module) -> bytes:
         """Return the digest of a module outside the network, including its submodules and weights."""
         state = sorted(module.state_dict(keep_vars=True).items())
-        weights = [_joined(name, [self._tensor(value)]) for name, value in state if value is not None]
+        weights = [_joined(name, [self._tensor(value) if isinstance(value, Tensor) else self._digest(value)]) for name, value in state]
         inside = [_joined(name, self._module_parts(part, frozenset())) for name, part in module.named_modules()]
         kinds = [self._digest(type(part)) for part in module.modules()]
         return _joined("module", [*kinds, *weights, *inside])

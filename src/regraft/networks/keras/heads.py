@@ -20,7 +20,9 @@ from .library import keras
 
 
 def _is_linear(layer: Any) -> bool:
-    """Tell whether a layer is a Dense layer or a convolution that can be a head."""
+    """Tell whether a layer is a Dense layer or a convolution that can be a head. The weights of a quantised layer are no class weights."""
+    if getattr(layer, "quantization_mode", None):
+        return False
     if isinstance(layer, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)):
         plain = not is_wide(layer) or (set(layer.strides) == {1} and layer.padding in ("valid", "same"))
         return plain and layer.groups == 1 and type(layer).__name__.startswith("Conv")
@@ -100,7 +102,7 @@ def given_heads(
 def found_beside(found: FoundHead | None, modules: Mapping[str, Any], *, seen: Trace, run: Callable[[], Any]) -> FoundHead | None:
     """Return a head with the Dense layers that add to its logits (`FoundHead.beside`); for None, the head that is found with them."""
     result = as_tensor(seen.result)
-    dense = [name for name in seen.order if isinstance(modules[name], keras.layers.Dense)]
+    dense = [name for name in seen.order if isinstance(modules[name], keras.layers.Dense) and _is_linear(modules[name])]
     names = [name for name in dense if modules[name].activation is keras.activations.linear]
     if result is None or result.ndim != 2 or len(names) < 2:
         return found

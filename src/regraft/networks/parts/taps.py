@@ -47,11 +47,11 @@ def checked_points(points: Sequence[Tap], blocks: Collection[str]) -> tuple[Tap,
         if tap.block != INPUT and tap.block not in blocks:
             raise NetworkError(f"The network has no block {tap.block!r}{near_names(tap.block, [INPUT, *blocks])}")
         if tap.block in [other.block for other in points[:at]]:
-            raise NetworkError(f"Received the block {tap.block!r} in two taps; expected one with all its pools.")
+            raise NetworkError(f"Received the block {tap.block!r} twice; expected it once, with all its pools.")
         unknown = [pool for pool in tap.pools if pool not in POOLS]
         if unknown or not tap.pools:
             received = repr(unknown[0]) if unknown else "none"
-            raise NetworkError(f"The pools of the tap at {tap.block!r}: received {received}; expected some of {', '.join(POOLS)}.")
+            raise NetworkError(f"The pools of the block {tap.block!r}: received {received}; expected some of {', '.join(POOLS)}.")
     return tuple(Tap(tap.block, tuple(dict.fromkeys(tap.pools))) for tap in points)
 
 
@@ -73,8 +73,8 @@ def nothing_left(points: Sequence[Tap]) -> NetworkError:
     """Return the error for taps without any readable output."""
     asked = "; ".join(f"{tap.block!r} ({', '.join(tap.pools)})" for tap in points)
     return NetworkError(
-        f"Nothing of the taps can be read: {asked}. Expected real numbers for each example: token ids are not read, maps have no token, "
-        "sequences no rows or columns. Add a block whose output is a feature map, a sequence or a vector."
+        f"None of these outputs can be read as features: {asked}. Expected real numbers for each example: token ids are not read, maps "
+        "have no token, sequences no rows or columns. Add a block whose output is a feature map, a sequence or a vector."
     )
 
 

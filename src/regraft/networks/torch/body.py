@@ -31,7 +31,7 @@ from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork
 from .former import former_names
 from .graft import find_graft, for_exporter_, grafts, module_at, within
 from .heads import find_head, is_wide, last_axis, parted_rows, put_, row_weight
-from .plain import copied
+from .plain import copied, tensors_of
 from .sites import Site, find_sites
 from .wrappers import call_module, tap_slices
 
@@ -219,7 +219,11 @@ class TorchBody(Body):
                 module.training = False
 
     def state(self) -> dict[str, Tensor]:
-        return dict(self.module.state_dict(keep_vars=False))
+        return tensors_of(self.module)
+
+    def packed(self) -> tuple[str, ...]:
+        plain = self.state()
+        return tuple(name for name in self.module.state_dict() if name not in plain)
 
     def former_names(self) -> dict[str, str]:
         return former_names(self.module)
@@ -262,8 +266,8 @@ class TorchBody(Body):
     def _own_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         module = module_at(self.module, layer)
         weight = cast(Tensor, row_weight(module)).detach().cpu().float().numpy().copy()
-        bias = cast("Tensor | None", getattr(module, "bias", None))
-        return weight, np.zeros(len(weight), np.float32) if bias is None else bias.detach().cpu().float().numpy().copy()
+        bias = getattr(module, "bias", None)
+        return weight, bias.detach().cpu().float().numpy().copy() if isinstance(bias, Tensor) else np.zeros(len(weight), np.float32)
 
     def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Write class weights (C, d) and bias (C,) into a linear layer. False: it has no bias, or computes its weight (weight norm)."""

@@ -58,7 +58,7 @@ globals().update({kind.__name__: kind for kind in _PARTED.values()})  # where pi
 def row_weight(module: Module) -> Tensor | None:
     """Return the weight (C, d) if the module may be a row layer: linear, a convolution, or any other with a matrix `weight`."""
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
         return None
     if isinstance(module, _CONVOLUTIONS):
         plain = set(module.kernel_size) == {1} or (set(module.stride) == {1} and module.padding_mode == "zeros")

@@ -119,10 +119,16 @@ class _ZeroPadding:
         return output.masked_fill((padding & ends)[..., None], 0)
 
 
+def tensors_of(module: Module, *, keep_vars: bool = False) -> dict[str, Tensor]:
+    """Return the tensors of a module's state by name, without what quantised layers pack; `keep_vars` as in `Module.state_dict`."""
+    state: dict[str, Any] = module.state_dict(keep_vars=keep_vars)
+    return {name: held for name, held in state.items() if isinstance(held, Tensor) and not held.is_quantized}
+
+
 def in_single_precision(module: Module, found: Callable[[bool], T]) -> tuple[T, tuple[str, ...]]:
     """Convert a private copy to float32 if none of its parameters has that type, and return the result of `found`.
     A module that casts its inputs, and so runs only in its original type, is restored."""
-    given = {name: one.dtype for name, one in module.state_dict(keep_vars=True).items() if one.is_floating_point()}
+    given = {name: one.dtype for name, one in tensors_of(module).items() if one.is_floating_point()}
     kinds = {one.dtype for one in module.parameters() if one.is_floating_point()}
     if not kinds or torch.float32 in kinds:
         return found(False), ()
@@ -131,6 +137,6 @@ def in_single_precision(module: Module, found: Callable[[bool], T]) -> tuple[T, 
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         return found(True), (f"computes in float32; its weights came as {names}",)
     except NetworkError:
-        for name, one in module.state_dict(keep_vars=True).items():
+        for name, one in tensors_of(module, keep_vars=True).items():
             one.data = one.data.to(given.get(name, one.dtype))
         return found(False), ()

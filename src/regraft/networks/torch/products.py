@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from ..account import Account
 from ..parts.head import FoundHead
 from ..parts.protocols import changed
-from ..tracing import as_tensor, flat_tensors
+from ..tracing import as_tensor, flat_tensors, is_transformed
 from .body import TorchBody
 from .graft import Graft
 from .heads import put_
@@ -33,7 +33,7 @@ class _Products(TorchFunctionMode):
 
     # over the limit: the signature is PyTorch's
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(function, "__name__", "") in _PRODUCTS:
+        if getattr(function, "__name__", "") in _PRODUCTS and not is_transformed():
             self.seen.append(flat_tensors([args, kwargs or {}]))
         return function(*args, **(kwargs or {}))
 

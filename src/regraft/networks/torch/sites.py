@@ -142,9 +142,9 @@ def shared_weights(modules: Mapping[str, Module]) -> set[str]:
 
 
 def _folds(module: Module) -> bool:
-    """Tell whether this is a linear layer or convolution with a floating-point parameter as weight."""
+    """Tell whether this is a linear layer or convolution with a floating-point parameter as weight, and a parameter or none as bias."""
     weight = module._parameters.get("weight")
-    linear = isinstance(module, _LINEAR) or _is_turned(module)
+    linear = (isinstance(module, _LINEAR) or _is_turned(module)) and "bias" in module._parameters
     return linear and weight is not None and weight.is_floating_point() and not dict(module.named_children())
 
 

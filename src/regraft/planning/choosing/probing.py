@@ -159,7 +159,7 @@ def probed_network(setup: Setup, probed: Probed) -> Network:
     found = [(part.block, part.pool, part.stop - part.start) for part in network.body.tap_slices]
     wanted = [(part.block, part.pool, part.stop - part.start) for part in probed.slices]
     if found != wanted:
-        raise NetworkError(f"The tapped network gives {found[:3]} …; expected {wanted[:3]} …. Read it anew, without its cache.")
+        raise NetworkError(f"The blocks of the network give {found[:3]} …; expected {wanted[:3]} …. Read it anew, without its cache.")
     order = list(setup.network.heads)
     for name, task in sorted(setup.tasks.items(), key=lambda pair: order.index(pair[1])):
         probe, head = probed.probes[name], setup.network.heads[task]

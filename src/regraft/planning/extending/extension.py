@@ -23,6 +23,7 @@ from ...networks.contract import Network
 from ...networks.folders import replacing, write_network
 from ...report import write_report
 from ...tasks import judge, wilson_interval
+from ...words import counted
 from ..preparing import preprocessing_for
 from ..result import check_unfinished, made_now, network_facts, write_facts_and_page
 from ..setup import Clock
@@ -98,7 +99,7 @@ class Extension:
         return figures_line(judged, len(self.network.classes or ()))
 
     def __repr__(self) -> str:
-        return f"<Extension by {len(self.classes)} classes: {self.verdict}>"
+        return f"<Extension by {counted(len(self.classes), 'class')}: {self.verdict}>"
 
     def __str__(self) -> str:
         return "\n".join([self.verdict, *(f"note: {note}" for note in self.notes), str(self.account)])
@@ -232,7 +233,7 @@ def _share(figures: Mapping[str, Any], kind: str) -> str:
     """Return the accuracy on "old" or "new" classes with its interval; the bracket is left open."""
     share, count = figures[f"{kind}_accuracy"], figures[f"{kind}_examples"]
     low, high = wilson_interval(round(share * count), count)
-    return f"{_percent(share)} of {count:,} examples of {kind} classes (95 % interval {100 * low:.1f} to {_percent(high)}"
+    return f"{_percent(share)} of {counted(count, 'example')} of {kind} classes (95 % interval {100 * low:.1f} to {_percent(high)}"
 
 
 def _percent(share: float) -> str:

@@ -17,6 +17,7 @@ from ...files.text import notebook_html, printable
 from ...files.writing import write_json
 from ...report.plots import plot_profile
 from ...report.profile import write_profile
+from ...words import counted
 from ..plan import Plan, make_plan
 from .words import words_of
 
@@ -228,7 +229,10 @@ class Profile:
             True
         """
         width = max(24, *(len(depth.block) for depth in self.depths), *(len(part.name) for part in self.beside)) + 2
-        lines = [f"{self.network}: {self.metric} on {self.judged:,} examples, {self.held_out}; chance {self._said(self.chance)}", ""]
+        lines = [
+            f"{self.network}: {self.metric} on {counted(self.judged, 'example')}, {self.held_out}; chance {self._said(self.chance)}",
+            "",
+        ]
         lines += [f"      {'depth':<{width}}{'numbers':>8}{'figure':>10}{'±':>7}"]
         for number, depth in enumerate(self.depths):
             marks = [word for word, at in (("best", self.best), ("transfer holds to here", self.holds_to)) if at == depth.block]
@@ -256,7 +260,7 @@ class Profile:
         return f"{self.table()}\n\n{self.summary()}"
 
     def __repr__(self) -> str:
-        return f"<Profile of {self.examples} examples: {self.metric} is best at {self.best!r}. {self.scenario}>"
+        return f"<Profile of {counted(self.examples, 'example')}: {self.metric} is best at {self.best!r}. {self.scenario}>"
 
     def _repr_html_(self) -> str:
         return notebook_html(self, title=f"Profile of {self.network}")

@@ -13,6 +13,7 @@ from ...files.text import printable
 from ...files.writing import write_json
 from ...networks.contract import Network
 from ...report.plots import plot_importances, plot_trials
+from ...words import counted
 from ..plan import Plan
 from ..result import Result
 from .bench import shown_figure, shown_values
@@ -145,7 +146,7 @@ class Study:
     def __str__(self) -> str:
         chosen = f"Best: trial {self.best_trial.number}, {self.metric} {shown_figure(self.metric, self.best_trial.figure)} in the search"
         said = [
-            f"{shown_figure(self.metric, figures[self.metric])}{self._bounds(figures)} on {figures['examples']:,} {name} examples"
+            f"{shown_figure(self.metric, figures[self.metric])}{self._bounds(figures)} on {counted(figures['examples'], f'{name} example')}"
             for name, figures in self.scores.items()
             if figures.get(self.metric) is not None
         ]
