@@ -134,6 +134,81 @@ def test_one_number_is_a_regression() -> None:
     assert np.allclose(net.logits(ROWS), own(torch.from_numpy(ROWS)).detach(), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", CODES)
+def test_class_weights_of_a_file_reach_the_layer(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    trained = Own(CODES[name]).eval()
+    torch.save(trained.state_dict(), tmp_path / "trained.pt")
+    wanted = trained(torch.from_numpy(ROWS)).detach()
+    torch.manual_seed(2)
+    for how in ({"weights": tmp_path / "trained.pt"}, {"architecture": Own(CODES[name]).eval()}):
+        net = regraft.load(Own(CODES[name]).eval() if "weights" in how else tmp_path / "trained.pt", inputs=(6,), **how)
+        assert np.allclose(net.body.module(torch.from_numpy(ROWS)).detach(), wanted, rtol=1e-4, atol=1e-5)
+        assert "missing" not in net.account.to_dict()
+
+
+@pytest.mark.parametrize("name", KERAS)
+@pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
+def test_class_weights_of_a_keras_file_reach_the_layer(name: str, ending: str, tmp_path: Path) -> None:
+    trained, fresh = keras_model(KERAS[name]), keras_model(KERAS[name])
+    for variable in trained.trainable_variables:
+        variable.assign(variable + 0.3 * keras.random.normal(variable.shape, seed=5))
+    (trained.save_weights if "weights" in ending else trained.save)(tmp_path / f"trained{ending}")
+    net = regraft.load(fresh, weights=tmp_path / f"trained{ending}")
+    given = trained.predict(ROWS, verbose=0)
+    assert np.allclose(net.body.module(torch.from_numpy(ROWS)).detach(), given, rtol=1e-4, atol=1e-5)
+
+
+class Empty(Own):
+    """As a user writes it who loads weights next: the class weights are zeros."""
+
+    def __init__(self) -> None:
+        super().__init__(CODES["matmul"])
+        nn.init.zeros_(self.weight)
+
+
+def test_a_folder_opens_with_an_architecture_whose_own_class_weights_are_zeros(tmp_path: Path) -> None:
+    own = Empty()
+    nn.init.normal_(own.weight)
+    net = regraft.load(own.eval(), inputs=(6,), classes=[*"abcde"])
+    for at, one in enumerate((net, regraft.retarget(net, ["b", "new"], start="random"))):
+        one.save(tmp_path / str(at))
+        assert np.array_equal(regraft.load(tmp_path / str(at), architecture=Empty()).logits(ROWS), one.logits(ROWS))
+
+
+@pytest.mark.parametrize("width", [8, 5])
+def test_a_folder_from_before_keeps_its_head_on_the_output(width: int, tmp_path: Path) -> None:
+    """A head on 5 class scores has the size of one on 5 features."""
+    torch.manual_seed(0)
+    own = nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 5), nn.BatchNorm1d(5)).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("regraft.networks.torch.family.with_read_head", lambda body: body)
+        net = regraft.load(own, inputs=(6,))
+    assert not net.heads
+    changed = regraft.retarget(net, ["x", "y"], start="random")
+    changed.save(tmp_path / "before")
+    assert np.array_equal(regraft.load(tmp_path / "before", architecture=own).logits(ROWS), changed.logits(ROWS))
+
+
+class Helped(Own):
+    """In training, a second classifier of the same size follows."""
+
+    def __init__(self) -> None:
+        super().__init__(CODES["F.linear"])
+        self.before, self.second = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = super().forward(x)
+        if self.training:
+            self.further = self.second(self.before(x))
+        return scores
+
+
+def test_a_product_that_is_not_the_last_one_in_training_is_no_head() -> None:
+    torch.manual_seed(0)
+    assert not regraft.load(Helped().eval(), inputs=(6,)).heads
+
+
 NO_HEADS: dict[str, Code] = {
     "distances": lambda own, x: -torch.cdist(x, own.points.weight),
     "squares": lambda own, x: (x @ own.weight).square(),

@@ -63,6 +63,7 @@ class KerasBody(Body):
     by_name: dict[str, Any] = field(default_factory=dict)  # every layer by name, including containers and the layers inside wrappers
     given_trainable: dict[str, bool] = field(default_factory=dict)
     plain: KerasBody | None = None  # a private copy of the unchanged network, if this one is in its training form; its weights are stale
+    unread: KerasBody | None = None  # the network before the end of its graph became a linear layer, with the same layers before it
     adjusting: Mapping[str, str] = field(default_factory=dict)
     hooks: list[Any] = field(default_factory=list)  # handles of the hooks for frozen layers, parted heads and strided convolutions
 
@@ -104,7 +105,7 @@ class KerasBody(Body):
 
     def copy(self) -> Self:
         twin = super().copy()
-        twin.by_name, twin.hooks = named_modules(twin.module), []
+        twin.by_name, twin.hooks, twin.unread = named_modules(twin.module), [], None
         twin.freeze_(self.frozen)
         return twin
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from .library import keras
 from .read_heads import with_read_head
 from .running import called, sample_for
 from .saving import WEIGHTS_ALONE, as_given, layer_names, save, write_keras2
+from .sizes import put_rows_
 
 __all__ = ["KERAS", "KERAS_ENDINGS", "KerasFamily", "open_keras"]
 
@@ -83,6 +85,17 @@ class KerasFamily(Family[KerasBody]):
         return path
 
     def put_file_(self, body: KerasBody, path: Path) -> Account:
+        account = self._put(body, path)
+        if body.unread is None or not (account.entries.get("missing") or account.entries.get("reshaped")):
+            return account
+        account = self._put(body.unread, path)  # the file is of the network before its last layers became one
+        read = with_read_head(copy.copy(body.unread))
+        if not read.heads or read.head.weight.shape != body.head.weight.shape:
+            raise NetworkError(f"With the weights in {path.name!r}, the end of the graph is not linear in the features.")
+        put_rows_(body.by_name[body.head.layer], read.head.in_layer())
+        return account
+
+    def _put(self, body: KerasBody, path: Path) -> Account:
         if path.suffix.lower() in ARRAY_ENDINGS:
             account = put_arrays_(read_weight_arrays(path), target_weights(body), heads=body.head_layers)
         elif path.suffix.lower() in KERAS_ENDINGS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -51,8 +52,10 @@ def with_read_head(body: KerasBody) -> KerasBody:
     layer = keras.layers.Dense(len(bias), activation=activation, name=own.layer)
     output = layer(keras.layers.UnitNormalization(name=whole.free_name("direction"))(features) if turned else features)
     put_rows_(layer, head)
+    before = copy.copy(body)
     twin = body.anew(whole.model(output), {"main": (head, own)})
     twin.refresh_heads_()
+    twin.unread = before
     names = ", ".join(repr(node.operation.name) for node in end)
     twin.account = Account(notes=(f"{names} at the end of the graph became one linear layer, {own.layer!r}, which gives the same logits",))
     return twin

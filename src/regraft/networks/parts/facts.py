@@ -59,12 +59,21 @@ class _Head(Plain):
         return self
 
 
+class _Read(Plain):
+    """Where the code of a module computes its logits: how many products before the end, from which tensor, and what follows."""
+
+    call: Size
+    operand: Index
+    end: Literal["linear", "softmax", "log_softmax", "sigmoid"]
+
+
 class _Origin(Plain):
     """Source of a PyTorch module."""
 
     source: str
     head: str | dict[str, str] | None = None
     edits: _Edits = Field(default_factory=list)
+    read: _Read | None = None
     sample: dict[str, _Tensor] | None = None
     parts: list[_Origin] | None = None
 

@@ -205,7 +205,8 @@ def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
     if known is None:
         return Source(_open_live(source, inputs, head=head))
     network = _open_known(known, inputs, head=head)
-    network.origin = known.origin or network.origin
+    read = {name: value for name, value in network.origin.items() if name == "read"}
+    network.origin = {**known.origin, **read} if known.origin else network.origin
     _named_(network, known.classes)
     network.account = Account(notes=(*known.notes, *network.account.notes))
     return Source(network, _at_size(known.preprocessing, network.input_shape))
@@ -422,7 +423,7 @@ def _edited(  # over the limit: what a folder says of a network, and what is giv
 ) -> Network:
     """Rebuild a network from the origin and edits in its folder. Its weights are placeholders.
     `sample` holds the input shapes before any edit."""
-    origin = {name: value for name, value in facts.items() if name not in {"edits", "sample"}}
+    origin = {"read": None} | {name: value for name, value in facts.items() if name not in {"edits", "sample"}}
     edits, what = [edit_from_dict(edit) for edit in facts.get("edits", ())], repr(printable(folder))
     limits.check(edits, what=what)
     with building(what, Limits.of({})):

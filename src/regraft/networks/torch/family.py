@@ -24,7 +24,7 @@ from .body import TorchBody, inspected
 from .exporting import export_module, write_graph, write_program
 from .graft import for_exporter_
 from .plain import InOneMapping, copied, in_single_precision, made_plain, unwrapped
-from .products import with_read_head
+from .products import ReadHead, at_read_head, read_again, with_read_head
 from .wrappers import call_module
 
 __all__ = ["TORCH", "TorchFamily", "open_torch"]
@@ -65,9 +65,9 @@ class TorchFamily(Family[TorchBody]):
 
     def put_file_(self, body: TorchBody, path: Path) -> Account:
         if path.suffix.lower() in ARRAY_ENDINGS:
-            return put_arrays_(read_weight_arrays(path), weights_of(body.state()), heads=body.head_layers)
+            return read_again(body, put_arrays_(read_weight_arrays(path), weights_of(body.state()), heads=body.head_layers))
         if is_torch_file(path):
-            return put_torch_file_(body, path)
+            return read_again(body, put_torch_file_(body, path))
         raise NetworkError(f"{path.name!r} does not hold PyTorch weights; expected one of {', '.join((*TORCH_ENDINGS, *ARRAY_ENDINGS))}.")
 
 
@@ -86,7 +86,8 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
 ) -> Network:
     """Open a live PyTorch module as a network. The given module is not modified unless `take`.
     `inputs` is the shape of one example without the batch axis, needed if it cannot be inferred. `sample` is a batch of two examples to run
-    the module with instead."""
+    the module with instead.
+    The `origin` of a saved folder has "read": where a head was read in the module's code, or None."""
     inner, notes = unwrapped(module)
     own, further = made_plain(inner if take else copied(inner))
     given = frozenset(name for name, parameter in own.named_parameters(remove_duplicate=False) if not parameter.requires_grad)
@@ -105,7 +106,12 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     facts = origin or {"source": "module", "class": f"{type(module).__module__}.{type(module).__qualname__}"}
     chosen = facts.get("head") if head is None else head
     body = inspected(own, ran, head=chosen)
-    body = body if chosen is not None or body.found else with_read_head(body)
+    if facts.get("read"):
+        body = at_read_head(body, **facts["read"])
+    elif "read" not in facts and chosen is None and not body.found:
+        body = with_read_head(body)
+    read = {"read": body.module.facts()} if isinstance(body.module, ReadHead) else {}
+    facts = {**{name: value for name, value in facts.items() if name != "read"}, **read}
     body.given = given
     if inputs is not None:
         body.open_({"": inputs})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 from torch.nn import Identity, Linear, LogSoftmax, Module, Sigmoid, Softmax
 from torch.overrides import TorchFunctionMode
 
+from ...errors import NetworkError
+from ...randomness import seeded
 from ..account import Account
 from ..parts.head import FoundHead
 from ..parts.protocols import changed
@@ -22,19 +26,21 @@ from .wrappers import call_module
 
 _PRODUCTS = frozenset({"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "einsum"})
 _ENDS: dict[str, type[Module]] = {"linear": Identity, "softmax": Softmax, "log_softmax": LogSoftmax, "sigmoid": Sigmoid}
+_Tensors = list[Tensor | None]
 
 
 class _Products(TorchFunctionMode):
-    """Record the tensors that go into each matrix product within the context; of the last `most` ones, or of all."""
+    """Record the tensors that go into each matrix product within the context; of the last `most` ones, or of all. Those without two axes,
+    among them the attention of large networks, are replaced by None."""
 
     def __init__(self, most: int | None = None) -> None:
         super().__init__()
-        self.seen: deque[list[Tensor]] = deque(maxlen=most)
+        self.seen: deque[_Tensors] = deque(maxlen=most)
 
     # over the limit: the signature is PyTorch's
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(function, "__name__", "") in _PRODUCTS and not is_transformed():
-            self.seen.append(flat_tensors([args, kwargs or {}]))
+            self.seen.append([tensor if tensor.ndim == 2 else None for tensor in flat_tensors([args, kwargs or {}])])
         return function(*args, **(kwargs or {}))
 
 
@@ -54,6 +60,22 @@ class ReadHead(Graft):
             self.network(*tensors, **named)
         return cast(Tensor, self.end(self.head(products.seen[0][self.operand])))
 
+    def facts(self) -> dict[str, Any]:
+        """Return where the head was read, as plain data for `at_read_head`."""
+        return {"call": self.call, "operand": self.operand, "end": next(name for name, kind in _ENDS.items() if type(self.end) is kind)}
+
+
+def at_read_head(body: TorchBody, *, call: int, operand: int, end: str) -> TorchBody:
+    """Return the body with a linear layer without weights of its own where a head was read once: its own may be zeros, or random.
+    The caller gives the body up."""
+    with torch.no_grad(), body.at_rest():
+        result, products = _run(body.module, body.sample)
+    tensor = products[-call][operand] if len(products) >= call and len(products[-call]) > operand else None
+    if result is None or tensor is None or result.ndim != 2:
+        raise NetworkError("Its code computes the logits in another way than that of the network which was saved.")
+    weight, ones = torch.zeros(result.shape[1], tensor.shape[1]), torch.ones(result.shape[1])
+    return _taken_out(body, call, operand=operand, weight=weight, found=(end, ones, 0 * ones))
+
 
 def with_read_head(body: TorchBody) -> TorchBody:
     """Return the body with a linear layer for its head if its logits are a product of features and class weights in its own code,
@@ -69,28 +91,69 @@ def with_read_head(body: TorchBody) -> TorchBody:
     if result is None or result.ndim != 2 or len(products) != len(again):
         return body
     for call, (tensors, others) in enumerate(zip(reversed(products), reversed(again), strict=True), 1):
-        for operand, features, weight in _pairs(tensors, others, count=len(result)):
+        for operand, features, weight in _pairs(tensors, others, shape=result.shape):
             found = _explained(features.double() @ weight.double(), result.double())
-            if found is not None:
+            if found is not None and _trains_alike(body.module, batch, call=call, weight=weight):
                 return _taken_out(body, call, operand=operand, weight=weight.T, found=found)
     return body
 
 
-def _run(module: Module, batch: Any) -> tuple[Tensor | None, list[list[Tensor]]]:
-    with _Products() as products:
+def _run(module: Module, batch: Any, *, most: int | None = None) -> tuple[Tensor | None, list[_Tensors]]:
+    with _Products(most) as products:
         result = as_tensor(call_module(module, batch))
     return result, list(products.seen)
 
 
-def _pairs(tensors: Sequence[Tensor], others: Sequence[Tensor], *, count: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield the possible features (N, d) of a product, with their place, and its class weights (d, C), which another batch leaves as they
-    are."""
-    flat = [tensor for tensor in tensors if tensor.ndim == 2 and tensor.is_floating_point()]
-    fixed = {id(one) for one, other in zip(tensors, others, strict=False) if one.shape == other.shape and torch.equal(one, other)}
-    for features in (one for one in flat if id(one) not in fixed and len(one) == count):
+def read_again(body: TorchBody, account: Account) -> Account:
+    """Read the class weights of a head again, after a file that has none for its layer gave the network other weights. Return the `account`
+    of that file without the layer."""
+    graft = body.module
+    if not isinstance(graft, ReadHead):
+        return account
+    names = {f"{graft.name_of('head')}.{part}" for part in ("weight", "bias")}
+    if names.isdisjoint([*account.entries.get("missing", ()), *account.entries.get("reshaped", ())]):
+        return account
+    inside = copy.copy(body)
+    inside.module, inside.heads, inside.found = graft.network, {}, {}
+    head = next(iter(with_read_head(inside).heads.values()), None)
+    if head is None or head.weight.shape != body.head.weight.shape:
+        raise NetworkError("With the weights of this file, the logits are no product of features and class weights in the network's code.")
+    own = head.in_layer()
+    put_(graft.head, own.weight, bias=own.bias)
+    entries = {key: [name for name in listed if name not in names] for key, listed in account.entries.items()}
+    return replace(account, entries={key: listed for key, listed in entries.items() if listed})
+
+
+def _trains_alike(module: Module, batch: Any, *, call: int, weight: Tensor) -> bool:
+    """Tell whether the product with this class weight (d, C) is also in training the one that is `call` products before the end: a second
+    classifier may follow, which runs only there."""
+    buffers = [(own, own.clone()) for own in module.buffers()]
+    active = [(part, part.training) for part in module.modules()]
+    try:
+        with seeded(0), torch.no_grad():
+            _, products = _run(module.train(), batch, most=call)
+    except Exception:  # a forward may need labels in training
+        return False
+    finally:
+        for part, training in active:
+            part.training = training
+        for own, before in buffers:
+            own.copy_(before)
+    there = [tensor for tensor in products[0] if tensor is not None] if len(products) == call else []
+    return any(tensor.shape == one.shape and torch.allclose(tensor, one) for tensor in there for one in (weight, weight.T))
+
+
+def _pairs(tensors: _Tensors, others: _Tensors, *, shape: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield the possible features (N, d) of a product of the `shape` (N, C), with their place, and its class weights (d, C), which another
+    batch leaves as they are."""
+    flat = [tensor for tensor in tensors if tensor is not None and tensor.is_floating_point()]
+    both = [(one, other) for one, other in zip(tensors, others, strict=False) if one is not None and other is not None]
+    fixed = {id(one) for one, other in both if one.shape == other.shape and torch.equal(one, other)}
+    for features in (one for one in flat if id(one) not in fixed and len(one) == shape[0]):
         operand = next(at for at, tensor in enumerate(tensors) if tensor is features)
         for weight in (one for one in flat if id(one) in fixed):
-            yield from ((operand, features, one.detach()) for one in (weight, weight.T) if len(one) == features.shape[1])
+            wanted = (features.shape[1], shape[1])
+            yield from ((operand, features, one.detach()) for one in (weight, weight.T) if one.shape == wanted)
 
 
 def _explained(product: Tensor, result: Tensor) -> tuple[str, Tensor, Tensor] | None:
