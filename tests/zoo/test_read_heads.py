@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import regraft
+from regraft.errors import NetworkError
 
 keras = pytest.importorskip("keras")
 layers, ops = keras.layers, keras.ops
@@ -157,6 +158,9 @@ def test_class_weights_of_a_keras_file_reach_the_layer(name: str, ending: str, t
     net = regraft.load(fresh, weights=tmp_path / f"trained{ending}")
     given = trained.predict(ROWS, verbose=0)
     assert np.allclose(net.body.module(torch.from_numpy(ROWS)).detach(), given, rtol=1e-4, atol=1e-5)
+    opened = regraft.load(fresh)
+    with pytest.raises(NetworkError, match=r"the linear layer 'head'.*regraft\.load\(model, weights=file\)"):
+        regraft.load(opened, weights=tmp_path / f"trained{ending}")
 
 
 class Empty(Own):

@@ -86,8 +86,16 @@ class KerasFamily(Family[KerasBody]):
 
     def put_file_(self, body: KerasBody, path: Path) -> Account:
         account = self._put(body, path)
-        if body.unread is None or not (account.entries.get("missing") or account.entries.get("reshaped")):
+        missing, reshaped, unexpected = (account.entries.get(name) for name in ("missing", "reshaped", "unexpected"))
+        if not body.end_read or not (missing or reshaped):
             return account
+        if body.unread is None:
+            if not reshaped and not unexpected:
+                return account
+            raise NetworkError(
+                f"{path.name!r} holds weights of the layers that became the linear layer {body.head.layer!r} when this network was opened. "
+                "Give the file together with the model: regraft.load(model, weights=file)."
+            )
         account = self._put(body.unread, path)  # the file is of the network before its last layers became one
         read = with_read_head(copy.copy(body.unread))
         if not read.heads or read.head.weight.shape != body.head.weight.shape:

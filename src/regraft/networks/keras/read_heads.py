@@ -55,7 +55,7 @@ def with_read_head(body: KerasBody) -> KerasBody:
     before = copy.copy(body)
     twin = body.anew(whole.model(output), {"main": (head, own)})
     twin.refresh_heads_()
-    twin.unread = before
+    twin.unread, twin.end_read = before, True
     names = ", ".join(repr(node.operation.name) for node in end)
     twin.account = Account(notes=(f"{names} at the end of the graph became one linear layer, {own.layer!r}, which gives the same logits",))
     return twin
