@@ -42,7 +42,7 @@ with 2-D convolutions, which were 1.3 to 5.7 times as fast on every measured eng
 _SECONDS, _SECONDS_A_LAYER = 4.0, 0.15
 """Expected time to export and to build both engines, from measured networks: a constant part, and a part per layer."""
 _MOST_BY_LAYERS = 0.3
-"""The same share for PyTorch layers in place of Keras' 2-D convolutions and BatchNorm: these networks were 1.8 to 5 times as fast."""
+"""Maximum share for PyTorch layers in place of Keras' 2-D convolutions and BatchNorm, which were 1.8 to 5 times as fast in measurements."""
 _LAYERS_SECONDS, _LAYERS_SECONDS_A_LAYER = 0.3, 0.008  # Expected time to put PyTorch layers in place of Keras'
 _AGAIN = 16  # Examples of the first batch that an engine computes twice
 _AFTER_EXPORT = 4.0  # Maximum time of the steps after PyTorch's export, relative to that export, on the measured networks
@@ -71,6 +71,7 @@ class Work:
     layers: frozenset[str]
     values: Values  # function from inputs to results, by plain PyTorch
     module: Callable[[], WholeNetwork]  # function that returns a private copy as a module whose forward returns the results in order
+    watched: frozenset[str] = frozenset()  # modules whose own calls that forward reads
 
     def timed(self, inputs: Inputs) -> _Batch:
         """Compute a batch with plain PyTorch and measure the time."""
@@ -128,7 +129,7 @@ def chosen_engine(  # over the limit: what a choice depends on
     work: Work, first: Sequence[_Batch], *, wanted: str, rows: int, log: EngineLog, say: Callable[[str], None]
 ) -> tuple[Engine, list[list[Tensor]]]:
     """Return the fastest of the requested engines that reproduces PyTorch's values, and its values of the `first` batches.
-    With "auto", PyTorch layers come first, then the other engines, compared with the faster way so far. They are built only if building
+    With "auto", PyTorch layers are tried first, then the other engines, compared with the fastest so far. They are built only if building
     and proving are expected to take at most a share of the pass (`_limit`). Building stops when it takes longer, and an engine that is
     not faster is dropped.
     `rows`: number of examples of the pass. `log`: its building time is updated."""
@@ -143,8 +144,7 @@ def chosen_engine(  # over the limit: what a choice depends on
         if auto and expected + proving > limit:
             continue
         start = perf_counter()
-        ways = (led,) if auto else (True, False) if has_layers(work.network) else (False,)
-        for as_layers in (True,) if layers else ways:
+        for as_layers in [layers or led] if auto or layers else [True, False] if has_layers(work.network) else [False]:
             found, why = _built(
                 partial(modules, as_layers), names, proof=first, start=start, ends=(limit - proving, limit), expected=expected
             )
@@ -179,7 +179,7 @@ def has_layers(network: Network) -> bool:
 def _stages(work: Work, wanted: str, *, rows: int) -> Iterator[dict[str, str]]:
     """Yield the engines to build together, with their names in the identity of a cache."""
     names = {name: known for name, known in engine_names(wanted).items() if name != EAGER}
-    layers = {name: names.pop(name) for name in [LAYERS] if name in names}
+    layers = {LAYERS: names.pop(LAYERS)} if LAYERS in names else {}
     if layers and (wanted != "auto" or has_layers(work.network)):
         yield layers
     if names and (wanted != "auto" or rows >= FEWEST):
@@ -206,7 +206,7 @@ class _FrozenModule(WholeNetwork):
 
     def __init__(self, network: Network, cut: Cut) -> None:
         super().__init__(network)
-        self.__dict__["cut"], self.layers, self.watched = cut, cut.layers, cut.watched
+        self.__dict__["cut"] = cut
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the live outputs."""
@@ -223,7 +223,7 @@ def frozen_work(network: Network, cut: Cut, *, values: Values) -> Work:
             raise NetworkError(f"a copy of the network is not cut in the same way, with {len(cut.live)} live outputs")
         return _FrozenModule(twin, own).eval()
 
-    return Work("The frozen part", network, cut.layers, values, module)
+    return Work("The frozen part", network, cut.layers, values, module, cut.watched)
 
 
 def _module(work: Work, inputs: Inputs, *, as_layers: bool) -> WholeNetwork:
@@ -233,10 +233,11 @@ def _module(work: Work, inputs: Inputs, *, as_layers: bool) -> WholeNetwork:
     if as_layers:
         network: Network = module.__dict__["network"]
         lead = network.kind.leading.get(network.family)
-        module.leading = ModuleList(lead(network.body, module.layers, watched=module.watched) if lead else [])
+        module.leading = ModuleList(lead(network.body, work.layers, watched=work.watched) if lead else [])
         if not module.leading:
             raise NetworkError(
-                f"{LAYERS}: PyTorch has no layer to take the place of the first of {len(module.layers)}; expected layers of Keras"
+                f"{LAYERS}: PyTorch has no layer to take the place of the first of the {len(work.layers)} layers; expected a Keras network "
+                "that begins with layers of the table in docs/export.md"
             )
     return module
 
@@ -312,12 +313,12 @@ def _in_onnx_form(module: WholeNetwork, sample: Sequence[Tensor], *, outputs: in
     return make
 
 
-def _as_it_is(module: WholeNetwork) -> Callable[[str], Values]:
-    """Return a function from an engine name to the function that computes the live outputs by the module itself."""
+def _as_it_is(run: Callable[..., tuple[Tensor, ...]]) -> Callable[[str], Values]:
+    """Return a function from an engine name to the function that computes the live outputs by `run`, which PyTorch computes."""
 
     def values(inputs: Inputs) -> list[Tensor]:
         with torch.no_grad():
-            return list(module(*sample_tensors(inputs)))
+            return list(run(*sample_tensors(inputs)))
 
     return lambda _engine: values
 
@@ -327,13 +328,7 @@ def _compiled(module: WholeNetwork, sample: Sequence[Tensor]) -> Callable[[str],
     axes = {"tensors": tuple({0: torch.export.Dim("batch", min=1)} for _ in sample)}
     with torch.no_grad():
         program = torch.export.export(module, tuple(sample), dynamic_shapes=axes, strict=False).module()
-    compiled = torch.compile(program, dynamic=True)
-
-    def values(inputs: Inputs) -> list[Tensor]:
-        with torch.no_grad():
-            return list(compiled(*sample_tensors(inputs)))
-
-    return lambda _engine: values
+    return _as_it_is(torch.compile(program, dynamic=True))
 
 
 def _proved(name: str, values: Values, *, proof: Sequence[_Batch], end: float) -> _Proved:

@@ -56,7 +56,8 @@ class WholePass:
         def module() -> WholeNetwork:
             return _Results(function, network.for_export()).eval()
 
-        work = Work("The network", network, frozenset(layer.name for layer in network.layers), values, module)
+        layers, watched = frozenset(layer.name for layer in network.layers), frozenset(network.head_layers)
+        work = Work("The network", network, layers, values, module, watched)
         network.mode_(False)
         with torch.no_grad():
             batches = network.preprocessing.batches(data, batch_size)
@@ -110,7 +111,6 @@ class _Results(WholeNetwork):
     def __init__(self, function: Function, network: Network) -> None:
         super().__init__(network)
         self.__dict__["function"] = function
-        self.layers, self.watched = [layer.name for layer in network.layers], network.head_layers
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the result as a tuple of one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -33,11 +33,7 @@ class NotTracedError(NetworkError):
 class WholeNetwork(Module):
     """Network as a module whose forward takes the tensors of its sample in order; subclasses define the outputs.
     `module`: the network's module.
-    `names`: names of the inputs, in order; empty for one unnamed tensor.
-    `layers`, `watched`: layers of a private copy that faster ones may replace, and those whose own calls the forward reads."""
-
-    layers: Collection[str] = ()
-    watched: Collection[str] = ()
+    `names`: names of the inputs, in order; empty for one unnamed tensor."""
 
     def __init__(self, network: Body | Record) -> None:
         super().__init__()
