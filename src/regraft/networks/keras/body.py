@@ -63,8 +63,8 @@ class KerasBody(Body):
     by_name: dict[str, Any] = field(default_factory=dict)  # every layer by name, including containers and the layers inside wrappers
     given_trainable: dict[str, bool] = field(default_factory=dict)
     plain: KerasBody | None = None  # a private copy of the unchanged network, if this one is in its training form; its weights are stale
-    unread: KerasBody | None = None  # the network before the end of its graph became a linear layer, with the same layers before it
-    end_read: bool = False  # whether that end became a linear layer; copies do not have the network before
+    end_read: bool = False  # whether the end of the graph became a linear layer
+    unread: KerasBody | None = None  # the network before that, which shares all other layers; None in copies
     adjusting: Mapping[str, str] = field(default_factory=dict)
     hooks: list[Any] = field(default_factory=list)  # handles of the hooks for frozen layers, parted heads and strided convolutions
 

@@ -33,7 +33,7 @@ from .clone import cloned
 from .heads import channels_last, found_beside, is_wide, outputs_of, rows_of
 from .library import keras
 from .opened import Opened, Rewiring, end_of, last_called, mapped, named, named_inputs, opened
-from .running import called, sample_for, shapes_of
+from .running import by_number, called, sample_for, shapes_of
 from .sizes import put_rows_, rechannel_, resize_
 from .structure import CODES, READ, TAPS, graph_of, is_tap, named_modules, steps_of
 
@@ -335,11 +335,8 @@ def _become_(model: Any, ends: Sequence[str], *, found: tuple[Point, ...], resul
 
     @wraps(kind.call)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given, modules = (
-            args[0] if args else {name: value for name, value in kwargs.items() if isinstance(value, Tensor)},
-            named_modules(self),
-        )
-        given = {f"input_{number}": one for number, one in enumerate(given, 1)} if isinstance(given, list | tuple) else given
+        modules, given = named_modules(self), args[0] if args else {name: one for name, one in kwargs.items() if isinstance(one, Tensor)}
+        given = by_number(given) if isinstance(given, list | tuple) else given
         read, count = {name: modules[name] for name in ends}, flat_tensors(given)[0].shape[0]
         made = first_outputs(read, run=lambda: kind.call(self, *args, **kwargs), count=count, stops=True)
         seen: dict[str | None, Any] = {None: read_input(given), **made}

@@ -85,7 +85,7 @@ class KerasFamily(Family[KerasBody]):
         return path
 
     def put_file_(self, body: KerasBody, path: Path) -> Account:
-        account = self._put(body, path)
+        account = self._put_(body, path)
         missing, reshaped, unexpected = (account.entries.get(name) for name in ("missing", "reshaped", "unexpected"))
         if not body.end_read or not (missing or reshaped):
             return account
@@ -96,14 +96,14 @@ class KerasFamily(Family[KerasBody]):
                 f"{path.name!r} holds weights of the layers that became the linear layer {body.head.layer!r} when this network was opened. "
                 "Give the file together with the model: regraft.load(model, weights=file)."
             )
-        account = self._put(body.unread, path)  # the file is of the network before its last layers became one
+        account = self._put_(body.unread, path)  # the file is of the network before its last layers became one
         read = with_read_head(copy.copy(body.unread))
         if not read.heads or read.head.weight.shape != body.head.weight.shape:
             raise NetworkError(f"With the weights in {path.name!r}, the end of the graph is not linear in the features.")
         put_rows_(body.by_name[body.head.layer], read.head.in_layer())
         return account
 
-    def _put(self, body: KerasBody, path: Path) -> Account:
+    def _put_(self, body: KerasBody, path: Path) -> Account:
         if path.suffix.lower() in ARRAY_ENDINGS:
             account = put_arrays_(read_weight_arrays(path), target_weights(body), heads=body.head_layers)
         elif path.suffix.lower() in KERAS_ENDINGS:

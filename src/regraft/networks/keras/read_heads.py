@@ -78,8 +78,8 @@ def _end_of(graph: Any) -> tuple[list[Any], Any]:
 
 
 def _rows(run: Any, units: Tensor) -> tuple[str, bool, Tensor, Tensor] | None:
-    """Return the activation, whether the direction of the features is read, and the weight (C, d) and bias (C,) with which `run` follows
-    from vectors; None if it does not. `units`: (d, d), the unit vectors."""
+    """Return the activation, whether only the direction of the features is read, and the weight (C, d) and bias (C,) that give what `run`
+    gives; None if there are none. `units`: (d, d), the unit vectors."""
     drawn = torch.from_numpy(np.random.default_rng(0).normal(size=(_TRIED, len(units))).astype("float32")).to(units.device)
     try:
         made = run(torch.cat([torch.zeros_like(units[:1]), units, drawn]))

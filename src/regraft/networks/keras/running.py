@@ -49,7 +49,7 @@ def _first_called(model: Any, inputs: Inputs) -> Any:
     try:
         with warnings.catch_warnings():
             if isinstance(inputs, dict) and not model.built:
-                warnings.simplefilter("ignore")  # on how a failed attempt left it
+                warnings.simplefilter("ignore")  # about the state in which a failed attempt leaves it
             return called(model, inputs, training=False)
     except Exception as problem:  # the code of a model may raise anything
         if not isinstance(inputs, dict) or graph_of(model) is not None:
@@ -58,8 +58,13 @@ def _first_called(model: Any, inputs: Inputs) -> Any:
             made = model(list(inputs.values()), training=False)
         except Exception:
             raise problem from None
-    model._build_shapes_dict = {"input_shape": [tuple(tensor.shape) for tensor in inputs.values()]}  # where an attempt left another form
+    model._build_shapes_dict = {"input_shape": [tuple(tensor.shape) for tensor in inputs.values()]}  # a failed attempt leaves another form
     return made
+
+
+def by_number(inputs: Sequence[Any]) -> dict[str, Any]:
+    """Return the inputs that a model without a graph takes in a list, or their shapes, by the names that they have here."""
+    return {f"input_{number}": one for number, one in enumerate(inputs, 1)}
 
 
 def shapes_of(model: Any) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def _sample(model: Any, inputs: Shapes, *, size: int) -> Inputs:
     if inputs is None:  # those that a subclassed model was built with
         built = [shape for shape in (getattr(model, "_build_shapes_dict", None) or {}).values() if isinstance(shape, (tuple, list, dict))]
         if len(built) == 1 and isinstance(built[0], (tuple, list)) and all(isinstance(shape, (tuple, list)) for shape in built[0]):
-            built = [{f"input_{number}": shape for number, shape in enumerate(built[0], 1)}]
+            built = [by_number(built[0])]
         shapes = list(built[0].values()) if built and isinstance(built[0], dict) else built
         if len(built) != 1 or any(isinstance(part, (tuple, list, dict)) for shape in shapes for part in shape):
             raise NetworkError(
@@ -137,14 +142,13 @@ def split_graph(body: Body, frozen: Collection[str], *, scores: Callable[[Callab
     graph = graph_of(body.module)
     if graph is None or len(graph.inputs) != 1:
         return None
-    given = set(map(id, graph.inputs))
     frozen_steps, live_steps = parted(body, graph, frozen=frozen)
-    made = given | {id(tensor) for node in frozen_steps for tensor in node.outputs}
-    if not all(id(tensor) in made for node in frozen_steps for tensor in node.input_tensors):
+    made = [*graph.inputs, *(tensor for node in frozen_steps for tensor in node.outputs)]
+    known = set(map(id, made))
+    if not all(id(tensor) in known for node in frozen_steps for tensor in node.input_tensors):
         return None
-    read = [tensor for node in live_steps for tensor in node.input_tensors] + list(graph.outputs)
-    border = list({id(tensor): tensor for tensor in read if id(tensor) in made}.values())  # what live steps read, or the model returns
-    if not frozen_steps or not live_steps or any(getattr(tensor, "_keras_mask", None) is not None for tensor in border):
+    border = read_after(graph, live_steps, made=made)
+    if not frozen_steps or not live_steps or border is None:
         return None
 
     def frozen_part(inputs: Inputs) -> list[Tensor]:
@@ -200,6 +204,14 @@ def parted(body: Body, graph: Any, *, frozen: Collection[str]) -> tuple[list[Any
         (frozen_steps if still else live_steps).append(node)
         made |= set(map(id, node.outputs)) if still else set()
     return frozen_steps, live_steps
+
+
+def read_after(graph: Any, steps: Sequence[Any], *, made: Sequence[Any]) -> list[Any] | None:
+    """Return the symbolic tensors of `made` that these steps read or the graph returns; None if one of them has a mask."""
+    own = set(map(id, made))
+    read = [tensor for node in steps for tensor in node.input_tensors] + list(graph.outputs)
+    found = list({id(tensor): tensor for tensor in read if id(tensor) in own}.values())
+    return None if any(getattr(tensor, "_keras_mask", None) is not None for tensor in found) else found
 
 
 _LEADING = "_regraft_leading"  # Attribute of a graph whose first steps another function computes

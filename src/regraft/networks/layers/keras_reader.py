@@ -74,8 +74,8 @@ class KerasReader:
             return [self.turned(value, first=self.first and value.tensor.ndim > 3).name for value in outputs]
 
     def read_first(self, graph: Any, steps: Sequence[Any]) -> tuple[list[Any], dict[int, Value]]:
-        """Convert those of the `steps` of a graph, in order, that have a counterpart and compute in single precision, up to the first on
-        each way that is not so. Return them, and the values by the ids of their symbolic tensors."""
+        """Convert the `steps` of a graph, in order, that have a counterpart, compute in single precision and read only what was converted
+        before. Return them, and the values by the ids of their symbolic tensors."""
         known, done = {id(tensor): value for tensor, value in zip(graph.inputs, self._given(graph), strict=True)}, list[Any]()
         with torch.no_grad():
             for node in steps:
@@ -89,12 +89,9 @@ class KerasReader:
         return done, known
 
     def _given(self, graph: Any) -> list[Value]:
-        sample = self.sample
-        return (
-            [Value(one.name, sample[one.name]) for one in graph.inputs]
-            if isinstance(sample, dict)
-            else [Value("input", sample, self.first)]
-        )
+        if isinstance(self.sample, dict):
+            return [Value(one.name, self.sample[one.name]) for one in graph.inputs]
+        return [Value("input", self.sample, self.first)]
 
     def _check(self, layers: Sequence[Any]) -> None:
         found = [(layer, type(layer)) for layer in layers]

@@ -12,7 +12,7 @@ from torch.nn import Module
 
 from ..keras.body import KerasBody
 from ..keras.library import keras
-from ..keras.running import lead_, parted
+from ..keras.running import lead_, parted, read_after
 from ..keras.structure import graph_of, steps_of
 from ..parts.structure import below
 from ..tracing import trace
@@ -22,8 +22,8 @@ from .keras_reader import KerasReader
 
 
 def lead_by_layers_(body: KerasBody, layers: Collection[str], *, watched: Collection[str]) -> list[Module]:
-    """Let PyTorch compute those of these `layers` that come first in the graph, or in a nested model that stays, and have a counterpart.
-    The private copy only predicts afterwards. `watched`: layers and models whose own calls are read, so that they stay.
+    """Let PyTorch compute those of these `layers` that have a counterpart and come first in the graph or in a nested model.
+    The body is a private copy, which only predicts afterwards. `watched`: layers and models that stay, because their own calls are read.
     Return the new modules; none if no layer has a counterpart."""
     models = {"": body.module, **{name: part for name, part in body.by_name.items() if graph_of(part) is not None}}
     with torch.no_grad():
@@ -51,10 +51,9 @@ def _leading(
     called = {id(part): name for name, part in body.by_name.items()}
     held = {number for number, name in called.items() if any(below(one, name) for one in watched)}
     done, known = reader.read_first(graph, [node for node in parted(body, graph, frozen=layers)[0] if id(node.operation) not in held])
-    own, there = {id(tensor) for node in done for tensor in node.outputs}, set(map(id, done))
-    read = [tensor for node in steps_of(graph) if id(node) not in there for tensor in node.input_tensors] + list(graph.outputs)
-    border = list({id(tensor): tensor for tensor in read if id(tensor) in own}.values())
-    if not border or any(getattr(tensor, "_keras_mask", None) is not None for tensor in border):
+    left = [node for node in steps_of(graph) if node not in done]
+    border = read_after(graph, left, made=[tensor for node in done for tensor in node.outputs])
+    if not border:
         return None, []
     outputs = [reader.as_keras(known[id(tensor)]).name for tensor in border]
     needed = set(outputs)
