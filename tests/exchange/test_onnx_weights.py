@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,18 @@ def test_an_export_that_is_interrupted_leaves_the_former_network_whole(tmp_path:
     after.export(path)
     np.testing.assert_allclose(serve(path).logits(ROWS), after.logits(ROWS), atol=1e-5)
     assert len(list(tmp_path.glob("x.onnx.*.data"))) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names of POSIX")
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["a:b.onnx", "a\\b.onnx", "a\nb.onnx", "a[1].onnx"])
+def test_weights_of_a_file_with_any_name_are_found(name: str, tmp_path: Path) -> None:
+    """A model gives its weights no name that its reader refuses. Weights of former models are removed if their file is named after them."""
+    for net in (_net("torch", seed) for seed in (0, 1)):
+        path = net.export(tmp_path / name)
+        np.testing.assert_allclose(serve(path).logits(ROWS), net.logits(ROWS), atol=1e-5)
+    weights = sorted(file.name.split(".onnx.")[0] for file in set(tmp_path.iterdir()) - {path})
+    assert weights == (["a[1]"] if "[" in name else ["network"] * 2)
 
 
 def test_weights_beside_a_file_of_another_tool_are_read(tmp_path: Path) -> None:

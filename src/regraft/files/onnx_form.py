@@ -1,8 +1,8 @@
 """ONNX files: parsed as data, checked node by node, and serialized again before an engine sees them.
 
 An engine does what a model says: it reads external data from other files, calls operators of other domains, and accepts model formats of
-its own. It therefore never gets a file or its original bytes, but only content that was checked here. Weights that lie in a file beside a
-graph are read here, too.
+its own. It therefore never gets a file or its original bytes, but only content that was checked here. Weights in a file beside the graph
+are read here, too.
 """
 
 from __future__ import annotations
@@ -74,13 +74,12 @@ def parsed_onnx(onnx: Any, path: Path) -> Any:
 
 
 def _take_weights_(tensors: list[Any], file: Path) -> None:
-    """Read the weights of some tensors from a file. Together they may be as large as the file: no part of it is read twice."""
+    """Read the weights of some tensors from a file. Together they are at most as large as the file, so that they cannot fill the memory."""
     room = file.stat().st_size
     with file.open("rb") as stream:
         for tensor in tensors:
-            facts, names = {entry.key: entry.value for entry in tensor.external_data}, tensor.DataType.items()
-            form = next((word for word, number in names if number == tensor.data_type), "")
-            size, start = math.prod(tensor.dims) * _SIZES.get(form, 0), int(facts.get("offset", 0))
+            facts = {entry.key: entry.value for entry in tensor.external_data}
+            size, start = math.prod(tensor.dims) * _SIZES.get(_form(tensor), 0), int(facts.get("offset", 0))
             room -= size
             if min(tensor.dims, default=0) < 0 or start < 0 or room < 0 or int(facts.get("length", size)) != size:
                 raise ValueError(f"it is too short, or of another network: {printable(repr(tensor.name), width=60)} needs {size:,} bytes")
@@ -90,9 +89,14 @@ def _take_weights_(tensors: list[Any], file: Path) -> None:
             del tensor.external_data[:]
 
 
+def _form(tensor: Any) -> str:
+    """Return the name of the type of a tensor's numbers."""
+    return next((word for word, number in tensor.DataType.items() if number == tensor.data_type), str(tensor.data_type))
+
+
 def weights_apart_(model: Any) -> dict[str, Any]:
-    """Take the larger weights out of a checked model that has too many for one file, and return them by name.
-    The model then says where they stand in a file of weights that has them in this order."""
+    """Take the larger weights out of a checked model if they are too many for one file, and return them by name.
+    The model then gives their places in a file that holds them in this order."""
     numpy_helper = importlib.import_module("onnx.numpy_helper")
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= LARGEST:
         return {}
@@ -162,11 +166,10 @@ def _check_tensor(tensor: Any, what: str, *, end: str) -> None:
         places = [entry.value for entry in tensor.external_data if entry.key == "location"]
         shown = printable(repr(places[0]), width=80) if places else "another file"
         raise UnsafeFileError(
-            f"{what} takes its tensor {name} from {shown}; expected it in the file itself, or in one of its folder that ends with "
-            f"{', '.join(FORMATS['onnx weights'].suffixes)}. It is not opened.{end}"
+            f"{what} takes its tensor {name} from {shown}; expected it in the file itself, or in a file of its folder whose name ends "
+            f"with {', '.join(FORMATS['onnx weights'].suffixes)}. It is not opened.{end}"
         )
-    names = {number: word for word, number in type(tensor).DataType.items()}
-    form = names.get(tensor.data_type, str(tensor.data_type))
+    form = _form(tensor)
     if form not in _SIZES:
         raise NetworkError(f"{what}: its tensor {name} is of the type {form}; expected one of {', '.join(_SIZES)}.{end}")
     whole, rest = divmod(len(tensor.raw_data), _SIZES[form])

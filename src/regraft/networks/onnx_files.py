@@ -88,7 +88,7 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
         model, weights = _model(network)
         if preprocessing:
             _put_preprocessing_(model, network, weights=weights)
-        importlib.import_module("onnx.checker").check_model(_with_inputs(model, weights))
+        importlib.import_module("onnx.checker").check_model(_with_inputs(model, weights) if weights else model)
     except Exception as problem:  # not every forward can be exported
         if isinstance(problem, RegraftError) and not isinstance(problem, NetworkError):
             raise
@@ -103,28 +103,27 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
     return path
 
 
-def _with_inputs(model: Any, weights: Mapping[str, np.ndarray]) -> bytes:
-    """Return a model serialized, with the weights that are apart from it as inputs, because the checker would look for their file."""
+def _with_inputs(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
+    """Return a copy of a model with the weights that are apart from it as inputs, because the checker would look for their file."""
     helper, whole = importlib.import_module("onnx.helper"), type(model).FromString(model.SerializeToString())
     for tensor in [tensor for tensor in whole.graph.initializer if tensor.name in weights]:
         whole.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         whole.graph.initializer.remove(tensor)
-    return bytes(whole.SerializeToString())
+    return whole
 
 
 def _write(model: Any, path: Path, *, weights: Mapping[str, np.ndarray]) -> None:
-    """Write a model, and first the weights that are apart from it as a file beside it, named after its content: the model before, if there
-    is one, is whole until the new one has its place. Weights of former models of this name are then removed."""
-    fine = path.name.isprintable() and not {":", "\\"} & set(path.name)
-    stem, beside = path.name if fine else "network.onnx", None
+    """Write a model, and before it the weights that are apart from it, as a file beside it that is named after its content.
+    A former model of this name keeps its own weights until the new model replaces it; they are then removed."""
+    fine = path.name.isprintable() and not {":", "\\"} & set(path.name)  # names that a reader takes from a model
+    stem, beside = (path.name if fine else "network.onnx"), None
     if weights:
-        digest = hashlib.blake2b(digest_size=8)
-        for values in weights.values():
-            digest.update(np.ascontiguousarray(values).view(np.uint8).data)
+        parts, digest = [np.ascontiguousarray(values).view(np.uint8).data for values in weights.values()], hashlib.blake2b(digest_size=8)
+        for part in parts:
+            digest.update(part)
         beside = path.with_name(f"{stem}.{digest.hexdigest()}.data")
-        with replaced_file(beside) as partial, partial.open("wb") as stream:
-            for values in weights.values():
-                stream.write(np.ascontiguousarray(values).view(np.uint8).data)
+        with replaced_file(beside) as file, file.open("wb") as stream:
+            stream.writelines(parts)
         for tensor in model.graph.initializer:
             for entry in tensor.external_data:
                 entry.value = beside.name if entry.key == "location" else entry.value

@@ -168,12 +168,12 @@ def _scale_(graph: Any) -> None:
 
 
 _ACTIVATIONS = {"LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "GRU": [b"Sigmoid", b"Tanh"], "RNN": [b"Tanh"]}
-"""Activations of recurrent operators in one direction that need not be named."""
+"""Default activations of recurrent operators, for one direction."""
 
 
 def _start_at_zero_(graph: Any) -> None:
-    """Remove first states of zeros and the usual activations from recurrent operators, which have them anyway.
-    Such states take their shape from the input."""
+    """Remove from recurrent operators what is their default: first states of zeros, which take their shape from the input, and the usual
+    activations."""
     makers, numbers = _makers(graph), importlib.import_module("onnx.numpy_helper").to_array
     held = {tensor.name: tensor for tensor in graph.initializer}
 

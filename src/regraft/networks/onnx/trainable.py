@@ -167,7 +167,7 @@ def onnx_module(content: bytes, *, what: str) -> Module:
 
 @functools.cache
 def _by_step(kind: type[Module]) -> type[Module]:
-    """Return the class of a recurrent operator whose results keep steps and examples apart, as PyTorch's exporter and Keras need them."""
+    """Return a class of recurrent operator that never merges steps and examples into one axis: PyTorch's exporter and Keras need this."""
 
     class Steps(kind):  # type: ignore[misc,valid-type]  # the library is not there for mypy
         def forward(self, value: Tensor, *first: Tensor) -> tuple[Tensor, ...]:
@@ -188,7 +188,7 @@ def _by_step(kind: type[Module]) -> type[Module]:
 
 
 def _step_by_step_(module: Module) -> None:
-    """Replace the recurrent layers of onnx2pytorch. A GRU that resets before its linear map is none of PyTorch's."""
+    """Let the recurrent layers of onnx2pytorch compute by `_by_step`. A GRU that resets before its linear map becomes a `Recurrent`."""
     found: list[Any] = [part for part in module.modules() if hasattr(part, "sequence_lens")]
     for layer in found:
         cells: Any = next(layer.children())
@@ -202,7 +202,7 @@ def _step_by_step_(module: Module) -> None:
 
 
 class _Slice(Module):
-    """Part of a value along several axes. Those in `back` are read from the end."""
+    """Part of a value along several axes. Those in `back` are reversed."""
 
     def __init__(self, where: Mapping[int, slice], back: Sequence[int]) -> None:
         super().__init__()
@@ -251,13 +251,13 @@ def _take_numbers_(module: Any, model: Any) -> None:
 
 
 def _part(layer: Any, node: Any, *, numbers: Sequence[Any]) -> _Slice | None:
-    """Return a Slice operator as a layer; None if its limits are values, or if it reads only a part from the end."""
+    """Return a Slice operator as a layer; None if the graph computes its limits, or if it reverses a part of an axis."""
     if any(name and number is None for name, number in zip(node.input[1:], numbers, strict=True)):
         return None
     starts, ends, axes, steps = (*(numbers or [layer.starts, layer.ends, layer.dim]), *[None] * 4)[:4]
     where, back = dict[int, slice](), []
     for start, end, axis, step in zip(starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True):
-        if step < 0 and (step != -1 or end > -_FAR or -1 < start < _FAR or start < -1):
+        if step < 0 and (step != -1 or end > -_FAR or (start != -1 and start < _FAR)):
             return None
         where[axis] = slice(start, end, step) if step > 0 else slice(None)
         back += [axis] if step < 0 else []
@@ -274,7 +274,7 @@ def _with_numbers(_layer: Module, given: tuple[Any, ...], *, numbers: list[Any])
 
 
 def _drop_doubles_(module: Any, model: Any) -> None:
-    """Empty weight copies that the layers hold themselves. The library looks for them where an edit has removed a layer."""
+    """Replace weight copies that the layers hold themselves by None. The library reads the names once an edit has removed a layer."""
     layers = importlib.import_module("onnx2pytorch.constants").STANDARD_LAYERS
     read: set[str] = set()
     for node in model.graph.node:
