@@ -388,8 +388,8 @@ class Family(Generic[B]):
     becomes: ClassVar[dict[str, Callable[[Any, str], Any]]] = {}
     """Converters to each family, by its name. `sources.opening`, which knows all families, registers them."""
     leading: ClassVar[dict[str, Callable[..., list[Module]]]] = {}
-    """Functions (body, layers, watched=) that let faster modules compute these layers of a private copy of a body, except those that are
-    watched, and return the modules; by the name of the family that has one. `sources.opening` registers them."""
+    """Functions (body, layers, watched=), by the name of the family that has one. They let faster modules compute these layers of a private
+    copy of a body, except the watched ones, and return these modules. `sources.opening` registers them."""
 
     def _refuse(self, what: str) -> NoReturn:
         raise NetworkError(f"A network of the family {self.name!r} {what}")

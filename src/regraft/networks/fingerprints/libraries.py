@@ -20,7 +20,7 @@ def library_of(module: str) -> str | None:
 
 
 def source_of(module: str) -> str | None:
-    """Return this package with the digest of all its source for a module of it; None for any other module."""
+    """Return the name of this package and the digest of all its source if the module belongs to it; None otherwise."""
     return _own_source() if module.partition(".")[0] == "regraft" else None
 
 

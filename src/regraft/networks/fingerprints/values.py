@@ -277,7 +277,7 @@ class Fingerprint:
             return _joined("function", [library, name, function.__qualname__, *closed])
         code, self._own = function.__code__, True
         own = self._named({key: part for key, part in vars(function).items() if key != "__wrapped__"})
-        source = source_of(name)  # holds what the function reads
+        source = source_of(name)  # covers what the function reads
         read = [source] if source else self._named(read_globals(code, function.__globals__))
         defaults = [self._digest(function.__defaults__), self._digest(function.__kwdefaults__)]
         return _joined("function", [self._digest(code), *defaults, *closed, *own, *read])

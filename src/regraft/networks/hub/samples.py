@@ -27,12 +27,12 @@ def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs
         ids = torch.zeros((2, _TOKENS), dtype=torch.int64)
         named = {name: ids, "attention_mask": torch.ones_like(ids)}
         known = inspect.signature(module.forward).parameters
-        return suited_tokens(module, {key: tensor for key, tensor in named.items() if key in known})
+        return suited_sample(module, {key: tensor for key, tensor in named.items() if key in known})
     seen = getattr(config, "vision_config", None) or config
     if "pixel_attention_mask" in inspect.signature(module.forward).parameters and getattr(seen, "num_patches", None):
         shape = (int(seen.num_patches), int(seen.num_channels) * int(seen.patch_size) ** 2)
         mask = torch.ones((2, shape[0]), dtype=torch.int64)
-        return suited_tokens(module, {"pixel_values": sample_of(shape), "pixel_attention_mask": mask, "spatial_shapes": mask[:, :2]})
+        return suited_sample(module, {"pixel_values": sample_of(shape), "pixel_attention_mask": mask, "spatial_shapes": mask[:, :2]})
     if name in ("pixel_values", "inputs"):
         return sample_of(_picture_shape(config, side=side))
     bands = getattr(config, "num_mel_bins", None)
@@ -57,9 +57,9 @@ def _picture_shape(config: Any, *, side: tuple[int, int] | None) -> tuple[int, i
     return int(getattr(seen, "num_channels", None) or 3), height, width
 
 
-def suited_tokens(module: Module, sample: Inputs) -> Inputs:
-    """Return a sample with two non-special token ids, and the end token in the last position for encoder-decoder networks; of patches with
-    a mask (SigLIP 2), a sample with the shape of their grid."""
+def suited_sample(module: Module, sample: Inputs) -> Inputs:
+    """Return a sample with two non-special token ids, and the end token in the last position for encoder-decoder networks.
+    A sample of patches with a mask (SigLIP 2) gets the shape of their grid."""
     config = getattr(module, "config", None) or getattr(getattr(module, "encoder", None), "config", None)
     named = sample if isinstance(sample, dict) else {"input_ids": sample}
     if "spatial_shapes" in named and "pixel_attention_mask" in named:  # rows and columns of patches: as square as their number allows

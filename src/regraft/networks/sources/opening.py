@@ -22,7 +22,7 @@ from ..edits import Cut, edit_from_dict
 from ..family import Family
 from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_heads_, read_learned_, read_statistics
 from ..hub.opening import live_hub
-from ..hub.samples import suited_tokens
+from ..hub.samples import suited_sample
 from ..onnx.trainable import SOURCE as ONNX_SOURCE
 from ..onnx.trainable import open_onnx, read_onnx_module
 from ..parts.code_files import naming_conditions, with_code_files
@@ -156,7 +156,7 @@ def _open_live(source: Any, inputs: Shapes, *, head: HeadChoice = None) -> Netwo
             from ..keras.family import open_keras
         return open_keras(source, inputs=inputs, head=head)
     if isinstance(inputs, Mapping):
-        network = open_torch(source, sample=suited_tokens(source, named_sample(source, inputs)), head=head)
+        network = open_torch(source, sample=suited_sample(source, named_sample(source, inputs)), head=head)
         network.body.open_(inputs)
         return network
     return open_torch(source, inputs=inputs, head=head)
@@ -431,7 +431,7 @@ def _edited(  # over the limit: what a folder says of a network, and what is giv
     module = architecture if architecture is not None else _made_again(folder, origin, sample=sample, limits=limits)
     remedy = "Its regraft.json is damaged, or the architecture is another one. Save the network again."
     with building(what, Limits.of_memory(), remedy=remedy):
-        sized = open_torch(module, sample=suited_tokens(module, batch), origin=origin, take=architecture is None)
+        sized = open_torch(module, sample=suited_sample(module, batch), origin=origin, take=architecture is None)
         for edit in edits:
             sized = sized.edited(with_present_names(edit, sized.module) if former else edit)
     return sized

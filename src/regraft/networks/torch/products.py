@@ -30,8 +30,8 @@ _Tensors = list[Tensor | None]
 
 
 class _Products(TorchFunctionMode):
-    """Record the tensors that go into each matrix product within the context; of the last `most` ones, or of all. Those without two axes,
-    among them the attention of large networks, are replaced by None."""
+    """Record the tensors that go into the last `most` matrix products within the context, or into all of them.
+    None stands for tensors that do not have two axes, as in attention, because they may be large."""
 
     def __init__(self, most: int | None = None) -> None:
         super().__init__()
@@ -66,8 +66,8 @@ class ReadHead(Graft):
 
 
 def at_read_head(body: TorchBody, *, call: int, operand: int, end: str) -> TorchBody:
-    """Return the body with a linear layer without weights of its own where a head was read once: its own may be zeros, or random.
-    The caller gives the body up."""
+    """Return the body with a linear layer of zeros where the head of a saved network was read: here the class weights in the code may be
+    zeros or random, so that no head is found. The caller gives the body up."""
     with torch.no_grad(), body.at_rest():
         result, products = _run(body.module, body.sample)
     tensor = products[-call][operand] if len(products) >= call and len(products[-call]) > operand else None
@@ -105,8 +105,8 @@ def _run(module: Module, batch: Any, *, most: int | None = None) -> tuple[Tensor
 
 
 def read_again(body: TorchBody, account: Account) -> Account:
-    """Read the class weights of a head again, after a file that has none for its layer gave the network other weights. Return the `account`
-    of that file without the layer."""
+    """Read the class weights of the head from the module's code again, unless the weights file that was put in has the layer of the head.
+    Return the `account` of that file without this layer."""
     graft = body.module
     if not isinstance(graft, ReadHead):
         return account
@@ -125,8 +125,8 @@ def read_again(body: TorchBody, account: Account) -> Account:
 
 
 def _trains_alike(module: Module, batch: Any, *, call: int, weight: Tensor) -> bool:
-    """Tell whether the product with this class weight (d, C) is also in training the one that is `call` products before the end: a second
-    classifier may follow, which runs only there."""
+    """Tell whether the product with this class weight (d, C) is `call` products before the end in training, too: a second classifier may
+    follow there."""
     buffers = [(own, own.clone()) for own in module.buffers()]
     active = [(part, part.training) for part in module.modules()]
     try:
@@ -144,15 +144,14 @@ def _trains_alike(module: Module, batch: Any, *, call: int, weight: Tensor) -> b
 
 
 def _pairs(tensors: _Tensors, others: _Tensors, *, shape: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield the possible features (N, d) of a product of the `shape` (N, C), with their place, and its class weights (d, C), which another
-    batch leaves as they are."""
-    flat = [tensor for tensor in tensors if tensor is not None and tensor.is_floating_point()]
+    """Yield the possible features (N, d) of a product of the `shape` (N, C), with their place among its tensors, and the possible class
+    weights (d, C): tensors that are the same for another batch (`others`)."""
+    flat = {at: tensor for at, tensor in enumerate(tensors) if tensor is not None and tensor.is_floating_point()}
     both = [(one, other) for one, other in zip(tensors, others, strict=False) if one is not None and other is not None]
     fixed = {id(one) for one, other in both if one.shape == other.shape and torch.equal(one, other)}
-    for features in (one for one in flat if id(one) not in fixed and len(one) == shape[0]):
-        operand = next(at for at, tensor in enumerate(tensors) if tensor is features)
-        for weight in (one for one in flat if id(one) in fixed):
-            wanted = (features.shape[1], shape[1])
+    for operand, features in ((at, one) for at, one in flat.items() if id(one) not in fixed and len(one) == shape[0]):
+        wanted = (features.shape[1], shape[1])
+        for weight in (one for one in flat.values() if id(one) in fixed):
             yield from ((operand, features, one.detach()) for one in (weight, weight.T) if one.shape == wanted)
 
 
