@@ -771,12 +771,19 @@ def test_a_network_that_does_not_run_on_the_examples_of_the_comparison_is_refuse
         net.to("keras")
 
 
-def test_tokens_that_keras_takes_as_fractions_go_to_pytorch() -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_tokens_that_keras_takes_as_fractions_go_to_pytorch(several: bool) -> None:
     """The type of Keras' inputs is float32 unless it is given."""
     keras.utils.set_random_seed(0)
-    net = regraft.load(keras.Sequential([keras.Input((6,)), L.Embedding(3, 4), L.GlobalAveragePooling1D(), L.Dense(3)]), classes=ABC)
-    tokens = np.random.default_rng(0).integers(0, 3, (9, 6)).astype(np.float32)
-    np.testing.assert_allclose(net.to("torch").logits(tokens), net.logits(tokens), atol=1e-6)
+    draws, parts = np.random.default_rng(0), [L.Embedding(3, 4), L.GlobalAveragePooling1D()]
+    tokens, facts = draws.integers(0, 3, (9, 6)).astype(np.float32), draws.normal(size=(9, 4)).astype(np.float32)
+    if several:
+        words, numbers = keras.Input((6,), name="words"), keras.Input((4,), name="numbers")
+        model = keras.Model([numbers, words], L.Dense(3)(L.Concatenate()([numbers, parts[1](parts[0](words))])))
+    else:
+        model = keras.Sequential([keras.Input((6,)), *parts, L.Dense(3)])
+    net, items = regraft.load(model, classes=ABC), {"numbers": facts, "words": tokens} if several else tokens
+    np.testing.assert_allclose(net.to("torch").logits(items), net.logits(items), atol=1e-6)
 
 
 def test_the_comparison_has_steps_that_are_left_out() -> None:
