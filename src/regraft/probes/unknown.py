@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from itertools import combinations
 from typing import Annotated, Any
 
@@ -73,10 +73,6 @@ class UnknownChoice:
         checked(data, schema_of(kind), what="The choice of a score of unknown examples", error=DataError)
         return cls(**{field.name: data[field.name] for field in fields(cls)})
 
-    def total(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the sum (N,) of the `scores`, (N,) each, divided by their standard deviations."""
-        return np.asarray(sum(scores[name] / spread for name, spread in self.parts.items()))
-
 
 class UnknownJudge:
     """Detector of examples that belong to no known class, based on the features of the head.
@@ -92,7 +88,7 @@ class UnknownJudge:
         """Return the unknown score (N,) of features (N, d); higher means less likely to be of a known class."""
         looked_at = np.asarray(features)[:, :: self.every]
         names, reference = list(self.choice.parts), self.reference
-        return self.choice.total(unknown_scores(looked_at, statistics=self.statistics, names=names, reference=reference))
+        return _total(unknown_scores(looked_at, statistics=self.statistics, names=names, reference=reference), self.choice.parts)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Return whether each example is unknown, (N,) bool, from features (N, d)."""
@@ -228,8 +224,8 @@ def choose_unknown(
     In each of five repeats, the statistics are fitted on four fifths of the examples of the remaining classes. The last fifth and the
     examples of the hidden classes are scored. The threshold is set by cross-validation with all classes known: at most a share of
     `false_alarm` of the held-out known examples lies above it. A group is never both fitted and scored as known.
-    The score is the sum of four scores, divided by their standard deviations. Fewer of them replace it
-    only if they are better by more than the standard error of the difference over the hidden classes, because the estimates are noisy.
+    The score is the sum of the four scores `_SUMMED`, each divided by its standard deviation. Fewer of them, or one alone, replace it only
+    if they are better by more than the standard error of the difference over the hidden classes, because the estimates are noisy.
     Source: Scheirer et al., IEEE TPAMI 35, 2013, section 5 (classes hidden for open-set tests); Breiman et al., Classification and
     Regression Trees, 1984, section 3.4.3 (the rule of one standard error)."""
     if not 0 < false_alarm < 1:
@@ -245,29 +241,29 @@ def choose_unknown(
     repeats = [
         _hidden(x, rows, hidden=hidden_in == turn, unseen=folds == turn % (folds.max() + 1)) for turn in range(int(hidden_in.max()) + 1)
     ]
-    of_sets = {parts: np.concatenate([_areas(repeat, parts) for repeat in repeats]) for parts in _sets(_SUMMED)}
-    best = max(of_sets, key=lambda parts: float(of_sets[parts].mean()))
-    gain = of_sets[best] - of_sets[_SUMMED]
+    alone = {name: (name,) for name in UNKNOWN_SCORES}
+    areas = {parts: np.concatenate([_areas(repeat, parts) for repeat in repeats]) for parts in {*_sets(_SUMMED), *alone.values()}}
+    best = max(_sets(_SUMMED), key=lambda parts: float(areas[parts].mean()))
+    gain = areas[best] - areas[_SUMMED]
     best = _SUMMED if gain.mean() <= gain.std(ddof=1) / np.sqrt(len(gain)) else best
-    asked = {**{name: (name,) for name in UNKNOWN_SCORES}, COMBINED: best if len(best) > 1 else _SUMMED}
-    auroc = {name: np.concatenate([_areas(repeat, parts) for repeat in repeats]) for name, parts in asked.items()}
+    judged = {**alone, COMBINED: best if len(best) > 1 else _SUMMED}
     nobody = np.zeros(len(kinds), bool)
     held_out = [_hidden(x, rows, hidden=nobody, unseen=folds == fold, names=best)[0] for fold in np.unique(folds)]
     known = {name: np.concatenate([part[name] for part in held_out]) for name in best}
-    choice = UnknownChoice(
+    spreads = _spreads(known, best)
+    return UnknownChoice(
         COMBINED if len(best) > 1 else best[0],
-        0.0,
+        _quantile(_total(known, spreads), false_alarm),
         false_alarm,
-        {name: float(np.mean(values)) for name, values in auroc.items()},
-        {name: float(np.std(values, ddof=1) / np.sqrt(len(values))) for name, values in auroc.items()},
+        {name: float(np.mean(areas[parts])) for name, parts in judged.items()},
+        {name: float(np.std(areas[parts], ddof=1) / np.sqrt(len(areas[parts]))) for name, parts in judged.items()},
         {
             name: float(np.mean([_found(*_summed(repeat, parts), false_alarm=false_alarm) for repeat in repeats]))
-            for name, parts in asked.items()
+            for name, parts in judged.items()
         },
         len(repeats),
-        {name: float(known[name].std()) or 1.0 for name in best},
+        spreads,
     )
-    return replace(choice, threshold=_quantile(choice.total(known), false_alarm))
 
 
 _Scored = tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]
@@ -278,11 +274,20 @@ def _sets(names: Sequence[str]) -> list[tuple[str, ...]]:
     return [chosen for count in range(1, len(names) + 1) for chosen in combinations(names, count)]
 
 
+def _spreads(known: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, float]:
+    """Return the standard deviations of the scores of `known` examples, 1 for a score that does not vary."""
+    return {name: float(known[name].std()) or 1.0 for name in names}
+
+
+def _total(scores: Mapping[str, np.ndarray], spreads: Mapping[str, float]) -> np.ndarray:
+    """Return the sum (N,) of the `scores`, (N,) each, that `spreads` names, each divided by its standard deviation there."""
+    return np.asarray(sum(scores[name] / spread for name, spread in spreads.items()))
+
+
 def _summed(scored: _Scored, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the sums (K,) and (U,) of the scores `parts`, divided by their standard deviations on known examples."""
-    spread = {name: scored[0][name].std() or 1.0 for name in parts}
-    known, hidden = (np.asarray(sum(values[name] / spread[name] for name in parts)) for values in scored[:2])
-    return known, hidden
+    spreads = _spreads(scored[0], parts)
+    return _total(scored[0], spreads), _total(scored[1], spreads)
 
 
 def _areas(scored: _Scored, parts: Sequence[str]) -> np.ndarray:
