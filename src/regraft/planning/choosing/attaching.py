@@ -57,7 +57,8 @@ def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> tuple[dict[st
     batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
     padded = False
     try:
-        reading = _reading(net, net.blocks)
+        headed = retarget(net, ["new"], start="zeros")  # the input of its head is the pooled output
+        reading = _reading(net, net.blocks, headed=headed)
         if sorts_by_length(net.sample):
             inputs = items.batch(rows)
             skips = skips_padding(reading.read, inputs)
@@ -74,17 +75,17 @@ def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> tuple[dict[st
     return {"": torch.cat(whole).cpu().numpy()} | places, padded
 
 
-def _reading(net: Network, blocks: Sequence[Block]) -> Reading:
-    """Return the reading of the last of some `blocks`; of those before them if none of them is called, or gives real numbers."""
+def _reading(net: Network, blocks: Sequence[Block], *, headed: Network) -> Reading:
+    """Return the reading of the last of some `blocks`; of those before them if none of them is called, or gives real numbers.
+    `headed` is the network with a head, which reads its pooled output; it is read if it has the same blocks."""
     taps = [Tap(block.name, ("mean",)) for block in blocks[-_BLOCKS:]]
-    headed = retarget(net, ["new"], start="zeros")  # the input of its head is the pooled output
     same = {tap.block for tap in taps} <= {block.name for block in headed.blocks}
     try:
         return reading_at(headed if same else net, taps)
     except NetworkError:
         if len(blocks) <= _BLOCKS:
             raise
-    return _reading(net, blocks[:-_BLOCKS])
+    return _reading(net, blocks[:-_BLOCKS], headed=headed)
 
 
 def _pooled(net: Network, batches: Iterable[Inputs]) -> list[Tensor]:
