@@ -180,7 +180,7 @@ def with_rows(network: Network, head: Head, *, probe: LinearProbe, layer: Hidden
 
 STACKED = "all depths, weighed"
 SHRINK = 10.0
-"""Strength of the penalty towards the weights of `_prior`, in nats for all examples together: few examples cannot determine a dozen."""
+"""Strength of the penalty towards `_prior`, in nats for all examples together: few examples cannot determine a dozen weights."""
 LEAST = 0.01  # Share of the total weight below which a head is left out
 MOST_WEIGHED = 4000  # Largest number of examples for fitting the weights; more change only their third digit
 
@@ -205,8 +205,9 @@ def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: st
 
 
 def _prior(members: Sequence[Probed]) -> np.ndarray:
-    """Return the weights (M,) of heads before the data: half for the old head, whose logits no example has chosen, the rest in equal parts.
-    The logits of the others are held out, but have chosen penalties and methods: with 30 examples their errors are too low."""
+    """Return the prior weights (M,) of some heads: one half for the old head, the other half in equal parts; all equal without an old head.
+    No example has chosen anything about the old head. The held-out logits of the others also chose their penalties and methods, so that
+    with 30 examples their errors are too low."""
     old = np.array([one.of_old for one in members])
     shares = np.where(old, 1.0, 1.0 / max(np.sum(~old), 1))
     return np.asarray(shares / shares.sum())
