@@ -10,9 +10,9 @@ from torch import nn
 
 import regraft
 from regraft.cli.commands.evaluation import _cell
-from regraft.planning.search.bench import METRICS, shown_figure
+from regraft.planning.search.bench import METRICS
 from regraft.report.results import FIGURES, score_table
-from regraft.words import SHARES, counted
+from regraft.words import SHARES, counted, metric_words
 
 NOUNS = ("example", "class", "numeric column", "test example", "file", "image file", "row", "epoch", "block", "output", "feature", "link")
 
@@ -35,7 +35,8 @@ def test_records_of_one_thing_have_the_singular() -> None:
 
 @pytest.mark.parametrize("key", sorted({key for key, _ in FIGURES} | {key for keys in METRICS.values() for key in keys}))
 def test_commands_search_and_report_show_a_metric_in_one_format(key: str) -> None:
-    value, told = 0.86812, "86.8 %" if key in SHARES else "0.8681"
     assert (key in SHARES) == (key not in ("mae", "rmse", "r2", "log_loss", "brier"))
-    assert _cell(key, value) == shown_figure(key, value) == told
-    assert score_table({"examples": 9, key: value})["rows"][-1][1] == [told]
+    large = {} if key in SHARES else {12345.6: "12,346", -54321.0: "-54,321"}
+    for value, told in {0.86812: "86.8 %" if key in SHARES else "0.8681", **large}.items():
+        assert _cell(key, value) == metric_words(key, value) == told
+        assert score_table({"examples": 9, key: value})["rows"][-1][1] == [told]

@@ -46,13 +46,17 @@ _FIGURES = {"max_score_change": "largest change of an old logit", "proved_on_exa
 
 def account_figures(figures: Mapping[str, float]) -> dict[str, str]:
     """Return the figures of an account as text, by their names in words."""
-    told = {name: f"{100 * value:.1f} %" if name in SHARES else f"{value:.4g}" for name, value in figures.items()}
-    return {_FIGURES.get(name, name.replace("_", " ")): value for name, value in told.items()}
+    return {_FIGURES.get(name, name.replace("_", " ")): metric_words(name, value) for name, value in figures.items()}
 
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, which is given in the singular: "1 class", "2,000 classes"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def metric_words(name: str, value: float | None) -> str:
+    """Return the value of a metric as text: a share in per cent with one decimal, any other as `number_words` does."""
+    return number_words(value) if value is None or name not in SHARES else f"{100 * value:.1f} %"
 
 
 def number_words(value: float | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import duration
-from ..words import SHARES, counted, number_words
+from ..words import counted, metric_words, number_words
 from .figures import Axis, Bar, interval_rows, legend
 from .planes import axis_of, confusion_cells, confusion_matrix, curve, dot, kept_epochs, line, line_chart, plane, stage_starts, whisker
 from .verdict import baseline_name, difference_of, percent
@@ -34,8 +34,7 @@ FIGURES = (
 def _with_interval(figures: Mapping[str, Any], key: str) -> str:
     """Return a metric of `judge` with its interval, if any, as text: "90.0 %  (86.0 % to 93.0 %)" for a share."""
     value, interval = figures.get(key), figures.get(f"{key}_interval")
-    shown = percent if key in SHARES else number_words
-    return shown(value) + (f"  ({shown(interval[0])} to {shown(interval[1])})" if interval else "")
+    return metric_words(key, value) + (f"  ({metric_words(key, interval[0])} to {metric_words(key, interval[1])})" if interval else "")
 
 
 def figure(body: str, *, title: str, caption: str) -> Figure | None:
@@ -133,8 +132,7 @@ def comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> Figu
 
 def _score_bar(name: str, figures: Mapping[str, Any], *, key: str, strong: bool) -> Bar:
     value, interval = float(figures[key]), figures.get(f"{key}_interval")
-    words = percent(value) if key == "accuracy" else number_words(value)
-    return Bar(name, value, tuple(interval) if interval else None, words, strong)
+    return Bar(name, value, tuple(interval) if interval else None, metric_words(key, value), strong)
 
 
 def ends_of(bars: Sequence[Bar]) -> list[float]:
@@ -197,7 +195,7 @@ def _reliability(bins: Sequence[Mapping[str, Any]], *, error: float | None) -> F
     parts = [line([(0.0, 0.0), (100.0, 100.0)], "ideal")]
     for entry, (x, y) in zip(bins, points, strict=True):
         low, high = map(up.at, entry["interval"])
-        hint = f"{entry['examples']} examples: {percent(entry['probability'])} said, {percent(entry['accuracy'])} correct"
+        hint = f"{counted(entry['examples'], 'example')}: {percent(entry['probability'])} said, {percent(entry['accuracy'])} correct"
         parts += [whisker(x, (low, high)), dot(x, y, kind="fill0", hint=hint)]
     body = legend([("dotted fill0", "a bin of examples, with 95 % interval"), ("ideal", "calibrated")])
     body += plane(parts, title="Reliability diagram", across=across, up=up, kind="square")

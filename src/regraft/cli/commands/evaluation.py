@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from ...console import show_json, show_table, tell
-from ...words import SHARES, counted
+from ...words import counted, metric_words
 from .. import options
 from ..guard import command
 from ..shared import check_given, checked_kind, columns_for, kind_for, listed_names, read_data, run_by, to_run, wanted_target
@@ -131,12 +131,8 @@ def _print_confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> N
 
 
 def _cell(key: str, value: float | None) -> str:
-    """Format a metric as in the verdict: shares in per cent, others with four significant digits."""
-    if value is None:
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{100 * value:.1f} %" if key in SHARES else f"{value:.4g}"
+    """Format a metric, or a count of examples."""
+    return f"{value:,}" if isinstance(value, int) else metric_words(key, value)
 
 
 def _interval(key: str, bounds: Any) -> str:

@@ -14,7 +14,6 @@ from ...errors import NetworkError
 from ...freezing import Counter, Kept
 from ...heads import retarget
 from ...networks.contract import Network
-from ...words import SHARES
 from ..carry_out import adapted, checked_setup
 from ..finishing import leave_ready_
 from ..judging import judged
@@ -35,13 +34,6 @@ METRICS: dict[str, tuple[str, ...]] = {
 """Kind of task -> metrics that can choose the best trial; the first one is the default."""
 _LOSSES = {"classification": "log_loss", "multi-label": "log_loss", "regression": "rmse"}  # Kind of task -> metric that breaks ties
 _FALLING = ("log_loss", "ece", "brier", "rmse", "mae")
-
-
-def shown_figure(metric: str, value: float | None) -> str:
-    """Return the value of a metric as text: shares in per cent, others with four digits, "-" for None."""
-    if value is None:
-        return "-"
-    return f"{100 * value:.1f} %" if metric in SHARES else f"{value:.4g}"
 
 
 def shown_values(values: Mapping[str, Any]) -> str:

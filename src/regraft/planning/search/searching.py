@@ -32,12 +32,13 @@ from ...networks.folders import FACTS_FILE
 from ...report.plots import SURE
 from ...scale import on_cluster
 from ...training.courses import MOST
+from ...words import metric_words
 from ..carry_out import carry_out
 from ..plan import Plan
 from ..preparing import prepared_for
 from ..result import Result
 from ..tuning.tuned import folds_of
-from .bench import METRICS, Bench, Build, shown_figure, shown_values
+from .bench import METRICS, Bench, Build, shown_values
 from .board import BEST, PRUNERS, SAMPLERS, Board, Options, Taken, carried
 from .database import KeptTrial, optuna_library
 from .space import CLOSED_FORM, Range, Space, default_space, plan_for
@@ -151,7 +152,7 @@ def run_search(
             with progress("trials", asked.trials) as advance:
                 for ended in _trials(board, bench, ends=ends):
                     advance(1)
-                    figure = f", {bench.metric} {shown_figure(bench.metric, ended.value)}" if ended.value is not None else ""
+                    figure = f", {bench.metric} {metric_words(bench.metric, ended.value)}" if ended.value is not None else ""
                     values, why = shown_values(ended.facts.values or {}), f"; {ended.facts.error}" if ended.facts.error else ""
                     say(f"trial {len(board.trials())} of {asked.trials}: {_STATES[ended.state]}{figure}; {values}{why}")
                 if time.monotonic() > ends:
@@ -284,7 +285,7 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None, test: Dataset |
     on = f"{count} folds" if count > 1 else f"{sum(len(holdout) for _, holdout in bench.folds)} validation examples"
     network, plan = bench.prepared(best.values)
     plan = replace(plan, statistics=True, settings=replace(plan.settings, cache=cache)).with_reasons(
-        f"The best of {len(records)} trials: {bench.metric} {shown_figure(bench.metric, best.figure)} on {on}."
+        f"The best of {len(records)} trials: {bench.metric} {metric_words(bench.metric, best.figure)} on {on}."
     )
     with board.alone():
         result, scores = _judged(board, bench, network=network, plan=plan, best=best, test=test)

@@ -13,10 +13,10 @@ from ...files.text import printable
 from ...files.writing import write_json
 from ...networks.contract import Network
 from ...report.plots import plot_importances, plot_trials
-from ...words import counted
+from ...words import counted, metric_words
 from ..plan import Plan
 from ..result import Result
-from .bench import shown_figure, shown_values
+from .bench import shown_values
 from .database import unwritable
 
 FEWEST = 4  # Minimum number of finished trials for importances
@@ -140,13 +140,13 @@ class Study:
 
     def _row(self, trial: TrialRecord) -> list[str]:
         spread = trial.standard_error
-        cells = [str(trial.number), shown_figure(self.metric, trial.figure), "" if spread is None else shown_figure(self.metric, spread)]
+        cells = [str(trial.number), metric_words(self.metric, trial.figure), "" if spread is None else metric_words(self.metric, spread)]
         return [*cells, f"{trial.seconds:.1f}", trial.state]
 
     def __str__(self) -> str:
-        chosen = f"Best: trial {self.best_trial.number}, {self.metric} {shown_figure(self.metric, self.best_trial.figure)} in the search"
+        chosen = f"Best: trial {self.best_trial.number}, {self.metric} {metric_words(self.metric, self.best_trial.figure)} in the search"
         said = [
-            f"{shown_figure(self.metric, figures[self.metric])}{self._bounds(figures)} on {counted(figures['examples'], f'{name} example')}"
+            f"{metric_words(self.metric, figures[self.metric])}{self._bounds(figures)} on {counted(figures['examples'], f'{name} example')}"
             for name, figures in self.scores.items()
             if figures.get(self.metric) is not None
         ]
@@ -173,7 +173,7 @@ class Study:
         return f" The {done} finished trials are too few: no interval is above the mean importance. Raise the number of trials."
 
     def _bounds(self, figures: Mapping[str, Any]) -> str:
-        bounds = [shown_figure(self.metric, float(bound)) for bound in figures.get(f"{self.metric}_interval") or ()]
+        bounds = [metric_words(self.metric, float(bound)) for bound in figures.get(f"{self.metric}_interval") or ()]
         return f" (95 % interval {bounds[0].removesuffix(' %')} to {bounds[1]})" if bounds else ""
 
     def to_dict(self) -> dict[str, Any]:
