@@ -141,9 +141,9 @@ LINKS: dict[str, tuple[Callable[[Path], None], int, str]] = {
     "to the folder above, absolute": (lambda a: (a / "x").symlink_to(a.parent.resolve()), 4, ""),
     "to a file of the class": (lambda a: (a / "0.png").symlink_to("1.png"), 4, "1 link to files that are read already, not read"),
     "a second name of a file": (lambda a: os.link(a / "1.png", a / "0.png"), 4, "1 link to files that are read already, not read"),
-    "to a file of another class": (lambda a: (a / "x.png").symlink_to("../b/1.png"), 5, "1 files stand in several classes"),
-    "to another class": (lambda a: (a / "x").symlink_to("../b"), 6, "2 files stand in several classes"),
-    "as another class": (lambda a: (a.parent / "c").symlink_to("b"), 6, "2 files stand in several classes"),
+    "to a file of another class": (lambda a: (a / "x.png").symlink_to("../b/1.png"), 5, "1 file in several classes through links"),
+    "to another class": (lambda a: (a / "x").symlink_to("../b"), 6, "2 files in several classes through links"),
+    "as another class": (lambda a: (a.parent / "c").symlink_to("b"), 6, "2 files in several classes through links"),
 }
 UNUSABLE: dict[str, Callable[[Path], None]] = {
     "broken link": lambda a: (a / "x.png").symlink_to("none.png"),

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..words import counted
+
 _NO_NETWORK = " For this table, use {} instead of a network."
 _NOISE = " The difference is not significant."
 _UNCLEAR = "no clear difference"
@@ -33,7 +35,7 @@ def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]
     `baselines`: name -> result of `judge` on the same examples. If an entry has "difference", the result of `paired_difference(adapted,
     baseline)`, it is used instead of the unpaired interval."""
     part, figures = judged_part(scores)
-    shown = f"{figures.get('examples', 0)} {'test' if part == 'test' else 'held-out'} examples"
+    shown = counted(figures.get("examples", 0), f"{'test' if part == 'test' else 'held-out'} example")
     if "accuracy" in figures:
         return _of_accuracy(figures, {name: other for name, other in baselines.items() if "accuracy" in other}, shown=shown)
     if "mae" in figures:

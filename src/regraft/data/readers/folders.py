@@ -96,9 +96,8 @@ def _once(files: list[Path], folder: Path) -> tuple[list[Path], list[str]]:
         crossing += [paths[0].relative_to(folder).as_posix()] if len(by_class) > 1 else []
     shown = listed(path.relative_to(folder).as_posix() for path in omitted)
     notes = [f"{counted(len(omitted), 'link')} to files that are read already, not read: {shown}"] if omitted else []
-    notes += (
-        [f"{len(crossing)} files stand in several classes through links: {listed(crossing)}; no network can tell those"] if crossing else []
-    )
+    several_classes = f"{counted(len(crossing), 'file')} in several classes through links: {listed(crossing)}; no network can tell those"
+    notes += [several_classes] if crossing else []
     left_out = set(omitted)
     return [path for path in files if path not in left_out], notes
 

@@ -18,6 +18,7 @@ from ...networks.contract import Coding, Network
 from ...networks.folders import FACTS_FILE, read_facts
 from ...networks.parts.code_files import code_digest, shared_state, write_code
 from ...networks.parts.coding import INPUT
+from ...words import counted
 from ..preparing import preprocessing_for
 from ..setup import usable_device
 from .fitting import Fitted, Fitting, fit_codes, rows_needed
@@ -191,12 +192,12 @@ def _told(fitted: Fitted, counts: Mapping[str, int], *, fitting: Fitting, proof:
     rule = f"fitted, unsupervised ({fitting.unsupervised})" if fitting.unsupervised else "fitted"
     idle = (fitted.before == fitted.after) & np.isfinite(fitted.weights)
     lines = [
-        f"the code of {name!r} was fitted to {count} examples{how}: loss {fitted.before[row]:.4g} -> {fitted.after[row]:.4g}; "
+        f"the code of {name!r} was fitted to {counted(count, 'example')}{how}: loss {fitted.before[row]:.4g} -> {fitted.after[row]:.4g}; "
         f"{_prior_words(float(fitted.weights[row]), fitting)}{'; no better code was found' if idle[row] else ''}"
         for row, (name, count) in enumerate(counts.items())
     ]
     more = len(lines) - 20
-    notes = (*lines[:20], *([f"and {more} further conditions: {listed(list(counts)[20:])}"] if more > 0 else []), *proof.notes)
+    notes = (*lines[:20], *([f"and {counted(more, 'further condition')}: {listed(list(counts)[20:])}"] if more > 0 else []), *proof.notes)
     figures = {
         "conditions": float(len(counts)),
         "loss_before": float(fitted.before.mean()),
