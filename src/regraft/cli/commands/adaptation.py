@@ -64,9 +64,9 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     from ... import verbs
     from ...planning import make_plan
 
-    limit = {} if budget is None else {"budget": budget}
-    holdout = (0.2 if given.test is None else 0.0) if given.holdout is None else given.holdout
-    settings = {"holdout": holdout, "seed": given.seed, **limit, **settings_of(given)}
+    holdout = 0.0 if given.holdout is None and given.test is not None else given.holdout
+    asked = {name: value for name, value in {"holdout": holdout, "budget": budget}.items() if value is not None}
+    settings = {**asked, "seed": given.seed, **settings_of(given)}
     plan = make_plan(strategy, settings)  # report invalid settings before data are read
     net, dataset, test = opened_with_data(network, data, how=how, read=read, given=given)
     ready = time.perf_counter()

@@ -76,7 +76,8 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     wanted = plain_data(space, option="space")
     check_training(network, data, how=how, read=read, given=given, strategy=strategy, sampler=sampler, pruner=pruner)
     search: dict[str, Any] = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric}
-    search |= {"holdout": 0.2 if given.holdout is None else given.holdout, "seed": given.seed, "budget": budget, "resume": not no_resume}
+    search |= {"seed": given.seed, "budget": budget, "resume": not no_resume}
+    search |= {} if given.holdout is None else {"holdout": given.holdout}
     settings = settings_of(given) | ({} if strategy is None else {"strategy": strategy})
 
     from ... import verbs
