@@ -129,7 +129,7 @@ def unknown_kinds(kind: Any, task: Any) -> Iterator[str]:
 
 
 def _read_source(source: Any, options: ReadOptions) -> Dataset:
-    columns = None if isinstance(source, Dataset) or is_bunch(source) else columns_in(source, options.target)
+    columns = None if is_bunch(source) else columns_in(source, options.target)
     if options.inputs is not None and columns is None and not isinstance(source, str | Path):
         raise DataError(f"inputs={dict(options.inputs)!r} names columns of a table; received {type(source).__name__}. Give a mapping as X.")
     if is_bunch(source):

@@ -148,7 +148,8 @@ class ArrayPreprocessing(Preprocessing):
 
     def dataset(self, items: Any) -> Dataset:
         for table in (items, alone(items)) if self.columns else ():
-            columns = columns_in(table, [name for name in self.columns if isinstance(table, Mapping) and name in table])
+            known = [name for name in self.columns if name in table] if isinstance(table, Mapping) else []
+            columns = columns_in(table, known)
             named = columns is not None and [*columns] != [*map(str, range(len(columns)))]
             if named or (isinstance(table, str | Path) and is_table(table)):
                 return read_unlabelled(table, self.kind, columns=(), rows=self.columns)

@@ -347,10 +347,10 @@ def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
     if type(items).__module__.split(".")[0] == "PIL":
         return [items]
     if isinstance(items, Mapping):
-        wanted = "an array (N, d) with the columns in the order of the training" if kind == "array" else f"files or arrays ({kind})"
+        wanted = {"text": "texts", "array": "an array (N, d) with the columns in the order of the training"}
         raise DataError(
             f"A mapping of {listed(map(repr, items)) or 'nothing'} was received; this network knows no names of columns or inputs. Give "
-            f"the values alone: {'texts' if kind == 'text' else wanted}."
+            f"the values alone: {wanted.get(kind, f'files or arrays ({kind})')}."
         )
     if isinstance(items, bytes) or (not isinstance(items, Iterable) and not are_examples(items)):
         raise DataError(

@@ -142,9 +142,9 @@ def read_unlabelled(  # noqa: PLR0913  # over the limit: a table, and what its c
     numbered: bool = False,
 ) -> Dataset:
     """Read examples and the columns beside them from a table, without looking for targets.
-    `rows` are the columns that an example consists of; empty: as they are found. `files` is the folder of the named files; None: the
-    table's folder. `inputs` maps each input of a network with several inputs to its
-    columns; `kind` is then "parts". The targets of the result are zeros without meaning."""
+    `source` is a path, or a table in memory; all keys of a mapping are then columns. `rows` are the columns that an example consists of;
+    empty: as they are found. `files` is the folder of the named files; None: the table's folder. `inputs` maps each input of a network with
+    several inputs to its columns; `kind` is then "parts". The targets of the result are zeros without meaning."""
     path = Path(source) if isinstance(source, str | Path) else None
     if path is not None and not path.exists():
         raise DataError(f"The table does not exist: {printable(path)}. Check the path; relative paths start at {Path.cwd()}.")
