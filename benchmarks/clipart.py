@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import hashlib
 import os
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,6 @@ def heads(x: np.ndarray, y: np.ndarray, learn: np.ndarray, *, judge: np.ndarray)
 
 def adapted(net: Any, strategy: str, files: list[Path], y: np.ndarray, learn: np.ndarray, *, judge: np.ndarray, draw: int) -> list[float]:
     """Return the share right, the log loss and the CPU seconds of a strategy at defaults."""
-    import time
-
     import regraft
 
     began = time.process_time()
@@ -145,7 +144,7 @@ def main() -> None:
         order = [np.random.default_rng([draw, kind]).permutation(rest[y[rest] == kind])[:each] for kind in range(len(found))]
         return np.concatenate(order)
 
-    for each in asked.each if asked.strategy else ():
+    for each in asked.each:
         for strategy in asked.strategy:
             rows = [adapted(net, strategy, files, y, drawn(draw, each), judge=judge, draw=draw) for draw in range(asked.draws)]
             print(f"{strategy}, {each} each: right, log loss, seconds of each draw {np.round(rows, 4).tolist()}", flush=True)

@@ -200,6 +200,7 @@ def reading() -> dict[str, Any]:
 
 
 def engines_for(net: Network) -> tuple[str, ...]:
+    """Return the names of the engines that are built for a network."""
     return ("layers", *ENGINES) if net.family == "keras" else ENGINES
 
 

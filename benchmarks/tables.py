@@ -19,6 +19,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,11 @@ def tables(folder: Path) -> Iterator[tuple[str, Callable[[], Table]]]:
     from sklearn.datasets import load_breast_cancer, load_digits
 
     def of(name: str, target: str, away: Callable[[Any], Any], *drop: str) -> tuple[str, Callable[[], Table]]:
-        return name, lambda: (lambda table: split(table, target, away(table), drop))(frame(folder, name))
+        def read() -> Table:
+            table = frame(folder, name)
+            return split(table, target, away(table), drop)
+
+        return name, read
 
     def titanic() -> Table:
         table = frame(folder, "titanic")
@@ -259,12 +264,13 @@ def main() -> None:
     for size, draw, name, read in pieces:
         if asked.only and name not in asked.only:
             continue
-        made.setdefault(name, read() if name not in made else made[name])
+        if name not in made:
+            made[name] = read()
         if size > 0.6 * len(made[name].target[1]):
             continue
         place = kept.setdefault(name, {}).setdefault(str(size), {}).setdefault(str(draw), {})
         left = [how for how in asked.how if how not in place]
-        for how, figures in runs(made[name], size=size, draw=draw, hows=left, source=lambda name=name: source(name)):  # type: ignore[misc]
+        for how, figures in runs(made[name], size=size, draw=draw, hows=left, source=partial(source, name)):
             place[how] = figures
             print(name, size, draw, how, figures, flush=True)
         asked.out.write_text(json.dumps(kept, indent=1) + "\n")
