@@ -186,6 +186,10 @@ def test_scores_that_tell_no_hidden_class_leave_the_sum() -> None:
     assert "neighbour" not in choice.parts and choice.auroc["neighbour"] < 0.65 < 0.85 < choice.auroc["combined"]
     apart = choose_unknown(np.eye(12)[labels] * 9 + draw.normal(size=(480, 12)), labels)  # all of them tell: none leaves the sum
     assert "'combined' (max_logit + nearest + neighbour + relative)" in apart.described()
+    lengths = np.exp(2 * draw.normal(size=(480, 1)))  # only the direction tells: one score is left
+    alone = choose_unknown((np.eye(12)[labels] * 3 + 0.8 * draw.normal(size=(480, 12))) * lengths, labels)
+    assert alone.score == "neighbour" and list(alone.parts) == ["neighbour"] and "the score 'neighbour' tells" in alone.described()
+    assert alone.auroc["neighbour"] > alone.auroc["combined"]
 
 
 def test_a_choice_saved_without_parts_scores_as_it_did() -> None:
