@@ -271,10 +271,9 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         (('cold', 'warm'), ['holdout'], 'head')
     """
     skip_bad = bool(settings.pop("skip_bad", False))
-    held = 0.0 if holdout is None and test is not None and not isinstance(strategy, Plan) else holdout
-    given = {"holdout": (held, None), "validation": (validation, 0.15), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
+    given = {"holdout": (holdout, None), "validation": (validation, 0.15), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
     chosen = {name: value for name, (value, usual) in given.items() if not isinstance(value, int | float | str | None) or value != usual}
-    plan = make_plan(strategy, {**chosen, **settings})
+    plan = make_plan(strategy, {**chosen, **settings}, tested=test is not None)
     dataset = _usable(data, skip_bad, task=task, max_length=max_length, sample_weight=sample_weight)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if plan.classes else as_heads_say(network, dataset)

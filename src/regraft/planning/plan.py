@@ -489,13 +489,15 @@ def _as_names(value: Any) -> Any:
     return ALL if isinstance(names, tuple) and len(names) == 1 and isinstance(names[0], str) and names[0] == ALL else names
 
 
-def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
-    """Return the plan for the strategy and the options that the user gave."""
+def make_plan(strategy: str | Plan, options: Mapping[str, Any], *, tested: bool = False) -> Plan:
+    """Return the plan for the strategy and the options that the user gave. With a test set (`tested`), nothing else is held out unless
+    the options say so."""
     if isinstance(strategy, Plan):
         if options:
             raise SettingError(f"A plan was given and {', '.join(options)} besides; put them into the plan, which is carried out as it is.")
         check_plan(strategy)
         return strategy
+    options = {**({"holdout": 0.0} if tested else {}), **options}
     method, known = METHODS.get(strategy), {name for method in METHODS.values() for name in method.options}
     given = {name: value for name, value in options.items() if name not in _OWN and name not in known}
     settings = Settings.of({**(method.settings if method else {}), **given}, also=(*_OWN, *sorted(known)))

@@ -64,10 +64,9 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     from ... import verbs
     from ...planning import make_plan
 
-    holdout = 0.0 if given.holdout is None and given.test is not None else given.holdout
-    asked = {name: value for name, value in {"holdout": holdout, "budget": budget}.items() if value is not None}
-    settings = {**asked, "seed": given.seed, **settings_of(given)}
-    plan = make_plan(strategy, settings)  # report invalid settings before data are read
+    asked = {name: value for name, value in (("holdout", given.holdout), ("budget", budget)) if value is not None}
+    settings = {"seed": given.seed, **asked, **settings_of(given)}
+    plan = make_plan(strategy, settings, tested=given.test is not None)  # report invalid settings before data are read
     net, dataset, test = opened_with_data(network, data, how=how, read=read, given=given)
     ready = time.perf_counter()
     result = verbs.adapt(net, dataset, strategy=plan, test=test, out=out, resume=not no_resume, skip_bad=read.skip_bad)
