@@ -27,7 +27,10 @@ def replaced_file(path: Path) -> Iterator[Path]:
     """Write a file atomically: it is the old or the new one, never a part.
     Yield the path of an empty file beside it. That file replaces the old one at the end, or is removed if there is an exception. The next
     call overwrites one left by a killed process."""
-    partial = _beside(path)
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
+    partial = path.with_name(f".{name}{PARTIAL}")
     handle = locked_file(partial, wait=_PATIENCE)
     if handle is None:
         raise OSError(errno.EBUSY, "Another process is writing it", str(path))
@@ -45,13 +48,6 @@ def replaced_file(path: Path) -> Iterator[Path]:
                 partial.unlink()
             raise
     flush_folder(path.parent)
-
-
-def _beside(path: Path) -> Path:
-    name = path.name
-    if len(os.fsencode(name)) > _LONGEST:
-        name = hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
-    return path.with_name(f".{name}{PARTIAL}")
 
 
 def flush_file(path: Path) -> None:

@@ -341,7 +341,6 @@ def fit_lda_probe(
     *,
     classes: int,
     groups: npt.ArrayLike | None = None,
-    shrinkage: float | None = None,
     balanced: bool = False,
 ) -> LinearProbe:
     """Fit shrinkage LDA. Statistics are computed once per fold and joined for each training part.
@@ -357,16 +356,15 @@ def fit_lda_probe(
 
     def fit(seen: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         statistics = _joined([parts[int(fold)] for fold in np.unique(folds[seen])])
-        weight, bias = fit_lda(statistics, shrinkage=shrinkage, balanced=balanced)
+        weight, bias = fit_lda(statistics, balanced=balanced)
         present = statistics.counts > 0
         return lambda unseen: x[unseen] @ weight[present].T + bias[present]
 
-    weight, bias = fit_lda(_joined(list(parts.values())), shrinkage=shrinkage, balanced=balanced)
+    weight, bias = fit_lda(_joined(list(parts.values())), balanced=balanced)
     scores = held_out_scores(fit, folds, targets=rows, classes=classes)
     factor = fit_temperature(scores, np.eye(classes)[rows])
-    strength = -1.0 if shrinkage is None else shrinkage
     name = held_out_name(members, folds=min(FOLDS, len(parts)))
-    return LinearProbe(factor * weight, factor * bias, strength, factor * scores, factor, name)
+    return LinearProbe(factor * weight, factor * bias, -1.0, factor * scores, factor, name)
 
 
 def _joined(parts: list[ClassStatistics]) -> ClassStatistics:

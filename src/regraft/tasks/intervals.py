@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
 from ..errors import DataError
 
@@ -35,10 +35,11 @@ def bootstrap_interval(values: npt.ArrayLike) -> tuple[float, float]:
     items = np.asarray(values)
     if items.ndim == 0 or len(items) == 0:
         raise DataError(f"An interval needs at least one example; received an array of shape {items.shape}.")
-    generator = np.random.default_rng(0)
-    draws = [float(np.mean(items[generator.integers(len(items), size=len(items))])) for _ in range(_RESAMPLES)]
-    low, high = np.quantile(draws, [(1.0 - 0.95) / 2.0, 1.0 - (1.0 - 0.95) / 2.0])
-    return float(low), float(high)
+    if len(items) == 1:
+        return float(items[0]), float(items[0])
+    how: dict[str, Any] = {"method": "percentile", "random_state": np.random.default_rng(0)}
+    found = bootstrap((items,), np.mean, n_resamples=_RESAMPLES, batch=1, **how).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def paired_difference(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> dict[str, Any]:

@@ -163,6 +163,7 @@ def _classification(scores: np.ndarray, targets: np.ndarray, *, names: list[str]
     predicted = scores.argmax(axis=1)
     right = int((predicted == truth).sum())
     found, items = (np.bincount(rows, minlength=len(names)).tolist() for rows in (truth[predicted == truth], truth))
+    cells, counts = np.unique(truth * len(names) + predicted, return_counts=True)  # at most as many cells as examples
     return {
         "examples": len(truth),
         "accuracy": right / len(truth),
@@ -172,14 +173,8 @@ def _classification(scores: np.ndarray, targets: np.ndarray, *, names: list[str]
         "ece": expected_calibration_error(chances, truth),
         "brier": brier_score(chances, truth),
         "per_class": {name: _recall(found[row], items[row]) for row, name in enumerate(names)},
-        "confusion": _confusion(truth, predicted, classes=len(names)),
+        "confusion": {"true": (cells // len(names)).tolist(), "predicted": (cells % len(names)).tolist(), "count": counts.tolist()},
     }
-
-
-def _confusion(truth: np.ndarray, predicted: np.ndarray, *, classes: int) -> dict[str, list[int]]:
-    """Return the nonzero cells of the confusion matrix, row by row. There are at most as many cells as examples."""
-    cells, counts = np.unique(truth * classes + predicted, return_counts=True)
-    return {"true": (cells // classes).tolist(), "predicted": (cells % classes).tolist(), "count": counts.tolist()}
 
 
 def _multi_label(scores: np.ndarray, targets: np.ndarray, *, names: list[str], thresholds: np.ndarray | None = None) -> dict[str, Any]:

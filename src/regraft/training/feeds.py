@@ -105,7 +105,11 @@ class WholeFeed(Feed):
             return self.items.batch(indices, int(kinds[0]))
         parts = [np.flatnonzero(views == kind) for kind in kinds]
         batches = [self.items.batch(indices[part], int(kind)) for part, kind in zip(parts, kinds, strict=True)]
-        return _joined(batches, torch.from_numpy(np.argsort(np.concatenate(parts))))
+        order = torch.from_numpy(np.argsort(np.concatenate(parts)))
+        first = batches[0]
+        if isinstance(first, dict):
+            return {name: torch.cat([batch[name] for batch in batches if isinstance(batch, dict)])[order] for name in first}
+        return torch.cat([batch for batch in batches if isinstance(batch, Tensor)])[order]
 
     def scores(self, payload: Payload) -> Scores:
         inputs = payload[0] if isinstance(payload, list) else payload
@@ -135,10 +139,3 @@ class HeadFeed(Feed):
 
     def scores(self, payload: Payload) -> Scores:
         return self.network.scores_of_features(payload) if isinstance(payload, Tensor) else {}
-
-
-def _joined(batches: Sequence[Inputs], order: Tensor) -> Inputs:
-    first = batches[0]
-    if isinstance(first, dict):
-        return {name: torch.cat([batch[name] for batch in batches if isinstance(batch, dict)])[order] for name in first}
-    return torch.cat([batch for batch in batches if isinstance(batch, Tensor)])[order]

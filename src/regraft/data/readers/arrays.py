@@ -137,21 +137,16 @@ def _items(values: Any, kind: str | None) -> tuple[list[Any] | LazyItems | np.nd
     if array.dtype.kind in "OUS" and array.ndim == 1:
         return _listed_items(array.tolist(), kind)
     if array.dtype.kind == "O":
-        array = _cells(array)
+        cells = [np.nan if is_missing(cell) else cell for cell in array.ravel().tolist()]
+        odd = next((cell for cell in cells if not isinstance(cell, int | float | np.number | np.bool_)), None)
+        if odd is not None:
+            raise DataError(f"X has the shape {array.shape} and holds {odd!r} ({type(odd).__name__}); expected numbers.")
+        array = np.array(cells, dtype=np.float64).reshape(array.shape)
     if array.dtype.kind not in "biuf":
         raise DataError(f"X has the shape {array.shape} and the type {array.dtype}; expected numbers, or a list of texts or paths.")
     if kind == "text":
         raise DataError(f"X has the shape {array.shape} and the type {array.dtype}; expected a list of texts for kind='text'.")
     return array, kind or "array"
-
-
-def _cells(array: np.ndarray) -> np.ndarray:
-    """Convert objects that are numbers or missing to numbers, with NaN for missing."""
-    cells = [np.nan if is_missing(cell) else cell for cell in array.ravel().tolist()]
-    odd = next((cell for cell in cells if not isinstance(cell, int | float | np.number | np.bool_)), None)
-    if odd is not None:
-        raise DataError(f"X has the shape {array.shape} and holds {odd!r} ({type(odd).__name__}); expected numbers.")
-    return np.array(cells, dtype=np.float64).reshape(array.shape)
 
 
 def _listed_items(values: list[Any], kind: str | None) -> tuple[list[Any] | np.ndarray, str]:

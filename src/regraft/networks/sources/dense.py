@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ...errors import NetworkError
-from ...files.pmml_form import DenseNetwork
 from ...files.pmml_reading import read_pmml
 from ...files.text import printable
 from .zoo import Opened
@@ -22,7 +21,8 @@ def open_dense(path: Path) -> Opened:
     """Open the neural network of a PMML file as PyTorch layers in single precision.
     The result carries class names, preprocessing, and a note that lists the columns in order."""
     found, notes = read_pmml(path)
-    name = _name_of(found)
+    sizes = [f"{len(layer.bias)}{'' if layer.activation == 'linear' else layer.activation}" for layer in found.layers]
+    name = ",".join([str(len(found.columns)), *sizes])  # such as "4,8tanh,3"
     module = dense_module(name)
     with torch.no_grad():
         for linear, layer in zip((part for part in module if isinstance(part, nn.Linear)), found.layers, strict=True):
@@ -33,12 +33,6 @@ def open_dense(path: Path) -> Opened:
     columns = f"it takes the columns {', '.join(map(printable, found.columns))}, in this order, and predicts {printable(found.target)}"
     sample = torch.zeros(2, len(found.columns))
     return Opened(module, {"source": f"dense:{name}"}, sample, found.classes, plain, notes=[columns, *notes])
-
-
-def _name_of(network: DenseNetwork) -> str:
-    """Return the layer sizes with the activation after each: "4,8tanh,3"."""
-    sizes = [f"{len(layer.bias)}{'' if layer.activation == 'linear' else layer.activation}" for layer in network.layers]
-    return ",".join([str(len(network.columns)), *sizes])
 
 
 def dense_module(name: str) -> nn.Sequential:

@@ -365,7 +365,10 @@ def _opened_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Arch
 
 def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Source:
     if facts["family"] == "keras":
-        network: Network = _open_keras_folder(folder, facts, architecture=architecture)
+        path = member(folder, str(facts["network"]["file"]))
+        with _keras_needed():
+            from .keras_files import open_saved_keras
+        network: Network = open_saved_keras(path, facts, model=_made(architecture))
     else:
         network = _open_torch_folder(folder, facts, architecture=architecture)
         if facts.get("format", 1) == 1 and not network.body.only_predicts:
@@ -389,13 +392,6 @@ def _rule_for_unknown(network: Network, facts: Mapping[str, Any], *, folder: Pat
     own = UNKNOWN_FILE in known if known is not None else rule.get("every", 1) > 1 or (folder / UNKNOWN_FILE).is_file()
     arrays = read_statistics(folder, UNKNOWN_FILE) if own else network.statistics
     return None if arrays is None else (rule, arrays)
-
-
-def _open_keras_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
-    path = member(folder, str(facts["network"]["file"]))
-    with _keras_needed():
-        from .keras_files import open_saved_keras
-    return open_saved_keras(path, facts, model=_made(architecture))
 
 
 def _sample_from(facts: Mapping[str, Any]) -> Inputs:

@@ -33,19 +33,6 @@ def condition_groups(data: Dataset, names: str | Sequence[str] | None, *, known:
     wanted = asked if names is not None or given is None else list(dict.fromkeys(given.tolist()))
     if not wanted or not len(data):
         raise DataError(f"{len(data)} examples of {len(wanted)} conditions were received; expected one or more of each.")
-    _check_names(wanted, known)
-    if given is None:
-        if len(wanted) > 1:
-            shown = listed(map(repr, wanted))
-            raise DataError(f"The examples of {len(wanted)} conditions ({shown}) cannot be told apart. Read them with condition=.")
-        return {wanted[0]: np.arange(len(data))}
-    absent = [name for name in wanted if not (given == name).any()]
-    if absent:
-        raise DataError(f"The data have no examples of the condition {absent[0]!r}{near_names(absent[0], sorted(set(given.tolist())))}")
-    return {name: np.flatnonzero(given == name) for name in wanted}
-
-
-def _check_names(wanted: Sequence[str], known: Collection[str]) -> None:
     other = [name for name in wanted if not isinstance(name, str)]
     if other:
         raise SettingError(
@@ -58,6 +45,15 @@ def _check_names(wanted: Sequence[str], known: Collection[str]) -> None:
     old = [name for name in wanted if name in known]
     if old:
         raise SettingError(f"The code of {listed(map(repr, old))} is known already. Choose another name, or fit it anew with replace=True.")
+    if given is None:
+        if len(wanted) > 1:
+            shown = listed(map(repr, wanted))
+            raise DataError(f"The examples of {len(wanted)} conditions ({shown}) cannot be told apart. Read them with condition=.")
+        return {wanted[0]: np.arange(len(data))}
+    absent = [name for name in wanted if not (given == name).any()]
+    if absent:
+        raise DataError(f"The data have no examples of the condition {absent[0]!r}{near_names(absent[0], sorted(set(given.tolist())))}")
+    return {name: np.flatnonzero(given == name) for name in wanted}
 
 
 def with_heads_of(net: Network, data: Dataset, *, supervised: bool) -> Dataset:
@@ -106,7 +102,12 @@ def aims_of(held: CodedItems, data: Dataset, *, how: str | None, codes: np.ndarr
         raise NetworkError(f"unsupervised={how!r}: the head {head.task!r} gives numbers, not classes. Give targets.")
     if how == "entropy":
         return (Aim(head.task, head.kind, None, ones),)
-    raw = _scores(held, head.task, codes=codes, members=members)
+    rows = np.arange(len(members))
+    held.put_(codes, 1 + rows)
+    order = np.concatenate(members)
+    with torch.no_grad():
+        parts = [scores[head.task] for _, scores in held.scores(1 + np.repeat(rows, [len(part) for part in members]), order)]
+    raw = torch.cat(parts)[torch.from_numpy(np.argsort(order))].cpu()
     guessed = raw.argmax(1) if head.kind == "classification" else (raw >= 0).float()
     return (Aim(head.task, head.kind, guessed, ones),)
 
@@ -120,16 +121,6 @@ def _aim(targets: Targets, task: str) -> Aim:
     known = torch.from_numpy(targets.known.astype(np.float32))
     values = np.where(targets.values < 0, 0, targets.values) if targets.task == "classification" else np.nan_to_num(targets.values)
     return Aim(task, targets.task, torch.from_numpy(values), known)
-
-
-def _scores(held: CodedItems, task: str, *, codes: np.ndarray, members: Sequence[np.ndarray]) -> torch.Tensor:
-    """Return the logits (n, C) of all examples, each with the code of its condition."""
-    rows = np.arange(len(members))
-    held.put_(codes, 1 + rows)
-    order = np.concatenate(members)
-    with torch.no_grad():
-        parts = [scores[task] for _, scores in held.scores(1 + np.repeat(rows, [len(part) for part in members]), order)]
-    return torch.cat(parts)[torch.from_numpy(np.argsort(order))].cpu()
 
 
 def scaled(held: CodedItems, aims: Sequence[Aim], *, codes: np.ndarray, members: Sequence[np.ndarray]) -> tuple[Aim, ...]:

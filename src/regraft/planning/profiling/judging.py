@@ -70,10 +70,6 @@ def judged(case: Case, scores: np.ndarray) -> Held:
         spread = np.maximum(np.square(truth - truth.mean(axis=0)).mean(axis=0), 1e-30)
         explained = (1 - np.square(scores - truth) / spread).mean(axis=1)
         return Held(scores, float(explained.mean()), explained, case.groups)
-    return _multi_label(case, scores)
-
-
-def _multi_label(case: Case, scores: np.ndarray) -> Held:
     value = _mean_precision(scores, case.targets)
     parts = _fold_numbers(case, min(_PARTS, len(case)))
     count = int(parts.max()) + 1

@@ -160,8 +160,9 @@ def _measured(of: _Measuring) -> Profile:
     naive = None if case.groups is None else joint_probe(replace(case, groups=None), everything).others[joint.method]
     curve = curve_points(case, everything, joint=joint, seed=of.seed)
     gain = expected_gain(curve, known, later=2 * known)
+    source = str(of.net.origin.get("source", of.net.family))
     return Profile(
-        network=_name_of(of.net),
+        network=str(of.net.origin.get("class", source)).rpartition(".")[2] if source == "module" else source,
         kind=case.kind,
         metric=METRICS[case.kind],
         examples=len(data),
@@ -234,9 +235,3 @@ def _forecast(gain: tuple[float, float, float] | None, more: int, *, kind: str) 
         items, unit = ("examples", "") if kind == "regression" else ("examples per class", " points")
         about, low, high = (points_of(part, kind) for part in gain)
         yield f"{more:,} more {items} would give about {about}{unit} ({low} to {high}) with the probe on all depths."
-
-
-def _name_of(net: Network) -> str:
-    """Return a display name of a network: its source, or its class."""
-    source = str(net.origin.get("source", net.family))
-    return str(net.origin.get("class", source)).rpartition(".")[2] if source == "module" else source
