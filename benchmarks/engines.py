@@ -45,8 +45,8 @@ from run import weights
 from torch import Tensor, nn
 
 import regraft
-from regraft.data import Dataset, Prepared
-from regraft.freezing import Counter, Cut, FrozenPass, Kept, cacheable_layers, find_cut
+from regraft.data import Dataset, PreparedData
+from regraft.freezing import Counter, Cut, FrozenPass, RunCaches, cacheable_layers, find_cut
 from regraft.freezing.engines import FEWEST, Engine, EngineLog, _Batch, chosen_engine, frozen_work
 from regraft.networks.contract import Network
 from regraft.networks.padding import shortened
@@ -142,7 +142,7 @@ def seconds_of(run: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def head_cut(net: Network, items: Prepared) -> Cut:
+def head_cut(net: Network, items: PreparedData) -> Cut:
     """Freeze all but the head, and return the cut there."""
     frozen = frozenset(layer.name for layer in net.layers) - set(net.head_layers)
     net.freeze_(frozen)
@@ -176,7 +176,7 @@ def reading() -> dict[str, Any]:
             Image.fromarray(np.stack([pixels] * 3, 2)).save(place / f"{at}.jpg")
         own = {"kind": "image", "height": 128, "width": 128, "value_range": [0, 255]}
         net = regraft.load(efficientnet(), inputs=(3, 128, 128), preprocessing=own)
-        items = Prepared(regraft.read(folder), net.preprocessing)
+        items = PreparedData(regraft.read(folder), net.preprocessing)
         cut, batches = head_cut(net, items), [inputs for _, inputs in items.batches(BATCH)]
         for threads in sorted({1, os.cpu_count() or 1}):
             torch.set_num_threads(threads)
@@ -187,7 +187,7 @@ def reading() -> dict[str, Any]:
                 (engine,) = counter.engines.built.values()
                 assert engine.name != "eager", whole.notes
                 runs: dict[str, Callable[[], Any]] = {
-                    "files": lambda whole=whole: dataclasses.replace(whole, kept=Kept()).cached(items),
+                    "files": lambda whole=whole: dataclasses.replace(whole, kept=RunCaches()).cached(items),
                     "memory": partial(over, batches, engine),
                 }
                 taken: dict[str, list[float]] = {what: [] for what in runs}
@@ -204,7 +204,7 @@ def engines_for(net: Network) -> tuple[str, ...]:
     return ("layers", *ENGINES) if net.family == "keras" else ENGINES
 
 
-def engines_of(net: Network, items: Prepared) -> dict[str, Any]:
+def engines_of(net: Network, items: PreparedData) -> dict[str, Any]:
     """Return milliseconds of an example by engine, seconds of building, differences, and from how many examples on building pays."""
     cut, batch = head_cut(net, items), items.batch(np.arange(BATCH))
     ready = placed(batch, torch.device("cpu"), order=net.body.memory_order)
@@ -229,7 +229,7 @@ def engines_of(net: Network, items: Prepared) -> dict[str, Any]:
     return {"milliseconds": {name: 1000 * seconds for name, seconds in found.items()}, **built}
 
 
-def adapted(net: Network, items: Prepared, *, count: int, engines: Sequence[str]) -> dict[str, Any]:
+def adapted(net: Network, items: PreparedData, *, count: int, engines: Sequence[str]) -> dict[str, Any]:
     """Return the seconds of frozen adaptations by engine, and of loops of the same job; and accuracies on the further examples."""
     data, rows, rest = items.data, np.arange(count), np.arange(count, len(items))
     found, accuracies = dict[str, Any](), dict[str, float]()
@@ -255,7 +255,7 @@ def new_head(features: int, classes: int) -> nn.Linear:
     return nn.Linear(features, classes)
 
 
-def numbers_of(items: Prepared) -> Tensor:
+def numbers_of(items: PreparedData) -> Tensor:
     return torch.from_numpy(np.asarray(items.data.targets)).long()
 
 
@@ -266,7 +266,7 @@ def step_(head: nn.Linear, optimizer: torch.optim.Optimizer, *, features: Tensor
     optimizer.step()
 
 
-def epoch_seconds(net: Network, items: Prepared, count: int) -> float:
+def epoch_seconds(net: Network, items: PreparedData, count: int) -> float:
     """Return the seconds of an epoch of a loop over so many prepared examples, measured on the first few of them."""
     some, labels = np.arange(min(count, MEASURED)), numbers_of(items)
     batches = [shortened(inputs) for _, inputs in items.batches(BATCH, some)]
@@ -299,13 +299,13 @@ def keras_model(net: Network, *, layers: int | None, classes: int) -> Any:
     return model
 
 
-def features_in(net: Network, items: Prepared, rows: np.ndarray) -> Tensor:
+def features_in(net: Network, items: PreparedData, rows: np.ndarray) -> Tensor:
     net.mode_(False)
     with torch.no_grad():
         return torch.cat([net.feature_batch(inputs) for _, inputs in items.batches(BATCH, rows)]).float()
 
 
-def looped(net: Network, items: Prepared, *, learned: np.ndarray, rest: np.ndarray) -> float:
+def looped(net: Network, items: PreparedData, *, learned: np.ndarray, rest: np.ndarray) -> float:
     """Return the accuracy of a loop after its epochs, on features that are computed once: they are the same in every epoch."""
     labels, classes = numbers_of(items), int(numbers_of(items).max()) + 1
     ours, others = features_in(net, items, learned), features_in(net, items, rest)
@@ -416,7 +416,7 @@ def loaders_of(batches: Sequence[tuple[Any, Tensor]], further: Sequence[tuple[An
     )
 
 
-def trainer_seconds(trainer: Trainer, net: Network, items: Prepared, *, count: int) -> float:
+def trainer_seconds(trainer: Trainer, net: Network, items: PreparedData, *, count: int) -> float:
     """Return the seconds of the epochs of a trainer over so many prepared examples, and a quarter as many after each epoch."""
     labels, some = numbers_of(items), np.arange(count + count // 4)
     net.mode_(False)
@@ -434,7 +434,7 @@ def trainer_seconds(trainer: Trainer, net: Network, items: Prepared, *, count: i
     return begun + EPOCHS * (run(None) - begun) * both / (both - 2)
 
 
-def trainer_accuracies(net: Network, items: Prepared, *, learned: np.ndarray, rest: np.ndarray) -> dict[str, float]:
+def trainer_accuracies(net: Network, items: PreparedData, *, learned: np.ndarray, rest: np.ndarray) -> dict[str, float]:
     """Return the accuracy of each trainer at its usual rate and at ten times that, on features that are computed once."""
     labels, found = numbers_of(items), dict[str, float]()
     ours, others = features_in(net, items, learned), features_in(net, items, rest)
@@ -463,7 +463,7 @@ def main() -> None:
         return
     for name in given.networks or list(NETWORKS):
         net, data = NETWORKS[name](given.examples, given.real)
-        items = Prepared(data, net.preprocessing)
+        items = PreparedData(data, net.preprocessing)
         found = {"network": name, "examples": given.examples, **({} if given.plain else engines_of(net, items))}
         if given.adapt:
             engines = ["eager"] if given.plain else ["eager", "auto", *(engines_for(net) if given.examples < FEWEST else ())]

@@ -67,11 +67,11 @@ def frozen() -> dict[str, float]:
     import torch
 
     import regraft
-    from regraft.data import Prepared
+    from regraft.data import PreparedData
 
     net, data = digits_network(), digits()
     module = net.module.eval().to(memory_format=torch.channels_last)
-    items = Prepared(data, net.preprocessing)
+    items = PreparedData(data, net.preprocessing)
     one_pass = partial(_plain_pass, module, items)
 
     def adapt() -> None:
@@ -132,7 +132,7 @@ def step() -> dict[str, float]:
     import torch
     from accelerate import Accelerator
 
-    from regraft.data import Prepared
+    from regraft.data import PreparedData
     from regraft.heads import retarget
     from regraft.tasks import loss_for
     from regraft.training import Objective, Settings, TaskObjective, Training, WholeFeed
@@ -141,7 +141,7 @@ def step() -> dict[str, float]:
 
     data = digits().subset(np.arange(256))
     net = retarget(digits_network(), data.classes)
-    items = Prepared(data, net.preprocessing)
+    items = PreparedData(data, net.preprocessing)
     batches = [(np.arange(start, start + 32), items.batch(np.arange(start, start + 32))) for start in range(0, 256, 32)]
     targets = torch.from_numpy(data.targets)
     settings = Settings(learning_rate=1e-4)
@@ -267,11 +267,11 @@ def _profile(side: int) -> dict[str, float]:
     import torch
 
     import regraft
-    from regraft.data import Prepared
+    from regraft.data import PreparedData
 
     net, data = digits_network(side), digits()
     module = net.module.eval().to(memory_format=torch.channels_last)
-    items = Prepared(data, net.preprocessing)
+    items = PreparedData(data, net.preprocessing)
     _plain_pass(module, items)
     plain, passed, probed = [], [], []
     for _ in range(REPEATS):

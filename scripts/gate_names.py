@@ -1,4 +1,4 @@
-"""Checks of names: imports by string, private names of other files, and formulas that nothing runs.
+"""Checks of names: imports by string, private names of other files, names of classes, and formulas that nothing runs.
 
 What stands in scripts/red_list.txt is known and on its way out; the list may only shrink.
 """
@@ -6,6 +6,7 @@ What stands in scripts/red_list.txt is known and on its way out; the list may on
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from gate_imports import bases, imported, resolved
 FORMULAS = ("methods", "probes")
 """Rooms whose public functions are formulas: each is run by the package, or goes."""
 _SELF = frozenset({"self", "cls"})
+_PARTICIPLE = re.compile(r"[^e]ed$|(^|[a-z_])(Begun|Chosen|Found|Frozen|Given|Held|Kept|Known|Made|Read|Taken)$")
 _GETTERS = frozenset({"getattr", "setattr", "hasattr", "delattr"})
 
 
@@ -141,6 +143,18 @@ def check_private(gate: Gate) -> None:
             if name in anywhere and name not in defined[source.module]:
                 gate.known_or_report(source, line, "private name of another file", name)
     gate.count("private names of another file beyond the red list", gate.since(start))
+
+
+# ── names of classes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_class_names(gate: Gate) -> None:
+    start = len(gate.found)
+    for source in gate.sources:
+        for node in source.nodes:
+            if isinstance(node, ast.ClassDef) and _PARTICIPLE.search(node.name):
+                gate.report(source, node.lineno, f"class {node.name}: a participle; name the thing with a noun")
+    gate.count("class names that are participles", gate.since(start))
 
 
 # ── formulas that nothing runs ─────────────────────────────────────────────────────────────────────────────────────────────────

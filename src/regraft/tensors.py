@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 else:
 
-    class _Deferred:
+    class _LazyTorch:
         """Proxy for the module `torch`, imported at the first attribute access."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(importlib.import_module("torch"), name)
 
-    torch = _Deferred()
+    torch = _LazyTorch()
     Tensor = ForwardRef("Tensor")
     """For annotations alone; instances are told by `torch.Tensor`."""

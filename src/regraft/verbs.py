@@ -36,14 +36,12 @@ from .networks.sources.opening import Architecture, open_source
 from .networks.sources.zoo import is_recipe, recipe_spec
 from .planning import Plan, Result, carry_out, make_plan
 from .planning.checking import with_network
-from .planning.conditions import Asked as AskedCodes
-from .planning.conditions import Fitting, TunedInput, fit_condition, fold, learn_input, saved_to
-from .planning.extending import Asked as AskedClasses
-from .planning.extending import Extension, extended
+from .planning.conditions import ConditionOptions, FitSettings, TunedInput, fit_condition, fold, learn_input, saved_to
+from .planning.extending import Extension, ExtensionOptions, extended
 from .planning.plan import AdaptKeywords, SearchKeywords
 from .planning.preparing import check_items, inferred_preprocessing, within_tokens
 from .planning.profiling import Profile, measure_profile
-from .planning.search import Asked, Study, arguments_of, first_of, run_search
+from .planning.search import SearchOptions, Study, arguments_of, first_of, run_search
 from .planning.setup import usable_device
 from .planning.tasks import as_heads_say
 from .probes import UnknownJudge
@@ -509,7 +507,7 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
         return extend_by_name(net, classes, data, start=start, old_data=old_data, statistics=statistics, test=test, seed=seed)
     if classes is None and data is None:
         raise SettingError("extend needs the names of new classes, or data that show them; received neither.")
-    asked = AskedClasses(start, old_data, statistics, 0.2 if holdout is None else holdout, seed)
+    asked = ExtensionOptions(start, old_data, statistics, 0.2 if holdout is None else holdout, seed)
     shown = _read_for(net, data if classes is None else classes, skip_bad=skip_bad)
     stored, tests = (None if one is None else _read_for(net, one, skip_bad=skip_bad) for one in (old_data, test))
     network = net if isinstance(net, Network) else _opened_for(net, shown)
@@ -582,10 +580,10 @@ def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
         >>> sorted(known.codes), known.predict(rows, condition="cave").probabilities.shape
         (['cave', 'hall', 'yard'], (60, 2))
     """
-    fitting = Fitting(start, fit, steps, step, prior, unsupervised, seed)
+    fitting = FitSettings(start, fit, steps, step, prior, unsupervised, seed)
     network = net if isinstance(net, Network) else load(net)
     dataset = _usable(_read_for(network, data, unlabelled=unsupervised is not None, skip_bad=skip_bad), skip_bad)
-    known = fit_condition(network, dataset, asked=AskedCodes(name, input, replace, device), fitting=fitting)
+    known = fit_condition(network, dataset, asked=ConditionOptions(name, input, replace, device), fitting=fitting)
     if out is not None:
         given = [] if dataset.conditions is None else dict.fromkeys(map(str, dataset.conditions))
         saved_to(known, out, conditions=[name] if isinstance(name, str) else list(name or given))
@@ -712,7 +710,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
 
     network = build(first_of(space, built, fixed=settings)) if built else net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if settings.get("classes") else as_heads_say(network, dataset)
-    asked = Asked(space, trials, sampler, pruner, folds, holdout, metric, seed, out, budget, resume)
+    asked = SearchOptions(space, trials, sampler, pruner, folds, holdout, metric, seed, out, budget, resume)
     judges = None if test is None else _usable(test, skip_bad, task=task)
     return run_search(network, dataset, asked=asked, settings=settings, test=judges, build=build if built else None, built=built)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import regraft
-from regraft.data import ArrayPreprocessing, Prepared, read
+from regraft.data import ArrayPreprocessing, PreparedData, read
 from regraft.data.preprocessings.array_preprocessing import augmented_array
 from regraft.data.preprocessings.preprocessing import from_dict
 from regraft.errors import DataError
@@ -75,7 +75,7 @@ def test_files_for_a_network_of_unknown_preprocessing(shape, example):
 def test_noise_follows_the_spread():
     generator = np.random.default_rng(0)
     items = generator.standard_normal((400, 3)) * (0, 1, 10)
-    prepared = Prepared(read((items, [0, 1] * 200)), ArrayPreprocessing((3,)))
+    prepared = PreparedData(read((items, [0, 1] * 200)), ArrayPreprocessing((3,)))
     noise = (prepared.batch(range(400), 1) - prepared.batch(range(400))).numpy()
     np.testing.assert_allclose(noise.std(axis=0), (0, 0.05, 0.5), rtol=0.15, atol=1e-6)
     large = ArrayPreprocessing().fit(read((np.zeros((2, 70, 70)), [0, 1])))

@@ -12,7 +12,7 @@ import sklearn.datasets
 import torch
 from torch import Tensor
 
-from regraft.data import ArrayPreprocessing, ColumnsPreprocessing, ImagePreprocessing, Prepared, preprocessing_from_dict, read
+from regraft.data import ArrayPreprocessing, ColumnsPreprocessing, ImagePreprocessing, PreparedData, preprocessing_from_dict, read
 from regraft.data.preprocessings.augmenting import like_photographs, photographs
 from regraft.errors import DataError, SettingError
 
@@ -40,9 +40,9 @@ def _writing(count: int = 8, *, colour: bool = True) -> np.ndarray:
     return np.stack(made)
 
 
-def _prepared(pictures: np.ndarray, augment: Any, **options: Any) -> Prepared:
+def _prepared(pictures: np.ndarray, augment: Any, **options: Any) -> PreparedData:
     data = read((pictures, np.arange(len(pictures)) % 2), kind="image")
-    return Prepared(data, ImagePreprocessing(32, 32, scale=1.0), augment=augment, **options)
+    return PreparedData(data, ImagePreprocessing(32, 32, scale=1.0), augment=augment, **options)
 
 
 def test_photographs_are_mirrored_cropped_and_coloured_and_stay_near() -> None:
@@ -142,7 +142,7 @@ def test_each_way_has_an_identity_and_none_is_saved() -> None:
 def test_other_kinds_than_pictures_say_so(augment: Any) -> None:
     data = read((np.random.default_rng(0).normal(size=(6, 4)), [0, 1] * 3))
     with pytest.raises(SettingError, match="is for pictures; the network takes examples of the kind 'array'"):
-        Prepared(data, ArrayPreprocessing(), augment=augment)
+        PreparedData(data, ArrayPreprocessing(), augment=augment)
 
 
 def test_columns_beside_pictures_leave_the_views_to_the_pictures() -> None:

@@ -11,7 +11,7 @@ from regraft.data import (
     ColumnsPreprocessing,
     Dataset,
     ImagePreprocessing,
-    Prepared,
+    PreparedData,
     TextPreprocessing,
     default_preprocessing,
     preprocessing_from_dict,
@@ -101,7 +101,7 @@ def test_errors_of_tables(tmp_path):
 
 def test_fit_and_batches():
     data = read((X, Y), columns={"dose": [10] * 6, "age": range(1, 7)})  # another order than the preprocessing's
-    prepared = Prepared(data, ColumnsPreprocessing(ArrayPreprocessing((2,)), ("age", "dose")))
+    prepared = PreparedData(data, ColumnsPreprocessing(ArrayPreprocessing((2,)), ("age", "dose")))
     made = prepared.preprocessing
     assert made.mean == (3.5, 10.0) and made.std == (pytest.approx(BESIDE[:, 0].std()), 1.0) and made.fitted and made.item_kind == "array"
     batch = prepared.batch([3, 0])
@@ -125,7 +125,7 @@ def test_files_and_texts_with_columns(pictures, tokenizer_folder):
     parts = list(fitted.batches(data, 3))
     assert [tuple(part["inputs"].shape) for part in parts] == [(3, 3, 4, 4), (2, 3, 4, 4)]
     texts = read((["one text", "another"], [0, 1]), columns={"age": [1, 3]})
-    batch = Prepared(texts, ColumnsPreprocessing(TextPreprocessing(str(tokenizer_folder)), ("age",))).batch([1])
+    batch = PreparedData(texts, ColumnsPreprocessing(TextPreprocessing(str(tokenizer_folder)), ("age",))).batch([1])
     assert set(batch) == {*TextPreprocessing(str(tokenizer_folder)).inputs, "columns"}
     assert batch["columns"].tolist() == [[1.0]]
 
@@ -171,8 +171,8 @@ def test_columns_change_the_identity():
     changed = BESIDE.copy()
     changed[5, 1] += 1
     sets = [read((X, Y), columns=dict(zip(called, beside.T, strict=True))) for called, beside in ((names, BESIDE), (names, changed))]
-    identities = [Prepared(data, made).identity(1) for data in sets]
-    assert identities[0] != identities[1] and identities[0] == Prepared(sets[0].subset(range(6)), made).identity(1)
+    identities = [PreparedData(data, made).identity(1) for data in sets]
+    assert identities[0] != identities[1] and identities[0] == PreparedData(sets[0].subset(range(6)), made).identity(1)
     assert sets[0].digest(0) == sets[1].digest(0) != read((X, Y)).digest(0) and sets[0].digest(5) != sets[1].digest(5)
     renamed = read((X, Y), columns={"age": BESIDE[:, 0], "other": BESIDE[:, 1]})
     assert renamed.digest(0) != sets[0].digest(0)

@@ -10,7 +10,7 @@ from regraft.data import (
     ArrayPreprocessing,
     ColumnsPreprocessing,
     ConditionsPreprocessing,
-    Prepared,
+    PreparedData,
     preprocessing_from_dict,
     with_conditions,
 )
@@ -73,8 +73,8 @@ def test_columns_and_conditions_stand_beside_each_other() -> None:
 
 def test_the_identity_of_a_cache_knows_the_conditions() -> None:
     one, other = (regraft.read((ROWS, LABELS), condition=names) for names in (["ann"] * 4, ["ann", "bob", "ann", "bob"]))
-    assert Prepared(one, KNOWN).identity(1) != Prepared(other, KNOWN).identity(1)
-    assert Prepared(one, INNER).identity(1) == Prepared(other, INNER).identity(1)
+    assert PreparedData(one, KNOWN).identity(1) != PreparedData(other, KNOWN).identity(1)
+    assert PreparedData(one, INNER).identity(1) == PreparedData(other, INNER).identity(1)
 
 
 def test_what_is_refused() -> None:

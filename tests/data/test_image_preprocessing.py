@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from regraft.data import ImagePreprocessing, Prepared, read
+from regraft.data import ImagePreprocessing, PreparedData, read
 from regraft.data.decoding.pictures import geometry, pixel_batch, value_range_of
 from regraft.errors import DataError
 
@@ -111,7 +111,7 @@ def test_input_arrays_stay_as_they_were():
 
 
 def test_views_are_fixed_and_near(digits):
-    prepared = Prepared(read(digits).subset(range(20)), ImagePreprocessing(32, 32))
+    prepared = PreparedData(read(digits).subset(range(20)), ImagePreprocessing(32, 32))
     plain, first, second = (prepared.batch(range(20), view) for view in (0, 1, 2))
     torch.testing.assert_close(prepared.batch([7], 1)[0], first[7])
     assert not torch.equal(first, second) and not torch.equal(first, plain)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from regraft.data import ArrayPreprocessing, ImagePreprocessing, Prepared, read
+from regraft.data import ArrayPreprocessing, ImagePreprocessing, PreparedData, read
 from regraft.data.decoding.threads import in_threads, prefetched
 from regraft.errors import SettingError
 
 
 def test_batches_of_files_in_order(pictures):
-    prepared = Prepared(read(pictures), ImagePreprocessing(4, 4))
+    prepared = PreparedData(read(pictures), ImagePreprocessing(4, 4))
     parts = list(prepared.batches(2, [4, 0, 3]))
     assert [list(indices) for indices, _ in parts] == [[4, 0], [3]] and len(prepared) == 5
     torch.testing.assert_close(torch.cat([batch for _, batch in parts]), prepared.batch([4, 0, 3]))
@@ -24,7 +24,7 @@ def test_batches_of_files_in_order(pictures):
         next(prepared.batches(0))
 
 
-@pytest.mark.parametrize("of", [lambda own, files: own.batches(files, 2), lambda own, files: Prepared(read(files), own).batches(2)])
+@pytest.mark.parametrize("of", [lambda own, files: own.batches(files, 2), lambda own, files: PreparedData(read(files), own).batches(2)])
 def test_the_next_batch_of_files_is_read_while_one_is_in_use(of, pictures, monkeypatch):
     inner, second = ImagePreprocessing.batch_of, threading.Event()
 
@@ -45,31 +45,31 @@ def test_memory_map_is_read_by_batch(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((30, 4)))
     items = np.load(tmp_path / "x.npy", mmap_mode="r")
     first, second = read((items, [0, 1] * 15)).split()
-    prepared = Prepared(second, ArrayPreprocessing((4,)))
+    prepared = PreparedData(second, ArrayPreprocessing((4,)))
     made = torch.cat([batch for _, batch in prepared.batches(4)])
     np.testing.assert_array_equal(made.numpy(), np.asarray(second.items, dtype=np.float32))
     assert len(first) + len(second) == 30
 
 
 def test_unfitted_preprocessing_is_fitted_to_all_the_data(digits):
-    prepared = Prepared(read(digits), ImagePreprocessing(8, 8))
+    prepared = PreparedData(read(digits), ImagePreprocessing(8, 8))
     assert prepared.preprocessing.value_range == (0, 16)
 
 
 def test_identity(digits, pictures):
     data = read(digits).subset(range(50))
     made = ImagePreprocessing(8, 8)
-    identity = Prepared(data, made).identity(1)
-    assert identity == Prepared(data.subset(range(50)), made, view_seed=3).identity(1) and len(identity) == 32
+    identity = PreparedData(data, made).identity(1)
+    assert identity == PreparedData(data.subset(range(50)), made, view_seed=3).identity(1) and len(identity) == 32
     others = {
-        Prepared(data, made).identity(2),
-        Prepared(data, made, view_seed=3).identity(2),
-        Prepared(data, dataclasses.replace(made, mean=0.5)).identity(1),
-        Prepared(data.subset(range(49)), made).identity(1),
-        Prepared(data.subset([1, 0, *range(2, 50)]), made).identity(1),
+        PreparedData(data, made).identity(2),
+        PreparedData(data, made, view_seed=3).identity(2),
+        PreparedData(data, dataclasses.replace(made, mean=0.5)).identity(1),
+        PreparedData(data.subset(range(49)), made).identity(1),
+        PreparedData(data.subset([1, 0, *range(2, 50)]), made).identity(1),
     }
     assert identity not in others and len(others) == 5
-    files = Prepared(read(pictures), made)
+    files = PreparedData(read(pictures), made)
     before = files.identity(1)
     (pictures / "cat/1.png").write_bytes(b"other")
     assert files.identity(1) != before
@@ -78,7 +78,7 @@ def test_identity(digits, pictures):
 def test_views_differ_by_item_and_seed(digits):
     items = np.repeat(digits[0][:1], 2, axis=0)
     data = read((items, [0, 1]))
-    views = [Prepared(data, ImagePreprocessing(16, 16), view_seed=seed).batch([0, 1], 1) for seed in (0, 1)]
+    views = [PreparedData(data, ImagePreprocessing(16, 16), view_seed=seed).batch([0, 1], 1) for seed in (0, 1)]
     assert not torch.equal(views[0][0], views[0][1]) and not torch.equal(views[0], views[1])
 
 

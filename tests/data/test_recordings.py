@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import regraft
-from regraft.data import AudioPreprocessing, Prepared, read
+from regraft.data import AudioPreprocessing, PreparedData, read
 from regraft.data.check import checked
 from regraft.errors import DataError, NetworkError
 
@@ -125,7 +125,7 @@ def test_windows_cover_a_recording_from_end_to_end(length: float, count: int) ->
     if count > 1:
         assert [item.of for item in made.items] == [0] + [1] * count
         assert made.groups is not None and len(set(made.groups.tolist())) == 2
-        batch = Prepared(made, own).batch(np.arange(len(made))).numpy()
+        batch = PreparedData(made, own).batch(np.arange(len(made))).numpy()
         np.testing.assert_array_equal(batch[1], waves[1][: RATE // 2])
         np.testing.assert_allclose(batch[-1], waves[1][-RATE // 2 :], atol=0.05 if length == 100 else 0)
         assert ("64 are spread" in made.notes[-1]) == (count == 64)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import regraft
-from regraft.data import Prepared, TextPreprocessing, preprocessing_from_dict, read
+from regraft.data import PreparedData, TextPreprocessing, preprocessing_from_dict, read
 from regraft.data.preprocessings.text_preprocessing import replaced_tokens
 from regraft.errors import DataError, NetworkError, SettingError
 from regraft.freezing.spread import batches_of
@@ -52,7 +52,7 @@ def test_length_stays_below_the_maximum(made):
 
 def test_views_replace_tokens_but_not_special_ones(made):
     data = read((["word " * 60] * 4, [0, 1, 0, 1]))
-    prepared = Prepared(data, made)
+    prepared = PreparedData(data, made)
     plain, view = prepared.batch([0, 1])["input_ids"], prepared.batch([0, 1], 1)["input_ids"]
     mask = made._fast.token_to_id("[MASK]")
     changed = plain != view

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import regraft
-from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.data.readers import examples as examples_module
 from regraft.errors import DataError, NetworkError, SettingError
 
@@ -119,8 +119,8 @@ def test_names_of_columns_are_saved_and_belong_to_the_identity_of_a_cache(tmp_pa
     assert shown.exit_code == 0, shown.output
     assert [line.split(",")[1] for line in shown.stdout.splitlines()[1:]] == again.predict(known).labels
     ways = [
-        Prepared(read(known), again.preprocessing),
-        Prepared(read(known.set_axis([*NAMES[::-1], "label"], axis=1)), again.preprocessing),
+        PreparedData(read(known), again.preprocessing),
+        PreparedData(read(known.set_axis([*NAMES[::-1], "label"], axis=1)), again.preprocessing),
     ]
     assert ways[0].identity(1) != ways[1].identity(1) and not np.array_equal(ways[0].batch([0]), ways[1].batch([0]))
     with pytest.raises(DataError, match="stand twice"):

@@ -17,14 +17,14 @@ import torch
 from tests import torch_examples as examples
 
 import regraft
-from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.errors import CacheError
 from regraft.freezing import (
     ActivationCache,
     Counter,
     Cut,
     FrozenPass,
-    Live,
+    LiveOutput,
     cacheable_layers,
     clear_caches,
     find_cut,
@@ -46,7 +46,7 @@ class Filling:
         frozen = frozen_up_to(network, "norm2")
         network.freeze_(frozen)
         data = read(examples.pictures(count))
-        self.items = Prepared(data, preprocessing_from_dict({"kind": "array", "shape": [1, 8, 8]}))
+        self.items = PreparedData(data, preprocessing_from_dict({"kind": "array", "shape": [1, 8, 8]}))
         cut = find_cut(network, cacheable_layers(network, frozen), sample=self.items.batch([0, 1, 2]))
         assert isinstance(cut, Cut)
         self.counter = Counter()
@@ -108,20 +108,20 @@ def test_memory_and_float16(tmp_path: Path) -> None:
 
 
 def test_float16_refuses_what_it_cannot_hold() -> None:
-    cache = ActivationCache.in_memory([Live("big#0.0", (2,), torch.float32)], 3, dtype="float16")
+    cache = ActivationCache.in_memory([LiveOutput("big#0.0", (2,), torch.float32)], 3, dtype="float16")
     with pytest.raises(CacheError, match=r"big#0.0.*1e\+05.*float32"):
         cache.put(0, [torch.tensor([[1.0, 1e5]])])
 
 
 def test_integer_outputs_stay_integers() -> None:
-    cache = ActivationCache.in_memory([Live("ids", (2,), torch.int64)], 2, dtype="float16")
+    cache = ActivationCache.in_memory([LiveOutput("ids", (2,), torch.int64)], 2, dtype="float16")
     cache.put(0, [torch.tensor([[1, 70000], [3, 4]])])
     assert torch.equal(cache.get(np.array([1, 0]))[0], torch.tensor([[3, 4], [1, 70000]]))
 
 
 def marked_done(folder: Path, array: np.ndarray) -> None:
     """Let the checksums of a cache be those of an array of its rows."""
-    whole = ActivationCache([Live("x", array.shape[1:], torch.float32)], len(array), columns=[Column(array)])
+    whole = ActivationCache([LiveOutput("x", array.shape[1:], torch.float32)], len(array), columns=[Column(array)])
     for rows in whole.missing:
         whole.finish(rows)
     done = np.load(folder / "done.npy", mmap_mode="r+")

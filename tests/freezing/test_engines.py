@@ -17,7 +17,7 @@ from tests import torch_examples as examples
 from torch import Tensor, nn
 
 import regraft
-from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.errors import MissingExtraError, SettingError
 from regraft.freezing import Counter, Cut, FrozenPass, cacheable_layers, check_engine, engines, find_cut, run
 from regraft.networks.contract import Network
@@ -91,13 +91,13 @@ NETWORKS: dict[str, tuple[Callable[[], Network], tuple[str, ...]]] = {
 CASES = [("in place", "onnxruntime"), ("two live outputs", "openvino"), ("recurrent", "onnxruntime"), ("keras", "openvino")]
 
 
-def _items(network: Network, count: int) -> Prepared:
+def _items(network: Network, count: int) -> PreparedData:
     X, y = examples.pictures(count)
     X = X if network.layout != "channels_last" else np.ascontiguousarray(X.transpose(0, 2, 3, 1))
-    return Prepared(read((X, y)), preprocessing_from_dict({"kind": "array", "shape": list(X.shape[1:])}))
+    return PreparedData(read((X, y)), preprocessing_from_dict({"kind": "array", "shape": list(X.shape[1:])}))
 
 
-def _cut(network: Network, items: Prepared, *, trained: Sequence[str] = ()) -> Cut:
+def _cut(network: Network, items: PreparedData, *, trained: Sequence[str] = ()) -> Cut:
     frozen = frozenset(layer.name for layer in network.layers) - set(trained or network.head_layers)
     network.freeze_(frozen)
     cut = find_cut(network, cacheable_layers(network, frozen), sample=items.batch(np.arange(3)))

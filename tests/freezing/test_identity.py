@@ -12,7 +12,7 @@ import torch
 from tests import torch_examples as examples
 from torch import nn
 
-from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.freezing.identity import cache_identity, frozen_digest
 from regraft.networks.contract import Network
 from regraft.networks.fingerprints import libraries
@@ -28,13 +28,13 @@ def _network() -> Network:
     return open_torch(examples.Cnn(), inputs=(1, 8, 8))
 
 
-def _key(network: Network, items: Prepared, dtype: str = "float32", views: int = 1, live: tuple[str, ...] = ("norm1#0.0",)) -> str:
+def _key(network: Network, items: PreparedData, dtype: str = "float32", views: int = 1, live: tuple[str, ...] = ("norm1#0.0",)) -> str:
     return cache_identity(frozen_digest(network, FROZEN), live, items=items.identity(views), dtype=dtype)[0]
 
 
-def _items(X: np.ndarray | None = None, view_seed: int = 0, **preprocessing: Any) -> Prepared:
+def _items(X: np.ndarray | None = None, view_seed: int = 0, **preprocessing: Any) -> PreparedData:
     X, y = (examples.pictures(12)[0] if X is None else X), examples.pictures(12)[1]
-    return Prepared(read((X, y)), preprocessing_from_dict({"kind": "array", "shape": [1, 8, 8]} | preprocessing), view_seed=view_seed)
+    return PreparedData(read((X, y)), preprocessing_from_dict({"kind": "array", "shape": [1, 8, 8]} | preprocessing), view_seed=view_seed)
 
 
 def test_equal_inputs_give_equal_keys() -> None:
@@ -73,7 +73,7 @@ def test_image_size_is_part_of_the_identity() -> None:
     data = read((pictures, [0, 1, 0, 1]), kind="image")
     keys = set()
     for side in (16, 17):
-        items = Prepared(data, preprocessing_from_dict({"kind": "image", "height": side, "width": side}))
+        items = PreparedData(data, preprocessing_from_dict({"kind": "image", "height": side, "width": side}))
         keys.add(items.identity(1))
     assert len(keys) == 2
 

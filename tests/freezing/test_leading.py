@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import regraft
-from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.freezing import Counter, Cut, FrozenPass, cacheable_layers, engines, find_cut
 from regraft.networks.contract import Network
 
@@ -133,7 +133,7 @@ TABLE: dict[str, tuple[Callable[[], Any], tuple[str, ...], int]] = {  # model, w
 }
 
 
-def _opened(case: str) -> tuple[Network, Prepared]:
+def _opened(case: str) -> tuple[Network, PreparedData]:
     make, _, _ = TABLE[case]
     keras.utils.clear_session()  # names of layers are numbered in a process
     keras.utils.set_random_seed(0)
@@ -154,7 +154,7 @@ def _opened(case: str) -> tuple[Network, Prepared]:
         network = regraft.load(model)
         return network, Two(X, rng.normal(size=(COUNT, 4)).astype("float32"), y)  # type: ignore[return-value]
     network = regraft.load(model, preprocessing=own)
-    return network, Prepared(read((X, y)), preprocessing_from_dict(own))
+    return network, PreparedData(read((X, y)), preprocessing_from_dict(own))
 
 
 class Two:
@@ -163,7 +163,7 @@ class Two:
     def __init__(self, pictures: Any, numbers: Any, labels: Any) -> None:
         self.pictures, self.numbers = torch.from_numpy(pictures), torch.from_numpy(numbers)
         own: dict[str, Any] = {"kind": "array", "shape": [12, 12, 3]}
-        self.inner = Prepared(read((pictures, labels)), preprocessing_from_dict(own))
+        self.inner = PreparedData(read((pictures, labels)), preprocessing_from_dict(own))
 
     def __len__(self) -> int:
         return COUNT

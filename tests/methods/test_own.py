@@ -13,14 +13,14 @@ from tests.methods import examples
 import regraft
 from regraft.errors import SettingError
 from regraft.freezing import frozen_but, head_parameters
-from regraft.methods import METHODS, Begun, Method, Option
+from regraft.methods import METHODS, Method, Option, PreparedNetwork
 from regraft.networks.contract import Network
 
 
-def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
+def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> PreparedNetwork:
     twin = network.copy()
     names = [name for names in twin.layer_parameters().values() for name in names]
-    return Begun(twin, frozen_but(twin, {*names[: options["first"]], *head_parameters(twin)}))
+    return PreparedNetwork(twin, frozen_but(twin, {*names[: options["first"]], *head_parameters(twin)}))
 
 
 @pytest.fixture

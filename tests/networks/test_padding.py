@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies
 from torch import Tensor, nn
 
 import regraft
-from regraft.data import Prepared
+from regraft.data import PreparedData
 from regraft.data.preprocessings.text_preprocessing import TextPreprocessing
 from regraft.freezing import Cut, FrozenPass, find_cut
 from regraft.freezing.spread import batches_of
@@ -115,7 +115,7 @@ def test_padding_is_left_out_in_every_pass(make: Any) -> None:
     assert skips_padding(lambda inputs: [net.scores(inputs)["main"]], net.preprocessing.fit(DATA).batch(TEXTS))
     expected = padded_logits(net)
     assert np.allclose(net.logits(TEXTS, 8), expected, atol=1e-6)
-    items = Prepared(DATA, net.preprocessing)
+    items = PreparedData(DATA, net.preprocessing)
     cut = find_cut(net, frozenset(layer.name for layer in net.layers) - set(net.head_layers), sample=items.batch(np.arange(2)))
     assert isinstance(cut, Cut)
     cache = FrozenPass(net, cut, "memory", batch_size=8).cached(items)
@@ -154,9 +154,9 @@ def test_a_head_that_starts_at_zero_does_not_hide_that_a_network_reads_padding()
 def test_a_training_with_batch_statistics_keeps_its_padding() -> None:
     """BatchNorm takes its statistics from the padding, too, in training alone."""
     net = regraft.load(Normed(), inputs={"input_ids": (LENGTH,), "attention_mask": (LENGTH,)}, preprocessing=preprocessing())
-    assert not WholeFeed(net, Prepared(DATA, net.preprocessing), 1, torch.device("cpu")).skips
+    assert not WholeFeed(net, PreparedData(DATA, net.preprocessing), 1, torch.device("cpu")).skips
     plain = opened(Reader())
-    assert WholeFeed(plain, Prepared(DATA, plain.preprocessing), 1, torch.device("cpu")).skips
+    assert WholeFeed(plain, PreparedData(DATA, plain.preprocessing), 1, torch.device("cpu")).skips
 
 
 class Normed(Reader):
@@ -251,7 +251,7 @@ def test_large_inputs_beside_the_tokens_are_not_held_in_large_batches() -> None:
 
 def test_a_named_engine_that_does_not_run_is_told() -> None:
     net = opened(Reader())
-    items = Prepared(DATA, net.preprocessing)
+    items = PreparedData(DATA, net.preprocessing)
     cut = find_cut(net, frozenset(layer.name for layer in net.layers) - set(net.head_layers), sample=items.batch(np.arange(2)))
     assert isinstance(cut, Cut)
     frozen = FrozenPass(net, cut, "memory", batch_size=8, engine="onnxruntime", cluster="auto")
@@ -286,7 +286,7 @@ def test_an_output_is_said_to_read_padding_where_that_was_seen_alone() -> None:
     net = regraft.load(Encoder(), inputs=inputs, preprocessing=preprocessing())
     for words, reads in (([LENGTH] * 20, False), ([4, 5, LENGTH, LENGTH] * 5, True)):
         texts = ["good " * count for count in words]
-        items = Prepared(regraft.read((texts, np.arange(20) % 2), kind="text"), net.preprocessing)
+        items = PreparedData(regraft.read((texts, np.arange(20) % 2), kind="text"), net.preprocessing)
         assert _places(net, items, rows=np.arange(20))[1] == reads
 
 

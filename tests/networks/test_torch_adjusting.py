@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import regraft
 from regraft.errors import NetworkError
 from regraft.networks.contract import Network, Tap
-from regraft.networks.edits import Biased
+from regraft.networks.edits import AddedBiases
 from regraft.networks.torch.family import open_torch
 from regraft.networks.torch.sites import fold_
 
@@ -200,7 +200,7 @@ def test_settled_networks_are_saved_with_the_biases_that_were_made(tmp_path: Pat
     settled.preprocessing = regraft.load(mlp(), inputs=(6,)).preprocessing
     again = regraft.load(settled.save(tmp_path / "net"), architecture=mlp)
     assert same(scores(again), scores(settled))
-    assert settled.edits == (Biased(("3",)),)
+    assert settled.edits == (AddedBiases(("3",)),)
 
 
 def test_adjusting_is_refused_by_name() -> None:

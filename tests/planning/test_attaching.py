@@ -11,7 +11,7 @@ from tests.networks.keras_examples import keras
 from torch import Tensor, nn
 
 import regraft
-from regraft.data import Prepared
+from regraft.data import PreparedData
 from regraft.networks.contract import Network, Tap
 from regraft.planning.choosing.attaching import attached
 
@@ -118,7 +118,7 @@ def test_all_places_are_read_in_one_pass(name: str, passes: int, monkeypatch: py
     """The features are those of the network itself, and of the network tapped at its last blocks."""
     net, inputs = _headless(name)
     assert not net.heads
-    items = Prepared(regraft.read((inputs, LABELS)), net.preprocessing)
+    items = PreparedData(regraft.read((inputs, LABELS)), net.preprocessing)
     twin, tapped = net.copy(), net.tapped([Tap(block.name, ("mean",)) for block in net.blocks[-3:]])
     seen, asked, batch = list[np.ndarray](), list[int](), items.batch
 

@@ -31,7 +31,7 @@ from regraft.planning.choosing.candidates import surgical_blocks
 from regraft.planning.choosing.choice import Choice, gain_of, is_better
 from regraft.planning.choosing.costs import Costs
 from regraft.planning.choosing.probing import JOINT, _prior, _stacking_weights, best_of
-from regraft.planning.choosing.solving import OLD_ROWS, HeldOut, Probed
+from regraft.planning.choosing.solving import OLD_ROWS, HeldOutErrors, ProbeHeads
 from regraft.planning.choosing.trials import Trial, blended_, on_workers
 from regraft.planning.setup import Log
 from regraft.planning.tuning.tuned import weights_of
@@ -144,9 +144,9 @@ def test_a_probe_leaves_whole_groups_out() -> None:
     assert any("group" in reason for reason in result.plan.reasons)
 
 
-def _found(monkeypatch: pytest.MonkeyPatch, net: Any, data: Any) -> list[Probed]:
+def _found(monkeypatch: pytest.MonkeyPatch, net: Any, data: Any) -> list[ProbeHeads]:
     """Return the probes that "auto" chooses from."""
-    kept: list[Probed] = []
+    kept: list[ProbeHeads] = []
     real = auto_module.probes_of
     monkeypatch.setattr(auto_module, "probes_of", lambda *given, **named: kept.extend(real(*given, **named)) or list(kept))
     regraft.adapt(net, data, **QUICK)
@@ -294,7 +294,7 @@ def test_auto_says_where_the_input_alone_gives_the_answer(family: str) -> None:
     assert not any("shortcut" in reason for reason in told)
 
 
-def _workers(choice: Choice, trials: Iterable[Trial], *, epochs: int) -> Iterator[tuple[HeldOut, Trial]]:
+def _workers(choice: Choice, trials: Iterable[Trial], *, epochs: int) -> Iterator[tuple[HeldOutErrors, Trial]]:
     """Run trials as workers of a cluster do: from pickled bytes, and with nothing coming back but their results."""
     begun = list(trials)
     runs = list(on_workers(begun, epochs=epochs, cluster="auto"))
@@ -381,7 +381,7 @@ def test_trials_begin_and_end_as_the_strategies_that_they_are_of(family: str, fo
             tried.add((training.stage, training.until))
         return trained(training)
 
-    def is_beaten_by(_choice: Choice, run: HeldOut) -> bool:
+    def is_beaten_by(_choice: Choice, run: HeldOutErrors) -> bool:
         assert len(run.errors) == len(run.losses) == len(run.rows) == len(set(run.rows.tolist()))
         compared.append(len(run.rows))
         return len(compared) == 2
@@ -441,7 +441,7 @@ def test_the_probe_that_is_taken_is_always_among_the_candidates() -> None:
         errors = draw.random((len(names), 100)) < draw.uniform(0.05, 0.2, (len(names), 1))
         made = zip(names, errors.astype(float), draw.random(len(names)), strict=True)
         depths: Any = [SimpleNamespace(block="a"), SimpleNamespace(block="b")]
-        found = [Probed(name, tuple(depths[: 1 + (JOINT in name)]), "ridge", {}, {}, wrong, float(loss)) for name, wrong, loss in made]
+        found = [ProbeHeads(name, tuple(depths[: 1 + (JOINT in name)]), "ridge", {}, {}, wrong, float(loss)) for name, wrong, loss in made]
         found[-1] = dataclasses.replace(found[-1], members=tuple(found[:-1]))
         taken, log = best_of(found), Log()
         setup: Any = SimpleNamespace(items=_Examples(range(100)))
@@ -510,7 +510,7 @@ def test_no_more_is_expected_than_the_errors_that_there_are() -> None:
     settled, rows = [], np.arange(650)
     for wrong in (0, 1, 4, 30, 200):
         choice: Any = Choice(*[None] * 5, SimpleNamespace(rows={"main": rows}), *[None] * 2)  # type: ignore[arg-type]
-        choice.known = HeldOut(rows, np.isin(rows, range(wrong)).astype(float), np.zeros(650), 0.0)
+        choice.known = HeldOutErrors(rows, np.isin(rows, range(wrong)).astype(float), np.zeros(650), 0.0)
         choice.probe.errors, data = choice.known.errors, SimpleNamespace(task="classification", name="main")
         choice.setup = SimpleNamespace(
             items=SimpleNamespace(data=data), known=lambda _, rows: rows, parts=SimpleNamespace(validation=rows[:98])
@@ -532,12 +532,12 @@ def test_losses_and_errors_together_leave_no_doubt() -> None:
     """Of 30 examples the closed form has 4 wrong, tuning 2: the losses of all tell them apart, the errors alone do not."""
     draw, rows = np.random.default_rng(0), np.arange(30)
     errors = np.isin(rows, (0, 1, 2, 3)).astype(float)
-    before = HeldOut(rows, errors, 0.6 + 0.2 * draw.random(30), 0.7)
+    before = HeldOutErrors(rows, errors, 0.6 + 0.2 * draw.random(30), 0.7)
     choice: Any = Choice(*[None] * 5, SimpleNamespace(error=4 / 30, loss=0.7), *[None] * 2)  # type: ignore[arg-type]
     choice.known, choice.setup = before, SimpleNamespace(items=SimpleNamespace(data=SimpleNamespace(task="classification")), tasks=[0])
 
-    def run(better: float, wrong: int) -> HeldOut:
-        return HeldOut(rows, np.isin(rows, range(wrong)).astype(float), before.losses - better, 0.7 - better)
+    def run(better: float, wrong: int) -> HeldOutErrors:
+        return HeldOutErrors(rows, np.isin(rows, range(wrong)).astype(float), before.losses - better, 0.7 - better)
 
     gain, error = gain_of(run(0.4, 2).errors, errors)
     assert gain < 2 * error

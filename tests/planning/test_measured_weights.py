@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import regraft
-from regraft.networks.sources.zoo import Opened, timm_siblings
+from regraft.networks.sources.zoo import SourceModule, timm_siblings
 from regraft.planning import checking
 from regraft.planning.checking import MATCHED, POOR, weights_fit
 
@@ -104,8 +104,8 @@ def test_a_sibling_of_the_zoo_that_fits_better_is_named(
     trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch, activation: Any, named: bool
 ) -> None:
     net = regraft.load(module(activation=activation), inputs=(3, 12, 12), weights=trained["torch"])
-    sibling = Opened(module(), {}, net.sample, preprocessing=net.preprocessing.to_dict())
-    other = Opened(nn.Sequential(nn.Conv2d(3, 8, 5), nn.Flatten()), {}, net.sample, preprocessing=net.preprocessing.to_dict())
+    sibling = SourceModule(module(), {}, net.sample, preprocessing=net.preprocessing.to_dict())
+    other = SourceModule(nn.Sequential(nn.Conv2d(3, 8, 5), nn.Flatten()), {}, net.sample, preprocessing=net.preprocessing.to_dict())
     monkeypatch.setattr(checking, "timm_siblings", lambda _module: iter([("wide", other), ("right", sibling)]))
     found = weights_fit(net, list(images()), batch=torch.from_numpy(images()), examples="some")
     assert found is not None

@@ -16,7 +16,7 @@ from regraft.errors import DataError
 from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
 from regraft.planning.choosing.probing import JOINT, best_of
-from regraft.planning.choosing.solving import OLD_ROWS, Probed
+from regraft.planning.choosing.solving import OLD_ROWS, ProbeHeads
 
 pytestmark = pytest.mark.usefixtures("without_onnx_form")
 
@@ -74,7 +74,7 @@ def test_the_old_head_stays_unless_another_is_better_by_more_than_chance(gain: f
     after = (1 - gain) * before + 0.1 * draw.normal(size=30)
     depths: Any = (SimpleNamespace(block="a"), SimpleNamespace(block="b"))
     old, joint, alone = (
-        Probed(name, slices, method, {}, {}, errors, float(errors.mean()))
+        ProbeHeads(name, slices, method, {}, {}, errors, float(errors.mean()))
         for name, slices, method, errors in (
             ("a", depths[:1], OLD_ROWS, before),
             (JOINT, depths, "ridge", after),

@@ -13,15 +13,15 @@ from scipy.special import softmax
 from torch import nn
 
 import regraft
-from regraft.data import Prepared
+from regraft.data import PreparedData
 from regraft.errors import DataError, InputError, SettingError
 from regraft.freezing import Counter
 from regraft.networks.contract import Network
 from regraft.planning.preparing import preprocessing_for
-from regraft.planning.profiling.judging import Case, Held, judged, nested_choice
+from regraft.planning.profiling.judging import Case, ProbeEvaluation, judged, nested_choice
 from regraft.planning.profiling.probing import coordinates, expected_gain, joint_probe, relation_scores, shared_rows
 from regraft.planning.setup import Clock
-from regraft.planning.tapped import Tapped, tapped_features
+from regraft.planning.tapped import TapFeatures, tapped_features
 from regraft.training import Settings
 
 from ..torch_examples import Cnn
@@ -47,9 +47,9 @@ def profile(net: Any, data: Any, **settings: Any) -> regraft.Profile:
     return regraft.profile(net, data, cache="memory", device="cpu", **settings)
 
 
-def tapped(net: Network, data: Any, **named: Any) -> tuple[Tapped, Counter]:
+def tapped(net: Network, data: Any, **named: Any) -> tuple[TapFeatures, Counter]:
     read, counter = regraft.read(data), Counter()
-    items = Prepared(read, preprocessing_for(net, read))
+    items = PreparedData(read, preprocessing_for(net, read))
     settings = named.pop("settings", Settings(cache="memory"))
     return tapped_features(net, items, settings=settings, device=torch.device("cpu"), counter=counter, clock=Clock(), **named), counter
 
@@ -236,7 +236,7 @@ def test_errors_of_figures() -> None:
     case = Case("classification", 2, np.zeros(8, np.int64))
     held = judged(case, np.stack([right, 1 - right], axis=1))
     assert held.value == 5 / 8 and held.error == pytest.approx(np.std(right, ddof=1) / np.sqrt(8), rel=0.05)
-    doubled = Held(held.scores, held.value, np.repeat(right, 2), np.repeat(np.arange(8), 2))
+    doubled = ProbeEvaluation(held.scores, held.value, np.repeat(right, 2), np.repeat(np.arange(8), 2))
     assert doubled.error == pytest.approx(np.std(right, ddof=1) / np.sqrt(8))  # copies of an item tell nothing new
     assert judged(case, np.tile([1.0, 0.0], (8, 1))).error > 0.05  # 8 of 8 right is not certain
 

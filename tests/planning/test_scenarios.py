@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from regraft.planning.profiling.judging import Held
-from regraft.planning.profiling.words import Found, read_figures
+from regraft.planning.profiling.judging import ProbeEvaluation
+from regraft.planning.profiling.words import ProfileFigures, read_figures
 
 ITEMS = 400
 
 
-def held(share: float, *, seed: int) -> Held:
+def held(share: float, *, seed: int) -> ProbeEvaluation:
     """Return the judgement of so many items right in so many, others right by chance than with another seed."""
     right = np.zeros(ITEMS)
     right[np.random.default_rng(seed).permutation(ITEMS)[: round(share * ITEMS)]] = 1.0
-    return Held(np.zeros((ITEMS, 2)), float(right.mean()), right, None)
+    return ProbeEvaluation(np.zeros((ITEMS, 2)), float(right.mean()), right, None)
 
 
-def found(shallow: float, deep: float, *, joint: float, per_class: int) -> Found:
+def found(shallow: float, deep: float, *, joint: float, per_class: int) -> ProfileFigures:
     depths = {"low": held(shallow, seed=1), "high": held(deep, seed=2)}
     honest = max(depths.values(), key=lambda depth: depth.value)
-    return Found(depths, held(joint, seed=3), honest, 0.25, "classification", per_class)
+    return ProfileFigures(depths, held(joint, seed=3), honest, 0.25, "classification", per_class)
 
 
 @pytest.mark.parametrize(

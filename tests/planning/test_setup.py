@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import regraft
-from regraft.data import Dataset, Prepared, read
+from regraft.data import Dataset, PreparedData, read
 from regraft.errors import SettingError
 from regraft.networks.contract import Network
 from regraft.planning import make_plan
@@ -61,7 +61,7 @@ def _setup(family: str, strategy: str, options: dict[str, Any]) -> Setup:
     given = {} if strategy == "probe" or "probe" in options else {"epochs": 1, "learning_rate": 1e-2}
     plan = make_plan(strategy, {"classes": data.classes, "cache": "memory", **given, **options})
     items = prepared_for(net, data, plan=plan)
-    return checked_setup(net, items, plan=plan, parts=parts_of(data, plan), test=Prepared(_data(1), items.preprocessing))[0]
+    return checked_setup(net, items, plan=plan, parts=parts_of(data, plan), test=PreparedData(_data(1), items.preprocessing))[0]
 
 
 def _content(value: Any) -> Any:
@@ -70,7 +70,7 @@ def _content(value: Any) -> Any:
         return np.asarray(value).tolist()
     if isinstance(value, dict):
         return {name: _content(held) for name, held in value.items()}
-    if isinstance(value, Prepared):
+    if isinstance(value, PreparedData):
         return id(value), value.preprocessing.to_dict(), len(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, Network | type):
         return {field.name: _content(getattr(value, field.name)) for field in dataclasses.fields(value)}

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 import regraft
 from regraft.cli import app
-from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.data.decoding.depth import LOOKED_AT
 from regraft.errors import DataError, MissingExtraError, RegraftError, SettingError
 from regraft.files.remote import stream_of
@@ -87,9 +87,9 @@ def _network(family: str) -> tuple[Network, np.ndarray, np.ndarray]:
     return regraft.load(keras.Model(begun, ended)), np.ascontiguousarray(X.transpose(0, 2, 3, 1)), y
 
 
-def _pass(family: str, where: str | Path, **further: Any) -> tuple[FrozenPass, Prepared]:
+def _pass(family: str, where: str | Path, **further: Any) -> tuple[FrozenPass, PreparedData]:
     network, X, y = _network(family)
-    items = Prepared(read((X, y)), preprocessing_from_dict({"kind": "array", "shape": list(X.shape[1:])}))
+    items = PreparedData(read((X, y)), preprocessing_from_dict({"kind": "array", "shape": list(X.shape[1:])}))
     frozen = frozenset(layer.name for layer in network.layers) - set(network.head_layers)
     network.freeze_(frozen)
     cut = find_cut(network, cacheable_layers(network, frozen), sample=items.batch(np.arange(3)))

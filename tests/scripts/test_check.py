@@ -101,6 +101,8 @@ BROKEN = {
         {"networks/a.py": DOC + "_x = 1\n", "data/a.py": DOC + "from ..networks.a import _x\n"},
         "data/a.py:3: private name of another file: _x",
     ),
+    "participle": ({"data/a.py": DOC + "class _Trained: ...\n"}, "data/a.py:3: class _Trained: a participle; name the thing with a noun"),
+    "participle at the end": ({"data/a.py": DOC + "class _TrialKept: ...\n"}, "data/a.py:3: class _TrialKept: a participle"),
     "formula that nothing runs": ({"methods/a.py": DOC + FORMULA}, "methods/a.py:6: formula that nothing runs: f"),
     "formula that is only exported": (
         {"probes/a.py": DOC + FORMULA, "probes/__init__.py": DOC + "from .a import f\n\n__all__ = ['f']\n"},
@@ -230,6 +232,7 @@ ALLOWED = {
     "foreign import by string": "import importlib\n\nimportlib.import_module('thinging.a')\n",
     "private names of one's own": "class _A:\n    def _f(self, other):\n        self._x = other._x\n",
     "private names of other libraries": "import torch\n\ntorch._C\n",
+    "names of things": "class _Feed: ...\n\n\nclass _AddedBias: ...\n",
     "positional only": "def _f(a, b, c, /, d=None, *, e): ...\n".replace("d=None, ", ""),
     "callback": "def _f():\n    def hook(module, args, output): ...\n    return hook\n",
     "context manager": "class _C:\n    def __exit__(self, kind, value, trace): ...\n",

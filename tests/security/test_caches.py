@@ -21,7 +21,7 @@ from tests.freezing.test_cache import marked_done
 from torch import nn
 
 import regraft
-from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.errors import CacheError
 from regraft.freezing import Counter, Cut, FrozenPass, cacheable_layers, clear_caches, find_cut, frozen_up_to, list_caches
 from regraft.networks.contract import Network
@@ -71,16 +71,16 @@ class Own(nn.Module):
         return self.fc(x.amax((2, 3)))
 
 
-def _pass(where: Any, module: nn.Module | None = None) -> tuple[FrozenPass, Prepared]:
+def _pass(where: Any, module: nn.Module | None = None) -> tuple[FrozenPass, PreparedData]:
     torch.manual_seed(0)
     return _pass_of(where, open_torch(module or Own(), inputs=(1, 8, 8)), up_to="norm", pictures=examples.pictures(COUNT)[0])
 
 
-def _pass_of(where: Any, network: Network, *, up_to: str, pictures: np.ndarray) -> tuple[FrozenPass, Prepared]:
+def _pass_of(where: Any, network: Network, *, up_to: str, pictures: np.ndarray) -> tuple[FrozenPass, PreparedData]:
     frozen = frozen_up_to(network, up_to)
     network.freeze_(frozen)
     labels = examples.pictures(COUNT)[1]
-    items = Prepared(read((pictures, labels)), preprocessing_from_dict({"kind": "array", "shape": list(pictures.shape[1:])}))
+    items = PreparedData(read((pictures, labels)), preprocessing_from_dict({"kind": "array", "shape": list(pictures.shape[1:])}))
     cut = find_cut(network, cacheable_layers(network, frozen), sample=items.batch([0, 1, 2]))
     assert isinstance(cut, Cut)
     return FrozenPass(network, cut, where, counter=Counter()), items

@@ -16,11 +16,11 @@ from tests import torch_examples as examples
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import regraft
-from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.scale import WorkerLostError
 from regraft.tasks import loss_for
 from regraft.training import Objective, Settings, TaskObjective, Training, WholeFeed, loop, team
-from regraft.training.loop import Trained, trained
+from regraft.training.loop import TrainingState, trained
 from regraft.training.recipe import _moving_statistics
 from regraft.training.team import ALONE, Team
 
@@ -67,7 +67,7 @@ def _training(family: str, settings: dict[str, Any], **fields: Any) -> Training:
         layers.append(keras.layers.GlobalAveragePooling2D())
         network, X = regraft.load(keras.Sequential([*layers, keras.layers.Dense(3)])), np.ascontiguousarray(X.transpose(0, 2, 3, 1))
     data = read((X, y))
-    items = Prepared(data, preprocessing_from_dict({"kind": "array", "shape": list(X.shape[1:])}))
+    items = PreparedData(data, preprocessing_from_dict({"kind": "array", "shape": list(X.shape[1:])}))
     targets = torch.from_numpy(np.where(np.arange(48) % 11, np.unique(y, return_inverse=True)[1], -1))  # some are not known
     weights = torch.tensor([0.2, 1.0, 3.0]) if fields.pop("weighted", False) else None
     objective = Objective((TaskObjective(network.head.task, loss_for("classification"), targets, weights),))
@@ -88,7 +88,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def _same(one: Trained, two: Trained, *, off: float = 2e-6) -> None:
+def _same(one: TrainingState, two: TrainingState, *, off: float = 2e-6) -> None:
     assert (one.epoch, one.best_epoch) == (two.epoch, two.best_epoch)
     for first, second in zip(one.history, two.history, strict=True):
         assert first.keys() == second.keys()

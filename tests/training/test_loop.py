@@ -19,7 +19,7 @@ from regraft.networks.contract import Network
 from regraft.networks.torch.family import open_torch
 from regraft.tasks import loss_for
 from regraft.training import Checkpoint, Feed, Objective, Settings, TaskObjective, Training, train
-from regraft.training.loop import Trained, _finished, _frozen_now, _note_
+from regraft.training.loop import TrainingState, _finished, _frozen_now, _note_
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ def test_the_best_weights_are_restored() -> None:
 )
 def test_early_stopping_on_made_histories(losses: list[float], patience: int | None, min_delta: float, stops_after: int | None) -> None:
     training = _training({"patience": patience, "min_delta": min_delta, "schedule": "constant", "epochs": 9})
-    state = Trained(0.1)
+    state = TrainingState(0.1)
     for loss in losses:
         if _finished(training, state, limit=9):
             break

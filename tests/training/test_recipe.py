@@ -19,7 +19,7 @@ from regraft.networks.torch.family import open_torch
 from regraft.planning.tuning.tuned import measured_training, refitted
 from regraft.tasks import loss_for
 from regraft.training import Objective, Settings, TaskObjective, Training, train
-from regraft.training.checkpoints import InMemory
+from regraft.training.checkpoints import MemoryStore
 from regraft.training.recipe import Recipe, Starts, _moving_statistics, first_short, found_recipe, with_recipe
 
 
@@ -129,7 +129,7 @@ def test_a_run_that_goes_on_comes_to_the_same_without_the_comparisons(folded: bo
     training, starts = _digits({"epochs": 40, "schedule": schedule, "patience": 3, "batch_size": 8}, norm=True, count=80)
     rows = np.arange(180)
     folds = [(np.setdiff1d(rows, rows[number::2]), rows[number::2]) for number in range(2)] if folded else []
-    known = InMemory()
+    known = MemoryStore()
     first = measured_training(training, usual=1e-3, starts=starts, folds=folds, known=known)
     weights = _state(training)
     assert (known.read() or {})["tried"] > 0
@@ -168,7 +168,7 @@ def test_without_room_for_states_the_comparison_comes_to_the_same(monkeypatch: p
 
 
 def test_states_without_room_are_not_kept() -> None:
-    store, content = InMemory(100), {"best": {"weight": torch.zeros(20)}, "optimizer": {"state": {0: {"step": torch.zeros(6)}}}}
+    store, content = MemoryStore(100), {"best": {"weight": torch.zeros(20)}, "optimizer": {"state": {0: {"step": torch.zeros(6)}}}}
     store.write({"best": content["best"]})
     assert store.read() is not None
     store.write(content)  # 104 bytes

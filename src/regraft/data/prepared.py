@@ -20,7 +20,7 @@ from .preprocessings.conditions_preprocessing import known_conditions
 from .preprocessings.preprocessing import Preprocessing
 
 
-class Prepared:
+class PreparedData:
     """Data set with a network's preprocessing. Examples are read for each batch and not kept.
     `preprocessing`: fitted to the data if it was not fitted before. `augment`: augmentation of the views: "light", "photo" or a
     callable."""
@@ -41,9 +41,9 @@ class Prepared:
         """Whether the consuming thread must make the batches, because a callable draws from the global random generators."""
         return callable(self.augment)
 
-    def of(self, data: Dataset, preprocessing: Preprocessing | None = None) -> Prepared:
+    def of(self, data: Dataset, preprocessing: Preprocessing | None = None) -> PreparedData:
         """Return other data, or another preprocessing, with the same view settings."""
-        return Prepared(data, preprocessing or self.preprocessing, view_seed=self.view_seed, augment=self.augment)
+        return PreparedData(data, preprocessing or self.preprocessing, view_seed=self.view_seed, augment=self.augment)
 
     def __len__(self) -> int:
         return len(self.data)

@@ -26,7 +26,7 @@ from .readers.streams import pictures_at, pictures_in_parquet, pictures_in_tar
 from .readers.table_files import TABLE_EXTENSIONS, how_else
 from .readers.tables import columns_in, read_columns, read_table
 from .readers.targets import ReadOptions, are_among, indices_note
-from .readers.tasks import Beside, targets_by_task, with_tasks
+from .readers.tasks import ExampleFacts, targets_by_task, with_tasks
 from .targets import TASKS
 
 WARNING = "Warning: "  # Begin of a note that stands in the verdict
@@ -310,7 +310,7 @@ def _class_names(classes: Iterable[str] | Mapping[str, Iterable[str]] | None) ->
 
 def _again(data: Dataset, options: ReadOptions) -> Dataset:
     """Return the data set with the given options in place of its own values."""
-    beside = Beside.of(options, len(data))
+    beside = ExampleFacts.of(options, len(data))
     data = dataclasses.replace(data, kind=str(options.kind or data.kind), **beside.given())
     if options.target is not None:
         several = isinstance(options.target, Mapping)

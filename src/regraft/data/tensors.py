@@ -1,6 +1,6 @@
 """Names of `regraft.data` that need torch. They are imported on first use, because reading works without torch."""
 
-from .prepared import Prepared
+from .prepared import PreparedData
 from .preprocessings.array_preprocessing import ArrayPreprocessing
 from .preprocessings.audio_preprocessing import AudioPreprocessing
 from .preprocessings.columns_preprocessing import ColumnsPreprocessing
@@ -19,7 +19,7 @@ __all__ = [
     "ConditionsPreprocessing",
     "ImagePreprocessing",
     "PartsPreprocessing",
-    "Prepared",
+    "PreparedData",
     "Preprocessing",
     "TextPreprocessing",
     "default_preprocessing",

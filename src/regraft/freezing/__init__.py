@@ -1,9 +1,9 @@
 """The freeze boundary between frozen and trainable part, and the cache of the frozen part's outputs."""
 
 from .cache import ActivationCache
-from .cut import Cut, Live, Refusal, find_cut
+from .cut import Cut, LiveOutput, Refusal, find_cut
 from .engines import ENGINES, check_engine
-from .run import Counter, FrozenPass, Kept, default_cache_folder
+from .run import Counter, FrozenPass, RunCaches, default_cache_folder
 from .selection import (
     added_parameters,
     cacheable_layers,
@@ -26,9 +26,9 @@ __all__ = [
     "Counter",
     "Cut",
     "FrozenPass",
-    "Kept",
-    "Live",
+    "LiveOutput",
     "Refusal",
+    "RunCaches",
     "WholePass",
     "added_parameters",
     "cacheable_layers",

@@ -20,14 +20,14 @@ from torch import Tensor
 from ..errors import CacheError
 from ..files.formats import reason_of
 from ..files.room import large_array, release_pages, write_at
-from .cut import Live
+from .cut import LiveOutput
 
 CHUNK = 256
 RELEASED = 64  # Number of chunks after which the memory of mapped files is released
 _HALF = float(np.finfo(np.float16).max)
 
 
-def stored_type(part: Live, dtype: str) -> np.dtype[Any]:
+def stored_type(part: LiveOutput, dtype: str) -> np.dtype[Any]:
     """Return the storage dtype of a live output: `dtype` for floating-point outputs, else the output's own."""
     return np.dtype(dtype) if part.dtype.is_floating_point else np.dtype(str(part.dtype).removeprefix("torch."))
 
@@ -69,7 +69,7 @@ class ActivationCache:
     `folder`: folder on disk, for messages; None for a cache that is not stored."""
 
     def __init__(
-        self, live: Sequence[Live], rows: int, *, columns: Sequence[Column], marks: Column | None = None, folder: Path | None = None
+        self, live: Sequence[LiveOutput], rows: int, *, columns: Sequence[Column], marks: Column | None = None, folder: Path | None = None
     ) -> None:
         self.live = tuple(live)
         self.rows = rows
@@ -79,7 +79,7 @@ class ActivationCache:
         self.done = np.zeros(chunks_of(rows), np.uint32) if marks is None else np.array(marks.values)
 
     @classmethod
-    def in_memory(cls, live: Sequence[Live], rows: int, *, dtype: str, folder: Path | None = None) -> ActivationCache:
+    def in_memory(cls, live: Sequence[LiveOutput], rows: int, *, dtype: str, folder: Path | None = None) -> ActivationCache:
         """Return an empty cache for the life of the process. `folder`: for unnamed files of large arrays; None: memory only."""
         kinds = [((rows, *part.shape), stored_type(part, dtype)) for part in live]
         made = [np.empty(*kind) if folder is None else large_array(*kind, folder=folder) for kind in kinds]

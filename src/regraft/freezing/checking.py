@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ..data import Prepared
+from ..data import PreparedData
 from ..networks.contract import Inputs
 from ..networks.parts.protocols import chosen_rows
 from .cache import ActivationCache
@@ -49,7 +49,7 @@ def pieces_of(rows: range, count: int, *, batch_size: int) -> list[_Piece]:
 class Check:
     """Recomputation of cached rows."""
 
-    items: Prepared
+    items: PreparedData
     views: Sequence[int]  # views of the cache; row v * N + i is example i in the v-th view
     run: Callable[[Inputs], list[Tensor]]  # function from inputs to live outputs
     batch_size: int

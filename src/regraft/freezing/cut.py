@@ -27,7 +27,7 @@ from .units import called_one_by_one, frozen_units, on_network, other_weights
 
 
 @dataclass(frozen=True)
-class Live:
+class LiveOutput:
     """Live output: a tensor that crosses the cut, with its shape and dtype for one example."""
 
     name: str
@@ -40,7 +40,7 @@ class Cut:
     """Network in two parts.
     `trainable_part`: function from these tensors to the logits by task, with gradients if they are enabled."""
 
-    live: tuple[Live, ...]  # outputs to store for each example
+    live: tuple[LiveOutput, ...]  # outputs to store for each example
     frozen_part: Callable[[Inputs], list[Tensor]]  # function from inputs to one tensor (B, *shape) for each of `live`
     trainable_part: Callable[[Sequence[Tensor]], Scores]
     layers: frozenset[str]  # names of the layers in the frozen part
@@ -62,18 +62,18 @@ _Again = Callable[[Network], Cut | Refusal]
 _TOLERANCE = 1e-5  # Maximum difference of the logits, relative to the largest one, of a valid cut
 
 
-class _Refused(Exception):
+class _CutRefusal(Exception):
     """Signal within this file that the cut cannot be made; its message is the reason."""
 
 
-class _Stop(BaseException):
+class _ForwardEnd(BaseException):
     """Signal that ends a forward pass once all live outputs are seen. Not an Exception, so that no layer converts it."""
 
 
 def _stop() -> None:
     """End a forward pass, except in an export: an exporter runs to the end and drops what is not returned."""
     if not torch.compiler.is_exporting():
-        raise _Stop
+        raise _ForwardEnd
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ def _batch_slot(module: str, call: int, *, leaf: int, small: Any, large: Any) ->
     if not isinstance(small, Tensor) or not isinstance(large, Tensor):
         return None
     if small.ndim != large.ndim:
-        raise _Refused(f"the output of '{module}' has {small.ndim} axes for two examples and {large.ndim} for three")
+        raise _CutRefusal(f"the output of '{module}' has {small.ndim} axes for two examples and {large.ndim} for three")
     axes = [axis for axis, (two, three) in enumerate(zip(small.shape, large.shape, strict=True)) if two != three]
     if not axes:
         return None
     axis = axes[0]
     factor, rest = divmod(small.shape[axis], 2)
     if len(axes) > 1 or rest or large.shape[axis] != 3 * factor:
-        raise _Refused(f"the output of '{module}' has shape {tuple(small.shape)} for two examples and {tuple(large.shape)} for three")
+        raise _CutRefusal(f"the output of '{module}' has shape {tuple(small.shape)} for two examples and {tuple(large.shape)} for three")
     return _Slot(module, call, leaf, axis, factor)
 
 
@@ -138,11 +138,11 @@ def _calls(network: Network, names: Sequence[str], *, two: Inputs, three: Inputs
     calls: dict[str, list[_Call]] = {}
     for name in names:
         if len(small[name]) != len(large[name]):
-            raise _Refused(f"'{name}' is called {len(small[name])} times for two examples and {len(large[name])} times for three")
+            raise _CutRefusal(f"'{name}' is called {len(small[name])} times for two examples and {len(large[name])} times for three")
         calls[name] = []
         for number, ((leaves, spec), (others, _)) in enumerate(zip(small[name], large[name], strict=True)):
             if len(leaves) != len(others):
-                raise _Refused(f"'{name}' gives {len(leaves)} outputs for two examples and {len(others)} for three")
+                raise _CutRefusal(f"'{name}' gives {len(leaves)} outputs for two examples and {len(others)} for three")
             slots = [
                 _batch_slot(name, number, leaf=index, small=leaf, large=other)
                 for index, (leaf, other) in enumerate(zip(leaves, others, strict=True))
@@ -182,7 +182,7 @@ class _Replay:
         def forward(*_args: Any, **_kwargs: Any) -> Any:
             call = next(counter, None)
             if call is None:
-                raise _Refused(f"'{name}' is called more often in training than in inference")
+                raise _CutRefusal(f"'{name}' is called more often in training than in inference")
             leaves = [self._leaf(leaf, slot, values=values, size=size) for leaf, slot in zip(call.leaves, call.slots, strict=True)]
             return tree_unflatten(leaves, call.spec)
 
@@ -275,19 +275,19 @@ def _seen_live(replay: _Replay, inputs: Inputs) -> dict[_Slot, Tensor]:
             _stop()
 
     watched = hooked({name: modules[name] for name in by_module}, after=keep, first=True)
-    with suppress(_Stop), torch.no_grad(), called_one_by_one(), watched:
+    with suppress(_ForwardEnd), torch.no_grad(), called_one_by_one(), watched:
         replay.network.scores(inputs)
     return values
 
 
 def _as_cut(replay: _Replay, layers: frozenset[str], *, again: _Again) -> Cut:
     live = [
-        Live(f"{slot.module}#{slot.call}.{slot.leaf}", tuple(value.shape[1:]), value.dtype)
+        LiveOutput(f"{slot.module}#{slot.call}.{slot.leaf}", tuple(value.shape[1:]), value.dtype)
         for slot in replay.live
         for value in [replay.recorded(slot)]
     ]
     named = by_name(replay.sample)
-    live += [Live(f"input {name}".strip(), tuple(named[name].shape[1:]), named[name].dtype) for name in replay.live_inputs]
+    live += [LiveOutput(f"input {name}".strip(), tuple(named[name].shape[1:]), named[name].dtype) for name in replay.live_inputs]
 
     def frozen_part(inputs: Inputs) -> list[Tensor]:
         replay.network.mode_(False)
@@ -327,7 +327,7 @@ def _attempt(make: Callable[[], Cut], network: Network, *, sample: Inputs) -> Cu
     """Make a cut and prove it. Any error refuses the cut: the whole network is known to run on the sample."""
     try:
         return _proved(network, make(), sample=sample)
-    except _Refused as refusal:
+    except _CutRefusal as refusal:
         return Refusal(str(refusal))
     except Exception as problem:  # any Python forward may fail in any way when its parts are replayed
         return Refusal(f"replaying it failed ({type(problem).__name__}: {str(problem)[:200]})")
@@ -337,7 +337,7 @@ def _by_replay(network: Network, layers: frozenset[str], *, sample: Inputs, agai
     two = chosen_rows(sample, [0, 1])
     units = frozen_units(network, layers, sample=two)
     if not units:
-        raise _Refused("every frozen module also runs behind the trainable part")
+        raise _CutRefusal("every frozen module also runs behind the trainable part")
     replay = _Replay(network, _calls(network, units, two=two, three=chosen_rows(sample, [0, 1, 0])), sample=two)
     _find_live_(replay)
     cut = _as_cut(replay, layers, again=again)
@@ -346,7 +346,7 @@ def _by_replay(network: Network, layers: frozenset[str], *, sample: Inputs, agai
 
 
 def _prove_in_training(network: Network, cut: Cut, *, inputs: Inputs) -> None:
-    """Raise `_Refused` if, in training mode, the replayed network differs from the whole one."""
+    """Raise `_CutRefusal` if, in training mode, the replayed network differs from the whole one."""
     rows, state = cut.frozen_part(inputs), network.state()
     own = {name for names in network.layer_parameters().values() for name in names}
     moving = {name: values.clone() for name, values in state.items() if name not in own}
@@ -359,7 +359,7 @@ def _prove_in_training(network: Network, cut: Cut, *, inputs: Inputs) -> None:
             with seeded():
                 found = _difference(whole, cut.trainable_part(rows), tolerance=1e-3)
             if found:
-                raise _Refused(f"in training, {found}")
+                raise _CutRefusal(f"in training, {found}")
     finally:
         for name, values in moving.items():
             state[name].copy_(values)
@@ -391,7 +391,7 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
             seen.append(args[0])
             _stop()
 
-        with suppress(_Stop), torch.no_grad(), head.register_forward_pre_hook(stop):
+        with suppress(_ForwardEnd), torch.no_grad(), head.register_forward_pre_hook(stop):
             network.scores(inputs)
         return seen[:1]
 
@@ -401,7 +401,7 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
 
 
 def _of_parts(parts: _Parts, two: Inputs, *, layers: frozenset[str], again: _Again) -> Cut:
-    live = [Live(f"tensor {index}", tuple(value.shape[1:]), value.dtype) for index, value in enumerate(parts[0](two))]
+    live = [LiveOutput(f"tensor {index}", tuple(value.shape[1:]), value.dtype) for index, value in enumerate(parts[0](two))]
     return Cut(tuple(live), parts[0], parts[1], layers, again)
 
 

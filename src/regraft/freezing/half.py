@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Prepared
+from ..data import PreparedData
 from ..errors import RegraftError
 from ..networks.contract import Inputs
 from ..probes.ridge import fit_ridge
-from .cut import Live
+from .cut import LiveOutput
 from .engines import HALF, Engine, Values
 
 HALF_OFF = 0.05  # Maximum difference between values in bfloat16 and float32, relative to the largest value; 0.03 was measured
@@ -23,7 +23,7 @@ _JUDGED, _AT_A_TIME = 256, 64
 
 
 def halved(  # over the limit: what a choice depends on
-    engine: Engine, items: Prepared, *, compared: np.ndarray, live: Sequence[Live], device: str, measured: bool
+    engine: Engine, items: PreparedData, *, compared: np.ndarray, live: Sequence[LiveOutput], device: str, measured: bool
 ) -> tuple[Engine, str]:
     """Return the engine in bfloat16 or the given one, and the reason.
     Both compute up to 256 random examples. A ridge probe on the features of each is compared by its exact leave-one-out predictions of the
@@ -78,7 +78,7 @@ def _autocast(engine: Engine, device: str) -> Values:
     return values
 
 
-def _judged(features: np.ndarray, items: Prepared, *, rows: np.ndarray) -> np.ndarray:
+def _judged(features: np.ndarray, items: PreparedData, *, rows: np.ndarray) -> np.ndarray:
     """Return a score of the leave-one-out prediction of each example, (n,); higher is better."""
     data = items.data
     targets = np.asarray(data.targets)[rows]

@@ -21,7 +21,7 @@ _FORMAT = 2  # Version of the layout of a cache and the meaning of its values; c
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenIdentity:
     """Identity of a frozen part.
     `opaque`: paths of objects that affect the values but have no content to compare. They may differ in another process."""
 
@@ -29,7 +29,7 @@ class Frozen:
     opaque: tuple[str, ...] = ()
 
 
-def frozen_identity(network: Network, layers: Collection[str]) -> Frozen:
+def frozen_identity(network: Network, layers: Collection[str]) -> FrozenIdentity:
     """Return the identity of some layers, from weights and statistics, options, plain attributes, and code."""
     structure = _settled(network, layers)
     digest = hashlib.blake2b(structure.text.encode("utf-8", errors="surrogatepass"), digest_size=16)
@@ -42,7 +42,7 @@ def frozen_identity(network: Network, layers: Collection[str]) -> Frozen:
         if name.rpartition(".")[0] in wanted | around or not wanted.isdisjoint(prefixes(name)[1:]):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return Frozen(digest.hexdigest(), structure.opaque)
+    return FrozenIdentity(digest.hexdigest(), structure.opaque)
 
 
 def _settled(network: Network, layers: Collection[str]) -> Structure:

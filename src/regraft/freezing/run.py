@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..console import progress
-from ..data import Prepared
+from ..data import PreparedData
 from ..errors import CacheError, SettingError
 from ..files.locks import held_folder
 from ..files.remote import brought, is_url, taken
@@ -28,8 +28,8 @@ from .checking import ROUNDING, Check, pieces_of
 from .cut import Cut
 from .engines import EAGER, FEWEST, HALF, MOST_OFF, Engine, EngineLog, chosen_engine, engine_names, frozen_work, has_layers
 from .half import HALF_OFF, halved
-from .identity import Frozen, cache_identity, engine_of, frozen_identity
-from .spread import Chunk, Shared, batches_of, spread
+from .identity import FrozenIdentity, cache_identity, engine_of, frozen_identity
+from .spread import Chunk, SharedData, batches_of, spread
 from .storage import CacheFolder
 
 MOST_KEPT = 2**28  # Maximum size in bytes of all caches that a run keeps in memory; the newest one is always kept
@@ -51,14 +51,14 @@ class Counter:
 
 
 @dataclass(frozen=True)
-class _Begun:
+class _PassStart:
     """Start of a pass: its engine, and the values that it has already computed for the first examples."""
 
     engine: Engine
     values: tuple[Sequence[Tensor], ...] = ()
 
 
-class Kept:
+class RunCaches:
     """Caches by key that live as long as a run, so that no cache is computed twice."""
 
     def __init__(self) -> None:
@@ -88,14 +88,14 @@ class FrozenPass:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     counter: Counter = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)  # list that receives messages about the pass, each once
-    kept: Kept = field(default_factory=Kept)  # caches that this run has in memory
+    kept: RunCaches = field(default_factory=RunCaches)  # caches that this run has in memory
     engine: str = EAGER  # engine on a CPU, one of `ENGINES`
     cluster: str | None = None  # Ray cluster that computes, "ray://HOST:PORT" or "auto"; None: this process
     precision: str = "float32"  # "float32"; "bfloat16" (if a probe is as accurate on its features); "auto" (if it is also faster)
     compared: np.ndarray | None = None  # (n,) examples that this probe may use, without the holdout set; None: all
     sorts: bool = False  # whether examples are computed by length, without their padding; `cached` decides it
 
-    def cached(self, items: Prepared, views: Sequence[int] = (0,)) -> ActivationCache:
+    def cached(self, items: PreparedData, views: Sequence[int] = (0,)) -> ActivationCache:
         """Return the filled cache of these examples and views. Rows of a matching cache are reused.
         If the values depend on something without content to compare, the cache lives only as long as the process."""
         if self.engine not in ("auto", self._wanted):
@@ -109,7 +109,7 @@ class FrozenPass:
                 return replace(self, sorts=True, engine=EAGER)._cached(items, views)
         return self._cached(items, views)
 
-    def _cached(self, items: Prepared, views: Sequence[int]) -> ActivationCache:
+    def _cached(self, items: PreparedData, views: Sequence[int]) -> ActivationCache:
         frozen = frozen_identity(self.network, self.cut.layers)
         if self.where == "memory":
             return self._for_this_run(frozen, items, views=views)
@@ -140,7 +140,7 @@ class FrozenPass:
         """Names among `_names` whose caches may be used: the one of the requested engine, or all."""
         return [known for name, known in self._names.items() if self._wanted in ("auto", name) or self.precision != "float32"]
 
-    def _identity(self, frozen: Frozen, items: str, *, views: Sequence[int], engine: str) -> tuple[str, dict[str, Any]]:
+    def _identity(self, frozen: FrozenIdentity, items: str, *, views: Sequence[int], engine: str) -> tuple[str, dict[str, Any]]:
         live = [part.name for part in self.cut.live]
         said = f"{items} {list(views)}, {self.batch_size} at a time" + (" by length" if self.sorts else "")
         return cache_identity(frozen.digest, live, items=said, dtype=self.dtype, device=self.device.type, engine=engine)
@@ -149,7 +149,9 @@ class FrozenPass:
         if sentence not in self.notes:
             self.notes.append(sentence)
 
-    def _for_this_run(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], folder: Path | None = None) -> ActivationCache:
+    def _for_this_run(
+        self, frozen: FrozenIdentity, items: PreparedData, *, views: Sequence[int], folder: Path | None = None
+    ) -> ActivationCache:
         """Return a cache that lives as long as the run. Its key contains the ids of the data objects."""
         objects = (items.data, items.preprocessing, items.augment)
         said = f"{[id(one) for one in objects]} {items.view_seed}"
@@ -163,7 +165,7 @@ class FrozenPass:
         self.kept.add(keys[begun.engine.name], cache, of=objects)
         return cache
 
-    def _from_folder(self, frozen: Frozen, items: Prepared, *, views: Sequence[int]) -> ActivationCache:
+    def _from_folder(self, frozen: FrozenIdentity, items: PreparedData, *, views: Sequence[int]) -> ActivationCache:
         said, wanted = items.identity(max(views) + 1), self._wanted
         elsewhere = str(self.where) if is_url(self.where) else None
         places = dict[str, CacheFolder]()
@@ -203,7 +205,7 @@ class FrozenPass:
             brought(place.path, f"{elsewhere}/{place.path.name}")
         return cache
 
-    def _holds(self, cache: ActivationCache, place: CacheFolder, *, items: Prepared, views: Sequence[int]) -> bool:
+    def _holds(self, cache: ActivationCache, place: CacheFolder, *, items: PreparedData, views: Sequence[int]) -> bool:
         """Return whether the finished rows match the current network. Plain PyTorch recomputes them, so that no engine must be built."""
         other = "engine" in place.facts
         exact = self.device.type == "cpu" and place.engines() == [place.engine] and not other and not self.sorts
@@ -216,7 +218,7 @@ class FrozenPass:
     def _batch_values(self, inputs: Inputs) -> list[Tensor]:
         return self.cut.frozen_part(placed(inputs, self.device, order=self.network.body.memory_order))
 
-    def _begun(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], wanted: str) -> _Begun:
+    def _begun(self, frozen: FrozenIdentity, items: PreparedData, *, views: Sequence[int], wanted: str) -> _PassStart:
         """Choose the engine of a pass and its precision."""
         begun = self._begun_in_full(frozen, items, views=views, wanted=wanted)
         if self.precision == "float32" or (self.precision == "auto" and len(items) * len(views) < FEWEST):
@@ -233,20 +235,20 @@ class FrozenPass:
             log.building += perf_counter() - start
             log.built[key] = engine
             self._say_once(f"The frozen part {'was computed in bfloat16' if HALF in engine.name else 'stayed in float32'}: {why}.")
-        return begun if log.built[key].name == begun.engine.name else _Begun(log.built[key])
+        return begun if log.built[key].name == begun.engine.name else _PassStart(log.built[key])
 
-    def _begun_in_full(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], wanted: str) -> _Begun:
+    def _begun_in_full(self, frozen: FrozenIdentity, items: PreparedData, *, views: Sequence[int], wanted: str) -> _PassStart:
         """Choose the engine of a pass in float32. "auto" decides by PyTorch's time for the first examples, if there are enough examples."""
         eager, rows = Engine(EAGER, self._values), len(items) * len(views)
         if wanted == EAGER or len(items) < 2:
-            return _Begun(eager)
+            return _PassStart(eager)
         key = f"{frozen.digest} {[part.name for part in self.cut.live]} {wanted}"
         known = self.counter.engines.built.get(key)
         if known is not None:
-            return _Begun(known if known.name != EAGER else eager)
+            return _PassStart(known if known.name != EAGER else eager)
         few = wanted == "auto" and rows < FEWEST
         if few and not has_layers(self.network):
-            return _Begun(eager)
+            return _PassStart(eager)
         work, log = frozen_work(self.network, self.cut, values=self._values), self.counter.engines
         chosen = np.arange(min(len(items), self.batch_size if few else 2 * self.batch_size, CHUNK))
         first = [work.timed(inputs) for _, inputs in items.batches(self.batch_size, chosen, views[0])]
@@ -254,12 +256,12 @@ class FrozenPass:
         engine, values = chosen_engine(work, first, wanted=wanted, rows=rows, log=log, say=self._say_once)
         if log.building > before:
             log.built[key] = engine
-        return _Begun(engine, tuple(values))
+        return _PassStart(engine, tuple(values))
 
-    def _fill_(self, cache: ActivationCache, items: Prepared, *, views: Sequence[int], begun: _Begun) -> None:
+    def _fill_(self, cache: ActivationCache, items: PreparedData, *, views: Sequence[int], begun: _PassStart) -> None:
         missing = cache.missing
         chunks = [[(piece.items, views[piece.view]) for piece in pieces_of(rows, len(items), batch_size=len(rows))] for rows in missing]
-        begun = begun if missing[:1] == [cache.rows_of(0)] else _Begun(begun.engine)
+        begun = begun if missing[:1] == [cache.rows_of(0)] else _PassStart(begun.engine)
         with progress("frozen part", sum(len(rows) for rows in missing)) as advance:
             for rows, batches in zip(missing, self._computed(chunks, items, begun=begun), strict=True):
                 first = rows.start
@@ -272,9 +274,9 @@ class FrozenPass:
                 cache.finish(rows)
         cache.flush()
 
-    def _computed(self, chunks: Sequence[Chunk], items: Prepared, *, begun: _Begun) -> Iterator[Iterable[Sequence[Tensor]]]:
+    def _computed(self, chunks: Sequence[Chunk], items: PreparedData, *, begun: _PassStart) -> Iterator[Iterable[Sequence[Tensor]]]:
         """Yield the results of the batches of each chunk, computed by the cluster if one is set."""
-        shared = Shared(begun.engine.values, items, CHUNK if self.sorts else self.batch_size, torch.get_num_threads())
+        shared = SharedData(begun.engine.values, items, CHUNK if self.sorts else self.batch_size, torch.get_num_threads())
         done = 0
         if self.cluster is not None:
             try:

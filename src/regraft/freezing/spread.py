@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Dataset, Prepared
+from ..data import Dataset, PreparedData
 from ..data.items import Clip, in_files
 from ..errors import SettingError
 from ..files.formats import opening
@@ -27,16 +27,16 @@ Chunk = Sequence[tuple[np.ndarray, int]]  # Examples of one task, as (indices, v
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedData:
     """Data that all tasks of a pass share."""
 
     values: Callable[[Inputs], list[Tensor]]  # function from inputs to results
-    items: Prepared  # source of the batches
+    items: PreparedData  # source of the batches
     batch_size: int
     threads: int  # number of threads per operator, as in the calling process, because rounding depends on it
 
 
-def batches_of(shared: Shared, chunk: Chunk) -> Iterator[list[Tensor]]:
+def batches_of(shared: SharedData, chunk: Chunk) -> Iterator[list[Tensor]]:
     """Yield the results of each batch of a chunk."""
     with torch.no_grad():
         for examples, view in chunk:
@@ -44,7 +44,7 @@ def batches_of(shared: Shared, chunk: Chunk) -> Iterator[list[Tensor]]:
                 yield shared.values(inputs)
 
 
-def _task(shared: Shared, piece: tuple[Chunk, Mapping[Path, bytes]]) -> list[list[Tensor]]:
+def _task(shared: SharedData, piece: tuple[Chunk, Mapping[Path, bytes]]) -> list[list[Tensor]]:
     """Compute a chunk in a worker. Files that came with it are written to a temporary folder."""
     torch.set_num_threads(shared.threads)
     chunk, files = piece
@@ -76,7 +76,7 @@ def _in_local_files(data: Dataset) -> bool:
     return in_files(data.items, data.kind) and all(isinstance(source, str | Path) for source in sources)
 
 
-def spread(shared: Shared, chunks: Iterable[Chunk], *, network: Network, cluster: str) -> Iterator[list[list[Tensor]]]:
+def spread(shared: SharedData, chunks: Iterable[Chunk], *, network: Network, cluster: str) -> Iterator[list[list[Tensor]]]:
     """Return the results of the batches of each chunk, in order. Each chunk is one task of the cluster.
     Files are sent with the tasks if some machine does not have them under the same path."""
     rows, data = np.arange(min(2, len(shared.items))), shared.items.data

@@ -30,7 +30,7 @@ from ..files.room import in_file, reserve
 from ..files.schema import Plain, checked, read_json
 from ..files.writing import PARTIAL, flush_folder, write_json
 from .cache import CHUNK, ActivationCache, Column, chunks_of, stored_type
-from .cut import Live
+from .cut import LiveOutput
 from .identity import key_of
 
 _MANIFEST = "manifest.json"
@@ -60,7 +60,7 @@ class CacheFolder:
     """Folder of one cache, existing or not."""
 
     path: Path  # path of the folder; its name is the digest of the facts
-    live: tuple[Live, ...]
+    live: tuple[LiveOutput, ...]
     rows: int
     dtype: str  # storage dtype of floating-point outputs, "float32" or "float16"
     facts: Mapping[str, Any]

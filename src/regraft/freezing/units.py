@@ -22,7 +22,7 @@ Digests = dict[str, list[list[bytes]]]  # Module -> for each call, a digest of e
 
 
 @dataclass
-class _Nesting:
+class _CallOrder:
     """Calls of a forward pass."""
 
     within: dict[str, set[str]] = field(default_factory=dict)  # module -> modules called while it ran, in the order of the first calls
@@ -74,10 +74,10 @@ def frozen_units(network: Network, layers: Collection[str], *, sample: Inputs) -
         whole = [name for name in whole if name in fixed or name not in unknown]
 
 
-def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Nesting:
+def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> _CallOrder:
     """Return the calls of a forward pass.
     Forwards are wrapped, not hooked: a module's own hooks run outside its forward, and still run in a replay."""
-    seen, running = _Nesting(), list[str]()
+    seen, running = _CallOrder(), list[str]()
     before = {name: set(module._forward_pre_hooks) for name, module in modules.items()}  # e.g. weight norm; these may be skipped
 
     def watched(name: str, module: Module) -> Callable[..., Any]:

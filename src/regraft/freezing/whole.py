@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Prepared, Preprocessing
+from ..data import PreparedData, Preprocessing
 from ..errors import SettingError
 from ..networks.contract import Inputs, Network
 from ..networks.padding import by_length, skips_padding, sorts_by_length
@@ -21,7 +21,7 @@ from ..networks.parts.onnx_export import WholeNetwork
 from ..networks.predictions import concatenated, of_batch
 from .cache import CHUNK
 from .engines import EAGER, ENGINES, FEWEST, EngineLog, Work, check_engine, chosen_engine, has_layers
-from .spread import Shared, spread
+from .spread import SharedData, spread
 
 Function = Callable[[Network, Inputs], Tensor]
 
@@ -40,7 +40,9 @@ class WholePass:
         given = network.preprocessing.dataset(items)
         data = network.preprocessing.windows(given)
         if self.cluster is not None:
-            made = self._spread(function, network, items=Prepared(data, cast(Preprocessing, network.preprocessing)), batch_size=batch_size)
+            made = self._spread(
+                function, network, items=PreparedData(data, cast(Preprocessing, network.preprocessing)), batch_size=batch_size
+            )
             return made if data is given else network.preprocessing.averaged(made, data.items)
         fewest = FEWEST if self.engine == "auto" and not has_layers(network) else 2
         if self.engine == EAGER or len(data) < fewest or network.body.draws:
@@ -68,7 +70,7 @@ class WholePass:
         made = np.concatenate([part[0].numpy() for part in parts])
         return made if data is given else network.preprocessing.averaged(made, data.items)
 
-    def _spread(self, function: Function, network: Network, *, items: Prepared, batch_size: int) -> np.ndarray:
+    def _spread(self, function: Function, network: Network, *, items: PreparedData, batch_size: int) -> np.ndarray:
         """Return the results from a cluster, with one task per chunk."""
         items.preprocessing.check_values(items.data)
         items = items.of(items.data, items.preprocessing.widened(items.data))
@@ -80,7 +82,7 @@ class WholePass:
             skips = masked and skips_padding(values, items.batch(np.arange(min(len(items), CHUNK))))
         inner = partial(by_length, values, batch_size=batch_size)  # as `concatenated` computes them
         made: Callable[[Inputs], list[Tensor]] = inner if skips else values
-        shared = Shared(made, items, CHUNK if skips else batch_size, torch.get_num_threads())
+        shared = SharedData(made, items, CHUNK if skips else batch_size, torch.get_num_threads())
         chunks = [[(np.arange(first, min(first + CHUNK, len(items))), 0)] for first in range(0, len(items), CHUNK)]
         done = spread(shared, chunks, network=network, cluster=str(self.cluster))
         parts = [part.numpy() for chunk in done for (part,) in chunk]

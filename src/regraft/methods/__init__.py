@@ -1,9 +1,9 @@
 """Adaptation methods, one per file. A method selects the parameters to train; the training loop is the same for all."""
 
 from . import bias, codes, lin, lora, scale_shift
-from .contract import Begun, Method, Option
+from .contract import Method, Option, PreparedNetwork
 
-__all__ = ["METHODS", "SWITCHES", "Begun", "Method", "Option"]
+__all__ = ["METHODS", "SWITCHES", "Method", "Option", "PreparedNetwork"]
 
 METHODS: dict[str, Method] = {method.name: method for method in (bias.METHOD, scale_shift.METHOD, lora.METHOD, lin.METHOD, codes.METHOD)}
 """Strategy name -> method."""

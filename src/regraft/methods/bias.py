@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import NetworkError
 from ..freezing import frozen_but, head_parameters
 from ..networks.contract import Network
-from .contract import Begun, Method
+from .contract import Method, PreparedNetwork
 
 __all__ = ["METHOD", "biases_among"]
 
@@ -26,7 +26,7 @@ def biases_among(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name, part in parts if part == "beta" or part.startswith("bias") or part.endswith("bias"))
 
 
-def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
+def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> PreparedNetwork:
     """Train the biases and the heads; freeze the rest.
 
     Source: BitFit (Ben Zaken, Ravfogel & Goldberg, ACL 2022, section 3). Deviations: the shifts of BatchNorm count as biases; a layer
@@ -44,7 +44,7 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
             "Choose 'scale_shift', which adds what it needs."
         )
     twin = network.copy()
-    return Begun(twin, frozen_but(twin, {*biases, *head_parameters(twin)}))
+    return PreparedNetwork(twin, frozen_but(twin, {*biases, *head_parameters(twin)}))
 
 
 METHOD = Method("bias", "the biases alone", _begin, settings={"layer_decay": 1.0})

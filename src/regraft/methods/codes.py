@@ -17,7 +17,7 @@ from ..freezing import added_parameters, frozen_but, head_parameters
 from ..networks.contract import Coding, Network
 from ..networks.parts.coding import ENTRANCE, LAYERS
 from ..networks.parts.structure import points_in
-from .contract import Begun, Method, Option, are_names
+from .contract import Method, Option, PreparedNetwork, are_names
 
 __all__ = ["METHOD", "TRAININGS", "mean_code", "shared_rows"]
 
@@ -51,7 +51,7 @@ def shared_rows(rows: Tensor, chance: Tensor, *, share: float) -> Tensor:
     return torch.where(chance.reshape(rows.shape) < share, torch.zeros_like(rows), rows)
 
 
-def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
+def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> PreparedNetwork:
     """Add codes to the network and freeze what the chosen training does not train.
 
     A layer computes W h + b + B s before its activation. A linear layer, zero at first, computes B s from the code s of the example. In
@@ -73,7 +73,7 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
     added = {name} if known else added_parameters(network, twin)
     frozen = frozenset[str]() if options["training"] == "joint" else frozen_but(twin, {*added, *head_parameters(twin)})
     rows = [1 + index for index, condition in enumerate(twin.coding.conditions if twin.coding else ()) if condition in conditions]
-    return Begun(twin, frozen, {name: FASTER}, lambda: table[rows].square().sum() / 2)
+    return PreparedNetwork(twin, frozen, {name: FASTER}, lambda: table[rows].square().sum() / 2)
 
 
 def _coded(network: Network, options: Mapping[str, Any], *, conditions: Sequence[str], seed: int) -> Network:

@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ..networks.contract import Network
 
-__all__ = ["Begin", "Begun", "Method", "Option", "are_names", "copied", "nothing_more"]
+__all__ = ["Method", "Option", "PrepareFunction", "PreparedNetwork", "are_names", "copied", "nothing_more"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def are_names(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Begun:
+class PreparedNetwork:
     """Network prepared for training.
 
     Attributes:
@@ -59,10 +59,10 @@ class Begun:
     penalty: Callable[[], Tensor] | None = None
 
 
-class Begin(Protocol):
+class PrepareFunction(Protocol):
     """Function that prepares a network with trained heads for training. The given network is not changed."""
 
-    def __call__(self, network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
+    def __call__(self, network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> PreparedNetwork:
         """Return the network prepared for training.
 
         Args:
@@ -105,7 +105,7 @@ class Method:
 
     name: str
     summary: str
-    begin: Begin
+    begin: PrepareFunction
     end: End = copied
     during: During = nothing_more
     options: Mapping[str, Option] = field(default_factory=dict)

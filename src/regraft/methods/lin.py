@@ -7,10 +7,10 @@ from typing import Any
 
 from ..freezing import added_parameters, frozen_but, head_parameters
 from ..networks.contract import Network
-from .contract import Begun, Method
+from .contract import Method, PreparedNetwork
 
 
-def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
+def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> PreparedNetwork:
     """Insert a linear layer W x + b before the input, and train it and the heads. The layer remains in the network.
 
     It is a standard PyTorch or Keras layer. It starts at the identity (W = I, b = 0).
@@ -19,7 +19,7 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
     Deviation: for images and sequences, W mixes the channels and is the same at every position.
     """
     twin = network.with_entrance()
-    return Begun(twin, frozen_but(twin, {*added_parameters(network, twin), *head_parameters(twin)}))
+    return PreparedNetwork(twin, frozen_but(twin, {*added_parameters(network, twin), *head_parameters(twin)}))
 
 
 METHOD = Method("lin", "a linear layer before the input", _begin, settings={"layer_decay": 1.0})

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import NetworkError, near_names
 from ..freezing import frozen_but, head_parameters
 from ..networks.contract import Network
-from .contract import Begun, Method, Option, are_names
+from .contract import Method, Option, PreparedNetwork, are_names
 
 __all__ = ["METHOD", "low_rank_layers"]
 
@@ -42,7 +42,7 @@ def low_rank_layers(network: Network) -> tuple[str, ...]:
     return tuple(name for name in found if getattr(modules[name], "groups", 1) == 1)
 
 
-def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
+def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> PreparedNetwork:
     """Add low-rank updates to the weights, W + (alpha / r) B A with B = 0 at first, and train them and the heads.
 
     PyTorch networks use `peft`; Keras networks use the implementation of Keras.
@@ -68,7 +68,7 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
     before = set(network.state())
     # both libraries use "lora" in the names of new parameters; peft renames the original weights to NAME.base_layer
     added = {name for names in twin.layer_parameters().values() for name in names if "lora" in name and name not in before}
-    return Begun(twin, frozen_but(twin, {*added, *head_parameters(twin)}))
+    return PreparedNetwork(twin, frozen_but(twin, {*added, *head_parameters(twin)}))
 
 
 METHOD = Method(

@@ -12,12 +12,12 @@ from ..errors import NetworkError
 from ..freezing import added_parameters, frozen_but, head_parameters
 from ..networks.contract import Network
 from ..networks.parts.structure import points_in
-from .contract import Begun, Method, Option, are_names
+from .contract import Method, Option, PreparedNetwork, are_names
 
 FORMS = ("lhuc", "film", "norm")
 
 
-def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
+def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> PreparedNetwork:
     """Add scales (and shifts) at the hook points of the blocks, and train them and the heads.
 
     Raises:
@@ -27,10 +27,10 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
         return _norms_open(network, options["blocks"])
     points = [point for point in network.points() if not network.holds(point.name)]  # the scale is folded into the weights
     twin = network.adjusted(points_in(points, options["blocks"]), form=options["form"])
-    return Begun(twin, frozen_but(twin, {*added_parameters(network, twin), *head_parameters(twin)}))
+    return PreparedNetwork(twin, frozen_but(twin, {*added_parameters(network, twin), *head_parameters(twin)}))
 
 
-def _norms_open(network: Network, blocks: Sequence[str] | None) -> Begun:
+def _norms_open(network: Network, blocks: Sequence[str] | None) -> PreparedNetwork:
     """Train the scales and shifts of the normalisation layers. Their statistics stay unchanged.
 
     Source: Frankle, Schwab & Morcos, ICLR 2021 (training BatchNorm and only BatchNorm), section 3.
@@ -44,7 +44,7 @@ def _norms_open(network: Network, blocks: Sequence[str] | None) -> Begun:
             "Choose form='film' or form='lhuc', which add their own."
         )
     twin = network.copy()
-    return Begun(twin, frozen_but(twin, {*found, *head_parameters(twin)}))
+    return PreparedNetwork(twin, frozen_but(twin, {*found, *head_parameters(twin)}))
 
 
 METHOD = Method(

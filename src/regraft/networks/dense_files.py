@@ -37,7 +37,7 @@ _INSTEAD = "Export it as .onnx, or its head alone with what='head'."
 WHATS = ("network", "head")
 
 
-class _Whole(WholeNetwork):
+class _LogitsModule(WholeNetwork):
     """Module that returns the logits of the first head."""
 
     def forward(self, *tensors: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def _layers(network: Record) -> Iterator[DenseLayer]:
     try:
         with silenced():
             axes = {"tensors": ({0: torch.export.Dim("batch", min=1)},)}
-            program = torch.export.export(_Whole(twin).eval(), (sample,), dynamic_shapes=axes, strict=False).module()
+            program = torch.export.export(_LogitsModule(twin).eval(), (sample,), dynamic_shapes=axes, strict=False).module()
     except Exception as problem:  # not every forward can be exported
         if isinstance(problem, RegraftError):
             raise

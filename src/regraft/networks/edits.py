@@ -78,7 +78,7 @@ class Edit:
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class _OfHead(Edit):
+class _HeadEdit(Edit):
     """A linear layer for a task: `rows` class weights of `features` numbers each."""
 
     task: str
@@ -109,7 +109,7 @@ class _OfHead(Edit):
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class Rows(_OfHead):
+class Rows(_HeadEdit):
     """New class weights for the head of a task, or a first head. `branch` is True for every head but the first."""
 
     kind: ClassVar[str] = "head"
@@ -118,7 +118,7 @@ class Rows(_OfHead):
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
-class Stack(_OfHead):
+class Stack(_HeadEdit):
     """A new only head on the logits of the first head, which pass through the activation `between` and dropout."""
 
     kind: ClassVar[str] = "stack"
@@ -187,7 +187,7 @@ class Codes(Edit):
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class Folded(Edit):
+class FoldedCode(Edit):
     """The code of one condition folded into the biases; the input "condition" is removed. The layers `biased` gained a bias for it."""
 
     kind: ClassVar[str] = "folded"
@@ -195,7 +195,7 @@ class Folded(Edit):
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class Biased(Edit):
+class AddedBiases(Edit):
     """A bias added to `layers` that had none."""
 
     kind: ClassVar[str] = "biased"
@@ -236,7 +236,7 @@ class LowRank(Edit):
 
 
 _KINDS: Mapping[str, type[Edit]] = {
-    kind.kind: kind for kind in (Rows, Stack, Cut, Taps, Channels, Columns, InputLayer, Codes, Folded, Biased, ScaleShift, LowRank)
+    kind.kind: kind for kind in (Rows, Stack, Cut, Taps, Channels, Columns, InputLayer, Codes, FoldedCode, AddedBiases, ScaleShift, LowRank)
 }
 
 

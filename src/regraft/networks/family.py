@@ -27,14 +27,14 @@ from .account import Account
 from .edits import Edit
 from .fingerprints.values import Structure
 from .parts.coding import Coding
-from .parts.head import FoundHead, Head, two_rows
+from .parts.head import Head, HeadLocation, two_rows
 from .parts.protocols import Inputs, Scores, by_name, changed, on_device
 from .parts.structure import Block, Layer, prefixes
 from .parts.taps import TapSlice
 from .predictions import grouped_scores
 from .tracing import capture
 
-Places = Mapping[str, tuple[Head, FoundHead | None]]  # Heads by task, each with its location in the module, or None for a derived head
+Places = Mapping[str, tuple[Head, HeadLocation | None]]  # Heads by task, each with its location in the module, or None for a derived head
 EditTable = Mapping[type[Edit], Callable[..., Any]]
 """The functions that apply the supported kinds of edits: private copy of the body, edit, `head` and `seed` -> changed body."""
 
@@ -51,7 +51,7 @@ class Body(abc.ABC):
     layers: tuple[Layer, ...] = ()
     blocks: tuple[Block, ...] = ()  # the units in which depth is counted
     heads: dict[str, Head] = field(default_factory=dict)
-    found: dict[str, FoundHead] = field(default_factory=dict)  # the location of each head that has its own class weights, by task
+    found: dict[str, HeadLocation] = field(default_factory=dict)  # the location of each head that has its own class weights, by task
     coding: Coding | None = None  # how the module takes the codes of conditions, or None
     account: Account = field(default_factory=Account)  # what the edit that made this body did to the weights
     frozen: frozenset[str] = frozenset()  # names of the frozen layers and parameters

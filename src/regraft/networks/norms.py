@@ -20,7 +20,7 @@ _LEAST = 1e-3  # Added to variances, as these layers do (1e-5 to 1e-2), so that 
 _LARGE = 32  # Axis length from which only every second position is counted
 
 
-class _Enough(Exception):
+class _ForwardEnd(Exception):
     """Raised to end a forward pass after the last layer to check."""
 
 
@@ -103,11 +103,11 @@ def misfit(
             reached.append(norm)
         norm.add_(values[0])
         if len(reached) == first and norm is reached[-1]:
-            raise _Enough
+            raise _ForwardEnd
 
     with torch.no_grad(), hooked({name: norm.module for name, norm in norms.items()}, before=read):
         for batch in batches:
-            with suppress(_Enough):
+            with suppress(_ForwardEnd):
                 run(batch)
     found = [measure(norm) for norm in reached]
     return (sum(found) / len(found), len(found)) if found else None

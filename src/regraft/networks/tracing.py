@@ -96,7 +96,7 @@ def joined(calls: Sequence[Any], count: int) -> Tensor | None:
     return torch.cat(rows) if sum(map(len, rows)) == count and len({one.shape[1:] for one in rows}) == 1 else None
 
 
-class Captured(dict[str, Tensor]):
+class CallRecord(dict[str, Tensor]):
     """The "input" and "output" of a module's last call."""
 
     def __init__(self) -> None:
@@ -109,10 +109,10 @@ class Captured(dict[str, Tensor]):
 
 
 @contextmanager
-def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[Captured]:
+def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[CallRecord]:
     """Record the input and output of one module within the context.
     With `replace_by_input` the module returns its input instead of its output."""
-    found = Captured()
+    found = CallRecord()
 
     def hook(_module: Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         found["input"] = args[0] if args else next(iter(kwargs.values()))

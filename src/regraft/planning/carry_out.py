@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..console import say
-from ..data import Dataset, Prepared, check_trainable
+from ..data import Dataset, PreparedData, check_trainable
 from ..errors import InputError, SettingError
 from ..files.locks import held_folder
 from ..freezing import check_engine
@@ -25,7 +25,7 @@ from .checking import equal_across, fit_on
 from .choosing.attaching import ATTACHED, attached
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, leave_ready_, merged_history, note_idle_heads_
-from .judging import Judged, baselines, compared_with, judged_parts, reliability_of, scores_of, worst_items
+from .judging import TaskEvaluation, baselines, compared_with, judged_parts, reliability_of, scores_of, worst_items
 from .passes import UNCACHED
 from .plan import ALL, Plan
 from .preparing import check_inputs, notes_on_length, prepared_for, windowed
@@ -88,7 +88,7 @@ def _carried_out(  # noqa: PLR0913  # over the limit: as `carry_out`
         parts = parts_of(data, plan, judged_apart=test is not None)
         items = prepared_for(net, data, plan=plan, rows=parts.training)
         tested = None if test is None else same_tasks(test, data)
-        test_items = None if tested is None else Prepared(tested, items.preprocessing.widened(tested))
+        test_items = None if tested is None else PreparedData(tested, items.preprocessing.widened(tested))
         if test_items is not None:
             items.preprocessing.check_values(test_items.data)
         fit = fit_on(net, items, rows=parts.training)
@@ -154,7 +154,9 @@ def _carried_out(  # noqa: PLR0913  # over the limit: as `carry_out`
     return result
 
 
-def checked_setup(net: Network, items: Prepared, *, plan: Plan, parts: Parts, test: Prepared | None = None) -> tuple[Setup, list[str]]:
+def checked_setup(
+    net: Network, items: PreparedData, *, plan: Plan, parts: Parts, test: PreparedData | None = None
+) -> tuple[Setup, list[str]]:
     """Return the setup of a strategy, after checking that network, data and plan fit together, and notes for the user."""
     check_inputs(net, items.preprocessing)
     problems = [*task_problems(items.data, plan, holdout=parts.holdout), *switch_problems(net, items.data, plan=plan)]
@@ -197,7 +199,7 @@ def adapted(setup: Setup, log: Log) -> Outcome:
     return outcome
 
 
-def _from_scratch(net: Network, setup: Setup, *, notes: list[str]) -> tuple[Judged, str]:
+def _from_scratch(net: Network, setup: Setup, *, notes: list[str]) -> tuple[TaskEvaluation, str]:
     """Train the same architecture from scratch on the same examples; return the evaluation of its first task and the digest of the run.
     Learning rate, epochs and schedule are the defaults: those of the adaptation suit a network that is already trained. What was chosen is
     added to the `notes`."""
@@ -235,7 +237,7 @@ def _on_everything(net: Network, log: Log, *, setup: Setup, outcome: Outcome) ->
     return again, replace(last, history=[*outcome.history, *last.history])
 
 
-def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[str, Any]:
+def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: TaskEvaluation) -> dict[str, Any]:
     data, parts, network, measured = setup.items.data, setup.parts, outcome.network, outcome.measured
     several = {name: {"kind": data.targets_of(name).task, "known": int(data.targets_of(name).known.sum())} for name in data.tasks}
     counts = {name: int(count) for name, count in zip(data.classes, data.recordings().class_counts(), strict=False)}

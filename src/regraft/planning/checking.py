@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import Module
 
-from ..data import Dataset, Prepared, Summary, preprocessing_from_dict
+from ..data import Dataset, PreparedData, Summary, preprocessing_from_dict
 from ..data.items import listed, take
 from ..errors import InputError
 from ..networks.contract import Inputs, Network
@@ -116,7 +116,7 @@ class WeightsFit:
         return f"Warning: {said[0].lower()}{said[1:]}: {doubt}.{other}"
 
 
-def fit_on(net: Network, items: Prepared, *, rows: np.ndarray) -> WeightsFit | None:
+def fit_on(net: Network, items: PreparedData, *, rows: np.ndarray) -> WeightsFit | None:
     """Measure the fit of the weights on up to 32 of the user's examples; return None if there is nothing to measure.
     Only the examples `rows` (n,) are used."""
     if not by_order(net.account):  # checked before the batch, which may name conditions that the network has yet to learn

@@ -27,7 +27,7 @@ MOST_COLUMNS = 1000  # Largest number of columns for trees as a baseline
 LEAST_IN_BIN = 8  # Smallest average number of examples in a bin; with fewer, an interval says nothing
 
 
-class Judged:
+class TaskEvaluation:
     """Evaluation of one task.
     `scores`: (n, C) logits of the evaluated examples with a known target; for windows over recordings, the mean of each recording. `data`:
     these examples, or the recordings, with the targets of this task only. `examples`: the m examples before windows are joined to
@@ -54,14 +54,14 @@ class Judged:
         """(n,) whether each example is classified correctly."""
         return np.asarray(self.scores.argmax(1) == self.data.targets)
 
-    def beside(self, scores: np.ndarray, thresholds: np.ndarray | None = None) -> Judged:
+    def beside(self, scores: np.ndarray, thresholds: np.ndarray | None = None) -> TaskEvaluation:
         """Return the evaluation of other logits, (n, C) or (m, C), of the same examples, for labels with `thresholds` (C,)."""
         limits = None if thresholds is None else thresholds.tolist()
         data = self.examples if len(scores) == len(self.examples) else self.data
-        return Judged(np.array(scores), data, rows=self.rows, thresholds=limits, metrics=self.metrics)
+        return TaskEvaluation(np.array(scores), data, rows=self.rows, thresholds=limits, metrics=self.metrics)
 
 
-ByTask = dict[str, Judged]  # Task of the data -> its evaluation
+ByTask = dict[str, TaskEvaluation]  # Task of the data -> its evaluation
 
 
 def judged(  # over the limit: a network on some examples of its data
@@ -75,7 +75,7 @@ def judged(  # over the limit: a network on some examples of its data
         if known.any():
             own, limits = data.of_task(name).subset(indices[known]), network.heads[task].thresholds
             wanted = metrics if name == data.name else ()
-            found[name] = Judged(scores[task][known], own, rows=np.flatnonzero(known), thresholds=limits, metrics=wanted)
+            found[name] = TaskEvaluation(scores[task][known], own, rows=np.flatnonzero(known), thresholds=limits, metrics=wanted)
     return found
 
 
@@ -118,7 +118,7 @@ def blind_scores(data: Dataset, rows: np.ndarray) -> np.ndarray:
     return np.asarray(np.log((mean + 1e-6) / (1 - mean + 1e-6)) if data.task == "multi-label" else mean)
 
 
-def baselines(setup: Setup, source: Source, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
+def baselines(setup: Setup, source: Source, *, adapted: TaskEvaluation) -> dict[str, Mapping[str, Any]]:
     """Return the figures of the baselines on the same examples, with the paired difference to the adapted network.
     Baselines: majority class and nearest class mean, or the mean target; the closed-form probe; for tables, trees on the raw columns. None
     of them trains a network."""
@@ -138,7 +138,7 @@ def baselines(setup: Setup, source: Source, *, adapted: Judged) -> dict[str, Map
     return found
 
 
-def _probe_baseline(source: Source, data: Dataset, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
+def _probe_baseline(source: Source, data: Dataset, *, adapted: TaskEvaluation) -> dict[str, Mapping[str, Any]]:
     """Return the figures of the closed-form probe on the source network's features, if it was solved."""
     solved = source.probes.get(data.name)
     if solved is None or source.judging is None:
@@ -148,7 +148,7 @@ def _probe_baseline(source: Source, data: Dataset, *, adapted: Judged) -> dict[s
     return {"probe": compared_with(adapted.beside(scores, limits), adapted)}
 
 
-def _tree_baseline(setup: Setup, data: Dataset, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
+def _tree_baseline(setup: Setup, data: Dataset, *, adapted: TaskEvaluation) -> dict[str, Mapping[str, Any]]:
     """Return the figures of trees on the raw columns of a table; nothing for other data, several labels, or few examples."""
     fit = setup.known(data.name, setup.parts.learned_from)
     own = setup.items.preprocessing
@@ -187,14 +187,14 @@ def _class_mean_scores(features: torch.Tensor, judging: torch.Tensor, *, data: D
     return np.asarray((-distances / within * features.shape[1] ** 0.5).nan_to_num(-1e6).numpy())
 
 
-def compared_with(other: Judged, adapted: Judged) -> dict[str, Any]:
+def compared_with(other: TaskEvaluation, adapted: TaskEvaluation) -> dict[str, Any]:
     """Return the figures of another evaluation on the same examples; for classification with the paired difference."""
     if adapted.data.task != "classification":
         return other.figures
     return {**other.figures, "difference": paired_difference(adapted.right, other.right)}
 
 
-def worst_items(result: Judged) -> list[dict[str, Any]]:
+def worst_items(result: TaskEvaluation) -> list[dict[str, Any]]:
     """Return the wrongly classified examples with the highest predicted probability, for the report."""
     if result.data.task != "classification":
         return []
@@ -204,7 +204,7 @@ def worst_items(result: Judged) -> list[dict[str, Any]]:
     return [_shown(result, int(index), chances=chances) for index in order]
 
 
-def reliability_of(result: Judged) -> list[dict[str, Any]]:
+def reliability_of(result: TaskEvaluation) -> list[dict[str, Any]]:
     """Return the points of a reliability diagram, for the report; nothing for tasks other than classification."""
     if result.data.task != "classification":
         return []
@@ -212,7 +212,7 @@ def reliability_of(result: Judged) -> list[dict[str, Any]]:
     return reliability(chances, result.data.targets, bins=min(BINS, max(len(chances) // LEAST_IN_BIN, 1)))
 
 
-def _shown(result: Judged, index: int, *, chances: np.ndarray) -> dict[str, Any]:
+def _shown(result: TaskEvaluation, index: int, *, chances: np.ndarray) -> dict[str, Any]:
     data, predicted = result.data, int(chances[index].argmax())
     shown = {"name": data.name_of(index), "true": data.classes[int(data.targets[index])], "predicted": data.classes[predicted]}
     item = data[index]

@@ -35,12 +35,12 @@ _TIE = "this is a near tie"
 _OPEN = "without statistics of BatchNorm it shows what suits these data, not what the network was trained with"
 
 
-class _NoneReached(Exception):
+class _NoNormalisationLayer(Exception):
     """No normalisation layer was reached by a pass."""
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Ranking:
     """Comparison of the candidates: order with the best first, the measure, the distance of the first two in words, and its doubts."""
 
     order: tuple[str, ...]
@@ -89,7 +89,9 @@ def _candidates(pixels: Tensor, channels: int) -> dict[str, dict[str, Any]]:
     return made | {"0..255": {"scale": 1.0}, OWN: own}
 
 
-def _by_statistics(net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePreprocessing], run: Callable[[Inputs], Any]) -> _Found | None:
+def _by_statistics(
+    net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePreprocessing], run: Callable[[Inputs], Any]
+) -> _Ranking | None:
     """Compare by the running statistics of the first normalisation layers; None if there are none."""
     modules = net.modules()
     if not norms_of(modules):
@@ -100,24 +102,24 @@ def _by_statistics(net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePre
         found = [misfit(modules, _batches(tried[name], part), run=run) for part in parts]
         known = [one for one in found if one is not None]
         if len(known) < len(parts):
-            raise _NoneReached
+            raise _NoNormalisationLayer
         return (OWN_ONLY * known[0][0], known[0][1]) if name == OWN else min(known)
 
     try:
         first = {name: off_by(name, (pixels[:BATCH], made[:BATCH]))[0] for name in tried}
         within = sorted(first, key=lambda name: first[name])[:2]
         off = {name: off_by(name, (pixels, made)) for name in tried if name in within or first[name] < HOPELESS * first[within[0]]}
-    except _NoneReached:
+    except _NoNormalisationLayer:
         return None
     order = sorted(off, key=lambda name: off[name])
     (best, layers), (second, _) = off[order[0]], off[order[1]]
     by = f"the statistics of the first {layers} normalisation layers" if layers > 1 else "the statistics of a normalisation layer"
     apart = f"misfits {best:.3g} and {second:.3g}"
     doubts = {_TIE: second < NEAR * best, "none fits well": best > POOR}
-    return _Found(tuple(order), by, apart, tuple(doubt for doubt, holds in doubts.items() if holds))
+    return _Ranking(tuple(order), by, apart, tuple(doubt for doubt, holds in doubts.items() if holds))
 
 
-def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[str, ImagePreprocessing]) -> _Found | None:
+def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[str, ImagePreprocessing]) -> _Ranking | None:
     """Compare by the loss of ridge regression on held-out examples; the default stays unless another is better beyond `SURE_OF_ALL`.
     This finds the scaling that suits the data. On data unlike its training data, a network often does better with another scaling than its
     own, by many standard errors. The words therefore leave open which scaling it was trained with."""
@@ -147,7 +149,7 @@ def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[st
     by = f"losses of a probe on {len(known)} examples, each left out in turn"
     near = any(surely(losses[name] - first) < SURE_OF_ALL for name in order[1:])
     doubts = (f"{_TIE}, so that the default stays" if order[0] == usual else _TIE,) if near else ()
-    return _Found(tuple(order), by, f"{first.mean():.3g} and {second.mean():.3g}", (*doubts, _OPEN))
+    return _Ranking(tuple(order), by, f"{first.mean():.3g} and {second.mean():.3g}", (*doubts, _OPEN))
 
 
 def losses_of(scores: np.ndarray, targets: np.ndarray, *, kind: str) -> np.ndarray:

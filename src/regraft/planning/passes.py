@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Prepared
+from ..data import PreparedData
 from ..files.room import large_array
 from ..freezing import FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut
 from ..networks.contract import Network
@@ -24,7 +24,7 @@ _OUTSIDE = (
 )
 
 
-def feed_of(setup: Setup, log: Log, *, frozen: frozenset[str], items: Prepared | None = None) -> Feed:
+def feed_of(setup: Setup, log: Log, *, frozen: frozenset[str], items: PreparedData | None = None) -> Feed:
     """Return the feed of batches for these frozen layers: from the feature cache if there is a freeze boundary, else the whole network."""
     network, settings, learned = setup.network, setup.settings, items is None
     items, views = items or setup.items, setup.plan.views if learned else 1

@@ -21,7 +21,7 @@ from ..data import (
     Dataset,
     ImagePreprocessing,
     PartsPreprocessing,
-    Prepared,
+    PreparedData,
     Preprocessing,
     TextPreprocessing,
     default_preprocessing,
@@ -69,7 +69,7 @@ def preprocessing_for(net: Network, data: Dataset, *, rows: np.ndarray | None = 
     return found
 
 
-def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | None = None) -> Prepared:
+def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | None = None) -> PreparedData:
     """Return a data set with its preprocessing for a network, and with the plan's views; "auto" gives photographs the views "photo".
     Only the examples `rows` (n,), such as the training set, are used to infer the preprocessing; None means all."""
     augment = plan.augment
@@ -79,11 +79,11 @@ def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | 
             "dataclasses.replace(plan, augment=function)."
         )
     own = _without_range(preprocessing_for(net, data, rows=rows))
-    items = Prepared(data, own, view_seed=plan.seed, augment="light" if augment in ("auto", "none") else augment)
+    items = PreparedData(data, own, view_seed=plan.seed, augment="light" if augment in ("auto", "none") else augment)
     _try_out(net, items)
     if augment != "auto" or plan.views < 2 or find_spec("torchvision") is None or not items.preprocessing.of_photographs(data):
         return items
-    return Prepared(data, items.preprocessing, view_seed=plan.seed, augment="photo")
+    return PreparedData(data, items.preprocessing, view_seed=plan.seed, augment="photo")
 
 
 def windowed(net: Network, data: Dataset, *, as_of: Dataset | None = None) -> Dataset:
@@ -97,7 +97,7 @@ def windowed(net: Network, data: Dataset, *, as_of: Dataset | None = None) -> Da
     return (own if own.fitted else own.fit((as_of or data).recordings())).windows(data)
 
 
-def notes_on_length(items: Prepared) -> list[str]:
+def notes_on_length(items: PreparedData) -> list[str]:
     """Return notes on windows, short recordings, an assumed sample rate, cut or padded texts, and transparent pictures."""
     own, data = items.preprocessing, items.data
     notes = [] if data.recordings() is data else [f"{data.notes[-1][:1].upper()}{data.notes[-1][1:]}."]
@@ -158,7 +158,7 @@ def _ran(net: Network, batch: Inputs) -> Any:
         return (twin.scores if twin.heads else twin.feature_batch)(batch)
 
 
-def _try_out(net: Network, items: Prepared) -> None:
+def _try_out(net: Network, items: PreparedData) -> None:
     """Run a batch through the network if its input was guessed, or if it takes integers or sound; `of_batch` raises if that fails."""
     own = items.preprocessing
     if isinstance(own, AudioPreprocessing) and isinstance(net.sample, torch.Tensor):

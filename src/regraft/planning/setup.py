@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from ..console import STEPS, progress
-from ..data import Dataset, Prepared
+from ..data import Dataset, PreparedData
 from ..errors import DataError, SettingError
-from ..freezing import Counter, Kept
+from ..freezing import Counter, RunCaches
 from ..freezing.identity import frozen_digest
 from ..networks.contract import Head, Network, Scores
 from ..probes import LinearProbe
 from ..tasks import chosen_loss, class_weights, fit_thresholds
 from ..training import Checkpoint, Feed, Objective, Settings, TaskObjective
-from ..training.recipe import Measured
+from ..training.recipe import MeasuredTraining
 from .plan import Plan
 
 MOST_REFITTED = 5000  # Number of training and validation examples from which refit="auto" skips the second training
@@ -85,7 +85,7 @@ class Log:
 
     clock: Clock = field(default_factory=Clock)  # seconds so far
     counter: Counter = field(default_factory=Counter)  # number of examples that passed through the frozen part
-    kept: Kept = field(default_factory=Kept)  # feature caches of this run
+    kept: RunCaches = field(default_factory=RunCaches)  # feature caches of this run
     notes: list[str] = field(default_factory=list)
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
 
@@ -176,16 +176,16 @@ class Setup:
     `repeats`: earlier training of the same strategy on fewer examples, to repeat with the same settings; None if there is none."""
 
     network: Network  # the network to adapt, with its new head
-    items: Prepared  # the examples with the network's preprocessing
+    items: PreparedData  # the examples with the network's preprocessing
     parts: Parts
     plan: Plan
     tasks: Mapping[str, str]  # task of the data -> task of the network
     new_rows: Mapping[str, np.ndarray]  # task of the network -> row indices of its new classes
-    test: Prepared | None = None  # test set; None means that the holdout set is used for the evaluation
+    test: PreparedData | None = None  # test set; None means that the holdout set is used for the evaluation
     old_head: Head | None = None  # the first head before its class weights were changed; None if there was none
     checkpoints: Checkpoints | None = None  # checkpoints of the trainings; None without an output folder
     additions: _Additions = field(default_factory=_Additions)
-    repeats: Measured | None = None
+    repeats: MeasuredTraining | None = None
 
     def on(self, network: Network) -> Setup:
         """Return the same setup with another network, which is moved to the device."""
@@ -309,7 +309,7 @@ def whole_digest(setup: Setup, digest: str) -> str:
 
 
 @dataclass(frozen=True)
-class Solved:
+class ClosedFormHead:
     """Closed-form head of one task, and the (n,) examples that it was solved on."""
 
     probe: LinearProbe
@@ -326,7 +326,7 @@ class Source:
 
     features: Tensor | None = None  # (N, d), filled in for the examples that are learned from
     judging: Tensor | None = None  # (n, d) features of the test set, or of the holdout set without one
-    probes: Mapping[str, Solved] = field(default_factory=dict)  # task of the data -> closed-form head on these features
+    probes: Mapping[str, ClosedFormHead] = field(default_factory=dict)  # task of the data -> closed-form head on these features
 
 
 @dataclass(frozen=True)
@@ -341,8 +341,8 @@ class Outcome:
     source: Source = field(default_factory=Source)  # features of the source network
     head_features: Tensor | None = None
     test_feed: Feed | None = None  # feed of the test set, if it was made
-    solved: Mapping[str, Solved] = field(default_factory=dict)  # task of the data -> closed-form head that the network has, if any
-    measured: Measured | None = None  # training whose settings were measured; None if there was none
+    solved: Mapping[str, ClosedFormHead] = field(default_factory=dict)  # task of the data -> closed-form head that the network has, if any
+    measured: MeasuredTraining | None = None  # training whose settings were measured; None if there was none
     candidates: tuple[dict[str, Any], ...] = ()  # compared candidates as plain data, in the order of the report
     chosen: Mapping[str, Any] = field(default_factory=dict)  # strategy and options of the best candidate
 

@@ -11,10 +11,10 @@ from ..heads.starts import aligned_rows, imprinted_rows
 from ..probes import fit_ridge
 from ..training import Feed, all_logits
 from .choosing.solving import LARGEST, drawn, held_out_loss, named_probe
-from .setup import Log, Setup, Solved
+from .setup import ClosedFormHead, Log, Setup
 
 
-def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored: Feed | None = None) -> dict[str, Solved]:
+def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored: Feed | None = None) -> dict[str, ClosedFormHead]:
     """Solve the closed-form probe of each task on the heads' inputs `features` (N, d), and start the heads in place as the plan says.
     With start="auto", a head takes the probe's class weights if its leave-one-out loss is lower than the loss of the present ones, some of
     which may have been carried over by name. Both losses are on examples that the weights have not seen. With "probe" and "imprint", only
@@ -39,29 +39,29 @@ def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored
     return found
 
 
-def solved_heads_of(setup: Setup, features: Tensor) -> dict[str, Solved]:
+def solved_heads_of(setup: Setup, features: Tensor) -> dict[str, ClosedFormHead]:
     """Return the closed-form probe of each task of a `setup` on the heads' inputs `features` (N, d); the heads do not change."""
-    fit, found = drawn(setup.parts.training, seed=setup.plan.seed), dict[str, Solved]()
+    fit, found = drawn(setup.parts.training, seed=setup.plan.seed), dict[str, ClosedFormHead]()
     for name, part in zip(setup.tasks, setup.objective().parts, strict=True):
         rows = fit[part.known(fit).numpy()]
         if len(rows) < 3 or min(len(rows), features.shape[1]) > LARGEST:
             continue
         data = setup.data_of(name)
         probe = fit_ridge(taken(features.numpy(), rows), data.targets[rows], kind=data.task, classes=len(data.classes))
-        found[name] = Solved(probe.softened(data.targets[rows], kind=data.task), rows)
+        found[name] = ClosedFormHead(probe.softened(data.targets[rows], kind=data.task), rows)
     return found
 
 
-def _start_of(setup: Setup, name: str, *, solved: Solved | None, features: Tensor) -> Solved | None:
+def _start_of(setup: Setup, name: str, *, solved: ClosedFormHead | None, features: Tensor) -> ClosedFormHead | None:
     """Return the probe that the plan names, softened for a warm start, or `solved` if it names none."""
     if solved is None or setup.plan.probe in ("auto", "ridge"):
         return solved
     rows, data = solved.rows, setup.data_of(name)
     probe = named_probe(setup, name, rows=rows, table=features[rows].numpy())
-    return Solved(probe.softened(data.targets[rows], kind=data.task), rows)
+    return ClosedFormHead(probe.softened(data.targets[rows], kind=data.task), rows)
 
 
-def start_from_(setup: Setup, task: str, *, solved: Solved, feed: Feed, features: Tensor) -> bool:
+def start_from_(setup: Setup, task: str, *, solved: ClosedFormHead, feed: Feed, features: Tensor) -> bool:
     """Put the probe's class weights into a head in place; return False, without a change, if the network's logits differ.
     If a ReLU follows the head (SqueezeNet), all logits are shifted by the same amount to keep it open. A softmax is not affected.
     `features` (N, d) are the head's inputs."""
@@ -80,7 +80,7 @@ def start_from_(setup: Setup, task: str, *, solved: Solved, feed: Feed, features
 
 
 def _fill_(  # over the limit: what new rows are made of
-    setup: Setup, log: Log, *, name: str, solved: Solved | None, rows: np.ndarray, features: Tensor
+    setup: Setup, log: Log, *, name: str, solved: ClosedFormHead | None, rows: np.ndarray, features: Tensor
 ) -> None:
     """Fill in a head's class weights of new classes from the probe, or from the mean directions of their classes."""
     task = setup.tasks[name]

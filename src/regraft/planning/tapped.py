@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ..data import Prepared
+from ..data import PreparedData
 from ..errors import NetworkError
 from ..files.room import taken
-from ..freezing import ActivationCache, Counter, Cut, FrozenPass, Live, default_cache_folder
+from ..freezing import ActivationCache, Counter, Cut, FrozenPass, LiveOutput, default_cache_folder
 from ..networks.contract import Inputs, Network, Tap, TapSlice
 from ..networks.editing.taps import UnevenTapsError
 from ..networks.parts.taps import INPUT, POOLS
@@ -34,7 +34,7 @@ _GRIDS = ("rows", "columns")
 
 
 @dataclass(frozen=True, eq=False)
-class Tapped:
+class TapFeatures:
     """Features of N examples at every depth, read in one pass."""
 
     points: tuple[Tap, ...]  # hook points and their pools; each has at least one slice
@@ -55,7 +55,7 @@ class Tapped:
 
 
 @dataclass(frozen=True)
-class Reading:
+class FeatureNetwork:
     """A network that outputs the features, and the layers of its head, whose input is read as well."""
 
     network: Network
@@ -86,14 +86,14 @@ def default_points(network: Network) -> tuple[Tap, ...]:
 
 def tapped_features(  # over the limit: what a pass needs to know
     network: Network,
-    items: Prepared,
+    items: PreparedData,
     *,
     compared: np.ndarray | None = None,
     settings: Settings,
     device: torch.device,
     counter: Counter,
     clock: Clock,
-) -> Tapped:
+) -> TapFeatures:
     """Read a network at its input and at all blocks before the head, in one pass over the examples.
     Grids are read as far as there is room. Features in a matching cache are not computed again. The labels of `compared` (n,) may be used
     to compare precisions; None means all examples."""
@@ -116,10 +116,10 @@ def tapped_features(  # over the limit: what a pass needs to know
         if uneven:
             told.append(f"Not read, as they do not give an output for each example: {', '.join(map(repr, uneven))}.")
     head = values[1] if len(values) > 1 else None
-    return Tapped(points, values[0], reading.slices, head, time.perf_counter() - start, (*notes, *told))
+    return TapFeatures(points, values[0], reading.slices, head, time.perf_counter() - start, (*notes, *told))
 
 
-def _reading(network: Network, *, count: int, without: Collection[str] = ()) -> tuple[Reading, tuple[Tap, ...], tuple[str, ...]]:
+def _reading(network: Network, *, count: int, without: Collection[str] = ()) -> tuple[FeatureNetwork, tuple[Tap, ...], tuple[str, ...]]:
     """Return the network tapped at its hook points and its head, the points that give features, and notes on what was left out."""
     points, notes = tuple(tap for tap in default_points(network) if tap.block not in without), tuple[str, ...]()
     reading, most = reading_at(network, points), min(MOST_FEATURES, MOST_NUMBERS // max(count, 1))
@@ -131,7 +131,7 @@ def _reading(network: Network, *, count: int, without: Collection[str] = ()) -> 
     return reading, _with_slices(points, reading.slices), notes
 
 
-def reading_at(network: Network, points: Sequence[Tap]) -> Reading:
+def reading_at(network: Network, points: Sequence[Tap]) -> FeatureNetwork:
     """Return the network tapped at the points and at the block of its head, so that the head runs and its input can be read."""
     heads = set(network.body.layers_of(network.head.task)) if network.head_layers else set()
     known = {tap.block for tap in points}
@@ -143,7 +143,7 @@ def reading_at(network: Network, points: Sequence[Tap]) -> Reading:
             f"None of {len(points)} points gives real numbers before the head; expected a block with a map, sequence or vector."
         )
     tapped.freeze_([layer.name for layer in tapped.layers])
-    return Reading(tapped, slices, _head_modules(network, tapped), network.layout == "channels_last")
+    return FeatureNetwork(tapped, slices, _head_modules(network, tapped), network.layout == "channels_last")
 
 
 def _too_wide(slices: Sequence[TapSlice], most: int) -> set[str]:
@@ -185,13 +185,13 @@ def _head_modules(network: Network, tapped: Network) -> tuple[Module, ...]:
     return () if None in known else tuple(one for one in known if one is not None)
 
 
-def _as_cut(reading: Reading, *, source: Network) -> Cut:
+def _as_cut(reading: FeatureNetwork, *, source: Network) -> Cut:
     """Return a cut behind the whole tapped network, whose outputs are the features."""
     reading.network.mode_(False)
     made = reading.read(reading.network.sample)
     digest = hashlib.blake2b(repr(reading.slices).encode(), digest_size=8).hexdigest()
     names = (f"taps {digest}", "before the head")
-    live = tuple(Live(name, tuple(value.shape[1:]), value.dtype) for name, value in zip(names, made, strict=False))
+    live = tuple(LiveOutput(name, tuple(value.shape[1:]), value.dtype) for name, value in zip(names, made, strict=False))
     layers = frozenset(layer.name for layer in reading.network.layers)
 
     def again(twin: Network) -> Cut:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import ArrayPreprocessing, Dataset, Prepared
+from ..data import ArrayPreprocessing, Dataset, PreparedData
 from ..data.dataset import with_targets
 from ..errors import DataError, InputError, SettingError, near_names
 from ..heads import branch, retarget
@@ -180,7 +180,7 @@ def _tried_out(loss: Callable[..., Any], values: np.ndarray, *, outputs: int, ki
         yield SettingError("loss= returned a number without a gradient; compute it from the logits by operations of PyTorch.")
 
 
-def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray) -> tuple[Network, NewRows]:
+def changed_heads(net: Network, items: PreparedData, *, plan: Plan, fit: np.ndarray) -> tuple[Network, NewRows]:
     """Return a copy of the network with the fitted preprocessing and a head for each task of the data, and the rows of new classes.
     `fit` (n,) holds the indices of the training set."""
     data, tasks = items.data, matched_tasks(net, items.data)
@@ -212,7 +212,7 @@ def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray)
     return changed, new
 
 
-def _sample_like(net: Network, items: Prepared) -> Inputs:
+def _sample_like(net: Network, items: PreparedData) -> Inputs:
     """Return the network's sample, with the length of the examples if the network takes waveforms of any length, or padded arrays."""
     own, old = items.preprocessing, net.sample
     padded = isinstance(own, ArrayPreprocessing) and own.padded is not None

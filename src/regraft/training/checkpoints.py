@@ -87,7 +87,7 @@ def clear_(folder: Path, runs: Container[str]) -> None:
 
 
 class Store(Protocol):
-    """Store of one state: `Checkpoint` in a file, `InMemory` for the life of the process."""
+    """Store of one state: `Checkpoint` in a file, `MemoryStore` for the life of the process."""
 
     def read(self) -> dict[str, Any] | None:
         """Return the content that was written last, or None."""
@@ -96,7 +96,7 @@ class Store(Protocol):
         """Replace the stored content."""
 
 
-class InMemory:
+class MemoryStore:
     """Store in memory. A state larger than `room` is not kept, so that the training restarts instead of continuing."""
 
     def __init__(self, room: float = float("inf")) -> None:

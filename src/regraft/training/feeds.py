@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Prepared
+from ..data import PreparedData
 from ..data.decoding.threads import prefetched
 from ..files.room import release_pages
 from ..freezing import ActivationCache, Counter, Cut
@@ -76,7 +76,7 @@ class WholeFeed(Feed):
     """Feed that runs the whole network on every example in every epoch."""
 
     network: Network
-    items: Prepared
+    items: PreparedData
     views: int
     device: torch.device  # device of the network
     counter: Counter | None = None  # counts the examples if a frozen part is computed again; None otherwise

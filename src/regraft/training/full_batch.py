@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import SettingError, near_names
 
-__all__ = ["FITS", "Evaluate", "Minimised", "adam", "lbfgs", "minimise", "normalised", "value_and_gradient"]
+__all__ = ["FITS", "Evaluate", "Minimum", "adam", "lbfgs", "minimise", "normalised", "value_and_gradient"]
 
 Evaluate = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Function from values (A, M) and their row indices (A,) to the loss (A,) and the gradient (A, M) of each row."""
@@ -32,7 +32,7 @@ TINY = 1e-30  # Keeps the first step of L-BFGS finite where the gradient vanishe
 
 
 @dataclass(frozen=True)
-class Minimised:
+class Minimum:
     """Result of a minimisation."""
 
     values: np.ndarray  # (V, M) float64
@@ -41,7 +41,7 @@ class Minimised:
     evaluations: int  # number of evaluations, summed over the rows
 
 
-class _Counted:
+class _EvaluationCounter:
     """Wrapper of an evaluation function that counts the evaluated rows."""
 
     def __init__(self, evaluate: Evaluate) -> None:
@@ -54,7 +54,7 @@ class _Counted:
         return np.asarray(losses, np.float64), np.asarray(gradient, np.float64)
 
 
-def minimise(fit: str, evaluate: Evaluate, *, start: np.ndarray, steps: int | None = None, step: float | None = None) -> Minimised:
+def minimise(fit: str, evaluate: Evaluate, *, start: np.ndarray, steps: int | None = None, step: float | None = None) -> Minimum:
     """Minimise each row with the method `fit`, one of `FITS`.
     `start`: (V, M). `steps`: maximum number of steps, 1 or more; None: 50 for L-BFGS, 200 for the others. `step`: step size, above 0; None:
     0.02 for Adam, 0.01 for normalised steps. L-BFGS ignores it."""
@@ -80,7 +80,7 @@ def value_and_gradient(parts: Iterable[tuple[Tensor, np.ndarray]], parameter: Te
     return totals, gradient.double().cpu().numpy()
 
 
-def normalised(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float) -> Minimised:
+def normalised(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float) -> Minimum:
     """Minimise with steps of constant length: z <- z - step * g / (rms(g) + 1e-5), with the RMS over one row. `start`: (V, M)."""
 
     def move(values: np.ndarray, gradient: np.ndarray, _number: int) -> np.ndarray:
@@ -90,7 +90,7 @@ def normalised(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float
     return _walked(evaluate, start, steps=steps, move=move)
 
 
-def adam(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float) -> Minimised:
+def adam(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float) -> Minimum:
     """Minimise by Adam with beta 0.9 and 0.999. `start`: (V, M). Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1."""
     first, second = np.zeros(start.shape), np.zeros(start.shape)
 
@@ -103,15 +103,15 @@ def adam(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float) -> M
     return _walked(evaluate, start, steps=steps, move=move)
 
 
-def _walked(evaluate: Evaluate, start: np.ndarray, *, steps: int, move: Callable[[np.ndarray, np.ndarray, int], np.ndarray]) -> Minimised:
-    counted, values, rows = _Counted(evaluate), np.array(start, np.float64), np.arange(len(start))
+def _walked(evaluate: Evaluate, start: np.ndarray, *, steps: int, move: Callable[[np.ndarray, np.ndarray, int], np.ndarray]) -> Minimum:
+    counted, values, rows = _EvaluationCounter(evaluate), np.array(start, np.float64), np.arange(len(start))
     losses, gradient = counted(values, rows)
     path = [losses]
     for number in range(1, steps + 1):
         values = move(values, gradient, number)
         losses, gradient = counted(values, rows)
         path.append(losses)
-    return Minimised(values, losses, np.array(path), counted.rows)
+    return Minimum(values, losses, np.array(path), counted.rows)
 
 
 class _Memory:
@@ -146,13 +146,13 @@ class _Memory:
         return -left
 
 
-def lbfgs(evaluate: Evaluate, start: np.ndarray, *, steps: int = 50, tolerance: float = 1e-6) -> Minimised:
+def lbfgs(evaluate: Evaluate, start: np.ndarray, *, steps: int = 50, tolerance: float = 1e-6) -> Minimum:
     """Minimise by L-BFGS. Each row has its own memory and line search, so that its path does not depend on the other rows.
     `start`: (V, M). The last values are also the best.
     Source: Liu & Nocedal 1989, Mathematical Programming 45; Nocedal & Wright, Numerical Optimization, algorithms 7.4 and 3.1.
     Deviations: the line search checks the Armijo condition alone and no curvature condition; pairs without positive curvature are left out.
     Before any curvature is known, the step follows the gradient with a length of at most 1, or more if the loss would change little."""
-    counted, values, memory = _Counted(evaluate), np.array(start, np.float64), _Memory(len(start))
+    counted, values, memory = _EvaluationCounter(evaluate), np.array(start, np.float64), _Memory(len(start))
     losses, gradient = counted(values, np.arange(len(values)))
     path, at_work = [losses.copy()], np.abs(gradient).max(1, initial=0.0) > 0
     for _ in range(steps):
@@ -169,7 +169,7 @@ def lbfgs(evaluate: Evaluate, start: np.ndarray, *, steps: int = 50, tolerance: 
         memory.add(values - before[0], gradient - before[2])
         at_work &= before[1] - losses > tolerance * np.maximum(np.abs(losses), tolerance)
         path.append(losses.copy())
-    return Minimised(values, losses, np.array(path), counted.rows)
+    return Minimum(values, losses, np.array(path), counted.rows)
 
 
 def _search_(state: tuple[np.ndarray, np.ndarray, np.ndarray], evaluate: Evaluate, *, rows: np.ndarray, direction: np.ndarray) -> None:

@@ -27,7 +27,7 @@ from ..networks.contract import Network
 from ..randomness import seeded
 from ..words import counted
 from .callbacks import Callbacks
-from .checkpoints import InMemory, Store
+from .checkpoints import MemoryStore, Store
 from .courses import Course, PlateauFactor, cosine_factor, monitored_by, most_epochs, patience_of, steady_factor, value_of
 from .feeds import Feed, Payload
 from .objective import Objective
@@ -76,7 +76,7 @@ class Training:
 
 
 @dataclass
-class Trained:
+class TrainingState:
     """State of a training; content of a checkpoint.
     `best_loss`: lowest loss of an epoch so far: on the validation set (after temperature scaling for classification), or on the training
     set if there is no validation set. `anchors`: parameter id -> value that `stay_near` pulls the parameter back to. Checkpoints leave it
@@ -106,11 +106,11 @@ def train(training: Training) -> list[dict[str, Any]]:
     return trained(training).history
 
 
-def trained(training: Training) -> Trained:
+def trained(training: Training) -> TrainingState:
     """Train as `train` does and return the final state."""
     if training.cluster is None:
         return _trained(training, ALONE)
-    kept = replace(training, checkpoint=training.checkpoint or InMemory())
+    kept = replace(training, checkpoint=training.checkpoint or MemoryStore())
     silent = replace(training.settings, callbacks=(), log_with=None)
     others = replace(training, checkpoint=None, on_epoch=None, begun=None, settings=silent, notes=[])
     start, rows = copied(_trained_tensors(training)), training.fit[:2]
@@ -128,7 +128,7 @@ def trained(training: Training) -> Trained:
     return in_team(_trained, begun, sent=content, most=most, cluster=training.cluster, notes=training.notes)
 
 
-def _trained(training: Training, team: Team) -> Trained:
+def _trained(training: Training, team: Team) -> TrainingState:
     training = replace(training, team=team)
     mixed = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
     settings, accelerator = training.settings, Accelerator(mixed_precision=mixed)
@@ -139,7 +139,7 @@ def _trained(training: Training, team: Team) -> Trained:
     start = copied(_trained_tensors(training)) if judged_start else {}
     state = _resumed(training, optimizer)
     if state is None:
-        state = Trained(settings.learning_rate or USUAL_RATE)
+        state = TrainingState(settings.learning_rate or USUAL_RATE)
         state.start_loss = loss_of(evaluate(training, training.validation), training.settings) if judged_start else math.inf
     state.anchors = anchors
     limit = _limit(training)
@@ -176,7 +176,7 @@ def _limit(training: Training) -> int:
     )
 
 
-def _finished(training: Training, state: Trained, *, limit: int) -> bool:
+def _finished(training: Training, state: TrainingState, *, limit: int) -> bool:
     """Return whether the training is over. Start the falling part of the schedule "auto" when it is due."""
     settings = training.settings
     if state.epoch >= limit or (training.until is not None and state.epoch >= training.until):
@@ -201,7 +201,7 @@ def _finished(training: Training, state: Trained, *, limit: int) -> bool:
 
 
 def _epoch_(  # over the limit: what an epoch is made of
-    training: Training, state: Trained, *, optimizer: Optimizer, accelerator: Accelerator, seed: int, told: Callbacks
+    training: Training, state: TrainingState, *, optimizer: Optimizer, accelerator: Accelerator, seed: int, told: Callbacks
 ) -> None:
     """Run one epoch: train, evaluate, record."""
     began, settings, network = time.perf_counter(), training.settings, training.network
@@ -270,14 +270,14 @@ def _loss(training: Training, accelerator: Accelerator, *, indices: np.ndarray, 
     return loss + l1 * (norm.detach() if training.team.rank else norm)
 
 
-def _rate(training: Training, state: Trained, *, step: int, each: int) -> float:
+def _rate(training: Training, state: TrainingState, *, step: int, each: int) -> float:
     """Return the learning rate of the head at a step. `each`: steps per epoch."""
     decay, lowest = training.settings.decay, float(training.settings.min_learning_rate)
     rate: float = state.rate * _factor(training, state, step=step, each=each) / (1 + decay * step)
     return max(rate, min(lowest, state.rate))
 
 
-def _factor(training: Training, state: Trained, *, step: int, each: int) -> float:
+def _factor(training: Training, state: TrainingState, *, step: int, each: int) -> float:
     """Return the schedule's factor of the learning rate at a step. `each`: steps per epoch."""
     settings = training.settings
     if settings.schedule == "auto":
@@ -349,7 +349,7 @@ def all_logits(network: Network, feed: Feed, *, indices: np.ndarray, team: Team 
     return {task: np.concatenate([part[task] for part in made]) for task in made[0]}
 
 
-def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None:
+def _note_(training: Training, state: TrainingState, *, entry: dict[str, Any]) -> None:
     """Add an epoch to the history and keep a copy of its weights if they are the best so far."""
     state.history.append(entry)
     state.epoch += 1
@@ -372,7 +372,7 @@ def _figures(entry: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {100 * value:.1f} %" if name.endswith("accuracy") else f"{name} {value:.4g}" for name, value in told.items())
 
 
-def _summary(training: Training, state: Trained) -> str:
+def _summary(training: Training, state: TrainingState) -> str:
     """Return the end of a finished training, with one epoch or more, in one line: the best epoch, or the last one of a known length."""
     phase = "" if training.phase == "train" else f", {training.phase}"
     said = f"{training.stage}{phase}: {counted(state.epoch, 'epoch')}"
@@ -407,7 +407,7 @@ def restore_(tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None
             tensors[name].copy_(values)
 
 
-def _save(training: Training, state: Trained, *, optimizer: Optimizer) -> None:
+def _save(training: Training, state: TrainingState, *, optimizer: Optimizer) -> None:
     if training.checkpoint is None:
         return
     names = ("rate", "start_loss", "epoch", "best_loss", "best_epoch", "waited", "history")
@@ -416,7 +416,7 @@ def _save(training: Training, state: Trained, *, optimizer: Optimizer) -> None:
     training.checkpoint.write({**tensors, **plain, "history": list(state.history)})
 
 
-def _resumed(training: Training, optimizer: Optimizer) -> Trained | None:
+def _resumed(training: Training, optimizer: Optimizer) -> TrainingState | None:
     """Restore network and optimizer from the checkpoint, or else from `training.begun`; return None if there is neither."""
     saved = training.team.first((training.checkpoint.read() if training.checkpoint is not None else None) or training.begun)
     if saved is None:
@@ -425,4 +425,4 @@ def _resumed(training: Training, optimizer: Optimizer) -> Trained | None:
     optimizer.load_state_dict(saved["optimizer"])
     names = ("rate", "start_loss", "epoch", "best_loss", "best_epoch", "best", "waited", "history")
     plain = {name: saved[name] for name in names} | {"history": [entry | {"phase": training.phase} for entry in saved["history"]]}
-    return Trained(**plain, course=Course(**saved["course"]), plateau=PlateauFactor(**saved["plateau"]))
+    return TrainingState(**plain, course=Course(**saved["course"]), plateau=PlateauFactor(**saved["plateau"]))

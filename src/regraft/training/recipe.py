@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..console import duration, say
 from ..words import counted
-from .checkpoints import InMemory
+from .checkpoints import MemoryStore
 from .courses import monitored_by, most_epochs
 from .feeds import MOVING_STATISTICS
 from .loop import Training, loss_of, restore_, trained
@@ -69,7 +69,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenRecipe:
     """Outcome of the comparisons."""
 
     recipe: Recipe
@@ -79,7 +79,7 @@ class Chosen:
 
 
 @dataclass
-class Short:
+class ShortTraining:
     """Short training that can be continued."""
 
     recipe: Recipe
@@ -147,13 +147,15 @@ def _moving_statistics(training: Training) -> frozenset[str]:
     return frozenset(name for name in network.state() if name.endswith(MOVING_STATISTICS) and name.rpartition(".")[0] in layers)
 
 
-def first_short(training: Training, *, usual: float, starts: Starts) -> Short:
+def first_short(training: Training, *, usual: float, starts: Starts) -> ShortTraining:
     """Return the first short training of a comparison without folds, not yet started: the usual learning rate, from the first start."""
     part = _smaller(training, training.fit, validation=training.validation)
     return _short([part], _usual_recipe(training.settings, usual, starts=starts), room=ROOM / 16)
 
 
-def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Folds = (), first: Short | None = None) -> Chosen:
+def found_recipe(
+    training: Training, *, usual: float, starts: Starts, folds: Folds = (), first: ShortTraining | None = None
+) -> ChosenRecipe:
     """Choose the recipe of a training by short trainings from the same initial weights. The first round compares learning rates. The second
     combines the best one with layer decays, frozen BatchNorm statistics and other starts. The best of both rounds are continued. The usual
     learning rate is always continued: a loss that falls fast at first need not end low. `folds`: (training set, validation set) pairs that
@@ -168,7 +170,7 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
     with_others = () if few else ("decay", "statistics")
     alone = settings.learning_rate is not None and not _others(training, given, of=with_others, starts=starts)
     if alone or not len(parts[0].validation) or allowed < 5 * length or settings.epochs == 0:
-        return Chosen(given, begun=[None] * len(parts))
+        return ChosenRecipe(given, begun=[None] * len(parts))
     factors = (1.0,) if settings.learning_rate else tuple(factor for factor in FACTORS if not few or 0.3 <= factor <= 3)
     count = len(factors) + len(_others(training, given, of=with_others, starts=starts))
     room = ROOM / (count * len(parts))
@@ -190,8 +192,8 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
     compared = [Comparison(one.recipe, one.epochs, one.loss) for one in sorted(tried, key=lambda one: (-one.epochs, one.loss))]
     whole = all((len(part.fit), len(part.validation)) == (*map(len, own),) for part, own in zip(parts, rows, strict=True))
     if settings.unfreeze_every or not whole:
-        return Chosen(chosen.recipe, compared, begun=[None] * len(parts))
-    return Chosen(chosen.recipe, compared, chosen.epochs, chosen.states())
+        return ChosenRecipe(chosen.recipe, compared, begun=[None] * len(parts))
+    return ChosenRecipe(chosen.recipe, compared, chosen.epochs, chosen.states())
 
 
 def short_epochs(settings: Settings, examples: int, *, each: int | None = None) -> tuple[int, float]:
@@ -207,7 +209,7 @@ def _usual_recipe(settings: Settings, usual: float, *, starts: Starts) -> Recipe
     return Recipe(settings.learning_rate or usual, 1.0, _statistics(settings), next(iter(starts)))
 
 
-def _run_(shorts: Sequence[Short], epochs: int, *, starts: Starts) -> None:
+def _run_(shorts: Sequence[ShortTraining], epochs: int, *, starts: Starts) -> None:
     """Continue each short training for `epochs` epochs and print its loss."""
     for one in shorts:
         one.go_on_(epochs, starts)
@@ -240,16 +242,16 @@ def _smaller(training: Training, fit: np.ndarray, *, validation: np.ndarray) -> 
     return replace(training, fit=fit, validation=validation, settings=settings, on_epoch=None, checkpoint=None, phase="search")
 
 
-def _short(parts: Sequence[Training], recipe: Recipe, *, room: float) -> Short:
+def _short(parts: Sequence[Training], recipe: Recipe, *, room: float) -> ShortTraining:
     """Return a short training with a recipe. `room`: bytes for the state of each part."""
-    return Short(recipe, [replace(with_recipe(part, recipe), checkpoint=InMemory(room)) for part in parts])
+    return ShortTraining(recipe, [replace(with_recipe(part, recipe), checkpoint=MemoryStore(room)) for part in parts])
 
 
 History = list[dict[str, Any]]
 
 
 @dataclass
-class Measured:
+class MeasuredTraining:
     """Training whose settings were chosen by measurement.
     `held_out`: task -> logits of the validation examples, and their indices; None without a validation set."""
 

@@ -22,7 +22,7 @@ def dropped(network: Network, share: float) -> Iterator[None]:
         yield
         return
     modules = network.modules()
-    drop = _Drop(share)
+    drop = _HeadDropout(share)
     with ExitStack() as stack:
         stack.callback(network.module.register_forward_pre_hook(drop.began).remove)
         stack.callback(network.module.register_forward_hook(drop.ended).remove)
@@ -31,7 +31,7 @@ def dropped(network: Network, share: float) -> Iterator[None]:
         yield
 
 
-class _Drop:
+class _HeadDropout:
     """Hooks of one training step: on the heads, and on the network, because heads can also be called without it.
     `given`: input of the first head in this forward pass, before and after dropout."""
 

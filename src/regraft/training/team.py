@@ -81,8 +81,8 @@ class Team:
         counted = torch.tensor([float(np.prod([values.shape[axis] for axis in axes]))], dtype=torch.float64, device=values.device)
         self._reached(dist.all_reduce, counted)
         count = float(counted)
-        mean = _Summed.apply(self, values.sum(axes, keepdim=True)) / count
-        return mean, _Summed.apply(self, (values - mean).square().sum(axes, keepdim=True)) / count, int(count)
+        mean = _SumOverProcesses.apply(self, values.sum(axes, keepdim=True)) / count
+        return mean, _SumOverProcesses.apply(self, (values - mean).square().sum(axes, keepdim=True)) / count, int(count)
 
     def sum_gradients_(self, parameters: Sequence[Tensor]) -> None:
         """Sum the gradients of all processes, in place. A parameter that no process used keeps None."""
@@ -136,7 +136,7 @@ class Team:
 ALONE = Team()
 
 
-class _Summed(torch.autograd.Function):
+class _SumOverProcesses(torch.autograd.Function):
     """Sum over all processes. Its gradient is summed too, because each process has the gradient of its part of the batch."""
 
     @staticmethod

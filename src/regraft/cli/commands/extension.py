@@ -42,10 +42,10 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     check_given(network, data, old_data, test, reading=reading, places=places, start=start)
 
     from ... import verbs
-    from ...planning.extending import Asked
+    from ...planning.extending import ExtensionOptions
 
     asked: dict[str, Any] = {"start": start, "statistics": True if statistics == "own" else statistics, "holdout": holdout, "seed": seed}
-    Asked(old_data=old_data, **asked)  # report conflicting options before anything is opened
+    ExtensionOptions(old_data=old_data, **asked)  # report conflicting options before anything is opened
     net = opened(network, how, source_classes=classes)
     reading["columns"] = columns_for(net, reading["columns"])
     shown, stored, tests = (None if one is None else read_data(one, **reading) for one in (data, old_data, test))

@@ -23,7 +23,7 @@ _SAMPLED, _SIDE, _FLAT = 32, 128, 8  # Number of pictures examined for transpare
 
 
 @dataclass(frozen=True)
-class Reading:
+class ByteConversion:
     """Settings for the conversion of pictures to bytes."""
 
     integers: Range = STEPS[-1]  # (minimum, maximum) of integer pictures with more than 8 bits, mapped to 0 and 255
@@ -31,10 +31,10 @@ class Reading:
     background: str = "white"  # background of transparent pixels, one of `BACKGROUNDS`
 
 
-PLAIN = Reading()  # Default: the full range of 16 bits, 0 to 1 for floats, and a white background
+PLAIN = ByteConversion()  # Default: the full range of 16 bits, 0 to 1 for floats, and a white background
 
 
-def in_mode(picture: Any, reading: Reading, *, mode: str) -> Any:
+def in_mode(picture: Any, reading: ByteConversion, *, mode: str) -> Any:
     """Convert a picture of any mode to a mode of bytes."""
     if _is_deep(picture):
         return _in_bytes(picture, reading).convert(mode)
@@ -51,7 +51,7 @@ def in_mode(picture: Any, reading: Reading, *, mode: str) -> Any:
     return image.alpha_composite(image.new("RGBA", whole.size, (level, level, level, 255)), whole).convert("RGB").convert(mode)
 
 
-def _in_bytes(picture: Any, reading: Reading) -> Any:
+def _in_bytes(picture: Any, reading: ByteConversion) -> Any:
     image = optional_import("PIL.Image", "vision", purpose="reading images")
     values = np.asarray(picture).astype(np.float64)
     if not np.isfinite(values).all():
@@ -108,7 +108,7 @@ def _blank_on(item: Any) -> dict[str, bool] | None:
             whole = in_mode(picture.resize((_SIDE, _SIDE), 0), PLAIN, mode="RGBA")  # to the nearest pixel, which keeps hidden colours
             if whole.getextrema()[3][0] == 255:
                 return None
-            shown = {name: in_mode(whole, Reading(background=name), mode="RGB").getextrema() for name in BACKGROUNDS}
+            shown = {name: in_mode(whole, ByteConversion(background=name), mode="RGB").getextrema() for name in BACKGROUNDS}
             return {name: all(most - least < _FLAT for least, most in each) for name, each in shown.items()}
     except InputError:  # reported when the picture is read
         return None

@@ -13,7 +13,7 @@ from ...files.media import picture_of
 from ...files.text import printable
 from ...tensors import Tensor, torch
 from ..ranges import BYTES, SHARES, STEPS, limits_of
-from .depth import BACKGROUNDS, PLAIN, Reading, in_mode, integer_range_of
+from .depth import BACKGROUNDS, PLAIN, ByteConversion, in_mode, integer_range_of
 
 MODES = {"bilinear": 2, "bicubic": 3}  # Interpolation -> its number in PIL; the names are those of torch
 MOST_PIXELS = 2**27  # Maximum number of pixels of a resized picture before the centre crop
@@ -38,13 +38,13 @@ def geometry(size: tuple[int, int], wanted: tuple[int, int], *, fraction: float,
     return target[0], target[1], top, left
 
 
-def decode(source: Any, channels: int, *, resized: Callable[[Any], Any], reading: Reading = PLAIN) -> Tensor:
+def decode(source: Any, channels: int, *, resized: Callable[[Any], Any], reading: ByteConversion = PLAIN) -> Tensor:
     """Return the picture from `decoded` as (1, channels, h, w) float32 in 0..255."""
     pixels = decoded(source, channels, resized=resized, reading=reading).astype(np.float32)
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
-def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any], reading: Reading = PLAIN) -> np.ndarray:
+def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any], reading: ByteConversion = PLAIN) -> np.ndarray:
     """Decode one picture to (h, w, channels) uint8.
     `reading`: value range of pictures with more than 8 bits, and background of transparent pixels."""
     if channels not in PIL_MODES:

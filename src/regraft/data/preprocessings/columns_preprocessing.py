@@ -13,12 +13,12 @@ from ...errors import DataError, near_names
 from ...networks.parts.protocols import Inputs
 from ..dataset import Dataset
 from ..readers.tables import is_table, read_unlabelled
-from .preprocessing import Around, check_scaling
+from .preprocessing import WrappedPreprocessing, check_scaling
 from .schemas import Constants, Names
 
 
 @dataclass(frozen=True)
-class ColumnsPreprocessing(Around):
+class ColumnsPreprocessing(WrappedPreprocessing):
     """Preprocess examples with `inner` and add number columns, each minus its mean and divided by its standard deviation, float32.
     `inferred`: made from the network's input shape alone; `inner` says so for the examples. Views are those of `inner`; all views share the
     columns."""

@@ -14,14 +14,14 @@ from ...networks.parts.protocols import Inputs
 from ...tensors import torch
 from ..dataset import Dataset
 from ..items import listed
-from .preprocessing import Around, Preprocessing
+from .preprocessing import Preprocessing, WrappedPreprocessing
 from .schemas import Name
 
 ANYWHERE = "inputs"  # Name of an unnamed input tensor beside the condition, if the network has no name for it
 
 
 @dataclass(frozen=True)
-class ConditionsPreprocessing(Around):
+class ConditionsPreprocessing(WrappedPreprocessing):
     """Preprocess examples with `inner` and add the row indices of their conditions in the network's code table, int64.
     `inferred`: made from the network's input shape alone; `inner` says so for the examples. Examples without conditions take row 0. Views
     are those of `inner`; all views share the condition."""

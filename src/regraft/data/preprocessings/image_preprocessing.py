@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import DataError
 from ...tensors import Tensor, torch
 from ..dataset import Dataset
-from ..decoding.depth import BACKGROUNDS, Reading, deep_limits, float_range_of, integer_range_of
+from ..decoding.depth import BACKGROUNDS, ByteConversion, deep_limits, float_range_of, integer_range_of
 from ..decoding.pictures import MODES, decode, decoded, geometry, pixel_batch, value_range_of
 from ..decoding.threads import in_threads
 from ..items import take
@@ -116,10 +116,10 @@ class ImagePreprocessing(Preprocessing):
         return dataclasses.replace(self, value_range=found, integer_range=None, float_range=None, as_is=normalised)
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> ByteConversion:
         """Value ranges of files and PIL images. If the network was trained on arrays only, their measured range applies."""
         measured = None if self.value_range in (None, BYTES, SHARES) else self.value_range
-        return Reading(self.integer_range or measured or STEPS[-1], self.float_range or measured or SHARES, self.background)
+        return ByteConversion(self.integer_range or measured or STEPS[-1], self.float_range or measured or SHARES, self.background)
 
     def check_values(self, data: Dataset) -> None:
         """Compare the values of arrays, and of pictures with more than 8 bits, with those of the training data."""

@@ -184,7 +184,7 @@ class Preprocessing(abc.ABC):
 
 
 @dataclass(frozen=True)
-class Around(Preprocessing):
+class WrappedPreprocessing(Preprocessing):
     """Preprocessing that adds a tensor to those of another one, `inner`."""
 
     inner: Preprocessing

@@ -19,7 +19,7 @@ from ..items import LazyItems, Padding, Parts, as_numpy, listed, padded_to, padd
 from .examples import examples_of
 from .label_lists import is_missing
 from .targets import ReadOptions, are_among, indices_note
-from .tasks import Beside, as_padded, built, targets_by_task
+from .tasks import ExampleFacts, as_padded, built, targets_by_task
 
 
 def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
@@ -48,7 +48,7 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
         items,
         kind,
         tasks=targets_by_task(labels, options, count=len(items)),
-        beside=Beside.of(options, len(items)),
+        beside=ExampleFacts.of(options, len(items)),
         options=options,
         names=tuple(str(item) for item in items) if _is_paths(items) else None,
     )

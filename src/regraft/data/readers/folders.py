@@ -15,7 +15,7 @@ from ..decoding.files import existing_folder, files_below, is_hidden, kind_of, k
 from ..items import listed
 from .array_files import array_items
 from .targets import ReadOptions, label_array
-from .tasks import Beside, built, targets_by_task
+from .tasks import ExampleFacts, built, targets_by_task
 
 SPLIT_NAMES = {"train", "training", "valid", "val", "validation", "dev", "test", "testing"}
 
@@ -41,7 +41,7 @@ def read_folder(folder: Path, options: ReadOptions) -> Dataset:
         array_items(paths) if kind == "array" else paths,
         kind,
         tasks=tasks,
-        beside=Beside.of(options, len(paths)),
+        beside=ExampleFacts.of(options, len(paths)),
         options=options,
         names=tuple(path.relative_to(folder).as_posix() for path in paths),
         notes=notes,

@@ -30,7 +30,7 @@ from .label_lists import is_missing
 from .named_files import FilesBelow
 from .table_files import TABLE_EXTENSIONS, Columns, columns_of_file, keeps_types, texts_of_file
 from .targets import ReadOptions, label_array
-from .tasks import MAIN, Beside, built, targets_by_task
+from .tasks import MAIN, ExampleFacts, built, targets_by_task
 
 __all__ = ["TABLE_EXTENSIONS", "absent_columns", "columns_in", "is_table", "read_columns", "read_table", "read_unlabelled"]
 
@@ -209,16 +209,16 @@ def _read_columns(table: _Table, options: ReadOptions) -> Dataset:
     return checked(table.told(data, columns), options.skip_bad)
 
 
-def _beside(table: _Table, options: ReadOptions) -> Beside:
+def _beside(table: _Table, options: ReadOptions) -> ExampleFacts:
     groups = _labels(table, options.group, what="group")
     conditions = _labels(table, options.condition, what="condition")
     weight = table.column(options.weight, "sample_weight") if isinstance(options.weight, str) else options.weight
     weights = weight_numbers(weight, len(table))
     wanted = [options.columns] if isinstance(options.columns, str) else options.columns
     if not isinstance(wanted, list | tuple) or not all(isinstance(name, str) for name in wanted):
-        return Beside(groups, conditions, *column_array(wanted, len(table)), weights=weights)
+        return ExampleFacts(groups, conditions, *column_array(wanted, len(table)), weights=weights)
     named = {name: table.column(name, "columns") for name in wanted}
-    return Beside(groups, conditions, *column_numbers(named, len(table)), weights=weights)
+    return ExampleFacts(groups, conditions, *column_numbers(named, len(table)), weights=weights)
 
 
 def _labels(table: _Table, wanted: Any, *, what: str) -> np.ndarray | None:
@@ -353,7 +353,7 @@ def _are_labels(values: np.ndarray, numbers: int) -> bool:
     return (single_words and length < SHORT_TEXT) or (numbers > 1 and 2 * len(found) <= len(values) and length < SHORT_LABEL)
 
 
-def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Beside) -> Dataset:
+def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: ExampleFacts) -> Dataset:
     folder = existing_folder(Path(options.files), "The folder of the files")
     found = FilesBelow(folder, outside=options.outside)
     column = _file_column(table, found)

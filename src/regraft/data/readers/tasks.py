@@ -22,7 +22,7 @@ MAIN = "main"
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
+class ExampleFacts:
     """Groups, conditions, columns and weights of N examples."""
 
     groups: np.ndarray | None = None  # (N,) str, or None
@@ -32,17 +32,17 @@ class Beside:
     weights: np.ndarray | None = None  # (N,) float32, or None
 
     @classmethod
-    def of(cls, options: ReadOptions, count: int) -> Beside:
+    def of(cls, options: ReadOptions, count: int) -> ExampleFacts:
         """Convert the given options to arrays for `count` examples."""
         groups = label_array(options.group, count, what="group")
         conditions = label_array(options.condition, count, what="condition")
         return cls(groups, conditions, *column_array(options.columns, count), weights=weight_numbers(options.weight, count))
 
-    def taken(self, rows: np.ndarray) -> Beside:
+    def taken(self, rows: np.ndarray) -> ExampleFacts:
         """Return the part for the examples at `rows`, (n,), in that order."""
         parts = (self.groups, self.conditions, self.columns, self.weights)
         groups, conditions, columns, weights = (None if part is None else part[rows] for part in parts)
-        return Beside(groups, conditions, columns, self.column_names, weights)
+        return ExampleFacts(groups, conditions, columns, self.column_names, weights)
 
     def given(self) -> dict[str, Any]:
         """Return those fields of a data set that were given."""
@@ -56,7 +56,7 @@ def built(
     kind: str,
     *,
     tasks: Mapping[str, Targets],
-    beside: Beside,
+    beside: ExampleFacts,
     options: ReadOptions,
     names: tuple[str, ...] | None = None,
     notes: Sequence[str] = (),

@@ -15,7 +15,23 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkError, near_names
-from ..edits import FORMS, TRAINING, Biased, Channels, Codes, Columns, Cut, Edit, Folded, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
+from ..edits import (
+    FORMS,
+    TRAINING,
+    AddedBiases,
+    Channels,
+    Codes,
+    Columns,
+    Cut,
+    Edit,
+    FoldedCode,
+    InputLayer,
+    LowRank,
+    Rows,
+    ScaleShift,
+    Stack,
+    Taps,
+)
 from ..family import Body
 from ..parts.coding import Coding
 from ..parts.head import Head
@@ -44,8 +60,8 @@ class Editable(Record):
     def edited(self, edit: Edit, *, head: Head | None = None, seed: int = 0) -> Self:
         """Return a copy with one more edit."""
         self.body.refuse_change(edit.done)
-        if isinstance(edit, Folded):
-            body = self.kind.edit(self.body, Biased(edit.biased), head=None, seed=seed)
+        if isinstance(edit, FoldedCode):
+            body = self.kind.edit(self.body, AddedBiases(edit.biased), head=None, seed=seed)
             body, _ = self.kind.unedit(body, Codes(cast(Coding, self.coding)), code=torch.zeros_like(self.body.code_table()[0]))
         else:
             if isinstance(edit, Rows | Stack) and head is None:  # the first head may have been renamed since the edit was noted
@@ -150,7 +166,7 @@ class Editable(Record):
         twin = self if training else self.copy()
         for edit in training:
             twin, biased = twin.unedited(edit)
-            twin.edits = (*(one for one in twin.edits if one is not edit), *([Biased(biased)] if biased else []))
+            twin.edits = (*(one for one in twin.edits if one is not edit), *([AddedBiases(biased)] if biased else []))
         return twin
 
     def with_entrance(self) -> Self:
@@ -184,5 +200,5 @@ class Editable(Record):
         """Return a copy without the input "condition": the code of a known condition (or "mean") is folded into the biases."""
         table, coding = self.body.code_table().detach(), cast(Coding, self.coding)
         twin, biased = self.unedited(Codes(coding), code=table[coding.row(condition)].clone())
-        twin.edits = (*self.edits, Folded(biased))
+        twin.edits = (*self.edits, FoldedCode(biased))
         return twin

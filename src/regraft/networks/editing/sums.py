@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ..parts.head import FoundHead, Head
+from ..parts.head import Head, HeadLocation
 from ..tracing import Trace, as_tensor, capture, head_reading
 
 Share = tuple[str, float]  # The name of a linear layer and the factor of its output in the sum
@@ -76,7 +76,7 @@ def _reads_another(modules: Mapping[str, Module], shares: Sequence[Share], *, ru
 
 def head_with_more(
     modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], result: Tensor, run: Callable[[], Any]
-) -> FoundHead | None:
+) -> HeadLocation | None:
     """Return the head whose output is the result (N, C) once the layers beside it give zeros; None if there is no such head."""
     own = _of_one_logit_each(modules, seen, names=names, result=result, run=run)
     if len(own) < 2 or _reads_another(modules, [(name, 1.0) for name in own], run=run):
@@ -85,7 +85,7 @@ def head_with_more(
         beside = tuple(name for name in own if name != main)
         alone = _changed_run(modules, {name: torch.zeros_like for name in beside}, run=run)
         if head_reading(seen.outputs[main], alone, channels_last=True) == "linear":
-            return FoundHead(main, "linear", whole=True, beside=beside)
+            return HeadLocation(main, "linear", whole=True, beside=beside)
     return None
 
 

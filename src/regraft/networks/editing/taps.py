@@ -28,7 +28,7 @@ _GIVEN = ("out_channels", "num_features", "num_channels", "out_features", "norma
 _READ = ("in_channels", "num_features", "num_channels", "in_features", "normalized_shape", "input_size")
 
 
-class _Reached(BaseException):
+class _ForwardEnd(BaseException):
     """Ends a forward pass early. It is not an Exception, so that no layer converts it into another error."""
 
 
@@ -117,7 +117,7 @@ def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: 
     """Pass the outputs of each of some `modules` to `keep` in one run, before later steps can change them, until it returns True.
     If `stops`, the run ends once it has returned True for all modules. Without modules nothing runs."""
     waiting = set(modules)
-    end = _Reached()
+    end = _ForwardEnd()
 
     def reader(name: str) -> Callable[..., None]:
         def hook(_module: Module, _args: Any, output: Any) -> None:
@@ -155,11 +155,11 @@ def first_outputs(modules: Mapping[str, Module], *, run: Callable[[], Any], coun
 
 
 @contextmanager
-def _ended_by(end: _Reached) -> Iterator[None]:
+def _ended_by(end: _ForwardEnd) -> Iterator[None]:
     """Catch this end of a run and no other: when read networks are nested, the end of the outer one propagates."""
     try:
         yield
-    except _Reached as reached:
+    except _ForwardEnd as reached:
         if reached is not end:
             raise
 

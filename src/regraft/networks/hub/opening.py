@@ -18,7 +18,7 @@ from ...errors import NetworkError, RegraftError, optional_import
 from ...files.text import printable
 from ..contract import Inputs
 from ..sources.building import Limits, building
-from ..sources.zoo import Opened, image_spec, unique_names
+from ..sources.zoo import SourceModule, image_spec, unique_names
 from ..torch.plain import copied
 from .files import ADAPTER_FILE, checked_config, hub_folder, read_hub_json, read_hub_weights
 from .processors import features_of, measured_processor, numbers_of, processor_of, sound_extractor, sound_settings
@@ -59,7 +59,7 @@ _HUB_HEADS = {
 }
 
 
-def open_hub(name: str, *, pretrained: bool) -> Opened:
+def open_hub(name: str, *, pretrained: bool) -> SourceModule:
     """Open a Transformers classifier or bare encoder from a folder or hub id. Code in the folder is never run."""
     transformers = optional_import("transformers", "text", purpose=f"'hf:{printable(name)}'")
     folder, what = hub_folder(name, weights=pretrained), f"'hf:{printable(name)}'"
@@ -86,10 +86,10 @@ def open_hub(name: str, *, pretrained: bool) -> Opened:
         sample, spec = _hub_sample(folder, module if suffix else module.encoder, transformers=transformers, notes=notes)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    return Opened(module, {"source": f"hf:{name}", "config": plain}, sample, classes, spec, [*notes, *padded])
+    return SourceModule(module, {"source": f"hf:{name}", "config": plain}, sample, classes, spec, [*notes, *padded])
 
 
-def live_hub(module: Module) -> Opened | None:
+def live_hub(module: Module) -> SourceModule | None:
     """Return a Transformers classifier in memory with its class names and sample; None for any other module.
     A saved folder opens it again from its configuration, provided that the configuration builds the same network."""
     kind = type(module)
@@ -105,7 +105,7 @@ def live_hub(module: Module) -> Opened | None:
     notes = pad_token_(settings, {}, named={}) if isinstance(sample, dict) else []
     plain = {**settings.to_dict(), "architectures": [kind.__name__]}
     origin = {"source": "hf:live", "config": plain} if _makes(plain, module, transformers=transformers) else {}
-    return Opened(module, origin, sample, _class_names(settings), None, notes)
+    return SourceModule(module, origin, sample, _class_names(settings), None, notes)
 
 
 def _makes(plain: Mapping[str, Any], module: Module, *, transformers: Any) -> bool:

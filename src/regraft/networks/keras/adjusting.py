@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkError
-from ..edits import Biased, Codes, InputLayer, LowRank, ScaleShift
+from ..edits import AddedBiases, Codes, InputLayer, LowRank, ScaleShift
 from ..family import EditTable
 from ..parts.coding import CODE_SPREAD, ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
 from ..parts.protocols import by_name
@@ -106,7 +106,7 @@ def _fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = No
     return created
 
 
-def _biased(twin: KerasBody, edit: Biased, **_: Any) -> KerasBody:
+def _biased(twin: KerasBody, edit: AddedBiases, **_: Any) -> KerasBody:
     for name in edit.layers:
         _with_places_(twin.by_name[name], scale=False, shift=True)
     retrack_(twin.module)
@@ -332,5 +332,5 @@ def folded(twin: KerasBody, code: Tensor) -> tuple[KerasBody, tuple[str, ...]]:
     return twin, tuple(created)
 
 
-INSIDE: EditTable = {Codes: _coded, InputLayer: _with_entrance, ScaleShift: _adjusted, LowRank: _low_rank, Biased: _biased}
+INSIDE: EditTable = {Codes: _coded, InputLayer: _with_entrance, ScaleShift: _adjusted, LowRank: _low_rank, AddedBiases: _biased}
 """The functions of the edits that add layers inside a network or before its input."""

@@ -16,11 +16,11 @@ from ...errors import NetworkError, near_names
 from ..account import Account, unused_outputs
 from ..family import Body, Places
 from ..fingerprints.values import Structure
-from ..parts.head import FoundHead, HeadChoice
+from ..parts.head import HeadChoice, HeadLocation
 from ..parts.protocols import Inputs, Scores
 from ..parts.structure import below, prefixes
 from ..parts.taps import TapSlice
-from ..tracing import Captured, Trace, as_tensor, capture, pooled, read_by, replaced, trace
+from ..tracing import CallRecord, Trace, as_tensor, capture, pooled, read_by, replaced, trace
 from .clone import cloned
 from .heads import (
     channels_last,
@@ -132,13 +132,13 @@ class KerasBody(Body):
         self.reseed_(seed)
 
     @contextmanager
-    def _watched(self, found: FoundHead) -> Iterator[Captured]:
+    def _watched(self, found: HeadLocation) -> Iterator[CallRecord]:
         layer = self.by_name[found.layer]
         with linear_activation(layer), capture(layer) as seen:
             yield seen
 
     @property
-    def first(self) -> FoundHead:
+    def first(self) -> HeadLocation:
         """What is known of the first head's layer."""
         return next(iter(self.found.values()))
 

@@ -21,7 +21,7 @@ from ..editing.sums import carried_rows, joined_rows, note_beside, summed_layers
 from ..editing.taps import Point, block_end_of, block_ends, first_outputs, read_input, read_points
 from ..edits import Channels, Columns, Cut, Rows, Stack, Taps
 from ..family import EditTable
-from ..parts.head import FoundHead, Head
+from ..parts.head import Head, HeadLocation
 from ..parts.protocols import by_name
 from ..parts.structure import numbered, prefixes
 from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, grid_shares, nothing_left, pools_at
@@ -32,7 +32,7 @@ from .body import KerasBody
 from .clone import cloned
 from .heads import channels_last, found_beside, is_wide, outputs_of, rows_of
 from .library import keras
-from .opened import Opened, Rewiring, end_of, last_called, mapped, named, named_inputs, opened
+from .opened import FlatGraph, Rewiring, end_of, last_called, mapped, named, named_inputs, opened
 from .running import by_number, called, sample_for, shapes_of
 from .sizes import put_rows_, rechannel_, resize_
 from .structure import CODES, READ, TAPS, graph_of, is_tap, named_modules, steps_of
@@ -77,7 +77,7 @@ def _with_head(twin: KerasBody, _edit: Rows, *, head: Head, **_: Any) -> KerasBo
         new = _dense(name, head)
         steps = [*pool, new]
     output = _run(steps, features, head=head, layer=new)
-    return twin.anew(graph.with_outputs({head.task: output}), {**twin.placed(), head.task: (head, FoundHead(name, head.activation))})
+    return twin.anew(graph.with_outputs({head.task: output}), {**twin.placed(), head.task: (head, HeadLocation(name, head.activation))})
 
 
 def _with_rows(twin: KerasBody, head: Head) -> KerasBody:
@@ -139,7 +139,7 @@ def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
     else:
         entry = _entry(twin)
         model = keras.Model(entry, _run(steps, keras.tree.flatten(called(model, entry, training=None))[0], head=head))
-    return twin.anew(model, {head.task: (head, FoundHead(name, head.activation))})
+    return twin.anew(model, {head.task: (head, HeadLocation(name, head.activation))})
 
 
 def _with_stack(twin: KerasBody, edit: Stack, *, head: Head, **_: Any) -> KerasBody:
@@ -167,7 +167,7 @@ def _with_stack(twin: KerasBody, edit: Stack, *, head: Head, **_: Any) -> KerasB
     between = [] if plain else [*_pool(len(scores.shape), name, like=layer), activation]
     dropout = [keras.layers.Dropout(edit.dropout)] if edit.dropout else []
     result = _run([*between, *dropout, _dense(name, head)], scores, head=head)
-    return twin.anew(graph.model(result), {task: (replace(head, task=task), FoundHead(name, head.activation))})
+    return twin.anew(graph.model(result), {task: (replace(head, task=task), HeadLocation(name, head.activation))})
 
 
 def _columns(twin: KerasBody, edit: Columns, **_: Any) -> KerasBody:
@@ -186,7 +186,7 @@ def _columns(twin: KerasBody, edit: Columns, **_: Any) -> KerasBody:
     joined = keras.layers.Concatenate(name=f"{graph.free_name('columns')}_joined")([features, columns])
     weight, bias = rows_of(layer)
     wider = np.concatenate([weight, np.zeros((len(weight), edit.count), np.float32)], 1)
-    put_rows_(layer, FoundHead(layer.name, "linear").head(wider, bias, task="main"))
+    put_rows_(layer, HeadLocation(layer.name, "linear").head(wider, bias, task="main"))
     known = {id(node.outputs[0]): layer(joined)}
     after = graph.steps[next(at for at, step in enumerate(graph.steps) if step is node) + 1 :]
     Rewiring().run_(after, known)
@@ -382,7 +382,7 @@ def with_one_output(body: KerasBody) -> KerasBody:
     graph = graph_of(body.module)
     if graph is None or len(graph.outputs) == 1:
         return body
-    model = Opened(body.module.name, graph._inputs_struct, None, []).model(graph.outputs[body.first.output])
+    model = FlatGraph(body.module.name, graph._inputs_struct, None, []).model(graph.outputs[body.first.output])
     return body.anew(model, {body.head.task: (body.head, replace(body.first, output=0))})
 
 
@@ -412,7 +412,7 @@ def with_joined_heads(body: KerasBody) -> KerasBody:
     weight, bias = joined_rows([rows_of(layer) for layer in layers], [share for _, share in shares])
     read = [graph.node(layer).input_tensors[0] for layer in layers]
     features = keras.layers.Concatenate(name=graph.free_name("heads_joined"))(read)
-    one = FoundHead(graph.free_name("head"), activation)
+    one = HeadLocation(graph.free_name("head"), activation)
     head = one.head(weight, bias, task="main")
     output = _run([keras.layers.Dense(len(weight), activation=activation, name=one.layer)], features, head=head)
     twin = body.anew(graph.model(output), {"main": (head, one)})
@@ -436,7 +436,7 @@ def with_groups(body: KerasBody) -> Any:
         return body.module
     model = cloned(body.module)
     graph = graph_of(model)
-    whole = Opened(model.name, graph._inputs_struct, graph._outputs_struct, steps_of(graph))  # type: ignore[union-attr]
+    whole = FlatGraph(model.name, graph._inputs_struct, graph._outputs_struct, steps_of(graph))  # type: ignore[union-attr]
     probabilities = keras.tree.flatten(whole.outputs)[body.first.output]
     if reading == "linear":
         probabilities = named("probabilities", keras.ops.softmax(probabilities))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import NetworkError, near_names
 from ..editing.sums import head_with_more, layers_beside
-from ..parts.head import FoundHead, Head, told_binary
+from ..parts.head import Head, HeadLocation, told_binary
 from ..parts.structure import Layer
 from ..tracing import Trace, as_tensor, capture, head_reading, pooled, replaced, without_padding
 from .library import keras
@@ -49,12 +49,12 @@ def outputs_of(result: Any) -> list[Tensor]:
     return [tensor for tensor in keras.tree.flatten(result) if isinstance(tensor, Tensor)]
 
 
-def find_heads(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Trace, run: Callable[[], Any]) -> dict[str, FoundHead]:
+def find_heads(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Trace, run: Callable[[], Any]) -> dict[str, HeadLocation]:
     """Find the linear layers that produce the model's outputs.
     `modules`: name -> layer. Return the candidates by layer name, in the order of the outputs. The result is empty if the outputs are
     embeddings or feature maps, or come from no linear layer."""
     wanted = sum(result.ndim == 2 for result in outputs_of(seen.result))
-    found: dict[str, FoundHead] = {}
+    found: dict[str, HeadLocation] = {}
     for name in reversed([layer.name for layer in layers if layer.name in seen.outputs and _is_linear(modules[layer.name])]):
         if len(found) < wanted:
             head = _explained(name, modules[name], result=seen.result, run=run)
@@ -62,7 +62,7 @@ def find_heads(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Tra
     return dict(sorted(found.items(), key=lambda item: item[1].output))
 
 
-def chosen_head(candidates: Mapping[str, FoundHead], head: str | None) -> FoundHead | None:
+def chosen_head(candidates: Mapping[str, HeadLocation], head: str | None) -> HeadLocation | None:
     """Return the candidate called `head`, or the only one if `head` is None; None if there is no candidate."""
     if head is not None:
         if head not in candidates:
@@ -79,9 +79,9 @@ def chosen_head(candidates: Mapping[str, FoundHead], head: str | None) -> FoundH
 
 def given_heads(
     facts: Sequence[Mapping[str, Any]], modules: Mapping[str, Any], *, seen: Trace, run: Callable[[], Any]
-) -> dict[str, tuple[FoundHead, Head]]:
+) -> dict[str, tuple[HeadLocation, Head]]:
     """Return, by task, the heads with their own class weights that a saved folder describes."""
-    heads: dict[str, tuple[FoundHead, Head]] = {}
+    heads: dict[str, tuple[HeadLocation, Head]] = {}
     for fact in facts:
         if fact.get("groups"):
             continue
@@ -90,7 +90,7 @@ def given_heads(
             linear = [other for other, layer in modules.items() if _is_linear(layer)]
             raise NetworkError(f"The head of the task {fact['task']!r} should be the linear layer {name!r}{near_names(name, linear)}")
         explained = _explained(name, modules[name], result=seen.result, run=run)
-        explained = explained or found_beside(None, modules, seen=seen, run=run) or FoundHead(name, fact["activation"])
+        explained = explained or found_beside(None, modules, seen=seen, run=run) or HeadLocation(name, fact["activation"])
         found = replace(found_beside(explained, modules, seen=seen, run=run) or explained, activation=fact["activation"])
         head = told_binary(found.head(*rows_of(modules[name]), task=fact["task"]), fact)
         classes = tuple(fact["classes"]) if fact.get("classes") else None
@@ -99,7 +99,7 @@ def given_heads(
     return heads
 
 
-def found_beside(found: FoundHead | None, modules: Mapping[str, Any], *, seen: Trace, run: Callable[[], Any]) -> FoundHead | None:
+def found_beside(found: HeadLocation | None, modules: Mapping[str, Any], *, seen: Trace, run: Callable[[], Any]) -> HeadLocation | None:
     """Return a head with the Dense layers that add to its logits (`FoundHead.beside`); for None, the head that is found with them."""
     result = as_tensor(seen.result)
     dense = [name for name in seen.order if isinstance(modules[name], keras.layers.Dense) and _is_linear(modules[name])]
@@ -114,7 +114,7 @@ def found_beside(found: FoundHead | None, modules: Mapping[str, Any], *, seen: T
     return replace(found, whole=True, beside=beside) if beside else found
 
 
-def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) -> FoundHead | None:
+def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) -> HeadLocation | None:
     width = layer.units if isinstance(layer, keras.layers.Dense) else layer.filters
     outputs = [(at, output) for at, output in enumerate(outputs_of(result)) if output.ndim == 2]
     if width not in {output.shape[-1] for _, output in outputs}:
@@ -125,7 +125,7 @@ def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) ->
         reading = head_reading(seen.of_examples("output", output), output, channels_last=channels_last(layer))
         embedding = reading == "tail" and (seen["output"].ndim == 2 or is_wide(layer))  # the result is the output of a ReLU
         if reading is not None and not embedding:
-            return FoundHead(name, {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading), reading == "tail", at)
+            return HeadLocation(name, {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading), reading == "tail", at)
     return None
 
 

@@ -15,7 +15,7 @@ from .structure import CODE_INPUT, graph_of, is_tap, no_graph, steps_of
 
 
 @dataclass(frozen=True)
-class Opened:
+class FlatGraph:
     """The graph of a model whose nested models are opened where they hold given layers."""
 
     name: str
@@ -52,7 +52,7 @@ class Opened:
         return next(name for name in numbered(plain) if not any(old == name or old.startswith(f"{name}_") for old in taken))
 
 
-def opened(model: Any, *layers: Any) -> Opened:
+def opened(model: Any, *layers: Any) -> FlatGraph:
     """Return a model's graph with `layers` at its top level."""
     graph = graph_of(model)
     if graph is None:
@@ -66,7 +66,7 @@ def opened(model: Any, *layers: Any) -> Opened:
     for step in steps:  # names of layers from nested models may clash with those of the outer model
         operation = step.operation
         operation.name = next(name for name in numbered(operation.name) if taken.setdefault(name, operation) is operation)
-    return Opened(model.name, graph._inputs_struct, outputs, steps)
+    return FlatGraph(model.name, graph._inputs_struct, outputs, steps)
 
 
 def mapped(structure: Any, known: Mapping[int, Any]) -> Any:
@@ -79,7 +79,7 @@ def last_called(layers: Sequence[Any]) -> Any:
     return ([layer for layer in layers if layer._inbound_nodes] or list(layers))[-1]
 
 
-def end_of(graph: Opened, layers: Sequence[Any]) -> Any:
+def end_of(graph: FlatGraph, layers: Sequence[Any]) -> Any:
     """Return the output of the last called layer of `layers`, after the weightless operations that belong to it."""
     node = graph.node(last_called(layers))
     at = next(index for index, step in enumerate(graph.steps) if step is node)
@@ -93,7 +93,7 @@ def end_of(graph: Opened, layers: Sequence[Any]) -> Any:
     return node.outputs[0]
 
 
-def named_inputs(graph: Opened, further: str) -> dict[str, Any]:
+def named_inputs(graph: FlatGraph, further: str) -> dict[str, Any]:
     """Return the inputs by name. A single unnamed input is renamed to "inputs"."""
     inputs = keras.tree.flatten(graph.inputs)
     unnamed = len(inputs) == 1 and not isinstance(graph.inputs, dict)
@@ -195,7 +195,7 @@ class Rewiring:
             inner = keras.Input(code.shape[1:], dtype=code.dtype, name=CODE_INPUT) if self.coded else None
             outputs = self.outputs(graph, {}, code=inner)
             given = _single(inputs if inner is None else [*inputs, inner])
-            self.models[id(model)] = Opened(model.name, given, None, []).model(outputs)
+            self.models[id(model)] = FlatGraph(model.name, given, None, []).model(outputs)
         return self.models[id(model)]
 
 

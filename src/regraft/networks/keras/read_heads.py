@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..account import Account
-from ..parts.head import FoundHead
+from ..parts.head import HeadLocation
 from .body import KerasBody
 from .library import keras
 from .opened import opened
@@ -47,7 +47,7 @@ def with_read_head(body: KerasBody) -> KerasBody:
         return body
     activation, turned, weight, bias = found
     whole = opened(body.module)
-    own = FoundHead(whole.free_name("head"), activation)
+    own = HeadLocation(whole.free_name("head"), activation)
     head = own.head(weight.cpu().float().numpy(), bias.cpu().float().numpy(), task="main")
     layer = keras.layers.Dense(len(bias), activation=activation, name=own.layer)
     output = layer(keras.layers.UnitNormalization(name=whole.free_name("direction"))(features) if turned else features)

@@ -38,7 +38,7 @@ from .from_keras import ROWS
 from .from_torch import ROWS as TORCH_ROWS
 from .graph import SOURCE, LayerGraph
 from .keras_reader import KerasReader
-from .torch_reader import TorchReader, Turned, channels_last
+from .torch_reader import TorchReader, TorchValue, channels_last
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
@@ -139,7 +139,7 @@ def _keras_of(network: Network, *, turned: bool, shapes: Shapes = MappingProxyTy
     ]
     reader = TorchReader(TORCH_ROWS, network.holds, called, taken=list(given))
     axes = [channels_last(one.ndim) if turned else tuple(range(one.ndim)) for one in given.values()]
-    outputs = reader.read(program, [Turned(*pair) for pair in zip(entries, axes, strict=True)])
+    outputs = reader.read(program, [TorchValue(*pair) for pair in zip(entries, axes, strict=True)])
     heads = {task: reader.names.get(head.layer) for task, head in network.heads.items() if head.groups is None}
     made = [value.tensor for value in outputs] if len(heads) > 1 else outputs[0].tensor
     model = keras.Model(entries if isinstance(sample, dict) else entries[0], made)

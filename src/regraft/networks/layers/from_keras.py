@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..parts.taps import grid_shares
 from .graph import STEPWISE
-from .keras_reader import ACTIVATIONS, Call, KerasReader, Row, Value, array_of, refusal
+from .keras_reader import ACTIVATIONS, Call, KerasReader, KerasValue, Row, array_of, refusal
 
 
-def _dense(reader: KerasReader, call: Call) -> Value:
+def _dense(reader: KerasReader, call: Call) -> KerasValue:
     (value,) = map(reader.as_keras, call.values)
     kernel = array_of(call.layer._kernel if hasattr(call.layer, "_kernel") else call.layer.kernel)
     weights = {"weight": kernel.T} | ({"bias": array_of(call.layer.bias)} if call.layer.use_bias else {})
@@ -38,7 +38,7 @@ def _edges(layer: Any, tensor: Tensor, *, sizes: Sequence[int], strides: Sequenc
     return found
 
 
-def _check_free(layer: Any, value: Value, *, strides: Sequence[int]) -> None:
+def _check_free(layer: Any, value: KerasValue, *, strides: Sequence[int]) -> None:
     """Raise if the padding depends on a length that the network leaves open."""
     open_ = any(side is None for side in (layer.input.shape[1:-1] if len(layer._inbound_nodes) == 1 else ()))
     if open_ and layer.padding == "same" and any(stride > 1 for stride in strides):
@@ -48,8 +48,8 @@ def _check_free(layer: Any, value: Value, *, strides: Sequence[int]) -> None:
 
 
 def _padded(
-    reader: KerasReader, layer: Any, *, value: Value, sizes: Sequence[int], strides: Sequence[int], fill: Any = 0.0
-) -> tuple[Value, list[int]]:
+    reader: KerasReader, layer: Any, *, value: KerasValue, sizes: Sequence[int], strides: Sequence[int], fill: Any = 0.0
+) -> tuple[KerasValue, list[int]]:
     """Return a value, padded explicitly if the padding is uneven, and the even padding that the layer itself applies."""
     _check_free(layer, value, strides=strides)
     edges = _edges(layer, value.tensor, sizes=sizes, strides=strides)
@@ -59,12 +59,12 @@ def _padded(
     return reader.add(layer, "Pad", value, part="_edges", sizes=flat, value=fill), [0] * len(edges)
 
 
-def _convolution(reader: KerasReader, call: Call) -> Value:
+def _convolution(reader: KerasReader, call: Call) -> KerasValue:
     kernel = array_of(call.layer._kernel if hasattr(call.layer, "_kernel") else call.layer.kernel)
     return _convolved(reader, call.layer, value=call.value, kernel=kernel, groups=call.layer.groups)
 
 
-def _depthwise(reader: KerasReader, call: Call) -> Value:
+def _depthwise(reader: KerasReader, call: Call) -> KerasValue:
     return _convolved(reader, call.layer, value=call.value, kernel=_by_channel(call.layer.kernel), groups=call.layer.kernel.shape[-2])
 
 
@@ -75,8 +75,8 @@ def _by_channel(variable: Any) -> np.ndarray:
 
 
 def _convolved(  # over the limit: a layer and what its kernel says
-    reader: KerasReader, layer: Any, *, value: Value, kernel: np.ndarray, groups: int, part: str = ""
-) -> Value:
+    reader: KerasReader, layer: Any, *, value: KerasValue, kernel: np.ndarray, groups: int, part: str = ""
+) -> KerasValue:
     rank = kernel.ndim - 2
     strides, rates = _each(layer.strides, rank), _each(layer.dilation_rate, rank)
     sizes = [(size - 1) * rate + 1 for size, rate in zip(kernel.shape[:rank], rates, strict=True)]
@@ -87,8 +87,8 @@ def _convolved(  # over the limit: a layer and what its kernel says
 
 
 def _with_kernel(  # over the limit: a layer and what its kernel says
-    reader: KerasReader, layer: Any, *, value: Value, kernel: np.ndarray, kind: str = "Conv", part: str = "", **further: Any
-) -> Value:
+    reader: KerasReader, layer: Any, *, value: KerasValue, kernel: np.ndarray, kind: str = "Conv", part: str = "", **further: Any
+) -> KerasValue:
     """Return the value of a new convolution with a Keras kernel, (…, input channels, output channels); a `part` of a layer has no bias."""
     ends = kernel.shape[-2] * further.get("groups", 1), kernel.shape[-1]
     entering, leaving = ends if kind == "Conv" else ends[::-1]
@@ -102,7 +102,7 @@ def _each(given: Any, rank: int) -> list[int]:
     return [int(one) for one in given] if isinstance(given, list | tuple) else [int(given)] * rank
 
 
-def _separable(reader: KerasReader, call: Call) -> Value:
+def _separable(reader: KerasReader, call: Call) -> KerasValue:
     depth, point = _by_channel(call.layer.depthwise_kernel), array_of(call.layer.pointwise_kernel)
     groups = call.layer.depthwise_kernel.shape[-2]
     made = _convolved(reader, call.layer, value=call.value, kernel=depth, groups=groups, part="_depthwise")
@@ -110,7 +110,7 @@ def _separable(reader: KerasReader, call: Call) -> Value:
     return reader.activated(call.layer, reader.placed(call.layer, value))
 
 
-def _transposed(reader: KerasReader, call: Call) -> Value:
+def _transposed(reader: KerasReader, call: Call) -> KerasValue:
     kernel, rank = array_of(call.layer.kernel), call.layer.rank
     strides, rates = _each(call.layer.strides, rank), _each(call.layer.dilation_rate, rank)
     if call.layer.output_padding is not None or any(rate > 1 for rate in rates):
@@ -125,7 +125,7 @@ def _transposed(reader: KerasReader, call: Call) -> Value:
     return reader.activated(call.layer, reader.placed(call.layer, made))
 
 
-def _batch_norm(reader: KerasReader, call: Call) -> Value:
+def _batch_norm(reader: KerasReader, call: Call) -> KerasValue:
     value = call.value
     rank = value.tensor.ndim
     axis = call.layer.axis % rank
@@ -137,10 +137,10 @@ def _batch_norm(reader: KerasReader, call: Call) -> Value:
     weights |= {"bias": array_of(call.layer.beta)} if call.layer.center else {}
     settings = {"num_features": len(weights["running_mean"]), "eps": call.layer.epsilon, "momentum": 1 - call.layer.momentum}
     made = reader.add(call.layer, f"BatchNorm{max(rank - 2, 1)}d", value, weights=weights, **settings)
-    return Value(made.name, made.tensor, first=axis == rank - 1 and rank > 2)
+    return KerasValue(made.name, made.tensor, first=axis == rank - 1 and rank > 2)
 
 
-def _layer_norm(reader: KerasReader, call: Call) -> Value:
+def _layer_norm(reader: KerasReader, call: Call) -> KerasValue:
     value = reader.as_keras(call.value)
     axes = [axis % value.tensor.ndim for axis in (call.layer.axis if isinstance(call.layer.axis, list | tuple) else [call.layer.axis])]
     if sorted(axes) != list(range(value.tensor.ndim - len(axes), value.tensor.ndim)):
@@ -151,7 +151,7 @@ def _layer_norm(reader: KerasReader, call: Call) -> Value:
     )
 
 
-def _group_norm(reader: KerasReader, call: Call) -> Value:
+def _group_norm(reader: KerasReader, call: Call) -> KerasValue:
     rank = call.value.tensor.ndim
     last = call.layer.axis % rank == rank - 1
     if not last and call.layer.axis % rank != 1:
@@ -163,14 +163,14 @@ def _group_norm(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "GroupNorm", value, weights=weights, num_groups=groups, num_channels=channels, eps=call.layer.epsilon)
 
 
-def _embedding(reader: KerasReader, call: Call) -> Value:
+def _embedding(reader: KerasReader, call: Call) -> KerasValue:
     table = array_of(call.layer._embeddings if hasattr(call.layer, "_embeddings") else call.layer.embeddings)
     settings = {"num_embeddings": table.shape[0], "embedding_dim": table.shape[1]}
     kind = "Lookup" if call.value.tensor.is_floating_point() else "Embedding"
     return reader.add(call.layer, kind, call.value, weights={"weight": table}, first=False, **settings)
 
 
-def _both_ways(reader: KerasReader, call: Call) -> Value:
+def _both_ways(reader: KerasReader, call: Call) -> KerasValue:
     parts = [call.layer.forward_layer, call.layer.backward_layer]
     kind, other = (type(part).__name__ for part in parts)
     if kind not in _GATES or call.layer.merge_mode not in ("concat", "sum", "mul", "ave"):
@@ -184,7 +184,7 @@ _ALIKE = ("units", "activation", "recurrent_activation", "reset_after", "return_
 _GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}  # Gate order in PyTorch, as positions in Keras
 
 
-def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> Value:
+def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> KerasValue:
     one, kind = parts[0], type(parts[0]).__name__
     mask = call.named.get("mask")
     if len(call.values) > 1 or one.return_state or one.stateful:
@@ -218,14 +218,14 @@ def _gates(values: np.ndarray, order: Sequence[int]) -> np.ndarray:
     return np.concatenate([parts[at] for at in order], axis=-1)
 
 
-def _attention(reader: KerasReader, call: Call) -> Value:
+def _attention(reader: KerasReader, call: Call) -> KerasValue:
     given = {name: one for name, one in call.named.items() if one is not None and one is not False}
     causal = bool(given.pop("use_causal_mask", False))
-    read = [*call.values, *(given.pop(name) for name in ("query", "value", "key") if isinstance(given.get(name), Value))]
+    read = [*call.values, *(given.pop(name) for name in ("query", "value", "key") if isinstance(given.get(name), KerasValue))]
     wide = {"query": [-1, 1], "value": [1, -1], "key": [1, -1]}
-    masks = [given.pop("attention_mask")] if isinstance(given.get("attention_mask"), Value) else []
+    masks = [given.pop("attention_mask")] if isinstance(given.get("attention_mask"), KerasValue) else []
     for name, shape in wide.items():
-        if isinstance(given.get(f"{name}_mask"), Value):
+        if isinstance(given.get(f"{name}_mask"), KerasValue):
             masks.append(reader.add(call.layer, "Reshape", given.pop(f"{name}_mask"), part=f"_{name}_mask", shape=shape))
     if len(masks) > 1:
         masks = [reader.add(call.layer, "Join", *masks, part="_mask", kind="logicaland")]
@@ -248,13 +248,13 @@ def _attention(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "Attention", query, value, key, *masks, weights=weights, **settings)
 
 
-def _dot_attention(reader: KerasReader, call: Call) -> Value:
+def _dot_attention(reader: KerasReader, call: Call) -> KerasValue:
     if call.layer.use_scale or call.layer.score_mode != "dot":
         raise refusal(call.layer, f"use_scale={call.layer.use_scale}, score_mode={call.layer.score_mode!r}")
     return reader.add(call.layer, "DotAttention", *map(reader.as_keras, call.values))
 
 
-def _dot(reader: KerasReader, call: Call) -> Value:
+def _dot(reader: KerasReader, call: Call) -> KerasValue:
     values, axes = [reader.as_keras(value) for value in call.values], call.layer.axes
     ranks = [value.tensor.ndim for value in values]
     if set(ranks) - {2, 3}:
@@ -263,7 +263,7 @@ def _dot(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "Dot", *values, axes=axes, normalize=bool(call.layer.normalize))
 
 
-def _pooling(reader: KerasReader, call: Call) -> Value:
+def _pooling(reader: KerasReader, call: Call) -> KerasValue:
     largest, rank = type(call.layer).__name__.startswith("Max"), call.value.tensor.ndim - 2
     sizes, strides = _each(call.layer.pool_size, rank), _each(call.layer.strides, rank)
     value, padding = reader.spatial(call.layer, call.value), [0] * rank
@@ -275,16 +275,16 @@ def _pooling(reader: KerasReader, call: Call) -> Value:
     )
 
 
-def _global(reader: KerasReader, call: Call) -> Value:
+def _global(reader: KerasReader, call: Call) -> KerasValue:
     value = reader.spatial(call.layer, call.value)
     axes, kind = list(range(2, value.tensor.ndim)), "max" if "Max" in type(call.layer).__name__ else "mean"
-    if isinstance(mask := call.named.get("mask"), Value):
+    if isinstance(mask := call.named.get("mask"), KerasValue):
         return reader.add(call.layer, "MeanOfKept", reader.as_keras(call.value), mask, keep=call.layer.keepdims)
     made = reader.add(call.layer, "Over", value, kind=kind, axes=axes, keep=call.layer.keepdims)
-    return reader.placed(call.layer, made) if call.layer.keepdims else Value(made.name, made.tensor)
+    return reader.placed(call.layer, made) if call.layer.keepdims else KerasValue(made.name, made.tensor)
 
 
-def _reshape(reader: KerasReader, call: Call) -> Value:
+def _reshape(reader: KerasReader, call: Call) -> KerasValue:
     """Convert a Reshape layer (shape of one example) or `keras.ops.reshape` (shape with the batch axis)."""
     value, items = reader.as_keras(call.value), getattr(call.layer, "target_shape", None)
     first, *rest = (-1, *items) if items is not None else call.layer.newshape
@@ -298,7 +298,7 @@ def _reshape(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "Reshape", value, shape=shape)
 
 
-def _permute(reader: KerasReader, call: Call) -> Value:
+def _permute(reader: KerasReader, call: Call) -> KerasValue:
     """Convert a Permute layer, or the Keras functions that move axes."""
     value, layer, kind = reader.as_keras(call.value), call.layer, type(call.layer).__name__
     marked = np.empty(range(1, value.tensor.ndim + 1))
@@ -312,7 +312,7 @@ def _permute(reader: KerasReader, call: Call) -> Value:
     return reader.add(layer, "Permute", value, axes=axes)
 
 
-def _with_axis(reader: KerasReader, call: Call) -> Value:
+def _with_axis(reader: KerasReader, call: Call) -> KerasValue:
     value = reader.as_keras(call.value)
     shape = np.expand_dims(np.empty(tuple(value.tensor.shape)), call.layer.axis).shape
     if shape[0] != len(value.tensor):
@@ -320,13 +320,13 @@ def _with_axis(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "Reshape", value, shape=list(shape[1:]))
 
 
-def _cast(_reader: KerasReader, call: Call) -> Value:
+def _cast(_reader: KerasReader, call: Call) -> KerasValue:
     if call.layer.dtype != "float32":
         raise refusal(call.layer, f"dtype={call.layer.dtype!r}")
     return call.value
 
 
-def _reduced(reader: KerasReader, call: Call) -> Value:
+def _reduced(reader: KerasReader, call: Call) -> KerasValue:
     value, given = call.value, call.layer.axis
     rank, keep = value.tensor.ndim, call.layer.keepdims
     axes = sorted(axis % rank for axis in (given if isinstance(given, list | tuple) else [0 if given is None else given]))
@@ -337,15 +337,15 @@ def _reduced(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "Over", value, first=first, kind=type(call.layer).__name__.lower(), axes=own, keep=keep)
 
 
-def _own_axis(value: Value, axis: int) -> int:
+def _own_axis(value: KerasValue, axis: int) -> int:
     """Return the position of a Keras axis in a value."""
     return axis if not value.first else 1 if axis == value.tensor.ndim - 1 else axis + 1
 
 
-def _selected(reader: KerasReader, call: Call) -> Value:
+def _selected(reader: KerasReader, call: Call) -> KerasValue:
     """Convert indexing with one integer for an axis, or with a slice of it."""
     value, *given = call.values
-    made: Value = value
+    made: KerasValue = value
     taken = dict(enumerate(given)) if type(call.layer).__name__ == "GetItem" else {call.layer.axis or 0: given[0]}
     wanted = {axis % made.tensor.ndim: one for axis, one in taken.items() if one != slice(None)}
     right = [isinstance(one, int) or (isinstance(one, slice) and one.step in (None, 1)) for one in wanted.values()]
@@ -360,10 +360,10 @@ def _selected(reader: KerasReader, call: Call) -> Value:
     return made
 
 
-def _product(reader: KerasReader, call: Call) -> Value:
+def _product(reader: KerasReader, call: Call) -> KerasValue:
     """Convert a product with the pooling weights of adaptive average pooling."""
     shares, value = call.values
-    if isinstance(shares, Value) or not isinstance(value, Value) or value.tensor.ndim != 3:
+    if isinstance(shares, KerasValue) or not isinstance(value, KerasValue) or value.tensor.ndim != 3:
         raise refusal(call.layer, "a product that is no pooling of (N, L, C) to fewer positions")
     shares = np.asarray(torch.as_tensor(shares).cpu())
     if shares.ndim != 2 or not np.allclose(shares, grid_shares(shares.shape[1], len(shares)), atol=1e-6):
@@ -371,7 +371,7 @@ def _product(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "AdaptiveAvgPool1d", reader.channels_first(value), output_size=len(shares))
 
 
-def _edge(reader: KerasReader, call: Call) -> Value:
+def _edge(reader: KerasReader, call: Call) -> KerasValue:
     cut = type(call.layer).__name__.startswith("Cropping")
     given = call.layer.cropping if cut else call.layer.padding
     pairs = [given] if isinstance(given[0], int) else given
@@ -379,7 +379,7 @@ def _edge(reader: KerasReader, call: Call) -> Value:
     return reader.placed(call.layer, reader.add(call.layer, "Pad", reader.spatial(call.layer, call.value), sizes=flat))
 
 
-def _upsampling(reader: KerasReader, call: Call) -> Value:
+def _upsampling(reader: KerasReader, call: Call) -> KerasValue:
     mode = getattr(call.layer, "interpolation", "nearest")
     if mode not in ("nearest", "bilinear"):
         raise refusal(call.layer, f"interpolation={mode!r}")
@@ -389,8 +389,8 @@ def _upsampling(reader: KerasReader, call: Call) -> Value:
     return reader.placed(call.layer, made)
 
 
-def _join(reader: KerasReader, call: Call) -> Value:
-    if not all(isinstance(value, Value) for value in call.values):
+def _join(reader: KerasReader, call: Call) -> KerasValue:
+    if not all(isinstance(value, KerasValue) for value in call.values):
         return _with_number(reader, call)
     aim = call.value.first if len({value.tensor.ndim for value in call.values}) == 1 else False
     kind = type(call.layer).__name__.lower().removeprefix("true")
@@ -407,17 +407,17 @@ _BY_NUMBER: dict[str, Callable[[float], tuple[float, float]]] = {
 _ORDERED = ("Subtract", "TrueDivide", "Divide")
 
 
-def _with_number(reader: KerasReader, call: Call) -> Value:
+def _with_number(reader: KerasReader, call: Call) -> KerasValue:
     """Convert a value plus, minus, times or divided by a number."""
     kind, numbers = type(call.layer).__name__, [one for one in call.values if isinstance(one, int | float)]
     if len(call.values) != 2 or len(numbers) != 1 or kind not in _BY_NUMBER or (kind in _ORDERED and numbers[0] is call.values[0]):
         raise refusal(call.layer, "an array in place of a value, or a number in the first place")
     scale, offset = _BY_NUMBER[kind](float(numbers[0]))
-    (value,) = (one for one in call.values if isinstance(one, Value))
+    (value,) = (one for one in call.values if isinstance(one, KerasValue))
     return reader.add(call.layer, "Affine", value, weights={"scale": scale, "offset": offset})
 
 
-def _concatenate(reader: KerasReader, call: Call) -> Value:
+def _concatenate(reader: KerasReader, call: Call) -> KerasValue:
     aim, rank = call.value.first, call.value.tensor.ndim
     axis = call.layer.axis % rank
     if aim and rank > 2:
@@ -425,7 +425,7 @@ def _concatenate(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "Concatenate", *(reader.turned(value, first=aim) for value in call.values), axis=axis)
 
 
-def _relu(reader: KerasReader, call: Call) -> Value:
+def _relu(reader: KerasReader, call: Call) -> KerasValue:
     slope, threshold = float(call.layer.negative_slope or 0), float(call.layer.threshold or 0)
     if not slope and not threshold and call.layer.max_value in (None, 6):
         return reader.add(call.layer, "ReLU" if call.layer.max_value is None else "ReLU6", call.value)
@@ -433,7 +433,7 @@ def _relu(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "Rectifier", call.value, slope=slope, threshold=threshold, largest=largest)
 
 
-def _prelu(reader: KerasReader, call: Call) -> Value:
+def _prelu(reader: KerasReader, call: Call) -> KerasValue:
     slopes = array_of(call.layer.alpha)
     if slopes.size not in (slopes.shape[-1], slopes.shape[0]):
         raise refusal(call.layer, f"slopes of the shape {slopes.shape}, not one for each channel (shared_axes=)")
@@ -441,31 +441,31 @@ def _prelu(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "PReLU", value, weights={"weight": slopes.ravel()}, num_parameters=slopes.size)
 
 
-def _softmax(reader: KerasReader, call: Call) -> Value:
+def _softmax(reader: KerasReader, call: Call) -> KerasValue:
     if isinstance(call.layer.axis, list | tuple):
         raise refusal(call.layer, f"axis={call.layer.axis}")
     return reader.add(call.layer, "Softmax", reader.as_keras(call.value), dim=call.layer.axis)
 
 
-def _operation(reader: KerasReader, call: Call) -> Value:
+def _operation(reader: KerasReader, call: Call) -> KerasValue:
     kind, settings = ACTIVATIONS[type(call.layer).__name__.lower()]
     return reader.add(call.layer, kind, call.value, **settings)
 
 
-def _unequal(reader: KerasReader, call: Call) -> Value:
-    if isinstance(call.values[-1], Value) or np.ndim(call.values[-1]):
+def _unequal(reader: KerasReader, call: Call) -> KerasValue:
+    if isinstance(call.values[-1], KerasValue) or np.ndim(call.values[-1]):
         raise refusal(call.layer, "two values that it compares, not one with a number")
     return reader.add(call.layer, "Unequal", reader.as_keras(call.value), number=float(call.values[-1]))
 
 
-def _masking(reader: KerasReader, call: Call) -> Value:
+def _masking(reader: KerasReader, call: Call) -> KerasValue:
     value = reader.as_keras(call.value)
     mask = reader.add(call.layer, "Unequal", value, part="_unequal", number=float(call.layer.mask_value))
     kept = reader.add(call.layer, "Over", mask, part="_kept", kind="any", axes=[-1], keep=True)
     return reader.add(call.layer, "Join", value, kept, kind="multiply")
 
 
-def _each_step(reader: KerasReader, call: Call) -> Value:
+def _each_step(reader: KerasReader, call: Call) -> KerasValue:
     """Convert a layer that is applied to each step, if it works on the last axis only."""
     inner = call.layer.layer
     if type(inner).__name__ not in ("Dense", "Activation", "Dropout", "ReLU", "LeakyReLU", "Rescaling"):
@@ -473,13 +473,13 @@ def _each_step(reader: KerasReader, call: Call) -> Value:
     return ROWS[type(inner).__name__](reader, Call(inner, call.values, call.named))
 
 
-def _dropout(reader: KerasReader, call: Call) -> Value:
+def _dropout(reader: KerasReader, call: Call) -> KerasValue:
     spatial = type(call.layer).__name__.removeprefix("SpatialDropout") if type(call.layer).__name__ != "Dropout" else ""
     value = reader.channels_first(call.value) if spatial else call.value
     return reader.add(call.layer, f"Dropout{spatial.lower()}", value, p=float(call.layer.rate))
 
 
-def _affine(reader: KerasReader, call: Call) -> Value:
+def _affine(reader: KerasReader, call: Call) -> KerasValue:
     if type(call.layer).__name__ == "Rescaling":
         scale, offset = np.ravel(call.layer.scale).astype(np.float32), np.ravel(call.layer.offset).astype(np.float32)
     else:

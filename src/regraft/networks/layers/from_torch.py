@@ -11,20 +11,20 @@ from torch import Tensor
 
 from ..keras.library import keras
 from .keras_reader import ACTIVATIONS
-from .torch_reader import LEAST, Operation, Row, States, TorchReader, Turned, axes_of, each, edged, last_of, plain
+from .torch_reader import LEAST, Operation, Row, States, TorchReader, TorchValue, axes_of, each, edged, last_of, plain
 from .torch_shapes import SHAPES
 
 # ── layers with weights ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _linear(reader: TorchReader, call: Operation) -> Turned:
+def _linear(reader: TorchReader, call: Operation) -> TorchValue:
     weight, bias = call["weight"], call["bias"]
     value = reader.turned(call, call.value)
     weights = [weight.T, bias]
     return plain(reader.layer(call, keras.layers.Dense, value, weights=weights, units=len(weight), use_bias=bias is not None))
 
 
-def _convolution(reader: TorchReader, call: Operation) -> Turned:
+def _convolution(reader: TorchReader, call: Operation) -> TorchValue:
     weight, bias, groups = call["weight"], call["bias"], call["groups"]
     rank = weight.ndim - 2
     sizes, strides, rates = list(weight.shape[2:]), each(call["stride"], rank), each(call["dilation"], rank)
@@ -47,7 +47,7 @@ def _convolution(reader: TorchReader, call: Operation) -> Turned:
     return last_of(reader.layer(call, kind, value, weights=[kernel, bias], kernel_size=sizes, **settings, **own))
 
 
-def _transposed(reader: TorchReader, call: Operation) -> Turned:
+def _transposed(reader: TorchReader, call: Operation) -> TorchValue:
     weight, bias = call["weight"], call["bias"]
     rank = weight.ndim - 2
     sizes, strides = list(weight.shape[2:]), each(call["stride"], rank)
@@ -61,7 +61,7 @@ def _transposed(reader: TorchReader, call: Operation) -> Turned:
     return last_of(edged(reader, call, tensor=made, sides=[(-side, more - side - own) for side, more, own in ends]))
 
 
-def _batch_norm(reader: TorchReader, call: Operation) -> Turned:
+def _batch_norm(reader: TorchReader, call: Operation) -> TorchValue:
     weight, bias, mean, variance = (call[name] for name in ("weight", "bias", "running_mean", "running_var"))
     if mean is None or call["training"]:
         raise call.refusal("statistics of the batch itself")
@@ -71,7 +71,7 @@ def _batch_norm(reader: TorchReader, call: Operation) -> Turned:
     return last_of(reader.layer(call, keras.layers.BatchNormalization, value, weights=[weight, bias, mean, variance], **settings))
 
 
-def _layer_norm(reader: TorchReader, call: Operation) -> Turned:
+def _layer_norm(reader: TorchReader, call: Operation) -> TorchValue:
     weight, bias, count = call["weight"], call["bias"], len(call["normalized_shape"])
     value = reader.turned(call, call.value)
     settings = {"axis": list(range(len(value.shape) - count, len(value.shape))), "epsilon": call["eps"]}
@@ -79,7 +79,7 @@ def _layer_norm(reader: TorchReader, call: Operation) -> Turned:
     return plain(reader.layer(call, keras.layers.LayerNormalization, value, weights=[weight, bias], **settings))
 
 
-def _group_norm(reader: TorchReader, call: Operation) -> Turned:
+def _group_norm(reader: TorchReader, call: Operation) -> TorchValue:
     weight, bias = call["weight"], call["bias"]
     settings = {"groups": call["num_groups"], "axis": -1, "epsilon": call["eps"]}
     settings |= {"scale": weight is not None, "center": bias is not None}
@@ -87,16 +87,16 @@ def _group_norm(reader: TorchReader, call: Operation) -> Turned:
     return last_of(reader.layer(call, keras.layers.GroupNormalization, value, weights=[weight, bias], **settings))
 
 
-def _embedding(reader: TorchReader, call: Operation) -> Turned:
+def _embedding(reader: TorchReader, call: Operation) -> TorchValue:
     table = call["weight"]
-    if not isinstance(call["indices"], Turned):
+    if not isinstance(call["indices"], TorchValue):
         raise call.refusal("indices that are no input")
     value = reader.turned(call, call["indices"])
     settings = {"input_dim": table.shape[0], "output_dim": table.shape[1]}
     return plain(reader.layer(call, keras.layers.Embedding, value, weights=[table], **settings))
 
 
-def _prelu(reader: TorchReader, call: Operation) -> Turned:
+def _prelu(reader: TorchReader, call: Operation) -> TorchValue:
     value, slopes = reader.last(call, call.value), call["weight"]
     rank = len(value.shape)
     shape = [1] * (rank - 2) + [value.shape[-1]]
@@ -136,7 +136,7 @@ def _recurrent(reader: TorchReader, call: Operation) -> list[Any]:
     last = value
     if states and (count > 1 or 0 in used):
         last = keras.layers.Concatenate(name=reader.name(call, "states"))(states) if len(states) > 1 else states[0]
-    return [Turned(value, axes) if 0 in used else None, States(last, states), None]
+    return [TorchValue(value, axes) if 0 in used else None, States(last, states), None]
 
 
 def _cell_weights(part: Sequence[Tensor], kind: str, *, order: Sequence[int]) -> list[Tensor]:
@@ -145,7 +145,7 @@ def _cell_weights(part: Sequence[Tensor], kind: str, *, order: Sequence[int]) ->
     return [kernel.T, recurrent.T, *bias]
 
 
-def _masked_cells(reader: TorchReader, call: Operation) -> Turned:
+def _masked_cells(reader: TorchReader, call: Operation) -> TorchValue:
     """Convert a `graph.Recurrent` layer that has a mask, or that PyTorch does not have."""
     parts, steps, both, after = call["weights"], call["steps"], len(call["weights"]) > 4, call["after"]
     kind, order = _CELLS[{"RNN": "rnn_tanh"}.get(call["kind"], call["kind"].lower())]
@@ -164,7 +164,7 @@ def _masked_cells(reader: TorchReader, call: Operation) -> Turned:
     return plain(made)
 
 
-def _attention(reader: TorchReader, call: Operation) -> Turned:
+def _attention(reader: TorchReader, call: Operation) -> TorchValue:
     heads = call["heads"]
     kernels = [call[name] for name in ("query_weight", "key_weight", "value_weight")]
     biases = [call[name] for name in ("query_bias", "key_bias", "value_bias")]
@@ -187,25 +187,25 @@ def _attention(reader: TorchReader, call: Operation) -> Turned:
 
 
 def _activation(name: str) -> Row:
-    def row(reader: TorchReader, call: Operation) -> Turned:
+    def row(reader: TorchReader, call: Operation) -> TorchValue:
         if call.given.get("alpha", 1) != 1:
             raise call.refusal(f"alpha={call['alpha']}")
         made = reader.layer(call, keras.layers.Activation, call.value.tensor, activation=name)
-        return Turned(made, call.value.axes)
+        return TorchValue(made, call.value.axes)
 
     return row
 
 
 def _function(name: str) -> Row:
-    return lambda _reader, call: Turned(getattr(keras.ops, name)(call.value.tensor), call.value.axes)
+    return lambda _reader, call: TorchValue(getattr(keras.ops, name)(call.value.tensor), call.value.axes)
 
 
-def _with_settings(reader: TorchReader, call: Operation) -> Turned:
+def _with_settings(reader: TorchReader, call: Operation) -> TorchValue:
     value, layers = call.value.tensor, keras.layers
     if call.kind == "gelu":
         if call["approximate"] == "none":
-            return Turned(reader.layer(call, layers.Activation, value, activation="gelu"), call.value.axes)
-        return Turned(keras.ops.gelu(value, approximate=True), call.value.axes)
+            return TorchValue(reader.layer(call, layers.Activation, value, activation="gelu"), call.value.axes)
+        return TorchValue(keras.ops.gelu(value, approximate=True), call.value.axes)
     if call.kind == "leaky_relu":
         made = reader.layer(call, layers.LeakyReLU, value, negative_slope=float(call["negative_slope"]))
     elif call.kind == "elu":
@@ -219,41 +219,41 @@ def _with_settings(reader: TorchReader, call: Operation) -> Turned:
         if not all(isinstance(limit, int | float | None) for limit in (least, largest)):
             raise call.refusal("values as limits")
         made = keras.ops.clip(value, LEAST if least is None else least, -LEAST if largest is None else largest)
-    return Turned(made, call.value.axes)
+    return TorchValue(made, call.value.axes)
 
 
-def _softplus(reader: TorchReader, call: Operation) -> Turned:
+def _softplus(reader: TorchReader, call: Operation) -> TorchValue:
     if (call["beta"], call["threshold"]) != (1, 20):
         raise call.refusal(f"beta={call['beta']}, threshold={call['threshold']}")
-    return Turned(reader.layer(call, keras.layers.Activation, call.value.tensor, activation="softplus"), call.value.axes)
+    return TorchValue(reader.layer(call, keras.layers.Activation, call.value.tensor, activation="softplus"), call.value.axes)
 
 
-def _softmax(reader: TorchReader, call: Operation) -> Turned:
+def _softmax(reader: TorchReader, call: Operation) -> TorchValue:
     (axis,) = axes_of(call, call["dim"])
     if call.kind == "log_softmax":
-        return Turned(keras.ops.log_softmax(call.value.tensor, axis=axis), call.value.axes)
+        return TorchValue(keras.ops.log_softmax(call.value.tensor, axis=axis), call.value.axes)
     axis = -1 if axis == len(call.value.axes) - 1 else axis
-    return Turned(reader.layer(call, keras.layers.Softmax, call.value.tensor, axis=axis), call.value.axes)
+    return TorchValue(reader.layer(call, keras.layers.Softmax, call.value.tensor, axis=axis), call.value.axes)
 
 
-def _dropout(reader: TorchReader, call: Operation) -> Turned:
+def _dropout(reader: TorchReader, call: Operation) -> TorchValue:
     rate, rank = float(call["p"]), len(call.value.axes)
     if call.kind == "feature_dropout" and rank in (3, 4):
         kind = getattr(keras.layers, f"SpatialDropout{rank - 2}D")
         return last_of(reader.layer(call, kind, reader.last(call, call.value), rate=rate))
-    return Turned(reader.layer(call, keras.layers.Dropout, call.value.tensor, rate=rate), call.value.axes) if rate else call.value
+    return TorchValue(reader.layer(call, keras.layers.Dropout, call.value.tensor, rate=rate), call.value.axes) if rate else call.value
 
 
 _JOINS = {"add": "Add", "sub": "Subtract", "mul": "Multiply", "maximum": "Maximum", "minimum": "Minimum"}
 
 
-def _join(reader: TorchReader, call: Operation) -> Turned:
+def _join(reader: TorchReader, call: Operation) -> TorchValue:
     one, two = list(call.given.values())[:2]
     if call.kind == "rsub":
         call, one, two = replace(call, kind="sub"), two, one
     if call.given.get("alpha", 1) != 1 or call.given.get("rounding_mode") is not None:
         raise call.refusal(f"alpha={call.given.get('alpha')}, rounding_mode={call.given.get('rounding_mode')}")
-    if not isinstance(one, Turned) or not isinstance(two, Turned):
+    if not isinstance(one, TorchValue) or not isinstance(two, TorchValue):
         return _with_number(reader, call, one=one, two=two)
     if len(one.axes) == len(two.axes):
         axes, values = one.axes, [one.tensor, reader.turned(call, two, axes=one.axes)]
@@ -261,21 +261,21 @@ def _join(reader: TorchReader, call: Operation) -> Turned:
         values = [reader.turned(call, value) for value in (one, two)]
         axes = tuple(range(max(len(one.axes), len(two.axes))))
     if call.kind == "div":
-        return Turned(keras.ops.divide(*values), axes)
-    return Turned(reader.layer(call, getattr(keras.layers, _JOINS[call.kind]), values), axes)
+        return TorchValue(keras.ops.divide(*values), axes)
+    return TorchValue(reader.layer(call, getattr(keras.layers, _JOINS[call.kind]), values), axes)
 
 
-def _squared_difference(reader: TorchReader, call: Operation) -> Turned:
+def _squared_difference(reader: TorchReader, call: Operation) -> TorchValue:
     one, two = call["self"], call["target"]
-    if call["reduction"] != 0 or not isinstance(two, Turned) or call.shape[1:] not in (one.shape[1:], two.shape[1:]):
+    if call["reduction"] != 0 or not isinstance(two, TorchValue) or call.shape[1:] not in (one.shape[1:], two.shape[1:]):
         raise call.refusal("a mean over examples, weights, or values that both are repeated")
     values = [one.tensor, reader.turned(call, two, axes=one.axes)]
-    return Turned(keras.ops.square(keras.layers.Subtract(name=reader.name(call, "difference"))(values)), one.axes)
+    return TorchValue(keras.ops.square(keras.layers.Subtract(name=reader.name(call, "difference"))(values)), one.axes)
 
 
-def _with_number(reader: TorchReader, call: Operation, *, one: Any, two: Any) -> Turned:
+def _with_number(reader: TorchReader, call: Operation, *, one: Any, two: Any) -> TorchValue:
     """Convert a value plus, minus, times or divided by constants: one number, one per channel, or an array. Trained weights are refused."""
-    value, other = (one, two) if isinstance(one, Turned) else (two, one)
+    value, other = (one, two) if isinstance(one, TorchValue) else (two, one)
     first = value is one
     trained = isinstance(other, Tensor) and other.requires_grad
     if trained or not isinstance(other, int | float | Tensor) or (call.kind in ("maximum", "minimum")):
@@ -299,17 +299,17 @@ def _with_number(reader: TorchReader, call: Operation, *, one: Any, two: Any) ->
     if call.kind == "div" and not first:
         raise call.refusal("a number divided by a value")
     scale, offset = (part.tolist() if part.numel() > 1 else part.item() for part in pairs[call.kind])
-    return Turned(reader.layer(call, keras.layers.Rescaling, tensor, scale=scale, offset=offset), axes)
+    return TorchValue(reader.layer(call, keras.layers.Rescaling, tensor, scale=scale, offset=offset), axes)
 
 
-def _concatenate(reader: TorchReader, call: Operation) -> Turned:
+def _concatenate(reader: TorchReader, call: Operation) -> TorchValue:
     values = [value.together if isinstance(value, States) else value for value in call["tensors"]]
-    if not all(isinstance(value, Turned) for value in values):
+    if not all(isinstance(value, TorchValue) for value in values):
         raise call.refusal("weights beside values")
     axes = values[0].axes
     axis = axes[call["dim"] % len(axes)]
     tensors = [reader.turned(call, value, axes=axes) for value in values]
-    return Turned(reader.layer(call, keras.layers.Concatenate, tensors, axis=-1 if axis == len(axes) - 1 else axis), axes)
+    return TorchValue(reader.layer(call, keras.layers.Concatenate, tensors, axis=-1 if axis == len(axes) - 1 else axis), axes)
 
 
 ROWS: dict[str, Row] = {

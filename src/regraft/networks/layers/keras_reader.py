@@ -26,11 +26,11 @@ _READ = ("query", "value", "key")
 _TAKEN = {"input", "outputs", "steps"}
 _Settings = dict[str, Any]
 _Weights = Mapping[str, Any]
-Row = Callable[["KerasReader", "Call"], "Value"]  # Converter of one kind of layer: its call in the graph -> the resulting value
+Row = Callable[["KerasReader", "Call"], "KerasValue"]  # Converter of one kind of layer: its call in the graph -> the resulting value
 
 
 @dataclass(frozen=True)
-class Value:
+class KerasValue:
     """Value within the network."""
 
     name: str
@@ -47,9 +47,9 @@ class Call:
     named: Mapping[str, Any]
 
     @property
-    def value(self) -> Value:
+    def value(self) -> KerasValue:
         """The first input."""
-        first: Value = self.values[0]
+        first: KerasValue = self.values[0]
         return first
 
 
@@ -63,7 +63,7 @@ class KerasReader:
     steps: list[dict[str, Any]] = field(default_factory=list)  # the layers, as `LayerGraph` takes them
     modules: dict[str, nn.Module] = field(default_factory=dict)  # the same layers with their weights, by name
     names: dict[str, str] = field(default_factory=dict)  # step that holds the weights of a Keras layer, by layer path
-    _turned: dict[tuple[str, bool], Value] = field(default_factory=dict)
+    _turned: dict[tuple[str, bool], KerasValue] = field(default_factory=dict)
     _unmasked: set[int] = field(default_factory=set)  # tensors that lost their mask: Keras attention removes the mask of what it reads
 
     def read(self, model: Any) -> list[str]:
@@ -73,7 +73,7 @@ class KerasReader:
             outputs = self._run(model, self._given(graph_of(model)))
             return [self.turned(value, first=self.first and value.tensor.ndim > 3).name for value in outputs]
 
-    def read_first(self, graph: Any, steps: Sequence[Any]) -> tuple[list[Any], dict[int, Value]]:
+    def read_first(self, graph: Any, steps: Sequence[Any]) -> tuple[list[Any], dict[int, KerasValue]]:
         """Convert the `steps` of a graph, in order, that have a counterpart, compute in single precision and read only what was converted
         before. Return them, and the values by the ids of their symbolic tensors."""
         known, done = {id(tensor): value for tensor, value in zip(graph.inputs, self._given(graph), strict=True)}, list[Any]()
@@ -88,10 +88,10 @@ class KerasReader:
                     done.append(node)
         return done, known
 
-    def _given(self, graph: Any) -> list[Value]:
+    def _given(self, graph: Any) -> list[KerasValue]:
         if isinstance(self.sample, dict):
-            return [Value(one.name, self.sample[one.name]) for one in graph.inputs]
-        return [Value("input", self.sample, self.first)]
+            return [KerasValue(one.name, self.sample[one.name]) for one in graph.inputs]
+        return [KerasValue("input", self.sample, self.first)]
 
     def _check(self, layers: Sequence[Any]) -> None:
         found = [(layer, type(layer)) for layer in layers]
@@ -103,7 +103,7 @@ class KerasReader:
                 "docs/export.md. Export the network as .onnx, which takes more of them."
             )
 
-    def _run(self, model: Any, inputs: Sequence[Value]) -> list[Value]:
+    def _run(self, model: Any, inputs: Sequence[KerasValue]) -> list[KerasValue]:
         graph = graph_of(model)
         if graph is None:
             raise no_graph(model)
@@ -112,7 +112,7 @@ class KerasReader:
             self._step_(node, known)
         return [known[id(tensor)] for tensor in graph.outputs]
 
-    def _step_(self, node: Any, known: dict[int, Value]) -> None:
+    def _step_(self, node: Any, known: dict[int, KerasValue]) -> None:
         layer, kind = node.operation, type(node.operation).__name__
         given, named = node.arguments.fill_in(known)
         values = [part for one in given for part in (one if isinstance(one, list | tuple) else [one])]
@@ -142,7 +142,7 @@ class KerasReader:
                 raise refusal(layer, f"what PyTorch does not take ({reason_of(problem)})") from problem
         known |= {id(tensor): value for tensor, value in zip(node.outputs, made, strict=True)}
 
-    def _mask(self, tensor: Any, known: dict[int, Value]) -> Value | None:
+    def _mask(self, tensor: Any, known: dict[int, KerasValue]) -> KerasValue | None:
         """Return the mask of a tensor in the graph, or None."""
         mask = None if id(tensor) in self._unmasked else getattr(tensor, "_keras_mask", None)
         waiting = [] if mask is None else [mask]
@@ -159,12 +159,12 @@ class KerasReader:
         layer: Any,
         kind: str,
         /,
-        *values: Value,
+        *values: KerasValue,
         weights: _Weights | None = None,
         first: bool | None = None,
         part: str = "",
         **settings: Any,
-    ) -> Value:
+    ) -> KerasValue:
         """Add a step and return its value.
         `first` says whether the result is channels first. None copies this from the first value."""
         module = layer_of(kind, settings).eval()
@@ -179,7 +179,7 @@ class KerasReader:
             self.names.setdefault(layer.path, name)
         self.steps.append({"name": name, "kind": kind, "of": [value.name for value in values], "settings": settings})
         self.modules[name] = module
-        return Value(name, module(*(value.tensor for value in values)), values[0].first if first is None else first)
+        return KerasValue(name, module(*(value.tensor for value in values)), values[0].first if first is None else first)
 
     def _free(self, name: str) -> str:
         plain = _ODD.sub("_", name)
@@ -188,39 +188,39 @@ class KerasReader:
             plain += "_"
         return plain
 
-    def as_keras(self, value: Value) -> Value:
+    def as_keras(self, value: KerasValue) -> KerasValue:
         """Return a value in the axis order of Keras."""
         return self.turned(value, first=False)
 
-    def channels_first(self, value: Value) -> Value:
+    def channels_first(self, value: KerasValue) -> KerasValue:
         """Return a value with its channels behind the batch."""
         return self.turned(value, first=True)
 
-    def turned(self, value: Value, *, first: bool) -> Value:
+    def turned(self, value: KerasValue, *, first: bool) -> KerasValue:
         """Return a value with its channels behind the batch (`first`) or last."""
         rank = value.tensor.ndim
         if value.first == first or rank < 3:
-            return Value(value.name, value.tensor, first)
+            return KerasValue(value.name, value.tensor, first)
         if (value.name, first) not in self._turned:
             axes = (0, rank - 1, *range(1, rank - 1)) if first else (0, *range(2, rank), 1)
             name = self._free(f"{value.name}_{'first' if first else 'last'}")
             self.steps.append({"name": name, "kind": "Permute", "of": [value.name], "settings": {"axes": list(axes)}})
             self.modules[name] = layer_of("Permute", {"axes": axes})
-            self._turned[value.name, first] = Value(name, value.tensor.permute(axes), first)
+            self._turned[value.name, first] = KerasValue(name, value.tensor.permute(axes), first)
             self._turned[name, not first] = value
         return self._turned[value.name, first]
 
-    def spatial(self, layer: Any, value: Value) -> Value:
+    def spatial(self, layer: Any, value: KerasValue) -> KerasValue:
         """Return the input of a layer over positions, channels first."""
         if getattr(layer, "data_format", "channels_last") == "channels_first":
-            return Value(self.as_keras(value).name, self.as_keras(value).tensor, first=True)
+            return KerasValue(self.as_keras(value).name, self.as_keras(value).tensor, first=True)
         return self.channels_first(value)
 
-    def placed(self, layer: Any, value: Value) -> Value:
+    def placed(self, layer: Any, value: KerasValue) -> KerasValue:
         """Return the output of a layer over positions with its axis order marked."""
-        return Value(value.name, value.tensor, first=getattr(layer, "data_format", "channels_last") != "channels_first")
+        return KerasValue(value.name, value.tensor, first=getattr(layer, "data_format", "channels_last") != "channels_first")
 
-    def activated(self, layer: Any, value: Value) -> Value:
+    def activated(self, layer: Any, value: KerasValue) -> KerasValue:
         """Return a value after the activation of a layer."""
         function = layer.activation
         name = getattr(function, "__name__", type(function).__name__)

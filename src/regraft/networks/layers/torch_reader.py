@@ -27,7 +27,7 @@ Row = Callable[["TorchReader", "Operation"], Any]  # Converter of one operator: 
 
 
 @dataclass(frozen=True)
-class Turned:
+class TorchValue:
     """Value within the network."""
 
     tensor: Any
@@ -57,11 +57,11 @@ class Operation:
         return self.given[name]
 
     @property
-    def value(self) -> Turned:
+    def value(self) -> TorchValue:
         """The first input."""
         first = next(iter(self.given.values()))
         first = first.together if isinstance(first, States) else first
-        if not isinstance(first, Turned):
+        if not isinstance(first, TorchValue):
             raise self.refusal("no value of the network in the first place")
         return first
 
@@ -98,7 +98,7 @@ class TorchReader:
     _weights: dict[Node, str] = field(default_factory=dict)
     _fixed: set[Node] = field(default_factory=set)
 
-    def read(self, program: Any, entries: Sequence[Turned]) -> list[Turned]:
+    def read(self, program: Any, entries: Sequence[TorchValue]) -> list[TorchValue]:
         """Return the outputs of a program for its inputs `entries`, in order."""
         waiting = list(entries)
         graph, signature = program.graph, program.graph_signature
@@ -129,11 +129,11 @@ class TorchReader:
             elif node.op == "call_function":
                 self._call_(node)
         (nodes,) = graph.output_node().args
-        outputs = [found for found in (self._values.get(node) for node in nodes) if isinstance(found, Turned)]
+        outputs = [found for found in (self._values.get(node) for node in nodes) if isinstance(found, TorchValue)]
         self._name_functions_(outputs)
         return outputs
 
-    def _name_functions_(self, outputs: Sequence[Turned]) -> None:
+    def _name_functions_(self, outputs: Sequence[TorchValue]) -> None:
         """Give the Keras functions free names, because their default numbered names may collide with layer names."""
         waiting, seen = [value.tensor for value in outputs], set[int]()
         while waiting:
@@ -201,7 +201,7 @@ class TorchReader:
         self.taken.append(made)
         return made
 
-    def turned(self, call: Operation, value: Turned, *, axes: Sequence[int] | None = None) -> Any:
+    def turned(self, call: Operation, value: TorchValue, *, axes: Sequence[int] | None = None) -> Any:
         """Return the tensor of a value in another axis order, by default PyTorch's."""
         wanted = tuple(axes) if axes is not None else tuple(range(len(value.axes)))
         if value.axes == wanted:
@@ -213,7 +213,7 @@ class TorchReader:
             raise call.refusal("examples that do not stand along the first axis")
         return keras.layers.Permute(order[1:], name=self._free(f"{call.node.name}_axes"))(value.tensor)
 
-    def last(self, call: Operation, value: Turned) -> Any:
+    def last(self, call: Operation, value: TorchValue) -> Any:
         """Return the tensor of a value with channels last."""
         return self.turned(call, value, axes=channels_last(len(value.axes)))
 
@@ -260,9 +260,9 @@ class States:
         self.whole, self.each = whole, each
 
     @property
-    def together(self) -> Turned:
+    def together(self) -> TorchValue:
         """The states as one value, which is (N, directions, u) in Keras."""
-        return Turned(keras.ops.stack(list(self.each), axis=1), (1, 0, 2))
+        return TorchValue(keras.ops.stack(list(self.each), axis=1), (1, 0, 2))
 
 
 def each(given: Any, rank: int) -> list[int]:
@@ -271,14 +271,14 @@ def each(given: Any, rank: int) -> list[int]:
     return sides * rank if len(sides) == 1 else sides
 
 
-def plain(tensor: Any) -> Turned:
+def plain(tensor: Any) -> TorchValue:
     """Return a tensor as a value in PyTorch's axis order."""
-    return Turned(tensor, tuple(range(len(tensor.shape))))
+    return TorchValue(tensor, tuple(range(len(tensor.shape))))
 
 
-def last_of(tensor: Any) -> Turned:
+def last_of(tensor: Any) -> TorchValue:
     """Return a tensor as a value with channels last."""
-    return Turned(tensor, channels_last(len(tensor.shape)))
+    return TorchValue(tensor, channels_last(len(tensor.shape)))
 
 
 def axes_of(call: Operation, dims: Any) -> list[int]:

@@ -13,10 +13,10 @@ from torch.fx import Node
 
 from ..keras.library import keras
 from ..parts.taps import grid_shares
-from .torch_reader import BATCH, LEAST, Operation, Row, States, TorchReader, Turned, axes_of, channels_last, each, edged, last_of, plain
+from .torch_reader import BATCH, LEAST, Operation, Row, States, TorchReader, TorchValue, axes_of, channels_last, each, edged, last_of, plain
 
 
-def _pooling(reader: TorchReader, call: Operation) -> Turned:
+def _pooling(reader: TorchReader, call: Operation) -> TorchValue:
     rank, largest = len(call.value.axes) - 2, call.kind.startswith("max")
     sizes = each(call["kernel_size"], rank)
     strides, padding = each(call["stride"] or sizes, rank), each(call["padding"], rank)
@@ -56,7 +56,7 @@ def _as_keras_pads(call: Operation, sizes: Sequence[int], *, strides: Sequence[i
 
 def _average(  # over the limit: a pooling as it is called
     reader: TorchReader, call: Operation, *, value: Any, sides: Sequence[tuple[int, int]], settings: dict[str, Any]
-) -> Turned:
+) -> TorchValue:
     """Return average pooling in which some padded positions do not count: pool with zero padding, then rescale by the counted share."""
     inner, outer, rank = call.value.shape[2:], call.shape[2:], len(sides)
     if any(side is None for side in inner):
@@ -77,7 +77,7 @@ def _is_positive(call: Operation) -> bool:
     return str(getattr(call.node.args[0], "target", "")).startswith(("aten.relu", "aten.sigmoid"))
 
 
-def _adaptive(reader: TorchReader, call: Operation) -> Turned:
+def _adaptive(reader: TorchReader, call: Operation) -> TorchValue:
     rank, inner = len(call.value.axes) - 2, call.value.shape[2:]
     outer = each(call["output_size"], rank)
     kind = "Max" if "max" in call.kind else "Average"
@@ -99,7 +99,7 @@ def _without_positions(row: Row) -> Row:
     return lambda reader, call: [row(reader, call), None]
 
 
-def _reduced(reader: TorchReader, call: Operation) -> Turned:
+def _reduced(reader: TorchReader, call: Operation) -> TorchValue:
     rank, keep, given = len(call.value.axes), call.given.get("keepdim"), call.given.get("dim")
     dims = sorted(dim % rank for dim in ([] if given is None else given if isinstance(given, list | tuple) else [given]))
     name = {"mean": "Average", "amax": "Max"}.get(call.kind)
@@ -116,16 +116,16 @@ def _reduced(reader: TorchReader, call: Operation) -> Turned:
     made = {"mean": keras.ops.mean, "amax": keras.ops.max, "sum": keras.ops.sum, "any": keras.ops.any}[call.kind](
         call.value.tensor, axis=axes, keepdims=keep
     )
-    return Turned(made, call.value.axes) if keep else _without(call, made, dims=dims)
+    return TorchValue(made, call.value.axes) if keep else _without(call, made, dims=dims)
 
 
-def _without(call: Operation, tensor: Any, *, dims: Sequence[int]) -> Turned:
+def _without(call: Operation, tensor: Any, *, dims: Sequence[int]) -> TorchValue:
     """Return a value after some dimensions have been removed."""
     kept = [axis for dim, axis in enumerate(call.value.axes) if dim not in dims]
-    return Turned(tensor, tuple(sorted(kept).index(axis) for axis in kept))
+    return TorchValue(tensor, tuple(sorted(kept).index(axis) for axis in kept))
 
 
-def _reshaped(reader: TorchReader, call: Operation) -> Turned:
+def _reshaped(reader: TorchReader, call: Operation) -> TorchValue:
     given, shape = next(iter(call.given.values())), call.shape
     if isinstance(given, States) and len(shape) == 2:
         return plain(given.whole)
@@ -137,10 +137,10 @@ def _reshaped(reader: TorchReader, call: Operation) -> Turned:
     if at == to and (whole[:at], whole[at + 1 :]) == (shape[:to], shape[to + 1 :]):
         return call.value
     if at or to:  # examples do not stand first: they are left out of the new shape
-        moved = Turned(call.value.tensor, (0, *axes[:at], *axes[at + 1 :]))
+        moved = TorchValue(call.value.tensor, (0, *axes[:at], *axes[at + 1 :]))
         sides = [-1 if None in own and side != 1 else side for own, new in parts for side in new]
         made = keras.layers.Reshape(sides, name=reader.name(call, "shape"))(reader.turned(call, moved))
-        return Turned(made, (*range(1, to + 1), 0, *range(to + 1, len(shape))))
+        return TorchValue(made, (*range(1, to + 1), 0, *range(to + 1, len(shape))))
     old = whole[1:]
     if len(old) > 2 and len(shape) == 3 and old[0] == shape[1] and axes == channels_last(len(old) + 1):
         return last_of(reader.layer(call, keras.layers.Reshape, call.value.tensor, target_shape=shape[:0:-1]))  # merges positions only
@@ -168,16 +168,16 @@ def _turned(_reader: TorchReader, call: Operation) -> Any:
             order.insert(place % rank, source % rank)
     else:
         order = order[::-1]
-    return Turned(call.value.tensor, tuple(call.value.axes[dim] for dim in order))
+    return TorchValue(call.value.tensor, tuple(call.value.axes[dim] for dim in order))
 
 
-def _as_numbers(_reader: TorchReader, call: Operation) -> Turned:
+def _as_numbers(_reader: TorchReader, call: Operation) -> TorchValue:
     old, new = call.node.args[0].meta["val"].dtype, call.node.meta["val"].dtype  # type: ignore[union-attr]  # a node
     if old.is_floating_point and new not in (torch.float32, torch.float64):
         raise call.refusal(f"dtype={new}")
     if old.is_floating_point or not new.is_floating_point:
         return call.value
-    return Turned(keras.ops.cast(call.value.tensor, "float32"), call.value.axes)
+    return TorchValue(keras.ops.cast(call.value.tensor, "float32"), call.value.axes)
 
 
 def _picked(call: Operation, *, dim: int, index: Any) -> Any:
@@ -188,7 +188,7 @@ def _picked(call: Operation, *, dim: int, index: Any) -> Any:
     return call.value.tensor[(*(slice(None),) * axis, index)]
 
 
-def _select(_reader: TorchReader, call: Operation) -> Turned:
+def _select(_reader: TorchReader, call: Operation) -> TorchValue:
     given = next(iter(call.given.values()))
     if isinstance(given, States):
         return plain(given.each[call["index"]])
@@ -196,15 +196,15 @@ def _select(_reader: TorchReader, call: Operation) -> Turned:
     return _without(call, _picked(call, dim=call["dim"], index=call["index"]), dims=[call["dim"] % rank])
 
 
-def _slice(_reader: TorchReader, call: Operation) -> Turned:
+def _slice(_reader: TorchReader, call: Operation) -> TorchValue:
     start, end, step = call["start"] or 0, call["end"], call["step"]
     if start == 0 and (end is None or end >= 2**62) and step == 1:
         return call.value
     end = None if end is None or end >= 2**62 else end
-    return Turned(_picked(call, dim=call["dim"], index=slice(start, end, step)), call.value.axes)
+    return TorchValue(_picked(call, dim=call["dim"], index=slice(start, end, step)), call.value.axes)
 
 
-def _parts(_reader: TorchReader, call: Operation) -> list[Turned]:
+def _parts(_reader: TorchReader, call: Operation) -> list[TorchValue]:
     dim, shape = call["dim"], call.value.shape
     side = shape[dim % len(shape)] or 0
     if call.kind == "unbind":
@@ -218,11 +218,12 @@ def _parts(_reader: TorchReader, call: Operation) -> list[Turned]:
     ends = np.minimum(np.cumsum(sizes), side)
     starts = [0, *ends[:-1]]
     return [
-        Turned(_picked(call, dim=dim, index=slice(int(start), int(end))), call.value.axes) for start, end in zip(starts, ends, strict=True)
+        TorchValue(_picked(call, dim=dim, index=slice(int(start), int(end))), call.value.axes)
+        for start, end in zip(starts, ends, strict=True)
     ]
 
 
-def _expand(reader: TorchReader, call: Operation) -> Turned:
+def _expand(reader: TorchReader, call: Operation) -> TorchValue:
     tensor, axes, shape = call.value.tensor, call.value.axes, call.shape
     if len(shape) != len(axes) or shape[0] != BATCH:
         raise call.refusal("further axes")
@@ -231,7 +232,7 @@ def _expand(reader: TorchReader, call: Operation) -> Turned:
     for axis, old, new in zip(axes, call.value.shape, shape, strict=True):
         if old == 1 and new > 1:
             tensor = keras.ops.repeat(tensor, new, axis=axis)
-    return Turned(tensor, axes)
+    return TorchValue(tensor, axes)
 
 
 def _only_compared(node: Node) -> bool:
@@ -251,15 +252,15 @@ def _alone(node: Node, at: int) -> bool:
     return all(_only_compared(user) for user in node.users if user.args[1] == at)
 
 
-def _broadcast(_reader: TorchReader, call: Operation) -> list[Turned]:
-    values: list[Turned] = call["tensors"]
+def _broadcast(_reader: TorchReader, call: Operation) -> list[TorchValue]:
+    values: list[TorchValue] = call["tensors"]
     shapes = [value.shape[1:] for value in values]
     if not all(side == shapes[0] or _alone(call.node, at) for at, side in enumerate(shapes)):
         raise call.refusal(f"examples of the shapes {', '.join(map(str, shapes))}")
     return values
 
 
-def _pad(reader: TorchReader, call: Operation) -> Turned:
+def _pad(reader: TorchReader, call: Operation) -> TorchValue:
     mode, sizes, rank = call.given.get("mode", "constant"), call["pad"], len(call.value.axes)
     pairs = [(sizes[at], sizes[at + 1]) for at in range(0, len(sizes), 2)][::-1]
     if mode == "replicate":
@@ -271,7 +272,7 @@ def _pad(reader: TorchReader, call: Operation) -> Turned:
             )
             parts = [part for part in (before, tensor, behind) if part is not None]
             tensor = keras.ops.concatenate(parts, axis=axis) if len(parts) > 1 else tensor
-        return Turned(tensor, call.value.axes)
+        return TorchValue(tensor, call.value.axes)
     if mode != "constant":
         raise call.refusal(f"mode={mode!r}")
     fill = max(float(call["value"] or 0.0), LEAST)
@@ -284,10 +285,10 @@ def _pad(reader: TorchReader, call: Operation) -> Turned:
     whole = [(0, 0)] * rank
     for dim, pair in enumerate(pairs, start=rank - len(pairs)):
         whole[call.value.axes[dim]] = pair
-    return Turned(keras.ops.pad(call.value.tensor, whole, constant_values=fill), call.value.axes)
+    return TorchValue(keras.ops.pad(call.value.tensor, whole, constant_values=fill), call.value.axes)
 
 
-def _larger(reader: TorchReader, call: Operation) -> Turned:
+def _larger(reader: TorchReader, call: Operation) -> TorchValue:
     rank, inner, outer = len(call.value.axes) - 2, call.value.shape[2:], call.shape[2:]
     if call.given.get("align_corners") or any(side is None or out % side for side, out in zip(inner, outer, strict=True)):
         raise call.refusal(f"align_corners, or a size that is no multiple ({inner} to {outer})")
@@ -297,14 +298,14 @@ def _larger(reader: TorchReader, call: Operation) -> Turned:
     return last_of(reader.layer(call, kind, value, size=size if rank > 1 else size[0], **own))
 
 
-def _matmul(reader: TorchReader, call: Operation) -> Turned:
+def _matmul(reader: TorchReader, call: Operation) -> TorchValue:
     one, two = list(call.given.values())[:2]
-    if not isinstance(one, Turned) or not isinstance(two, Turned):
+    if not isinstance(one, TorchValue) or not isinstance(two, TorchValue):
         raise call.refusal(f"the weights {next(iter(call.names.values()), '')!r} outside a linear layer")
     return plain(keras.ops.matmul(reader.turned(call, one), reader.turned(call, two)))
 
 
-def _scaled_attention(reader: TorchReader, call: Operation) -> Turned:
+def _scaled_attention(reader: TorchReader, call: Operation) -> TorchValue:
     query, key, value, mask = (call[name] for name in ("query", "key", "value", "attn_mask"))
     if isinstance(mask, Tensor) and mask.requires_grad:
         raise call.refusal(f"the weights {next(iter(call.names.values()), '')!r} as a mask")
@@ -312,7 +313,7 @@ def _scaled_attention(reader: TorchReader, call: Operation) -> Turned:
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
     scale = call["scale"] or 1 / math.sqrt(query.shape[-1])
     rank = len(key.axes)
-    turned = Turned(key.tensor, (*key.axes[: rank - 2], key.axes[-1], key.axes[-2]))
+    turned = TorchValue(key.tensor, (*key.axes[: rank - 2], key.axes[-1], key.axes[-2]))
     scores = keras.ops.matmul(reader.turned(call, query), reader.turned(call, turned))
     scores = keras.layers.Rescaling(scale, name=reader.name(call, "scale"))(scores)
     if isinstance(mask, Tensor):  # the same for all examples
@@ -326,11 +327,11 @@ def _scaled_attention(reader: TorchReader, call: Operation) -> Turned:
     return plain(keras.ops.matmul(weights, reader.turned(call, value)))
 
 
-def _compared(reader: TorchReader, call: Operation) -> Turned:
+def _compared(reader: TorchReader, call: Operation) -> TorchValue:
     """Convert comparisons and logical operations on masks."""
     other = call["other"]
-    other = reader.turned(call, other, axes=call.value.axes) if isinstance(other, Turned) else other
-    return Turned(_COMPARED[call.kind](call.value.tensor, other), call.value.axes)
+    other = reader.turned(call, other, axes=call.value.axes) if isinstance(other, TorchValue) else other
+    return TorchValue(_COMPARED[call.kind](call.value.tensor, other), call.value.axes)
 
 
 _COMPARED: dict[str, Any] = {
@@ -340,26 +341,26 @@ _COMPARED: dict[str, Any] = {
 }
 
 
-def _not(_reader: TorchReader, call: Operation) -> Turned:
-    return Turned(keras.ops.logical_not(call.value.tensor), call.value.axes)
+def _not(_reader: TorchReader, call: Operation) -> TorchValue:
+    return TorchValue(keras.ops.logical_not(call.value.tensor), call.value.axes)
 
 
-def _where(reader: TorchReader, call: Operation) -> Turned:
+def _where(reader: TorchReader, call: Operation) -> TorchValue:
     values, axes = [call[name] for name in ("condition", "self", "other")], call.value.axes
     if any(isinstance(value, Tensor) and (value.ndim or value.requires_grad) for value in values):
         raise call.refusal("weights beside values")
-    given = (reader.turned(call, value, axes=axes) if isinstance(value, Turned) else float(value) for value in values)
-    return Turned(keras.ops.where(*given), axes)
+    given = (reader.turned(call, value, axes=axes) if isinstance(value, TorchValue) else float(value) for value in values)
+    return TorchValue(keras.ops.where(*given), axes)
 
 
-def _filled(reader: TorchReader, call: Operation) -> Turned:
+def _filled(reader: TorchReader, call: Operation) -> TorchValue:
     mask, number = call["mask"], call["value"]
-    if isinstance(number, Turned) or getattr(number, "requires_grad", False):
+    if isinstance(number, TorchValue) or getattr(number, "requires_grad", False):
         raise call.refusal("values in place of a number")
     if isinstance(mask, Tensor):  # the same for all examples
         return plain(keras.ops.where(mask.cpu().numpy(), max(float(number), LEAST), reader.turned(call, call.value)))
     marks = reader.turned(call, mask, axes=call.value.axes) if len(mask.axes) == len(call.value.axes) else mask.tensor
-    return Turned(keras.ops.where(marks, max(float(number), LEAST), call.value.tensor), call.value.axes)
+    return TorchValue(keras.ops.where(marks, max(float(number), LEAST), call.value.tensor), call.value.axes)
 
 
 SHAPES: dict[str, Row] = {
@@ -374,7 +375,7 @@ SHAPES: dict[str, Row] = {
     **dict.fromkeys(("to", "_to_copy"), _as_numbers),
     **{"select": _select, "slice": _slice, "expand": _expand, "expand_as": _expand, "broadcast_tensors": _broadcast},
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "unbind"), _parts),
-    "zeros_like": lambda _reader, call: Turned(keras.ops.zeros_like(call.value.tensor, dtype="float32"), call.value.axes),
+    "zeros_like": lambda _reader, call: TorchValue(keras.ops.zeros_like(call.value.tensor, dtype="float32"), call.value.axes),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d"), _larger),
     **{"matmul": _matmul, "bmm": _matmul, "scaled_dot_product_attention": _scaled_attention},
@@ -383,7 +384,7 @@ SHAPES: dict[str, Row] = {
         "logical_not": _not,
         "bitwise_not": _not,
         "where": _where,
-        "flip": lambda _reader, call: Turned(keras.ops.flip(call.value.tensor, tuple(axes_of(call, call["dims"]))), call.value.axes),
+        "flip": lambda _reader, call: TorchValue(keras.ops.flip(call.value.tensor, tuple(axes_of(call, call["dims"]))), call.value.axes),
         "masked_fill": _filled,
     },
 }

@@ -14,7 +14,7 @@ from ...files.text import printable
 from ..account import Account
 from .addresses import Places, address_bases
 from .alignment import alignments
-from .weights import Matching, Weight
+from .weights import Weight, WeightMatches
 
 _PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.", "net.")
 _SAME = "same name"
@@ -38,7 +38,7 @@ def by_order(account: Account) -> bool:
 
 
 @dataclass
-class _Found:
+class _Matches:
     pairs: list[tuple[int, int, str]] = field(default_factory=list)
     reshaped: list[tuple[int, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -47,7 +47,7 @@ class _Found:
         return len(self.pairs) + len(self.reshaped)
 
 
-def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str] = (), by_address: bool = False) -> Matching:
+def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str] = (), by_address: bool = False) -> WeightMatches:
     """Match the weights of a file to those of a network.
     Auto-generated Keras names (`dense_3`) count as positions among the layers of their class. They are ignored if file and network have
     different numbers of such layers. With `by_address` all layer names may count as auto-generated, and matching by order is skipped."""
@@ -56,7 +56,7 @@ def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collectio
     if by_address and names.size() < enough:
         names = _by_name(source, target, everything=True)
     if names.size() < enough:
-        names = max(names, _by_tail(source, target), key=_Found.size)
+        names = max(names, _by_tail(source, target), key=_Matches.size)
     if names.size() >= enough:
         return _matching(source, target, found=_rest_reshaped(source, target, found=names, head=head))
     if by_address:
@@ -94,7 +94,7 @@ def _shown(weights: Sequence[Weight]) -> str:
 # ── by name ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _by_name(source: Sequence[Weight], target: Sequence[Weight], *, everything: bool = False) -> _Found:
+def _by_name(source: Sequence[Weight], target: Sequence[Weight], *, everything: bool = False) -> _Matches:
     """Match equal names; auto-generated names by position in their class, or by alignment if the numbers of layers differ."""
     bases = address_bases([*source, *target])
     ours, theirs = Places(source, bases, everything=everything), Places(target, bases, everything=everything)
@@ -102,7 +102,7 @@ def _by_name(source: Sequence[Weight], target: Sequence[Weight], *, everything: 
     trusted = {index: name for index, name in enumerate(ours.names) if ours.reached(index, doubtful) is None}
     places = {name: index for index, name in enumerate(theirs.names) if theirs.reached(index, doubtful) is None}
     prefix, renamed = _best_prefix(trusted, places)
-    found = _Found()
+    found = _Matches()
     for index, at in ((index, places[name]) for index, name in renamed.items() if name in places):
         if source[index].shape == target[at].shape:
             found.pairs.append((index, at, _rule(source[index], target[at], prefix=prefix)))
@@ -117,9 +117,9 @@ def _by_name(source: Sequence[Weight], target: Sequence[Weight], *, everything: 
     return found
 
 
-def _inside_one(source: Sequence[Weight], target: Sequence[Weight]) -> _Found:
+def _inside_one(source: Sequence[Weight], target: Sequence[Weight]) -> _Matches:
     """Match the weights of an inner network to the only container in the `target` that holds the same ones at the same places."""
-    bases, fits = address_bases([*source, *target]), dict[tuple[int, ...], _Found]()
+    bases, fits = address_bases([*source, *target]), dict[tuple[int, ...], _Matches]()
     ours = {name: index for index, name in enumerate(Places(source, bases, everything=False).names)}
     rows = [weight.name.split(".") for weight in target]
     for container in {".".join(parts[:count]) + "." for parts in rows for count in range(1, len(parts))}:
@@ -130,8 +130,8 @@ def _inside_one(source: Sequence[Weight], target: Sequence[Weight]) -> _Found:
         bare = [replace(one, name=one.name.removeprefix(container), layer=one.layer.removeprefix(container)) for one in own]
         names = Places(bare, bases, everything=False).names
         if set(names) == set(ours) and all(source[ours[name]].shape == one.shape for name, one in zip(names, own, strict=True)):
-            fits[tuple(inside)] = _Found([(ours[name], at, _PLACE) for name, at in zip(names, inside, strict=True)])
-    return next(iter(fits.values())) if len(fits) == 1 else _Found()
+            fits[tuple(inside)] = _Matches([(ours[name], at, _PLACE) for name, at in zip(names, inside, strict=True)])
+    return next(iter(fits.values())) if len(fits) == 1 else _Matches()
 
 
 def _rule(given: Weight, taken: Weight, *, prefix: str) -> str:
@@ -160,10 +160,10 @@ def _prefixes(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*_PREFIXES, *common]))
 
 
-def _by_tail(source: Sequence[Weight], target: Sequence[Weight]) -> _Found:
+def _by_tail(source: Sequence[Weight], target: Sequence[Weight]) -> _Matches:
     """Match names by their longest common suffix, for prefixes that differ from layer to layer.
     A suffix must be unique on each side, and its first part must not be a number."""
-    found, ours, theirs = _Found(), _parts(source), _parts(target)
+    found, ours, theirs = _Matches(), _parts(source), _parts(target)
     most = max((len(parts) for parts in (*ours.values(), *theirs.values())), default=0)
     for length in range(most, 1, -1):
         first, second = _ends(ours, length), _ends(theirs, length)
@@ -202,7 +202,7 @@ def _layers(weights: Sequence[Weight], indices: Iterable[int]) -> list[list[int]
     return groups
 
 
-def _by_order(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str]) -> _Found | None:
+def _by_order(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str]) -> _Matches | None:
     """Match the n-th weight to the n-th if all shapes agree except those of the head (default: the last layer); else return None.
     The head may be missing in the file, or in the network if `head` is empty."""
     if not source or not target:
@@ -215,16 +215,16 @@ def _by_order(source: Sequence[Weight], target: Sequence[Weight], *, head: Colle
         other = [index for index in range(len(target)) if given[index] != target[index].shape]
         if not equal:
             return None
-        return _Found([(index, index, ORDER) for index in equal], [(index, index) for index in other], [_PROVES_NOTHING])
+        return _Matches([(index, index, ORDER) for index in equal], [(index, index) for index in other], [_PROVES_NOTHING])
     if body and given == [target[index].shape for index in body]:
-        return _Found([(index, at, ORDER) for index, at in enumerate(body)], [], [_PROVES_NOTHING])
+        return _Matches([(index, at, ORDER) for index, at in enumerate(body)], [], [_PROVES_NOTHING])
     last = len(_layers(source, range(len(source)))[-1])
     if not head and given[:-last] == [weight.shape for weight in target]:
-        return _Found([(index, index, ORDER) for index in range(len(target))], [], [_PROVES_NOTHING])
+        return _Matches([(index, index, ORDER) for index in range(len(target))], [], [_PROVES_NOTHING])
     return None
 
 
-def _by_alignment(source: Sequence[Weight], target: Sequence[Weight], *, left: Iterable[int], free: Iterable[int]) -> _Found:
+def _by_alignment(source: Sequence[Weight], target: Sequence[Weight], *, left: Iterable[int], free: Iterable[int]) -> _Matches:
     """Match as many layers as possible in order, by the shapes of their weights; more than one largest alignment is an error."""
     ours, theirs = _layers(source, left), _layers(target, free)
     first = [tuple(source[index].shape for index in group) for group in ours]
@@ -232,7 +232,7 @@ def _by_alignment(source: Sequence[Weight], target: Sequence[Weight], *, left: I
     options = alignments(first, second, limit=_MOST_WAYS)
     if len(options) > 1:
         raise AmbiguousMatchError(_ambiguity(source, target, ours=ours, theirs=theirs, options=options))
-    found = _Found([(a, b, _ALIGNED) for one, two in options[0] for a, b in zip(ours[one], theirs[two], strict=True)])
+    found = _Matches([(a, b, _ALIGNED) for one, two in options[0] for a, b in zip(ours[one], theirs[two], strict=True)])
     if found.pairs:
         found.notes.append(_PROVES_NOTHING)
     return found
@@ -260,7 +260,7 @@ def _ambiguity(  # over the limit: both sides, and how they fit
 # ── the account ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rest_reshaped(source: Sequence[Weight], target: Sequence[Weight], *, found: _Found, head: Collection[str]) -> _Found:
+def _rest_reshaped(source: Sequence[Weight], target: Sequence[Weight], *, found: _Matches, head: Collection[str]) -> _Matches:
     """Record the file's last layer as a reshaped head if neither it nor the head is matched."""
     used = {pair[0] for pair in (*found.pairs, *found.reshaped)}
     taken = {pair[1] for pair in (*found.pairs, *found.reshaped)}
@@ -271,7 +271,7 @@ def _rest_reshaped(source: Sequence[Weight], target: Sequence[Weight], *, found:
     return found
 
 
-def _matching(source: Sequence[Weight], target: Sequence[Weight], *, found: _Found) -> Matching:
+def _matching(source: Sequence[Weight], target: Sequence[Weight], *, found: _Matches) -> WeightMatches:
     """Return the found pairs with their account."""
     if not found.pairs:
         raise _nothing(source, target, reshaped=found.reshaped)
@@ -287,4 +287,4 @@ def _matching(source: Sequence[Weight], target: Sequence[Weight], *, found: _Fou
     applying = {key: names for key, names in entries.items() if names or key == "matched"}
     rules = {target[at].shown: rule for _, at, rule in pairs}
     sizes = [f"{target[at].shown} is {source[given].shape} in the file and {target[at].shape} here." for given, at in found.reshaped[:4]]
-    return Matching(tuple(pairs), Account(applying, rules, tuple(dict.fromkeys([*found.notes, *sizes]))))
+    return WeightMatches(tuple(pairs), Account(applying, rules, tuple(dict.fromkeys([*found.notes, *sizes]))))

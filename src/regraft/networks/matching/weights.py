@@ -30,14 +30,14 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class Matching:
+class WeightMatches:
     """Result of matching."""
 
     pairs: tuple[tuple[int, int, str], ...]  # (index in the source, index in the target, rule); the shapes of a pair are equal
     account: Account  # a readable form of the pairs, with the unmatched weights of both sides
 
 
-def fill_(source: Sequence[Weight], target: Sequence[Weight], *, found: Matching) -> Account:
+def fill_(source: Sequence[Weight], target: Sequence[Weight], *, found: WeightMatches) -> Account:
     """Copy the matched weights of a file into those of a network, in place; return the account."""
     with torch.no_grad():
         for given, taken, _rule in found.pairs:

@@ -112,7 +112,7 @@ class OnnxPart(nn.Module):
         return self
 
 
-class _Several(nn.Sequential):
+class _NamedInputChain(nn.Sequential):
     """Parts of which the first takes several inputs by name."""
 
     def forward(self, **inputs: Tensor) -> Tensor:  # type: ignore[override]  # they have names
@@ -253,7 +253,7 @@ def frozen_module(model: Any, how: str) -> nn.Module:
         _, last = entries[0], cuts[-1]  # none of them is empty
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
         raise NetworkError(f"The graph notes {how[:60]!r} of its parts; expected what regraft writes. Save the network again.") from error
-    head, whole = _head(model), nn.Sequential() if len(entries) == 1 else _Several()
+    head, whole = _head(model), nn.Sequential() if len(entries) == 1 else _NamedInputChain()
     found = head if head is not None and head[0] == last else None
     for start, stop in zip([entries, *([cut] for cut in cuts)], cuts, strict=False):
         part = OnnxPart(_part(model, start, stop=stop), entries=start, fills=fills, single=single)

@@ -25,7 +25,7 @@ from ..layers.graph import LAYERS, Recurrent
 from ..parts.protocols import Inputs, by_name
 from ..samples import lengthened
 from ..sources.building import Limits, building
-from ..sources.zoo import Opened
+from ..sources.zoo import SourceModule
 from ..torch.exporting import GRAPH
 from ..torch.wrappers import call_module
 from ..tracing import as_tensor, relative_difference
@@ -54,7 +54,7 @@ _FAR = 2**31 - 1  # A limit from here on means the end of an axis
 _OVER = {"ReduceMean": "mean", "ReduceMax": "max", "ReduceSum": "sum"}
 
 
-def open_onnx(path: Path) -> Opened:
+def open_onnx(path: Path) -> SourceModule:
     """Open an ONNX file as a trainable PyTorch module, or with a trainable head only if it cannot be converted.
     The result carries weights, notes, and the file's class names and preprocessing if it has them."""
     found, shown = read_foreign(path), repr(printable(path))
@@ -74,7 +74,7 @@ def open_onnx(path: Path) -> Opened:
         notes = [f"run by ONNX Runtime as it is, and not trained below its head: {problem}", *found.notes]
     plain = None if found.facts is None else found.facts.preprocessing
     tasks = {} if found.facts is None else {task: one.model_dump() for task, one in found.facts.tasks.items()}
-    made = Opened(module, {"source": SOURCE}, inputs, found.classes, plain, notes=notes, tasks=tasks)
+    made = SourceModule(module, {"source": SOURCE}, inputs, found.classes, plain, notes=notes, tasks=tasks)
     made.open = _open_shapes(found.model, module, sample=inputs)
     return made
 
@@ -219,13 +219,13 @@ class _Slice(Module):
 def _warned_once(kind: type[Module]) -> type[Module]:
     """Return a class of converted module that suppresses PyTorch's warning about the slices of onnx2pytorch."""
 
-    class Converted(kind):  # type: ignore[misc,valid-type]  # the library is not there for mypy
+    class QuietModule(kind):  # type: ignore[misc,valid-type]  # the library is not there for mypy
         def forward(self, *tensors: Any, **named: Any) -> Any:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Using a non-tuple sequence", UserWarning)
                 return super().forward(*tensors, **named)
 
-    return Converted
+    return QuietModule
 
 
 def _remedy(model: Any) -> str:

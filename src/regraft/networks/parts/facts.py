@@ -59,7 +59,7 @@ class _Head(Plain):
         return self
 
 
-class _Read(Plain):
+class _HeadPlace(Plain):
     """Where the code of a module computes its logits: how many products before the end, from which tensor, and what follows."""
 
     call: Size
@@ -73,7 +73,7 @@ class _Origin(Plain):
     source: str
     head: str | dict[str, str] | None = None
     edits: _Edits = Field(default_factory=list)
-    read: _Read | None = None
+    read: _HeadPlace | None = None
     sample: dict[str, _Tensor] | None = None
     parts: list[_Origin] | None = None
 

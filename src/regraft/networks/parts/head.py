@@ -98,7 +98,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class FoundHead:
+class HeadLocation:
     """Location of a head: the linear layer, or the sum of several, that produces an output of a network."""
 
     layer: str  # name of the layer, or of the first of several

@@ -24,7 +24,7 @@ from .structure import Block, Layer, Point, prefixes
 T = TypeVar("T")
 
 
-class _OfBody(Generic[T]):
+class _BodyAttribute(Generic[T]):
     """An attribute or a method of a network's body under the same name."""
 
     def __init__(self, *, settable: bool = False) -> None:
@@ -68,23 +68,23 @@ class Record:
         """Channel order of images: "channels_first" or "channels_last"."""
         return self.kind.layout
 
-    module = _OfBody[Any]()  # The framework's own object
-    layers = _OfBody[tuple[Layer, ...]]()
-    blocks = _OfBody[tuple[Block, ...]]()  # The units in which depth is counted
-    input_shape = _OfBody[tuple[int | None, ...]]()  # Shape of one example; () for several inputs
-    sample = _OfBody[Inputs](settable=True)
-    heads = _OfBody[dict[str, Head]](settable=True)  # The heads by task, the first one first
-    head = _OfBody[Head]()  # The first head; a network without one raises `NetworkError`
-    coding = _OfBody[Coding | None](settable=True)
-    head_layers = _OfBody[tuple[str, ...]]()
-    fresh = _OfBody[tuple[str, ...]]()
-    modules = _OfBody[Callable[[], dict[str, Module]]]()
-    scores = _OfBody[Callable[[Inputs], Scores]]()
-    feature_batch = _OfBody[Callable[[Inputs], Tensor]]()
-    state = _OfBody[Callable[[], dict[str, Tensor]]]()
-    layer_parameters = _OfBody[Callable[[], dict[str, dict[str, Parameter]]]]()
-    rows = _OfBody[Callable[[str], tuple[np.ndarray, np.ndarray]]]()
-    freeze_ = _OfBody[Callable[[Collection[str]], None]]()
+    module = _BodyAttribute[Any]()  # The framework's own object
+    layers = _BodyAttribute[tuple[Layer, ...]]()
+    blocks = _BodyAttribute[tuple[Block, ...]]()  # The units in which depth is counted
+    input_shape = _BodyAttribute[tuple[int | None, ...]]()  # Shape of one example; () for several inputs
+    sample = _BodyAttribute[Inputs](settable=True)
+    heads = _BodyAttribute[dict[str, Head]](settable=True)  # The heads by task, the first one first
+    head = _BodyAttribute[Head]()  # The first head; a network without one raises `NetworkError`
+    coding = _BodyAttribute[Coding | None](settable=True)
+    head_layers = _BodyAttribute[tuple[str, ...]]()
+    fresh = _BodyAttribute[tuple[str, ...]]()
+    modules = _BodyAttribute[Callable[[], dict[str, Module]]]()
+    scores = _BodyAttribute[Callable[[Inputs], Scores]]()
+    feature_batch = _BodyAttribute[Callable[[Inputs], Tensor]]()
+    state = _BodyAttribute[Callable[[], dict[str, Tensor]]]()
+    layer_parameters = _BodyAttribute[Callable[[], dict[str, dict[str, Parameter]]]]()
+    rows = _BodyAttribute[Callable[[str], tuple[np.ndarray, np.ndarray]]]()
+    freeze_ = _BodyAttribute[Callable[[Collection[str]], None]]()
 
     def copy(self) -> Self:
         """Return an independent copy: same weights, no shared storage.

@@ -17,7 +17,7 @@ from ...files.formats import opening
 from ...files.sizes import open_archive, refuse_expansion
 from ...files.text import printable
 from ..account import Account
-from ..matching import ORDER, Matching, Weight, fill_, match
+from ..matching import ORDER, Weight, WeightMatches, fill_, match
 
 ARRAY_ENDINGS = (".npz", ".mat")
 _PICKLES = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz", ".joblib")
@@ -98,7 +98,7 @@ def _of_matlab(path: Path) -> dict[str, np.ndarray]:
 def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, heads: Collection[str]) -> Account:
     """Load arrays into the weights of a network by name, else by order. Matrices are transposed if more of them match that way."""
     named, shapes = _named(arrays, target), {weight.name: weight.shape for weight in target}
-    tries: list[tuple[int, bool, list[Weight], Matching]] = []
+    tries: list[tuple[int, bool, list[Weight], WeightMatches]] = []
     failed: NetworkError | None = None
     for turned in (False, True):
         whole = {name: values.T if turned and values.ndim == 2 else values for name, values in named.items()}

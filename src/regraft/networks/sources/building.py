@@ -77,7 +77,7 @@ def building(what: str, limits: Limits, *, drawn: bool = True, remedy: str = "")
     `drawn=False` fills weights with placeholder numbers instead of drawing them."""
     constants = sys.modules.get("huggingface_hub.constants")
     try:
-        with _hub_switch, _without_hub(constants) if constants else nullcontext(), _Counted(what, limits, drawn=drawn):
+        with _hub_switch, _without_hub(constants) if constants else nullcontext(), _TensorCounter(what, limits, drawn=drawn):
             yield
     except RegraftError:
         raise
@@ -114,7 +114,7 @@ def _resolves(host: str) -> bool:
         return False
 
 
-class _Counted(TorchFunctionMode):
+class _TensorCounter(TorchFunctionMode):
     """Counter of tensors that stops before a limit is exceeded; see `building`."""
 
     def __init__(self, what: str, limits: Limits, *, drawn: bool) -> None:

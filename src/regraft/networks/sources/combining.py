@@ -18,7 +18,7 @@ COMBINED = "combined"  # Origin of a combined network. Its "parts" hold the orig
 _WITHOUT_CLASSES = {"module", "onnx"}  # Origins whose modules cannot be rebuilt from their description alone
 
 
-class SideBySide(Module):
+class ConcatenatedOutputs(Module):
     """Networks whose outputs, (N, C) each, are concatenated. The parameter names of each part follow its attributes."""
 
     def __init__(self, parts: Sequence[Module]) -> None:
@@ -38,5 +38,5 @@ def torch_side_by_side(networks: Sequence[Network]) -> Network:
     unknown = any(part["source"] in _WITHOUT_CLASSES for part in parts)
     origin = {"source": "module", "class": COMBINED} if unknown else {"source": COMBINED, "parts": parts}
     return open_torch(
-        SideBySide([network.body.copied_module() for network in networks]), sample=networks[0].sample, origin=origin, take=True
+        ConcatenatedOutputs([network.body.copied_module() for network in networks]), sample=networks[0].sample, origin=origin, take=True
     )

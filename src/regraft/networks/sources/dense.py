@@ -12,12 +12,12 @@ from torch import nn
 from ...errors import NetworkError
 from ...files.pmml_reading import read_pmml
 from ...files.text import printable
-from .zoo import Opened
+from .zoo import SourceModule
 
 _ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "softsign": nn.Softsign}
 
 
-def open_dense(path: Path) -> Opened:
+def open_dense(path: Path) -> SourceModule:
     """Open the neural network of a PMML file as PyTorch layers in single precision.
     The result carries class names, preprocessing, and a note that lists the columns in order."""
     found, notes = read_pmml(path)
@@ -32,7 +32,7 @@ def open_dense(path: Path) -> Opened:
     plain: dict[str, Any] = {"kind": "array", "shape": [len(found.columns)], **scaling}
     columns = f"it takes the columns {', '.join(map(printable, found.columns))}, in this order, and predicts {printable(found.target)}"
     sample = torch.zeros(2, len(found.columns))
-    return Opened(module, {"source": f"dense:{name}"}, sample, found.classes, plain, notes=[columns, *notes])
+    return SourceModule(module, {"source": f"dense:{name}"}, sample, found.classes, plain, notes=[columns, *notes])
 
 
 def dense_module(name: str) -> nn.Sequential:

@@ -14,12 +14,12 @@ from ..layers.graph import SOURCE as LAYERS_SOURCE
 from ..layers.graph import graph_module
 from .building import Limits, building
 from .dense import dense_module
-from .zoo import Opened, open_timm, open_torchvision
+from .zoo import SourceModule, open_timm, open_torchvision
 
 _OPENERS = {"timm": open_timm, "torchvision": open_torchvision, "hf": open_hub}
 
 
-def open_named(source: str, *, pretrained: bool, inputs: Sequence[int | None] | None = None) -> Opened:
+def open_named(source: str, *, pretrained: bool, inputs: Sequence[int | None] | None = None) -> SourceModule:
     """Open a network by name: "timm:NAME", "torchvision:NAME" or "hf:PATH_OR_ID". `keras_zoo` handles Keras names.
     `inputs` is the shape of one example: torchvision's vision transformers without weights are made for pictures of that size."""
     kind, _, name = source.partition(":")

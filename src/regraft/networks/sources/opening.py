@@ -33,12 +33,12 @@ from ..torch.family import open_torch
 from ..torch.former import present_names, with_present_facts, with_present_names
 from .arrays import ARRAY_ENDINGS, refuse_pickle
 from .building import Limits, building
-from .combining import COMBINED, SideBySide, torch_side_by_side
+from .combining import COMBINED, ConcatenatedOutputs, torch_side_by_side
 from .dense import open_dense
 from .named import made_again, open_named
 from .programs import open_program, open_torch_program
 from .torch_files import TORCH_ENDINGS, is_torch_file, read_torch_weights
-from .zoo import Opened, live_timm
+from .zoo import SourceModule, live_timm
 
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
 _PROGRAM, _DENSE, _ONNX = ".pt2", ".pmml", ".onnx"
@@ -212,7 +212,7 @@ def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
     return Source(network, _at_size(known.preprocessing, network.input_shape))
 
 
-def _open_known(known: Opened, inputs: Shapes, *, head: HeadChoice) -> Network:
+def _open_known(known: SourceModule, inputs: Shapes, *, head: HeadChoice) -> Network:
     """Open a live module with its known sample if the user gave no shape and the module accepts the sample."""
     with suppress(Exception):  # a Python forward may fail in any way, for instance if the module was built for another input size
         if inputs is None:
@@ -235,7 +235,7 @@ def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrain
     return _of_opened(source, open_named(source, pretrained=pretrained, inputs=inputs), inputs=inputs, head=head)
 
 
-def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, head: HeadChoice) -> Source:
+def _of_opened(source: str, opened: SourceModule, *, inputs: Sequence[int] | None, head: HeadChoice) -> Source:
     """Return the network of an opened PyTorch module with its origin, class names, tasks and notes."""
     sample = opened.sample if inputs is None else sample_of(inputs)
     with building(repr(printable(source)), Limits.of_memory()):
@@ -410,7 +410,9 @@ def _made_again(folder: Path, origin: Mapping[str, Any], *, sample: Mapping[str,
     if origin["source"] == ONNX_SOURCE:
         return read_onnx_module(member(folder, PROGRAM_FILE), what=what)
     if origin["source"] == COMBINED:
-        return SideBySide([_edited(folder, part, sample=part.get("sample") or sample, limits=limits).module for part in origin["parts"]])
+        return ConcatenatedOutputs(
+            [_edited(folder, part, sample=part.get("sample") or sample, limits=limits).module for part in origin["parts"]]
+        )
     return made_again(origin, limits=limits, what=what, inputs=sample[""][0] if "" in sample else None)
 
 

@@ -19,7 +19,7 @@ from ..account import Account
 from ..contract import Coding, Head, Inputs, Network, Scores
 from ..names import checked_classes
 from ..parts.code_files import table_with_files
-from ..parts.head import FoundHead, told_binary
+from ..parts.head import HeadLocation, told_binary
 from ..parts.onnx_export import input_names
 from ..parts.protocols import by_name
 from ..torch.body import TorchBody, inspected
@@ -68,7 +68,7 @@ def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> N
     heads = [head for head in facts["heads"] if not head.get("groups")]
     _check_outputs(network, heads, remedy=remedy)
     tensors = read_torch_weights(folder / Path(facts["network"]["file"]).name)
-    network.body.found = {head["task"]: FoundHead(logits_name(index), head["activation"]) for index, head in enumerate(heads)}
+    network.body.found = {head["task"]: HeadLocation(logits_name(index), head["activation"]) for index, head in enumerate(heads)}
     network.heads = {head["task"]: _head_of(head, tensors) for head in heads}
     network.account = Account(notes=(f"opened without its class {own}: it predicts; to adapt it further, give architecture=",))
     program.seconds = None
@@ -91,7 +91,7 @@ def open_torch_program(path: Path, *, trust: bool) -> Network:
             width = network.scores(network.sample)["main"].shape[1]
     kind = "classification" if width > 1 else "regression"
     activation = "softmax" if program.probabilities else "linear"
-    network.body.found = {"main": FoundHead(logits_name(0), activation)}
+    network.body.found = {"main": HeadLocation(logits_name(0), activation)}
     network.heads = {"main": Head("main", None, kind, activation, "", np.zeros((width, 0), np.float32), np.zeros(width, np.float32))}
     notes = [f"a PyTorch program, {path.name}, that was trusted: it predicts and nothing else"]
     notes += ["it returns probabilities: their logarithms are taken for its logits"] if program.probabilities else []

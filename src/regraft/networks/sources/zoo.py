@@ -1,7 +1,7 @@
 """Networks of timm and torchvision by name, with or without trained weights.
 
-Each opener returns the bare module with its facts. `Opened.preprocessing` is plain data for `regraft.data`. A name must be in the library's
-own list. Paths and hub repositories are not accepted.
+Each opener returns the bare module with its facts. `SourceModule.preprocessing` is plain data for `regraft.data`. A name must be in the
+library's own list. Paths and hub repositories are not accepted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
 @dataclass
-class Opened:
+class SourceModule:
     """Module of a named network, with the facts that its source knows.
     `tasks`: kind, classes, activation and thresholds of the heads, by task, if the source knows them."""
 
@@ -68,21 +68,21 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def open_timm(name: str, *, pretrained: bool) -> Opened:
+def open_timm(name: str, *, pretrained: bool) -> SourceModule:
     """Open a network of timm with its preprocessing."""
     timm, source = _timm(name), f"timm:{name}"
     module = _fetched(lambda trained: cast(Module, timm.create_model(name, pretrained=trained)), pretrained, source=source)
     return _of_timm(module, timm, origin={"source": source})
 
 
-def live_timm(module: Module) -> Opened | None:
+def live_timm(module: Module) -> SourceModule | None:
     """Return the preprocessing and class names of a live timm network; None for any other module."""
     if not type(module).__module__.startswith("timm.models.") or not isinstance(getattr(module, "pretrained_cfg", None), dict):
         return None
     return _of_timm(module, optional_import("timm", "vision", purpose=type(module).__name__), origin={})
 
 
-def _of_timm(module: Module, timm: Any, *, origin: dict[str, Any]) -> Opened:
+def _of_timm(module: Module, timm: Any, *, origin: dict[str, Any]) -> SourceModule:
     config = timm.data.resolve_model_data_config(module)
     channels, height, width = config["input_size"]
     spec = image_spec((height, width, channels), config["mean"], std=config["std"])
@@ -91,10 +91,10 @@ def _of_timm(module: Module, timm: Any, *, origin: dict[str, Any]) -> Opened:
     if getattr(module, "num_classes", 0) == 1000:
         info = timm.data.ImageNetInfo()
         classes = unique_names([info.index_to_description(index) for index in range(1000)])
-    return Opened(module, origin, sample_of((channels, height, width)), classes, spec)
+    return SourceModule(module, origin, sample_of((channels, height, width)), classes, spec)
 
 
-def timm_siblings(module: Module) -> Iterator[tuple[str, Opened]]:
+def timm_siblings(module: Module) -> Iterator[tuple[str, SourceModule]]:
     """Yield timm networks with names similar to that of a timm module, with random weights. Yield nothing for other modules."""
     config = getattr(module, "pretrained_cfg", None)
     if not type(module).__module__.startswith("timm.models.") or not isinstance(config, dict):
@@ -132,7 +132,7 @@ def image_spec(size: tuple[int, int, int], mean: Sequence[float], *, std: Sequen
     }
 
 
-def open_torchvision(name: str, *, pretrained: bool, inputs: Sequence[int | None] | None = None) -> Opened:
+def open_torchvision(name: str, *, pretrained: bool, inputs: Sequence[int | None] | None = None) -> SourceModule:
     """Open a torchvision classification network with the transforms of its best weights.
     A vision transformer without weights is made for pictures of the shape `inputs`, (3, side, side); without it, for those of its
     weights."""
@@ -157,7 +157,9 @@ def open_torchvision(name: str, *, pretrained: bool, inputs: Sequence[int | None
                 raise NetworkError(f"{source!r} cannot be made for pictures of the shape {shown}: {reason_of(error)}.") from error
 
     module = _fetched(make, pretrained, source=source)
-    return Opened(module, {"source": source}, sample_of((3, spec["height"], spec["width"])), unique_names(weights.meta["categories"]), spec)
+    return SourceModule(
+        module, {"source": source}, sample_of((3, spec["height"], spec["width"])), unique_names(weights.meta["categories"]), spec
+    )
 
 
 def recipe_spec(recipe: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch.nn import Module, Parameter
 from ...errors import NetworkError, optional_import
 from ...randomness import seeded
 from ..editing.taps import Point, read_point, width_hint
-from ..edits import Biased, Codes, InputLayer, LowRank, ScaleShift
+from ..edits import AddedBiases, Codes, InputLayer, LowRank, ScaleShift
 from ..family import EditTable
 from ..parts.coding import ENTRANCE, INPUT, LAYERS, drawn_codes
 from ..parts.protocols import by_name
@@ -68,7 +68,7 @@ def settled(twin: TorchBody) -> tuple[TorchBody, tuple[str, ...]]:
     return twin.anew(), tuple(created)
 
 
-def _biased(twin: TorchBody, edit: Biased, **_: Any) -> TorchBody:
+def _biased(twin: TorchBody, edit: AddedBiases, **_: Any) -> TorchBody:
     for name in edit.layers:
         give_bias_(module_at(twin.module, name))
     return twin.anew()
@@ -213,5 +213,5 @@ def _faults(body: TorchBody) -> dict[str, str | None]:
     return {name: reason(name) for name in modules}
 
 
-INSIDE: EditTable = {Codes: _coded, InputLayer: _with_entrance, ScaleShift: _adjusted, LowRank: _low_rank, Biased: _biased}
+INSIDE: EditTable = {Codes: _coded, InputLayer: _with_entrance, ScaleShift: _adjusted, LowRank: _low_rank, AddedBiases: _biased}
 """The functions of the edits that add layers inside a network or before its input."""

@@ -20,7 +20,7 @@ from ...randomness import seeded
 from ..editing.sums import joined_rows
 from ..family import Body, Places
 from ..fingerprints.values import Fingerprint, Structure
-from ..parts.head import FoundHead, HeadChoice
+from ..parts.head import HeadChoice, HeadLocation
 from ..parts.protocols import Inputs, Scores, changed
 from ..parts.recurrent import cells_as_operators
 from ..parts.structure import below, blocks_of, prefixes, readers, torch_layers, torch_units
@@ -252,7 +252,7 @@ class TorchBody(Body):
         hooks = [*of_all_modules._global_forward_pre_hooks.values(), *of_all_modules._global_forward_hooks.values()]
         return prints.structure([*lines, *(prints.of(value, "hooks of all modules") for value in hooks)])
 
-    def _summed(self, layer: str) -> FoundHead | None:
+    def _summed(self, layer: str) -> HeadLocation | None:
         """Return the summed head (several layers) whose first layer is `layer`."""
         return next((found for found in self.found.values() if found.shares and found.layer == layer), None)
 
@@ -353,7 +353,7 @@ def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None, kind: 
     return body
 
 
-def _sum_of(found: FoundHead, outputs: Mapping[str, Tensor]) -> Tensor:
+def _sum_of(found: HeadLocation, outputs: Mapping[str, Tensor]) -> Tensor:
     """Return the logits of a head as the weighted sum of its layers' outputs."""
     parts = [outputs[name] if share == 1 else share * outputs[name] for name, share in found.shares or ((found.layer, 1.0),)]
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)

@@ -23,7 +23,7 @@ from ..editing.sums import carried_rows, note_beside
 from ..editing.taps import block_end_of, block_ends, read_points, width_hint
 from ..edits import Channels, Columns, Cut, Rows, Stack, Taps
 from ..family import EditTable
-from ..parts.head import FoundHead, Head
+from ..parts.head import Head, HeadLocation
 from ..parts.protocols import by_name
 from ..parts.structure import Block, below, prefixes
 from ..parts.taps import INPUT, Tap, slices_of
@@ -48,7 +48,7 @@ def _with_head(twin: TorchBody, _edit: Rows, *, head: Head, **_: Any) -> TorchBo
     """Give the head of its task these class weights. Without a head, attach one to the pooled output; add a further task as a branch."""
     if not twin.heads:
         attached = AttachedHead(twin.module, new_head(head))
-        return twin.anew(attached, {head.task: (head, FoundHead(attached.name_of("head"), "linear", True))})
+        return twin.anew(attached, {head.task: (head, HeadLocation(attached.name_of("head"), "linear", True))})
     if head.task in twin.heads:
         return _with_rows(twin, head)
     _refuse_sum(twin, "another task")
@@ -58,7 +58,7 @@ def _with_head(twin: TorchBody, _edit: Rows, *, head: Head, **_: Any) -> TorchBo
     name = re.sub(r"\W", "_", head.task) or "branch"  # the name of a module
     name = name if name not in module.branches else f"{name}_{len(module.branches)}"
     module.branches[name] = new_head(head)
-    own = FoundHead(f"{module.name_of('branches')}.{name}", "linear")
+    own = HeadLocation(f"{module.name_of('branches')}.{name}", "linear")
     return twin.anew(module, {**twin.placed(), head.task: (head, own)})
 
 
@@ -129,7 +129,7 @@ def _with_stack(twin: TorchBody, edit: Stack, *, head: Head, **_: Any) -> TorchB
     first = twin.found[twin.head.task]
     tapped = "" if first.whole and len(twin.found) == 1 else first.layer
     stacked = StackedHead(twin.module, tapped, activation=edit.between, head=new_head(head), dropout=edit.dropout or 0.0)
-    own = FoundHead(stacked.name_of("head"), "linear", True)
+    own = HeadLocation(stacked.name_of("head"), "linear", True)
     return twin.anew(stacked, {head.task: (replace(head, activation="linear"), own)})
 
 

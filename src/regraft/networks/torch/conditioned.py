@@ -46,7 +46,7 @@ class Adjustment(Module):
         return film(values, cast(Tensor, scale), shift=shift)
 
 
-class _AtSites(Graft):
+class _SiteModules(Graft):
     """A network with one added module at each of several hook points."""
 
     at_sites: ClassVar[str]  # Name of the attribute that holds the added modules, in the order of the hook points
@@ -67,7 +67,7 @@ class _AtSites(Graft):
         self.put_parts_({site: part for (site, part), keep in zip(self.by_site().items(), kept, strict=True) if keep})
 
 
-class AdjustedNetwork(_AtSites):
+class AdjustedNetwork(_SiteModules):
     """A network during training with a channel-wise `Adjustment` at each of several hook points."""
 
     inside: ClassVar[frozenset[str]] = frozenset({"adjusting"})
@@ -160,7 +160,7 @@ class EntranceNetwork(Graft):
         return self.network(self.entrance(tensors[0]), *tensors[1:])
 
 
-class CodedNetwork(_AtSites):
+class CodedNetwork(_SiteModules):
     """A network that takes the code of a condition with each example.
     `codes`: the table of codes, (1 + K, size).
     `single`: whether the network takes one tensor, here called "inputs", rather than named ones.

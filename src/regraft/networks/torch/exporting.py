@@ -115,7 +115,7 @@ def write_program(body: TorchBody, folder: Path, *, own: str) -> dict[str, str]:
     return told
 
 
-class _Named(Module):
+class _NamedInputs(Module):
     """A module that takes tensors by name. Its forward has no free keywords: an exported program with them cannot be called."""
 
     def __init__(self, module: Module, names: Sequence[str], *, run: Callable[[dict[str, Tensor]], Any] | None = None) -> None:
@@ -179,7 +179,7 @@ def exported_program(
     takes = signature(module.forward).parameters
     axes = dimensions(lengths or [{}] * (len(sample) if isinstance(sample, dict) else 1))
     if isinstance(sample, dict):
-        whole = module if takes.keys() >= sample.keys() else _Named(module, list(sample), run=by_name)
+        whole = module if takes.keys() >= sample.keys() else _NamedInputs(module, list(sample), run=by_name)
         given: Any = ((), dict(sample), dict(zip(sample, axes, strict=True)))
     else:
         first = next(iter(takes.values()))

@@ -23,7 +23,7 @@ from . import adjusting, changes
 from .body import TorchBody, inspected
 from .exporting import export_module, write_graph, write_program
 from .graft import for_exporter_
-from .plain import InOneMapping, copied, in_single_precision, made_plain, unwrapped
+from .plain import MappingHook, copied, in_single_precision, made_plain, unwrapped
 from .products import ReadHead, at_read_head, read_again, with_read_head
 from .wrappers import call_module
 
@@ -93,7 +93,7 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     given = frozenset(name for name, parameter in own.named_parameters(remove_duplicate=False) if not parameter.requires_grad)
     guessed = sample is None and inputs is None
     if isinstance(sample, dict) and in_one_mapping(own, sample):
-        own.register_forward_pre_hook(InOneMapping(), with_kwargs=True)
+        own.register_forward_pre_hook(MappingHook(), with_kwargs=True)
 
     def run(changed: bool) -> Inputs:
         if sample is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.nn import Module
 
-from ..edits import Biased, Codes, Cut, Edit, Folded, Taps
+from ..edits import AddedBiases, Codes, Cut, Edit, FoldedCode, Taps
 from ..parts.coding import Coding
 from ..parts.structure import below
 from ..parts.taps import Tap
@@ -53,11 +53,11 @@ def with_present_names(edit: Edit, module: Module) -> Edit:
             return replace(edit, block=names.get(edit.block, edit.block))
         case Taps():
             return replace(edit, points=tuple(Tap(names.get(tap.block, tap.block), tap.pools) for tap in edit.points))
-        case Biased():
+        case AddedBiases():
             return replace(edit, layers=tuple(names.get(name, name) for name in edit.layers))
         case Codes():
             return replace(edit, coding=replace(edit.coding, points=tuple(names.get(name, name) for name in edit.coding.points)))
-        case Folded():
+        case FoldedCode():
             coded = find_graft(module, CodedNetwork)
             names = names if coded is None else present_names(coded.network)
             return replace(edit, biased=tuple(names.get(name, name) for name in edit.biased))

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ...errors import NetworkError, near_names
 from ...randomness import seeded
 from ..editing.sums import head_with_more, layers_beside, summed_layers
-from ..parts.head import FoundHead, Head
+from ..parts.head import Head, HeadLocation
 from ..tracing import Trace, as_tensor, flat_tensors, head_reading, named_logits
 from .plain import copied
 
@@ -26,7 +26,7 @@ _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _COUNTS = ("out_features", "out_channels", "num_classes", "n_classes")
 
 
-class _Parted(Module):
+class _GroupedRows(Module):
     """A row layer that multiplies groups of its rows separately.
     A product with more rows may round differently. Rows that are added later therefore get a product of their own, and the logits of
     earlier rows stay bit-identical."""
@@ -36,10 +36,10 @@ class _Parted(Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits of all rows, computed group by group."""
         bounds = [sum(self.parts[:count]) for count in range(len(self.parts) + 1)]
-        made = [super(_Parted, self._group(*pair)).forward(inputs) for pair in itertools.pairwise(bounds)]
+        made = [super(_GroupedRows, self._group(*pair)).forward(inputs) for pair in itertools.pairwise(bounds)]
         return torch.cat(made, dim=-1 if made[0].ndim == 2 or not isinstance(self, _CONVOLUTIONS) else 1)
 
-    def _group(self, start: int, end: int) -> _Parted:
+    def _group(self, start: int, end: int) -> _GroupedRows:
         """Return this layer restricted to the rows from `start` to `end`; it shares their storage."""
         view, count = copy.copy(self), sum(self.parts)
         shared = {
@@ -50,7 +50,7 @@ class _Parted(Module):
 
 
 _PARTED: dict[type[Module], type[Module]] = {
-    kind: type(f"Parted{kind.__name__}", (_Parted, kind), {"__module__": __name__}) for kind in (torch.nn.Linear, *_CONVOLUTIONS)
+    kind: type(f"Parted{kind.__name__}", (_GroupedRows, kind), {"__module__": __name__}) for kind in (torch.nn.Linear, *_CONVOLUTIONS)
 }
 globals().update({kind.__name__: kind for kind in _PARTED.values()})  # where pickle looks them up
 
@@ -81,7 +81,7 @@ def _is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
     This holds for linear layers and convolutions. Other layers (cosine heads) are tested with permuted rows. A layer of the user that holds
     buffers with a row for each class (a mask) is none: what belongs to a new class is not known."""
     kind = next((kind for kind in _PARTED if isinstance(module, kind)), None)
-    if kind is not None and type(module).forward in (kind.forward, _Parted.forward):
+    if kind is not None and type(module).forward in (kind.forward, _GroupedRows.forward):
         return True
     weight = cast(Tensor, module.weight)
     if any(held.shape[:1] == weight.shape[:1] for held in module.buffers(recurse=False)):
@@ -126,7 +126,7 @@ def like(old: Module, head: Head) -> Module:
     device, dtype = cast(Tensor, old.weight).device, cast(Tensor, old.weight).dtype
     biased = isinstance(getattr(old, "bias", None), Tensor) or bool(own.bias.any())
     kind: Any = next((kind for kind in _PARTED if isinstance(old, kind)), None)
-    if kind is None or type(old).forward not in (kind.forward, _Parted.forward):  # user-defined, for example a cosine head
+    if kind is None or type(old).forward not in (kind.forward, _GroupedRows.forward):  # user-defined, for example a cosine head
         new: Any = _resized(old, weight)
     elif kind is torch.nn.Linear:
         new = kind(weight.shape[1], len(weight), bias=biased, device=device, dtype=dtype)
@@ -135,7 +135,7 @@ def like(old: Module, head: Head) -> Module:
         new = kind(weight.shape[1] // math.prod(settings["kernel_size"]), len(weight), **settings, bias=biased, device=device, dtype=dtype)
     put_(new, weight, bias=own.bias)
     if parts:
-        new.__class__ = _PARTED.get(type(new)) or type(f"Parted{type(new).__name__}", (_Parted, type(new)), {})
+        new.__class__ = _PARTED.get(type(new)) or type(f"Parted{type(new).__name__}", (_GroupedRows, type(new)), {})
         new.parts = tuple(int(size) for size in parts)
     return cast(Module, new)
 
@@ -143,7 +143,7 @@ def like(old: Module, head: Head) -> Module:
 def _resized(old: Module, weight: np.ndarray) -> Module:
     """Return a copy of a user-defined row layer, resized to these rows."""
     new, before = copied(old), len(cast(Tensor, old.weight))
-    if isinstance(new, _Parted):
+    if isinstance(new, _GroupedRows):
         new.__class__ = type(new).__mro__[2]
     for name, rows in list(new.named_parameters(recurse=False)):
         if rows.ndim and len(rows) == before:
@@ -171,7 +171,7 @@ def parted_rows(
     ]
 
 
-def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], Any], wanted: str | None = None) -> FoundHead | None:
+def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], Any], wanted: str | None = None) -> HeadLocation | None:
     """Find the row layer, or the sum of several, that produces the network's result.
     `modules`: name -> module. Return None if no row layer produces the result."""
     main = as_tensor(seen.result)
@@ -191,7 +191,7 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
     if summed is not None and wanted in (None, *summed.layers, *summed.beside):
         return summed
     if wanted is not None:
-        found: FoundHead | None = _wanted(wanted, modules, seen=seen, candidates=candidates)
+        found: HeadLocation | None = _wanted(wanted, modules, seen=seen, candidates=candidates)
     elif len(candidates) > 1:
         raise NetworkError(
             f"The network has {len(candidates)} candidates for its head: {', '.join(map(repr, candidates))}, one for each of its results. "
@@ -207,9 +207,9 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
     return replace(found, beside=layers_beside(modules, seen, names=names, main=found.layer, result=main, run=run))
 
 
-def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Tensor]) -> dict[str, tuple[FoundHead, Tensor]]:
+def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Tensor]) -> dict[str, tuple[HeadLocation, Tensor]]:
     """Return, for each result in order, the last row layer that produces it."""
-    found: dict[str, tuple[FoundHead, Tensor]] = {}
+    found: dict[str, tuple[HeadLocation, Tensor]] = {}
     rows = [name for name in reversed(seen.order) if name in seen.outputs and row_weight(modules[name]) is not None]
     for result in results:
         for name in rows:
@@ -220,7 +220,7 @@ def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Ten
     return found
 
 
-def _summed(modules: Mapping[str, Module], seen: Trace, *, result: Tensor, run: Callable[[], Any]) -> FoundHead | None:
+def _summed(modules: Mapping[str, Module], seen: Trace, *, result: Tensor, run: Callable[[], Any]) -> HeadLocation | None:
     """Return the head whose logits are the sum of several layers' outputs."""
     if result.ndim != 2:
         return None
@@ -229,7 +229,7 @@ def _summed(modules: Mapping[str, Module], seen: Trace, *, result: Tensor, run: 
     if found is None:
         return head_with_more(modules, seen, names=[name for name in rows if last_axis(modules[name])], result=result, run=run)
     shares, activation = found
-    return FoundHead(shares[0][0], activation, activation == "linear", shares=shares)
+    return HeadLocation(shares[0][0], activation, activation == "linear", shares=shares)
 
 
 def _plain_rows(modules: Mapping[str, Module], seen: Trace) -> list[str]:
@@ -240,7 +240,7 @@ def _plain_rows(modules: Mapping[str, Module], seen: Trace) -> list[str]:
     return [name for name in plain if _is_rowwise(modules[name], seen.inputs[name], output=seen.outputs[name])]
 
 
-def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result: Tensor) -> FoundHead | None:
+def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result: Tensor) -> HeadLocation | None:
     module = modules[name]
     output, flat = seen.outputs[name], result.ndim == 1
     if not isinstance(output, Tensor):
@@ -251,7 +251,7 @@ def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result:
     if reading == "tail" and is_wide(module):  # an encoder's last feature maps and their average: no head
         return None
     activation = {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading)
-    return FoundHead(name, activation, reading in {"linear", "tail"} and not flat)
+    return HeadLocation(name, activation, reading in {"linear", "tail"} and not flat)
 
 
 def _is_normalised(name: str, modules: Mapping[str, Module], *, seen: Trace) -> bool:
@@ -262,8 +262,8 @@ def _is_normalised(name: str, modules: Mapping[str, Module], *, seen: Trace) -> 
 
 # over the limit: modules and trace are one run
 def _wanted(
-    name: str, modules: Mapping[str, Module], *, seen: Trace, candidates: Mapping[str, tuple[FoundHead, torch.Tensor]]
-) -> FoundHead:
+    name: str, modules: Mapping[str, Module], *, seen: Trace, candidates: Mapping[str, tuple[HeadLocation, torch.Tensor]]
+) -> HeadLocation:
     others = tuple(other for other in candidates if other != name)
     if name in candidates:
         found = replace(candidates[name][0], others=others)
@@ -271,4 +271,4 @@ def _wanted(
     known = [layer for layer in seen.order if row_weight(modules[layer]) is not None]
     if name not in known:
         raise NetworkError(f"head={name!r}: the network has no linear layer of that name{near_names(name, known)}")
-    return FoundHead(name, "linear", others=others)
+    return HeadLocation(name, "linear", others=others)

@@ -64,7 +64,7 @@ def made_plain(module: M) -> tuple[M, tuple[str, ...]]:
     taken = list(inspect.signature(module.forward).parameters.values())
     needed = [one.name for one in taken if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
     if len(needed) == 1 and all(one.kind in (one.KEYWORD_ONLY, one.VAR_KEYWORD) for one in taken):
-        module.register_forward_pre_hook(_ByName(needed[0]), with_kwargs=True)
+        module.register_forward_pre_hook(_NamedInputHook(needed[0]), with_kwargs=True)
     for name, part in module.named_modules():
         if isinstance(part, TransformerEncoder) and getattr(part, "use_nested_tensor", False):
             part.use_nested_tensor = False
@@ -84,7 +84,7 @@ def made_plain(module: M) -> tuple[M, tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class _ByName:
+class _NamedInputHook:
     """Pre-hook that passes the positional input of a module by `name`."""
 
     name: str
@@ -95,7 +95,7 @@ class _ByName:
 
 
 @dataclass(frozen=True)
-class InOneMapping:
+class MappingHook:
     """Pre-hook that passes the named inputs of a module as one mapping."""
 
     # over the limit: the signature is PyTorch's

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from ...errors import NetworkError
 from ...randomness import seeded
 from ..account import Account
-from ..parts.head import FoundHead
+from ..parts.head import HeadLocation
 from ..parts.protocols import changed
 from ..tracing import as_tensor, flat_tensors, is_transformed
 from .body import TorchBody
@@ -183,7 +183,7 @@ def _taken_out(body: TorchBody, call: int, *, operand: int, weight: Tensor, foun
     layer = Linear(rows.shape[1], len(rows))
     put_(layer, rows, bias=shift)
     made = ReadHead(body.module, call, operand=operand, head=layer, end=_ENDS[end](*[1] * ("softmax" in end)))
-    own = FoundHead(made.name_of("head"), {"log_softmax": "softmax"}.get(end, end), end == "linear")
+    own = HeadLocation(made.name_of("head"), {"log_softmax": "softmax"}.get(end, end), end == "linear")
     twin = body.anew(made, {"main": (own.head(rows, shift, task="main"), own)})
     twin.account = Account(notes=(f"its code computes the logits without a layer for them: they became one, {own.layer!r}",))
     return twin

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data import Prepared
+from ...data import PreparedData
 from ...errors import NetworkError
 from ...heads import retarget
 from ...networks.account import Account
@@ -18,13 +18,13 @@ from ...networks.padding import by_length, reads_padding, skips_padding, sorts_b
 from ...networks.parts.structure import Block
 from ...probes import fit_ridge
 from ..measured_input import LEAST, SURE, losses_of, surely
-from ..tapped import Reading, reading_at
+from ..tapped import FeatureNetwork, reading_at
 
 ATTACHED = "The network had no head that could be recognised"
 _MOST, _BLOCKS, _BATCH = 256, 3, 32  # Examples of the measurement; number of last blocks that are tried; examples per pass
 
 
-def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
+def attached(net: Network, items: PreparedData, *, rows: np.ndarray) -> Network:
     """Return a network that ends where the new head reads: at its pooled output, unless one of its last blocks is significantly better.
     The leave-one-out loss of ridge regression decides: a block replaces the output if its loss is lower by two standard errors of the
     difference. The output may be probabilities or a single number, from which new classes cannot be predicted. Of a network with an
@@ -50,7 +50,7 @@ def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
     return found
 
 
-def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
+def _places(net: Network, items: PreparedData, *, rows: np.ndarray) -> tuple[dict[str, np.ndarray], bool]:
     """Return what a new head would read, (n, d), on the pooled output ("") and on each of the last blocks, and whether the output
     depends on padding, which the blocks do not. It takes one pass, or two where a network with a head names its blocks otherwise (Keras
     models without a graph). Empty if no block is called, or one does not give numbers for each example."""
@@ -75,7 +75,7 @@ def _places(net: Network, items: Prepared, *, rows: np.ndarray) -> tuple[dict[st
     return {"": torch.cat(whole).cpu().numpy()} | places, padded
 
 
-def _reading(net: Network, blocks: Sequence[Block], *, headed: Network) -> Reading:
+def _reading(net: Network, blocks: Sequence[Block], *, headed: Network) -> FeatureNetwork:
     """Return the reading of the last of some `blocks`; of those before them if none of them is called, or gives real numbers.
     `headed` is the network with a head, which reads its pooled output; it is read if it has the same blocks."""
     taps = [Tap(block.name, ("mean",)) for block in blocks[-_BLOCKS:]]
@@ -95,7 +95,7 @@ def _pooled(net: Network, batches: Iterable[Inputs]) -> list[Tensor]:
         return [twin.feature_batch(inputs).float() for inputs in batches]
 
 
-def _losses(features: np.ndarray, items: Prepared, *, rows: np.ndarray) -> np.ndarray:
+def _losses(features: np.ndarray, items: PreparedData, *, rows: np.ndarray) -> np.ndarray:
     data = items.data
     groups = None if data.groups is None or len(np.unique(data.groups[rows])) < 3 else data.groups[rows]
     probe = fit_ridge(features, data.targets[rows], kind=data.task, classes=len(data.classes), groups=groups, standardise=True)

@@ -29,7 +29,7 @@ from .candidates import Candidate, candidates_of, strategy_fields
 from .choice import SURELY, Choice, figures_, gain_of, judged_old, source_features
 from .costs import measured_costs, pass_seconds
 from .probing import best_of, probes_of
-from .solving import HeldOut, Probed, item_errors
+from .solving import HeldOutErrors, ProbeHeads, item_errors
 from .trials import Trial, on_workers, trial_epochs, trial_of
 
 FIRST = 3  # Number of candidates below the head that are tried without a budget; with a budget, all are
@@ -101,7 +101,7 @@ def _check_budget(setup: Setup) -> None:
         )
 
 
-def _enter_probes_(choice: Choice, found: Sequence[Probed]) -> None:
+def _enter_probes_(choice: Choice, found: Sequence[ProbeHeads]) -> None:
     """Add the best single-depth and the best multi-depth probe to the entries, and warn if the input alone does as well as any depth."""
     setup, shares = choice.setup, choice.setup.items.data.task == "classification"
     for joint in (False, True):
@@ -130,7 +130,7 @@ def _enter_probes_(choice: Choice, found: Sequence[Probed]) -> None:
         )
 
 
-def _is_dissimilar(found: Sequence[Probed]) -> bool:
+def _is_dissimilar(found: Sequence[ProbeHeads]) -> bool:
     """Tell whether no depth of the network predicts better than its input."""
     single = [one for one in found if not one.joint]
     of_input = [one for one in single if one.name == INPUT]
@@ -170,7 +170,7 @@ def _final_head(choice: Choice, trial: Trial) -> Final:
     return trial, [], feed
 
 
-def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
+def _by_trials(choice: Choice, found: Sequence[ProbeHeads]) -> Final | None:
     """Return the winner among the trained candidates, or None if the best probe is better."""
     setup, head = choice.setup, float(_head_errors(choice).mean())
     base = "probe" if not choice.keeps_old and choice.start.error < head - choice.probe.standard_error else "head"
@@ -270,11 +270,11 @@ def _begun(choice: Choice, one: Candidate, *, promised: float = 0.0) -> Trial | 
     return trial
 
 
-def _runs(choice: Choice, trials: Iterable[Trial], *, epochs: int) -> Iterator[tuple[HeldOut, Trial]]:
+def _runs(choice: Choice, trials: Iterable[Trial], *, epochs: int) -> Iterator[tuple[HeldOutErrors, Trial]]:
     """Run each trial for further epochs, on a cluster all at the same time; yield its errors on the validation set, and the trial."""
     cluster = choice.setup.settings.cluster
     if cluster is not None:
-        made, runs = list(trials), list[HeldOut]()
+        made, runs = list(trials), list[HeldOutErrors]()
         try:
             with choice.log.clock.during("compare"):
                 runs.extend(on_workers(made, epochs=epochs, cluster=cluster))
@@ -285,7 +285,7 @@ def _runs(choice: Choice, trials: Iterable[Trial], *, epochs: int) -> Iterator[t
     yield from ((_shown(choice, trial, run=trial.run_(epochs=epochs)), trial) for trial in trials)
 
 
-def _shown(choice: Choice, trial: Trial, *, run: HeldOut) -> HeldOut:
+def _shown(choice: Choice, trial: Trial, *, run: HeldOutErrors) -> HeldOutErrors:
     """Enter the errors of a trial into its candidate, print its loss, and return the errors."""
     figures_(trial.candidate, run.errors, shares=choice.setup.items.data.task == "classification")
     say(f"trial of {trial.candidate.name}: loss {run.loss:.4g} on the validation set")
@@ -309,7 +309,7 @@ def _finished(choice: Choice, trial: Trial | None, *, head: Candidate | None) ->
     return trial, trial.found.history if trial.found else [], feed
 
 
-def _trained(choice: Choice, trial: Trial) -> HeldOut | None:
+def _trained(choice: Choice, trial: Trial) -> HeldOutErrors | None:
     """Train the leading trial to its end; return its errors, or None if the best candidate without training is as good."""
     setup, epochs = choice.setup, None
     if choice.deadline is not None:

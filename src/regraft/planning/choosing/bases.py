@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data import Prepared
+from ...data import PreparedData
 from ...freezing import frozen_up_to_head
 from ...training import Feed, HeadFeed, WholeFeed
 from ..passes import too_large, train_heads_alone, whole_feeds
-from ..setup import Log, Outcome, Setup, Solved, Source
+from ..setup import ClosedFormHead, Log, Outcome, Setup, Source
 from ..starting import solve_heads_, solved_heads_of
-from ..tapped import Tapped, default_points, tapped_features
+from ..tapped import TapFeatures, default_points, tapped_features
 from .probing import probe_at, probed_network
-from .solving import Probed
+from .solving import ProbeHeads
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Base:
         return HeadFeed(setup.network, self.features, setup.device)
 
 
-def read_depths(setup: Setup, log: Log, *, items: Prepared | None = None) -> Tapped:
+def read_depths(setup: Setup, log: Log, *, items: PreparedData | None = None) -> TapFeatures:
     """Read the network at every depth in one pass over the examples."""
     network, settings, compared = setup.network, setup.settings, setup.parts.learned_from if items is None else np.arange(0)
     items = items or setup.items
@@ -51,7 +51,7 @@ def read_depths(setup: Setup, log: Log, *, items: Prepared | None = None) -> Tap
     return tapped
 
 
-def source_of(setup: Setup, log: Log, *, tapped: Tapped) -> Source:
+def source_of(setup: Setup, log: Log, *, tapped: TapFeatures) -> Source:
     """Return the source network's features, as far as the pass of `tapped` read them."""
     features = tapped.head_features
     if features is None:
@@ -68,12 +68,12 @@ def head_base(setup: Setup, log: Log, *, features: Tensor) -> Base:
     return replace(base, history=train_heads_alone(own, log, features=features))
 
 
-def probe_base(setup: Setup, tapped: Tapped, *, probed: Probed) -> Base:
+def probe_base(setup: Setup, tapped: TapFeatures, *, probed: ProbeHeads) -> Base:
     """Return the network with a probe as its head."""
     return Base(setup.on(probed_network(setup, probed)), _read_by_probe(tapped, probed))
 
 
-def _read_by_probe(tapped: Tapped, probed: Probed) -> Tensor:
+def _read_by_probe(tapped: TapFeatures, probed: ProbeHeads) -> Tensor:
     """Return the input (N, D) of the head `probed` for the N examples of `tapped`."""
     features = tapped.taken(np.arange(len(tapped.features)), probed.columns)
     return torch.from_numpy(features if probed.layer is None else probed.layer.apply(features))
@@ -94,7 +94,7 @@ def with_probe(setup: Setup, log: Log) -> Outcome:
     return outcome_of_probe(setup, log, tapped=tapped, probed=probed)
 
 
-def outcome_of_probe(setup: Setup, log: Log, *, tapped: Tapped, probed: Probed) -> Outcome:
+def outcome_of_probe(setup: Setup, log: Log, *, tapped: TapFeatures, probed: ProbeHeads) -> Outcome:
     """Return the network with a probe as its head, and what evaluates it."""
     base, judged = probe_base(setup, tapped, probed=probed), None if setup.test is None else read_depths(setup, log, items=setup.test)
     network, features = base.setup.network, tapped.head_features
@@ -110,5 +110,5 @@ def outcome_of_probe(setup: Setup, log: Log, *, tapped: Tapped, probed: Probed) 
         source=source,
         head_features=base.features,
         test_feed=None if judged is None else HeadFeed(network, _read_by_probe(judged, probed), setup.device),
-        solved={name: Solved(probe, probed.rows[name]) for name, probe in probed.probes.items()},
+        solved={name: ClosedFormHead(probe, probed.rows[name]) for name, probe in probed.probes.items()},
     )

@@ -17,13 +17,13 @@ from ...tasks import wilson_interval
 from ...training import HeadFeed, all_logits
 from ...training.courses import most_epochs
 from ..passes import features_of, feed_of
-from ..setup import Log, Setup, Solved
-from ..tapped import Tapped
+from ..setup import ClosedFormHead, Log, Setup
+from ..tapped import TapFeatures
 from .bases import Base, head_base, probe_base, scratch_base
 from .candidates import Candidate, frozen_layers
 from .costs import Costs
 from .probing import refitted
-from .solving import HeldOut, Probed, gain_of, held_out, softened
+from .solving import HeldOutErrors, ProbeHeads, gain_of, held_out, softened
 
 __all__ = ["Choice", "figures_", "gain_of", "is_better", "judged_old", "source_features"]
 
@@ -44,13 +44,13 @@ class Choice:
 
     setup: Setup  # setup whose network is the source with its new head
     log: Log
-    tapped: Tapped
+    tapped: TapFeatures
     features: Tensor  # (N, d) input of its heads
-    probes: Mapping[str, Solved]  # task of the data -> closed-form head on `features`
-    probe: Probed  # the best probe, fitted to training and validation set
-    start: Probed  # the probe that tuning may start from, of several depths if possible
+    probes: Mapping[str, ClosedFormHead]  # task of the data -> closed-form head on `features`
+    probe: ProbeHeads  # the best probe, fitted to training and validation set
+    start: ProbeHeads  # the probe that tuning may start from, of several depths if possible
     costs: Costs
-    old: HeldOut | None = None  # errors of the old head on training and validation set, if all of its classes are carried over
+    old: HeldOutErrors | None = None  # errors of the old head on training and validation set, if all of its classes are carried over
     entries: list[Candidate] = field(default_factory=list)
     bases: dict[str, Base] = field(default_factory=dict)
     deadline: float | None = None  # end of the budget on the clock `time.perf_counter`; None without a budget
@@ -83,7 +83,7 @@ class Choice:
         frozen = frozen_up_to_head(network) if alone else frozen_layers(network, candidate)
         return self.costs.training(frozen, items=items, epochs=epochs)
 
-    def is_beaten_by(self, run: HeldOut) -> bool:
+    def is_beaten_by(self, run: HeldOutErrors) -> bool:
         """Tell whether a trained network is better, by more than chance, than the best candidate without training."""
         several = len(self.setup.tasks) > 1 and not self.keeps_old
         how = {"usual": self.usual(), "overall": self.error, "doubt": self.doubt, "unit": self.unit}
@@ -121,7 +121,7 @@ class Choice:
         return DOUBT_NEW if self.old is None else DOUBT
 
     @cached_property
-    def known(self) -> HeldOut:
+    def known(self) -> HeldOutErrors:
         """Errors of the best candidate without training."""
         if self.keeps_old and self.old is not None:
             return self.old
@@ -139,12 +139,12 @@ class Choice:
         errors = self.known.errors
         return max(float(errors.std() / np.sqrt(max(len(errors), 1))), 0.0 if self.error else 1 / max(len(errors), 1))
 
-    def is_hopeless(self, run: HeldOut) -> bool:
+    def is_hopeless(self, run: HeldOutErrors) -> bool:
         """Tell whether a trial with these errors cannot be expected to beat the best probe."""
         gain, error = gain_of(run.errors, self.known.at(run.rows)[0], unit=self.unit)
         return gain + error + HOPE_TRIED * float(run.errors.mean()) < 0
 
-    def is_doubtful(self, run: HeldOut) -> bool:
+    def is_doubtful(self, run: HeldOutErrors) -> bool:
         """Tell whether the losses do not significantly confirm what the errors say: that the training is better, or worse."""
         gain, error = gain_of(run.losses, self.known.at(run.rows)[1], unit=self.unit)
         return (gain if self.is_beaten_by(run) else -gain) < SURELY * error
@@ -174,7 +174,7 @@ class Choice:
         return self.expected_gain() <= WORTH * self.standard_error
 
 
-def judged_old(setup: Setup, features: Tensor) -> HeldOut | None:
+def judged_old(setup: Setup, features: Tensor) -> HeldOutErrors | None:
     """Return the errors of the old head on training and validation set if it has all classes; else None."""
     name = setup.items.data.name
     task = setup.tasks[name]
@@ -185,7 +185,7 @@ def judged_old(setup: Setup, features: Tensor) -> HeldOut | None:
     return held_out(setup, scores, rows=rows)
 
 
-def source_features(setup: Setup, log: Log, *, tapped: Tapped) -> Tensor:
+def source_features(setup: Setup, log: Log, *, tapped: TapFeatures) -> Tensor:
     """Return the input of the network's heads, (N, d); by a further pass if the pass of `tapped` did not read it."""
     if tapped.head_features is not None:
         return tapped.head_features

@@ -14,7 +14,7 @@ from ...freezing import frozen_up_to_head
 from ...probes import LinearProbe, fit_logistic, fit_ridge, fit_temperature
 from ...training import Feed, HeadFeed
 from ..plan import THROUGH_LAYERS
-from ..setup import Log, Outcome, Setup, Solved, Source
+from ..setup import ClosedFormHead, Log, Outcome, Setup, Source
 from ..starting import solved_heads_of, start_from_
 from .probing import with_rows
 from .solving import WORDS, drawn, groups_of, held_out_loss, logistic_loss, named_probe, through_layer
@@ -48,23 +48,23 @@ def solved_heads(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], 
     if setup.plan.probe in THROUGH_LAYERS:
         return _through_layer(setup, log, features=features, source=source)
     rows_before = {task: setup.network.rows(setup.network.heads[task].layer) for task in setup.tasks.values()}
-    solved, history = dict[str, Solved](), list[dict[str, Any]]()
+    solved, history = dict[str, ClosedFormHead](), list[dict[str, Any]]()
     for name, task in setup.open_tasks.items():
         began = time.perf_counter()
         with log.clock.during("solve"):
             found = _solved(setup, name, features=features)
-        if found is None or not start_from_(setup, task, solved=Solved(found.probe, found.rows), feed=feed, features=features):
+        if found is None or not start_from_(setup, task, solved=ClosedFormHead(found.probe, found.rows), feed=feed, features=features):
             for layer_task, (weight, bias) in rows_before.items():
                 setup.network.set_rows_(setup.network.heads[layer_task].layer, weight, bias=bias)
             return None
-        solved[name] = Solved(found.probe, found.rows)
+        solved[name] = ClosedFormHead(found.probe, found.rows)
         history += found.entries(len(history), seconds=time.perf_counter() - began)
         log.notes.append(found.words(name, several=len(setup.tasks) > 1))
     return Outcome(setup.network, feed, frozen, history, source, solved=solved)
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _SolvedHead:
     """Solved head of one task."""
 
     probe: LinearProbe  # the head; its held-out logits are those of `rows`
@@ -94,7 +94,7 @@ class _Found:
 _KEPT = "the class weights that were carried over"
 
 
-def _solved(setup: Setup, name: str, *, features: Tensor) -> _Found | None:
+def _solved(setup: Setup, name: str, *, features: Tensor) -> _SolvedHead | None:
     """Return the solved head of one task; None if there are too few examples or classes, or the head is derived from another."""
     data, rows = setup.data_of(name), setup.known(name, setup.parts.learned_from)
     few = len(rows) < 3 or (data.task == "classification" and len(np.unique(data.targets[rows])) < 2)
@@ -102,14 +102,14 @@ def _solved(setup: Setup, name: str, *, features: Tensor) -> _Found | None:
         return None
     table = features[rows].numpy()
     if setup.plan.probe not in ("auto", "logistic") and data.task != "regression":
-        return _Found(named_probe(setup, name, rows=rows, table=table), rows, len(rows), WORDS[setup.plan.probe])
+        return _SolvedHead(named_probe(setup, name, rows=rows, table=table), rows, len(rows), WORDS[setup.plan.probe])
     if data.task == "regression":
         return _numbers(setup, name, rows=rows, table=table)
     judges = None if len(rows) <= FOLDED or not len(setup.parts.validation) else np.flatnonzero(np.isin(rows, setup.parts.validation))
     judges = None if judges is None or not len(judges) else judges
     judged = rows if judges is None else rows[judges]
     every = [_logistic(setup, name, rows=rows, table=table, judges=judges, base=base) for base in _bases(setup, name)]
-    found = [_Found(probe, judged, len(rows), WORDS["logistic"]) for probe in every]
+    found = [_SolvedHead(probe, judged, len(rows), WORDS["logistic"]) for probe in every]
     found += _kept(setup, name, rows=judged, features=features)
     return min(found, key=lambda one: held_out_loss(setup, name, probe=one.probe, rows=one.rows))
 
@@ -136,7 +136,7 @@ def _logistic(  # over the limit: what a head is solved from
     return replace(probe, weight=probe.weight + factor * base[0], bias=probe.bias + factor * base[1])
 
 
-def _kept(setup: Setup, name: str, *, rows: np.ndarray, features: Tensor) -> list[_Found]:
+def _kept(setup: Setup, name: str, *, rows: np.ndarray, features: Tensor) -> list[_SolvedHead]:
     """Return the present head with a fitted temperature, if all its class weights were carried over."""
     task, data = setup.tasks[name], setup.data_of(name)
     if len(setup.new_rows.get(task, np.zeros(1))):
@@ -145,15 +145,15 @@ def _kept(setup: Setup, name: str, *, rows: np.ndarray, features: Tensor) -> lis
     scores = features[rows].numpy() @ weight.T + bias
     truth = np.eye(len(bias))[data.targets[rows]] if data.task == "classification" else data.targets[rows]
     factor = fit_temperature(scores, truth, kind=data.task)
-    return [_Found(LinearProbe(factor * weight, factor * bias, 0.0, factor * scores, factor), rows, 0, _KEPT)]
+    return [_SolvedHead(LinearProbe(factor * weight, factor * bias, 0.0, factor * scores, factor), rows, 0, _KEPT)]
 
 
-def _numbers(setup: Setup, name: str, *, rows: np.ndarray, table: np.ndarray) -> _Found:
+def _numbers(setup: Setup, name: str, *, rows: np.ndarray, table: np.ndarray) -> _SolvedHead:
     """Return ridge regression with or without standardised features, whichever has the lower held-out error."""
     data, groups = setup.data_of(name), groups_of(setup, name, rows=rows)
     every = [fit_ridge(table, data.targets[rows], kind="regression", groups=groups, standardise=each) for each in (True, False)]
     probe = min(every, key=lambda one: min(loss for _, loss in one.path))
-    return _Found(probe, rows, len(rows), "ridge regression")
+    return _SolvedHead(probe, rows, len(rows), "ridge regression")
 
 
 def _through_layer(setup: Setup, log: Log, *, features: Tensor, source: Source) -> Outcome:
@@ -181,5 +181,5 @@ def _through_layer(setup: Setup, log: Log, *, features: Tensor, source: Source) 
         source=source,
         head_features=hidden,
         test_feed=test_feed,
-        solved={name: Solved(probe, rows)},
+        solved={name: ClosedFormHead(probe, rows)},
     )

@@ -16,12 +16,12 @@ from ...probes import LinearProbe, fit_ridge, fit_temperature
 from ...probes.common import HiddenLayer, centred
 from ..preparing import output_names
 from ..setup import Setup
-from ..tapped import Tapped
+from ..tapped import TapFeatures
 from .solving import (
     OLD_AND_RIDGE,
     OLD_ROWS,
     WORDS,
-    Probed,
+    ProbeHeads,
     by_discriminants,
     columns_of,
     drawn,
@@ -38,7 +38,7 @@ _PLAIN = ("mean", "std", "token", VECTOR)
 _PLAIN_NAME = f"{JOINT}, means and deviations"
 
 
-def _by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
+def _by_ridge(setup: Setup, tapped: TapFeatures, *, rows: np.ndarray) -> list[ProbeHeads]:
     """Return ridge regression on each depth alone and on sets of all depths together."""
     blocks = list(dict.fromkeys(part.block for part in tapped.slices))
     sets = {block: tuple(part for part in tapped.slices if part.block == block) for block in blocks}
@@ -46,14 +46,14 @@ def _by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]
         sets[JOINT] = tapped.slices
         sets[f"{JOINT}, without the input"] = tuple(part for part in tapped.slices if part.block != INPUT)
         sets[_PLAIN_NAME] = tuple(part for part in tapped.slices if part.pool in _PLAIN)
-    made: list[Probed] = []
+    made: list[ProbeHeads] = []
     for name, slices in sets.items():
         if slices and slices not in [other.slices for other in made]:
             made.append(solved_probe(setup, tapped, name, slices=slices, rows=rows))
     return made
 
 
-def probes_of(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
+def probes_of(setup: Setup, tapped: TapFeatures, *, rows: np.ndarray) -> list[ProbeHeads]:
     """Return a probe for each depth and for sets of all depths, by ridge regression or discriminant analysis, whichever is better.
     For classification, their weighted mean is appended."""
     made = _by_ridge(setup, tapped, rows=rows)
@@ -66,7 +66,7 @@ def probes_of(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]
     return [*found, *old] if setup.items.data.task == "regression" else found
 
 
-def best_of(found: Sequence[Probed]) -> Probed:
+def best_of(found: Sequence[ProbeHeads]) -> ProbeHeads:
     """Return the probe with the lowest held-out loss among those whose error is within half a standard error of the lowest.
     A probe on several depths wins unless one on a single depth is better by a whole standard error: among many depths, one may look best by
     chance. The weighted mean wins unless another is better by a whole standard error or by one example. The old head of a regression wins
@@ -86,7 +86,7 @@ def best_of(found: Sequence[Probed]) -> Probed:
     return min((one for one in joint or found if one.error <= best + 0.5 * lowest.standard_error), key=lambda one: one.loss)
 
 
-def _is_better(one: Probed, other: Probed) -> bool:
+def _is_better(one: ProbeHeads, other: ProbeHeads) -> bool:
     """Return whether the errors of a probe are lower by more than the standard error of the difference."""
     if len(one.errors) == len(other.errors):
         gain, error = gain_of(one.errors, other.errors, unit=0.0)
@@ -94,7 +94,7 @@ def _is_better(one: Probed, other: Probed) -> bool:
     return one.error + max(one.standard_error, other.standard_error) < other.error  # they were judged on different draws
 
 
-def probe_at(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> Probed:
+def probe_at(setup: Setup, tapped: TapFeatures, *, rows: np.ndarray) -> ProbeHeads:
     """Return the probe that the plan names: on its block alone, or the best one on all depths together."""
     asked, method = setup.plan.frozen, setup.plan.probe
     if asked is None and method == "auto":
@@ -118,13 +118,13 @@ def probe_at(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> Probed:
     return _again(setup, tapped, probed=plain, rows=rows, method=WORDS[method])
 
 
-def _best_set(found: Sequence[Probed], method: str) -> Probed:
+def _best_set(found: Sequence[ProbeHeads], method: str) -> ProbeHeads:
     """Return the best set of features that is not too wide for a method, of several depths if possible."""
     narrow = [one for one in found if method != "lda" or len(one.columns) <= WIDEST_ALONE] or [min(found, key=lambda one: len(one.columns))]
     return best_of([one for one in narrow if one.joint] or narrow)
 
 
-def _again(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray, method: str) -> Probed:
+def _again(setup: Setup, tapped: TapFeatures, *, probed: ProbeHeads, rows: np.ndarray, method: str) -> ProbeHeads:
     """Return a probe on the same features by another method."""
     return solved_probe(setup, tapped, probed.name, slices=probed.slices, rows=rows, method=method)
 
@@ -141,7 +141,7 @@ def block_of(network: Network, asked: int | str) -> str:
     return asked
 
 
-def refitted(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) -> Probed:
+def refitted(setup: Setup, tapped: TapFeatures, *, probed: ProbeHeads, rows: np.ndarray) -> ProbeHeads:
     """Return the same kind of probe on the same features, fitted to other examples."""
     if probed.members:
         members = [refitted(setup, tapped, probed=one, rows=rows) for one in probed.members]
@@ -153,7 +153,7 @@ def refitted(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) 
     return solved_probe(setup, tapped, probed.name, slices=probed.slices, rows=rows)
 
 
-def probed_network(setup: Setup, probed: Probed) -> Network:
+def probed_network(setup: Setup, probed: ProbeHeads) -> Network:
     """Return the setup's network with the heads `probed`; further tasks are branches."""
     network = setup.network.tapped(probed.taps)
     found = [(part.block, part.pool, part.stop - part.start) for part in network.body.tap_slices]
@@ -185,7 +185,7 @@ LEAST = 0.01  # Share of the total weight below which a head is left out
 MOST_WEIGHED = 4000  # Largest number of examples for fitting the weights; more change only their third digit
 
 
-def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: str = STACKED) -> list[Probed]:
+def stacked(setup: Setup, tapped: TapFeatures, *, members: Sequence[ProbeHeads], name: str = STACKED) -> list[ProbeHeads]:
     """Return the weighted mean of some heads, with weights fitted to their held-out logits.
     Source: stacking (Wolpert, Neural Networks 5, 1992) with non-negative weights (Breiman, Machine Learning 24, 1996).
     Deviations: log loss instead of squared error, and a penalty towards `_prior`."""
@@ -204,7 +204,7 @@ def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: st
     return [replace(judged_probe(setup, name, slices=slices, method=method, probes=probes, rows=best.rows), members=tuple(kept))]
 
 
-def _prior(members: Sequence[Probed]) -> np.ndarray:
+def _prior(members: Sequence[ProbeHeads]) -> np.ndarray:
     """Return the prior weights (M,) of some heads: one half for the old head, the other half in equal parts; all equal without an old head.
     No example has chosen anything about the old head. The held-out logits of the others also chose their penalties and methods, so that
     with 30 examples their errors are too low."""
@@ -230,7 +230,7 @@ def _stacking_weights(scores: np.ndarray, targets: np.ndarray, *, prior: np.ndar
     return np.asarray(found.x) if found.x.sum() > 0 else prior
 
 
-def _old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
+def _old_rows(setup: Setup, tapped: TapFeatures, *, rows: np.ndarray) -> list[ProbeHeads]:
     """Return the old head as a probe, if it has all classes and its features were read; else an empty list.
     It is calibrated on the examples `rows` (n,), which it has not seen; for numbers, ridge regression on what it leaves over is added where
     that lowers the leave-one-out error by more than its standard error.
@@ -249,7 +249,7 @@ def _old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]
     factor = 1.0 if numbers else fit_temperature(scores, np.eye(len(data.classes))[data.targets[known]])
     probe = LinearProbe(factor * head.weight, factor * head.bias, 0.0, factor * scores, factor)
 
-    def judged(method: str, probe: LinearProbe) -> Probed:
+    def judged(method: str, probe: LinearProbe) -> ProbeHeads:
         return judged_probe(setup, read.block, slices=(read,), method=method, probes={data.name: probe}, rows={data.name: known})
 
     old = judged(OLD_ROWS, probe)
@@ -262,7 +262,7 @@ def _old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]
     return [corrected if _is_better(corrected, old) else old]
 
 
-def _read_by_head(tapped: Tapped) -> TapSlice | None:
+def _read_by_head(tapped: TapFeatures) -> TapSlice | None:
     """Return the slice of the features that the head reads, found by comparing values."""
     wanted = tapped.head_features
     if wanted is None:
@@ -273,14 +273,14 @@ def _read_by_head(tapped: Tapped) -> TapSlice | None:
     return next((part for part in alike if float((tapped.features[:64, part.start : part.stop] - few).abs().max()) < 1e-4 * scale), None)
 
 
-def _weights_of(setup: Setup, task: str, *, members: Sequence[Probed]) -> np.ndarray:
+def _weights_of(setup: Setup, task: str, *, members: Sequence[ProbeHeads]) -> np.ndarray:
     rows = members[0].rows[task]
     drawn = np.random.default_rng(setup.plan.seed).permutation(len(rows))[:MOST_WEIGHED]
     scores = np.stack([one.probes[task].loo_scores[drawn] for one in members]).astype(np.float64)
     return _stacking_weights(scores, setup.data_of(task).targets[rows[drawn]], prior=_prior(members))
 
 
-def _joined(setup: Setup, task: str, *, members: Sequence[Probed], weights: np.ndarray, slices: Sequence[TapSlice]) -> LinearProbe:
+def _joined(setup: Setup, task: str, *, members: Sequence[ProbeHeads], weights: np.ndarray, slices: Sequence[TapSlice]) -> LinearProbe:
     """Return the weighted sum of the heads of one task on the features of all of them, calibrated."""
     columns, first = columns_of(slices), members[0].probes[task]
     weight, bias, scores = np.zeros((len(first.bias), len(columns))), np.zeros(len(first.bias)), np.zeros(first.loo_scores.shape)

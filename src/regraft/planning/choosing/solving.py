@@ -27,7 +27,7 @@ from ...probes.common import HiddenLayer, feature_scale, mean_and_deviation, spr
 from ..measured_input import losses_of
 from ..plan import THROUGH_LAYERS
 from ..setup import Setup
-from ..tapped import Tapped
+from ..tapped import TapFeatures
 
 WORDS = {
     "ridge": "ridge",
@@ -53,7 +53,7 @@ Rows = Mapping[str, np.ndarray]  # Task of the data -> indices (n,) of the examp
 
 
 @dataclass(frozen=True, eq=False)
-class Probed:
+class ProbeHeads:
     """Closed-form heads on the same features, one for each task."""
 
     name: str  # a block, "input", or "all depths" with what was left out or how they were joined
@@ -63,7 +63,7 @@ class Probed:
     rows: Rows  # task of the data -> examples that it was fitted to
     errors: np.ndarray  # (n,) held-out errors of the first task, 0 or 1, or the losses
     loss: float  # sum over the tasks of the mean held-out loss
-    members: tuple[Probed, ...] = ()  # the probes of a weighted mean; empty for a single probe
+    members: tuple[ProbeHeads, ...] = ()  # the probes of a weighted mean; empty for a single probe
     layer: HiddenLayer | None = None  # layer between features and heads; None if the heads read the features directly
 
     @property
@@ -100,7 +100,7 @@ class Probed:
         return len({part.block for part in self.slices}) > 1
 
 
-def softened(setup: Setup, probed: Probed) -> Probed:
+def softened(setup: Setup, probed: ProbeHeads) -> ProbeHeads:
     """Return a `setup`'s probe `probed` with a smoothed temperature, for a warm start."""
     probes = {}
     for name, probe in probed.probes.items():
@@ -114,7 +114,7 @@ def columns_of(slices: Sequence[TapSlice]) -> np.ndarray:
     return np.concatenate([np.arange(part.start, part.stop) for part in slices])
 
 
-def by_discriminants(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) -> list[Probed]:
+def by_discriminants(setup: Setup, tapped: TapFeatures, *, probed: ProbeHeads, rows: np.ndarray) -> list[ProbeHeads]:
     """Return the same probe by discriminant analysis, if all tasks are classifications and the features are few enough."""
     kinds = {setup.data_of(name).task for name in setup.tasks}
     if kinds != {"classification"} or len(probed.columns) > WIDEST_LDA:
@@ -123,8 +123,8 @@ def by_discriminants(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.n
 
 
 def solved_probe(  # over the limit: what a probe is made of
-    setup: Setup, tapped: Tapped, name: str, *, slices: tuple[TapSlice, ...], rows: np.ndarray, method: str = "ridge"
-) -> Probed:
+    setup: Setup, tapped: TapFeatures, name: str, *, slices: tuple[TapSlice, ...], rows: np.ndarray, method: str = "ridge"
+) -> ProbeHeads:
     """Return a probe on the features in `slices`."""
     probes, used, columns, layer = {}, {}, columns_of(slices), None
     for task in setup.tasks:
@@ -142,12 +142,12 @@ def solved_probe(  # over the limit: what a probe is made of
 
 def judged_probe(  # over the limit: what a probe is made of
     setup: Setup, name: str, *, slices: tuple[TapSlice, ...], method: str, probes: Mapping[str, LinearProbe], rows: Rows
-) -> Probed:
+) -> ProbeHeads:
     """Return heads with their held-out errors.
     `probes` maps tasks of the data to heads, `rows` to the examples that they were fitted to."""
     loss = sum(setup.objective_of(task).weight * held_out_loss(setup, task, probe=probes[task], rows=rows[task]) for task in setup.tasks)
     first = setup.items.data.name
-    return Probed(name, slices, method, probes, rows, item_errors(setup, probes[first].loo_scores, rows=rows[first]), float(loss))
+    return ProbeHeads(name, slices, method, probes, rows, item_errors(setup, probes[first].loo_scores, rows=rows[first]), float(loss))
 
 
 def held_out_loss(setup: Setup, task: str, *, probe: LinearProbe, rows: np.ndarray) -> float:
@@ -231,7 +231,7 @@ def _scale_of(features: np.ndarray, slices: Sequence[TapSlice]) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
+class HeldOutErrors:
     """Held-out errors of the first task."""
 
     rows: np.ndarray  # (m,) the examples
@@ -246,7 +246,7 @@ class HeldOut:
         return np.append(self.errors, np.nan)[found], np.append(self.losses, np.nan)[found]
 
 
-def held_out(setup: Setup, scores: np.ndarray, *, rows: np.ndarray) -> HeldOut:
+def held_out(setup: Setup, scores: np.ndarray, *, rows: np.ndarray) -> HeldOutErrors:
     """Return the errors of `scores` (n, C) of a `setup`'s first task, on those of the examples `rows` (n,) that have a target."""
     data = setup.items.data
     known = data.targets_of(data.name).known[rows]
@@ -255,7 +255,7 @@ def held_out(setup: Setup, scores: np.ndarray, *, rows: np.ndarray) -> HeldOut:
     if data.task == "classification" and len(rows):
         factor = fit_temperature(scores, np.eye(scores.shape[1])[data.targets[rows]])
         losses = losses_of(factor * scores, data.targets[rows], kind=data.task)
-    return HeldOut(rows, errors, losses, float(losses.mean()))
+    return HeldOutErrors(rows, errors, losses, float(losses.mean()))
 
 
 def gain_of(errors: np.ndarray, before: np.ndarray, *, unit: float = 1.0) -> tuple[float, float]:

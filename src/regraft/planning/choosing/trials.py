@@ -19,14 +19,14 @@ from ...networks.contract import Network
 from ...scale import on_cluster
 from ...training import Feed, Settings, Training, WholeFeed, all_logits
 from ...training.loop import copied, restore_
-from ...training.recipe import DRAWN, LARGEST, Measured, Short, Starts, first_short, short_epochs
+from ...training.recipe import DRAWN, LARGEST, MeasuredTraining, ShortTraining, Starts, first_short, short_epochs
 from ..passes import feed_of, training_of
 from ..setup import Log, Setup
 from ..tuning.by_method import Tuning, begun_method
 from ..tuning.tuned import folds_for, measured_training, refit_, refitted, split_of, starts_of, usual_rate, weights_of
 from .bases import Base
 from .candidates import Candidate, below_probe, frozen_layers
-from .solving import HeldOut, held_out
+from .solving import HeldOutErrors, held_out
 
 __all__ = ["Trial", "blended_", "mix_", "on_workers", "trial_epochs", "trial_of"]
 
@@ -47,8 +47,8 @@ class Trial:
     starts: Starts  # name -> start weights, as in its strategy; empty if nothing below the head is trained
     feed: Feed
     tuning: Tuning | None = None  # form of the method, if the strategy is one
-    short: Short | None = None  # the short training for the comparison, after it has begun
-    found: Measured | None = None  # the training with measured settings, after it has run
+    short: ShortTraining | None = None  # the short training for the comparison, after it has begun
+    found: MeasuredTraining | None = None  # the training with measured settings, after it has run
     share: float = 1.0  # share of the way from start to trained weights that is kept
 
     @property
@@ -60,7 +60,7 @@ class Trial:
     def _is_drawn(self) -> bool:
         return self.candidate.strategy == "scratch"
 
-    def run_(self, *, epochs: int) -> HeldOut:
+    def run_(self, *, epochs: int) -> HeldOutErrors:
         """Train for further epochs at the usual rate, like the first comparison of settings; return the held-out errors."""
         began = time.perf_counter()
         with self._form(), self.log.clock.during("compare"):
@@ -71,7 +71,7 @@ class Trial:
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
         return run
 
-    def _first(self) -> Short:
+    def _first(self) -> ShortTraining:
         return first_short(self._training(self.setup.settings), usual=self.rate, starts=self.starts)
 
     def sent(self) -> Trial:
@@ -100,7 +100,7 @@ class Trial:
         if content is not None and store is not None:
             store.write(dict(content))
 
-    def finished(self, epochs: int | None) -> HeldOut:
+    def finished(self, epochs: int | None) -> HeldOutErrors:
         """Train with measured settings, as the strategy does; return the errors on the validation set or, if it is small, on folds.
         `epochs` is the largest number of epochs; None follows the settings."""
         began, setup, first = time.perf_counter(), self.setup, self.short if epochs is None and _is_small(self.setup) else None
@@ -118,7 +118,7 @@ class Trial:
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
         return self._judged(*(found.held_out or self._held_out()))
 
-    def judged_further(self, run: HeldOut, *, doubtful: Callable[[HeldOut], bool]) -> HeldOut:
+    def judged_further(self, run: HeldOutErrors, *, doubtful: Callable[[HeldOutErrors], bool]) -> HeldOutErrors:
         """Evaluate a finished training on folds of the training set as well, each held out of a repetition, while it is doubtful."""
         if self.found is None:
             raise ValueError("the trial has not been finished")
@@ -152,7 +152,7 @@ class Trial:
         self.setup, self.frozen = self.setup.on(self.tuning.finished()), frozenset()
         return WholeFeed(self.setup.network, self.setup.items, 1, self.setup.device)
 
-    def judged(self) -> HeldOut:
+    def judged(self) -> HeldOutErrors:
         """Return the errors of the present network on the validation set."""
         return self._judged(*self._held_out())
 
@@ -170,7 +170,7 @@ class Trial:
         validation = self.setup.parts.validation
         return all_logits(self.setup.network, self.feed, indices=validation), validation
 
-    def _judged(self, scores: Mapping[str, np.ndarray], rows: np.ndarray) -> HeldOut:
+    def _judged(self, scores: Mapping[str, np.ndarray], rows: np.ndarray) -> HeldOutErrors:
         """Return the errors of logits by task."""
         setup, data = self.setup, self.setup.items.data
         run = held_out(setup, scores[setup.tasks[data.name]], rows=rows)
@@ -199,7 +199,7 @@ def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> 
     return Trial(candidate, base.history, setup, log, frozen, starts if start else {}, feed, tuning)
 
 
-def on_workers(trials: Sequence[Trial], *, epochs: int, cluster: str) -> Iterator[HeldOut]:
+def on_workers(trials: Sequence[Trial], *, epochs: int, cluster: str) -> Iterator[HeldOutErrors]:
     """Run each trial for further epochs as a task of the cluster; yield their errors on the validation set, in order."""
     threads = torch.get_num_threads()
     shared = ([one.sent() for one in trials], epochs, threads)
@@ -218,7 +218,7 @@ def _two_scores(shared: tuple[list[Trial], int, int]) -> list[Tensor]:
     return [torch.from_numpy(part) for by_task in scores for part in by_task.values()]
 
 
-def _task(shared: tuple[list[Trial], int, int], piece: tuple[int, TrialState]) -> tuple[HeldOut, TrialState, float | None]:
+def _task(shared: tuple[list[Trial], int, int], piece: tuple[int, TrialState]) -> tuple[HeldOutErrors, TrialState, float | None]:
     """Run one of the trials in a worker; return its errors, its state and the seconds that it has taken."""
     (trials, epochs, threads), (number, state) = shared, piece
     torch.set_num_threads(threads)

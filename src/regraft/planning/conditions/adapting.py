@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data import Dataset, Prepared, preprocessing_from_dict, with_conditions
+from ...data import Dataset, PreparedData, preprocessing_from_dict, with_conditions
 from ...data.items import listed
 from ...errors import NetworkError, SettingError, near_names
 from ...methods.prior import code_prior
@@ -21,14 +21,14 @@ from ...networks.parts.coding import INPUT
 from ...words import counted
 from ..preparing import preprocessing_for
 from ..setup import usable_device
-from .fitting import Fitted, Fitting, fit_codes, rows_needed
+from .fitting import FitSettings, FittedCodes, fit_codes, rows_needed
 from .items import CodedItems
 from .losses import CodeLosses
 from .matching import aims_of, condition_groups, scaled, with_heads_of
 
 
 @dataclass(frozen=True)
-class Asked:
+class ConditionOptions:
     """Arguments of the fit of new conditions."""
 
     names: str | Sequence[str] | None = None  # one condition or several; None: all conditions of the data
@@ -37,7 +37,7 @@ class Asked:
     device: str | None = None  # device of the network; None: the fastest one available
 
 
-def fit_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitting) -> Network:
+def fit_condition(net: Network, data: Dataset, *, asked: ConditionOptions, fitting: FitSettings) -> Network:
     """Return a copy of a network with codes for the asked conditions of labelled examples (unlabelled for an unsupervised fit).
     Its account records what was fitted, and that nothing else has changed."""
     net = _coded(net, asked.input)
@@ -50,7 +50,7 @@ def fit_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitting
     without = fitting.prior is None or (fitting.prior == "auto" and len(learned) < 2)
     prior = None if without else code_prior(table[learned].astype(np.float64), table[0])  # around the mean code
     rows = rows_needed(counts, choosing=prior is not None and fitting.prior == "auto")
-    items = Prepared(kept, with_conditions(preprocessing_for(net, kept), coding.conditions, lenient=True))
+    items = PreparedData(kept, with_conditions(preprocessing_for(net, kept), coding.conditions, lenient=True))
     blank = net.recoded([f"row {row}" for row in range(rows)], np.zeros((1 + rows, coding.size), np.float32))
     held = CodedItems(blank, items, device=usable_device(asked.device))
     members = np.split(np.arange(len(chosen)), np.cumsum(counts)[:-1])
@@ -109,7 +109,7 @@ def _coded(net: Network, name: str | None) -> Network:
 
 
 def _started(
-    held: CodedItems, data: Dataset, *, fitting: Fitting, table: np.ndarray, members: Sequence[np.ndarray]
+    held: CodedItems, data: Dataset, *, fitting: FitSettings, table: np.ndarray, members: Sequence[np.ndarray]
 ) -> tuple[CodeLosses, np.ndarray]:
     """Return the losses to minimise, and the initial code of each condition, (V, M)."""
     count = len(members)
@@ -185,7 +185,7 @@ def _proved(known: Network, table: np.ndarray, *, digest: str, changed: Collecti
     )
 
 
-def _told(fitted: Fitted, counts: Mapping[str, int], *, fitting: Fitting, proof: Account) -> Account:
+def _told(fitted: FittedCodes, counts: Mapping[str, int], *, fitting: FitSettings, proof: Account) -> Account:
     """Return the account of the fitted codes. `counts`: condition -> number of examples, in the order of the codes."""
     ways = {"pseudo": "labels that the network guessed", "entropy": "the entropy of its predictions"}
     how = f" without their labels (unsupervised: {ways[fitting.unsupervised]})" if fitting.unsupervised else ""
@@ -208,7 +208,7 @@ def _told(fitted: Fitted, counts: Mapping[str, int], *, fitting: Fitting, proof:
     return Account({"new": [f"code {name}" for name in counts]}, {f"code {name}": rule for name in counts}, notes, figures)
 
 
-def _prior_words(weight: float, fitting: Fitting) -> str:
+def _prior_words(weight: float, fitting: FitSettings) -> str:
     if math.isinf(weight):
         return "examples left out in turn were best told with the mean code, which was kept"
     if not weight:

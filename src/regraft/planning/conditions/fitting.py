@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import SettingError, near_names
 from ...methods.prior import WEIGHTS, CodePrior, chosen_weight, first_weight
-from ...training.full_batch import FITS, Minimised, minimise
+from ...training.full_batch import FITS, Minimum, minimise
 from .losses import CodeLosses
 
 STARTS = ("mean", "zero", "nearest")
@@ -24,7 +24,7 @@ FEWEST = 5  # Minimum number of examples for choosing the prior's weight by cros
 
 
 @dataclass(frozen=True)
-class Fitting:
+class FitSettings:
     """Settings of the fit of codes.
     `start`: initial code: "mean", "zero", "nearest" (the known code with the lowest loss on the examples), or its numbers, (M,). `prior`:
     weight of the prior, >= 0; None: no prior. "auto": 1 for one or two examples, else 0.3; from five examples on, chosen by
@@ -51,7 +51,7 @@ class Fitting:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedCodes:
     """Fitted codes."""
 
     codes: np.ndarray  # (V, M)
@@ -67,7 +67,7 @@ def rows_needed(counts: Sequence[int], *, choosing: bool) -> int:
     return max(len(counts), tried, 1)
 
 
-def fit_codes(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, start: np.ndarray) -> Fitted:
+def fit_codes(losses: CodeLosses, fitting: FitSettings, *, prior: CodePrior | None, start: np.ndarray) -> FittedCodes:
     """Fit one code for each row of `losses`, independently of the other rows. `prior`: over codes, or None; `start`: (V, M)."""
     members = losses.members
     before = np.array([part.mean() for part in losses.each(start, members)])
@@ -80,14 +80,14 @@ def fit_codes(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, 
         found = _minimised(losses, fitting, prior=prior, weights=weights[free], start=start[free])
         codes[free], spent, losses.members = found.values, spent + found.evaluations, members
     after = np.array([part.mean() for part in losses.each(codes, members)])
-    return Fitted(codes, weights, before, after, spent)
+    return FittedCodes(codes, weights, before, after, spent)
 
 
 def _folds(count: int) -> int:
     return min(count, FOLDS) if count >= FEWEST else 0
 
 
-def _weights(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, start: np.ndarray) -> tuple[np.ndarray, int]:
+def _weights(losses: CodeLosses, fitting: FitSettings, *, prior: CodePrior | None, start: np.ndarray) -> tuple[np.ndarray, int]:
     """Return the prior's weight for each condition, (V,), and the number of evaluations to choose it."""
     count = len(losses.members)
     if prior is None or fitting.prior is None:
@@ -103,7 +103,7 @@ def _weights(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, s
 
 
 def _left_out(
-    losses: CodeLosses, fitting: Fitting, *, prior: CodePrior, start: np.ndarray, rows: Sequence[int]
+    losses: CodeLosses, fitting: FitSettings, *, prior: CodePrior, start: np.ndarray, rows: Sequence[int]
 ) -> tuple[list[np.ndarray], int]:
     """Return the loss of each example with a code fitted without it, (W, n) for each row, and the number of evaluations.
     The last of the W weights is infinite (the prior's mean). Each other weight and fold has its own code; all are fitted together."""
@@ -134,7 +134,7 @@ def _folded(members: np.ndarray, seed: int) -> list[np.ndarray]:
     return [np.sort(members[part]) for part in np.array_split(order, _folds(len(members)))]
 
 
-def _minimised(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, weights: np.ndarray, start: np.ndarray) -> Minimised:
+def _minimised(losses: CodeLosses, fitting: FitSettings, *, prior: CodePrior | None, weights: np.ndarray, start: np.ndarray) -> Minimum:
     """Minimise the loss plus the weighted penalty of the prior, both per example.
     L-BFGS works on whitened codes, in which the prior is isotropic."""
     how, steps, step = fitting.fit, fitting.steps, fitting.step
@@ -159,4 +159,4 @@ def _minimised(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None,
     if how != "lbfgs":
         return minimise(how, penalised, start=start, steps=steps, step=step)
     reached = minimise(how, whitened, start=known.whitened(start), steps=steps, step=step)
-    return Minimised(known.coloured(reached.values), reached.losses, reached.path, reached.evaluations)
+    return Minimum(known.coloured(reached.values), reached.losses, reached.path, reached.evaluations)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data import Prepared
+from ...data import PreparedData
 from ...freezing import Counter, Cut, cacheable_layers, find_cut
 from ...networks.contract import Inputs, Network, Scores
 from ...networks.samples import placed
@@ -32,7 +32,7 @@ class CodedItems:
     M). `counter`: number of examples that went through the part below the first use of the code. `cached`: whether there is such a part,
     computed once."""
 
-    def __init__(self, network: Network, items: Prepared, *, device: torch.device) -> None:
+    def __init__(self, network: Network, items: PreparedData, *, device: torch.device) -> None:
         network.body.move_(device)
         self.network, self.counter, self._device = network, Counter(), device
         self.table = network.body.code_table()
@@ -67,7 +67,7 @@ class CodedItems:
         with torch.no_grad():
             self.table[torch.from_numpy(np.asarray(rows, np.int64)).to(self._device)] = torch.from_numpy(values).to(self.table)
 
-    def _held(self, items: Prepared) -> list[Tensor]:
+    def _held(self, items: PreparedData) -> list[Tensor]:
         """Return the stored tensors of all examples: the live outputs of the cut, or the inputs without a cut."""
         found: list[list[Tensor]] = []
         for indices, batch in items.batches(READ_AT_ONCE):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data import Dataset, Prepared
+from ...data import Dataset, PreparedData
 from ...errors import NetworkError, SettingError, near_names
 from ...networks.contract import Inputs, Network
 from ...networks.samples import placed
@@ -69,7 +69,7 @@ def learn_input(
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _InputProblem:
     """Minimisation problem of learned inputs."""
 
     sample: Tensor  # sample of the learned input, for shape and dtype
@@ -105,7 +105,7 @@ class _Wanted:
         return torch.stack([aim.losses(scores, index) for aim in self.aims]).sum(0), rows
 
 
-def _whole(net: Network, data: Dataset | Sequence[str]) -> _Wanted:
+def _whole(net: Network, data: Dataset | Sequence[str]) -> _InputProblem:
     """Return the problem of learning one whole input for each of the given classes."""
     if isinstance(net.sample, dict):
         raise SettingError(f"The network takes several inputs; choose one with input={next(iter(net.sample))!r} or another.")
@@ -122,10 +122,10 @@ def _whole(net: Network, data: Dataset | Sequence[str]) -> _Wanted:
     rows = torch.tensor([classes.index(one) for one in wanted])
     targets = rows if head.kind == "classification" else torch.eye(len(classes))[rows]
     aim = Aim(head.task, head.kind, targets, torch.ones(len(wanted)))
-    return _Wanted(_real(net.sample, "the input"), wanted, {}, "", (aim,), np.arange(len(wanted)))
+    return _InputProblem(_real(net.sample, "the input"), wanted, {}, "", (aim,), np.arange(len(wanted)))
 
 
-def _beside(net: Network, data: Any, *, name: str) -> _Wanted:
+def _beside(net: Network, data: Any, *, name: str) -> _InputProblem:
     """Return the problem of learning one named input for given examples: one for all, or one per condition."""
     named = net.sample if isinstance(net.sample, dict) else {}
     if name not in named:
@@ -133,7 +133,7 @@ def _beside(net: Network, data: Any, *, name: str) -> _Wanted:
     if not isinstance(data, Dataset):
         raise SettingError(f"input={name!r} is learned for examples that stand beside it; received {type(data).__name__}, expected data.")
     kept, rest = with_heads_of(net, data, supervised=True), [other for other in named if other != name]
-    items = Prepared(kept, preprocessing_for(net, kept))
+    items = PreparedData(kept, preprocessing_for(net, kept))
     found: dict[str, list[Tensor]] = {}
     for _, batch in items.batches(64):
         given = placed(batch, (cpu := torch.device("cpu")), order=net.body.training_order(cpu))
@@ -146,7 +146,7 @@ def _beside(net: Network, data: Any, *, name: str) -> _Wanted:
             f"input={name!r}: the network also takes {missing[0]!r}, which the examples do not give; they give {list(inputs)}."
         )
     groups, rows = (("",), np.zeros(len(kept), np.int64)) if data.conditions is None else _by_condition(data.conditions)
-    return _Wanted(_real(named[name], f"input={name!r}"), groups, inputs, name, target_aims(kept), rows)
+    return _InputProblem(_real(named[name], f"input={name!r}"), groups, inputs, name, target_aims(kept), rows)
 
 
 def _by_condition(conditions: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:

@@ -31,7 +31,7 @@ from .parts import Parts, labelled, parted
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExtensionOptions:
     """Arguments of an extension. Raises `SettingError` for conflicting arguments."""
 
     start: str | None = None  # initialisation of the new class weights; None: chosen by the data
@@ -155,7 +155,13 @@ class Extension:
 
 
 def extended(
-    net: Network, data: Dataset, *, asked: Asked, test: Dataset | None = None, out: str | Path | None = None, skip_bad: bool = False
+    net: Network,
+    data: Dataset,
+    *,
+    asked: ExtensionOptions,
+    test: Dataset | None = None,
+    out: str | Path | None = None,
+    skip_bad: bool = False,
 ) -> Extension:
     """Extend a network by the new classes of the data, and evaluate it on a holdout set. `out`: folder to save it to, or None."""
     with nullcontext() if out is None else held_folder(out) as folder:
@@ -169,7 +175,7 @@ def extended(
     return replace(found, cost=clock.cost())
 
 
-def _extended(net: Network, data: Dataset, *, asked: Asked, test: Dataset | None, skip_bad: bool, clock: Clock) -> Extension:
+def _extended(net: Network, data: Dataset, *, asked: ExtensionOptions, test: Dataset | None, skip_bad: bool, clock: Clock) -> Extension:
     with clock.during("read"):
         stored = None if asked.old_data is None else labelled(net, asked.old_data, skip_bad=skip_bad)
         shown = labelled(net, data, skip_bad=skip_bad)
@@ -240,7 +246,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _facts(wider: Network, parts: Parts, *, asked: Asked, warnings: tuple[str, ...], known: bool) -> dict[str, Any]:
+def _facts(wider: Network, parts: Parts, *, asked: ExtensionOptions, warnings: tuple[str, ...], known: bool) -> dict[str, Any]:
     """Return the content of the report besides scores and account, as plain data."""
     alone = "fitted to the new examples and class statistics" if known else "separated from the old class weights"
     how = asked.start or ("fitted to examples of old and new classes" if parts.old is not None else alone)

@@ -37,7 +37,7 @@ class Case:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class ProbeEvaluation:
     """Evaluation of a probe on left-out examples."""
 
     scores: np.ndarray  # (N, C) predictions for the left-out examples
@@ -51,12 +51,12 @@ class Held:
         """Standard error of the figure, clustered by group."""
         return max(_standard_error(self.credits, self.clusters), self.floor)
 
-    def over(self, other: Held) -> tuple[float, float]:
+    def over(self, other: ProbeEvaluation) -> tuple[float, float]:
         """Return the difference to the `other` figure on the same examples, and its standard error."""
         return self.value - other.value, _standard_error(self.credits - other.credits, self.clusters)
 
 
-def judged(case: Case, scores: np.ndarray) -> Held:
+def judged(case: Case, scores: np.ndarray) -> ProbeEvaluation:
     """Return the evaluation of predictions for left-out examples: accuracy, mean average precision or R² (mean over outputs).
     `scores`: (N, C) logits, or predicted numbers.
     Source: the error of the mean average precision is that of a jackknife over 20 parts (Efron & Tibshirani, An Introduction to the
@@ -64,17 +64,17 @@ def judged(case: Case, scores: np.ndarray) -> Held:
     if case.kind == "classification":
         right = (scores.argmax(axis=1) == case.targets).astype(np.float64)
         share = (right.sum() + 1) / (len(right) + 2)
-        return Held(scores, float(right.mean()), right, case.groups, float(np.sqrt(share * (1 - share) / len(right))))
+        return ProbeEvaluation(scores, float(right.mean()), right, case.groups, float(np.sqrt(share * (1 - share) / len(right))))
     if case.kind == "regression":
         truth = case.targets.reshape(len(case), -1).astype(np.float64)
         spread = np.maximum(np.square(truth - truth.mean(axis=0)).mean(axis=0), 1e-30)
         explained = (1 - np.square(scores - truth) / spread).mean(axis=1)
-        return Held(scores, float(explained.mean()), explained, case.groups)
+        return ProbeEvaluation(scores, float(explained.mean()), explained, case.groups)
     value = _mean_precision(scores, case.targets)
     parts = _fold_numbers(case, min(_PARTS, len(case)))
     count = int(parts.max()) + 1
     without = np.array([_mean_precision(scores[parts != part], case.targets[parts != part]) for part in range(count)])
-    return Held(scores, value, count * value - (count - 1) * without, None)
+    return ProbeEvaluation(scores, value, count * value - (count - 1) * without, None)
 
 
 def _mean_precision(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -104,7 +104,7 @@ def _fold_numbers(case: Case, count: int) -> np.ndarray:
     return np.asarray((np.random.default_rng(0).permutation(number) % min(count, number))[units])
 
 
-def nested_choice(case: Case, candidates: list[Held]) -> tuple[int, Held]:
+def nested_choice(case: Case, candidates: list[ProbeEvaluation]) -> tuple[int, ProbeEvaluation]:
     """Choose the best of several probes, and evaluate the choice by nested cross-validation.
     Each of 5 folds uses the probe that is best on the other folds. Return the index of the best probe on all examples, and the evaluation
     of the predictions combined from the folds.

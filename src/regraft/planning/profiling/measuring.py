@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from ...data import Dataset, Prepared
+from ...data import Dataset, PreparedData
 from ...data.items import mean_of_windows
 from ...errors import DataError
 from ...freezing import Counter, check_engine
@@ -19,10 +19,10 @@ from ...probes.knn import neighbour_scores
 from ...training import Settings
 from ..preparing import preprocessing_for, windowed
 from ..setup import Clock
-from ..tapped import Tapped, tapped_features
-from .judging import METRICS, Case, Held, judged, nested_choice
+from ..tapped import TapFeatures, tapped_features
+from .judging import METRICS, Case, ProbeEvaluation, judged, nested_choice
 from .probing import (
-    Joint,
+    JointProbe,
     alone,
     coordinates,
     curve_points,
@@ -33,22 +33,22 @@ from .probing import (
     relation_scores,
     shared_rows,
 )
-from .profile import Beside, Depth, Profile
-from .words import BEFORE_HEAD, Found, points_of, read_figures, warnings_of
+from .profile import Depth, Profile, ReferenceFigure
+from .words import BEFORE_HEAD, ProfileFigures, points_of, read_figures, warnings_of
 
 _CHANCE = {"classification": "majority class", "multi-label": "share of each label", "regression": "the mean"}
 MOST_JUDGED = 1500  # Maximum number of examples for the probes, whose time grows with its cube
 
 
 @dataclass(frozen=True, eq=False)
-class _Measuring:
+class _Inputs:
     """Inputs of the figures."""
 
     net: Network
     data: Dataset
     case: Case  # targets and groups of the examples `rows`
     tables: dict[str, np.ndarray]  # depth -> (n, d) features of the examples `rows`
-    tapped: Tapped
+    tapped: TapFeatures
     rows: np.ndarray  # (n,) indices of the examples that the probes use
     seed: int
 
@@ -60,13 +60,13 @@ def measure_profile(net: Network, data: Dataset, *, settings: Settings, device: 
     _check_targets(data)
     with clock.during("read"):
         read = windowed(net, data)
-        items = Prepared(read, preprocessing_for(net, read))
+        items = PreparedData(read, preprocessing_for(net, read))
     tapped = tapped_features(net, items, settings=settings, device=device, counter=counter, clock=clock)
     tapped = tapped if read is data else _of_recordings(tapped, read)
     start = time.perf_counter()
     rows, notes = _judged_rows(data, seed)
     case, groups, warnings = _case_of(data, rows)
-    profile = _measured(_Measuring(net, data, case, _tables(tapped, rows), tapped, rows, seed))
+    profile = _measured(_Inputs(net, data, case, _tables(tapped, rows), tapped, rows, seed))
     now = time.perf_counter()
     seconds = {"read": clock.seconds["read"], "pass": tapped.seconds, "probes": now - start, "total": now - clock.began}
     return replace(
@@ -79,7 +79,7 @@ def measure_profile(net: Network, data: Dataset, *, settings: Settings, device: 
     )
 
 
-def _of_recordings(tapped: Tapped, windows: Dataset) -> Tapped:
+def _of_recordings(tapped: TapFeatures, windows: Dataset) -> TapFeatures:
     """Return the features of recordings as the mean over their windows. This averages the outputs of a linear probe as well."""
 
     def mean(values: torch.Tensor) -> torch.Tensor:
@@ -127,7 +127,7 @@ def _case_of(data: Dataset, rows: np.ndarray) -> tuple[Case, int, list[str]]:
     return Case(data.task, len(data.classes), targets), 1, [said]
 
 
-def _tables(tapped: Tapped, rows: np.ndarray) -> dict[str, np.ndarray]:
+def _tables(tapped: TapFeatures, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Return depth -> features (n, d), in order. The head's input comes last if it differs from the last block's features."""
     features = tapped.features[torch.from_numpy(rows)].numpy()
     tables = {tap.block: features[:, tapped.columns(tap.block)] for tap in tapped.points}
@@ -146,7 +146,7 @@ def _tables(tapped: Tapped, rows: np.ndarray) -> dict[str, np.ndarray]:
     return tables
 
 
-def _measured(of: _Measuring) -> Profile:
+def _measured(of: _Inputs) -> Profile:
     case, data, tables = of.case, of.data, of.tables
     depths = {block: alone(case, table) for block, table in tables.items()}
     _, honest = nested_choice(case, list(depths.values()))
@@ -155,7 +155,7 @@ def _measured(of: _Measuring) -> Profile:
     counts = {name: int(count) for name, count in zip(data.classes, data.class_counts(), strict=False)}
     known = int(data.known.sum())
     per_class = int(np.median([count for count in counts.values() if count])) if counts else known
-    found = Found(depths, joint.held, honest, case.chance, case.kind, per_class)
+    found = ProfileFigures(depths, joint.held, honest, case.chance, case.kind, per_class)
     reading = read_figures(found)
     naive = None if case.groups is None else joint_probe(replace(case, groups=None), everything).others[joint.method]
     curve = curve_points(case, everything, joint=joint, seed=of.seed)
@@ -176,7 +176,7 @@ def _measured(of: _Measuring) -> Profile:
         best=found.best,
         honest=(honest.value, honest.error),
         holds_to=found.holds_to,
-        beside=tuple([*_jointly(joint, naive), *_on_deepest(of), *_old_head(of), Beside(_CHANCE[case.kind], case.chance, 0.0)]),
+        beside=tuple([*_jointly(joint, naive), *_on_deepest(of), *_old_head(of), ReferenceFigure(_CHANCE[case.kind], case.chance, 0.0)]),
         similarity=found.similarity,
         per_class=per_class,
         **asdict(replace(reading, findings=(*reading.findings, *_forecast(gain, per_class, kind=case.kind)))),
@@ -192,17 +192,17 @@ def _constant(tables: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name, table in tables.items() if not np.ptp(table, 0).any()]
 
 
-def _jointly(joint: Joint, naive: Held | None) -> Iterator[Beside]:
+def _jointly(joint: JointProbe, naive: ProbeEvaluation | None) -> Iterator[ReferenceFigure]:
     """Yield the figures of the joint probes, the better one first, marked as the better of two."""
     for name, held in sorted(joint.others.items(), key=lambda pair: -pair[1].value):
         words = f"the better of {len(joint.others)}" if name == joint.method and len(joint.others) > 1 else ""
-        yield Beside(f"all depths together, {name}", held.value, held.error, words)
+        yield ReferenceFigure(f"all depths together, {name}", held.value, held.error, words)
     if naive is not None:
         words = "groups ignored: too good for new ones" if naive.value > joint.held.value else "groups ignored"
-        yield Beside(f"the same, one example left out ({joint.method})", naive.value, naive.error, words)
+        yield ReferenceFigure(f"the same, one example left out ({joint.method})", naive.value, naive.error, words)
 
 
-def _on_deepest(of: _Measuring) -> Iterator[Beside]:
+def _on_deepest(of: _Inputs) -> Iterator[ReferenceFigure]:
     """Yield the figures of nearest neighbours and nearest class mean on the deepest features."""
     if of.case.kind != "classification":
         return
@@ -211,10 +211,10 @@ def _on_deepest(of: _Measuring) -> Iterator[Beside]:
     found = {"5 nearest neighbours, cosine": neighbour_scores(table, case.targets, classes=case.classes, groups=case.groups)}
     for name, scores in (found | {"nearest class mean, cosine": means.loo_scores}).items():
         held = judged(case, scores)
-        yield Beside(name, held.value, held.error, f"on {deepest!r}")
+        yield ReferenceFigure(name, held.value, held.error, f"on {deepest!r}")
 
 
-def _old_head(of: _Measuring) -> Iterator[Beside]:
+def _old_head(of: _Inputs) -> Iterator[ReferenceFigure]:
     """Yield the figures of the network's original head on the new classes."""
     if of.case.kind != "classification" or of.tapped.head_features is None:
         return
@@ -225,9 +225,9 @@ def _old_head(of: _Measuring) -> Iterator[Beside]:
     shared = int((found >= 0).sum())
     if shared:
         held = judged(of.case, mapped_scores(scores, found))
-        yield Beside("the old head, by class name", held.value, held.error, f"{shared} of {len(found)} classes are old ones")
+        yield ReferenceFigure("the old head, by class name", held.value, held.error, f"{shared} of {len(found)} classes are old ones")
     held = judged(of.case, relation_scores(scores, of.case.targets, classes=of.case.classes, groups=of.case.groups))
-    yield Beside("the old head, by relation of classes", held.value, held.error, f"from {scores.shape[1]} old classes")
+    yield ReferenceFigure("the old head, by relation of classes", held.value, held.error, f"from {scores.shape[1]} old classes")
 
 
 def _forecast(gain: tuple[float, float, float] | None, more: int, *, kind: str) -> Iterator[str]:

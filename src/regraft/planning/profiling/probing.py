@@ -15,23 +15,23 @@ from ...networks.contract import Head, Network
 from ...probes.common import NEVER, spread_out
 from ...probes.ridge import fit_ridge
 from ...probes.statistics import fit_lda, fit_lda_probe, statistics_of
-from .judging import Case, Held, judged
+from .judging import Case, ProbeEvaluation, judged
 
 SHARES = ((0.1, 5), (0.25, 3), (0.5, 2))  # Sizes of the learning curve as shares of the examples, with the number of draws of each
 _COLUMNS = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Joint:
+class JointProbe:
     """Probe on all depths together."""
 
     method: str  # "ridge" or "shrinkage LDA", whichever is better on left-out examples
-    held: Held  # evaluation of this method
-    others: dict[str, Held]  # method -> evaluation, for all methods
+    held: ProbeEvaluation  # evaluation of this method
+    others: dict[str, ProbeEvaluation]  # method -> evaluation, for all methods
     items: int  # number of examples that each fit used, for the learning curve
 
 
-def alone(case: Case, features: np.ndarray) -> Held:
+def alone(case: Case, features: np.ndarray) -> ProbeEvaluation:
     """Return the evaluation of ridge regression on the standardised features (N, d) of one depth."""
     mean, scale = spread_out(features, standardise=True, alike=False)
     probe = fit_ridge((features - mean) / scale, case.targets, kind=case.kind, classes=case.classes, groups=case.groups)
@@ -57,7 +57,7 @@ def coordinates(features: np.ndarray) -> np.ndarray:
     return np.asarray(vectors[:, kept] * np.sqrt(np.maximum(squares[kept], 0)))
 
 
-def joint_probe(case: Case, table: np.ndarray) -> Joint:
+def joint_probe(case: Case, table: np.ndarray) -> JointProbe:
     """Evaluate ridge regression and, for classes, shrinkage LDA on all depths together. `table`: (N, r) from `coordinates`."""
     probe = fit_ridge(table, case.targets, kind=case.kind, classes=case.classes, groups=case.groups)
     others = {"ridge": judged(case, probe.loo_scores)}
@@ -65,10 +65,10 @@ def joint_probe(case: Case, table: np.ndarray) -> Joint:
     if case.kind == "classification":
         others["shrinkage LDA"] = judged(case, fit_lda_probe(table, case.targets, classes=case.classes, groups=case.groups).loo_scores)
     method = max(others, key=lambda name: others[name].value)
-    return Joint(method, others[method], others, items if method == "ridge" else round(0.8 * items))
+    return JointProbe(method, others[method], others, items if method == "ridge" else round(0.8 * items))
 
 
-def curve_points(case: Case, table: np.ndarray, *, joint: Joint, seed: int) -> list[tuple[int, float, float]]:
+def curve_points(case: Case, table: np.ndarray, *, joint: JointProbe, seed: int) -> list[tuple[int, float, float]]:
     """Return the learning curve of the joint probe as (examples, figure, standard error), ascending.
     Each share of the examples is drawn a few times, stratified by class or by whole groups; the other examples evaluate. Shares with fewer
     than two examples per class on average are left out. `table`: (N, r) from `coordinates`."""
@@ -107,7 +107,7 @@ def _drawn(case: Case, share: float, *, draw: np.random.Generator) -> np.ndarray
     return np.asarray(rank < np.maximum(np.round(share * sizes), 1)[case.targets])
 
 
-def _fitted_scores(case: Case, table: np.ndarray, *, chosen: np.ndarray, rest: np.ndarray, joint: Joint) -> np.ndarray:
+def _fitted_scores(case: Case, table: np.ndarray, *, chosen: np.ndarray, rest: np.ndarray, joint: JointProbe) -> np.ndarray:
     """Return the predictions for the examples `rest` of the joint probe fitted to the examples `chosen`."""
     part = case.taken(chosen)
     if joint.method == "ridge":

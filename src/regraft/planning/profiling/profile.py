@@ -40,7 +40,7 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class Beside:
+class ReferenceFigure:
     """Figure to compare with: name, value, standard error, and a remark."""
 
     name: str
@@ -114,7 +114,7 @@ class Profile:
     best: str
     honest: tuple[Real, Positive]
     holds_to: str
-    beside: Annotated[tuple[Beside, ...], Field(min_length=1)]
+    beside: Annotated[tuple[ReferenceFigure, ...], Field(min_length=1)]
     similarity: Real | None
     per_class: Count
     size: Annotated[str, Field(pattern="^(small|large)$")]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .judging import Held
+from .judging import ProbeEvaluation
 
 INPUT, BEFORE_HEAD = "input", "before the head"
 MANY_PER_CLASS, MANY_ITEMS = 100, 1000  # Minimum number of examples of a large data set: per class, and for a task without classes
@@ -24,12 +24,12 @@ _ADVICE = {
 
 
 @dataclass(frozen=True)
-class Found:
+class ProfileFigures:
     """Measured figures of one data set."""
 
-    depths: Mapping[str, Held]  # block -> evaluation of the probe on it, in order
-    joint: Held  # evaluation of the probe on all depths together
-    honest: Held  # nested evaluation of the choice of the best depth
+    depths: Mapping[str, ProbeEvaluation]  # block -> evaluation of the probe on it, in order
+    joint: ProbeEvaluation  # evaluation of the probe on all depths together
+    honest: ProbeEvaluation  # nested evaluation of the choice of the best depth
     chance: float
     kind: str
     per_class: int  # median number of examples per class (number of all examples for regression)
@@ -51,7 +51,7 @@ class Found:
         return [block for block, held in self.depths.items() if held.value >= best.value - best.error][-1]
 
     @property
-    def attainable(self) -> Held:
+    def attainable(self) -> ProbeEvaluation:
         """Better one of the joint probe and the nested choice of one depth."""
         return self.joint if self.joint.value >= self.honest.value else self.honest
 
@@ -63,18 +63,18 @@ class Found:
             return None
         return float(np.clip((self.depths[self.deepest].value - self.chance) / (top.value - self.chance), 0, 1))
 
-    def is_below_chance(self, held: Held) -> bool:
+    def is_below_chance(self, held: ProbeEvaluation) -> bool:
         """Return whether a figure is clearly below chance; False for regression, where R² below 0 is common."""
         return self.kind != "regression" and self.chance - held.value > CLEAR * held.error
 
-    def clearly(self, better: Held, other: Held) -> bool:
+    def clearly(self, better: ProbeEvaluation, other: ProbeEvaluation) -> bool:
         """Return whether `better` exceeds `other` significantly, and by enough to matter."""
         difference, error = better.over(other)
         return difference > max(CLEAR * error, WORTH)
 
 
 @dataclass(frozen=True)
-class Reading:
+class _Interpretation:
     """Interpretation of the figures."""
 
     size: str  # "small" or "large"
@@ -96,7 +96,7 @@ def points_of(difference: float, kind: str) -> str:
     return shown.replace("-", "−")
 
 
-def read_figures(found: Found) -> Reading:
+def read_figures(found: ProfileFigures) -> _Interpretation:
     """Return the interpretation of the figures."""
     size = "large" if found.per_class >= (MANY_ITEMS if found.kind == "regression" else MANY_PER_CLASS) else "small"
     share = found.similarity
@@ -105,7 +105,9 @@ def read_figures(found: Found) -> Reading:
     if share is None:
         said = f"{many}. No probe on the network predicts the targets better than chance."
         advice = "check the labels; then fine-tune, or train from scratch."
-        return Reading(size, "unknown", said, advice, True, (f"No depth is clearly above chance ({_figure(found, found.chance)}).",))
+        return _Interpretation(
+            size, "unknown", said, advice, True, (f"No depth is clearly above chance ({_figure(found, found.chance)}).",)
+        )
     likeness = "similar" if share >= SIMILAR else "different"
     compared = "similar to" if likeness == "similar" else "different from"
     said = (
@@ -114,14 +116,14 @@ def read_figures(found: Found) -> Reading:
     )
     objection = _objection(found, size, likeness=likeness)
     sentences = [sentence for sentence in (objection, _break(found), _choice(found)) if sentence]
-    return Reading(size, likeness, said, _ADVICE[size, likeness], not objection, tuple(sentences))
+    return _Interpretation(size, likeness, said, _ADVICE[size, likeness], not objection, tuple(sentences))
 
 
-def _figure(found: Found, value: float) -> str:
+def _figure(found: ProfileFigures, value: float) -> str:
     return words_of(value, found.kind)
 
 
-def _objection(found: Found, size: str, *, likeness: str) -> str:
+def _objection(found: ProfileFigures, size: str, *, likeness: str) -> str:
     """Return a sentence on how the figures disagree with the textbook, or ""."""
     deepest, joint, honest = found.depths[found.deepest], found.joint, found.honest
     if size == "large" and found.attainable.value >= ENOUGH:
@@ -136,7 +138,7 @@ def _objection(found: Found, size: str, *, likeness: str) -> str:
     return f"The measurement disagrees: {name} is better than {where}, {values}."
 
 
-def _break(found: Found) -> str:
+def _break(found: ProfileFigures) -> str:
     deepest, best = _figure(found, found.depths[found.deepest].value), _figure(found, found.depths[found.best].value)
     if found.best == INPUT:
         return f"No depth is better than simple input statistics ({best}). The deepest features give {deepest}."
@@ -147,7 +149,7 @@ def _break(found: Found) -> str:
     return f"Transfer breaks after '{found.holds_to}': the deepest features give {deepest}, and the best depth gives {best}."
 
 
-def _choice(found: Found) -> str:
+def _choice(found: ProfileFigures) -> str:
     best, honest = _figure(found, found.depths[found.best].value), _figure(found, found.honest.value)
     count = len(found.depths)
     if count < 2:
@@ -155,7 +157,9 @@ def _choice(found: Found) -> str:
     return f"The best of {count} depths is '{found.best}' with {best}. Chosen without the examples that evaluate it, it gives {honest}."
 
 
-def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, constant: list[str], rows: bool) -> tuple[str, ...]:
+def warnings_of(
+    found: ProfileFigures, *, counts: Mapping[str, int], naive: ProbeEvaluation | None, constant: list[str], rows: bool
+) -> tuple[str, ...]:
     """Return warnings about the meaning of the figures.
     `naive`: evaluation of the joint probe by leave-one-out although there are groups, or None. `constant`: depths with constant features.
     `rows`: whether the data are rows of numbers."""

@@ -4,11 +4,11 @@ The folder is inside `planning` because a module `regraft.search` would hide the
 """
 
 from .estimators import TransferClassifier, TransferRegressor
-from .searching import Asked, arguments_of, first_of, run_search
+from .searching import SearchOptions, arguments_of, first_of, run_search
 from .study import Study
 
 __all__ = [
-    "Asked",
+    "SearchOptions",
     "Study",
     "TransferClassifier",
     "TransferRegressor",

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ...console import speaking
-from ...data import Dataset, Prepared
+from ...data import Dataset, PreparedData
 from ...errors import NetworkError
-from ...freezing import Counter, Kept
+from ...freezing import Counter, RunCaches
 from ...heads import retarget
 from ...networks.contract import Network
 from ..carry_out import adapted, checked_setup
@@ -41,7 +41,7 @@ def shown_values(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
 
 
-def carried_out(net: Network, items: Prepared, *, plan: Plan, parts: Parts, log: Log | None = None) -> Outcome:
+def carried_out(net: Network, items: PreparedData, *, plan: Plan, parts: Parts, log: Log | None = None) -> Outcome:
     """Adapt a copy of a network by a plan, on given parts of the examples."""
     setup, _ = checked_setup(net, items, plan=plan, parts=parts)
     outcome = adapted(setup, log or Log())
@@ -55,7 +55,7 @@ class Bench:
     `build`: makes the network of a trial from its values of the names in `built`; None: every trial starts from `network`."""
 
     network: Network  # pretrained network that every trial starts from
-    items: Prepared  # all examples, prepared once, so that trials with the same freeze boundary share a cache
+    items: PreparedData  # all examples, prepared once, so that trials with the same freeze boundary share a cache
     folds: list[Fold]  # pairs of indices: examples to learn from, and examples that evaluate the trial
     judging: np.ndarray  # indices of the holdout set
     fixed: Mapping[str, Any]  # settings that are the same in every trial
@@ -64,7 +64,7 @@ class Bench:
     build: Build | None = None
     built: tuple[str, ...] = ()
     counter: Counter = field(default_factory=Counter)  # number of examples that went through the frozen part in all trials
-    kept: Kept = field(default_factory=Kept)  # feature caches in memory
+    kept: RunCaches = field(default_factory=RunCaches)  # feature caches in memory
     clock: Clock = field(default_factory=Clock)  # seconds of all trials of this process, by kind of work
 
     @property

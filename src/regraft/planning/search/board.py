@@ -23,7 +23,7 @@ import numpy as np
 from ...errors import SettingError, UnsafeFileError
 from ...files.locks import held_folder, locked_file
 from ...files.text import printable
-from .database import STUDY_NAME, Database, KeptTrial, TrialFacts, optuna_library, remove_study, rungs_of, unwritable
+from .database import STUDY_NAME, Database, StoredTrial, TrialFacts, optuna_library, remove_study, rungs_of, unwritable
 from .space import Space
 
 Run = Callable[[Mapping[str, Any], Callable[[float, int], None]], tuple[Sequence[float], Sequence[float]]]
@@ -55,7 +55,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Taken:
+class OwnTrial:
     """Trial that this process works on."""
 
     row: int  # number of the trial in the database
@@ -97,7 +97,7 @@ class Board:
         """Return a context in which no other process can take trials."""
         return nullcontext() if self.folder is None else held_folder(self.folder, wait=math.inf)
 
-    def trials(self) -> list[KeptTrial]:
+    def trials(self) -> list[StoredTrial]:
         """Return the valid trials, in order. Raises `SettingError` for values outside the space."""
         kept = self.database.trials()
         for trial in kept:
@@ -109,20 +109,20 @@ class Board:
                 )
         return kept
 
-    def next(self) -> Taken | None:
+    def next(self) -> OwnTrial | None:
         """Take the next trial, or return None if none is left. Trials of killed processes come first, with their old values."""
         with self.alone():
             kept = self.trials()
             for place, trial in enumerate(kept):
                 if trial.state == "RUNNING" and self.folder is not None and (lock := self._lock(trial.row)) is not None:
-                    return Taken(trial.row, *self._asked(kept[:place], trial.facts.values), lock)
+                    return OwnTrial(trial.row, *self._asked(kept[:place], trial.facts.values), lock)
             if len(kept) >= self.options.trials or (self.options.sampler == "grid" and self._grid_next(kept) is None):
                 return None
             values, trial = self._asked(kept)
             row = self.database.begin(trial, values)
-            return Taken(row, values, trial, self._lock(row))
+            return OwnTrial(row, values, trial, self._lock(row))
 
-    def _asked(self, before: Sequence[KeptTrial], values: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+    def _asked(self, before: Sequence[StoredTrial], values: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
         """Return the values of the trial after the trials `before`, and its Optuna trial in memory. `values`: known values, or None."""
         study, first = self.in_memory(before), self.options.first
         if values is None and first is not None and all(trial.facts.values != first for trial in before):
@@ -134,11 +134,11 @@ class Board:
         trial = study.ask()
         return self.space.suggested(trial, self.fixed) if values is None else dict(values), trial
 
-    def _grid_next(self, kept: Sequence[KeptTrial]) -> dict[str, Any] | None:
+    def _grid_next(self, kept: Sequence[StoredTrial]) -> dict[str, Any] | None:
         seen = [trial.facts.values for trial in kept]
         return next((values for values in self.space.grid(self.fixed) if values not in seen), None)
 
-    def carry_out(self, run: Run) -> KeptTrial | None:
+    def carry_out(self, run: Run) -> StoredTrial | None:
         """Take the next trial, run it and return it finished; None if none is left."""
         taken = self.next()
         if taken is None:
@@ -148,7 +148,7 @@ class Board:
         finally:
             self.let_go_(taken)
 
-    def end(self, ended: KeptTrial) -> KeptTrial:
+    def end(self, ended: StoredTrial) -> StoredTrial:
         """Store a finished trial and return it."""
         with self.alone():
             self.database.end(ended)
@@ -164,7 +164,7 @@ class Board:
             self._clear_()
         return False
 
-    def in_memory(self, trials: Sequence[KeptTrial]) -> Any:
+    def in_memory(self, trials: Sequence[StoredTrial]) -> Any:
         """Return an Optuna study with exactly these trials, ready to ask for the next one.
         The sampler's seed depends on the number of the trial, so that a resumed search draws the same values."""
         optuna, options = optuna_library(), self.options
@@ -179,7 +179,7 @@ class Board:
         study.add_trials([self._frozen(trial) for trial in trials])
         return study
 
-    def _frozen(self, kept: KeptTrial) -> Any:
+    def _frozen(self, kept: StoredTrial) -> Any:
         trial = optuna_library().trial
         fixed = trial.FixedTrial(kept.facts.values or {})
         if kept.facts.values not in (None, self.options.first):
@@ -203,7 +203,7 @@ class Board:
         except OSError as error:
             raise unwritable(self.folder, error) from error
 
-    def let_go_(self, taken: Taken) -> None:
+    def let_go_(self, taken: OwnTrial) -> None:
         """Release a trial; other processes can take it again if it is not finished."""
         if taken.lock is not None:
             os.close(taken.lock)
@@ -223,7 +223,7 @@ class Board:
             running.rmdir()  # fails unless it is empty
 
 
-def carried(taken: Taken, run: Run) -> KeptTrial:
+def carried(taken: OwnTrial, run: Run) -> StoredTrial:
     """Run a trial and return it finished; works in any process on any machine."""
     trial, pruned = taken.trial, optuna_library().TrialPruned
 
@@ -247,4 +247,6 @@ def carried(taken: Taken, run: Run) -> KeptTrial:
         found |= {} if math.isfinite(value) else {"error": f"The figure is {value}; expected a number."}
     facts = TrialFacts(**found, seconds=round(time.perf_counter() - began, 3))
     told = trial.study.get_trials(deepcopy=False)[trial.number]
-    return KeptTrial(taken.row, state, facts, value if state == "COMPLETE" else None, told.intermediate_values, rungs_of(told.system_attrs))
+    return StoredTrial(
+        taken.row, state, facts, value if state == "COMPLETE" else None, told.intermediate_values, rungs_of(told.system_attrs)
+    )

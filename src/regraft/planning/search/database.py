@@ -36,7 +36,7 @@ _REMEDY = "Give another folder with out=, or resume=False to begin anew."
 Figure = Annotated[float, Field(allow_inf_nan=True)]
 
 
-class Judged(Plain):
+class _BestEvaluation(Plain):
     """Evaluation of the best plan of a study."""
 
     values: dict[str, str | int | float | bool | None] | None = None  # values of its trial
@@ -47,7 +47,7 @@ class _StudyFacts(Plain):
     """Stored facts of a study."""
 
     identity: str | None = None  # digest of everything that the trials' figures depend on
-    judged: Judged | None = None  # evaluation of the best plan, if done
+    judged: _BestEvaluation | None = None  # evaluation of the best plan, if done
 
 
 class TrialFacts(Plain):
@@ -71,7 +71,7 @@ def optuna_library() -> ModuleType:
 
 
 @dataclass(frozen=True)
-class KeptTrial:
+class StoredTrial:
     """Stored trial."""
 
     row: int  # number of the trial in the database
@@ -136,17 +136,17 @@ class Database:
             for name, value in facts.items():
                 self._storage.set_study_user_attr(self._study, name, value)
 
-    def trials(self) -> list[KeptTrial]:
+    def trials(self) -> list[StoredTrial]:
         """Return the trials, in order."""
         with self._reached():
             return [self._kept(trial) for trial in self._storage.get_all_trials(self._study, deepcopy=False)]
 
-    def _kept(self, trial: Any) -> KeptTrial:
+    def _kept(self, trial: Any) -> StoredTrial:
         what = f"Trial {trial.number} of {self._shown}"
         facts = checked(trial.user_attrs, TrialFacts, what=what, error=SettingError)
         if trial.state.name == "COMPLETE" and not math.isfinite(trial.value):
             raise SettingError(f"{what} is said to be complete, and has the figure {trial.value}; expected a number. {_REMEDY}")
-        return KeptTrial(trial.number, trial.state.name, facts, trial.value, trial.intermediate_values, rungs_of(trial.system_attrs))
+        return StoredTrial(trial.number, trial.state.name, facts, trial.value, trial.intermediate_values, rungs_of(trial.system_attrs))
 
     @property
     def _shown(self) -> str:
@@ -164,7 +164,7 @@ class Database:
         with self._reached():
             return int(self._storage.get_trial(self._storage.create_new_trial(self._study, running)).number)
 
-    def end(self, kept: KeptTrial) -> None:
+    def end(self, kept: StoredTrial) -> None:
         """Store the results of a finished trial. The state is written last, so that an interrupted write leaves a running trial."""
         states = optuna_library().trial.TrialState
         with self._reached():

@@ -39,8 +39,8 @@ from ..preparing import prepared_for
 from ..result import Result
 from ..tuning.tuned import folds_of
 from .bench import METRICS, Bench, Build, shown_values
-from .board import BEST, PRUNERS, SAMPLERS, Board, Options, Taken, carried
-from .database import KeptTrial, optuna_library
+from .board import BEST, PRUNERS, SAMPLERS, Board, Options, OwnTrial, carried
+from .database import StoredTrial, optuna_library
 from .space import CLOSED_FORM, Range, Space, default_space, plan_for
 from .study import FEWEST, Study, TrialRecord
 
@@ -50,7 +50,7 @@ _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}  # Optu
 
 
 @dataclass(frozen=True)
-class Asked:
+class SearchOptions:
     """Arguments of a search.
     `holdout`: share of the holdout set, which evaluates the best plan. Without folds, also the share of the rest that evaluates trials."""
 
@@ -115,7 +115,7 @@ def run_search(
     net: Network,
     data: Dataset,
     *,
-    asked: Asked,
+    asked: SearchOptions,
     settings: Mapping[str, Any],
     test: Dataset | None = None,
     build: Build | None = None,
@@ -161,7 +161,7 @@ def run_search(
             return replace(study, folder=None) if is_url(asked.out) else study
 
 
-def _trials(board: Board, bench: Bench, *, ends: float) -> Iterator[KeptTrial]:
+def _trials(board: Board, bench: Bench, *, ends: float) -> Iterator[StoredTrial]:
     """Yield trials as they finish, until none is left or running elsewhere. No trial starts after `ends`, a time of `time.monotonic`."""
     while True:
         if bench.fixed.get("cluster") is not None:
@@ -172,11 +172,11 @@ def _trials(board: Board, bench: Bench, *, ends: float) -> Iterator[KeptTrial]:
             return
 
 
-def _trials_as_tasks(board: Board, bench: Bench, *, ends: float) -> Iterator[KeptTrial]:
+def _trials_as_tasks(board: Board, bench: Bench, *, ends: float) -> Iterator[StoredTrial]:
     """Yield trials as they finish, each run as a task of the cluster. This process assigns them and stores the results."""
-    under_way, threads = dict[int, Taken](), torch.get_num_threads()
+    under_way, threads = dict[int, OwnTrial](), torch.get_num_threads()
 
-    def takes() -> Iterator[Taken]:
+    def takes() -> Iterator[OwnTrial]:
         while time.monotonic() <= ends and (taken := board.next()):
             under_way[taken.row] = taken
             yield replace(taken, lock=None)
@@ -201,7 +201,7 @@ def _two_scores(shared: tuple[Bench, int]) -> list[torch.Tensor]:
     return list(network.scores(items.batch(np.arange(min(2, len(items))))).values())
 
 
-def _task(shared: tuple[Bench, int], taken: Taken) -> tuple[KeptTrial, int]:
+def _task(shared: tuple[Bench, int], taken: OwnTrial) -> tuple[StoredTrial, int]:
     """Run a trial in a worker; return the finished trial, and the number of examples that went through the frozen part."""
     bench = replace(shared[0], counter=Counter())
     torch.set_num_threads(shared[1])
@@ -209,7 +209,9 @@ def _task(shared: tuple[Bench, int], taken: Taken) -> tuple[KeptTrial, int]:
         return carried(taken, bench.run), bench.counter.items
 
 
-def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any], built: Sequence[str] = ()) -> tuple[Bench, Space]:
+def _bench(
+    net: Network, data: Dataset, *, asked: SearchOptions, fixed: Mapping[str, Any], built: Sequence[str] = ()
+) -> tuple[Bench, Space]:
     plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block")})  # raises for unknown names
     usual = default_space(net, data.task, several=bool(data.further))
     usual = {name: values for name, values in usual.items() if name not in fixed}
@@ -258,7 +260,7 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _identity(bench: Bench, asked: Asked, *, space: Space) -> str:
+def _identity(bench: Bench, asked: SearchOptions, *, space: Space) -> str:
     """Return a digest of everything that the trials' figures depend on, so that figures with equal digests are comparable."""
     network, items = bench.network, bench.items
     targets = hashlib.blake2b(digest_size=12)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...data import Dataset, with_conditions
 from ...errors import DataError, NetworkError
-from ...methods import METHODS, Begun, Method
+from ...methods import METHODS, Method, PreparedNetwork
 from ...networks.contract import Network, Scores
 from ..plan import Plan
 from ..setup import Parts, Setup
@@ -40,7 +40,7 @@ def _conditions(data: Dataset, parts: Parts) -> tuple[str, ...]:
     return found
 
 
-def _begun(network: Network, data: Dataset, *, plan: Plan, parts: Parts) -> Begun:
+def _begun(network: Network, data: Dataset, *, plan: Plan, parts: Parts) -> PreparedNetwork:
     method = METHODS[plan.strategy]
     conditions = _conditions(data, parts) if method.by_condition else ()
     try:
@@ -75,7 +75,7 @@ def begun_method(setup: Setup, *, strategy: str, options: Mapping[str, Any]) -> 
     return Tuning(METHODS[strategy], training, begun.frozen)
 
 
-def _with_begun(setup: Setup, begun: Begun) -> Setup:
+def _with_begun(setup: Setup, begun: PreparedNetwork) -> Setup:
     """Return the setup with the learning rates and the penalty of a method."""
     penalty, share = begun.penalty, 1 / max(len(setup.parts.training), 1)
     added = replace(setup.additions, rates=begun.rates)

@@ -18,8 +18,19 @@ from ...networks.contract import Network
 from ...training import Feed, HeadFeed, Settings, Training
 from ...training.checkpoints import Store
 from ...training.courses import monitored_by, most_epochs
-from ...training.loop import Trained, all_logits, restore_, trained
-from ...training.recipe import Chosen, Comparison, Folds, Measured, Recipe, Short, Starts, found_recipe, put_start_, with_recipe
+from ...training.loop import TrainingState, all_logits, restore_, trained
+from ...training.recipe import (
+    ChosenRecipe,
+    Comparison,
+    Folds,
+    MeasuredTraining,
+    Recipe,
+    ShortTraining,
+    Starts,
+    found_recipe,
+    put_start_,
+    with_recipe,
+)
 from ..passes import training_of
 from ..setup import Log, Outcome, Parts, Setup
 from ..starting import solve_heads_
@@ -90,9 +101,9 @@ def measured_training(  # over the limit: what is measured, on what, and what is
     starts: Starts,
     folds: Folds = (),
     known: Store | None = None,
-    first: Short | None = None,
+    first: ShortTraining | None = None,
     during: Callable[[str], AbstractContextManager[None]] | None = None,
-) -> Measured:
+) -> MeasuredTraining:
     """Choose the recipe of a training and run the training.
     `starts`: name -> initial weights; the first is the default. `folds`: (training set, validation set) pairs that replace those of the
     training. With folds, the network is left with the weights of the last fold and must be refitted on all examples. `known`: store of the
@@ -106,8 +117,8 @@ def measured_training(  # over the limit: what is measured, on what, and what is
             known.write({"recipe": json.dumps(vars(chosen.recipe)), "compared": told, "tried": chosen.tried})
     else:
         compared = [Comparison.from_dict(one) for one in json.loads(kept["compared"])]
-        chosen = Chosen(Recipe(**json.loads(kept["recipe"])), compared, kept["tried"], [None] * max(len(folds), 1))
-    found = Measured(training, starts, chosen.recipe, chosen.compared, [_entry(training, one) for one in chosen.compared])
+        chosen = ChosenRecipe(Recipe(**json.loads(kept["recipe"])), compared, kept["tried"], [None] * max(len(folds), 1))
+    found = MeasuredTraining(training, starts, chosen.recipe, chosen.compared, [_entry(training, one) for one in chosen.compared])
     if folds:
         _train_folds_(found, folds, chosen=chosen)
     else:
@@ -119,7 +130,7 @@ def measured_training(  # over the limit: what is measured, on what, and what is
     return found
 
 
-def _trained_by(training: Training, chosen: Chosen, *, starts: Starts, part: int = 0) -> Trained:
+def _trained_by(training: Training, chosen: ChosenRecipe, *, starts: Starts, part: int = 0) -> TrainingState:
     """Train with the chosen recipe until the validation loss stops falling. Leave the best weights in the network; return the final state.
     If the winning short training used the same examples, it is continued. A run that was interrupted in between repeats it, with the same
     result. `part`: number of the fold."""
@@ -127,7 +138,7 @@ def _trained_by(training: Training, chosen: Chosen, *, starts: Starts, part: int
     return trained(replace(with_recipe(training, chosen.recipe), begun=chosen.begun[part], tried=chosen.tried))
 
 
-def _course_of(state: Trained) -> tuple[int, int]:
+def _course_of(state: TrainingState) -> tuple[int, int]:
     """Return the numbers of steady and of falling epochs that led to the best weights of a finished training."""
     if state.course.falls:
         return state.course.turned, state.course.epochs
@@ -141,7 +152,7 @@ def _entry(training: Training, one: Comparison) -> dict[str, Any]:
     return {"stage": training.stage, "phase": "search", "epoch": plain.pop("epochs"), **figure, **plain}
 
 
-def _train_folds_(found: Measured, folds: Folds, *, chosen: Chosen) -> None:
+def _train_folds_(found: MeasuredTraining, folds: Folds, *, chosen: ChosenRecipe) -> None:
     """Train on each fold. Keep the longest course and the held-out logits of all folds."""
     training, courses, scores, kept = found.training, [], [], []
     for number, (fit, validation) in enumerate(folds, start=1):
@@ -157,7 +168,7 @@ def _train_folds_(found: Measured, folds: Folds, *, chosen: Chosen) -> None:
     found.held_out = {task: np.concatenate([part[task] for part in scores]) for task in scores[0]}, rows
 
 
-def refit_(setup: Setup, log: Log, *, found: Measured) -> None:
+def refit_(setup: Setup, log: Log, *, found: MeasuredTraining) -> None:
     """Refit on training and validation set if the setup says so; if the start was better, put the start weights back instead."""
     training, rows, refits = found.training, setup.parts.learned_from, setup.refits and setup.settings.epochs != 0
     if found.kept_start:
@@ -168,7 +179,7 @@ def refit_(setup: Setup, log: Log, *, found: Measured) -> None:
     _note_(log, found, refitted_on=len(rows) if refits and not found.kept_start else None)
 
 
-def refitted(training: Training, recipe: Recipe, *, starts: Starts, course: tuple[int, int], rows: np.ndarray) -> Trained:
+def refitted(training: Training, recipe: Recipe, *, starts: Starts, course: tuple[int, int], rows: np.ndarray) -> TrainingState:
     """Train with a recipe on the examples `rows` (n,), without a validation set, for a known number of epochs; return the final state."""
     settings = replace(training.settings, patience=None)
     again = replace(training, fit=rows, validation=rows[:0], settings=settings, course=course, phase="refit", keep_start=False)
@@ -176,7 +187,7 @@ def refitted(training: Training, recipe: Recipe, *, starts: Starts, course: tupl
     return trained(with_recipe(again, recipe))
 
 
-def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts) -> History:
+def _repeated_(log: Log, known: MeasuredTraining, *, training: Training, starts: Starts) -> History:
     """Repeat a training with `known` settings and length on other examples, and return its history.
     `starts` maps names to start weights."""
     recipe = known.recipe if known.recipe.start in starts else replace(known.recipe, start=next(iter(starts)))
@@ -187,7 +198,7 @@ def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts)
         return refitted(training, recipe, starts=starts, course=known.course, rows=training.fit).history
 
 
-def _note_(log: Log, found: Measured, *, refitted_on: int | None) -> None:
+def _note_(log: Log, found: MeasuredTraining, *, refitted_on: int | None) -> None:
     """Note what was compared and chosen for a training; `refitted_on` is the number of examples of the refit, None without one."""
     stage = found.training.stage
     by = f"chosen by {len(found.compared)} short trainings" if found.compared else "given, or the default"
