@@ -13,8 +13,6 @@
 Every message states what was received, what was expected and what to do.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 import importlib

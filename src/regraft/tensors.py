@@ -3,8 +3,6 @@
 A module imports `torch` and the type `Tensor` from here if it is also used for predictions with ONNX Runtime, in a process without PyTorch.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any, ForwardRef
 

@@ -3,8 +3,6 @@
 torch and keras are imported only when a command needs them, so `regraft --help` is fast.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 
 import typer

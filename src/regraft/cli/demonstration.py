@@ -4,8 +4,6 @@ The printed digits are drawn with the fonts of matplotlib and reduced to 8 x 8 i
 scikit-learn (UCI, "Optical Recognition of Handwritten Digits": a 32 x 32 bitmap whose 4 x 4 blocks are counted).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

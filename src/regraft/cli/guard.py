@@ -1,7 +1,5 @@
 """Error handling of the commands: errors become one readable message and an exit code, warnings one line."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """Detection of examples that are equal byte by byte, in one pass and without reading files that cannot have an equal."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path

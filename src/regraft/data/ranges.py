@@ -1,7 +1,5 @@
 """Value ranges of arrays: recorded in training and checked at every later call."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Splitting a data set into two similar parts: stratified by class, without separating groups."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ..errors import DataError

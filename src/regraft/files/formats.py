@@ -7,8 +7,6 @@ reader executes the content is never opened, however well the file was checked f
 and it says so.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 import tempfile

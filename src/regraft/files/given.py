@@ -1,7 +1,5 @@
 """Checks that named sources exist, made before anything heavy is imported or read."""
 
-from __future__ import annotations
-
 import glob
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Locks on folders and files: one process, or one thread of it, writes at a time."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

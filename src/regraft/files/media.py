@@ -1,7 +1,5 @@
 """Readers for pictures and sounds. Any fault of a file, also during decoding, becomes one error."""
 
-from __future__ import annotations
-
 import io
 import os
 import threading

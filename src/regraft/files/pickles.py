@@ -4,8 +4,6 @@
 depth, and a very deep one overflows the process stack.
 """
 
-from __future__ import annotations
-
 import pickletools
 import zipfile
 from collections.abc import Iterator

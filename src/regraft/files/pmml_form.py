@@ -1,7 +1,5 @@
 """Writer for dense networks as PMML, the exchange format of data mining tools, from plain arrays."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

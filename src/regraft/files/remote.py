@@ -5,8 +5,6 @@ is written is a local copy whose files are uploaded. The file that marks a folde
 which its holder renews, keeps a second process from writing there.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

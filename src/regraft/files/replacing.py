@@ -7,8 +7,6 @@ If the process is killed meanwhile, `settle_` moves the rest. `replaced_folder` 
 open the folder.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

@@ -4,8 +4,6 @@ A mapped file ends the process with SIGBUS in two cases: a sparse file, which on
 that another program shortens. So blocks are allocated before a file is mapped, and a user's file is checked before each block is read.
 """
 
-from __future__ import annotations
-
 import errno
 import mmap
 import os

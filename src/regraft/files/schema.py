@@ -1,7 +1,5 @@
 """Schemas of the JSON files that regraft reads back, and a check of files against them."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

@@ -1,7 +1,5 @@
 """Declared sizes of files and archives, checked against the stored bytes before memory is allocated."""
 
-from __future__ import annotations
-
 import os
 import stat
 import zipfile

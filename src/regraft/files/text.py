@@ -1,7 +1,5 @@
 """Text of unknown origin (class names, file names, columns), made safe for where it is shown."""
 
-from __future__ import annotations
-
 import html
 import re
 import unicodedata

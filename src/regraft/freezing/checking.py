@@ -6,8 +6,6 @@ most networks, because sums are taken in the same order. Otherwise they may diff
 shows whether rounding varies from run to run.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

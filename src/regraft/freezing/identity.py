@@ -1,7 +1,5 @@
 """Identity of a feature cache: a digest that changes whenever the cached values would."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Mapping

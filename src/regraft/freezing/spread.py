@@ -1,7 +1,5 @@
 """Pass of examples through a network on a cluster."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

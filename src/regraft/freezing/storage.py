@@ -6,8 +6,6 @@ is opened. So a process or machine that stops at any moment leaves a cache that 
 the first value is computed. Damaged parts are computed again, never used or repaired.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import math

@@ -1,7 +1,5 @@
 """Modules whose outputs can be replayed: by what runs in their calls, by hooks, and by dependence on trained weights."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager

@@ -1,7 +1,5 @@
 """Pass of a whole network over examples on a chosen engine, used by `predict` and `evaluate`."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field

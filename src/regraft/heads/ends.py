@@ -1,7 +1,5 @@
 """Cut a network at a block, and join numeric columns to the features of its head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from ..data import ColumnsPreprocessing, preprocessing_from_dict

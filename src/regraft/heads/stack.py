@@ -1,7 +1,5 @@
 """Stack: put a new head on top of the old logits."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

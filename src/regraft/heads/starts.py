@@ -3,8 +3,6 @@
 The functions `*_rows` are pure functions of features and of the kept class weights: weight (n, d) and bias (n,) of n new classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace

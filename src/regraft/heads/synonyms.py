@@ -1,7 +1,5 @@
 """Synonyms in class names ("tabby, tabby cat"): find the class that an alternative name means."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import cache
 

@@ -1,8 +1,6 @@
 """`co_tuning`: also train the old head, on the relation between old and new classes. A setting for any strategy that trains below
 the heads."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import softmax
 

@@ -1,7 +1,5 @@
 """`distill`: use the old head's predictions as soft targets. A setting for any strategy that trains below the heads."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

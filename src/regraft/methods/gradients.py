@@ -1,7 +1,5 @@
 """Relative gradient norms, by which `surgical` with block="auto" selects the part of a network to train."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

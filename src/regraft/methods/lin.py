@@ -1,7 +1,5 @@
 """`lin`: train a linear layer before the input, and the heads."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

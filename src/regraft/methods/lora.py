@@ -1,7 +1,5 @@
 """`lora`: train low-rank updates of weights, and the heads. After training, the updates are merged into the weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

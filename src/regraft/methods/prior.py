@@ -3,8 +3,6 @@
 Shape letters: K known codes, M numbers in each, n examples, W weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

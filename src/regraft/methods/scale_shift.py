@@ -3,8 +3,6 @@
 The formulas and their sources are in `regraft.networks.parts.scaling` (`lhuc` and `film`), which both network families use.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`stay_near`: pull parameters back towards their initial values (L2-SP). A setting for any strategy that trains below the heads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

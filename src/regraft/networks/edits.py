@@ -4,8 +4,6 @@ An edit describes the structure, not the weights: opening a saved network replay
 applies an edit; `regraft.json` of a saved folder stores edits as dictionaries.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal, Self

@@ -4,8 +4,6 @@ Each family is a package that subclasses both: a `Body` runs, freezes and lists 
 family does not override raises a `NetworkError` or does nothing. Neither class knows `Network`.
 """
 
-from __future__ import annotations
-
 import abc
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -3,8 +3,6 @@
 A folder is replaced atomically (`files/replacing.py`). `regraft.json` holds a checksum of each file that belongs to the network.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import importlib.metadata

@@ -1,7 +1,5 @@
 """Distribution check: how well the inputs of a network's first normalisation layers match the statistics from its training."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Sample batches: a small synthetic batch that a network accepts, guessed if the input shape is unknown."""
 
-from __future__ import annotations
-
 import inspect
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

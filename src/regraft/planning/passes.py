@@ -1,7 +1,5 @@
 """Passes over the examples of a setup: feeds of batches, features of the heads, and a stage of training."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The strategies: each chooses what is frozen and where training starts, and in which order it is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Match of the data's tasks with the network's heads, and the network with heads for all tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Calibration: scale logits so that their softmax (or sigmoid) gives calibrated probabilities."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logsumexp

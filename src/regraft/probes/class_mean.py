@@ -1,7 +1,5 @@
 """Nearest class mean: a probe without hyperparameters, as a lower bound for the others."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

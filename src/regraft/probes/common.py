@@ -1,7 +1,5 @@
 """Shared parts of the probes: input checks, grouped folds, and the linear head that most probes return."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self

@@ -1,7 +1,5 @@
 """Nearest-neighbour probes. They can represent classes that form several clusters, which a linear head cannot."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax

@@ -1,7 +1,5 @@
 """Ridge regression on random features: a nonlinear probe in closed form."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

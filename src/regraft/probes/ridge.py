@@ -1,7 +1,5 @@
 """Ridge regression on features, with the penalty chosen by the exact leave-one-out error from one decomposition."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Linear support vector machine. Only examples near the decision boundary matter, so outliers within a class have little effect."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Tree ensembles on the raw columns of a table: the baseline that shows whether a network is needed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Report of an adaptation: a single HTML file made from plain data."""
 
-from __future__ import annotations
-
 from .facts import read_facts, write_facts
 from .media import picture_uri, sound_uri
 from .page import report_page, write_report

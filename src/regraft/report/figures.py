@@ -4,8 +4,6 @@ No plotting library and no scripts. Colours are CSS classes of the page, so the 
 through `html.escape`.
 """
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence

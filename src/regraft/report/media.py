@@ -1,7 +1,5 @@
 """Images and sounds as data URIs, so that a report is a single file."""
 
-from __future__ import annotations
-
 import base64
 import io
 import wave

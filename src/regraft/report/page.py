@@ -1,7 +1,5 @@
 """The report page: a self-contained HTML file made from plain data."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import cache

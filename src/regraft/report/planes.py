@@ -1,7 +1,5 @@
 """Figures with two axes: curves over epochs, reliability diagram, learning curve, scatter plane and confusion matrix."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Plots in files of their own, by matplotlib: a profile, the trials and the importances of a search."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """HTML page of a profile, made from plain data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

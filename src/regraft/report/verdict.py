@@ -1,7 +1,5 @@
 """The verdict: a short statement on the quality of the network, from metrics with intervals."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -4,8 +4,6 @@ Data that all tasks share are put into Ray's object store once, and each worker 
 again. Ray sends Python objects with pickle, so all machines of a cluster trust each other.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Losses, metrics and confidence intervals for each kind of task."""
 
-from __future__ import annotations
-
 from .chosen_losses import LOSSES, chosen_loss
 from .intervals import paired_difference, wilson_interval
 from .losses import KINDS, Loss, class_weights, classification_loss, loss_for, multi_label_loss, regression_loss

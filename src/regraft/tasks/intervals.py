@@ -1,7 +1,5 @@
 """95 % confidence intervals for proportions, for means, and for the difference of two networks on the same examples."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

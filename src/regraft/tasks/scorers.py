@@ -1,7 +1,5 @@
 """Metrics that the user chooses: scikit-learn scorers by name, and functions of targets and predictions."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Stores of a training's state: in memory, or in checkpoints, which are atomic and used only by the run that wrote them."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zipfile

@@ -1,7 +1,5 @@
 """Length of a training, choice of the best epoch, and learning-rate schedules."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

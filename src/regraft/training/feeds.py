@@ -1,7 +1,5 @@
 """Feeds: sources of a training's batches and logits, from the feature cache or the whole network."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Shape letters: V rows, A of them active, M numbers per row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Training objective: the losses of one or more tasks, and the terms that a method adds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Optimizers, and learning rates by depth."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch.nn import Parameter

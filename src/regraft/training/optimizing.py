@@ -1,7 +1,5 @@
 """PyTorch optimizers by name, or from a function of the user."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

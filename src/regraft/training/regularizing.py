@@ -1,7 +1,5 @@
 """Dropout on the heads' inputs, and an L1 penalty on their class weights; both in training steps only."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any

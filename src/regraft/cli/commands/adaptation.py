@@ -1,7 +1,5 @@
 """`regraft adapt`: adapt a network to data and save it with a report."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import shlex

@@ -1,7 +1,5 @@
 """`regraft cache list|clear`: the feature caches on this machine."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`regraft check`: summarise the data before training."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

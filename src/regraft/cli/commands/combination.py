@@ -1,7 +1,5 @@
 """`regraft combine`: combine one-class detectors into one network."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import typer

@@ -1,7 +1,5 @@
 """`regraft demo`: adapt a network for printed digits to handwritten digits, from few and from many examples, offline."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`regraft predict`: predict labels and probabilities of raw files, as CSV or JSON lines."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path

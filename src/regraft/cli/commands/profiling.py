@@ -1,7 +1,5 @@
 """`regraft profile`: measure how well each depth of a network predicts the labels, before adaptation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

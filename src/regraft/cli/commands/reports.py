@@ -1,7 +1,5 @@
 """`regraft report`: recreate the report page of a saved result."""
 
-from __future__ import annotations
-
 import typer
 
 from ...console import show

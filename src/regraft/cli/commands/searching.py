@@ -1,7 +1,5 @@
 """`regraft search`: try many plans, then run and evaluate the best one."""
 
-from __future__ import annotations
-
 import dataclasses
 import shlex
 from collections.abc import Mapping

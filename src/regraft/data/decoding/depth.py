@@ -1,7 +1,5 @@
 """Pictures with more than 8 bits or transparency: their value range and their background."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

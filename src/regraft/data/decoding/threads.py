@@ -1,7 +1,5 @@
 """Decoder threads: one small pool for the process, and prefetch of one batch."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import os

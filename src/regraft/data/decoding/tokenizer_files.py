@@ -4,8 +4,6 @@ A tokenizer is data that a native library interprets. Its patterns may search fo
 and its sizes are unchecked. Everything visible in its JSON is checked before use, and encoding runs under a time limit.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import math

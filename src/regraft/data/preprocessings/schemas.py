@@ -3,8 +3,6 @@
 `Constant` and `Constants` have no limits here, because `check_scaling` checks them also for preprocessings not made from plain data.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field, SkipValidation

@@ -1,7 +1,5 @@
 """Reader for arrays of numbers in .npy, .npz and HDF5 files."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

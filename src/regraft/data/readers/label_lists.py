@@ -1,7 +1,5 @@
 """Labels given as lists: an example may have several labels, or none."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Columns of CSV, Parquet and JSON Lines files, and advice for tables in other formats."""
 
-from __future__ import annotations
-
 import gzip
 import importlib.util
 import json

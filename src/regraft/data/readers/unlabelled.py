@@ -1,7 +1,5 @@
 """Reader for examples without labels, in all file formats of labelled data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 A family applies an edit to its body (`Family.edit`) and folds the added layers into the weights (`Family.unedit`).
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Collection, Sequence
 from dataclasses import replace

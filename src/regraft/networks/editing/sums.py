@@ -1,7 +1,5 @@
 """Heads whose logits are the sum of several layers' outputs, some of them perhaps after a maximum over positions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Contents of compiled Python code, and the global names that it reads."""
 
-from __future__ import annotations
-
 import builtins
 import dis
 import importlib.util

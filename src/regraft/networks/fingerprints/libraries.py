@@ -1,7 +1,5 @@
 """Distinction of installed libraries, which are identified by their version, from the user's own code and from this package's."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import site

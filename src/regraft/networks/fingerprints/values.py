@@ -6,8 +6,6 @@ A value without content to inspect (an open file, a lock, a handle of another li
 and it is listed.
 """
 
-from __future__ import annotations
-
 import enum
 import functools
 import hashlib

@@ -4,8 +4,6 @@ The library never sees the folder: it gets plain configuration values and tensor
 an adapter, another repository or a path that the library would import, fetch or read.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import dis
 import inspect

@@ -1,7 +1,5 @@
 """Opening of networks in Hugging Face format: classifiers and bare encoders of text, images and audio. `files` lists what is read."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Processors of images and audio: image processors are measured on test images, because their settings differ in meaning by class."""
 
-from __future__ import annotations
-
 import math
 import re
 import warnings

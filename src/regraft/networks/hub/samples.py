@@ -1,7 +1,5 @@
 """Sample inputs of Hugging Face networks: two examples by the name of the main input, with ids of ordinary tokens."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Vocabulary size and maximum length of a text network, found by running it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -5,8 +5,6 @@ config. Here every layer, variable, node and symbolic tensor is created as an em
 classes and data types are shared. Objects are pickled one at a time, so the depth of the network does not matter.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 import io

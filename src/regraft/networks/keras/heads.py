@@ -1,7 +1,5 @@
 """The heads of a Keras model: find them, read them, multiply their rows in groups."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The only import of Keras; every other file of this package imports `keras` from here."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Any

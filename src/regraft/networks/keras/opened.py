@@ -1,7 +1,5 @@
 """The opened graph of a Keras model: call its steps again with other inputs, insert steps or remove them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

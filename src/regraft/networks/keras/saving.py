@@ -1,7 +1,5 @@
 """Files of a Keras model, with the original `trainable` flags of its layers: in the layout of Keras 3, or in that of Keras 2."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

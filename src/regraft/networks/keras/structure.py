@@ -1,7 +1,5 @@
 """Names, layers, blocks and hook points of a Keras model."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Replace layers by single operators that PyTorch's exporter keeps whole. This changes a private copy that is discarded after reading."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Convert a network to the other family: the same function, with its heads, class names and preprocessing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Table of Keras layers and their PyTorch counterparts. A network with any other layer is refused by name before conversion."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

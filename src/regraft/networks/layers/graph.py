@@ -1,7 +1,5 @@
 """PyTorch modules built from plain data: a list of layers with their settings and inputs. Nothing here needs Keras."""
 
-from __future__ import annotations
-
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

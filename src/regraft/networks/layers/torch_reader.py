@@ -4,8 +4,6 @@ A Keras value may hold its axes in another order than PyTorch. Transpositions ar
 order. Convolutions therefore read channels last, whatever stands between them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The largest order-preserving alignments of two sequences."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

@@ -3,8 +3,6 @@
 The rules are tried in this order for the whole file. An ambiguous match is an error, never a guess.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Named weights, and the result of matching them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """ONNX files that cannot be trained: ONNX Runtime runs them in parts, and the final linear layer becomes a PyTorch head."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib

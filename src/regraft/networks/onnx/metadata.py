@@ -1,7 +1,5 @@
 """Schema of the metadata that regraft writes into ONNX files, checked before anything is built from them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

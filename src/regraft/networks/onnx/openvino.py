@@ -1,7 +1,5 @@
 """Adapter for OpenVINO: an ONNX model compiled for the CPU. It needs no PyTorch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """ONNX files of any tool as one checked graph with one output, the scores of a task, and the class names in the file."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import json

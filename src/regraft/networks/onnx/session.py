@@ -1,7 +1,5 @@
 """Adapter for ONNX Runtime: a CPU session with limited memory and, optionally, limited time. It needs no PyTorch."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import threading

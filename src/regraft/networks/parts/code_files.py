@@ -4,8 +4,6 @@ A saved folder holds one code file per condition that the network was adapted to
 the weights. Opening a folder reads all code files: a code overwrites the row of its condition in the table, or adds a row.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """ONNX export with PyTorch's exporter, silenced, and verification that the exported program computes the same."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Preprocessing of images and numeric rows as ONNX operators, prepended to a network's graph."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Scale and shift per channel: the formulas of the strategy `scale_shift`, on the tensors of both families."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

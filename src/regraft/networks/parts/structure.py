@@ -1,7 +1,5 @@
 """Layers, blocks and hook points of a network, in execution order; depth is counted in blocks."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Taps: the blocks of a network whose outputs are read as features, and how each output is pooled."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

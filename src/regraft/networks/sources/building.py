@@ -1,7 +1,5 @@
 """Build architectures under a limit: the declared size is compared with the available weights before memory is allocated."""
 
-from __future__ import annotations
-
 import math
 import socket
 import sys

@@ -1,7 +1,5 @@
 """Combine several PyTorch networks into one without a head. They read the same inputs, and their outputs are concatenated."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import cast
 

@@ -1,7 +1,5 @@
 """Dense networks that other tools wrote as PMML, rebuilt as PyTorch modules from the sizes of their layers."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from pathlib import Path
 from typing import Any

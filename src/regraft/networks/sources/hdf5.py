@@ -4,8 +4,6 @@ HDF5 is a file system within a file. A data set may lie in any other file of the
 links). A group may contain itself. A few bytes may declare a shape of 10^12 numbers. Keras writes none of these.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import IO, Any

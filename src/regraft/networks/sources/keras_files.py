@@ -1,7 +1,5 @@
 """Open Keras files without running code that they carry, and load weights files into a network."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

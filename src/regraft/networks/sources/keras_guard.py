@@ -5,8 +5,6 @@ file, so another spelling can always bypass a list of forbidden names. This modu
 **Each** object found must come from one of the reviewed modules below. Everything else is refused.
 """
 
-from __future__ import annotations
-
 import builtins
 import re
 import sys

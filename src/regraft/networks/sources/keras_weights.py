@@ -1,7 +1,5 @@
 """Reader for the weights in Keras files: the Keras 3 layout (`.weights.h5`, `.keras`) and the legacy layout (`.h5`, `.hdf5`)."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Networks of keras.applications by name, with the preprocessing of their training."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout

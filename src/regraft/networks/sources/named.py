@@ -1,7 +1,5 @@
 """Networks by name: opened on the user's request, or rebuilt without network access for a saved folder."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

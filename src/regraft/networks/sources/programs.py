@@ -1,7 +1,5 @@
 """Networks without their classes, for prediction only: the ONNX form in a saved folder, and PyTorch programs that the user trusts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

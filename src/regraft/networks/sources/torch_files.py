@@ -1,7 +1,5 @@
 """PyTorch weights files: opened without running code, and loaded into a network with an account."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path

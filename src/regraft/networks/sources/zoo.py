@@ -4,8 +4,6 @@ Each opener returns the bare module with its facts. `SourceModule.preprocessing`
 library's own list. Paths and hub repositories are not accepted.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence

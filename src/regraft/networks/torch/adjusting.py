@@ -1,7 +1,5 @@
 """Edits inside a PyTorch network or before its input, and their folding: scales, codes, low-rank matrices, a linear layer."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Wrapper modules that change a network inside or before its input: by channel, by the code of a condition, by a linear layer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 

@@ -1,7 +1,5 @@
 """Folders of format 1: the names in them of the layers and parameters of an edited PyTorch network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

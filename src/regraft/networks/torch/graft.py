@@ -1,7 +1,5 @@
 """Graft, the wrapper of every edit of a PyTorch network: its own parts get new names, the network's layers keep theirs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar, cast
 

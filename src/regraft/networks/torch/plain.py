@@ -1,7 +1,5 @@
 """Modules in the form regraft works with: a copy, unwrapped, in float32."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Networks without their classes, run by ONNX Runtime or as a PyTorch program. They only predict."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType

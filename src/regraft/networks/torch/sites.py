@@ -1,7 +1,5 @@
 """Hook points of a PyTorch network for channel-wise scales and shifts: found by running it, changed by hooks, folded into weights."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

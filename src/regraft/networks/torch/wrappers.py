@@ -1,7 +1,5 @@
 """Wrapper modules for edits: a head on top, branches beside the head, numeric columns joined to the features, an early end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar, cast

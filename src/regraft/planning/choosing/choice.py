@@ -1,7 +1,5 @@
 """State of the comparison of candidates, and the rules by which one is better than another."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Training time of each candidate on this machine, from a few real batches: reading, forward and backward pass by block."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace

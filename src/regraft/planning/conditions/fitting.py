@@ -3,8 +3,6 @@
 Shape letters: V conditions, n examples of one condition, K known codes, M numbers per code.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shape letters: P pairs of example and row of the code table, V rows, M numbers per code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

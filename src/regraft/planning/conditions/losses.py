@@ -3,8 +3,6 @@
 Shape letters: n examples, P pairs, V rows of codes, A of them active, M numbers per code, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 

@@ -3,8 +3,6 @@
 Shape letters: V learned inputs, M numbers per input, N examples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Extension of a network by the new classes of a data set, with its scores on a holdout set and its report."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Probes of a profile on computed features: each depth alone, all depths jointly, neighbours, and the learning curve."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Shared data of all trials (network, prepared examples, folds, caches), and the run of one trial."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

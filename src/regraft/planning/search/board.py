@@ -7,8 +7,6 @@ Optuna's heartbeat with its retry callback is not used: minutes after a process 
 one with the same values, at another place. Then the trials of a resumed search would not be those of an uninterrupted one.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import time

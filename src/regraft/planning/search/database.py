@@ -3,8 +3,6 @@
 No content of it is used as a path. The space checks the values of trials.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import os

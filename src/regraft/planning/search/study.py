@@ -1,7 +1,5 @@
 """Result of a search: all trials, the best plan and its evaluation."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A training in the form of a method: its check, its beginning and its end."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
