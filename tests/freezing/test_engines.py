@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import regraft
 from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.errors import MissingExtraError, SettingError
 from regraft.freezing import Counter, Cut, FrozenPass, cacheable_layers, check_engine, engines, find_cut, run
+from regraft.freezing.cache import ActivationCache
 from regraft.networks.contract import Network
 from regraft.networks.torch.family import open_torch
 
@@ -153,6 +156,54 @@ def test_a_cache_of_one_engine_is_none_of_another(tmp_path: Path) -> None:
         assert (again.counter.items, again.counter.engines.building) == (0, 0), engine  # taken up, and nothing built for that
 
 
+def _orders() -> Iterator[Any]:
+    """Yield network, engine of the run that stops, engine of the next one and precision: the same, another one, and "auto"."""
+    for case in ("torch", "keras"):
+        own = ["eager", *(["layers"] if case == "keras" else []), *INSTALLED, "compile"]
+        for at, (first, precision) in enumerate(itertools.product(own, ("float32", "bfloat16"))):
+            for then in (first, own[(at // 2 + 1) % len(own)], "auto"):
+                quick = {first, then} <= {"eager", "layers", "auto"} and case == "keras"
+                yield pytest.param(case, first, then, precision, marks=[] if quick else pytest.mark.slow)
+
+
+@functools.cache
+def _whole(case: str, engine: str, precision: str) -> list[np.ndarray]:
+    return _filled(case, "memory", engine, precision=precision)[0]
+
+
+@pytest.mark.parametrize("case, first, then, precision", list(_orders()))
+def test_a_cache_filled_in_part_is_continued_by_its_engine_alone(
+    case: str, first: str, then: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run stops after a chunk; one with this or another engine follows; the first one is repeated. All end as if nothing had stopped."""
+
+    def stopped(cache: ActivationCache, rows: range) -> None:
+        finish(cache, rows)
+        raise KeyboardInterrupt
+
+    finish = ActivationCache.finish
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ActivationCache, "finish", stopped)
+        _filled(case, tmp_path, first, precision=precision)
+    both = {first, then} == {"onnxruntime", "openvino"} and precision == "bfloat16"  # OpenVINO computes for both
+    continues = then == first or (then == "auto" and first != "compile") or both
+    values, made = _filled(case, tmp_path, then, precision=precision)
+    again, repeated = _filled(case, tmp_path, first, precision=precision)
+    expected = first if continues else "eager" if then == "auto" else then
+    for found, engine in ((values, expected), (again, first)):
+        assert [one.tobytes() for one in found] == [one.tobytes() for one in _whole(case, engine, precision)], (engine, made.notes)
+    assert (made.counter.items, repeated.counter.items) == ((44, 0) if continues else (300, 44)), made.notes
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="no OpenVINO")
+def test_a_named_engine_in_bfloat16_uses_no_cache_of_another_one(tmp_path: Path) -> None:
+    for precision in ("float32", "bfloat16"):
+        _filled("torch", tmp_path, "eager", precision=precision)
+    _, made = _filled("torch", tmp_path, "openvino", precision="bfloat16")
+    assert made.counter.items == 300
+    assert made.notes[0].startswith("The frozen part ran on openvino"), made.notes
+
+
 def test_few_examples_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_engine(*_args: Any, **_settings: Any) -> Any:
         raise AssertionError("an engine was built")
@@ -199,6 +250,16 @@ def test_an_engine_that_computes_something_else_is_not_used(monkeypatch: pytest.
     values, made = _filled("torch", "memory", INSTALLED[0])
     assert [value.tobytes() for value in values] == [value.tobytes() for value in plain]
     assert f"ran on PyTorch as it is: {INSTALLED[0]}: for a batch of" in made.notes[0]
+
+
+def test_a_pass_that_stayed_with_pytorch_is_not_computed_again(tmp_path: Path) -> None:
+    network = _torch(examples.Cnn)
+    items = _items(network, 300)
+    for where in ("memory", tmp_path):
+        made = FrozenPass(network, _cut(network, items), where, engine="layers")
+        one, two = made.cached(items).stored(np.arange(300)), made.cached(items).stored(np.arange(300))
+        assert one[0].tobytes() == two[0].tobytes()
+        assert made.counter.items == 300 and "ran on PyTorch as it is" in made.notes[0], where
 
 
 def test_a_part_that_cannot_be_exported_stays_with_pytorch() -> None:

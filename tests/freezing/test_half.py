@@ -56,6 +56,24 @@ def test_bfloat16_is_left_where_a_probe_does_worse(monkeypatch: pytest.MonkeyPat
     assert made.notes[0].startswith("The frozen part stayed in float32: leave-one-out"), made.notes
 
 
+class Strict(torch.nn.Sequential):
+    """A network that takes no other dtype than its own within."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the scores."""
+        inner = self[0](batch)
+        if inner.dtype != torch.float32:
+            raise TypeError("float32 is needed")
+        return self[2](self[1](inner))
+
+
+def test_a_network_that_does_not_compute_in_bfloat16_stays_in_float32() -> None:
+    net = regraft.load(Strict(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 3)), inputs=(1, 8, 8))
+    result = regraft.adapt(net, examples.pictures(60), strategy="probe", cache="memory", precision="bfloat16")
+    said = "The frozen part stayed in float32: it does not compute in bfloat16 (float32 is needed)."
+    assert said in result.plan.reasons, result.plan.reasons
+
+
 def test_labels_that_judge_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     own = half._judged

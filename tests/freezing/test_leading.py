@@ -29,6 +29,16 @@ class Own(L.Layer):  # type: ignore[misc, name-defined]
         return keras.ops.tanh(x) * 2.0
 
 
+class OwnPool(L.Layer):  # type: ignore[misc, name-defined]
+    """Another layer of the user's own, with weights."""
+
+    def build(self, shape: Any) -> None:
+        self.scale = self.add_weight(shape=shape[-1:], initializer="uniform")
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.mean(x * self.scale, (1, 2))
+
+
 class Around(keras.Model):  # type: ignore[misc]
     """A model without a graph around one with a graph."""
 
@@ -56,6 +66,21 @@ def _pictures(*, before: Any = None, after: Any = None) -> Any:
     image = keras.Input((12, 12, 3))
     x = _convolved(image if before is None else before(image))
     return _closed(image, x if after is None else after(x))
+
+
+def _scaled(image: Any) -> Any:
+    return Own()(L.Rescaling(0.5)(image))
+
+
+def _beside() -> Any:
+    image = keras.Input((12, 12, 3))
+    stem = Own()(image)
+    return _closed(image, L.Add()([_convolved(stem), L.Conv2D(5, 5, strides=2)(L.Concatenate()([stem, image]))]))
+
+
+def _own_only() -> Any:
+    image = keras.Input((12, 12, 3))
+    return keras.Model(image, L.Dense(3, name="head")(OwnPool(name="pool")(Own()(image))))
 
 
 def _sequential() -> Any:
@@ -88,8 +113,15 @@ def _masked() -> Any:
     return keras.Sequential([keras.Input((6, 3)), *steps, L.Dense(3, name="head")])
 
 
-def _kept_mask() -> Any:
+def _ended_mask() -> Any:
     steps = [L.Masking(), L.LSTM(5, return_sequences=True), Own(), L.LSTM(4)]
+    return keras.Sequential([keras.Input((6, 3)), *steps, L.Dense(3, name="head")])
+
+
+def _kept_mask() -> Any:
+    own = Own()
+    own.supports_masking = True
+    steps = [L.Masking(), L.LSTM(5, return_sequences=True), own, L.LSTM(4)]
     return keras.Sequential([keras.Input((6, 3)), *steps, L.Dense(3, name="head")])
 
 
@@ -123,9 +155,13 @@ TABLE: dict[str, tuple[Callable[[], Any], tuple[str, ...], int]] = {  # model, w
     "nested": (_nested, ("head",), 1),
     "nested, with the head": (_with_head_inside, ("head",), 1),
     "no graph": (Around, ("head",), 1),
-    "own layer first": (lambda: _pictures(before=Own()), ("head",), 0),
+    "own layer first": (lambda: _pictures(before=Own()), ("head",), 1),
+    "own layer second": (lambda: _pictures(before=_scaled), ("head",), 1),
+    "own layer beside": (_beside, ("head",), 1),
+    "own layers only": (_own_only, ("head",), 0),
     "own layer last": (lambda: _pictures(after=Own()), ("head",), 1),
     "masks": (_masked, ("head",), 1),
+    "a mask ends": (_ended_mask, ("head",), 1),
     "a mask crosses": (_kept_mask, ("head",), 0),
     "two inputs": (_two_inputs, ("head",), 1),
     "float16": (_half, ("head",), 0),

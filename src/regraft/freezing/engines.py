@@ -90,7 +90,7 @@ class Engine:
     difference: float = 0.0  # maximum difference from PyTorch's values, relative to the largest value
     exact: bool = True  # whether values were bit-identical in a second run and for a single example
     faster: float = 0.0  # seconds saved per example against plain PyTorch
-    half: Callable[[], Values] | None = None  # function that builds the same engine in bfloat16; None: use PyTorch's autocast
+    half: Callable[[], Values] | None = None  # function that builds the engine in bfloat16 by OpenVINO; None: use PyTorch's autocast
 
 
 _Proved = tuple[Engine, list[list[Tensor]]]
@@ -114,15 +114,20 @@ def check_engine(name: str, cluster: str | None = None) -> None:
         optional_import(library, "engines" if name == "openvino" else "onnx", purpose=f"engine={name!r}")
 
 
-def engine_names(wanted: str, *, half: bool = False) -> dict[str, str]:
-    """Return engine -> name in the identity of a cache, for the setting `wanted`; plain PyTorch comes last.
-    `half`: include the engines in bfloat16."""
+def engine_names(wanted: str, *, half: bool = False) -> dict[str, list[str]]:
+    """Return engine -> its names in the identity of a cache, for the setting `wanted`; plain PyTorch comes last.
+    `half`: include the name of the engine in bfloat16, before that in float32."""
     installed = [LAYERS, *(name for name, needed in _LIBRARIES.items() if all(map(find_spec, needed)))]
-    chosen = installed if wanted == "auto" else [wanted]
-    libraries = {name: name if name in _LIBRARIES else "torch" for name in chosen if name != EAGER}
-    named = {name: f"{name} {_version_of(library)} float32" for name, library in libraries.items()}
-    halves = {library: f"{library} {_version_of(library)} {HALF}" for library in ("torch", "openvino") if find_spec(library)}
-    return {**({f"{library} {HALF}": name for library, name in halves.items()} if half else {}), **named, EAGER: EAGER}
+    chosen = dict.fromkeys([*(installed if wanted == "auto" else [wanted]), EAGER])
+    names = {name: EAGER if name == EAGER else f"{name} {_version_of(name if name in _LIBRARIES else 'torch')} float32" for name in chosen}
+    return {name: [*filter(None, [half_name(name) if half else None]), known] for name, known in names.items()}
+
+
+def half_name(engine: str) -> str | None:
+    """Return the name of an engine in bfloat16; None if it does not compute in bfloat16. ONNX Runtime does so by OpenVINO."""
+    library = "openvino" if engine in _LIBRARIES else "torch"
+    named = library if engine in (EAGER, *_LIBRARIES) else engine
+    return f"{named} {_version_of(library)} {HALF}" if find_spec(library) else None
 
 
 def chosen_engine(  # over the limit: what a choice depends on
@@ -178,7 +183,7 @@ def has_layers(network: Network) -> bool:
 
 def _stages(work: Work, wanted: str, *, rows: int) -> Iterator[dict[str, str]]:
     """Yield the engines to build together, with their names in the identity of a cache."""
-    names = {name: known for name, known in engine_names(wanted).items() if name != EAGER}
+    names = {name: known for name, (known,) in engine_names(wanted).items() if name != EAGER}
     layers = {LAYERS: names.pop(LAYERS)} if LAYERS in names else {}
     if layers and (wanted != "auto" or has_layers(work.network)):
         yield layers
@@ -236,8 +241,8 @@ def _module(work: Work, inputs: Inputs, *, as_layers: bool) -> WholeNetwork:
         module.leading = ModuleList(lead(network.body, work.layers, watched=work.watched) if lead else [])
         if not module.leading:
             raise NetworkError(
-                f"{LAYERS}: PyTorch has no layer to take the place of the first of the {len(work.layers)} layers; expected a Keras network "
-                "that begins with layers of the table in docs/export.md"
+                f"{LAYERS}: PyTorch has no layer to take the place of one of the {len(work.layers)} layers; expected a Keras network with "
+                "layers of the table in docs/export.md at its start, or behind the first layer that is not in it"
             )
     return module
 
@@ -270,8 +275,7 @@ def _built(  # over the limit: what building depends on
         for name, known in names.items():
             try:
                 engine, values = _proved(known, make(name), proof=proof, end=start + ends[1])
-                half = name in _LIBRARIES and find_spec("openvino") is not None
-                found.append((replace(engine, half=partial(make, f"openvino {HALF}") if half else None), values))
+                found.append((replace(engine, half=partial(make, f"openvino {HALF}") if name in _LIBRARIES else None), values))
             except RegraftError as problem:
                 why.append(f"{name}: {str(problem).rstrip('.')}")
     except Exception as problem:  # not every forward can be exported

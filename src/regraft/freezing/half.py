@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -13,10 +12,11 @@ from torch import Tensor
 
 from ..data import PreparedData
 from ..errors import RegraftError
+from ..files.formats import reason_of
 from ..networks.contract import Inputs
 from ..probes.ridge import fit_ridge
 from .cut import LiveOutput
-from .engines import HALF, Engine, Values
+from .engines import Engine, Values, half_name
 
 HALF_OFF = 0.05  # Maximum difference between values in bfloat16 and float32, relative to the largest value; 0.03 was measured
 _JUDGED, _AT_A_TIME = 256, 64
@@ -29,10 +29,14 @@ def halved(  # over the limit: what a choice depends on
     Both compute up to 256 random examples. A ridge probe on the features of each is compared by its exact leave-one-out predictions of the
     first task: accuracy for classes, squared error for other targets.
     `compared`: (n,) indices of examples whose labels may be used. `measured`: keep the given engine if bfloat16 is not faster."""
+    name = half_name(engine.name.partition(" ")[0])
+    if name is None:
+        return engine, "ONNX Runtime computes in bfloat16 only where OpenVINO is installed"
     try:
         plain = engine.half() if engine.half is not None else _autocast(engine, device)
-    except RegraftError as problem:
-        return engine, str(problem).rstrip(".")
+        plain(items.batch(compared[:2]))
+    except Exception as problem:  # a forward may raise anything where its values have another dtype
+        return engine, f"it does not compute in bfloat16 ({reason_of(problem)})"
 
     def half(inputs: Inputs) -> list[Tensor]:
         return [found.to(part.dtype) for found, part in zip(plain(inputs), live, strict=True)]
@@ -57,8 +61,6 @@ def halved(  # over the limit: what a choice depends on
     told += f", standard error {spread:.2g}"
     if lost > spread:
         return engine, told
-    library = "torch" if engine.half is None else "openvino"
-    name = f"{library} {importlib.metadata.version(library)} {HALF}"
     faster = engine.faster + (fine - coarse) / len(rows)
     return replace(engine, name=name, values=half, faster=faster), f"{fine / coarse:.1f} times as fast; {told}"
 

@@ -131,14 +131,14 @@ class FrozenPass:
         return self.engine if self.device.type == "cpu" and self.cluster is None else EAGER
 
     @property
-    def _names(self) -> dict[str, str]:
-        """Engine -> name in the identity of a cache, for the engines that may compute here; plain PyTorch comes last."""
+    def _names(self) -> dict[str, list[str]]:
+        """Engine -> names in the identity of a cache, for the engines that may compute here; plain PyTorch comes last."""
         return engine_names(self._wanted, half=self.precision != "float32")
 
     @property
-    def _sought(self) -> list[str]:
-        """Names among `_names` whose caches may be used: the one of the requested engine, or all."""
-        return [known for name, known in self._names.items() if self._wanted in ("auto", name) or self.precision != "float32"]
+    def _sought(self) -> list[tuple[str, str]]:
+        """Engines whose caches may be used, the requested one or all, with each of their names among `_names`."""
+        return [(name, known) for name, found in self._names.items() if self._wanted in ("auto", name) for known in found]
 
     def _identity(self, frozen: FrozenIdentity, items: str, *, views: Sequence[int], engine: str) -> tuple[str, dict[str, Any]]:
         live = [part.name for part in self.cut.live]
@@ -155,29 +155,31 @@ class FrozenPass:
         """Return a cache that lives as long as the run. Its key contains the ids of the data objects."""
         objects = (items.data, items.preprocessing, items.augment)
         said = f"{[id(one) for one in objects]} {items.view_seed}"
-        keys = {known: self._identity(frozen, said, views=views, engine=known)[0] for known in self._names.values()}
-        found = next((cache for known in self._sought if (cache := self.kept.get(keys[known])) is not None), None)
+        keys = {known: self._identity(frozen, said, views=views, engine=known)[0] for known in chain(*self._names.values())}
+        found = next((cache for _, known in self._sought if (cache := self.kept.get(keys[known])) is not None), None)
         if found is not None:
             return found
-        cache = ActivationCache.in_memory(self.cut.live, len(items) * len(views), dtype=self.dtype, folder=folder)
         begun = self._begun(frozen, items, views=views, wanted=self._wanted)
-        self._fill_(cache, items, views=views, begun=begun)
-        self.kept.add(keys[begun.engine.name], cache, of=objects)
+        cache = self.kept.get(keys[begun.engine.name])  # PyTorch may have run in place of the requested engine before
+        if cache is None:
+            cache = ActivationCache.in_memory(self.cut.live, len(items) * len(views), dtype=self.dtype, folder=folder)
+            self._fill_(cache, items, views=views, begun=begun)
+            self.kept.add(keys[begun.engine.name], cache, of=objects)
         return cache
 
     def _from_folder(self, frozen: FrozenIdentity, items: PreparedData, *, views: Sequence[int]) -> ActivationCache:
         said, wanted = items.identity(max(views) + 1), self._wanted
         elsewhere = str(self.where) if is_url(self.where) else None
-        places = dict[str, CacheFolder]()
+        places, in_part = dict[str, CacheFolder](), dict[tuple[bool, int], str]()
         about = {
             "network": str(self.network.origin.get("source", "")),
             "data": f"{len(items)} {items.data.kind}" + ("" if items.data.names is None else f" from {items.data.names[0]}"),
         }
-        for known in self._names.values():
+        for known in chain(*self._names.values()):
             key, facts = self._identity(frozen, said, views=views, engine=known)
             rows, here = len(items) * len(views), engine_of(self.device)
             places[known] = CacheFolder(self._folder / key, self.cut.live, rows, self.dtype, facts, here, about)
-        for known in self._sought:
+        for engine, known in self._sought:
             found = places[known].opened()
             if elsewhere is not None and (found is None or found.missing):
                 with held_folder(places[known].path, error=CacheError, wait=math.inf):
@@ -187,8 +189,10 @@ class FrozenPass:
                 if elsewhere is not None:
                     brought(places[known].path, f"{elsewhere}/{places[known].path.name}")
                 return found
-            if found is not None and found.finished and HALF not in known:
-                wanted = known.partition(" ")[0]  # continue a partly filled cache with the same engine
+            if found is not None and found.finished:
+                in_part.setdefault((HALF in known, len(found.finished)), engine)
+        if in_part and wanted == "auto":
+            wanted = in_part[max(in_part)]  # continue the fullest cache with the engine that began it
         begun = self._begun(frozen, items, views=views, wanted=wanted)
         place = places[begun.engine.name]
         with held_folder(place.path, error=CacheError, wait=math.inf):

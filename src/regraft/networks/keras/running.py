@@ -214,16 +214,25 @@ def read_after(graph: Any, steps: Sequence[Any], *, made: Sequence[Any]) -> list
     return None if any(getattr(tensor, "_keras_mask", None) is not None for tensor in found) else found
 
 
-_LEADING = "_regraft_leading"  # Attribute of a graph whose first steps another function computes
+_LEADING = "_regraft_leading"  # Attribute of a graph some of whose steps another function computes
 
 
-def lead_(graph: Any, run: Callable[..., Sequence[Tensor]], *, steps: Collection[Any], made: Sequence[Any]) -> None:
-    """Let a function compute the first `steps` of the graph of a private copy, in inference mode.
-    It maps the inputs of the graph to the values of `made`, the symbolic tensors that other steps read."""
+def lead_(
+    graph: Any,
+    run: Callable[..., Sequence[Tensor]],
+    *,
+    before: Sequence[Any],
+    read: Sequence[Any],
+    steps: Collection[Any],
+    made: Sequence[Any],
+) -> None:
+    """Let a function compute `steps` of the graph of a private copy, in inference mode, after the steps `before` them.
+    It maps the values of `read`, inputs of the graph or made before, to those of `made`, which other steps read: symbolic tensors."""
 
-    def begun(inputs: Sequence[Any]) -> dict[int, Any]:
-        done = dict.fromkeys(map(id, steps))
-        return done | dict(zip(map(id, made), run(*inputs), strict=True))
+    def begun(known: dict[int, Any]) -> dict[int, Any]:
+        run_steps_(before, known, training=False)
+        found = run(*(known[id(tensor)] for tensor in read))
+        return known | dict.fromkeys(map(id, [*before, *steps])) | dict(zip(map(id, made), found, strict=True))
 
     def call(inputs: Any, training: bool | None = None, mask: Any = None, **_further: Any) -> Any:
         known = _begun(graph, graph._standardize_inputs(inputs))
@@ -236,8 +245,9 @@ def lead_(graph: Any, run: Callable[..., Sequence[Tensor]], *, steps: Collection
 
 def _begun(graph: Any, inputs: Sequence[Any]) -> dict[int, Any]:
     """Return what is known before the steps of a graph run, by id: its inputs and what another function computes."""
+    known = dict(zip(map(id, graph.inputs), inputs, strict=True))
     leading = vars(graph).get(_LEADING)
-    return dict(zip(map(id, graph.inputs), inputs, strict=True)) | (leading(inputs) if leading else {})
+    return leading(known) if leading else known
 
 
 def run_steps_(steps: Sequence[Any], known: dict[int, Any], *, training: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,14 +69,15 @@ class KerasReader:
     def read(self, model: Any) -> list[str]:
         """Convert a model and return the names of its outputs."""
         self._check(_operations(model))
+        graph: Any = graph_of(model)
         with torch.no_grad():
-            outputs = self._run(model, self._given(graph_of(model)))
+            outputs = self._run(model, self._given([tensor.name for tensor in graph.inputs]))
             return [self.turned(value, first=self.first and value.tensor.ndim > 3).name for value in outputs]
 
-    def read_first(self, graph: Any, steps: Sequence[Any]) -> tuple[list[Any], dict[int, KerasValue]]:
+    def read_first(self, given: Sequence[Any], steps: Sequence[Any]) -> tuple[list[Any], dict[int, KerasValue]]:
         """Convert the `steps` of a graph, in order, that have a counterpart, compute in single precision and read only what was converted
-        before. Return them, and the values by the ids of their symbolic tensors."""
-        known, done = {id(tensor): value for tensor, value in zip(graph.inputs, self._given(graph), strict=True)}, list[Any]()
+        before. Return them, and the values by the ids of their symbolic tensors. `given`: the symbolic tensors of the sample, in order."""
+        known, done = dict(zip(map(id, given), self._given(self.sample), strict=True)), list[Any]()
         with torch.no_grad():
             for node in steps:
                 inside = _operations(node.operation) if graph_of(node.operation) is not None else [node.operation]
@@ -88,9 +89,9 @@ class KerasReader:
                     done.append(node)
         return done, known
 
-    def _given(self, graph: Any) -> list[KerasValue]:
+    def _given(self, names: Iterable[str]) -> list[KerasValue]:
         if isinstance(self.sample, dict):
-            return [KerasValue(one.name, self.sample[one.name]) for one in graph.inputs]
+            return [KerasValue(name, self.sample[name]) for name in names]
         return [KerasValue("input", self.sample, self.first)]
 
     def _check(self, layers: Sequence[Any]) -> None:
