@@ -333,7 +333,7 @@ def test_auto_is_never_slower_than_pytorch_by_more_than_three_per_cent(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "perf_counter", clock)
         patch.setattr(engines, "_in_onnx_form", made)
-        patch.setattr(engines, "engine_names", lambda _wanted: {"other": "other 1", "eager": "eager"})
+        patch.setattr(engines, "engine_names", lambda _wanted: {"other": ["other 1"], "eager": ["eager"]})
         first = [work.timed(torch.zeros(64, 1)) for _ in range(2)]
         log = engines.EngineLog()
         engine, values = engines.chosen_engine(work, first, wanted="auto", rows=rows, log=log, say=lambda _note: None)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,6 +111,20 @@ class Killed(torch.nn.Sequential):
         if self.training and os.getpid() != self.made_in and not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(batch)
+
+
+class Failing(torch.nn.Sequential):
+    """A network that cannot be trained in another process than it was made in."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Conv2d(1, 6, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 3))
+        self.made_in = os.getpid()
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the scores."""
+        if self.training and os.getpid() != self.made_in:
+            raise ValueError("It is broken there.")
         return super().forward(batch)
 
 
@@ -215,6 +230,31 @@ def test_a_run_whose_cluster_is_lost_after_its_start_goes_on_here(monkeypatch: p
     assert "The frozen part ran on this machine. It is gone." in both.plan.reasons
     assert said == ["The training continued on this machine alone. It is gone."]
     assert said[0] in both.plan.reasons
+
+
+@no_ray
+def test_trials_and_trainings_whose_files_a_machine_does_not_have_run_here_or_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_given: Any, **_named: Any) -> None:
+        raise SettingError("It is gone.")
+
+    monkeypatch.setattr("regraft.freezing.engines.check_cluster", lambda _cluster: None)
+    monkeypatch.setattr("regraft.freezing.spread.all_see", lambda *_given: False)
+    monkeypatch.setattr("regraft.freezing.run.spread", gone)
+    monkeypatch.setattr("regraft.planning.choosing.auto.workers_of", lambda *_given, **_named: 2)
+    net, paths = _pictures(tmp_path / "here", 60)
+    data = regraft.read((paths, ["a", "b", "c"] * 20))
+    said = (
+        f"cluster='auto': not every machine has the files of the data under their paths, such as '{paths[0]}'. Put them where all machines"
+    )
+    given: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-3, "cache": None, "engine": "eager", "validation": 0.3}
+    for strategy, what in (("full", "training ran on this machine alone"), ("auto", "trials ran on this machine")):
+        alone, both = (regraft.adapt(net, data, strategy=strategy, cluster=own, **given) for own in (None, "auto"))
+        assert alone.scores == both.scores
+        assert [reason for reason in both.plan.reasons if f"The {what}. {said}" in reason], both.plan.reasons
+    with pytest.raises(SettingError, match=re.escape(said)):
+        regraft.search(net, data, trials=2, cluster="auto")
 
 
 @no_ray
@@ -461,3 +501,16 @@ def test_machines_train_one_network_together_also_after_one_lost_its_worker(fami
         assert {name: two[name] for name in figures} == pytest.approx(figures, abs=1e-5)
     assert both.scores["holdout"]["accuracy"] == alone.scores["holdout"]["accuracy"]
     assert (tmp_path / "killed").exists() == (family == "torch")
+
+
+@no_ray
+@pytest.mark.slow
+@cluster_of_two
+def test_an_error_of_another_machine_ends_a_training_at_once() -> None:
+    _, X, y = _network("torch")
+    net, begun = regraft.load(Failing(), inputs=(1, 8, 8)), time.monotonic()
+    with pytest.raises(RegraftError, match=r"A worker failed: It is broken there\."):
+        regraft.adapt(
+            net, (X[:120], y[:120]), strategy="full", epochs=2, learning_rate=1e-3, cache="memory", engine="eager", cluster="auto"
+        )
+    assert time.monotonic() - begun < 300  # processes wait ten minutes for each other

@@ -74,13 +74,27 @@ def _in_local_files(data: Dataset) -> bool:
     return in_files(data.items, data.kind) and all(isinstance(source, str | Path) for source in sources)
 
 
+def _all_have(data: Dataset, cluster: str) -> bool:
+    """Return whether every machine of a cluster has the files of the data, if there are any, under the same paths."""
+    asked = map(int, np.unique(np.linspace(0, len(data) - 1, _ASKED).round()))
+    return not _in_local_files(data) or all_see([_source(data.items[index]) for index in asked], cluster)
+
+
+def check_seen(data: Dataset, cluster: str) -> None:
+    """Raise `SettingError` if some machine of a cluster does not have the files of the data, for tasks that files do not come with."""
+    if not _all_have(data, cluster):
+        raise SettingError(
+            f"cluster={cluster!r}: not every machine has the files of the data under their paths, such as "
+            f"{str(_source(data.items[0]))!r}. Put them where all machines read them, or give an address such as 's3://bucket/photos'."
+        )
+
+
 def spread(shared: SharedData, chunks: Iterable[Chunk], *, network: Network, cluster: str) -> Iterator[list[list[Tensor]]]:
     """Return the results of the batches of each chunk, in order. Each chunk is one task of the cluster.
     Files are sent with the tasks if some machine does not have them under the same path."""
     rows, data = np.arange(min(2, len(shared.items))), shared.items.data
     content = sent(shared, [network], values=lambda one: one.values(one.items.batch(rows)))
-    asked = map(int, np.unique(np.linspace(0, len(data) - 1, _ASKED).round()))
-    away = _in_local_files(data) and not all_see([_source(data.items[index]) for index in asked], cluster)
+    away = not _all_have(data, cluster)
 
     def files(chunk: Chunk) -> dict[Path, bytes]:
         found = {}

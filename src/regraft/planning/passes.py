@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..data import PreparedData
+from ..errors import SettingError
 from ..files.room import large_array
 from ..freezing import FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut
+from ..freezing.spread import check_seen
 from ..networks.contract import Network
 from ..networks.tracing import watching
 from ..training import CachedFeed, Feed, HeadFeed, Settings, Training, WholeFeed, train
@@ -109,6 +111,12 @@ def training_of(  # over the limit: what a training is made of
     elif cluster not in (None, "auto"):
         cluster = None
         log.notes.extend({_OUTSIDE}.difference(log.notes))
+    elif cluster is not None and isinstance(feed, WholeFeed):
+        try:
+            check_seen(setup.items.data, cluster)
+        except SettingError as problem:
+            cluster = None
+            log.notes.extend({f"The training ran on this machine alone. {problem}"}.difference(log.notes))
     return Training(
         setup.network,
         feed,

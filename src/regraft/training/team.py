@@ -8,11 +8,13 @@ process has its own random numbers for dropout.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from threading import Timer
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,6 +34,7 @@ from ..scale import WorkerLostError, alongside, other_machines
 T = TypeVar("T")
 S = TypeVar("S")
 _PATIENCE = timedelta(minutes=10)  # Maximum time that a process waits for the others at a step
+_LEAVES = 1.0  # Seconds after which a process ends that failed, when its error has been sent
 _RETRIES = 5  # Maximum number of attempts of a training; each lost machine ends one
 
 
@@ -244,8 +247,15 @@ def _other(shared: Any, piece: tuple[Callable[[Any, Team], Any], int, int, str, 
     torch.set_num_threads(threads)
     store = TCPStore(host, port, is_master=False, timeout=_PATIENCE)
     store.set(f"here {rank}", "")
-    with speaking(False), _group(store, rank, size=size) as team:
-        work(shared, team)
+    try:
+        with speaking(False), _group(store, rank, size=size) as team:
+            work(shared, team)
+    except WorkerLostError:
+        raise
+    except BaseException:
+        # connections of the group can outlive it: the others would wait for this process until they give up
+        Timer(_LEAVES, os._exit, [1]).start()
+        raise
 
 
 @contextmanager

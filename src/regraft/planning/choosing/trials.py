@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...console import speaking
-from ...freezing.spread import sent
+from ...freezing.spread import check_seen, sent
 from ...methods import METHODS
 from ...networks.contract import Network
 from ...scale import on_cluster
@@ -201,6 +201,8 @@ def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> 
 
 def on_workers(trials: Sequence[Trial], *, epochs: int, cluster: str) -> Iterator[HeldOutErrors]:
     """Run each trial for further epochs as a task of the cluster; yield their errors on the validation set, in order."""
+    if any(isinstance(one.feed, WholeFeed) for one in trials):
+        check_seen(trials[0].setup.items.data, cluster)
     threads = torch.get_num_threads()
     shared = ([one.sent() for one in trials], epochs, threads)
     content = sent(shared, [one.setup.network for one in trials], values=_two_scores)

@@ -26,7 +26,7 @@ from ...files.remote import at_hand, is_url
 from ...files.text import printable, shown
 from ...freezing import Counter, check_engine
 from ...freezing.identity import frozen_digest
-from ...freezing.spread import sent
+from ...freezing.spread import check_seen, sent
 from ...networks.contract import Network
 from ...networks.folders import FACTS_FILE
 from ...report.plots import SURE
@@ -128,6 +128,8 @@ def run_search(
     net.body.refuse_change("adapted")
     check_engine(settings.get("engine", "auto"), settings.get("cluster"))
     check_trainable(data)
+    if settings.get("cluster") is not None:
+        check_seen(data, settings["cluster"])
     asked.check(data.task)
     with _shared(settings) as fixed, nullcontext() if asked.out is None else at_hand(asked.out) as folder:
         bench, space = _bench(net, data, asked=asked, fixed=fixed, built=built)
