@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import get_scorer_names
 from torch import nn
 
 import regraft
 from regraft.cli.commands.evaluation import _cell
 from regraft.planning.search.bench import METRICS
-from regraft.report.results import FIGURES, score_table
-from regraft.words import SHARES, counted, metric_words
+from regraft.report.results import score_table
+from regraft.training.loop import _figures
+from regraft.words import FIGURES, SHARES, counted, metric_words
 
-NOUNS = ("example", "class", "numeric column", "test example", "file", "image file", "row", "epoch", "block", "output", "feature", "link")
+NOUNS = (
+    *("example", "class", "numeric column", "test example", "file", "image file", "row", "epoch", "block"),
+    *("output", "feature", "link", "copy", "entry"),
+)
 
 
 @given(st.integers(0, 10**6), st.sampled_from(NOUNS))
 def test_a_single_thing_has_the_singular(number: int, noun: str) -> None:
     shown, words = counted(number, noun).split(" ", 1)
     assert int(shown.replace(",", "")) == number and (words == noun) == (number == 1)
-    assert words in (noun, noun + "s", noun + "es") and not words.endswith("sss")
+    assert words in (noun, noun + "s", noun + "es", noun[:-1] + "ies") and not words.endswith(("sss", "ys"))
 
 
 def test_records_of_one_thing_have_the_singular() -> None:
@@ -40,3 +49,32 @@ def test_commands_search_and_report_show_a_metric_in_one_format(key: str) -> Non
     for value, told in {0.86812: "86.8 %" if key in SHARES else "0.8681", **large}.items():
         assert _cell(key, value) == metric_words(key, value) == told
         assert score_table({"examples": 9, key: value})["rows"][-1][1] == [told]
+
+
+@pytest.mark.parametrize("name", get_scorer_names())
+def test_a_metric_of_the_user_is_shown_alike_in_progress_and_report(name: str) -> None:
+    told = metric_words(name, 0.86812)
+    share = any(word in name.split("_") for word in ("accuracy", "f1", "precision", "recall", "jaccard"))
+    assert told == ("86.8 %" if share else "0.8681")
+    assert score_table({"examples": 9, "metrics": {name: 0.86812}})["rows"][-1] == (name, [told])
+    assert _figures({f"validation_{name}": 0.86812}) == f"validation {name.replace('_', ' ')} {told}"
+    assert metric_words(name, 93.0) == "93"  # a metric of the user's own that is in per cent already
+    assert metric_words(name, float("nan")) == "–"
+
+
+def test_no_message_puts_a_point_behind_a_question() -> None:
+    source = Path(regraft.__file__).parent
+    assert not [str(path) for path in source.rglob("*.py") if re.search(r"near_names\([^{}]*\)\}\.", path.read_text(encoding="utf-8"))]
+
+
+def test_an_evaluation_is_printed_in_lines() -> None:
+    layer = nn.Linear(2, 2)
+    layer.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
+    net = regraft.load(nn.Sequential(layer), classes=["left", "right"], inputs=(2,))
+    found = regraft.evaluate(net, (np.eye(2, dtype=np.float32)[[0, 1, 1]], ["left", "right", "left"]))
+    assert repr(found) == "<Evaluation of 3 examples: accuracy 66.7 %  (20.8 % to 93.9 %)>"
+    assert [line.split() for line in str(found).splitlines()[-2:]] == [
+        ["recall", "of", "'left'", "50.0", "%", "of", "2"],
+        ["recall", "of", "'right'", "100.0", "%", "of", "1"],
+    ]
+    assert "66.7 %" in found._repr_html_()

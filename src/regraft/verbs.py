@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack, cast, overload
@@ -20,6 +20,7 @@ from .data import (
     read,
     with_channels,
 )
+from .data.read import read_like
 from .errors import DataError, NetworkError, SettingError, UnsafeFileError, in_pairs
 from .files.formats import reason_of
 from .files.remote import at_hand, fetched, is_url
@@ -34,12 +35,12 @@ from .networks.predictions import Predictions
 from .networks.samples import Shapes, differing_passes
 from .networks.sources.opening import Architecture, open_source
 from .networks.sources.zoo import is_recipe, recipe_spec
-from .planning import Plan, Result, carry_out, make_plan
+from .planning import Plan, Result, carry_out, holdout_share, make_plan
 from .planning.checking import with_network
 from .planning.conditions import ConditionOptions, FitSettings, TunedInput, fit_condition, fold, learn_input, saved_to
 from .planning.extending import Extension, ExtensionOptions, extended
 from .planning.plan import AdaptKeywords, SearchKeywords
-from .planning.preparing import check_items, inferred_preprocessing, within_tokens
+from .planning.preparing import check_items, inferred_preprocessing, with_sound_shape, within_tokens
 from .planning.profiling import Profile, measure_profile
 from .planning.search import SearchOptions, Study, arguments_of, first_of, run_search
 from .planning.setup import usable_device
@@ -175,11 +176,11 @@ def _given_preprocessing(network: Network, given: Any, *, channels: int | None) 
 
 def _with_layout(given: dict[str, Any], network: Network) -> dict[str, Any]:
     """Return a preprocessing of pictures or sounds with the layout that the network reads, where the user named none."""
-    if given.get("kind") not in ("image", "audio"):
-        return given
+    if given.get("kind") != "image":
+        return with_sound_shape(network, given) if given.get("kind") == "audio" else given
     ends, count = network.input_shape[:1] + network.input_shape[-1:], given.get("channels", 3)
     fits = [layout for layout, size in zip(("channels_first", "channels_last"), ends, strict=False) if size == count]
-    return {"layout": fits[0] if len(fits) == 1 and given["kind"] == "image" else network.layout, **given}
+    return {"layout": fits[0] if len(fits) == 1 else network.layout, **given}
 
 
 def _preprocessing(plain: dict[str, Any], channels: int | None) -> Preprocessing:
@@ -275,7 +276,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     dataset = _usable(data, skip_bad, task=task, max_length=max_length, sample_weight=sample_weight)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if plan.classes else as_heads_say(network, dataset)
-    judges = None if test is None else _usable(test, skip_bad, task=task)
+    judges = None if test is None else _usable(read_like(dataset, test, skip_bad=skip_bad), skip_bad, task=task)
     return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume, reopen=lambda folder: _reopened(folder, network))
 
 
@@ -306,7 +307,7 @@ def check(data: Any, net: Any = None, *, holdout: float = 0.2, validation: float
         values      shape 2; dtype float64; least 0; most 5
         labels      classification, 2 classes
         classes     a: 2, b: 2
-        byte-equal  1 copies of 1 examples: example 0 = example 2
+        byte-equal  1 copy of 1 example: example 0 = example 2
     """
     whole = data if isinstance(data, Dataset) and not reading else read(data, **{"skip_bad": True, **reading})
     usable = checked(whole, True)
@@ -403,11 +404,11 @@ def predict(
 
 
 def _reopened(folder: Path, network: Network) -> Network:
-    """Load the network of a finished folder. If the folder holds weights only, reuse the module of the given network."""
-    try:
-        return load(folder)
-    except NetworkError:
-        return load(folder, architecture=network.body.copied_module)
+    """Load the network of a finished folder. If that needs its class, to open at all or to be changed, use that of the given network."""
+    with suppress(NetworkError):
+        (found := load(folder)).body.refuse_change("adapted")
+        return found
+    return load(folder, architecture=network.body.copied_module)
 
 
 @overload
@@ -434,7 +435,7 @@ def extend(
     old_data: Any = None,
     statistics: Any = None,
     test: Any = None,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     skip_bad: bool = False,
@@ -478,7 +479,7 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
             weights of all classes are then solved jointly in closed form (linear discriminant analysis). No class is forgotten, and the
             order of extensions does not matter.
         test: examples of old or new classes for evaluation only.
-        holdout: with data alone, the share of the examples in the holdout set. None means 0.2.
+        holdout: with data alone, as in `adapt`: None means 0.2, and 0 with `test`.
         seed: seed for "random" and for the split.
         out: with data alone, the folder where network, scores and report are saved.
         skip_bad: with data alone, leave out unusable examples instead of raising an error.
@@ -507,9 +508,10 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
         return extend_by_name(net, classes, data, start=start, old_data=old_data, statistics=statistics, test=test, seed=seed)
     if classes is None and data is None:
         raise SettingError("extend needs the names of new classes, or data that show them; received neither.")
-    asked = ExtensionOptions(start, old_data, statistics, 0.2 if holdout is None else holdout, seed)
+    asked = ExtensionOptions(start, old_data, statistics, holdout_share(holdout, tested=test is not None), seed)
     shown = _read_for(net, data if classes is None else classes, skip_bad=skip_bad)
-    stored, tests = (None if one is None else _read_for(net, one, skip_bad=skip_bad) for one in (old_data, test))
+    beside = (read_like(shown, one, skip_bad=skip_bad) for one in (old_data, test))
+    stored, tests = (None if one is None else _read_for(net, one, skip_bad=skip_bad) for one in beside)
     network = net if isinstance(net, Network) else _opened_for(net, shown)
     return extended(network, shown, asked=replace(asked, old_data=stored), test=tests, out=out, skip_bad=skip_bad)
 
@@ -711,7 +713,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     network = build(first_of(space, built, fixed=settings)) if built else net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if settings.get("classes") else as_heads_say(network, dataset)
     asked = SearchOptions(space, trials, sampler, pruner, folds, holdout, metric, seed, out, budget, resume)
-    judges = None if test is None else _usable(test, skip_bad, task=task)
+    judges = None if test is None else _usable(read_like(dataset, test, skip_bad=skip_bad), skip_bad, task=task)
     return run_search(network, dataset, asked=asked, settings=settings, test=judges, build=build if built else None, built=built)
 
 

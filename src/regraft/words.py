@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,23 @@ def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, s
 
 _JUDGED = ("accuracy", "macro_f1", "micro_f1", "map", "ece", "recall", "precision", "average_precision")
 SHARES = frozenset([*_JUDGED, "old_accuracy", "new_accuracy", "harmonic_mean"])
-"""Metrics that are shown in per cent, everywhere."""
+"""Metrics of regraft that are shown in per cent, everywhere."""
+_SMALLEST = 5e-5  # Metrics that are smaller are shown as 0
+_SHARE = re.compile(r"(?:^|_)(?:accuracy|f1|precision|recall|jaccard)(?:_|$)")
+"""Names of scorers of scikit-learn, and of metrics of the user, that are shown in per cent as well: "f1_macro", "validation_accuracy"."""
+FIGURES = (
+    ("accuracy", "accuracy"),
+    ("macro_f1", "macro F1"),
+    ("micro_f1", "micro F1"),
+    ("map", "mean average precision"),
+    ("mae", "mean absolute error"),
+    ("rmse", "root mean square error"),
+    ("r2", "R²"),
+    ("log_loss", "log loss (nats)"),
+    ("ece", "calibration error"),
+    ("brier", "Brier score"),
+)
+"""Key of a metric and its name."""
 _FIGURES = {"max_score_change": "largest change of an old logit", "proved_on_examples": "checked on examples"}
 
 
@@ -50,18 +67,28 @@ def account_figures(figures: Mapping[str, float]) -> dict[str, str]:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, which is given in the singular: "1 class", "2,000 classes"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+    """Return a number with its noun, which is given in the singular: "1 class", "2,000 classes", "2 copies"."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun[:-1]}ies" if noun.endswith(("py", "ry")) else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def metric_words(name: str, value: float | None) -> str:
     """Return the value of a metric as text: a share in per cent with one decimal, any other as `number_words` does."""
-    return number_words(value) if value is None or name not in SHARES else f"{100 * value:.1f} %"
+    if value is not None and abs(value) < _SMALLEST and name in dict(FIGURES):
+        return f"{value:.4f}" if name not in SHARES else "0.0 %"
+    share = value is not None and 0 <= value <= 1 and (name in SHARES or _SHARE.search(name))
+    return f"{100 * value:.1f} %" if share and value is not None else number_words(value)
+
+
+def with_interval(figures: Mapping[str, Any], key: str) -> str:
+    """Return a metric of `judge` with its interval, if any, as text: "90.0 %  (86.0 % to 93.0 %)" for a share."""
+    value, interval = figures.get(key), figures.get(f"{key}_interval")
+    return metric_words(key, value) + (f"  ({metric_words(key, interval[0])} to {metric_words(key, interval[1])})" if interval else "")
 
 
 def number_words(value: float | None) -> str:
-    """Return a value with four significant digits and without an exponent, "–" for None."""
-    return "–" if value is None else f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    """Return a value with four significant digits and without an exponent, "–" for None and NaN."""
+    return "–" if value is None or value != value else f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
 def was_tried(candidate: Mapping[str, Any]) -> bool:

@@ -117,7 +117,7 @@ def test_unknown_path_kind(tmp_path):
 
 
 def test_override_of_a_data_set_has_its_length():
-    with pytest.raises(DataError, match="target has 1 labels for 4 examples"):
+    with pytest.raises(DataError, match="target has 1 label for 4 examples"):
         read(read((X, [0, 1, 0, 1])), target=[1])
 
 

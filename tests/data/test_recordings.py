@@ -243,6 +243,45 @@ def test_of_sound_whose_kind_and_rate_alone_are_given_the_rest_is_found_from_the
     assert f"{described}, standardised, inferred" in told and "does not say how it reads sound" in told, told
 
 
+@pytest.mark.parametrize("family", ["torch", "keras"])
+@pytest.mark.parametrize(
+    ("given", "sides", "length"),
+    [
+        ({"features": "waveform"}, (4000,), "0.5 s at 8000 Hz as a waveform"),
+        ({"features": "waveform", "standardise": False}, (4000,), "0.5 s at 8000 Hz as a waveform"),
+        ({"features": "mfcc"}, (13, 41), "2 s at 8000 Hz, 13 MFCCs of 64 bands, window 1024, hop 400"),
+        ({"features": "log_mel", "hop_length": 100}, (32, 41), "0.5 s at 8000 Hz, 32 log-mel bands, window 1024, hop 100"),
+        ({"n_fft": 256, "seconds": 0.5}, (32, 41), "0.5 s at 8000 Hz, 32 log-mel bands, window 256, hop 100"),
+    ],
+)
+def test_what_a_preprocessing_of_sound_leaves_out_follows_from_the_input(
+    sounds: Path, family: str, given: dict[str, Any], sides: tuple[int, ...], length: str
+) -> None:
+    pytest.importorskip("librosa")
+    own = {"kind": "audio", "sample_rate": RATE, **given}
+    if family == "keras":
+        layers = pytest.importorskip("keras").layers
+        body = [layers.Conv1D(4, 9, 4), layers.GlobalAveragePooling1D()] if len(sides) == 1 else [layers.Conv2D(4, 3), layers.Flatten()]
+        module = pytest.importorskip("keras").Sequential([layers.Input((*sides, 1)), *body, layers.Dense(3)])
+        net = regraft.load(module, preprocessing=own)
+    else:
+        ends = nn.AdaptiveAvgPool1d(1) if len(sides) == 1 else nn.AdaptiveAvgPool2d(1)
+        layer: Any = nn.Conv1d(1, 4, 9, 4) if len(sides) == 1 else nn.Conv2d(1, 4, 3)
+        net = regraft.load(nn.Sequential(layer, ends, nn.Flatten(), nn.Linear(4, 3)), inputs=(1, *sides), preprocessing=own)
+    assert net.preprocessing.describe().startswith(f"audio: {length}") and not net.preprocessing.inferred
+    result = regraft.adapt(net, sounds, cache="memory", holdout=0.34)  # by default: reads the network at every depth
+    assert result.network.predict([next(sounds.glob("low/*.wav"))]).probabilities.shape == (1, 2)
+
+
+def test_another_length_than_a_keras_model_states_is_refused_before_anything_runs(sounds: Path) -> None:
+    keras = pytest.importorskip("keras")
+    body = [keras.layers.Conv1D(8, 33, 8), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3)]
+    keras.Sequential([keras.Input((4000, 1)), *body]).save(sounds.parent / "net.keras")
+    net = regraft.load(sounds.parent / "net.keras", preprocessing=_own(1.0))  # opened from a file, it takes other lengths as a whole
+    with pytest.raises(NetworkError, match=r"takes examples of the shape \(4000, 1\), and its preprocessing= makes \(8000, 1\)"):
+        regraft.adapt(net, sounds, cache="memory")
+
+
 def test_check_says_how_recordings_are_read(sounds: Path) -> None:
     told = str(regraft.check(sounds, _torch(preprocessing=_own(0.5))))
     assert "windows over their whole length" in told and "holdout: 2" in told, told

@@ -184,7 +184,7 @@ def test_what_is_wrong_with_an_address_is_said(memory: Any, monkeypatch: pytest.
     said = {
         "memory://nowhere": (DataError, "There is nothing at 'memory://nowhere'"),
         "memory://nowhere.csv": (DataError, "There is nothing at 'memory://nowhere.csv'"),
-        "memory://flat": (DataError, "1 pictures among 1 files, in 0 folders; expected a folder for each"),
+        "memory://flat": (DataError, "1 picture among 1 file, in 0 folders; expected a folder for each"),
         "memory://packed.tar": (DataError, "cannot be read"),
         "memory://bare.tar": (DataError, "1 of 2 pictures without a label: 2.png"),
         "memory://empty.tar": (DataError, "has no pictures"),

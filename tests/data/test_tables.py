@@ -101,7 +101,7 @@ def test_errors(csv, pictures, tmp_path):
         read(path, files=tmp_path / "nowhere")
     with pytest.raises(DataError, match="The folder of the files is a file"):
         read(path, files=path)
-    with pytest.raises(DataError, match=r"target has 1 labels and table.csv has 2 rows"):
+    with pytest.raises(DataError, match=r"target has 1 label and table.csv has 2 rows"):
         read(path, target=["u"])
     with pytest.raises(DataError, match=r"table.csv is empty: 2 columns and no rows"):
         read(csv("a,b\n"))

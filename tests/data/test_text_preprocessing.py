@@ -256,3 +256,25 @@ def test_one_setting_of_the_networks_own_preprocessing(tmp_path):
     net.save(tmp_path / "net")
     again = regraft.load(tmp_path / "net", architecture=nn.Sequential(nn.Linear(4, 3)), preprocessing={"std": 3.0})
     assert (again.preprocessing.mean, again.preprocessing.std) == (2.0, 3.0)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_texts_get_the_length_that_a_keras_graph_states(made, nested, recwarn):
+    keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Embedding(made.tokens, 8), keras.layers.Conv1D(8, 2, activation="relu"), keras.layers.Flatten()]
+    inner = keras.Sequential([keras.Input((6,), dtype="int64"), *layers, keras.layers.Dense(3)])
+    ids = keras.Input((6,), dtype="int64", name="input_ids")
+    values = inner(ids)
+    if not nested:
+        values = ids
+        for layer in inner.layers:
+            values = layer(values)
+    net = regraft.load(keras.Model(ids, values), preprocessing=_own(made))
+    assert net.preprocessing.batch(["a"])["input_ids"].shape == (1, 6) and net.preprocessing.limit == 6
+    assert any("it takes texts of 6 tokens: shorter ones are padded, longer ones cut" in note for note in net.account.notes)
+    texts = [f"{word} " * count for word in TEXTS[0].split()[:2] for count in (1, 2, 3, 4, 5, 9, 12, 20)]
+    result = regraft.adapt(net, (texts, ["few", "many"] * 8), cache="memory")  # by default: reads the network at every depth
+    assert any("8 of 16 texts are longer than 6 tokens" in note and note.endswith("it takes no more.") for note in result.plan.reasons)
+    assert len(result.network.predict(texts).labels) == 16
+    assert not [one for one in recwarn if "structure of `inputs`" in str(one.message)]

@@ -359,7 +359,7 @@ def test_a_folder_from_before_the_parts_knew_their_columns_reads_them_by_name() 
         batch = own.batch_of(own.dataset(read), [0, 1])
         assert isinstance(batch, dict)
         np.testing.assert_array_equal(batch["blood"].numpy(), given["blood"])
-    with pytest.raises(DataError, match="has the columns of 1 inputs; expected those of 2"):
+    with pytest.raises(DataError, match="has the columns of 1 input; expected those of 2"):
         preprocessing_from_dict({**plain, "columns": [["age", "height", "weight"]]})
     without = preprocessing_from_dict({**plain, "columns": []})
     assert without.input_columns == {"body": ("body",), "blood": ("blood",)} and preprocessing_from_dict(own.to_dict()) == own

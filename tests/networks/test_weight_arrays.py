@@ -170,7 +170,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], type[RegraftError], str]] = {
     "too few": (
         lambda path: _npz(path, {"arr_0": ROWS}),
         NetworkError,
-        r"1 arrays without names; expected 4, in this order: 0\.weight \(6, 4\)",
+        r"1 array without names; expected 4, in this order: 0\.weight \(6, 4\)",
     ),
 }
 

@@ -68,8 +68,9 @@ def test_data_alone_add_their_new_classes_and_judge(family: str, tmp_path: Path)
 def test_data_alone_add_what_names_and_data_add(family: str) -> None:
     net, new = network(family), examples(NAMES[2:])
     named = regraft.extend(net, NAMES[2:], new)
-    found = regraft.extend(net, new, holdout=0, test=examples(NAMES, seed=1))
+    found = regraft.extend(net, new, test=examples(NAMES, seed=1))  # the test set judges, and all examples are learned from, as in adapt
     assert isinstance(named, regraft.Network) and set(found.scores) == {"test"} and found.scores["test"]["examples"] == 48
+    assert set(regraft.extend(net, new, holdout=0.2, test=examples(NAMES, seed=1)).scores) == {"holdout", "test"}
     assert np.array_equal(found.network.head.weight, named.head.weight) and np.array_equal(found.network.head.bias, named.head.bias)
 
 

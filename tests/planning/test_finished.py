@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,16 @@ def test_the_same_call_returns_what_is_there_and_another_is_an_error(family: str
     assert _bytes(tmp_path / "out") == before
     assert (again.scores, again.verdict, list(again.history)) == (first.scores, first.verdict, list(first.history))
     assert again.plan.to_dict() == first.plan.to_dict() and np.allclose(again.network.logits(ROWS), first.network.logits(ROWS), atol=1e-6)
-    for other in ({"seed": 1}, {"strategy": "probe"}, {"rows": ROWS + 1}, {"test": (ROWS + 2, LABELS)}, {"baselines": True}):
-        with pytest.raises(SettingError, match="already holds a finished network, of another plan"):
+    assert len(regraft.adapt(again.network, (ROWS, LABELS), strategy="full", epochs=1).history) > 1  # it goes on from there
+    for other in ({"seed": 1}, {"strategy": "probe"}, {"rows": ROWS + 1}, {"test": (ROWS + 2, LABELS)}, {"baselines": True}, {"epochs": 3}):
+        said = {"seed": "seed=0, and this call has seed=1", "strategy": "strategy='head', and this call has strategy='probe'"}
+        said |= {
+            "rows": "the same plan with another network, other data or another test",
+            "baselines": "made with baselines=False, and this call has baselines=True",
+        }
+        said |= {"epochs": "of another plan: it was made with epochs=2, and this call has epochs=3. Give epochs=2 to get"}
+        said |= {"test": "made with holdout=0.2, and this call has holdout=0.0. Give holdout=0.2 to get that result, another folder"}
+        with pytest.raises(SettingError, match=re.escape(said[next(iter(other))])):
             _adapted(family, tmp_path / "out", **other)
     assert _bytes(tmp_path / "out") == before
     _adapted(family, tmp_path / "out", seed=1, resume=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,12 @@ def test_results_plans_networks_and_profiles_are_shown_in_notebooks(family: str)
     result, profile = regraft.adapt(net, data, cache="memory", **QUICK), regraft.profile(net, data, cache="memory")
     for shown, said in ((result, result.plan.strategy), (result.plan, "strategy"), (net, "head"), (profile, profile.scenario)):
         assert said in shown._repr_html_() and shown._repr_html_().startswith("<div>")
-        assert len(repr(shown).splitlines()) == 1 or shown is result.plan
+    read, labelled = regraft.check(data), regraft.evaluate(result.network, data)
+    every = [result, result.plan, net, profile, data, read, labelled, result.network.predict(data), result.history, result.account]
+    if family == "torch" and importlib.util.find_spec("optuna"):
+        every.append(regraft.search(net, data, space={"strategy": ["probe"]}, trials=1, cache="memory"))
+    for shown in every:
+        assert len(repr(shown)) < 400 and len(repr(shown).splitlines()) == 1 and repr(shown).startswith("<"), repr(shown)
 
 
 def test_bars_move_within_an_epoch_and_within_a_chunk_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,6 +227,8 @@ def test_a_tracker_is_told_of_every_epoch_and_of_the_figures(family: str) -> Non
     for values, entry in zip(told, result.history, strict=True):
         phase = "" if entry["phase"] == "train" else f"{entry['phase']}/"  # "fold 1", "refit"
         assert values[f"{entry['stage']}/{phase}train_loss"] == entry["train_loss"]
+    plain = [entry for entry in result.history if not entry["phase"].startswith("fold")]
+    np.testing.assert_array_equal(dict(result.history)["val_f1_macro"], [one.get("validation_f1_macro", np.nan) for one in plain])
     assert [step for step, _ in kept.logged] == [*range(1, len(told) + 1), len(told)]
     assert kept.logged[-1][1]["holdout/accuracy"] == result.scores["holdout"]["accuracy"]
     assert kept.logged[-1][1]["holdout/f1_macro"] == result.scores["holdout"]["metrics"]["f1_macro"]

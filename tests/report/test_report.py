@@ -116,7 +116,7 @@ def test_page_is_well_formed_escaped_and_self_contained(tmp_path: Path, facts: d
 
 def test_page_shows_the_facts(tmp_path: Path, facts: dict[str, Any]) -> None:
     text = shown(write_report(tmp_path, facts))
-    numbers = ("90.0 %", "3\u202f400\u202f000", "40.0 %", "900", "not finite", "44 more", "2026-01-02")
+    numbers = ("90.0 %", "3,400,000", "40.0 %", "900", "not finite", "44 more", "2026-01-02")
     for word in (*numbers, "class weights of new classes"):
         assert word in text, word
     assert text.count("<figure>") == text.count("<figcaption>") == 8
@@ -301,6 +301,10 @@ def test_verdict_of_regression_and_of_nothing() -> None:
     close = {"mae": 0.45, "mae_interval": [0.35, 0.55]}
     assert "deepest features is not higher: 0.45. The difference is not significant" in verdict(figures, {"probe": close, "mean": mean})
     assert verdict(figures, {"probe": close, "mean": mean}).endswith(" The error of the mean of the targets is 1.")
+    same = {"mae": 0.501, "mae_interval": [0.4, 0.6]}
+    assert verdict(figures, {"probe": same, "mean": mean}).endswith(
+        "This is no better than the closed-form probe of the deepest features (0.501). The error of the mean of the targets is 1."
+    )
     assert "is better: its error is 0.1." in verdict(figures, {"probe": {"mae": 0.1, "mae_interval": [0.05, 0.2]}})
     assert "No baseline was run." in verdict(figures, {})
     assert "has not been evaluated" in verdict({}, {})

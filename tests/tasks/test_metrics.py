@@ -152,7 +152,7 @@ def test_regression_by_hand() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([[1.0, 2.0]], [0], ["a"]), "2 columns and there are 1 class names"),
+        (([[1.0, 2.0]], [0], ["a"]), "2 columns for 1 class name"),
         (([[1.0, 2.0]], [0, 1], None), "Expected 1 targets"),
         (([[1.0, 2.0]], [2], None), "from 0 to 1"),
         (([[1.0, 2.0]], [0.5], None), "whole numbers"),

@@ -126,8 +126,10 @@ OldData = Annotated[str | None, _data("--old-data", metavar="DATA", help=_OLD_DA
 _STATISTICS = "Solve the class weights of all classes again, from the class statistics of the old ones: those in DIR, or the network's own."
 Statistics = Annotated[str | None, _data("--statistics", metavar="DIR|own", help=_STATISTICS)]
 _HOLDOUT = "Share of the examples in the holdout set."
-Holdout = Annotated[float, _data("--holdout", metavar="X", min=0, max=1, help=f"{_HOLDOUT} Use 0 together with --test.")]
-_OR_TEST = f"{_HOLDOUT} Default: 0.2; with --test, which judges instead, `adapt` takes 0."
+Holdout = Annotated[
+    float, _data("--holdout", metavar="X", min=0, max=1, help=f"{_HOLDOUT} 0 shows the split of regraft adapt with --test.")
+]
+_OR_TEST = f"{_HOLDOUT} Default: 0.2; with --test, which judges instead, `adapt` and `extend` take 0."
 HoldoutOrTest = Annotated[float | None, _data("--holdout", metavar="X", min=0, max=1, help=_OR_TEST)]
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -47,7 +47,7 @@ def labelled(data: Dataset, skip_bad: bool) -> Dataset:
 def _left_out(data: Dataset, bad: Mapping[int, str], *, what: str, skip_bad: bool) -> Dataset:
     reasons = {index: f" ({reason})" if reason else "" for index, reason in bad.items()}
     named = listed((data.name_of(index) + reason for index, reason in reasons.items()), LEFT_OUT_SHOWN if skip_bad else 5)
-    count = f"{len(bad)} of {len(data)} examples {what}: {named}"
+    count = f"{len(bad)} of {counted(len(data), 'example')} {what}: {named}"
     if not skip_bad:
         facts = [fact for fact in data.table if fact.get("missing") and fact["use"] == PART_OF_EXAMPLE]
         missing = [f"{fact['missing']} in {fact['column']!r}" for fact in facts]

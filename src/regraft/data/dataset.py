@@ -49,6 +49,7 @@ class Dataset:
         max_length: maximum number of tokens per text in training; None: as many as the network takes. Of arrays, the length to which
             they were padded; None: all have one shape.
         length_axis: axis along which arrays were padded, without the axis of examples.
+        reading: keywords of `read` by name of a column, a folder or a kind; a test set in a table is read with the same.
 
     Example:
         >>> import numpy as np, regraft
@@ -77,6 +78,7 @@ class Dataset:
     table: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     max_length: int | None = field(default=None, repr=False)
     length_axis: int | None = field(default=None, repr=False)
+    reading: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -84,7 +86,9 @@ class Dataset:
         for what in ("groups", "conditions", "names", "weights"):
             values = getattr(self, what)
             if values is not None and len(values) != len(self.items):
-                raise DataError(f"The data have {len(self.items)} examples and {len(values)} {what}; expected one for each example.")
+                raise DataError(
+                    f"The data have {counted(len(self.items), 'example')} and {len(values)} {what}; expected one for each example."
+                )
         if self.name in self.further:
             raise DataError(f"Two tasks are called {self.name!r}: {list(self.tasks)}; expected a name of its own for each.")
         for name in self.tasks:
@@ -487,8 +491,8 @@ def _check_columns(data: Dataset) -> None:
     names, shape = data.column_names, () if data.columns is None else data.columns.shape
     if data.columns is None or shape != (len(data), len(names)) or len(set(names)) != len(names):
         raise DataError(
-            f"The columns have the shape {shape} and the names {list(names)} for {len(data)} examples; expected one row for each example "
-            "and as many different names as columns."
+            f"The columns have the shape {shape} and the names {list(names)} for {counted(len(data), 'example')}; expected one row for "
+            "each example and as many different names as columns."
         )
     absent = ~np.isfinite(data.columns)
     if absent.any():

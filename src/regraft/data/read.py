@@ -14,6 +14,7 @@ from ..errors import DataError, in_pairs, near_names
 from ..files.given import matching, missing_data
 from ..files.remote import fetched, is_url, suffix_of
 from ..files.text import printable
+from ..words import counted
 from .dataset import KINDS, PART_OF_EXAMPLE, Dataset, input_use, tell_apart
 from .decoding.files import kind_of, kind_of_files
 from .items import Parts, as_numpy, is_bunch, is_frame, listed
@@ -106,7 +107,9 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     mixed = [*_index_notes(source, options)]
     for note in (note for note in mixed if note.startswith(WARNING)):  # a network may be evaluated, which has no verdict
         warnings.warn(note.removeprefix(WARNING), stacklevel=3)
-    data = dataclasses.replace(data, notes=(*mixed, *data.notes))
+    named = {"target": target, "files": files, "kind": kind, "columns": columns, "outside": outside, "task": task, "inputs": inputs}
+    reading = {**data.reading, **{name: value for name, value in named.items() if _are_words(value)}}
+    data = dataclasses.replace(data, notes=(*mixed, *data.notes), reading=reading)
     if max_length is not None:
         if type(max_length) is not int or max_length < 1:
             raise DataError(f"max_length={max_length!r}; expected a whole number of tokens, 1 or more.")
@@ -116,6 +119,21 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
             )
         data = dataclasses.replace(data, max_length=max_length)
     return dataclasses.replace(data, groups=data.duplicates().astype(np.str_)) if equal else data
+
+
+def read_like(data: Dataset, other: Any, *, skip_bad: bool) -> Any:
+    """Return other data; if they are a table, read with the columns and the folder that `data` were read with."""
+    table = is_frame(other) or (isinstance(other, str | Path) and Path(other).suffix.lower() in TABLE_EXTENSIONS)
+    return read(other, skip_bad=skip_bad, **data.reading) if table and data.reading else other
+
+
+def _are_words(value: Any) -> bool:
+    """Return whether an argument names something (True, a text, a path, or several of them) and holds no values of examples."""
+    if isinstance(value, Mapping):
+        return all(map(_are_words, value.values()))
+    return (
+        value is True or isinstance(value, str | Path) or (isinstance(value, list | tuple) and all(isinstance(one, str) for one in value))
+    )
 
 
 def unknown_kinds(kind: Any, task: Any) -> Iterator[str]:
@@ -315,7 +333,10 @@ def _again(data: Dataset, options: ReadOptions) -> Dataset:
     if options.target is not None:
         several = isinstance(options.target, Mapping)
         if not several and (len(options.target) != len(data) or isinstance(options.target, str)):
-            raise DataError(f"target has {len(options.target)} labels for {len(data)} examples; expected an array of one for each example.")
+            raise DataError(
+                f"target has {counted(len(options.target), 'label')} for {counted(len(data), 'example')}; expected an array of one for "
+                "each example."
+            )
         tasks = targets_by_task(options.target, options, count=len(data))
         data = with_tasks(data, tasks, skip_bad=options.skip_bad)
     elif options.task is not None:

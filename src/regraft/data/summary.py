@@ -29,6 +29,9 @@ class Summary:
 
     facts: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"<Summary of {counted(self.facts['examples'], 'example')}; print(summary) shows it>"
+
     def __str__(self) -> str:
         rows = self.rows()
         width = max(len(name) for name, _ in rows)
@@ -195,7 +198,7 @@ def _equal_words(equal: Mapping[str, Any]) -> str:
         return "none"
     other = f", {equal['other_label']:,} of them with another label" if equal["other_label"] else ""
     named = listed((f"{first} = {copy}" for first, copy in equal["named"]), 3)
-    return f"{equal['copies']:,} copies of {equal['sets']:,} examples{other}: {named}"
+    return f"{counted(equal['copies'], 'copy')} of {counted(equal['sets'], 'example')}{other}: {named}"
 
 
 def _words(facts: Mapping[str, Any]) -> str:
@@ -215,4 +218,4 @@ def _phrase(value: Any) -> str:
         return f"{value:,.6g}"
     if isinstance(value, int):
         return f"{value:,}"
-    return listed(value, SHOWN_CLASSES) if isinstance(value, list | tuple) else str(value)
+    return (listed(value, SHOWN_CLASSES) or "none") if isinstance(value, list | tuple) else str(value)

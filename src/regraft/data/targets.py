@@ -50,7 +50,7 @@ class Targets:
         if self.task not in TASKS:
             raise DataError(f"No task of data is called {self.task!r}{near_names(str(self.task), TASKS)}")
         if len(self) != count:
-            raise DataError(f"The data have {count} examples and {len(self)} targets; expected one for each example.")
+            raise DataError(f"The data have {counted(count, 'example')} and {counted(len(self), 'target')}; expected one for each example.")
         if self.task == "classification":
             self._check_range(MISSING if missing else 0)
             return
@@ -69,7 +69,7 @@ class Targets:
         count = len(self.classes)
         if len(self) and not least <= self.values.min() <= self.values.max() < count:
             span = f"{self.values.min()} to {self.values.max()}"
-            raise DataError(f"Class indices run from {span}; expected {least} to {count - 1} for {count} class names.")
+            raise DataError(f"Class indices run from {span}; expected {least} to {count - 1} for {counted(count, 'class name')}.")
 
     def counts(self) -> np.ndarray:
         """Return the number of examples of each class, (C,) int64, without missing targets; empty for regression."""
@@ -148,7 +148,7 @@ class Targets:
             found = listed(map(repr, present)) or "none"
             raise DataError(f"{about}The data have only one class: {found}; expected examples of two classes or more.")
         if not present:
-            raise DataError(f"{about}No example has any of the {len(self.classes)} labels; expected rows with a 1 in them.")
+            raise DataError(f"{about}No example has any of the {counted(len(self.classes), 'label')}; expected rows with a 1 in them.")
         single = listed(repr(name) for name, count in zip(self.classes, counts, strict=True) if count == 1)
         if single and not judged_apart:
             raise DataError(

@@ -15,6 +15,7 @@ from ..errors import RegraftError
 from ..files.formats import reason_of
 from ..networks.contract import Inputs
 from ..probes.ridge import fit_ridge
+from ..words import counted
 from .cut import LiveOutput
 from .engines import Engine, Values, half_name
 
@@ -57,7 +58,7 @@ def halved(  # over the limit: what a choice depends on
     except RegraftError as problem:
         return engine, f"no probe could compare the features ({str(problem).rstrip('.')})"
     lost, spread = float((full - short).mean()), float(full.std() / np.sqrt(len(full)))
-    told = f"leave-one-out {full.mean():.3g} in float32 and {short.mean():.3g} in bfloat16 on {len(rows)} examples"
+    told = f"leave-one-out {full.mean():.3g} in float32 and {short.mean():.3g} in bfloat16 on {counted(len(rows), 'example')}"
     told += f", standard error {spread:.2g}"
     if lost > spread:
         return engine, told

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from ..errors import SettingError, near_names
 from ..networks.contract import Layer, Network
 from ..networks.parts.structure import below, prefixes
+from ..words import counted
 from .units import independent, on_network
 
 _COUNTED = re.compile(r"layers:(\d{1,9})")
@@ -51,7 +52,8 @@ def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
     else:
         if not 0 <= end < len(network.blocks):
             raise SettingError(
-                f"frozen={end}: this network has {len(network.blocks)} blocks; expected 0 to {len(network.blocks) - 1}, or a name."
+                f"frozen={end}: this network has {counted(len(network.blocks), 'block')}; expected 0 to {len(network.blocks) - 1}, or a "
+                "name."
             )
         inside = {name for block in network.blocks[:end] for name in block.layers}
         position = max((index + 1 for index, layer in enumerate(layers) if layer.name in inside), default=0)
@@ -74,7 +76,8 @@ def _first_counted(network: Network, count: int) -> frozenset[str]:
     every = network.body.counted()
     if not 0 <= count < len(every):
         raise SettingError(
-            f"frozen='layers:{count}': this network has {len(every)} layers, counted as in its library; expected 0 to {len(every) - 1}."
+            f"frozen='layers:{count}': this network has {counted(len(every), 'layer')}, counted as in its library; expected 0 to "
+            f"{len(every) - 1}."
         )
     first, rest = every[:count], every[count:]
     inside = {layer.name for layer in network.layers if any(below(layer.name, name) for name in first)}

@@ -14,6 +14,7 @@ from ..networks.contract import Head, Network
 from ..networks.names import checked_classes, rows_of
 from ..randomness import own_state
 from ..tasks import KINDS
+from ..words import counted
 from .starts import Start, as_data, empty_head, ready_for, started
 
 Groups = Mapping[str, Sequence[str] | None]
@@ -125,7 +126,9 @@ def _complete(found: dict[str, list[int]], classes: Sequence[str], *, rest: Sequ
         found[rest[0]] = left
     elif left:
         named = ", ".join(repr(classes[row]) for row in left[:5])
-        raise NetworkError(f"groups: {len(left)} old classes stand in no group ({named}); add them, or a group 'other': None for the rest.")
+        raise NetworkError(
+            f"groups: {counted(len(left), 'old class')} stand in no group ({named}); add them, or a group 'other': None for the rest."
+        )
     empty = [name for name, rows in found.items() if not rows]
     if empty:
         raise NetworkError(f"groups: {empty[0]!r} has no old class; expected one or more in every group.")

@@ -15,6 +15,7 @@ from ..networks.names import checked_classes, index_of
 from ..networks.sources.opening import side_by_side
 from ..probes.calibration import fit_scales, log_loss
 from ..randomness import own_state
+from ..words import counted
 from .starts import empty_head, ready_for
 
 _KINDS = ("classification", "multi-label")
@@ -82,7 +83,8 @@ def _row(name: str, net: Network) -> np.ndarray:
         return np.array([-1, 1], np.float32)[-count:]
     if classes is None:
         raise NetworkError(
-            f"The network for {name!r} has {count} outputs without names. Give classes= when the network is loaded, or adapt it first."
+            f"The network for {name!r} has {counted(count, 'output')} without names. Give classes= when the network is loaded, "
+            "or adapt it first."
         )
     row = np.zeros(count, np.float32)
     row[index_of(name, classes)] = 1
@@ -132,7 +134,7 @@ def _calibrated(net: Network, given: Any) -> Network:
     own = replace(head, weight=np.diag(factors).astype(np.float32), bias=shifts.astype(np.float32))
     net.set_rows_(head.layer, own.weight, bias=own.bias)
     net.body.refresh_heads_()
-    told, figures = f"calibrated on {len(data):,} examples: a factor and a shift for the score of each class", dict[str, float]()
+    told, figures = f"calibrated on {counted(len(data), 'example')}: a factor and a shift for the score of each class", dict[str, float]()
     if kind == "classification":
         figures = {"log_loss_before": log_loss(scores, data.targets), "log_loss": log_loss(scores * factors + shifts, data.targets)}
     net.account = net.account.joined(Account(notes=(told,), figures=figures))

@@ -19,6 +19,7 @@ from ..probes import ClassStatistics, fit_lda, fit_ridge, statistics_of
 from ..probes.common import folds_of
 from ..randomness import own_state
 from ..tasks import harmonic_mean
+from ..words import counted
 from .starts import STARTS, Rows, Start, as_data, fitted_rows, lowest_biases, probed_rows, ready_for, separated_rows, started
 
 _STRENGTH = 2.5
@@ -86,8 +87,8 @@ def _checked(net: Network, classes: Sequence[str]) -> tuple[str, ...]:
     double = [name for name in names if exact_name(name) in there]
     if double:
         raise NetworkError(
-            f"{', '.join(map(repr, double[:5]))} {'is' if len(double) == 1 else 'are'} among the {len(old.classes)} classes already; "
-            "give only new names, or regraft.retarget for another list of classes."
+            f"{', '.join(map(repr, double[:5]))} {'is' if len(double) == 1 else 'are'} among the {counted(len(old.classes), 'class')} "
+            "already; give only new names, or regraft.retarget for another list of classes."
         )
     return names
 

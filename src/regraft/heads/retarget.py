@@ -17,6 +17,7 @@ from ..networks.edits import Cut, Taps
 from ..networks.names import checked_classes, exact_name, normal_name, rows_of, shifted
 from ..networks.parts.head import ACTIVATIONS
 from ..randomness import own_state
+from ..words import counted
 from .starts import Start, empty_head, ready_for, started
 from .synonyms import alias_form, aliases
 
@@ -188,11 +189,11 @@ def _checked_renaming(old: Sequence[str], new: Sequence[str], *, rename: Mapping
 def _notes(old: Head, classes: Sequence[str], *, entries: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     if old.classes is None and len(old.weight) and old.kind != "regression":
         return (
-            f"the head's {len(old.weight)} outputs had no class names, so no class weights were carried over; give the names with "
-            "classes= when the network is loaded",
+            f"the head's {counted(len(old.weight), 'output')} had no class names, so no class weights were carried over; give the names "
+            "with classes= when the network is loaded",
         )
     if old.classes is not None and not entries["kept"] and not entries["renamed"]:
-        return (f"no class name is shared with the {len(old.weight)} old ones, so no class weights were carried over",)
+        return (f"no class name is shared with the {len(old.weight):,} old ones, so no class weights were carried over",)
     doubt = shifted(classes, old.classes or ())
     return (doubt,) if doubt else ()
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import NetworkError
 from ..freezing import frozen_but, head_parameters
 from ..networks.contract import Network
+from ..words import counted
 from .contract import Method, PreparedNetwork
 
 __all__ = ["METHOD", "biases_among"]
@@ -40,8 +41,8 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
     biases = biases_among(name for names in below.values() for name in names if name not in network.body.held)
     if not biases:
         raise NetworkError(
-            f"strategy='bias' trains biases; received a network with {len(below)} layers to train before its head and none in them. "
-            "Choose 'scale_shift', which adds what it needs."
+            f"strategy='bias' trains biases; received a network with {counted(len(below), 'layer')} to train before its head and none in "
+            "them. Choose 'scale_shift', which adds what it needs."
         )
     twin = network.copy()
     return PreparedNetwork(twin, frozen_but(twin, {*biases, *head_parameters(twin)}))

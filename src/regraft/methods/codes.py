@@ -17,6 +17,7 @@ from ..freezing import added_parameters, frozen_but, head_parameters
 from ..networks.contract import Coding, Network
 from ..networks.parts.coding import ENTRANCE, LAYERS
 from ..networks.parts.structure import points_in
+from ..words import counted
 from .contract import Method, Option, PreparedNetwork, are_names
 
 __all__ = ["METHOD", "TRAININGS", "mean_code", "shared_rows"]
@@ -103,7 +104,7 @@ def _further(network: Network, conditions: Sequence[str], *, size: int | None) -
     """
     coding, table = network.coding, network.body.code_table().detach().cpu().numpy()
     if coding is None or size not in (None, coding.size):
-        raise NetworkError(f"size={size}: the network has codes of {table.shape[1]} numbers already; leave size= out.")
+        raise NetworkError(f"size={size}: the network has codes of {counted(table.shape[1], 'number')} already; leave size= out.")
     new = {name: table[0] for name in conditions if name not in coding.conditions}
     return network.recoded(*coding.joined(table, new))
 

@@ -75,11 +75,11 @@ class Account:
                 continue
             names = list(self.entries[key])
             shown = ", ".join(names[:6]) + (f", … ({len(names) - 6} more)" if len(names) > 6 else "")
-            lines.append(f"{key:<11}{len(names):>6}  {ENTRIES[key]:<36} {shown}".rstrip())
+            lines.append(f"{key:<11}{len(names):>6,}  {ENTRIES[key]:<36} {shown}".rstrip())
         counts: dict[str, int] = {}
         for rule in self.rules.values():
             counts[rule] = counts.get(rule, 0) + 1
-        lines += [f"{'rule':<11}{count:>6}  {rule}" for rule, count in counts.items()]
+        lines += [f"{'rule':<11}{count:>6,}  {rule}" for rule, count in counts.items()]
         lines += [f"{name:<18} {value}" for name, value in account_figures(self.figures).items()]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(map(printable, lines)) if lines else "nothing was changed"

@@ -98,8 +98,9 @@ class Network(Editable):
             count = len(self.answering()["main"].weight)
             if len(names) != count:
                 raise NetworkError(
-                    f"Received {len(names)} class names for a network without a head: it gives {count} numbers for each example, which no "
-                    "linear layer makes. Give as many names, or a head of these classes with regraft.retarget(net, classes)."
+                    f"Received {counted(len(names), 'class name')} for a network without a head: it gives {counted(count, 'number')} for "
+                    "each example, which no linear layer makes. Give as many names, or a head of these classes with regraft.retarget(net, "
+                    "classes)."
                 )
             self.outputs = names
             return
@@ -107,8 +108,8 @@ class Network(Editable):
         head = head.as_binary() if len(names) == 2 and len(head.weight) == 1 and head.layer else head
         if len(names) != len(head.weight):
             raise NetworkError(
-                f"Received {len(names)} class names; the head '{head.layer}' has {len(head.weight)} outputs. Give one "
-                "name per output, or two where one output tells two classes apart."
+                f"Received {counted(len(names), 'class name')}; the head '{head.layer}' has {counted(len(head.weight), 'output')}. Give "
+                "one name per output, or two where one output tells two classes apart."
             )
         self.heads = {**self.heads, head.task: replaced(head, classes=names)}
 
@@ -359,7 +360,7 @@ class Network(Editable):
                 said = f"{wrong[0]}={options[wrong[0]]!r}"
                 raise SettingError(f"{said} goes with a path that ends in {form!r}; received {printable(aim.name)!r}.")
         if weights_format not in (None, *_LAYOUTS):
-            raise SettingError(f"weights_format={printable(weights_format)!r} is unknown{near_names(str(weights_format), _LAYOUTS)}.")
+            raise SettingError(f"weights_format={printable(weights_format)!r} is unknown{near_names(str(weights_format), _LAYOUTS)}")
         if condition is not None:
             plain = self.folded(condition)
             plain.preprocessing = self.preprocessing.without_conditions()

@@ -19,6 +19,7 @@ from ..errors import NetworkError, RegraftError, SettingError
 from ..files.formats import writable
 from ..files.pmml_form import ACTIVATIONS, DenseLayer, DenseNetwork, pmml_of
 from ..files.writing import write_bytes
+from ..words import counted
 from .parts.onnx_export import WholeNetwork, input_names, sample_tensors, silenced, why_not_exported
 from .parts.onnx_steps import items_of
 from .parts.record import Record
@@ -73,7 +74,7 @@ def _dense_network(network: Record, *, what: str, columns: Sequence[str] | None,
         raise SettingError(f"what={what!r} is unknown; expected one of {', '.join(map(repr, WHATS))}.")
     head = next(iter(network.heads.values()), None)
     if head is None or head.kind == "multi-label" or (head.kind == "regression" and len(head.weight) != 1):
-        kind = "has no head" if head is None else f"has a head of the kind {head.kind!r} with {len(head.weight)} outputs"
+        kind = "has no head" if head is None else f"has a head of the kind {head.kind!r} with {counted(len(head.weight), 'output')}"
         raise NetworkError(f"This network {kind}; PMML describes one class an example, or one value. Export it as .onnx.")
     if what == "head":
         rows = DenseLayer(np.asarray(head.weight, np.float64), np.asarray(head.bias, np.float64))
@@ -85,7 +86,9 @@ def _dense_network(network: Record, *, what: str, columns: Sequence[str] | None,
     width = layers[0].weight.shape[1]
     names = tuple(columns or [f"{'x' if what == 'network' else 'feature'}{at}" for at in range(1, width + 1)])
     if len(names) != width:
-        raise NetworkError(f"Received the names of {len(names)} columns; this network takes {width} numbers. Give one name for each.")
+        raise NetworkError(
+            f"Received the names of {counted(len(names), 'column')}; this network takes {counted(width, 'number')}. Give one name for each."
+        )
     classes = None
     if head.kind != "regression":
         classes = head.classes or tuple(map(str, range(len(head.weight))))

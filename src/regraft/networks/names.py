@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import NetworkError, near_names
+from ..words import counted
 
 
 def exact_name(name: object) -> str:
@@ -72,7 +73,7 @@ def checked_classes(classes: Iterable[object]) -> tuple[str, ...]:
     for name in names:
         key = exact_name(name)
         if not key:
-            raise NetworkError(f"A class name is empty: received {name!r} among {len(names)} names.")
+            raise NetworkError(f"A class name is empty: received {name!r} among {counted(len(names), 'name')}.")
         if key in seen:
             raise NetworkError(f"Two class names are the same once trimmed: {seen[key]!r} and {name!r}. Rename one.")
         seen[key] = name

@@ -12,12 +12,15 @@ from scipy.special import expit, softmax
 
 from ..errors import NetworkError, RegraftError, optional_import
 from ..files.formats import reason_of
+from ..files.text import printable
 from ..tensors import Tensor, torch
+from ..words import counted
 from .padding import CHUNK, by_length, skips_padding, sorts_by_length
 from .parts.head import Head
 from .parts.protocols import Inputs, Preprocessing, by_name, on_device
 
 T = TypeVar("T")
+_SHOWN = 6  # Maximum number of labels in the short form of predictions
 Run = Callable[..., np.ndarray]  # A function that runs another one over batches of examples, with the signature of `concatenated`
 
 
@@ -46,6 +49,10 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        first = ", ".join(self.labels[:_SHOWN]) + (", …" if len(self) > _SHOWN else "")
+        return printable(f"<Predictions of {counted(len(self), 'example')}: {first}>", width=200)
 
     def to_frame(self) -> Any:
         """Return a pandas DataFrame with one row per example: "label", "unknown" (if requested), and one column per class.
@@ -136,8 +143,8 @@ def result_head(made: Tensor) -> Head:
     """Return a head that stands for the output `made` (N, C) of a network without one: probabilities if each row sums to 1, else logits."""
     if made.ndim != 2:
         raise NetworkError(
-            f"Received a network without a head, whose result has the shape {tuple(made.shape)} for {len(made)} examples; expected one "
-            "score a class for each. Give it a head with regraft.retarget."
+            f"Received a network without a head, whose result has the shape {tuple(made.shape)} for {counted(len(made), 'example')}; "
+            "expected one score a class for each. Give it a head with regraft.retarget."
         )
     probable = bool((made >= 0).all()) and bool(torch.allclose(made.sum(1), torch.ones_like(made[:, 0]), atol=1e-4))
     kind, count = "classification" if made.shape[1] > 1 else "regression", made.shape[1]

@@ -15,12 +15,14 @@ from ..console import say
 from ..data import Dataset, PreparedData, check_trainable
 from ..errors import InputError, SettingError
 from ..files.locks import held_folder
+from ..files.text import shown
 from ..freezing import check_engine
 from ..methods import METHODS
 from ..networks.account import UNUSED, Account
 from ..networks.contract import Network
 from ..training import Settings, clear_
 from ..training.callbacks import Tracker
+from ..words import counted
 from .checking import equal_across, fit_on
 from .choosing.attaching import ATTACHED, attached
 from .choosing.candidates import check_blocks
@@ -29,8 +31,8 @@ from .judging import TaskEvaluation, baselines, compared_with, judged_parts, rel
 from .passes import UNCACHED
 from .plan import ALL, Plan
 from .preparing import check_inputs, notes_on_length, prepared_for, windowed
-from .result import History, Result, check_unfinished, finished_run, network_facts, reopened, save_result
-from .setup import Checkpoints, Log, Outcome, Parts, Setup, parts_of, run_digest, whole_digest
+from .result import History, Result, check_unfinished, finished_run, network_facts, reopened, save_result, saved_plan
+from .setup import Checkpoints, Log, Outcome, Parts, Setup, differences, parts_of, run_digest, whole_digest
 from .strategies import run_strategy
 from .tasks import changed_heads, matched_tasks, placed_tasks, same_tasks, task_problems
 from .trained import check_trained, hold_, with_fresh, without_solving
@@ -76,6 +78,15 @@ def carry_out(  # over the limit: network, data and plan, and how a folder goes 
 _ANEW = ", or resume=False to replace it"
 
 
+def _other(saved: Plan, plan: Plan) -> str:
+    """Return how a call differs from the one that left the `saved` plan, and what to do about it."""
+    found = differences(saved, plan)
+    if not found:
+        return "of the same plan with another network, other data or another test set. Give another folder with out="
+    there, here = (", ".join(f"{name}={shown(pair[side])}" for name, pair in found.items()) for side in (0, 1))
+    return f"of another plan: it was made with {there}, and this call has {here}. Give {there} to get that result, another folder with out="
+
+
 def _carried_out(  # noqa: PLR0913  # over the limit: as `carry_out`
     net: Network, data: Dataset, *, plan: Plan, test: Dataset | None, out: Path | None, resume: bool, finished: str | None, log: Log
 ) -> Result | None:
@@ -107,10 +118,8 @@ def _carried_out(  # noqa: PLR0913  # over the limit: as `carry_out`
         run = None if setup.checkpoints is None else whole_digest(setup, setup.checkpoints.digest)
         if finished is not None and finished == run:
             return None
-        if finished is not None:
-            raise SettingError(
-                f"{str(out)!r} already holds a finished network, of another plan, network or data. Give another folder with out={_ANEW}."
-            )
+        if finished is not None and out is not None:
+            raise SettingError(f"{str(out)!r} already holds a finished network, {_other(saved_plan(out), plan)}{_ANEW}.")
         if data.weights is not None and plan.strategy == "auto":
             log.notes.append("sample_weight acts on trainings; closed-form heads count all examples equally.")
         if plan.augment == "auto" and items.augment == "photo":
@@ -232,7 +241,8 @@ def _on_everything(net: Network, log: Log, *, setup: Setup, outcome: Outcome) ->
     again = replace(again, repeats=outcome.measured)
     last = adapted(again, again_log)
     log.notes.append(
-        f"After the evaluation, the network was trained again on all {len(items)} examples. The metrics are of the network before that."
+        f"After the evaluation, the network was trained again on all {counted(len(items), 'example')}. The metrics are of the network "
+        "before that."
     )
     return again, replace(last, history=[*outcome.history, *last.history])
 
@@ -244,13 +254,15 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: TaskEvaluation) 
     whole = data.recordings()
     used = {"training": parts.training, "validation": parts.validation, "holdout": parts.holdout}
     split = {name: len(data.subset(rows).recordings()) for name, rows in used.items()}
+    heads_alone = measured is None and "head" in (setup.plan.strategy, outcome.chosen.get("strategy"))
+    kept = measured.training.stage if measured is not None and measured.kept_start else "head" if heads_alone and log.kept_heads else None
     on_output = f"{ATTACHED}: the new one reads its pooled output." if setup.old_head is None else ""
     return {
         "network": network_facts(network),
         "data": {"examples": len(whole), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
         | {"read": [list(row) for row in whole.summary().rows() if row[0] != "note"]}
         | ({"tasks": several} if data.further else {}),
-        "kept_start": measured.training.stage if measured is not None and measured.kept_start else None,
+        "kept_start": kept,
         "uncached": any(note.startswith(UNCACHED) for note in log.notes),
         "random_weights": network.origin.get("weights") == "random",
         "preprocessing": network.preprocessing.describe(),

@@ -18,6 +18,7 @@ from ..networks.matching import by_order
 from ..networks.names import rows_of
 from ..networks.norms import Norm, misfit
 from ..networks.sources.zoo import timm_siblings
+from ..words import counted
 from .plan import Plan
 from .preparing import check_inputs, notes_on_length, prepared_for, windowed
 from .setup import Parts, parts_of
@@ -57,7 +58,7 @@ def with_network(net: Network, data: Dataset, *, plan: Plan) -> Summary:
 def _classes(net: Network, data: Dataset) -> Mapping[str, Any]:
     """Return the classes of the first head that would be kept, added and dropped."""
     if not net.heads or data.task == "regression" or not net.head.classes or net.head.groups is not None:
-        return {"head": f"{net.head.kind}, {len(net.head.weight)} outputs without names"} if net.heads else {"head": "none"}
+        return {"head": f"{net.head.kind}, {counted(len(net.head.weight), 'output')} without names"} if net.heads else {"head": "none"}
     rows = rows_of(data.classes, net.head.classes)
     kept, new = [name for name in data.classes if name in rows], [name for name in data.classes if name not in rows]
     dropped = [name for row, name in enumerate(net.head.classes) if row not in rows.values()]

@@ -17,6 +17,7 @@ from ..networks.contract import Network
 from ..probes import ClassStatistics, UnknownJudge, choose_unknown, fit_temperature, held_out_factors, log_loss, statistics_of
 from ..tasks import fit_thresholds
 from ..training import all_logits
+from ..words import counted
 from .passes import features_of
 from .setup import Log, Outcome, Setup
 
@@ -64,7 +65,8 @@ def calibrate_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
             continue
         done = _scaled_(outcome, task=setup.tasks[name], factor=factor, rows=validation[:64])
         scores[setup.tasks[name]][:] *= factor if done else 1  # stored logits stay equal to those of the head
-        gain = f"on the {len(known)} examples of the validation set, log loss {before:.3g} becomes {after:.3g}"
+        where = "of the validation set" if np.isin(known, setup.parts.validation).all() else "to learn from, each left out in turn"
+        gain = f"on the {counted(len(known), 'example')} {where}, log loss {before:.3g} becomes {after:.3g}"
         log.notes.append(
             f"Probabilities of {name!r}: the class weights were divided by a temperature of {1 / factor:.3g}; {gain}."
             if done
@@ -235,7 +237,7 @@ def _features(setup: Setup, log: Log, *, outcome: Outcome, rows: np.ndarray) -> 
         order = draw.permutation(len(rows))
         kept = np.concatenate([order[targets[order] == row][:each] for row in np.unique(targets)])
         log.notes.append(
-            f"Class statistics are of {len(kept):,} of {len(rows):,} examples, drawn by class: a pass over all of them would take "
+            f"Class statistics are of {len(kept):,} of {counted(len(rows), 'example')}, drawn by class: a pass over all of them would take "
             f"{expected:.0f} s for {trained:.0f} s of training."
         )
         rows = rows[np.sort(kept)]

@@ -15,6 +15,7 @@ from ..data.items import take
 from ..networks.contract import Inputs, Network
 from ..networks.norms import misfit, norms_of
 from ..probes import fit_ridge
+from ..words import counted
 
 ASKED = 128  # Number of examples, spread evenly over the data, with which candidates are compared
 MADE = 48  # Number of generated pictures for the comparison: they keep a white or a dark data set from suggesting another scale
@@ -146,7 +147,7 @@ def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[st
     if order[0] != usual and surely(losses[usual] - losses[order[0]]) < SURE_OF_ALL:
         order = [usual, *(name for name in order if name != usual)]
     first, second = losses[order[0]], losses[order[1]]
-    by = f"losses of a probe on {len(known)} examples, each left out in turn"
+    by = f"losses of a probe on {counted(len(known), 'example')}, each left out in turn"
     near = any(surely(losses[name] - first) < SURE_OF_ALL for name in order[1:])
     doubts = (f"{_TIE}, so that the default stays" if order[0] == usual else _TIE,) if near else ()
     return _Ranking(tuple(order), by, f"{first.mean():.3g} and {second.mean():.3g}", (*doubts, _OPEN))

@@ -15,7 +15,8 @@ from ..freezing import FrozenPass, Refusal, cacheable_layers, default_cache_fold
 from ..freezing.spread import check_seen
 from ..networks.contract import Network
 from ..networks.tracing import watching
-from ..training import CachedFeed, Feed, HeadFeed, Settings, Training, WholeFeed, train
+from ..training import CachedFeed, Feed, HeadFeed, Settings, Training, WholeFeed
+from ..training.loop import trained
 from .setup import Log, Setup
 
 UNCACHED = "The frozen part is computed every epoch"  # Start of the note on a network without a freeze boundary
@@ -146,7 +147,9 @@ def train_heads(
     if not any(one.requires_grad for names in setup.network.layer_parameters().values() for one in names.values()):
         return []
     with log.clock.during("train"):
-        return train(training)
+        state = trained(training)
+    log.kept_heads = state.kept_start
+    return state.history
 
 
 def train_heads_alone(setup: Setup, log: Log, *, features: Tensor) -> list[dict[str, Any]]:

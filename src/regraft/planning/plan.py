@@ -276,6 +276,10 @@ class Plan:
         """
         return replace(self, reasons=(*self.reasons, *reasons))
 
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={shown(value)}" for name, value in self.given().items())
+        return printable(f"<Plan of strategy {self.strategy!r}: {told}>", width=200)
+
     def __str__(self) -> str:
         defaults = Settings().to_dict()
         changed = [f"{name}={value!r}" for name, value in self.settings.to_dict().items() if value != defaults[name]]
@@ -369,7 +373,7 @@ def check_plan(plan: Plan) -> None:
 def _about_strategy(plan: Plan) -> Iterator[str]:
     known = tuple(dict.fromkeys((*STRATEGIES, *METHODS)))  # a program may have registered its own method
     if plan.strategy not in known:
-        yield f"strategy={shown(plan.strategy)} is not known{near_names(str(plan.strategy), known)}."
+        yield f"strategy={shown(plan.strategy)} is not known{near_names(str(plan.strategy), known)}"
     elif plan.strategy == "partial" and plan.frozen is None:
         yield "strategy='partial' needs frozen=: a number of blocks, the name of a block, layer or module, or 'layers:8'."
     elif plan.strategy not in ("partial", "probe") and plan.frozen is not None:
@@ -381,7 +385,7 @@ def _about_strategy(plan: Plan) -> Iterator[str]:
     if plan.base == "probe" and plan.block == AUTO_BLOCK:
         yield "block='auto' looks at the gradients of the network's own head; received base='probe'. Name a third, or leave base= out."
     if plan.base not in BASES:
-        yield f"base={shown(plan.base)} is not known{near_names(str(plan.base), BASES)}."
+        yield f"base={shown(plan.base)} is not known{near_names(str(plan.base), BASES)}"
     elif plan.base != "head" and plan.strategy not in ("partial", "full", "surgical"):
         yield f"base={shown(plan.base)} goes with strategy='partial', 'full' or 'surgical'; received strategy={plan.strategy!r}."
     if plan.frozen is not None and not isinstance(plan.frozen, str) and not is_whole(plan.frozen):
@@ -407,7 +411,7 @@ def _about_fresh(plan: Plan) -> Iterator[str]:
 
 def _about_probe(plan: Plan) -> Iterator[str]:
     if plan.probe not in PROBES:
-        yield f"probe={plan.probe!r} is not known{near_names(str(plan.probe), PROBES)}."
+        yield f"probe={plan.probe!r} is not known{near_names(str(plan.probe), PROBES)}"
     elif plan.probe != "auto" and plan.strategy in STRATEGIES and plan.strategy not in SOLVING:
         yield f"probe={plan.probe!r} goes with strategies that begin with a solved head: {', '.join(SOLVING)}; received {plan.strategy!r}."
     elif plan.probe in THROUGH_LAYERS and plan.strategy in STRATEGIES and plan.strategy not in ("probe", "head"):
@@ -443,7 +447,7 @@ def _about_values(plan: Plan) -> Iterator[str]:
     elif plan.augment == "none" and plan.views > 1:
         yield f"views={plan.views} with augment='none' are {plan.views} times the same. Leave one of them out."
     if not callable(plan.augment) and plan.augment not in AUGMENTS and not str(plan.augment).startswith(CALLABLE):
-        yield f"augment={shown(plan.augment)} is neither a callable nor known{near_names(str(plan.augment), AUGMENTS)}."
+        yield f"augment={shown(plan.augment)} is neither a callable nor known{near_names(str(plan.augment), AUGMENTS)}"
     if not _number(plan.holdout) or not 0 <= plan.holdout < 1:
         yield f"holdout={shown(plan.holdout)}: expected a share from 0 to below 1, such as 0.2; 0 goes with test=."
     if not _number(plan.validation) or not 0 <= plan.validation < 1:
@@ -489,6 +493,11 @@ def _as_names(value: Any) -> Any:
     return ALL if isinstance(names, tuple) and len(names) == 1 and isinstance(names[0], str) and names[0] == ALL else names
 
 
+def holdout_share(given: float | None, *, tested: bool) -> float:
+    """Return the share of the holdout set: the `given` one; else 0.2, or 0 with a test set, which judges instead."""
+    return given if given is not None else 0.0 if tested else Plan.holdout
+
+
 def make_plan(strategy: str | Plan, options: Mapping[str, Any], *, tested: bool = False) -> Plan:
     """Return the plan for the strategy and the options that the user gave. With a test set (`tested`), nothing else is held out unless
     the options say so."""
@@ -497,7 +506,7 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any], *, tested: bool 
             raise SettingError(f"A plan was given and {', '.join(options)} besides; put them into the plan, which is carried out as it is.")
         check_plan(strategy)
         return strategy
-    options = {**({"holdout": 0.0} if tested else {}), **options}
+    options = {**options, "holdout": holdout_share(options.get("holdout"), tested=tested)}
     method, known = METHODS.get(strategy), {name for method in METHODS.values() for name in method.options}
     given = {name: value for name, value in options.items() if name not in _OWN and name not in known}
     settings = Settings.of({**(method.settings if method else {}), **given}, also=(*_OWN, *sorted(known)))

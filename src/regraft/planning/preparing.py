@@ -34,6 +34,7 @@ from ..networks.account import Account
 from ..networks.contract import Inputs, Network
 from ..networks.hub.tokens import known_positions, known_tokens
 from ..networks.predictions import of_batch
+from ..words import counted
 from .measured_input import measured_preprocessing
 from .plan import Plan
 
@@ -127,7 +128,7 @@ def notes_on_length(items: PreparedData) -> list[str]:
     usual = int(np.percentile(own.counts(data.items), USUAL_SHARE, method="lower"))
     if own.max_length is None and most > USUAL_TIMES * usual:
         notes.append(
-            f"All texts are padded to the longest one, {most} tokens; {USUAL_SHARE} of 100 have {usual} at most: "
+            f"All texts are padded to the longest one, {counted(most, 'token')}; {USUAL_SHARE} of 100 have {usual} at most: "
             f"preprocessing={{'max_length': {usual}}} makes a pass about {most / usual:.0f} times as fast and cuts the others."
         )
     return notes
@@ -162,7 +163,12 @@ def _try_out(net: Network, items: PreparedData) -> None:
     """Run a batch through the network if its input was guessed, or if it takes integers or sound; `of_batch` raises if that fails."""
     own = items.preprocessing
     if isinstance(own, AudioPreprocessing) and isinstance(net.sample, torch.Tensor):
-        of_batch(partial(_ran, net), net, batch=items.batch(np.zeros(2, np.int64)))
+        batch = items.batch(np.zeros(2, np.int64))
+        of_batch(partial(_ran, net), net, batch=batch)
+        stated = next(iter(_stated_shapes(net).values()), None)  # a whole Keras model may take other lengths, its parts do not
+        made = tuple(batch.shape[1:]) if isinstance(batch, torch.Tensor) else ()
+        if stated and made and any(side not in (None, size) for side, size in zip(stated, made, strict=True)):
+            raise NetworkError(f"The network takes examples of the shape {stated}, and its preprocessing= makes {made}. Change the latter.")
     if not isinstance(own, ArrayPreprocessing) or not isinstance(net.sample, torch.Tensor) or not (own.integers or net.input_guessed):
         return
     rows = np.zeros(2, np.int64)
@@ -170,6 +176,12 @@ def _try_out(net: Network, items: PreparedData) -> None:
         flat = [np.asarray(item) for item in items.data.items]
         rows = np.array([np.argmin([item.min() for item in flat]), np.argmax([item.max() for item in flat])])
     of_batch(partial(_ran, net), net, batch=items.batch(rows))
+
+
+def _stated_shapes(net: Network) -> dict[str, tuple[int | None, ...]]:
+    """Return the shape of an example of each input that a Keras graph states, by name, None for an open side; else {}."""
+    inputs = getattr(net.module, "inputs", None)
+    return {str(one.name): tuple(one.shape[1:]) for one in inputs if hasattr(one, "shape")} if isinstance(inputs, list) else {}
 
 
 def inferred_preprocessing(net: Network, known: Mapping[str, Preprocessing] | None = None) -> Preprocessing:
@@ -243,13 +255,15 @@ def _complete_sample_(net: Network, own: TextPreprocessing) -> None:
 
 def _limited(net: Network, own: TextPreprocessing) -> TextPreprocessing:
     own = _accepted(net, own)
-    vocabulary, positions = known_tokens(net), known_positions(net, own.maximum)
+    fixed = next(iter(_stated_shapes(net).get("input_ids", ())), None)
+    vocabulary, positions = known_tokens(net), known_positions(net, own.maximum) if fixed is None else None
     notes = [f"it has {positions} positions: longer texts are cut, though its tokenizer allows {own.maximum}"] if positions else []
     if vocabulary is not None and own.tokens > vocabulary:
         more = f"its tokenizer knows {own.tokens} tokens and its embedding {vocabulary}"
         notes.append(f"{more}: a text that holds one of the others is refused")
+    notes += [] if fixed is None else [f"it takes texts of {fixed} tokens: shorter ones are padded, longer ones cut"]
     net.account = net.account.joined(Account(notes=tuple(notes)))
-    suited = replace(own, vocabulary=vocabulary, maximum=positions or own.maximum)
+    suited = replace(own, vocabulary=vocabulary, maximum=fixed or positions or own.maximum, max_length=fixed or own.max_length)
     _check_end(net, suited)
     return suited
 
@@ -366,8 +380,8 @@ def _check_rows(own: ArrayPreprocessing, data: Dataset) -> None:
         replace(own, mean=None, std=None).batch(np.asarray(data[0])[None])
     except DataError as error:
         raise DataError(
-            f"An example has {len(data[0])} numbers; the network takes examples of the shape {own.shape}. The data were read so: "
-            f"{'; '.join(data.notes)}. Name the columns that are no part of an example: numbers beside it with columns= "
+            f"An example has {counted(len(data[0]), 'number')}; the network takes examples of the shape {own.shape}. The data were read "
+            f"so: {'; '.join(data.notes)}. Name the columns that are no part of an example: numbers beside it with columns= "
             f"(regraft.join makes a "
             "network read them), others with target=, group= or condition=; remove what is left over from the table."
         ) from error
@@ -400,6 +414,21 @@ def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[
         return default_preprocessing("array", found, net.layout) if len(found) == len(shape) else own
     layout = _sound_layout(net, shape) if data.kind == "audio" else net.layout
     return own if data.kind == own.item_kind else default_preprocessing(data.kind, shape, layout)
+
+
+def with_sound_shape(net: Network, given: dict[str, Any]) -> dict[str, Any]:
+    """Return a preprocessing of sound as plain data; what the user left out (layout, bands, length, step) follows from the network's input.
+    If no more than the sample rate is given, or the input is not known yet, only the layout is filled in."""
+    several = isinstance(net.sample, dict) and len(net.sample) > 1
+    if several or net.input_guessed or "as_" in given or "extractor" in given or set(given) <= {"kind", "sample_rate"}:
+        return {"layout": net.layout, **given}
+    layout = given.get("layout") or _sound_layout(net, net.input_shape)
+    known = {name: given[name] for name in ("features", "sample_rate", "seconds", "hop_length") if given.get(name) is not None}
+    try:
+        made = AudioPreprocessing.for_shape(net.input_shape, layout, **known)
+    except (ArithmeticError, DataError, TypeError):  # values of a wrong type, or an input that is no sound: refused later, by name
+        return {"layout": layout, **given}
+    return {**made.to_dict(), **given}
 
 
 def _sound_layout(net: Network, shape: tuple[int | None, ...]) -> str:

@@ -23,7 +23,7 @@ from ..words import counted
 from .plan import Plan
 
 _COLUMNS = {"loss": "train_loss", "val_loss": "validation_loss", "val_accuracy": "validation_accuracy", "learning_rate": "learning_rate"}
-"""Column name in Keras -> name in a history entry."""
+"""Column name in Keras -> name in a history entry. Other figures of the validation set are "val_NAME", too."""
 
 
 class History(list[dict[str, Any]]):
@@ -47,8 +47,9 @@ class History(list[dict[str, Any]]):
         return notebook_html("\n".join(rows) or "no epochs", title="History of the last training")
 
     def keys(self) -> list[str]:
-        """Return the names of the columns: some of "loss", "val_loss", "val_accuracy" and "learning_rate"."""
-        return [name for name in _COLUMNS if not all(map(math.isnan, self._column(name)))]
+        """Return the names of the columns: some of "loss", "val_loss", "val_accuracy", "learning_rate", and "val_NAME" of your metrics."""
+        own = (name.replace("validation_", "val_", 1) for entry in self._epochs() for name in entry if name.startswith("validation_"))
+        return [name for name in dict.fromkeys([*_COLUMNS, *own]) if not all(map(math.isnan, self._column(name)))]
 
     def __getitem__(self, key: Any) -> Any:  # an entry, a slice of entries, or a column
         if not isinstance(key, str):
@@ -58,7 +59,7 @@ class History(list[dict[str, Any]]):
         return self._column(key)
 
     def _column(self, name: str) -> list[float]:
-        values = [entry.get(_COLUMNS[name]) for entry in self._epochs()]
+        values = [entry.get(_COLUMNS.get(name, name.replace("val_", "validation_", 1))) for entry in self._epochs()]
         return [math.nan if value is None else float(value) for value in values]
 
     def _epochs(self) -> list[dict[str, Any]]:
@@ -245,12 +246,17 @@ def finished_run(folder: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def saved_plan(folder: Path) -> Plan:
+    """Return the plan saved in a folder."""
+    with opening(folder / "plan.json", "plan"):
+        return Plan.from_json((folder / "plan.json").read_text(encoding="utf-8"))
+
+
 def reopened(folder: Path, network: Network) -> Result:
     """Return the result saved in a folder."""
     facts = read_facts(folder)
     made = {"title", "verdict", "created", "versions", "strategy", "history", "scores", "baselines", "account", "cost", "call"}
     own = {name: value for name, value in facts.items() if name not in made}
-    with opening(folder / "plan.json", "plan"):
-        plan = Plan.from_json((folder / "plan.json").read_text(encoding="utf-8"))
     history = History(network.history or facts.get("history") or ())
-    return Result(network, plan, history, facts.get("scores") or {}, facts.get("baselines") or {}, facts.get("cost") or {}, own)
+    plan, (scores, baselines, cost) = saved_plan(folder), (facts.get(name) or {} for name in ("scores", "baselines", "cost"))
+    return Result(network, plan, history, scores, baselines, cost, own)

@@ -88,6 +88,7 @@ class Log:
     kept: RunCaches = field(default_factory=RunCaches)  # feature caches of this run
     notes: list[str] = field(default_factory=list)
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
+    kept_heads: bool = False  # whether the last training of the heads alone had no epoch that was better than its start
 
 
 @dataclass(frozen=True)
@@ -298,6 +299,14 @@ def run_digest(setup: Setup) -> str:
     plan |= {} if weights is None else {"sample_weight": hashlib.blake2b(weights.tobytes(), digest_size=12).hexdigest()}
     facts = [plan, setup.items.identity(setup.plan.views), learned, frozen_digest(setup.network, layers)]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def differences(plan: Plan, other: Plan) -> dict[str, tuple[Any, Any]]:
+    """Return the names of what decides a result and differs between two plans, with the values of both."""
+    first, second = ({**plain, **plain["options"], **plain["settings"]} for plain in (plan.to_dict(), other.to_dict()))
+    unused = {*_NO_PART_OF_A_RUN, "options", "settings"} - {"statistics", "false_alarm", "baselines"}
+    deciding = [name for name in first if name not in unused]
+    return {name: (first[name], second.get(name)) for name in deciding if first[name] != second.get(name)}
 
 
 def whole_digest(setup: Setup, digest: str) -> str:

@@ -10,6 +10,7 @@ from ..files.room import taken
 from ..heads.starts import aligned_rows, imprinted_rows
 from ..probes import fit_ridge
 from ..training import Feed, all_logits
+from ..words import counted
 from .choosing.solving import LARGEST, drawn, held_out_loss, named_probe
 from .setup import ClosedFormHead, Log, Setup
 
@@ -99,5 +100,5 @@ def _fill_(  # over the limit: what new rows are made of
     if made is not None:
         weight[new], bias[new] = made
     if len(new) and (made is None or not setup.network.set_rows_(head.layer, weight, bias=bias)):
-        why = "the head has no place for them" if made is not None else f"{len(rows)} examples with {features.shape[1]} features"
+        why = "the head has no place for them" if made is not None else f"{counted(len(rows), 'example')} with {features.shape[1]} features"
         log.notes.append(f"New class weights of {name!r} start at zero, not as {setup.plan.start!r}: {why}.")

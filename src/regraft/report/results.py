@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import duration
-from ..words import counted, metric_words, number_words
+from ..words import FIGURES, counted, metric_words, number_words, with_interval
 from .figures import Axis, Bar, interval_rows, legend
 from .planes import axis_of, confusion_cells, confusion_matrix, curve, dot, kept_epochs, line, line_chart, plane, stage_starts, whisker
 from .verdict import baseline_name, difference_of, percent
@@ -16,25 +16,6 @@ from .verdict import baseline_name, difference_of, percent
 Figure = dict[str, str]
 MOST_CLASSES = 40  # Maximum number of classes shown individually
 _MISCALIBRATED = 0.2  # Calibration error from which on the page warns
-FIGURES = (
-    ("accuracy", "accuracy"),
-    ("macro_f1", "macro F1"),
-    ("micro_f1", "micro F1"),
-    ("map", "mean average precision"),
-    ("mae", "mean absolute error"),
-    ("rmse", "root mean square error"),
-    ("r2", "R²"),
-    ("log_loss", "log loss (nats)"),
-    ("ece", "calibration error"),
-    ("brier", "Brier score"),
-)
-"""Key of a metric and its name."""
-
-
-def _with_interval(figures: Mapping[str, Any], key: str) -> str:
-    """Return a metric of `judge` with its interval, if any, as text: "90.0 %  (86.0 % to 93.0 %)" for a share."""
-    value, interval = figures.get(key), figures.get(f"{key}_interval")
-    return metric_words(key, value) + (f"  ({metric_words(key, interval[0])} to {metric_words(key, interval[1])})" if interval else "")
 
 
 def figure(body: str, *, title: str, caption: str) -> Figure | None:
@@ -88,9 +69,9 @@ def score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
     rows = []
     for key, words in FIGURES:
         if any(figures.get(key) is not None for figures in parts.values()):
-            rows.append((words, [_with_interval(figures, key) for figures in parts.values()]))
+            rows.append((words, [with_interval(figures, key) for figures in parts.values()]))
     for name in dict.fromkeys(name for figures in parts.values() for name in figures.get("metrics") or {}):
-        rows.append((name, [number_words((figures.get("metrics") or {}).get(name)) for figures in parts.values()]))
+        rows.append((name, [metric_words(name, (figures.get("metrics") or {}).get(name)) for figures in parts.values()]))
     if rows:
         rows.insert(0, ("examples", [str(figures.get("examples", "–")) for figures in parts.values()]))
     return {"parts": [_PART.get(name, name) for name in parts], "rows": rows}
@@ -219,7 +200,7 @@ def task_sections(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": str(name),
             "kind": str(task.get("kind") or ""),
             "rows": [("examples", str(task.get("examples", "–")))]
-            + [(words, _with_interval(task, key)) for key, words in FIGURES if task.get(key) is not None],
+            + [(words, with_interval(task, key)) for key, words in FIGURES if task.get(key) is not None],
             "comparison": comparison(task, task.get("baselines") or {}),
             "labels": label_rows(task),
         }

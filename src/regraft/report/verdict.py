@@ -138,18 +138,25 @@ def _of_error(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, A
     best = min(baselines, key=lambda name: float(baselines[name]["mae"]))
     other = baselines[best]
     apart = _apart(figures.get("mae_interval"), other.get("mae_interval"))
-    if figures["mae"] < other["mae"]:
-        lower = f"{100 * (1 - figures['mae'] / other['mae']):.0f} % lower"
-        said += f". This is {lower} than the error of {baseline_name(best)} ({other['mae']:.3g})."
+    lower = round(100 * (1 - figures["mae"] / other["mae"])) if other["mae"] else 0
+    if lower > 0:
+        said += f". This is {lower} % lower than the error of {baseline_name(best)} ({other['mae']:.3g})."
+    elif lower == 0 and not apart:
+        return said + f". This is no better than {baseline_name(best)} ({other['mae']:.3g})." + _constant_error(baselines, best)
     elif apart:
         said += f". But {baseline_name(best)} is better: its error is {other['mae']:.3g}."
     else:
         said += f". The error of {baseline_name(best)} is not higher: {other['mae']:.3g}."
     said += "" if apart else _NOISE
-    constant = next((name for name in _CONSTANT if name in baselines and name != best), None)
-    said += f" The error of {baseline_name(constant)} is {baselines[constant]['mae']:.3g}." if constant else ""
+    said += _constant_error(baselines, best)
     better = best in _TREES and apart and other["mae"] < figures["mae"]
     return said + (_NO_NETWORK.format(baseline_name(best)) if better else "")
+
+
+def _constant_error(baselines: Mapping[str, Mapping[str, Any]], best: str) -> str:
+    """Return a sentence on the error of the constant prediction, "" if it is the `best` baseline or was not run."""
+    constant = next((name for name in _CONSTANT if name in baselines and name != best), None)
+    return f" The error of {baseline_name(constant)} is {baselines[constant]['mae']:.3g}." if constant else ""
 
 
 def _apart(first: Any, second: Any) -> bool:

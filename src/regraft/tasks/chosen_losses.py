@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import SettingError
 from ..tensors import Tensor, torch
+from ..words import counted
 from .losses import Loss, loss_for, mean_over_columns, mean_over_items
 
 _CLASSES, _NUMBERS = ("classification", "multi-label"), ("regression",)
@@ -75,7 +76,9 @@ def _of_the_user(function: Callable[..., Any]) -> Each:
             ) from error
         if not isinstance(losses, torch.Tensor) or losses.shape not in ((), (len(scores),)):
             shape = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
-            raise SettingError(f"loss= returned {shape} for {len(scores)} examples; expected a scalar tensor, or one number an example.")
+            raise SettingError(
+                f"loss= returned {shape} for {counted(len(scores), 'example')}; expected a scalar tensor, or one number an example."
+            )
         return losses
 
     return losses_of

@@ -13,12 +13,15 @@ import numpy as np
 from ..data import Dataset, Preprocessing, preprocessing_from_dict
 from ..data.readers.tables import is_table
 from ..errors import DataError, near_names
+from ..files.text import notebook_html, printable_lines
 from ..networks.parts.head import Head
+from ..words import FIGURES, counted, metric_words, with_interval
 from .metrics import confusion_matrix, judge
 
 __all__ = ["Evaluation", "evaluated", "heads_of", "names_of", "reading_for", "task_data"]
 
 _NAMELESS = "main"
+_SHOWN = 20  # Maximum number of classes whose recall is printed
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,23 @@ class Evaluation:
     tasks: Mapping[str, Mapping[str, Any]]
     classes: Mapping[str, tuple[str, ...]] = field(repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        first = next((key for key, _ in FIGURES if key in self.scores), "examples")
+        told = f": {dict(FIGURES)[first]} {with_interval(self.scores, first)}" if first != "examples" else ""
+        return f"<Evaluation of {counted(self.scores['examples'], 'example')}{told}>"
+
+    def __str__(self) -> str:
+        lines = []
+        for task, figures in self.tasks.items():
+            lines.append(f"{task}: {counted(figures['examples'], 'example')}")
+            lines += [f"  {name:<24}{with_interval(figures, key)}" for key, name in FIGURES if figures.get(key) is not None]
+            recalls = [(name, row) for name, row in figures["per_class"].items() if row.get("recall") is not None][:_SHOWN]
+            lines += [f"  recall of {name!r:<15}{metric_words('recall', row['recall'])} of {row['examples']:,}" for name, row in recalls]
+        return printable_lines("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        return notebook_html(str(self), title=repr(self).strip("<>"))
 
     @property
     def scores(self) -> Mapping[str, Any]:

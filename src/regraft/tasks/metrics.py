@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score, f1_score, r2_score
 
 from ..errors import DataError, SettingError, near_names
+from ..words import counted
 from .intervals import bootstrap_interval, wilson_interval
 
 _SMALLEST = 1e-12
@@ -136,7 +137,7 @@ def judge(
         raise DataError(f"Scores must have shape (N, C) with at least one example; received {raw.shape}.")
     names = [str(name) for name in classes] if classes is not None else [str(column) for column in range(raw.shape[1])]
     if len(names) != raw.shape[1]:
-        raise DataError(f"Scores have {raw.shape[1]} columns and there are {len(names)} class names; expected as many.")
+        raise DataError(f"Scores have {counted(raw.shape[1], 'column')} for {counted(len(names), 'class name')}; expected as many.")
     broken = int((~np.isfinite(raw)).any(axis=1).sum())
     if broken:
         raise DataError(

@@ -25,7 +25,7 @@ from ..freezing.spread import sent
 from ..methods.stay_near import anchors_of, pull_back_
 from ..networks.contract import Network
 from ..randomness import seeded
-from ..words import counted
+from ..words import counted, metric_words
 from .callbacks import Callbacks
 from .checkpoints import MemoryStore, Store
 from .courses import Course, PlateauFactor, cosine_factor, monitored_by, most_epochs, patience_of, steady_factor, value_of
@@ -368,8 +368,8 @@ def _note_(training: Training, state: TrainingState, *, entry: dict[str, Any]) -
 
 
 def _figures(entry: Mapping[str, Any]) -> str:
-    told = {name.replace("_", " "): value for name, value in entry.items() if isinstance(value, float) and name != "seconds"}
-    return ", ".join(f"{name} {100 * value:.1f} %" if name.endswith("accuracy") else f"{name} {value:.4g}" for name, value in told.items())
+    told = {name: value for name, value in entry.items() if isinstance(value, float) and name != "seconds"}
+    return ", ".join(f"{name.replace('_', ' ')} {metric_words(name, value)}" for name, value in told.items())
 
 
 def _summary(training: Training, state: TrainingState) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from ...console import show_json, show_table, tell
-from ...words import counted, metric_words
+from ...words import FIGURES, counted, metric_words
 from .. import options
 from ..guard import command
 from ..shared import check_given, checked_kind, columns_for, kind_for, listed_names, read_data, run_by, to_run, wanted_target
@@ -97,8 +97,6 @@ def _of_one(data: Any, condition: str | None) -> Any:
 
 
 def _print_figures(figures: Mapping[str, Any], task: str) -> None:
-    from ...report.results import FIGURES
-
     found = {words: key for key, words in FIGURES if figures.get(key) is not None}
     rows = [(words, _cell(key, figures[key]), _interval(key, figures.get(f"{key}_interval"))) for words, key in found.items()]
     show_table(("figure", "value", "95 % interval"), rows, title=f"{task}{counted(figures['examples'], 'example')}")
@@ -112,7 +110,7 @@ def _print_classes(per_class: Mapping[str, Mapping[str, Any]]) -> None:
     what = "output" if "mae" in keys else "class"
     headings = [what, *(key.replace("_", " ") for key in keys), *(["95 % interval"] if spread else [])]
     rows = [
-        (name, *(_cell(key, row[key]) for key in keys), *([_interval("recall", row["interval"])] if spread else []))
+        (name, *(_cell(key, row[key]) for key in keys), *([_interval("recall", row["examples"] and row["interval"])] if spread else []))
         for name, row in per_class.items()
     ]
     show_table(headings, rows, title=f"Each {what}")

@@ -31,7 +31,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     old_data: options.OldData = None,
     statistics: options.Statistics = None,
     test: options.Test = None,
-    holdout: options.Holdout = 0.2,
+    holdout: options.HoldoutOrTest = None,
     classes: options.OldClasses = None,
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
@@ -44,7 +44,8 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     from ... import verbs
     from ...planning.extending import ExtensionOptions
 
-    asked: dict[str, Any] = {"start": start, "statistics": True if statistics == "own" else statistics, "holdout": holdout, "seed": seed}
+    asked: dict[str, Any] = {"start": start, "statistics": True if statistics == "own" else statistics, "seed": seed}
+    asked |= {} if holdout is None else {"holdout": holdout}
     ExtensionOptions(old_data=old_data, **asked)  # report conflicting options before anything is opened
     net = opened(network, how, source_classes=classes)
     reading["columns"] = columns_for(net, reading["columns"])

@@ -9,6 +9,7 @@ import typer
 
 from ...console import show, show_json
 from ...files.text import printable
+from ...words import counted
 from ..guard import command
 from ..options import AsJson, NetworkArgument, NetworkOptions, Preview, SourceClasses, Trust
 from ..shared import check_given, class_names, kind_for, opened, read_data
@@ -73,7 +74,10 @@ def _code_lines(net: Any) -> Iterator[str]:
     if net.coding is None:
         return
     names, learned = net.coding.conditions, len(net.coding.learned)
-    yield f"codes of {net.coding.size} numbers into {net.coding.into}; knows {len(names)} conditions, {learned} of them from its training"
+    yield (
+        f"codes of {counted(net.coding.size, 'number')} into {net.coding.into}; knows {counted(len(names), 'condition')}, {learned} of "
+        "them from its training"
+    )
     added = [name for name in names if name not in net.coding.learned]
     if added:
         yield f"      adapted to: {listed(added, 12)}"

@@ -87,6 +87,6 @@ def kind_of_files(paths: Iterable[Path], where: Path, *, kind: str | None) -> st
     present = sorted({path.suffix.lower() or "no extension" for path in files})
     wanted = [extension for known in ([kind] if kind in EXTENSIONS else EXTENSIONS) for extension in EXTENSIONS[str(known)]]
     raise DataError(
-        f"{printable(where)} holds no file of a known kind: {len(files)} files with {listed(present) or 'no extensions'}; "
+        f"{printable(where)} holds no file of a known kind: {counted(len(files), 'file')} with {listed(present) or 'no extensions'}; "
         f"expected {listed(wanted, 20)}."
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...errors import DataError, near_names
 from ...tensors import Tensor, torch
+from ...words import counted
 from ..dataset import Dataset
 from ..items import alone, listed, padded_to, take
 from ..ranges import BYTES, SHARES, Range, check_range, limits_of
@@ -72,7 +73,9 @@ class ArrayPreprocessing(Preprocessing):
         for name in ("mean", "std", "spread") if made.shape is not None and None not in made.shape else ():
             value, sides = getattr(made, name), made.item_shape or ()
             if isinstance(value, tuple) and len(value) not in (1, *sides[-1:], math.prod(sides)):
-                raise DataError(f"An array preprocessing has {len(value)} numbers of {name} for examples of the shape {made.shape}.")
+                raise DataError(
+                    f"An array preprocessing has {counted(len(value), 'number')} of {name} for examples of the shape {made.shape}."
+                )
         return made
 
     @classmethod
@@ -164,8 +167,9 @@ class ArrayPreprocessing(Preprocessing):
         missing = [name for name in self.columns if name not in at]
         if missing:
             raise DataError(
-                f"The network reads {len(self.columns)} columns by name; the table has no numbers called {listed(map(repr, missing))}"
-                f"{near_names(missing[0], names)} Name the columns as in training, or give an array without names, in that order."
+                f"The network reads {counted(len(self.columns), 'column')} by name; the table has no numbers called "
+                f"{listed(map(repr, missing))}{near_names(missing[0], names)} Name the columns as in training, or give an array without "
+                "names, in that order."
             )
         facts = {fact["column"]: fact for fact in data.table}
         items = np.asarray(take(data.items, np.arange(len(data))))[:, [at[name] for name in self.columns]]
@@ -253,7 +257,8 @@ class ArrayPreprocessing(Preprocessing):
         if constant.size == int(np.prod(shape)):
             return constant.reshape(shape)
         raise DataError(
-            f"mean, std or spread has {constant.size} numbers for examples of the shape {shape}; expected 1, {shape[-1:]} or all."
+            f"mean, std or spread has {counted(constant.size, 'number')} for examples of the shape {shape}; expected 1, {shape[-1:]} or "
+            "all."
         )
 
 

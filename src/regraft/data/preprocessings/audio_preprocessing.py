@@ -93,16 +93,23 @@ class AudioPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(  # over the limit: a shape with its layout, and what is known of the features
-        cls, input_shape: tuple[int | None, ...], layout: str = "channels_first", *, features: str = "log_mel", sample_rate: int = 16000
+        cls,
+        input_shape: tuple[int | None, ...],
+        layout: str = "channels_first",
+        *,
+        features: str = "log_mel",
+        sample_rate: int = 16000,
+        seconds: float | None = None,
+        hop_length: int | None = None,
     ) -> Self:
         """Return settings whose bands and hop make about two seconds fill the input exactly; whole recordings if its length is open.
+        `seconds` or `hop_length`, if known, decides the other one.
         `input_shape`: (1, n, frames), (n, frames, 1), (n, frames), or (frames, n) with the layout "frames_first" or where its first
         side alone is open; or a waveform's (samples,), (1, samples) or (samples, 1). None for an open side. Open sides give 64 bands and
         a hop of 256."""
         wave = _waveform_samples(input_shape)
         if wave is not None:
-            seconds = wave / sample_rate if wave else None
-            return cls("waveform", sample_rate, seconds, layout=layout, channel=len(input_shape) == 2)
+            return cls("waveform", sample_rate, wave / sample_rate if wave else None, layout=layout, channel=len(input_shape) == 2)
         shape = input_shape or (1, None, None)[:: 1 if layout == "channels_first" else -1]
         sides = shape if len(shape) == 2 else shape[1:] if layout == "channels_first" else shape[:-1]
         single = len(shape) == 2 or (len(shape) == 3 and shape[0 if layout == "channels_first" else 2] in (1, None))
@@ -116,9 +123,9 @@ class AudioPreprocessing(Preprocessing):
         if len(shape) == 2 and sides[0] is None and sides[1]:
             layout = "frames_first"
         bands, frames = sides[::-1] if layout == "frames_first" else sides
-        hop, seconds = cls.hop_length, None
+        hop = hop_length or cls.hop_length
         if frames:
-            hop = max(1, round(SECONDS * sample_rate / (frames - 1)))
+            hop = hop_length or max(1, round((seconds or SECONDS) * sample_rate / (frames - 1)))
             seconds = hop * (frames - 1) / sample_rate
         n_mels, n_mfcc = (bands or cls.n_mels, cls.n_mfcc) if features == "log_mel" else (max(cls.n_mels, bands or 0), bands or cls.n_mfcc)
         return cls(
@@ -178,9 +185,10 @@ class AudioPreprocessing(Preprocessing):
             for start in (np.linspace(0, length - seconds, count) if count > 1 else [0.0])
         ]
         longer = counts[counts > 1]
+        each = str(longer.min()) if longer.min() == longer.max() else f"{longer.min()} to {longer.max()}"
         note = (
             f"{len(longer)} of {len(data)} recordings are longer than the {seconds:g} s that the network takes at once: they are read in "
-            f"windows over their whole length, {longer.min()} to {longer.max()} a recording, and their scores are averaged"
+            f"windows over their whole length, {each} a recording, and their scores are averaged"
         )
         most = f"; in place of {wanted.max()} windows without gaps, {MOST_WINDOWS} are spread over a recording"
         return dataclasses.replace(

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import DataError, near_names
 from ...networks.parts.protocols import Inputs
+from ...words import counted
 from ..dataset import Dataset
 from ..readers.tables import is_table, read_unlabelled
 from .preprocessing import WrappedPreprocessing, check_scaling
@@ -72,7 +73,7 @@ class ColumnsPreprocessing(WrappedPreprocessing):
         return self.inner.dataset(items)
 
     def describe(self) -> str:
-        return f"{self.inner.describe()}; beside each example {len(self.names)} columns: {', '.join(self.names)}"
+        return f"{self.inner.describe()}; beside each example {counted(len(self.names), 'column')}: {', '.join(self.names)}"
 
     def _rows(self, data: Dataset) -> np.ndarray:
         order = self._order(data)

@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import DataError, near_names
 from ...networks.parts.protocols import Inputs
 from ...tensors import torch
+from ...words import counted
 from ..dataset import Dataset
 from ..items import listed
 from .preprocessing import Preprocessing, WrappedPreprocessing
@@ -67,7 +68,7 @@ class ConditionsPreprocessing(WrappedPreprocessing):
         return self.inner
 
     def describe(self) -> str:
-        return f"{self.inner.describe()}; {len(self.names)} conditions: {listed(self.names, 12)}"
+        return f"{self.inner.describe()}; {counted(len(self.names), 'condition')}: {listed(self.names, 12)}"
 
 
 def known_conditions(preprocessing: Preprocessing) -> tuple[str, ...] | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import DataError
 from ...tensors import Tensor, torch
+from ...words import counted
 from ..dataset import Dataset
 from ..decoding.depth import BACKGROUNDS, ByteConversion, deep_limits, float_range_of, integer_range_of
 from ..decoding.pictures import MODES, decode, decoded, geometry, pixel_batch, value_range_of
@@ -72,7 +73,7 @@ class ImagePreprocessing(Preprocessing):
         for name in ("mean", "std"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) not in (1, self.channels):
-                raise DataError(f"{name} has {len(value)} numbers for {self.channels} channels; expected 1 or {self.channels}.")
+                raise DataError(f"{name} has {counted(len(value), 'number')} for {self.channels} channels; expected 1 or {self.channels}.")
 
     @classmethod
     def from_plain(cls, fields: dict[str, Any]) -> Self:
@@ -105,7 +106,7 @@ class ImagePreprocessing(Preprocessing):
     def fit(self, data: Dataset) -> ImagePreprocessing:
         """Record the value range of array examples, and whether they are already normalised. Files of 8 bits have the range 0..255."""
         if data.kind == "text":
-            raise DataError(f"The network takes images and the data are {len(data)} texts; expected files of images or arrays.")
+            raise DataError(f"The network takes images and the data are {counted(len(data), 'text')}; expected files of images or arrays.")
         found = value_range_of(data.items)
         if found is None:
             integers, floats = deep_limits(data.items)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import DataError, near_names
 from ...networks.parts.protocols import Inputs
+from ...words import counted
 from ..dataset import Dataset
 from ..items import Parts
 from ..readers.tables import is_table, read_unlabelled
@@ -48,7 +49,9 @@ class PartsPreprocessing(Preprocessing):
         """Make it from plain data. In older folders, only this preprocessing knows the columns of its parts."""
         made = super().from_plain(fields)
         if made.columns and len(made.columns) != len(made.parts):
-            raise DataError(f"Parts preprocessing has the columns of {len(made.columns)} inputs; expected those of {len(made.parts)}.")
+            raise DataError(
+                f"Parts preprocessing has the columns of {counted(len(made.columns), 'input')}; expected those of {len(made.parts)}."
+            )
         known = zip(made.parts, made.columns or ((),) * len(made.parts), strict=True)
         parts = [replace(part, columns=own) if isinstance(part, ArrayPreprocessing) and own else part for part, own in known]
         return replace(made, parts=tuple(parts))

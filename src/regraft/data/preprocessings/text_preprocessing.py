@@ -119,7 +119,7 @@ class TextPreprocessing(Preprocessing):
     @property
     def reason(self) -> str:
         """Reason why no more tokens are read, as the end of a sentence."""
-        if self.max_length is not None:
+        if self.max_length is not None and self.max_length < self.maximum:
             return f"what comes after is not read, because of max_length={self.max_length}"
         more = "it takes no attention mask, and so the length of the training alone" if self.limit < self.maximum else "it takes no more"
         return f"what comes after does not reach the network; {more}"

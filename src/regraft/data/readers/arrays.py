@@ -35,15 +35,17 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
     if labels is None:
         raise DataError(
             f"The data are {list(source[0])} and no target; expected target=: the name of one of them if they are columns of a table, or "
-            f"an array of {len(items)} labels if they are the inputs of a network."
+            f"an array of {counted(len(items), 'label')} if they are the inputs of a network."
         )
     if isinstance(labels, str):
-        raise DataError(f"target={labels!r} names a column, and (X, y) has no columns; expected an array of {len(items)} labels.")
+        raise DataError(
+            f"target={labels!r} names a column, and (X, y) has no columns; expected an array of {counted(len(items), 'label')}."
+        )
     labels = as_numpy(labels) if hasattr(labels, "toarray") else labels
     if len(items) == 0:
         raise DataError(f"The data are empty: X has {_size(items)}; expected one example or more.")
     if not isinstance(labels, Mapping) and len(labels) != len(items):
-        raise DataError(f"X has {len(items)} examples and y has {len(labels)}; expected one label for each example.")
+        raise DataError(f"X has {counted(len(items), 'example')} and y has {len(labels)}; expected one label for each example.")
     data = built(
         items,
         kind,
@@ -104,7 +106,7 @@ def _of_one(kind: str | Mapping[str, str] | None) -> str | None:
 
 
 def _size(items: Any) -> str:
-    return f"the shape {items.shape}" if isinstance(items, np.ndarray) else f"{len(items)} examples"
+    return f"the shape {items.shape}" if isinstance(items, np.ndarray) else f"{counted(len(items), 'example')}"
 
 
 def _padded(values: Any) -> tuple[Any, Padding | None]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ...words import counted
 from ..items import as_numpy, is_frame
 from .label_lists import is_missing
 
@@ -62,7 +63,8 @@ def column_numbers(named: Mapping[str, np.ndarray], count: int) -> tuple[np.ndar
     for name, values in named.items():
         if values.shape != (count,):
             raise DataError(
-                f"Column {name!r} has the shape {values.shape} for {count} examples; expected one number for each example: ({count},)."
+                f"Column {name!r} has the shape {values.shape} for {counted(count, 'example')}; expected one number for each example: "
+                f"({count},)."
             )
     return np.column_stack([_numbers(name, values) for name, values in named.items()]).astype(np.float32), tuple(named)
 
@@ -72,7 +74,9 @@ def weight_numbers(weight: Any, count: int) -> np.ndarray | None:
     if weight is None:
         return None
     if isinstance(weight, str):
-        raise DataError(f"sample_weight={weight!r} names a column, and this source has none; expected an array of {count} numbers.")
+        raise DataError(
+            f"sample_weight={weight!r} names a column, and this source has none; expected an array of {counted(count, 'number')}."
+        )
     numbers = column_numbers({"sample_weight": as_numpy(weight)}, count)[0][:, 0]
     wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0)))
     if len(wrong) or not numbers.any():

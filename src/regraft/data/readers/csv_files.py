@@ -19,6 +19,7 @@ import numpy as np
 
 from ...errors import DataError, optional_import
 from ...files.text import printable
+from ...words import counted
 from ..items import CHUNK_BYTES, as_numpy, listed
 
 MOST_COLUMNS = 2**20  # Maximum number of columns of a table; a reader needs some KiB for each, however short the file is
@@ -177,8 +178,8 @@ def _scanned(path: Path, form: _Form) -> _Form:
             raise _quoting_error(path, error, line=began + 1 + form.skipped) from error
     if wrong:
         raise DataError(
-            f"{printable(path.name)} has lines with another number of fields than its {len(form.names)} columns: lines {listed(wrong)}. "
-            "Put quotes around fields that hold the separator, or repair these lines."
+            f"{printable(path.name)} has lines with another number of fields than its {counted(len(form.names), 'column')}: lines "
+            f"{listed(wrong)}. Put quotes around fields that hold the separator, or repair these lines."
         )
     names = frozenset(form.names[at] for at in codes)
     return _Form(form.encoding, form.separator, form.skipped, form.names, names, form.notes)

@@ -15,6 +15,7 @@ import numpy as np
 from ...errors import DataError, near_names
 from ...files.media import picture_of
 from ...files.text import printable
+from ...words import counted
 from ..decoding.files import kind_of
 from ..items import LazyItems, as_numpy, listed
 
@@ -134,7 +135,7 @@ def _mapped(source: Any, target: str | None) -> Examples:
     if columns and isinstance(first.item, str | int | float):
         items = list(source[item])
     how = f"{f'the column {label!r}' if label else 'the second part of each example'} is the label"
-    note = f"{count:,} examples of the {kind} are asked for by index when they are needed; {how}"
+    note = f"{counted(count, 'example')} of the {kind}, each asked for by index when it is needed; {how}"
     return Examples(items, labels, note, tuple(map(str, classes)) if classes and _count(labels) else None)
 
 
@@ -190,7 +191,7 @@ def _parted(example: Any, target: str | None, *, index: int, columns: bool) -> _
         return _Example(example[others[0]], example[label], (label, others[0]))
     if isinstance(example, tuple | list) and len(example) == 2 and target is None:
         return _Example(*example)
-    what = f"{len(example)} parts" if isinstance(example, tuple | list) else f"a {type(example).__name__}"
+    what = f"{counted(len(example), 'part')}" if isinstance(example, tuple | list) else f"a {type(example).__name__}"
     raise DataError(f"Example {index} is {what}{f' and has no names, such as target={target!r}' if target else ''}; {_ADVICE}.")
 
 
@@ -241,15 +242,15 @@ def _once(source: Any, target: str | None, *, batched: bool) -> Examples:
         if not told and time.monotonic() - begun > PATIENCE:
             told = True
             warnings.warn(
-                f"The {type(source).__name__} has given {len(items):,} examples in {PATIENCE} s and goes on. All are read into memory "
-                "before anything starts: if it never ends, as generators for Keras do, interrupt, and let it end after one pass.",
+                f"The {type(source).__name__} has given {counted(len(items), 'example')} in {PATIENCE} s and goes on. All are read into "
+                "memory before anything starts: if it never ends, as generators for Keras do, interrupt, and let it end after one pass.",
                 stacklevel=2,
             )
         if len(items) != len(labels):
             raise DataError(f"Batch {index} has other numbers of examples and of labels: {len(found.item)} and {len(found.label)}.")
     if not items:
         raise DataError(f"The data set ({type(source).__name__}) gave no example; expected one or more. An iterator can be read only once.")
-    note = f"{len(items):,} examples of the {type(source).__name__} were read once through, and are held in memory"
+    note = f"{counted(len(items), 'example')} of the {type(source).__name__}, read once through and held in memory"
     classes = _class_names(source, name)
     return Examples(items, labels, note, tuple(map(str, classes)) if classes and _count(labels) else None)
 

@@ -60,7 +60,7 @@ def _class_files(folder: Path) -> list[Path]:
     if not classes:
         count = len(files_below(folder))
         raise DataError(
-            f"{printable(folder)} has no class folders: {count} files lie in it directly; expected one folder for each class. "
+            f"{printable(folder)} has no class folders, but {counted(count, 'file')}; expected one folder for each class. "
             "Move the files, or give their labels in a CSV with files=, or as target=."
             if count
             else f"{printable(folder)} is empty; expected one folder for each class, with its files."

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...errors import UnsafeFileError
 from ...files.text import printable
+from ...words import counted
 from ..decoding.files import files_below, kind_of
 from ..items import listed
 
@@ -62,9 +63,9 @@ class FilesBelow:
         leading = [value for value, path in zip(values, found, strict=True) if (self._is_linked(path) if path else self.leads_out(value))]
         if leading:
             raise UnsafeFileError(
-                f"{len(leading)} of {len(values)} rows of {table} name files outside {printable(self.folder)}: {listed(leading)}. A table "
-                "from somebody else could name any file of yours; nothing was opened. Give the folder that holds all files as files=, or "
-                "allow it with outside=True."
+                f"{len(leading)} of {counted(len(values), 'row')} of {table} name files outside {printable(self.folder)}: "
+                f"{listed(leading)}. A table from somebody else could name any file of yours; nothing was opened. Give the folder that "
+                "holds all files as files=, or allow it with outside=True."
             )
         moved = [value for value in values if self.leads_out(value)]
         return (f"{len(moved)} names lead outside the folder; the files of that name in it were taken: {listed(moved)}",) if moved else ()

@@ -14,6 +14,7 @@ from ...files.media import picture_of
 from ...files.remote import files_at, stream_of
 from ...files.sizes import check_size
 from ...files.text import natural_key, printable
+from ...words import counted
 from ..decoding.files import is_hidden, kind_of
 from ..items import listed
 from .examples import label_names
@@ -51,8 +52,9 @@ def pictures_at(url: str, labels: Any = None) -> Pictures:
     folders = [name.partition("/")[0] for name in names if "/" in name]
     if labels is None and (len(folders) < len(names) or len(set(folders)) < 2):
         raise DataError(
-            f"{printable(url)!r} has {len(names)} pictures among {len(found)} files, in {len(set(folders))} folders; expected a folder "
-            "for each of two or more classes, target=, an array with the label of each picture, or the address of a table or an archive."
+            f"{printable(url)!r} has {counted(len(names), 'picture')} among {counted(len(found), 'file')}, in "
+            f"{counted(len(set(folders)), 'folder')}; expected a folder for each of two or more classes, target=, an array with the label "
+            "of each picture, or the address of a table or an archive."
         )
 
     def read(address: str) -> bytes:

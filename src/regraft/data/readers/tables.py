@@ -197,7 +197,7 @@ def _holds_texts(values: np.ndarray) -> bool:
 
 def _read_columns(table: _Table, options: ReadOptions) -> Dataset:
     if not len(table):
-        raise DataError(f"{table.name} is empty: {len(table.columns)} columns and no rows; expected one row for each example.")
+        raise DataError(f"{table.name} is empty: {counted(len(table.columns), 'column')} and no rows; expected one row for each example.")
     beside = _beside(table, options)
     target, classes = _target_columns(table, options)
     options = dataclasses.replace(options, classes={**(options.classes or {}), **classes} or None)
@@ -254,7 +254,9 @@ def _task_columns(table: _Table, wanted: Any, *, said: str | None, of: str = "")
         return np.column_stack([table.column(name, "target") for name in wanted]), tuple(wanted)
     array = wanted if isinstance(wanted, list | tuple) else as_numpy(wanted)
     if len(array) != len(table):
-        raise DataError(f"target{of} has {len(array)} labels and {table.name} has {len(table)} rows; expected one for each row.")
+        raise DataError(
+            f"target{of} has {counted(len(array), 'label')} and {table.name} has {counted(len(table), 'row')}; expected one for each row."
+        )
     return array, None
 
 
@@ -275,7 +277,9 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
     rows = [name for name, values in free.items() if len(free) > 1 and _names_rows(name, values) and name not in table.rows]
     wrong = [name for name in table.rows if free[name].dtype.kind not in "biuf"]
     if wrong:
-        raise DataError(f"The network reads numbers from {len(table.rows)} columns of {table.name}; these hold others: {listed(wrong)}.")
+        raise DataError(
+            f"The network reads numbers from {counted(len(table.rows), 'column')} of {table.name}; these hold others: {listed(wrong)}."
+        )
     texts = {name: values for name, values in free.items() if _holds_texts(values) and name not in rows}
     numbers = {name: values for name, values in free.items() if values.dtype.kind in "biuf" and name not in rows}
     named = [name for name, values in texts.items() if kind is None and all(kind_of(Path(str(value))) for value in values)]

@@ -52,10 +52,14 @@ def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
     if values is None:
         return None
     if isinstance(values, str):
-        raise DataError(f"{what}={values!r} names a column, and this source has no columns; expected an array of {count} labels.")
+        raise DataError(
+            f"{what}={values!r} names a column, and this source has no columns; expected an array of {counted(count, 'label')}."
+        )
     array = as_numpy(values)
     if array.ndim != 1 or len(array) != count:
-        raise DataError(f"{what} has the shape {array.shape} for {count} examples; expected one label for each example: ({count},).")
+        raise DataError(
+            f"{what} has the shape {array.shape} for {counted(count, 'example')}; expected one label for each example: ({count},)."
+        )
     missing = missing_rows(array)
     if missing.size:
         raise DataError(f"{what} is missing in rows {listed(missing)}; expected a label in each row.")
@@ -68,8 +72,8 @@ def _texts(values: list[Any], *, what: str) -> np.ndarray:
     longest = max(map(len, texts), default=0)
     if longest * len(texts) * 4 > MOST_LABEL_BYTES:
         raise DataError(
-            f"{what} has {len(texts):,} labels of up to {longest:,} characters; expected names, not whole texts. Choose another column, or "
-            "shorten them."
+            f"{what} has {counted(len(texts), 'label')} of up to {longest:,} characters; expected names, not whole texts. Choose another "
+            "column, or shorten them."
         )
     if any("\0" in text for text in texts):
         raise DataError(f"{what} has labels with null characters, such as {next(text for text in texts if chr(0) in text)!r}. Rename them.")
@@ -154,8 +158,8 @@ def _check_rows(rows: np.ndarray) -> None:
         faulty = np.flatnonzero(wrong.any(axis=1))
         whole = ", or leave them out with skip_bad=True" if np.isnan(rows[faulty]).all() else ""
         raise DataError(
-            f"Targets are missing or not finite in rows {listed(faulty)}; expected {rows.shape[1]} numbers in each row. Fill or remove "
-            f"them{whole}."
+            f"Targets are missing or not finite in rows {listed(faulty)}; expected {counted(rows.shape[1], 'number')} in each row. Fill or "
+            f"remove them{whole}."
         )
 
 
@@ -175,7 +179,7 @@ def _from_rows(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
         )
     names = tuple(classes) if classes else tuple(str(column) for column in range(array.shape[1]))
     if len(names) != array.shape[1]:
-        raise DataError(f"Targets have {array.shape[1]} columns and {len(names)} class names were given; expected as many.")
+        raise DataError(f"Targets have {counted(array.shape[1], 'column')} and {len(names)} class names were given; expected as many.")
     if (array.sum(axis=1) == 1).all():
         return Targets(array.argmax(axis=1).astype(np.int64), names, "classification", also=("multi-label",))
     return Targets(array.astype(np.float32), names, "multi-label")

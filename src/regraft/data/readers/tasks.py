@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, near_names
+from ...words import counted
 from ..check import labelled
 from ..dataset import Dataset, with_targets
 from ..items import LazyItems, Padding, as_numpy, listed
@@ -96,8 +97,10 @@ def targets_by_task(labels: Any, options: ReadOptions, *, count: int) -> dict[st
     found = {}
     for name, values in zip(names, labels.values(), strict=True):
         if isinstance(values, str) or len(values) != count:
-            what = f"the column name {values!r}, and this source has no columns" if isinstance(values, str) else f"{len(values)} labels"
-            raise DataError(f"Task {name!r} was given {what}; expected an array of {count} labels, one for each example.")
+            what = (
+                f"the column name {values!r}, and this source has no columns" if isinstance(values, str) else counted(len(values), "label")
+            )
+            raise DataError(f"Task {name!r} was given {what}; expected an array of {counted(count, 'label')}, one for each example.")
         try:
             found[name] = _partial_targets(values, options.classes_of(name, first=name == names[0]), task=options.task_of(name))
         except DataError as error:

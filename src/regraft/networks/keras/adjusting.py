@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkError
+from ...words import counted
 from ..edits import AddedBiases, Codes, InputLayer, LowRank, ScaleShift
 from ..family import EditTable
 from ..parts.coding import CODE_SPREAD, ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
@@ -191,7 +192,7 @@ def _entry_of(body: KerasBody) -> tuple[Any, int]:
         raise no_graph(body.module)
     kinds = [tensor.dtype for tensor in graph.inputs]
     if len(kinds) != 1 or "float" not in kinds[0] or graph.inputs[0].shape[-1] is None:
-        received = f"{len(kinds)} inputs of the types {', '.join(kinds)}"
+        received = f"{counted(len(kinds), 'input')} of the types {', '.join(kinds)}"
         raise NetworkError(
             f"'{body.module.name}' takes {received}; a layer before the input needs one input of real numbers of known width."
         )

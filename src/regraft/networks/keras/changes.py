@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkError
+from ...words import counted
 from ..account import Account
 from ..editing.sums import carried_rows, joined_rows, note_beside, summed_layers
 from ..editing.taps import Point, block_end_of, block_ends, first_outputs, read_input, read_points
@@ -104,8 +105,8 @@ def _with_rows(twin: KerasBody, head: Head) -> KerasBody:
     width = twin.scores_of_run(twin.sample_run)[head.task].shape[-1]
     if width != len(head.in_layer().weight):
         raise NetworkError(
-            f"The changed network gives {width} logits for {len(head.in_layer().weight)} classes: a step after the head fixes their "
-            "number. Make the model with the new number of classes in code and load its weights with weights=."
+            f"The changed network gives {width} logits for {counted(len(head.in_layer().weight), 'class')}: a step after the head fixes "
+            "their number. Make the model with the new number of classes in code and load its weights with weights=."
         )
     return twin
 
@@ -369,7 +370,7 @@ def _channels(twin: KerasBody, edit: Channels, **_: Any) -> KerasBody:
     twin.recount_(names)
     if names:
         rule = f"summed over the {old} old channels" if count == 1 else f"repeated in turn, scaled by {old}/{count}"
-        note = f"the network takes {count} channels in place of {old}: the weights of its first convolution were {rule}"
+        note = f"the network takes {counted(count, 'channel')} in place of {old}: the weights of its first convolution were {rule}"
         twin.account = Account({"reshaped": names}, notes=(note,))
     return twin
 

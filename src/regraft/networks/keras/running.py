@@ -36,7 +36,8 @@ def called(model: Any, inputs: Any, *, training: bool | None) -> Any:
     if not isinstance(inputs, dict) or (graph is not None and isinstance(graph.input, dict)):
         return model(inputs, training=training)
     if graph is not None:
-        return model([inputs[tensor.name] for tensor in graph.inputs], training=training)
+        tensors = [inputs[tensor.name] for tensor in graph.inputs]
+        return model(tensors if isinstance(graph.input, list | tuple) else tensors[0], training=training)
     if inputs.keys() <= inspect.signature(model.call).parameters.keys():
         return model(**inputs, training=training)
     form: Any = next(iter((getattr(model, "_build_shapes_dict", None) or {}).values()), None)

@@ -10,6 +10,7 @@ import torch
 
 from ...errors import NetworkError
 from ...randomness import seeded
+from ...words import counted
 from ..parts.head import Head
 from .heads import channels_last, kernel_of
 from .library import keras
@@ -170,7 +171,7 @@ def rechannel_(model: Any, count: int, *, first: Any) -> tuple[list[Any], int]:
     Return the layers with resized weights and the old number of channels."""
     graph = graph_of(model)
     if graph is None or len(graph.inputs) != 1:
-        received = "is no functional or Sequential model" if graph is None else f"takes {len(graph.inputs)} tensors"
+        received = "is no functional or Sequential model" if graph is None else f"takes {counted(len(graph.inputs), 'tensor')}"
         raise NetworkError(f"{type(model).__name__} '{model.name}' {received}; other channels need a functional model with one input.")
     _refuse_other(first)
     tensor = graph.inputs[0]
@@ -187,7 +188,7 @@ def rechannel_(model: Any, count: int, *, first: Any) -> tuple[list[Any], int]:
     except (ValueError, TypeError) as error:
         if isinstance(error, NetworkError):
             raise
-        raise NetworkError(f"'{model.name}' cannot take {count} channels in place of {old}: {error}") from error
+        raise NetworkError(f"'{model.name}' cannot take {counted(count, 'channel')} in place of {old}: {error}") from error
     retrack_(model)
     return list(changed.values()), old
 

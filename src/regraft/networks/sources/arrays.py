@@ -16,6 +16,7 @@ from ...errors import AmbiguousMatchError, NetworkError, UnsafeFileError
 from ...files.formats import opening
 from ...files.sizes import open_archive, refuse_expansion
 from ...files.text import printable
+from ...words import counted
 from ..account import Account
 from ..matching import ORDER, Weight, WeightMatches, fill_, match
 
@@ -141,7 +142,7 @@ def _named(arrays: Mapping[str, np.ndarray], target: Sequence[Weight]) -> dict[s
         if len(arrays) != len(target):
             shown = ", ".join(f"{weight.name} {weight.shape}" for weight in target[:8])
             raise NetworkError(
-                f"Received {len(arrays)} arrays without names; expected {len(target)}, in this order: {shown}. Or name them."
+                f"Received {counted(len(arrays), 'array')} without names; expected {len(target)}, in this order: {shown}. Or name them."
             )
         return dict(zip((weight.name for weight in target), arrays.values(), strict=True))
     spelled = {re.sub(r"\W", "_", weight.name): weight.name for weight in target}

@@ -16,6 +16,7 @@ from ...errors import MissingExtraError, NetworkError, UnsafeFileError
 from ...files.formats import FORMATS, content_of, member, opening
 from ...files.given import LIBRARIES, missing_network
 from ...files.text import printable
+from ...words import counted
 from ..account import Account
 from ..contract import Coding, Inputs, Network
 from ..edits import Cut, edit_from_dict
@@ -244,7 +245,10 @@ def _of_opened(source: str, opened: SourceModule, *, inputs: Sequence[int] | Non
         network.body.open_(opened.open)
     notes = list(opened.notes)
     if not _named_(network, opened.classes):
-        notes.append(f"{len(opened.classes or ())} class names come with it, and it has another number of outputs: they stay without names")
+        notes.append(
+            f"{counted(len(opened.classes or ()), 'class name')} come with it, and it has another number of outputs: they stay without "
+            "names"
+        )
     _tell_heads_(network, opened.tasks)
     network.account = Account(notes=(*notes, *network.account.notes))
     return Source(network, opened.preprocessing if inputs is None else _at_size(opened.preprocessing, network.input_shape))
@@ -275,7 +279,9 @@ def _tell_heads_(network: Network, tasks: Mapping[str, Mapping[str, Any]]) -> No
     network.rename_task_(network.head.task, task)
     limits = tuple(told["thresholds"]) if told["thresholds"] else None
     if limits is not None and len(limits) != len(network.head.weight):
-        raise NetworkError(f"{len(limits)} thresholds were received for {len(network.head.weight)} labels. Export the network again.")
+        raise NetworkError(
+            f"{len(limits)} thresholds were received for {counted(len(network.head.weight), 'label')}. Export the network again."
+        )
     head = replace(network.head, kind=told["kind"], activation=told["activation"], thresholds=limits)
     network.heads = {**network.heads, task: head}
 

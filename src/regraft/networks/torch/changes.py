@@ -18,6 +18,7 @@ from torch.nn import Identity, Parameter, Sigmoid, Softmax
 
 from ...errors import NetworkError
 from ...files.formats import reason_of
+from ...words import counted
 from ..account import Account
 from ..editing.sums import carried_rows, note_beside
 from ..editing.taps import block_end_of, block_ends, read_points, width_hint
@@ -247,7 +248,7 @@ def _channels(twin: TorchBody, edit: Channels, **_: Any) -> TorchBody:
             if getattr(holder, "num_channels", None) == old:
                 setattr(holder, "num_channels", count)  # noqa: B010  # a module's own attribute, unknown to its type
     rule = f"summed over its {old} channels" if count == 1 else f"its {old} channels repeated in turn, scaled by {old}/{count}"
-    twin.account = Account({"reshaped": [f"{name}.weight"]}, notes=(f"'{name}' reads {count} channels: {rule}",))
+    twin.account = Account({"reshaped": [f"{name}.weight"]}, notes=(f"'{name}' reads {counted(count, 'channel')}: {rule}",))
     return twin.anew(sample=sample_of((count, *twin.sample.shape[2:])).to(twin.sample.device))
 
 

@@ -17,6 +17,7 @@ from ...networks.contract import Inputs, Network, Tap
 from ...networks.padding import by_length, reads_padding, skips_padding, sorts_by_length, takes_mask
 from ...networks.parts.structure import Block
 from ...probes import fit_ridge
+from ...words import counted
 from ..measured_input import LEAST, SURE, losses_of, surely
 from ..tapped import FeatureNetwork, reading_at
 
@@ -40,7 +41,9 @@ def attached(net: Network, items: PreparedData, *, rows: np.ndarray) -> Network:
     if "" not in losses or len(losses) < 2:
         return net
     best = min((name for name in losses if name), key=lambda name: float(losses[name].mean()))
-    figures = f"{losses[best].mean():.3g} on the block {best!r}, {losses[''].mean():.3g} on its pooled output ({len(known)} examples)"
+    figures = (
+        f"{losses[best].mean():.3g} on the block {best!r}, {losses[''].mean():.3g} on its pooled output ({counted(len(known), 'example')})"
+    )
     gained, found, place = losses[""] - losses[best], copy.copy(net), "its pooled output"
     if surely(gained) >= SURE or (padded and gained.mean() >= 0):
         found = net.tapped([Tap(best, ("mean",))]) if takes_mask(net.sample) else net.ended(best)

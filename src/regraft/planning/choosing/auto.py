@@ -18,7 +18,7 @@ from ...scale import workers_of
 from ...training import Feed, WholeFeed
 from ...training.courses import most_epochs
 from ...training.recipe import LARGEST
-from ...words import NOT_TRIED
+from ...words import NOT_TRIED, counted
 from ..judging import blind_scores
 from ..passes import whole_feeds
 from ..setup import Log, Outcome, Setup, Source
@@ -96,7 +96,7 @@ def _check_budget(setup: Setup) -> None:
         fits = int(len(setup.items) * budget / needed)
         fewer = f", or at most {fits:,} examples" if fits > 1 else ""
         raise SettingError(
-            f"budget={setup.plan.budget!r}: one pass over {len(setup.items):,} examples takes about {needed:.3g} s here. "
+            f"budget={setup.plan.budget!r}: one pass over {counted(len(setup.items), 'example')} takes about {needed:.3g} s here. "
             f"Give {math.ceil(2 * needed)}s or more{fewer}."
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...data import PreparedData
 from ...freezing import frozen_up_to_head
 from ...training import Feed, HeadFeed, WholeFeed
+from ...words import counted
 from ..passes import too_large, train_heads_alone, whole_feeds
 from ..setup import ClosedFormHead, Log, Outcome, Setup, Source
 from ..starting import solve_heads_, solved_heads_of
@@ -90,7 +91,7 @@ def with_probe(setup: Setup, log: Log) -> Outcome:
     probed = probe_at(setup, tapped, rows=setup.parts.learned_from)
     said = f"{100 * probed.error:.1f} % wrong" if setup.items.data.task == "classification" else f"loss {probed.error:.4g}"
     held_out = probed.probes[setup.items.data.name].held_out
-    log.notes.append(f"The head reads {probed.name}: {len(probed.columns)} features, by {probed.method}; {held_out}: {said}.")
+    log.notes.append(f"The head reads {probed.name}: {counted(len(probed.columns), 'feature')}, by {probed.method}; {held_out}: {said}.")
     return outcome_of_probe(setup, log, tapped=tapped, probed=probed)
 
 

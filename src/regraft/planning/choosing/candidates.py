@@ -13,6 +13,7 @@ from ...errors import NetworkError, SettingError, near_names
 from ...freezing import frozen_up_to, frozen_up_to_head, held_layers
 from ...methods import METHODS
 from ...networks.contract import Network
+from ...words import counted
 from ..plan import BASES, THIRDS, Plan
 from ..setup import Log, Setup
 from ..tuning.by_method import check_method
@@ -95,8 +96,8 @@ def _by_condition(setup: Setup, log: Log) -> list[Candidate]:
     names = ("codes",) if count >= ENOUGH_CONDITIONS else ("bias", "scale_shift")
     if count < ENOUGH_CONDITIONS:
         log.notes.append(
-            f"The examples to learn from have {count} conditions; codes are learned from about {ENOUGH_CONDITIONS} or more. 'bias' and "
-            "'scale_shift' were considered in place of 'codes'."
+            f"The examples to learn from have {counted(count, 'condition')}; codes are learned from about {ENOUGH_CONDITIONS} or more. "
+            "'bias' and 'scale_shift' were considered in place of 'codes'."
         )
     made = []
     for name in names:
@@ -122,7 +123,7 @@ def check_blocks(network: Network, plan: Plan) -> None:
     for one in plan.candidates if plan.strategy == "auto" else ():
         strategy, block, base = one["strategy"], one.get("block"), one.get("base", "head")
         if strategy not in _STRATEGIES:
-            raise SettingError(f"candidates: strategy={strategy!r} is not known{near_names(str(strategy), _STRATEGIES)}.")
+            raise SettingError(f"candidates: strategy={strategy!r} is not known{near_names(str(strategy), _STRATEGIES)}")
         if (strategy == "surgical" and block not in THIRDS) or base not in BASES:
             raise SettingError(f"candidates: {strategy!r} with block={block!r}, base={base!r}; expected {THIRDS} and {BASES}.")
         if strategy == "partial":

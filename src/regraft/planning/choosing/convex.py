@@ -13,6 +13,7 @@ from torch import Tensor
 from ...freezing import frozen_up_to_head
 from ...probes import LinearProbe, fit_logistic, fit_ridge, fit_temperature
 from ...training import Feed, HeadFeed
+from ...words import counted
 from ..plan import THROUGH_LAYERS
 from ..setup import ClosedFormHead, Log, Outcome, Setup, Source
 from ..starting import solved_heads_of, start_from_
@@ -30,7 +31,7 @@ def loop_reason(setup: Setup) -> str:
     changed += ["sample_weight"] if setup.items.data.weights is not None else []
     changed += ["a further loss"] if setup.additions.terms or setup.additions.share != 1.0 else []
     wide = len(setup.items) * setup.network.head.features
-    changed += [f"{len(setup.items):,} examples of {setup.network.head.features:,} features"] if wide > MOST_NUMBERS else []
+    changed += [f"{counted(len(setup.items), 'example')} of {setup.network.head.features:,} features"] if wide > MOST_NUMBERS else []
     return ", ".join(changed)
 
 
@@ -84,7 +85,7 @@ class _SolvedHead:
         """Return a sentence for the report."""
         head = f"The head of {name!r}" if several else "The head"
         if self.method == _KEPT:
-            return f"{head} keeps its class weights: no solved head has a lower loss on {len(self.rows):,} held-out examples."
+            return f"{head} keeps its class weights: no solved head has a lower loss on {counted(len(self.rows), 'held-out example')}."
         by = {"leave-one-out": "leaving each example out", "leave-group-out": "leaving each group out", "validation set": "validation set"}
         judged = by.get(self.probe.held_out, self.probe.held_out)
         tried = f"the penalty {self.probe.penalty:.3g} of {len(self.probe.path)} by {judged}, " if self.probe.path else ""

@@ -14,6 +14,7 @@ from ...networks.contract import Head, Network, TapSlice
 from ...networks.parts.taps import INPUT, VECTOR
 from ...probes import LinearProbe, fit_ridge, fit_temperature
 from ...probes.common import HiddenLayer, centred
+from ...words import counted
 from ..preparing import output_names
 from ..setup import Setup
 from ..tapped import TapFeatures
@@ -134,7 +135,9 @@ def block_of(network: Network, asked: int | str) -> str:
     names = [block.name for block in network.blocks]
     if isinstance(asked, int):
         if not 1 <= asked <= len(names):
-            raise SettingError(f"frozen={asked}: this network has {len(names)} blocks; a probe reads one of 1 to {len(names)}, or a name.")
+            raise SettingError(
+                f"frozen={asked}: this network has {counted(len(names), 'block')}; a probe reads one of 1 to {len(names)}, or a name."
+            )
         return names[asked - 1]
     if asked not in [*names, INPUT]:
         raise SettingError(f"frozen={asked!r}: the network has no block of that name{near_names(asked, [INPUT, *names])}")

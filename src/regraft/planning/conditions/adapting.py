@@ -84,8 +84,8 @@ def saved_to(known: Network, folder: str | Path, *, conditions: Sequence[str]) -
 def _coding(net: Network) -> Coding:
     if net.coding is None:
         raise NetworkError(
-            f"This network ({net.family}, {len(net.blocks)} blocks) takes no codes of conditions. Train some on data of many conditions, "
-            "regraft.adapt(net, data, strategy='codes'), or name its input that is the code, input='Z', where it has one "
+            f"This network ({net.family}, {counted(len(net.blocks), 'block')}) takes no codes of conditions. Train some on data of many "
+            "conditions, regraft.adapt(net, data, strategy='codes'), or name its input that is the code, input='Z', where it has one "
             "beside its examples."
         )
     return net.coding
@@ -116,7 +116,9 @@ def _started(
     named = isinstance(fitting.start, str)
     code = np.asarray(fitting.start, np.float64) if not named else np.zeros_like(table[0]) if fitting.start == "zero" else table[0]
     if code.shape != table[0].shape or not np.isfinite(code).all():
-        raise SettingError(f"start has the shape {code.shape}; expected {len(table[0])} finite numbers, as a code of this network has.")
+        raise SettingError(
+            f"start has the shape {code.shape}; expected {counted(len(table[0]), 'finite number')}, as a code of this network has."
+        )
     start = np.tile(code, (count, 1)).astype(np.float64)
     mean = np.tile(table[0], (count, 1)).astype(np.float64)
     aims = aims_of(held, data, how=fitting.unsupervised, codes=start, members=members)
@@ -178,8 +180,8 @@ def _proved(known: Network, table: np.ndarray, *, digest: str, changed: Collecti
     numbers = sum(tensor.numel() for tensor in compared.values())
     return Account(
         notes=(
-            f"bit-equal before and after: {count} parameters and {len(compared) - count} buffers ({numbers:,} numbers, digest {digest}), "
-            f"the mean code and {len(rows) - 1} other codes",
+            f"bit-equal before and after: {counted(count, 'parameter')} and {len(compared) - count} buffers ({counted(numbers, 'number')}, "
+            f"digest {digest}), the mean code and {len(rows) - 1} other codes",
         ),
         figures={"parameters_equal": float(count), "buffers_equal": float(len(compared) - count), "codes_equal": float(len(rows))},
     )

@@ -15,6 +15,7 @@ from ...data.items import listed
 from ...errors import DataError, NetworkError, SettingError, near_names
 from ...networks.contract import Head, Network
 from ...networks.parts.coding import MEAN
+from ...words import counted
 from .items import CodedItems
 from .losses import Aim, CodeLosses
 
@@ -32,7 +33,9 @@ def condition_groups(data: Dataset, names: str | Sequence[str] | None, *, known:
     asked: list[str] = list(names or ()) if several else [cast(str, names)]
     wanted = asked if names is not None or given is None else list(dict.fromkeys(given.tolist()))
     if not wanted or not len(data):
-        raise DataError(f"{len(data)} examples of {len(wanted)} conditions were received; expected one or more of each.")
+        raise DataError(
+            f"{counted(len(data), 'example')} of {counted(len(wanted), 'condition')} were received; expected one or more of each."
+        )
     other = [name for name in wanted if not isinstance(name, str)]
     if other:
         raise SettingError(

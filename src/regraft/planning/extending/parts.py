@@ -13,6 +13,7 @@ from ...data.items import listed
 from ...errors import DataError, NetworkError
 from ...networks.contract import Network
 from ...networks.names import rows_of
+from ...words import counted
 from ..preparing import without_name
 
 
@@ -132,7 +133,8 @@ def _unseen(both: Sequence[Dataset], count: int) -> list[str]:
         return []
     shown = listed(map(repr, unseen))
     return [
-        f"No example was given of {len(unseen)} of {count} old classes ({shown}): the effect of the new classes on them is not measured."
+        f"No example was given of {len(unseen)} of {counted(count, 'old class')} ({shown}): the effect of the new classes on them is not "
+        "measured."
     ]
 
 

@@ -17,6 +17,7 @@ from ...networks.contract import Network
 from ...probes.class_mean import fit_class_mean
 from ...probes.knn import neighbour_scores
 from ...training import Settings
+from ...words import counted
 from ..preparing import preprocessing_for, windowed
 from ..setup import Clock
 from ..tapped import TapFeatures, tapped_features
@@ -97,8 +98,9 @@ def _check_targets(data: Dataset) -> None:
         raise DataError(f"A profile needs 4 or more examples with a target; received {count}. Give it more data.")
     if data.task == "classification" and ((counts > 0).sum() < 2 or counts.max() < 2):
         raise DataError(
-            f"A profile leaves examples out and judges them, so it needs two classes and two examples of one; received {count} examples of "
-            f"{int((counts > 0).sum())} classes, at most {int(counts.max())} of one. Give it more examples of each class."
+            "A profile leaves examples out and judges them, so it needs two classes and two examples of one; received "
+            f"{counted(count, 'example')} of {int((counts > 0).sum())} classes, at most {int(counts.max())} of one. Give it more examples "
+            "of each class."
         )
     if data.task == "regression" and not np.ptp(known.values[known.known], axis=0).all():
         raise DataError(f"All {count} targets of an output are equal; expected numbers that differ. Check the target column.")
@@ -111,7 +113,7 @@ def _judged_rows(data: Dataset, seed: int) -> tuple[np.ndarray, list[str]]:
         return known, []
     kept, _ = data.subset(known).split_indices(1 - MOST_JUDGED / len(known), seed=seed)
     return known[np.sort(kept)], [
-        f"The figures are of {len(kept):,} examples, drawn from the {len(known):,} that went through the network."
+        f"The figures are of {counted(len(kept), 'example')}, drawn from the {len(known):,} that went through the network."
     ]
 
 
@@ -227,7 +229,7 @@ def _old_head(of: _Inputs) -> Iterator[ReferenceFigure]:
         held = judged(of.case, mapped_scores(scores, found))
         yield ReferenceFigure("the old head, by class name", held.value, held.error, f"{shared} of {len(found)} classes are old ones")
     held = judged(of.case, relation_scores(scores, of.case.targets, classes=of.case.classes, groups=of.case.groups))
-    yield ReferenceFigure("the old head, by relation of classes", held.value, held.error, f"from {scores.shape[1]} old classes")
+    yield ReferenceFigure("the old head, by relation of classes", held.value, held.error, f"from {counted(scores.shape[1], 'old class')}")
 
 
 def _forecast(gain: tuple[float, float, float] | None, more: int, *, kind: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...words import counted
 from .judging import ProbeEvaluation
 
 INPUT, BEFORE_HEAD = "input", "before the head"
@@ -154,7 +155,10 @@ def _choice(found: ProfileFigures) -> str:
     count = len(found.depths)
     if count < 2:
         return ""
-    return f"The best of {count} depths is '{found.best}' with {best}. Chosen without the examples that evaluate it, it gives {honest}."
+    return (
+        f"The best of {counted(count, 'depth')} is '{found.best}' with {best}. Chosen without the examples that evaluate it, it gives "
+        f"{honest}."
+    )
 
 
 def warnings_of(

@@ -19,6 +19,7 @@ from ...networks.contract import Network
 from ...networks.sources.opening import open_source
 from ...randomness import seeded
 from ...training import Settings
+from ...words import counted
 from ..plan import FitKeywords, Plan, make_plan
 from ..preparing import prepared_for
 from ..setup import learning_parts
@@ -178,7 +179,7 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
         if labels.ndim > 1:
             raise DataError(f"y has the shape {labels.shape}; expected one label for each example. For several labels use regraft.adapt.")
         if len(items) != len(labels):
-            raise DataError(f"X has {len(items)} examples and y has {len(labels)}; expected one label for each example.")
+            raise DataError(f"X has {counted(len(items), 'example')} and y has {len(labels)}; expected one label for each example.")
         return items, labels
 
 
@@ -223,7 +224,7 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
         else:
             items, targets = list(X), check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
         if len(items) != len(targets):
-            raise DataError(f"X has {len(items)} examples and y has {len(targets)}; expected one target for each example.")
+            raise DataError(f"X has {counted(len(items), 'example')} and y has {len(targets)}; expected one target for each example.")
         values = np.asarray(targets, np.float32).reshape(len(targets), -1)
         network = self._opened(items)
         alone = network.head if len(network.heads) == 1 else None

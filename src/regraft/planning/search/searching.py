@@ -32,7 +32,7 @@ from ...networks.folders import FACTS_FILE
 from ...report.plots import SURE
 from ...scale import on_cluster
 from ...training.courses import MOST
-from ...words import metric_words
+from ...words import counted, metric_words
 from ..carry_out import carry_out
 from ..plan import Plan
 from ..preparing import prepared_for
@@ -74,7 +74,7 @@ class SearchOptions:
     def check(self, kind: str) -> None:
         """Raise one `SettingError` for all invalid values. `kind`: kind of the task."""
         problems = [
-            f"{name}={shown(value)}: expected one of {', '.join(map(repr, allowed))}{near_names(str(value), map(str, allowed))}"
+            f"{name}={shown(value)} is not known{near_names(str(value), map(str, allowed))}"
             for name, value, allowed in (
                 ("sampler", self.sampler, SAMPLERS),
                 ("pruner", self.pruner, (*PRUNERS, None)),
@@ -289,11 +289,11 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None, test: Dataset |
     on = f"{count} folds" if count > 1 else f"{sum(len(holdout) for _, holdout in bench.folds)} validation examples"
     network, plan = bench.prepared(best.values)
     plan = replace(plan, statistics=True, settings=replace(plan.settings, cache=cache)).with_reasons(
-        f"The best of {len(records)} trials: {bench.metric} {metric_words(bench.metric, best.figure)} on {on}."
+        f"The best of {counted(len(records), 'trial')}: {bench.metric} {metric_words(bench.metric, best.figure)} on {on}."
     )
     with board.alone():
         result, scores = _judged(board, bench, network=network, plan=plan, best=best, test=test)
-        counted = {**bench.clock.cost(bench.counter), "seconds": round(sum(record.seconds for record in records), 3)}
+        cost = {**bench.clock.cost(bench.counter), "seconds": round(sum(record.seconds for record in records), 3)}
         final = plan if result is None else result.plan
         space, (importances, intervals) = board.space.to_dict(), _importances(board)
         study = Study(
@@ -307,7 +307,7 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None, test: Dataset |
             scores,
             result,
             importances,
-            counted,
+            cost,
             board.folder,
             intervals,
         )

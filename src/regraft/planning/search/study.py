@@ -141,6 +141,10 @@ class Study:
         cells = [str(trial.number), metric_words(self.metric, trial.figure), "" if spread is None else metric_words(self.metric, spread)]
         return [*cells, f"{trial.seconds:.1f}", trial.state]
 
+    def __repr__(self) -> str:
+        best = f"trial {self.best_trial.number}, {self.metric} {metric_words(self.metric, self.best_trial.figure)}"
+        return f"<Study of {counted(len(self.trials), 'trial')}; best: {best} in the search>"
+
     def __str__(self) -> str:
         chosen = f"Best: trial {self.best_trial.number}, {self.metric} {metric_words(self.metric, self.best_trial.figure)} in the search"
         said = [

@@ -14,6 +14,7 @@ from ...errors import InputError, SettingError
 from ...methods.co_tuning import class_relation, related_chances
 from ...methods.distill import TEMPERATURE, SoftTargets, old_chances
 from ...networks.contract import Head, Network
+from ...words import counted
 from ..plan import Plan
 from ..profiling.probing import shared_rows
 from ..setup import Log, Setup
@@ -29,7 +30,7 @@ def switch_problems(net: Network, data: Dataset, *, plan: Plan) -> Iterator[Inpu
         if value and data.task != "classification":
             yield SettingError(f"{name}={value} needs targets that are classes; the task {data.name!r} is {data.task}. Leave it out.")
         if value and not usable:
-            what = f"one of kind {net.head.kind!r} with {len(net.head.weight)} outputs" if net.heads else "none"
+            what = f"one of kind {net.head.kind!r} with {counted(len(net.head.weight), 'output')}" if net.heads else "none"
             yield SettingError(f"{name}={value} needs the network's old head, with two classes or more; received {what}. Leave it out.")
     if settings.co_tuning and usable and data.task == "classification" and (shared_rows(net.head, data.classes) >= 0).all():
         yield SettingError(
@@ -58,7 +59,8 @@ def taught(setup: Setup, log: Log, *, features: Tensor) -> Setup:
         log.notes.append(f"A share of {share:g} of each target is the old head's output for the plain example before tuning.")
         return _with_term(setup, term, share=1 - share)
     log.notes.append(
-        f"A share of {share:g} of the loss keeps the outputs of the {len(head.weight)} old classes as they were on the plain examples."
+        f"A share of {share:g} of the loss keeps the outputs of the {counted(len(head.weight), 'old class')} as they were on the plain "
+        "examples."
     )
     term = SoftTargets(OLD_HEAD, _tensor(old_chances(scores, temperature=TEMPERATURE)), share, TEMPERATURE)
     return _with_old_head(setup, head, term=term, share=1 - share)

@@ -31,6 +31,7 @@ from ...training.recipe import (
     put_start_,
     with_recipe,
 )
+from ...words import counted
 from ..passes import training_of
 from ..setup import Log, Outcome, Parts, Setup
 from ..starting import solve_heads_
@@ -201,7 +202,7 @@ def _repeated_(log: Log, known: MeasuredTraining, *, training: Training, starts:
 def _note_(log: Log, found: MeasuredTraining, *, refitted_on: int | None) -> None:
     """Note what was compared and chosen for a training; `refitted_on` is the number of examples of the refit, None without one."""
     stage = found.training.stage
-    by = f"chosen by {len(found.compared)} short trainings" if found.compared else "given, or the default"
+    by = f"chosen by {counted(len(found.compared), 'short training')}" if found.compared else "given, or the default"
     log.notes.append(f"Settings of {stage!r} ({by}): {found.recipe.words()}.")
     if found.kept_start:
         log.notes.append(
@@ -209,8 +210,8 @@ def _note_(log: Log, found: MeasuredTraining, *, refitted_on: int | None) -> Non
         )
     elif refitted_on is not None:
         log.notes.append(
-            f"Then {stage!r} was trained again for {sum(found.course)} epochs on the {refitted_on} training and validation examples "
-            "together."
+            f"Then {stage!r} was trained again for {counted(sum(found.course), 'epoch')} on the {refitted_on} training and validation "
+            "examples together."
         )
 
 
