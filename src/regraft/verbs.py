@@ -1,7 +1,5 @@
 """Public functions of regraft: open a network, read data, adapt, evaluate and predict."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import replace

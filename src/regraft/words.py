@@ -1,7 +1,5 @@
 """Records in words, as the terminal and the report show them: candidates of a choice, entries and figures of an account."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Detection of unusable examples: corrupt files, numbers that are not finite, values that are not texts."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

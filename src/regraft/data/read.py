@@ -1,7 +1,5 @@
 """Entry point for all data: `read` chooses the reader from the source."""
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Summary of a data set before training: what was read and how, as plain data and in words."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

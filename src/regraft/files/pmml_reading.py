@@ -1,7 +1,5 @@
 """Reader for dense networks in PMML files of any tool: XML parsed without entities, neurons ordered into plain arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ The frozen part is made a module that returns the live outputs, once. PyTorch la
 exported, with a dynamic batch axis. An engine is used only if it reproduces PyTorch's values on examples of the run.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

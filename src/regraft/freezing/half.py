@@ -1,7 +1,5 @@
 """Frozen parts in bfloat16, used if a probe is as accurate on their features."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter

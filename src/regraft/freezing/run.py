@@ -1,7 +1,5 @@
 """Filling of feature caches: each example and view goes through the frozen part once."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Selection of frozen layers: everything up to a block, layer or module, or by name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase

@@ -1,7 +1,5 @@
 """Branch: additional heads on one network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

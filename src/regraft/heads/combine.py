@@ -1,7 +1,5 @@
 """Combine: join several one-class detectors into one network for all their classes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

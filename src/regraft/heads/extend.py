@@ -1,7 +1,5 @@
 """Extend: add classes from new data alone. The class weights and the logits of the old classes stay bit-identical."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

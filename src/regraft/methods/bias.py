@@ -1,7 +1,5 @@
 """`bias`: train only the biases and the heads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

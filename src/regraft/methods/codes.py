@@ -1,7 +1,5 @@
 """`codes`: learn a small vector (code) for every condition, which shifts the activations of the network."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

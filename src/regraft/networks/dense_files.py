@@ -1,7 +1,5 @@
 """Export of a network of dense layers as one PMML file for data-mining tools. The layers are measured on a basis, not read by name."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import math
 import traceback

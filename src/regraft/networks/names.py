@@ -1,7 +1,5 @@
 """Class names: comparison and lookup."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Checks of a network and a data set before training: classes kept and added, equal examples across parts, fit of the weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Work after training: calibration, label thresholds, class statistics and the merged history."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

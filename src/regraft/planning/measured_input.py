@@ -1,7 +1,5 @@
 """Preprocessing of pictures for a network that stores none, found by measuring."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

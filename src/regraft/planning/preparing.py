@@ -1,7 +1,5 @@
 """Fit of a data set to a network: preprocessing, windows over long recordings, and output names."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import replace

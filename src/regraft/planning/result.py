@@ -1,7 +1,5 @@
 """Result of an adaptation, and the folder that it is saved in."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Start of the heads from a closed-form probe on features, before training."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

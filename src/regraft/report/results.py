@@ -1,7 +1,5 @@
 """Result sections of the report: key metrics, comparison with baselines, learning curves and metrics per class."""
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Convert the report data to the variables of the template: tables of text and finished figures, empty where data are missing."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

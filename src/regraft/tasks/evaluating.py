@@ -1,7 +1,5 @@
 """Evaluation of a network on labelled data: the metrics of each task, for `regraft.evaluate` and the command line."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field

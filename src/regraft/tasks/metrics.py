@@ -3,8 +3,6 @@
 Shape letters: N examples, C classes (or labels, or outputs).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Read it from top to bottom: `train` -> `_epoch_` -> `_fit_step` -> `_loss`.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping

@@ -6,8 +6,6 @@ which differs with class weights, unknown targets and parts of unequal size.) Ba
 process has its own random numbers for dropout.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

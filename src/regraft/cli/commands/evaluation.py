@@ -1,7 +1,5 @@
 """`regraft evaluate`: evaluate a saved network on labelled data."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path

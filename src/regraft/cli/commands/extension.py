@@ -1,7 +1,5 @@
 """`regraft extend`: add new classes to a network from examples."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`regraft inspect`: show the structure of a network, and what a change of classes would keep of its head."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Files of data sets: kinds by extension, and search below a folder."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Reader for pairs (X, y)."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Number columns beside the examples."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

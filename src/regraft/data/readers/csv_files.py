@@ -1,7 +1,5 @@
 """Columns of CSV files. Encoding, separator and the length of every line are checked before anything is read."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import importlib.util

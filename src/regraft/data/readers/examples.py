@@ -1,7 +1,5 @@
 """Readers for data sets of other libraries: by index (PyTorch, Hugging Face), or in one pass (DataLoaders and other iterables)."""
 
-from __future__ import annotations
-
 import itertools
 import time
 import warnings

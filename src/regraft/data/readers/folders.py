@@ -1,7 +1,5 @@
 """Reader for a folder of class folders."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Mapping

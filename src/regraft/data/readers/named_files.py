@@ -1,7 +1,5 @@
 """Lookup of the files that a table names, limited to one folder unless the user allows more."""
 
-from __future__ import annotations
-
 import functools
 import os
 import posixpath

@@ -1,7 +1,5 @@
 """Readers for tables: CSV and Parquet files, data frames, records, and columns by name."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import os

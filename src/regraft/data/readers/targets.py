@@ -1,7 +1,5 @@
 """Conversion of user labels to targets: class indices, numbers, or a table of 0 and 1."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Edits inside a Keras network or before its input, and their folding: scales, shifts, low-rank changes, codes, a linear layer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast

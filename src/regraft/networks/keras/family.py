@@ -1,7 +1,5 @@
 """The Keras family: functional, Sequential and subclassed Keras 3 models behind the contract."""
 
-from __future__ import annotations
-
 import copy
 import json
 import warnings

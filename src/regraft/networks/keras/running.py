@@ -1,7 +1,5 @@
 """Run Keras models: seeds, a sample batch, calls of whole or split models, frozen layers, recurrent layers as single operators."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Resize layers in a private copy of a Keras model: classes of a head, features that it reads, channels of the input."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reader that turns a Keras graph into PyTorch layers, call by call. `from_keras` defines the converters."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Layers of a private copy of a Keras model as layers of PyTorch, for inference: in one axis order, with BatchNorm folded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, cast

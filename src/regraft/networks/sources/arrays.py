@@ -1,7 +1,5 @@
 """Weights as named arrays: NumPy `.npz` and MATLAB `.mat`, read without running code, for networks of both families."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Open a network from any source: a live object, a file, a name, or a saved folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 Each function takes a private copy and returns the changed body. `editing` has already made the checks that all families share.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace

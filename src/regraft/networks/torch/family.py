@@ -1,7 +1,5 @@
 """The PyTorch family: any `torch.nn.Module` behind the contract."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Place of a new head on a network without one: its pooled output or one of its last blocks, measured on the training set."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """The strategy "auto": closed-form heads first, then trials of further candidates while their expected gain is large enough."""
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Starts of tuning: the network with its trained head, or with the closed-form head on several depths (LP-FT)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Candidates of the strategy "auto": each is a strategy with its options and what is known of it so far."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

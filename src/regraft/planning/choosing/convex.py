@@ -1,7 +1,5 @@
 """The strategy "head" without an epoch loop: heads solved by a convex solver on their features."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, replace
 from typing import Any

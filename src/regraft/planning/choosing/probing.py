@@ -1,7 +1,5 @@
 """Closed-form heads on features from several depths, and the network that has one of them as its head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Adding conditions to a network, and folding it to one condition. Only codes are fitted; the account proves that the rest is unchanged."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace

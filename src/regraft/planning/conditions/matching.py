@@ -1,7 +1,5 @@
 """Assignment of examples to conditions, and the targets of the network's heads for them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import cast

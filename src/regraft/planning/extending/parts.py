@@ -1,7 +1,5 @@
 """Split of labelled examples of old and new classes into training and holdout sets."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass

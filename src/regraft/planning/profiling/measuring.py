@@ -1,7 +1,5 @@
 """Measurement of a profile: one pass over the data, then probes on the features."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace

@@ -1,7 +1,5 @@
 """Interpretation of a profile's figures in sentences: the scenario, where transfer breaks, and warnings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Search for a plan: trials on folds, then one evaluation of the best plan on the holdout set."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import json

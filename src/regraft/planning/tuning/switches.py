@@ -1,7 +1,5 @@
 """The old head as a teacher during tuning: the settings `distill` and `co_tuning`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

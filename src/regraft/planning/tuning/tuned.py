@@ -1,7 +1,5 @@
 """Trainings with measured settings: short comparisons, the training, then a refit on training and validation set."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
