@@ -20,8 +20,8 @@ from regraft.console import duration
 from regraft.errors import DataError, MissingExtraError
 from regraft.report import picture_uri, read_facts, sound_uri, verdict, write_facts, write_report
 from regraft.report.figures import Axis, Bar, interval_rows, nice_ticks, stacked_bar
-from regraft.report.planes import axis_of, confusion_matrix, kept_epochs, line_chart, stage_starts
-from regraft.report.results import confused_pairs, tiles
+from regraft.report.planes import axis_of, confusion_matrix, epochs_of, kept_epochs, line_chart, stage_starts
+from regraft.report.results import confused_pairs, curves, penalty_figure, tiles
 from regraft.report.sections import _candidate_figure as candidate_figure
 from regraft.report.sections import _trial_curves as trial_curves
 from regraft.words import candidate_rows
@@ -430,3 +430,14 @@ def test_the_epochs_kept_are_those_of_the_weights() -> None:
     assert kept_epochs([*head, entry("full", "train", 0.1)], kept_start="full") == [2.0]
     accuracy = {"validation": [(1.0, 0.5), (2.0, 0.9)]}  # a refit has none: its epochs lie beyond
     assert "epoch kept: 2<" in line_chart(accuracy, title="", name="", percent=True, kept=[2.0, 6.0])
+
+
+def test_penalties_of_solved_heads_are_no_epochs() -> None:
+    losses = {100.0: 3.0, 10.0: 2.0, 1.0: 1.0, 0.1: 2.0}
+    solved = [{"stage": "head", "penalty": penalty, "validation_loss": loss} for penalty, loss in losses.items()]
+    again = [{"stage": "head", "penalty": penalty, "validation_loss": 2 * loss} for penalty, loss in losses.items()]
+    assert not curves(epochs_of(solved + again))
+    found = penalty_figure(solved + again)
+    assert found is not None and "penalty kept: 1, 1" in found["body"] and "head 2" in found["body"] and "epoch" not in found["body"]
+    trained = [{"stage": "full", "epoch": 1, "train_loss": 0.5, "validation_loss": 0.4}]
+    assert penalty_figure(trained) is None and len(epochs_of(solved + trained)) == 1

@@ -67,8 +67,9 @@ def line_chart(
     percent: bool = False,
     marks: Mapping[float, str] | None = None,
     kept: Sequence[float] = (),
+    over: str = "epoch",
 ) -> str:
-    """Return a line chart over epochs, with a legend.
+    """Return a line chart over epochs, or `over` another quantity on a logarithmic axis, with a legend.
     `series`: name -> points (epoch, value), finite values only; `marks`: epoch -> what starts there, drawn as a numbered vertical line."""
     points = [point for each in series.values() for point in each]
     if not points:
@@ -80,13 +81,13 @@ def line_chart(
         values = [value for value in values if abs(value) <= limit] or list(values)
     first, last = min(x for x, _ in points), max(x for x, _ in points)
     spare = 0.03 * (last - first) or 0.5
-    across = Axis("epoch", first - spare, last + spare, whole=True)
+    across = Axis(over, first - spare, last + spare, whole=True) if over == "epoch" else axis_of([first, last], name=over, log=True)
     up = axis_of(values, name=name, percent=percent, log=not percent)
     parts, entries = [], []
     for number, (which, each) in enumerate(series.items()):
         if each:
             entries.append((f"stroke{number % 6}", which))
-            parts += _drawn(each, across, up=up, number=number)
+            parts += _drawn(each, across, up=up, number=number, over=over)
     shown = {epoch: words for epoch, words in (marks or {}).items() if epoch <= last}
     for number, (epoch, words) in enumerate(shown.items(), start=1):
         parts.append(rule(across.at(epoch - 0.5 if epoch > first else epoch), kind="mark", words=str(number)))
@@ -94,22 +95,35 @@ def line_chart(
     kept = [epoch for epoch in kept if epoch <= last]
     if kept:
         parts += [rule(across.at(epoch), kind="kept") for epoch in kept]
-        entries.append(("kept", f"epoch kept: {', '.join(f'{epoch:g}' for epoch in kept)}"))
+        entries.append(("kept", f"{over} kept: {', '.join(f'{epoch:.3g}' for epoch in kept)}"))
     return legend(entries) + plane(parts, title=title, across=across, up=up)
 
 
-def _drawn(points: Sequence[Point], across: Axis, *, up: Axis, number: int) -> list[str]:
+def _drawn(points: Sequence[Point], across: Axis, *, up: Axis, number: int, over: str) -> list[str]:
     placed = [(across.at(x), up.at(y)) for x, y in points]
     drawn = [line(placed, f"stroke{number % 6}")]
     if len(points) <= _MOST_DOTS:
-        hints = [f"epoch {x:g}: {up.words(y)}" for x, y in points]
+        hints = [f"{over} {x:.3g}: {up.words(y)}" for x, y in points]
         drawn += [dot(x, y, kind=f"fill{number % 6}", hint=hint) for (x, y), hint in zip(placed, hints, strict=True)]
     return drawn
 
 
 def epochs_of(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the entries of a `history` that are epochs. The others hold results of short trial trainings."""
-    return [entry for entry in history if entry.get("phase") != "search"]
+    """Return the entries of a `history` that are epochs. The others hold results of short trial trainings, or penalties of solved heads."""
+    return [entry for entry in history if entry.get("phase") != "search" and "penalty" not in entry]
+
+
+def penalty_paths(history: Sequence[Mapping[str, Any]]) -> list[list[Point]]:
+    """Return points (penalty, loss on held-out examples) of each solved head in `history`."""
+    paths: list[list[Point]] = []
+    before = 0.0
+    for entry in history:
+        if "penalty" in entry:
+            if not paths or entry["penalty"] > before:  # a path goes from the strongest penalty to the weakest
+                paths.append([])
+            before = entry["penalty"]
+            paths[-1].append((float(before), float(entry["validation_loss"])))
+    return [[point for point in path if point[0] > 0 and math.isfinite(point[1])] for path in paths]
 
 
 def curve(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:

@@ -8,7 +8,20 @@ from typing import Any
 from ..console import duration
 from ..words import FIGURES, counted, metric_words, number_words, with_interval
 from .figures import Axis, Bar, interval_rows, legend
-from .planes import axis_of, confusion_cells, confusion_matrix, curve, dot, kept_epochs, line, line_chart, plane, stage_starts, whisker
+from .planes import (
+    axis_of,
+    confusion_cells,
+    confusion_matrix,
+    curve,
+    dot,
+    kept_epochs,
+    line,
+    line_chart,
+    penalty_paths,
+    plane,
+    stage_starts,
+    whisker,
+)
 from .verdict import baseline_name, difference_of, percent
 
 Figure = dict[str, str]
@@ -134,6 +147,17 @@ def curves(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = Non
     body = line_chart(accuracy, title="Accuracy by epoch", name="accuracy", percent=True, marks=marks, kept=kept)
     found.append(figure(body, title="Accuracy", caption="On the validation set; it moves in steps of one example where they are few."))
     return [each for each in found if each]
+
+
+def penalty_figure(history: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Return the loss over the penalty of solved heads; None without any."""
+    paths = [path for path in penalty_paths(history) if path]
+    series = {"held-out examples" if len(paths) == 1 else f"head {number}": path for number, path in enumerate(paths, start=1)}
+    kept = [min(path, key=lambda point: point[1])[0] for path in paths]
+    body = line_chart(series, title="Loss by penalty", name="loss", kept=kept, over="penalty")
+    caption = "The head was solved, not trained in epochs, once for each penalty on its class weights. The penalty with the lowest loss "
+    caption += "on held-out examples was kept."
+    return figure(body, title="Penalty of the head", caption=caption)
 
 
 def class_figures(figures: Mapping[str, Any], reliability: Sequence[Mapping[str, Any]] = ()) -> list[Figure]:
