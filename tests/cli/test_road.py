@@ -43,7 +43,7 @@ def test_adapt_prints_verdict_account_cost_and_report(adapted: Adapted) -> None:
     lines = result.stdout.splitlines()
     assert lines[0].startswith("Started from RANDOM weights, so that nothing was transferred. The adapted network classifies")
     beginnings = {line.split()[0]: line.split() for line in lines if line}
-    assert beginnings["strategy"] == ["strategy", "head"] and beginnings["new"][1] == "2" and beginnings["dropped"][1] == "1000"
+    assert beginnings["strategy"] == ["strategy", "head"] and beginnings["new"][1] == "2" and beginnings["dropped"][1] == "1,000"
     (cost,) = (line for line in lines if line.startswith("Cost: "))
     assert "16 examples went through the frozen part" in cost and "until PyTorch was imported" in cost
     assert lines[lines.index("Next:") - 2] == f"Report: {folder / 'report.html'}"
