@@ -187,6 +187,28 @@ def test_data_on_a_server_are_read_as_those_here(s3: str, make: Any, ending: str
     assert contents[0] == contents[1]
 
 
+@pytest.mark.parametrize(("make", "ending"), [(_folder, ""), (_table, ".csv"), (_tar, ".tar"), (_parquet, ".parquet")])
+def test_predict_takes_what_adapt_takes_here_and_on_a_server(s3: str, make: Any, ending: str, tmp_path: Path) -> None:
+    def put(name: str, content: bytes) -> None:
+        name = name if "/" in name else name + ending
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+        fsspec.filesystem("s3").pipe_file(f"bucket/{tmp_path.name}/{name}", content)
+
+    given, torch_net = make(put), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2 if make is _table else 27, 2))
+    own = {"kind": "array", "shape": [2]} if make is _table else {"kind": "image", "height": 3, "width": 3}
+    net = regraft.load(torch_net, inputs=(2,) if make is _table else (3, 3, 3), classes=["a", "b"], preprocessing=own)
+    saved = net.save(tmp_path / "net")
+    expected = net.predict(list(regraft.read(f"{tmp_path}/data{ending}", **given).items)).probabilities
+    for where in (str(tmp_path), f"{s3}/{tmp_path.name}"):
+        source = f"{where}/data{ending}"
+        assert np.array_equal(regraft.predict(net, source, engine="eager").probabilities, expected), source
+        done = CliRunner().invoke(app, ["predict", str(saved), source])
+        assert done.exit_code == 0 and len(done.stdout.splitlines()) == 13, done.output
+    done = CliRunner().invoke(app, ["predict", str(saved), source, source])
+    assert done.exit_code == 2 and "expected one address alone" in " ".join(done.output.split()), done.output
+
+
 @pytest.mark.slow
 def test_the_examples_of_the_docs_run(s3: str) -> None:
     keras, system = pytest.importorskip("keras"), fsspec.filesystem("s3")

@@ -39,7 +39,7 @@ _NETWORK = (
 )
 _FILES = (
     "Files, folders or patterns such as 'inbox/**/*.jpg'; a CSV or Parquet file that contains or names the examples; a .txt file with one "
-    "text per line; .npy or .npz for arrays. Row and line numbers start at 1."
+    "text per line; .npy or .npz for arrays; a .tar of pictures, or an address, alone. Row and line numbers start at 1."
 )
 _DATA = (
     "A folder of class folders; a CSV, JSON Lines or Parquet file; a WebDataset .tar; or arrays: .npz (X, y), .h5, or .npy with y.npy in "
@@ -51,7 +51,7 @@ DataArgument = Annotated[str, Argument(metavar="DATA", help=_DATA)]
 SavedArgument = Annotated[Path, Argument(metavar="DIR", help="A folder saved by adapt.")]
 _RUN = "A folder saved by adapt, its address, or an .onnx file written by regraft export."
 RunArgument = Annotated[Any, Argument(metavar="DIR", help=_RUN, parser=place_of)]
-ItemsArgument = Annotated[list[Path] | None, Argument(metavar="FILES...", help=_FILES, show_default=False)]
+ItemsArgument = Annotated[list[Any] | None, Argument(metavar="FILES...", help=_FILES, show_default=False, parser=place_of)]
 
 _network, _data, _setting, _output = (partial(Option, rich_help_panel=panel) for panel in ("Network", "Data", "Settings", "Output"))
 

@@ -10,6 +10,7 @@ import typer
 from ...console import show_csv, show_json, tell
 from ...errors import InputError, near_names
 from ...files.given import NO_RULE, lacks_rule
+from ...files.remote import is_url
 from ...files.text import printable
 from .. import options
 from ..guard import command
@@ -71,7 +72,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     if net.preprocessing.inferred and not net.preprocessing.fitted:
         tell(f"Note: the network carries no preprocessing of its own and takes {net.preprocessing.describe()}.")
     told = {task: _told(one, net.heads[task].kind, probabilities=probabilities) for task, one in found.tasks.items()}
-    passed_on = _passed_on(files or [], data, wanted=shown)
+    passed_on = _passed_on([Path(file) for file in files or [] if not is_url(file)], data, wanted=shown)
     named = [{"file": data.name_of(index)} | {name: values[index] for name, values in passed_on.items()} for index in range(len(data))]
     if form is options.Format.jsonl:
         _print_lines(named, told)
@@ -101,10 +102,11 @@ def _passed_on(files: list[Path], data: Any, *, wanted: list[str] | None) -> dic
     return found
 
 
-def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] | None, beside: Path | None, outside: bool) -> Any:
+def _items(net: Any, files: list[Any], *, texts: list[str], columns: list[str] | None, beside: Path | None, outside: bool) -> Any:
     """Read the unlabelled examples with their names."""
+    from ...data.items import listed
     from ...data.readers.tables import TABLE_EXTENSIONS
-    from ...data.readers.unlabelled import read_files
+    from ...data.readers.unlabelled import read_elsewhere, read_files
 
     kind = net.preprocessing.item_kind
     if texts and (kind != "text" or columns):
@@ -112,6 +114,12 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
         raise InputError(f"--text goes with a network that reads texts alone; {takes}. Give FILES.")
     if not files and not texts:
         raise InputError(f"No examples were given; expected FILES{' or --text' if kind == 'text' else ''}.")
+    alone = len(files) == 1 and not (texts or columns or beside)
+    if not alone and any(map(is_url, files)):
+        raise InputError(f"Received {listed(files)}; expected one address alone, without --text, --columns and --files.")
+    found = read_elsewhere(files[0], kind) if alone else None
+    if found is not None:
+        return found
     tables = [path for path in files if path.suffix.lower() in TABLE_EXTENSIONS]
     if tables and texts:
         raise InputError(f"Received --text and the table {printable(tables[0])}; expected one of them.")

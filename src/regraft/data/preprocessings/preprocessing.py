@@ -23,7 +23,7 @@ from ..decoding.threads import prefetched
 from ..items import alone, as_numpy, in_files, is_frame, listed, mean_of_windows, take
 from ..readers.examples import are_examples, unlabelled
 from ..readers.tables import columns_in, read_unlabelled
-from ..readers.unlabelled import is_file_of_items, read_files, single_picture
+from ..readers.unlabelled import is_file_of_items, read_elsewhere, read_files, single_picture
 from .augmenting import plain_name
 from .schemas import LARGEST, SMALLEST
 
@@ -311,9 +311,9 @@ def default_preprocessing(kind: str, input_shape: tuple[int | None, ...] | None,
 
 def as_dataset(items: Any, kind: str) -> Dataset:
     """Return examples of any supported form, without labels, as a data set.
-    `items`: a `Dataset`, raw examples, an array or tensor (N, ...), a data frame or series; the path of a file, folder or table, or a file
-    pattern; a single picture as PIL image or array (H, W, C); a data set of another library, whose labels are ignored; any of them as the
-    only entry of a mapping, by the name of the network's input."""
+    `items`: a `Dataset`, raw examples, an array or tensor (N, ...), a data frame or series; the path of a file, folder or table, a file
+    pattern, or an address; a single picture as PIL image or array (H, W, C); a data set of another library, whose labels are ignored; any
+    of them as the only entry of a mapping, by the name of the network's input."""
     if isinstance(items, Dataset):
         return items.part(*items.part_names) if len(items.part_names) == 1 else items
     if kind == "text" or (kind == "array" and not is_frame(items)):
@@ -323,6 +323,9 @@ def as_dataset(items: Any, kind: str) -> Dataset:
     items = alone(items)
     if isinstance(items, np.ndarray) and items.ndim == 1 and items.dtype.kind in "OUS":
         items = list(items) if items.dtype.kind == "O" else items.tolist()
+    found = read_elsewhere(items, kind) if isinstance(items, str | Path) else None
+    if found is not None:
+        return found
     named = [items] if isinstance(items, str | Path) else list(items) if isinstance(items, list | tuple) else []
     if named and all(isinstance(one, Path) or (isinstance(one, str) and (kind != "text" or is_file_of_items(one))) for one in named):
         return read_files(map(Path, named), kind)

@@ -44,12 +44,13 @@ class Pictures(Sequence[Any]):
             return picture.copy(), self.targets[index]
 
 
-def pictures_at(url: str, labels: Any = None) -> Pictures:
-    """Return the pictures of a remote folder."""
-    found = files_at(url)
+def pictures_at(url: str, labels: Any = None, *, named: bool = False) -> Pictures:
+    """Return the pictures of a remote folder or file. `named`: the labels are their addresses."""
+    found = files_at(url) or {url.rpartition("/")[2]: url}
     names = [name for name in found if kind_of(Path(name)) == "image" and not any(map(is_hidden, PurePosixPath(name).parts))]
     names.sort(key=natural_key)
     folders = [name.partition("/")[0] for name in names if "/" in name]
+    labels = [found[name] for name in names] if named else labels
     if labels is None and (len(folders) < len(names) or len(set(folders)) < 2):
         raise DataError(
             f"{printable(url)!r} has {counted(len(names), 'picture')} among {counted(len(found), 'file')}, in "
@@ -64,8 +65,9 @@ def pictures_at(url: str, labels: Any = None) -> Pictures:
     return Pictures([found[name] for name in names], folders if labels is None else labels, read=read)
 
 
-def pictures_in_tar(source: str | Path) -> Pictures:
-    """Return the pictures of a local or remote WebDataset tar. The archive's headers are read first, each picture when needed."""
+def pictures_in_tar(source: str | Path, *, named: bool = False) -> Pictures:
+    """Return the pictures of a local or remote WebDataset tar. The archive's headers are read first, each picture when needed.
+    `named`: the labels are the names of the files."""
     labels: dict[str, str] = {}
     places: dict[str, tuple[int, int]] = {}
     with stream_of(source, "tar") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
@@ -77,7 +79,7 @@ def pictures_in_tar(source: str | Path) -> Pictures:
                 places[member.name] = (member.offset_data, min(member.size, _LARGEST))
             elif path.suffix in _LABELS and member.size <= _LONGEST and (part := archive.extractfile(member)) is not None:
                 labels[_key(member.name)] = part.read().decode().strip()
-    known = [labels.get(_key(name), "") if labels else PurePosixPath(name).parent.name for name in places]
+    known = [name if named else labels.get(_key(name), "") if labels else PurePosixPath(name).parent.name for name in places]
     without = [name for name, label in zip(places, known, strict=True) if not label]
     if without or not places:
         what = f"{len(without)} of {len(places)} pictures without a label: {listed(without)}" if places else "no pictures"
@@ -97,9 +99,9 @@ def _key(name: str) -> str:
     return str(path.with_name(path.name.partition(".")[0]))
 
 
-def pictures_in_parquet(source: str | Path, target: str | None) -> Pictures | None:
+def pictures_in_parquet(source: str | Path, target: str | None, *, named: bool = False) -> Pictures | None:
     """Return the pictures in a column of a Parquet file, as Hugging Face writes them; None if there is no such column.
-    `target`: the label column; None: found by its name."""
+    `target`: the label column; None: found by its name. `named`: the labels are the numbers of the rows, from 1, behind the file's name."""
     parquet = optional_import("pyarrow.parquet", "tables", purpose="reading a Parquet file")
     with stream_of(source, "parquet") as stream:
         file = parquet.ParquetFile(stream)
@@ -110,10 +112,11 @@ def pictures_in_parquet(source: str | Path, target: str | None) -> Pictures | No
             return None
         others = [name for name in schema.names if name not in columns]
         label = target or next(iter(label_names(others)), None)
-        if label not in others:
+        if label not in others and not named:
             near = near_names(str(target), others) if target else "; name it with target=."
             raise DataError(f"{printable(source)!r} has the columns {listed(map(repr, others))} beside its pictures, and no label{near}")
-        labels = file.read(columns=[label]).column(0).to_pylist()
+        numbers = (f"{Path(source).name}:{row}" for row in range(1, file.metadata.num_rows + 1))
+        labels = list(numbers) if named else file.read(columns=[label]).column(0).to_pylist()
         groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
         largest = max((group.total_byte_size for group in groups), default=0)
         check_size(largest, source, kind="parquet", size=stream.seek(0, io.SEEK_END))

@@ -9,11 +9,13 @@ import numpy as np
 from ...errors import DataError
 from ...files.formats import opening
 from ...files.given import matching
+from ...files.remote import fetched, is_url, suffix_of
 from ...files.text import printable
 from ..dataset import Dataset
 from ..decoding.files import files_below, kind_of
-from ..items import listed, padding_of
+from ..items import LazyItems, listed, padding_of
 from .array_files import ARRAY_EXTENSIONS, array_file, read_array
+from .streams import pictures_at, pictures_in_parquet, pictures_in_tar
 from .table_files import TABLE_EXTENSIONS, how_else
 from .tables import read_unlabelled
 
@@ -48,6 +50,25 @@ def read_files(paths: Iterable[Path], kind: str) -> Dataset:
     if not names:
         raise DataError(f"No examples were found in {listed(found)}; expected one or more.")
     return Dataset(items, np.zeros(len(names), np.float32), (), kind, "regression", names=tuple(names))
+
+
+def read_elsewhere(source: str | Path, kind: str) -> Dataset | None:
+    """Read unlabelled examples at an address, or the pictures of a tar or Parquet file; None for any other source.
+    Pictures are fetched when needed, tables and arrays at once."""
+    suffix, found = suffix_of(source), None
+    if kind == "image" and suffix in (".tar", ".parquet"):
+        found = pictures_in_tar(source, named=True) if suffix == ".tar" else pictures_in_parquet(source, None, named=True)
+    elif is_url(source) and kind != "text" and suffix not in (*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS):
+        found = pictures_at(str(source), named=True)
+    if found is None and is_url(source) and kind != "text":
+        with fetched(str(source)) as path:
+            return read_files([path], kind)
+    if found is None:
+        return None
+    if not len(found) or kind != "image":
+        raise DataError(f"{printable(source)!r} has {len(found)} pictures; this network takes examples of the kind {kind!r}, one or more.")
+    items = LazyItems(lambda index: found[index][0], np.arange(len(found)))
+    return Dataset(items, np.zeros(len(found), np.float32), (), kind, "regression", names=tuple(found.targets))
 
 
 def single_picture(array: np.ndarray) -> np.ndarray:
