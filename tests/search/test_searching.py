@@ -371,7 +371,7 @@ def test_what_a_search_cannot_do_is_refused_before_its_first_trial(monkeypatch: 
     monkeypatch.setattr(Board, "carry_out", lambda *_given: pytest.fail("a trial was begun"))
     pictures, labels = examples.pictures(40)
     numbers = np.arange(40, dtype=np.float32) / 7
-    with pytest.raises(SettingError, match=r"'head_layers' is for one classification; the data have 1 of the kind 'regression'"):
+    with pytest.raises(SettingError, match=r"'head_layers' needs data with one task, a classification; received 'regression'\. Leave"):
         regraft.search(_net(), (pictures, numbers), space={"head_layers": [0, 1], "head_units": [4]}, trials=2, **QUICK)
     for name in ("loss", "optimizer"):
         function = {"loss": torch.nn.functional.cross_entropy, "optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)}[name]

@@ -19,6 +19,7 @@ import torch
 
 from ...console import progress, say
 from ...data import Dataset, check_trainable
+from ...data.items import listed
 from ...errors import SettingError, near_names
 from ...files.remote import at_hand, is_url
 from ...files.text import printable, shown
@@ -227,9 +228,10 @@ def _bench(
     held = [*(["augment"] if callable(plan.augment) else []), *plan.settings.functions]
     if held:
         raise SettingError(f"A search keeps its plans as plain data, which {held[0]}= a callable is not. Adapt with it, by the best plan.")
-    if space.entries.get("head_layers", (0,)) != (0,) and (data.further or data.task != "classification"):
+    kinds = [data.targets_of(name).task for name in data.tasks]
+    if space.entries.get("head_layers", (0,)) != (0,) and kinds != ["classification"]:
         raise SettingError(
-            f"space: 'head_layers' is for one classification; the data have {len(data.tasks)} of the kind {data.task!r}. Leave it out."
+            f"space: 'head_layers' needs data with one task, a classification; received {listed(map(repr, kinds))}. Leave it out."
         )
     items = prepared_for(net, data, plan=replace(plan, views=2), rows=rest)
     metric = asked.metric or METRICS[data.task][0]
