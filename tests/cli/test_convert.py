@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 import regraft
+from regraft.cli.shared import size_of
 from regraft.errors import NetworkError
+from regraft.files import onnx_form
 
 from .conftest import run
 
@@ -117,6 +119,17 @@ def test_what_is_in_the_way_is_told_before_any_work(tmp_path: Path) -> None:
         result = run("convert", source, tmp_path / out)
         assert result.exit_code == 2 and message in result.stderr
     assert (tmp_path / "there.pmml").read_text() == "mine"
+
+
+def test_the_size_of_a_network_counts_the_weights_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(_keras().save(tmp_path / "kept"))
+    monkeypatch.setattr(onnx_form, "LARGEST", 100)
+    monkeypatch.setattr(onnx_form, "_LEAST", 16)
+    for command in ("export", "convert"):
+        done = run(command, folder, tmp_path / f"{command}.onnx")
+        (weights,) = tmp_path.glob(f"{command}.onnx.*.data")
+        whole = weights.stat().st_size + (tmp_path / f"{command}.onnx").stat().st_size
+        assert f"({size_of(whole)}; weights in {weights.name})" in "".join(done.stdout.split("\n")), done.output
 
 
 def test_a_program_of_a_keras_network_needs_no_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

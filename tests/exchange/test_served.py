@@ -160,6 +160,9 @@ def test_texts_of_any_length_are_read_as_their_tokenizer_gives_them(kind: str, t
     served = serve(net.export(tmp_path / "x.onnx"))
     assert list(served.sample) == names
     np.testing.assert_allclose(served.predict(texts).probabilities, expected, atol=1e-5)
+    found = regraft.load(tmp_path / "x.onnx")
+    for made in (found, serve(found.export(tmp_path / "y.onnx")), regraft.load(found.save(tmp_path / "found"))):
+        np.testing.assert_allclose(made.predict(texts).probabilities, expected, atol=1e-5)
     program, given = torch.export.load(net.export(tmp_path / "x.pt2")).module(), net.preprocessing.batch(texts)
     found = program(**given)
     assert list(given) == names

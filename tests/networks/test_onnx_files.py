@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,11 +248,81 @@ def test_lengths_up_to_the_longest_that_a_network_takes_are_free(tmp_path: Path)
         assert np.allclose(run(path, input=items)["logits"], net.logits(items), atol=1e-5)
 
 
+class Masked(nn.Module):
+    """A stack of recurrent layers over embeddings, in both directions, which reads last states."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.steps, self.out = nn.Embedding(9, 6), kind(6, 4, 2, bidirectional=True), nn.Linear(8, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        last = self.steps(self.table(tokens).transpose(0, 1))[1]
+        return self.out(torch.cat([(last[0] if isinstance(last, tuple) else last)[at] for at in (2, 3)], 1))
+
+
+def _tokens(*middle: Any, mask: bool = False) -> regraft.Network:
+    keras.utils.set_random_seed(0)
+    return regraft.load(
+        keras.Sequential([keras.Input((None,)), layers.Embedding(9, 6, mask_zero=mask), *middle, layers.Dense(3)]), classes=ABC
+    )
+
+
+RECURRENT: dict[str, Callable[[], regraft.Network]] = {
+    **{kind.__name__: lambda kind=kind: regraft.load(Masked(kind), classes=ABC, inputs=(None,)) for kind in (nn.LSTM, nn.GRU, nn.RNN)},
+    "LSTM of Keras": lambda: _tokens(layers.LSTM(4, return_sequences=True), layers.LSTM(3, go_backwards=True)),
+    "GRU of Keras": lambda: _tokens(layers.GRU(4)),
+    "SimpleRNN of Keras": lambda: _tokens(layers.SimpleRNN(4)),
+    "both ways, masked": lambda: _tokens(layers.Bidirectional(layers.LSTM(4)), mask=True),
+    "steps of a masked GRU": lambda: _tokens(layers.GRU(4, return_sequences=True), layers.GlobalAveragePooling1D(), mask=True),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_take_any_length_in_a_program_too(name: str, tmp_path: Path) -> None:
+    net = RECURRENT[name]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        net.export(tmp_path / "net.pt2")
+    program = torch.export.load(tmp_path / "net.pt2").module()
+    for count, length in ((1, 3), (4, 11), (3, 45)):
+        items = np.random.default_rng(length).integers(1, 9, (count, length))
+        items[1:, length // 2 :] *= np.random.default_rng(1).integers(0, 2, (count - 1, length - length // 2))
+        expected = net.logits(items)
+        given = torch.from_numpy(items).to(net.sample.dtype)
+        np.testing.assert_allclose(program(given).detach(), expected, atol=1e-5 * np.abs(expected).max())
+
+
+class Stepwise(nn.Module):
+    """A recurrent layer written as a loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell, self.out = nn.Linear(10, 4), nn.Linear(4, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        state = inputs.new_zeros(inputs.shape[0], 4)
+        for step in inputs.unbind(1):
+            state = self.cell(torch.cat([step, state], 1)).tanh()
+        return self.out(state)
+
+
 @pytest.mark.parametrize("family", ["torch", "keras"])
 def test_a_program_of_one_length_only_says_so(family: str, tmp_path: Path) -> None:
-    """PyTorch's exporter unrolls recurrent layers."""
-    net = regraft.load(Last(), classes=ABC, inputs=(None, 6)) if family == "torch" else keras_steps(layers.LSTM(3))[0]
+    """PyTorch's exporter unrolls loops over steps."""
+    net = (
+        regraft.load(Stepwise(), classes=ABC, inputs=(None, 6)) if family == "torch" else keras_steps(layers.LSTM(3, activation="relu"))[0]
+    )
     with pytest.warns(UserWarning, match=r"The exported program takes examples of the shape \(\d+, 6\) only"):
+        net.export(tmp_path / "net.pt2")
+
+
+def test_a_layer_that_no_program_takes_is_named(tmp_path: Path) -> None:
+    net = regraft.load(
+        keras.Sequential([keras.Input((None, 4, 4, 1)), layers.ConvLSTM2D(2, 2), layers.Flatten(), layers.Dense(3)]), classes=ABC
+    )
+    with pytest.raises(NetworkError, match=r"cannot be written as an exported program.* As layers of PyTorch: .*ConvLSTM2D"):
         net.export(tmp_path / "net.pt2")
 
 

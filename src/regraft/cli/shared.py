@@ -345,8 +345,13 @@ def size_of(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def show_difference(path: Path) -> None:
-    """Show how much the results of an ONNX file differ from those of its network; nothing for other files."""
+def show_written(path: Path) -> None:
+    """Show where a network was written and its size, with the weights beside an ONNX file, and by how much the results of that differ."""
+    beside = (
+        [one for one in path.parent.iterdir() if one.name.startswith(f"{path.name}.") and one.suffix == ".data"] if path.is_file() else []
+    )
+    size = sum(part.stat().st_size for part in ([path, *beside] if path.is_file() else path.iterdir()) if part.is_file())
+    show(f"Written: {path} ({size_of(size)}{''.join(f'; weights in {one.name}' for one in beside)})")
     if path.suffix.lower() == ".onnx":
         difference = float(read_onnx(path)[1]["largest_difference"])
         show(f"ONNX Runtime differs from the network by {difference:.1g} of the largest value")

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data import Preprocessing, preprocessing_from_dict
 from ..errors import DataError, NetworkError
-from ..files.onnx_form import read_onnx, weights_apart_
+from ..files.onnx_form import read_onnx, weights_apart
 from ..files.text import printable
 from ..networks.names import checked_classes
 from ..networks.onnx.metadata import TaskFacts, own_facts
@@ -109,7 +109,7 @@ def serve(path: Path) -> ServedNetwork:
             f"{shown} was not written by regraft: its metadata hold {', '.join(map(repr, sorted(texts)[:6])) or 'nothing'}, and not the "
             "tasks and the preprocessing of a network. Open it with regraft.load, save it, and give the folder."
         )
-    weights = weights_apart_(model)
+    model, weights = weights_apart(model)
     session = session_of(model.SerializeToString(), what=shown, weights=weights)
     unknown = [one.type for one in session.get_inputs() if one.type not in _DTYPES]
     if unknown:

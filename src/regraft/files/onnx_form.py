@@ -94,12 +94,12 @@ def _form(tensor: Any) -> str:
     return next((word for word, number in tensor.DataType.items() if number == tensor.data_type), str(tensor.data_type))
 
 
-def weights_apart_(model: Any) -> dict[str, Any]:
-    """Take the larger weights out of a checked model if they are too many for one file, and return them by name.
-    The model then gives their places in a file that holds them in this order."""
+def weights_apart(model: Any) -> tuple[Any, dict[str, Any]]:
+    """Return a checked model without the larger weights if they are too many for one file, and these by name.
+    The model then gives their places in a file that holds them in this order. The given model is used up."""
     numpy_helper = importlib.import_module("onnx.numpy_helper")
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= LARGEST:
-        return {}
+        return model, {}
     found, start = dict[str, Any](), 0
     for tensor in model.graph.initializer:
         if len(tensor.raw_data) >= _LEAST:
@@ -109,7 +109,7 @@ def weights_apart_(model: Any) -> dict[str, Any]:
             for key, fact in (("location", "weights.data"), ("offset", start), ("length", values.nbytes)):
                 tensor.external_data.add(key=key, value=str(fact))
             start += values.nbytes
-    return found
+    return type(model).FromString(model.SerializeToString()), found  # a message keeps the memory of what is cleared in it
 
 
 def is_standard(message: Any) -> bool:

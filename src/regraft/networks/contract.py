@@ -37,6 +37,7 @@ from .predictions import Predictions, Run, concatenated, predictions, result_hea
 __all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
 
 
+_PROGRAM = ".pt2"
 _LAYOUTS = ("keras2", "keras3")  # Values of `weights_format=`
 _NAMED = 5  # Number of classes that `repr` of a network names
 
@@ -378,7 +379,16 @@ class Network(Editable):
         self.body.refuse_change("exported")
         self.refuse_training_form()
         with writable(aim.parent, error=NetworkError):
-            return self.kind.export_own(self.body, aim, weights_format=weights_format)
+            if ending != _PROGRAM or self.family == "torch" or any(head.groups for head in self.heads.values()):
+                return self.kind.export_own(self.body, aim, weights_format=weights_format)
+            try:  # as PyTorch's layers, like an ONNX file
+                made: Network = self.kind.becomes["torch"](self, "as it is")
+                return made.kind.export_own(made.body, aim)
+            except NetworkError as reason:
+                try:
+                    return self.kind.export_own(self.body, aim)
+                except NetworkError as problem:
+                    raise NetworkError(f"{problem} As layers of PyTorch: {reason}") from problem
 
     def to(self, family: str) -> Network:
         """Convert the network to another family, with heads, class names and preprocessing.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import NetworkError, RegraftError
 from ..files.formats import writable
-from ..files.onnx_form import check_onnx_, weights_apart_
+from ..files.onnx_form import check_onnx_, weights_apart
 from ..files.writing import replaced_file, write_bytes
 from .folders import versions
 from .onnx.frozen import parts_of, put_parts_
@@ -152,7 +152,7 @@ def _model(network: Record) -> tuple[Any, dict[str, np.ndarray]]:
                 model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=dimensions(lengths))
             put_parts_(model, parts)
             check_onnx_(model, what="the ONNX file")
-            weights = weights_apart_(model)
+            model, weights = weights_apart(model)
             program = OnnxProgram(model.SerializeToString(), names, called=inputs, weights=weights)
             difference = prove(plain, program, batches=batches_of(own.body, longer=lengths), outputs=outputs, coarse=is_coarse(own))
             break

@@ -12,7 +12,7 @@ from ...console import show, show_json
 from ...errors import InputError
 from .. import options
 from ..guard import command
-from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, show_difference, size_of, wanted_target
+from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, show_written, wanted_target
 
 _FORMS = "An .onnx file, a .pmml file (dense layers), a .keras, .h5 or .weights.h5 file (Keras), or a .pt2 file (PyTorch program)."
 _File = Annotated[Path, typer.Argument(metavar="FILE", help=_FORMS)]
@@ -102,7 +102,7 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
     for note in known.account.notes[len(net.account.notes) :]:
         show(note[:1].upper() + note[1:])
     for path in paths:
-        show(f"Written: {path}" + (f" ({size_of(path.stat().st_size)})" if path.is_file() else ""))
+        show_written(path)
 
 
 def _wanted(names: list[str] | None, items: Any) -> list[str]:
@@ -155,8 +155,7 @@ def _export(  # noqa: PLR0913  # over the limit: the options of the command
     whole = net if condition is None else verbs.fold(net, condition)
     of_pmml: dict[str, Any] = {"columns": listed_names(columns, option="--columns"), "target": target, "what": what}
     path = whole.export(file, preprocessing=preprocessing, pmml_version=pmml_version, weights_format=weights_format, **of_pmml)
-    show(f"Written: {path} ({size_of(Path(path).stat().st_size)})")
-    show_difference(Path(path))
+    show_written(Path(path))
     for task, head in whole.heads.items():
         if head.classes:
             show(f"Classes of {task}, in order: {', '.join(head.classes[:20])}{', …' if len(head.classes) > 20 else ''}")

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ...console import show, tell
+from ...console import tell
 from ...errors import InputError
 from ...files.text import printable
 from .. import options
 from ..guard import command
-from ..shared import check_given, opened, show_difference, size_of
+from ..shared import check_given, opened, show_written
 
 _ENDINGS = (".onnx", ".pmml", ".keras", ".h5", ".pt2")
 _OF_KERAS = (".keras", ".h5")
@@ -67,6 +67,4 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
         tell(f"Note: {note}")
     of_file: dict[str, Any] = {"preprocessing": with_preprocessing, "pmml_version": pmml_version, "weights_format": weights_format}
     path = Path(net.export(out, **of_file) if out.suffix else net.save(out))
-    size = sum(part.stat().st_size for part in ([path] if path.is_file() else path.iterdir()) if part.is_file())
-    show(f"Written: {path} ({size_of(size)})")
-    show_difference(path)
+    show_written(path)

@@ -18,10 +18,11 @@ from .torch_shapes import SHAPES
 
 
 def _linear(reader: TorchReader, call: Operation) -> TorchValue:
-    weight, bias = call["weight"], call["bias"]
-    value = reader.turned(call, call.value)
-    weights = [weight.T, bias]
-    return plain(reader.layer(call, keras.layers.Dense, value, weights=weights, units=len(weight), use_bias=bias is not None))
+    weight, bias, axes = call["weight"], call["bias"], call.value.axes
+    axes = axes if axes[-1] == len(axes) - 1 else tuple(range(len(axes)))
+    value = reader.turned(call, call.value, axes=axes)
+    made = reader.layer(call, keras.layers.Dense, value, weights=[weight.T, bias], units=len(weight), use_bias=bias is not None)
+    return TorchValue(made, axes)
 
 
 def _convolution(reader: TorchReader, call: Operation) -> TorchValue:
@@ -88,10 +89,11 @@ def _group_norm(reader: TorchReader, call: Operation) -> TorchValue:
 
 
 def _embedding(reader: TorchReader, call: Operation) -> TorchValue:
-    table = call["weight"]
-    if not isinstance(call["indices"], TorchValue):
-        raise call.refusal("indices that are no input")
-    value = reader.turned(call, call["indices"])
+    table, at = list(call.given.values())[:2]
+    at = at[0] if isinstance(at, list) and len(at) == 1 else at
+    if not isinstance(at, TorchValue) or not isinstance(table, Tensor) or table.ndim != 2:
+        raise call.refusal("indices that are no input, or of a value of the network")
+    value = reader.turned(call, at)
     settings = {"input_dim": table.shape[0], "output_dim": table.shape[1]}
     return plain(reader.layer(call, keras.layers.Embedding, value, weights=[table], **settings))
 
@@ -313,7 +315,8 @@ def _concatenate(reader: TorchReader, call: Operation) -> TorchValue:
 
 
 ROWS: dict[str, Row] = {
-    **{"linear": _linear, "batch_norm": _batch_norm, "layer_norm": _layer_norm, "group_norm": _group_norm, "embedding": _embedding},
+    **{"linear": _linear, "batch_norm": _batch_norm, "layer_norm": _layer_norm, "group_norm": _group_norm},
+    **{"embedding": _embedding, "index": _embedding},
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
     **dict.fromkeys(_CELLS, _recurrent),

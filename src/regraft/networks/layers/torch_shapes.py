@@ -148,7 +148,10 @@ def _reshaped(reader: TorchReader, call: Operation) -> TorchValue:
     value = call.value.tensor if thin else reader.turned(call, call.value)
     if len(shape) == 2:
         return plain(reader.layer(call, keras.layers.Flatten, value) if len(value.shape) > 2 else value)
-    return plain(reader.layer(call, keras.layers.Reshape, value, target_shape=shape[1:]))
+    sides = list(shape[1:])
+    if old.count(None) == 1 and (length := call.node.args[0].meta["val"].shape[1 + old.index(None)]) in sides:  # type: ignore[union-attr]
+        sides[sides.index(length)] = -1  # the axis of any length, which the comparison on a longer example proves
+    return plain(reader.layer(call, keras.layers.Reshape, value, target_shape=sides))
 
 
 def _turned(_reader: TorchReader, call: Operation) -> Any:
@@ -336,6 +339,7 @@ def _compared(reader: TorchReader, call: Operation) -> TorchValue:
 
 _COMPARED: dict[str, Any] = {
     **{"ge": keras.ops.greater_equal, "gt": keras.ops.greater, "ne": keras.ops.not_equal, "eq": keras.ops.equal},
+    **{"lt": keras.ops.less, "le": keras.ops.less_equal, "greater": keras.ops.greater, "less": keras.ops.less},
     **dict.fromkeys(("logical_and", "bitwise_and", "__and"), keras.ops.logical_and),
     **dict.fromkeys(("logical_or", "bitwise_or", "__or"), keras.ops.logical_or),
 }

@@ -7,7 +7,7 @@ import importlib
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ...errors import NetworkError, UnsafeFileError, optional_import
 from ...files.formats import reading
 from ...files.onnx_form import is_standard, read_onnx
 from ...files.text import printable
-from ..layers.graph import LAYERS, Recurrent
+from ..layers.graph import Recurrent
 from ..parts.protocols import Inputs, by_name
 from ..samples import lengthened
 from ..sources.building import Limits, building
@@ -30,6 +30,7 @@ from ..torch.exporting import GRAPH
 from ..torch.wrappers import call_module
 from ..tracing import as_tensor, relative_difference
 from .frozen import FROZEN, frozen_graph, frozen_module, parts_of
+from .operators import take_operators_
 from .reading import ForeignOnnx, check_operators, nodes_of, read_foreign
 from .session import run_session, session_of
 
@@ -46,12 +47,6 @@ _OPEN = (16, 128, 512)
 """Lengths for open axes of the sample, tried in this order."""
 _KINDS = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(int32)": torch.int32}
 _GROWING = ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot", "MatMul", "Gemm", "Gather", "GatherND")
-
-
-_NUMBERED = ("Reshape", "Expand", "Pad", "Unsqueeze", "Squeeze", "Split", "Tile", "Clip", "Resize")
-"""Operators whose inputs after the first are no values of the network."""
-_FAR = 2**31 - 1  # A limit from here on means the end of an axis
-_OVER = {"ReduceMean": "mean", "ReduceMax": "max", "ReduceSum": "sum"}
 
 
 def open_onnx(path: Path) -> SourceModule:
@@ -85,7 +80,7 @@ def _open_shapes(model: Any, module: Module, *, sample: Inputs) -> dict[str, tup
     named, shapes = by_name(sample), dict[str, tuple[int | None, ...]]()
     for one in model.graph.input:
         name, sides = one.name if one.name in named else "", [side.HasField("dim_value") for side in one.type.tensor_type.shape.dim][1:]
-        if name in named and named[name].is_floating_point() and sides.count(False) == 1 and named[name].ndim == 1 + len(sides) < 4:
+        if name in named and sides.count(False) == 1 and named[name].ndim == 1 + len(sides) < 4:
             shapes[name] = tuple(size if fixed else None for size, fixed in zip(named[name].shape[1:], sides, strict=True))
     if not shapes:
         return {}
@@ -157,7 +152,7 @@ def onnx_module(content: bytes, *, what: str) -> Module:
     module.__class__ = _warned_once(kind)
     setattr(module, GRAPH, content)  # the library changes its own copy
     _drop_doubles_(module, model)
-    _take_numbers_(module, model)
+    take_operators_(module, model)
     _step_by_step_(module)
     for layer in module.modules():  # a bias that the graph adds as a row, as scikit-learn writes it
         if isinstance(layer, torch.nn.Linear) and layer.bias is not None and layer.bias.shape == (1, layer.out_features):
@@ -201,20 +196,6 @@ def _step_by_step_(module: Module) -> None:
         layer.__class__ = _by_step(kind)
 
 
-class _Slice(Module):
-    """Part of a value along several axes. Those in `back` are reversed."""
-
-    def __init__(self, where: Mapping[int, slice], back: Sequence[int]) -> None:
-        super().__init__()
-        self.where, self.back = where, tuple(back)
-
-    def forward(self, value: Tensor, *_: Tensor) -> Tensor:
-        """Return the part."""
-        for axis, part in self.where.items():
-            value = value[(slice(None),) * (axis % value.ndim) + (part,)]
-        return value.flip(self.back) if self.back else value
-
-
 @functools.cache
 def _warned_once(kind: type[Module]) -> type[Module]:
     """Return a class of converted module that suppresses PyTorch's warning about the slices of onnx2pytorch."""
@@ -231,46 +212,6 @@ def _warned_once(kind: type[Module]) -> type[Module]:
 def _remedy(model: Any) -> str:
     kinds = sorted({node.op_type for node in model.graph.node})
     return f"Its operators are {', '.join(kinds[:40])}. regraft predict runs files that regraft wrote without converting them."
-
-
-def _take_numbers_(module: Any, model: Any) -> None:
-    """Give operators the shapes, axes and limits that are constants as numbers, because PyTorch's exporter does not look into tensors."""
-    held, read = {tensor.name: tensor for tensor in model.graph.initializer}, importlib.import_module("onnx.numpy_helper").to_array
-    for node in model.graph.node:
-        name = module.mapping[node.output[0]]
-        layer, numbers = getattr(module, name), [read(held[name]).tolist() if name in held else None for name in node.input[1:]]
-        axes = numbers[0] if numbers else getattr(layer, "dim", None)
-        if node.op_type in _OVER and axes:
-            layer = LAYERS["Over"](kind=_OVER[node.op_type], axes=tuple(axes), keep=layer.keepdim)
-            setattr(module, name, layer)
-            layer.register_forward_pre_hook(_alone)
-        elif node.op_type == "Slice" and (part := _part(layer, node, numbers=numbers)) is not None:
-            setattr(module, name, part)
-        elif node.op_type in _NUMBERED:
-            layer.register_forward_pre_hook(functools.partial(_with_numbers, numbers=numbers))
-
-
-def _part(layer: Any, node: Any, *, numbers: Sequence[Any]) -> _Slice | None:
-    """Return a Slice operator as a layer; None if the graph computes its limits, or if it reverses a part of an axis."""
-    if any(name and number is None for name, number in zip(node.input[1:], numbers, strict=True)):
-        return None
-    starts, ends, axes, steps = (*(numbers or [layer.starts, layer.ends, layer.dim]), *[None] * 4)[:4]
-    where, back = dict[int, slice](), []
-    for start, end, axis, step in zip(starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True):
-        if step < 0 and (step != -1 or end > -_FAR or (start != -1 and start < _FAR)):
-            return None
-        where[axis] = slice(start, end, step) if step > 0 else slice(None)
-        back += [axis] if step < 0 else []
-    return _Slice(where, back)
-
-
-def _alone(_layer: Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    return given[:1]
-
-
-def _with_numbers(_layer: Module, given: tuple[Any, ...], *, numbers: list[Any]) -> tuple[Any, ...]:
-    value, *more = given
-    return value, *(one if number in (None, []) else number for number, one in zip(numbers, more, strict=False))
 
 
 def _drop_doubles_(module: Any, model: Any) -> None:

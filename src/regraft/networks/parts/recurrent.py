@@ -49,6 +49,23 @@ def cells_as_operators(modules: Iterable[nn.Module]) -> Iterator[tuple[Any, str,
             yield layer, "forward", partial(_run, layer, layer.forward, weights)
 
 
+def cells_of_any_length() -> Iterator[tuple[Any, str, Any]]:
+    """Yield, for `replaced`, what lets `torch.export` trace a recurrent layer by the shapes of its results. It would unroll the steps."""
+    for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        operator: Any = getattr(torch.ops.aten, name).input
+        traced = dict.fromkeys((torch._C.DispatchKey.CompositeImplicitAutograd, torch._C.DispatchKey.Autograd), _shaped)
+        yield operator, "py_kernels", {**operator.py_kernels, **traced}
+        yield operator, "_dispatch_cache", {}
+
+
+# over the limit: the operator's arguments
+def _shaped(
+    value: Tensor, hx: Any, _weights: Any, _biases: bool, _depth: int, _dropout: float, _train: bool, both: bool, _first: bool
+) -> Any:
+    states = hx if isinstance(hx, list | tuple) else [hx]
+    return value.new_empty(*value.shape[:2], states[0].shape[-1] * (1 + both)), *(one.new_empty(one.shape) for one in states)
+
+
 def _kind(layer: nn.RNNBase) -> str:
     return layer.mode.partition("_")[0]
 

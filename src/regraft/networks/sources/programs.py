@@ -84,6 +84,7 @@ def open_torch_program(path: Path, *, trust: bool) -> Network:
     with opening(path, "program"):
         program = TorchProgram(path)
         body = inspected(program, program.sample, kind=_ProgramBody)
+        body.open_(program.free)
         network = Network(TORCH, body, {"source": "program", "class": program.own}, Account())
         with torch.no_grad():
             width = network.scores(network.sample)["main"].shape[1]

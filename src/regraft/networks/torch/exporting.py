@@ -35,7 +35,8 @@ from ..parts.onnx_export import (
     why_not_exported,
 )
 from ..parts.protocols import Inputs, on_device
-from ..tracing import capture, flat_tensors
+from ..parts.recurrent import cells_of_any_length
+from ..tracing import capture, flat_tensors, replaced
 from .body import TorchBody
 from .graft import for_exporter_, module_at
 from .programs import FEATURES, OnnxProgram, input_name, logits_name
@@ -150,21 +151,25 @@ def export_module(body: Body, module: Module, *, path: Path, by_name: Callable[[
         )
 
     problems: list[Exception] = []
-    for lengths in ways_of(lengths_of(body, texts=True)):
+    free = lengths_of(body, texts=True)
+    for lengths in ways_of(free):
         try:
             content = BytesIO()
             program = exported_program(module, on_device(body.sample, device), by_name=by_name, lengths=lengths)
             if any(lengths):
                 prove_lengths(program.module(), lengths)
-            torch.export.save(program, content)
+            with silenced():
+                torch.export.save(program, content)
             break
         except Exception as problem:  # not every forward can be exported
             problems.append(problem)
     else:
         reason, name = why_not_exported(problems[-1]), type(module).__name__
         raise NetworkError(f"{name} cannot be written as an exported program: {reason}. Export it as .onnx, or save it.") from problems[-1]
-    if not any(lengths) and any(lengths_of(body, texts=False)):
-        warn_of_length(sample_tensors(body.sample), what="exported program", stacklevel=5)
+    if not any(lengths) and any(free):
+        with suppress(Exception):  # a network of one length may fail on others in any way
+            results(whole, [*batches_of(body, longer=free)][-1])
+            warn_of_length(sample_tensors(body.sample), what="exported program", stacklevel=5)
     write_bytes(path, content.getvalue())
 
 
@@ -184,7 +189,7 @@ def exported_program(
     else:
         first = next(iter(takes.values()))
         whole, given = module, ((sample,), {}, {first.name: tuple(axes)} if first.kind is Parameter.VAR_POSITIONAL else tuple(axes))
-    with silenced():
+    with silenced(), replaced(cells_of_any_length()):
         return torch.export.export(whole.eval(), *given[:2], dynamic_shapes=given[2])
 
 

@@ -87,6 +87,11 @@ class TorchProgram(Module):
         self.outputs = (logits_name(0),)
         given: Any = program.example_inputs or ((), {})
         tensors, named = given
+        inputs = program.graph_signature.user_inputs
+        shapes = [node.meta["val"].shape[1:] for node in program.graph.nodes if node.name in inputs and "val" in node.meta]
+        free = [tuple(side if isinstance(side, int) else None for side in shape) for shape in shapes]
+        self.free = {name: shape for name, shape in zip(named or [""], free, strict=False) if None in shape}
+        """Shapes of the inputs with free axes beside that of the examples, by name; "" for the only one."""
         self.sample: Any = dict(named) if named else tensors[0] if len(tensors) == 1 else None
         if not isinstance(self.sample, (Tensor, dict)):
             raise NetworkError(f"{str(path)!r} takes {len(tensors)} tensors without names; expected one, or tensors by name.")
