@@ -213,7 +213,9 @@ def test_ended(tmp_path: Path) -> None:
     stem = network.modules()["backbone.stem_bn"](network.modules()["backbone.stem"](network.sample))
     same(twin.module(twin.sample), stem)
     same(opens_in_plain_keras(twin, tmp_path)[0], twin.module(twin.sample))
-    assert network.ended("scores").heads.keys() == {"main"}
+    whole = network.ended("scores")  # the logits are its features
+    assert whole.heads == {}
+    same(whole.feature_batch(network.sample), network.module(network.sample))
     assert twin.with_head(rows(2, 8)).scores(twin.sample)["main"].shape == (2, 2)
 
 

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 import regraft
 from regraft.errors import NetworkError
+from regraft.networks.torch.body import inspected
+from regraft.networks.torch.products import at_read_head
 
 keras = pytest.importorskip("keras")
 layers, ops = keras.layers, keras.ops
@@ -123,6 +125,118 @@ def test_the_layer_gives_what_the_network_gave_and_keeps_its_classes(family: str
     assert np.allclose(regraft.load(tmp_path / "saved").logits(ROWS), result.network.logits(ROWS), atol=1e-5)
 
 
+FORMS: dict[str, Code] = {
+    "a product of each class": lambda own, x: torch.stack([(x * own.fc.weight[at]).sum(1) for at in range(5)], 1),
+    "a vector of each class": lambda own, x: torch.stack([x @ own.weight[:, at] for at in range(5)], 1),
+    "columns": lambda own, x: torch.cat([x @ own.weight[:, at : at + 1] for at in range(5)], 1),
+    "sums": lambda own, x: (x[:, None] * own.fc.weight).sum(-1) + own.bias,
+    "bmm": lambda own, x: torch.bmm(own.fc.weight.expand(len(x), 5, 8), x[:, :, None])[:, :, 0],
+    "tensordot": lambda own, x: torch.tensordot(x, own.weight, 1),
+    "convolution": lambda own, x: functional.conv1d(x[:, :, None], own.fc.weight[:, :, None])[:, :, 0],
+    "transposed": lambda own, x: (own.fc.weight @ x.T).T,
+    "another order": lambda own, x: functional.linear(x, own.fc.weight, own.bias)[:, [2, 0, 1, 4, 3]],
+    "positions": lambda own, x: (torch.stack([x, x.flip(1)], 1) @ own.weight).mean(1),
+    "probabilities": lambda own, x: torch.stack([x @ own.weight[:, at] for at in range(5)], 1).softmax(1),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_other_forms_of_such_a_product(name: str) -> None:
+    torch.manual_seed(0)
+    own = Own(FORMS[name]).eval()
+    net = regraft.load(own, inputs=(6,), classes=[*"abcde"])
+    assert (net.head.layer, net.head.weight.shape) == ("head", (5, 8))
+    assert np.allclose(net.body.module(torch.from_numpy(ROWS)).detach(), own(torch.from_numpy(ROWS)).detach(), rtol=1e-4, atol=1e-5)
+    changed = regraft.retarget(net, ["b", "new", "a"])
+    assert np.array_equal(changed.head.weight[[0, 2]], net.head.weight[[1, 0]])
+    assert np.allclose(changed.logits(ROWS)[:, [0, 2]], net.logits(ROWS)[:, [1, 0]], atol=1e-5)
+
+
+ENDS: dict[str, Callable[[Any], Any]] = {
+    "side by side": lambda x: layers.Concatenate()([layers.Dense(1)(x) for _ in range(5)]),
+    "probabilities": lambda x: layers.Softmax()(layers.Concatenate()([layers.Dense(1)(x) for _ in range(5)])),
+    "several labels": lambda x: layers.Concatenate()([layers.Dense(1, activation="sigmoid")(x) for _ in range(5)]),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_layers_side_by_side_at_the_end_of_a_graph(name: str) -> None:
+    model = keras_model(ENDS[name])
+    net = regraft.load(model, classes=[*"abcde"])
+    assert net.head.weight.shape == (5, 8)
+    assert np.allclose(net.body.module(torch.from_numpy(ROWS)).detach(), model.predict(ROWS, verbose=0), rtol=1e-4, atol=1e-5)
+    changed = regraft.retarget(net, ["b", "new", "a"])
+    assert np.array_equal(changed.head.weight[[0, 2]], net.head.weight[[1, 0]])
+
+
+class Squares(keras.Model):
+    """One number for each example, by code that is no product with class weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = layers.Dense(8)
+
+    def call(self, x: Any) -> Any:
+        return ops.sum(ops.square(self.dense(x)), axis=1)
+
+
+NUMBERS: dict[str, tuple[bool, Callable[[], Any]]] = {
+    "product": (True, lambda: Own(lambda own, x: (x @ own.weight[:, :1]).squeeze(1)).eval()),
+    "vector": (True, lambda: Own(lambda own, x: torch.mv(x, own.weight[:, 0])).eval()),
+    "sum": (True, lambda: Own(lambda own, x: (x * own.fc.weight[0]).sum(1)).eval()),
+    "graph": (True, lambda: keras_model(lambda x: ops.squeeze(layers.Dense(1)(x), 1))),
+    "squares": (False, lambda: Own(lambda own, x: own.fc(x).square().sum(1)).eval()),
+    "squares in Keras": (False, Squares),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_one_number_without_an_axis(name: str) -> None:
+    """A result (N,) is a regression of one output, with a head if class weights make it and without one if not."""
+    torch.manual_seed(0)
+    headed, make = NUMBERS[name]
+    own = make()
+    net = regraft.load(own, inputs=(6,))
+    given = own(torch.from_numpy(ROWS)).detach() if isinstance(own, Own) else torch.from_numpy(np.asarray(own.predict(ROWS, verbose=0)))
+    assert np.allclose(net.predict(ROWS).probabilities[:, 0], given, rtol=1e-4, atol=1e-5)
+    assert bool(net.heads) == headed and (not headed or (net.head.kind, net.head.weight.shape) == ("regression", (1, 8)))
+    if headed:
+        assert regraft.load(own, inputs=(6,), classes=["no", "yes"]).head.binary
+    result = regraft.adapt(net, (ROWS, LABELS), strategy="head", epochs=1, cache="memory", refit=False)
+    assert result.network.predict(ROWS).probabilities.shape == (48, 3)
+
+
+EMBEDDINGS: dict[str, Callable[[], Any]] = {
+    "torch": lambda: Own(lambda own, x: own.fc(x)).eval(),
+    "torch, normalised": lambda: Own(lambda own, x: own.norm(own.fc(x))).eval(),
+    "keras": lambda: keras_model(layers.Dense(5)),
+    "keras, normalised": lambda: keras_model(lambda x: layers.BatchNormalization()(layers.Dense(5)(x))),
+}
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_an_embedding_is_a_head_without_names_and_kept_where_the_network_is_cut_behind_it(name: str) -> None:
+    """Whether numbers are classes or an embedding cannot be told: the verdict says what was dropped, and how it is kept."""
+    net = regraft.load(EMBEDDINGS[name](), inputs=(6,))
+    result = regraft.adapt(net, (ROWS, LABELS), strategy="head", epochs=1, cache="memory", refit=False)
+    assert result.network.head.features == 8 and f"5 outputs of the head {net.head.layer!r} had no class names" in result.verdict
+    assert "regraft.cut(net, block)" in result.verdict
+    kept = regraft.cut(net, next(block.name for block in net.blocks if net.head.layer in block.layers))
+    assert not kept.heads and np.allclose(kept.features(ROWS), net.logits(ROWS), atol=1e-6)
+    assert regraft.retarget(kept, ["x", "y"]).head.features == 5
+
+
+def test_folders_of_earlier_versions_count_products_only() -> None:
+    """Their "read" names no functions; here are calls after the product that they do not count."""
+    torch.manual_seed(0)
+    own = Own(lambda own, x: (x @ own.weight + own.bias) * 2 - 1).eval()
+    body = at_read_head(inspected(own, torch.from_numpy(ROWS[:2])), call=1, operand=0, end="linear")
+    torch.nn.init.ones_(body.module.head.weight)
+    features = own.body(torch.from_numpy(ROWS)).relu()
+    assert torch.allclose(body.module(torch.from_numpy(ROWS)), features.sum(1, keepdim=True).expand(-1, 5), atol=1e-5)
+    assert "matmul" in body.module.facts()["functions"]
+
+
 def test_cosines_are_linear_in_normalised_features() -> None:
     """Class weights have the length of the scale."""
     for family, length in (("torch", np.exp(1.7)), ("keras", 10.0)):
@@ -204,7 +318,7 @@ class Helped(Own):
     def forward(self, x: Tensor) -> Tensor:
         scores = super().forward(x)
         if self.training:
-            self.further = self.second(self.before(x))
+            self.further = self.second(self.before(x).relu())
         return scores
 
 
@@ -219,6 +333,9 @@ NO_HEADS: dict[str, Code] = {
     "of the batch": lambda own, x: x @ x.T @ torch.ones(len(x), 5),
     "residual": lambda own, x: own.fc(x) + own.fc(x).relu() @ own.weight[:5],
     "gated": lambda own, x: (x @ own.weight) * x[:, :1],
+    "mean of probabilities": lambda own, x: (own.fc(x).softmax(1) + (x @ own.weight).softmax(1)) / 2,
+    "largest of positions": lambda own, x: (torch.stack([x, x.flip(1)], 1) @ own.weight).amax(1),
+    "bilinear": lambda own, x: functional.bilinear(x, x, own.fc.weight[:, :, None].expand(-1, -1, 8).contiguous()),
 }
 
 
@@ -233,7 +350,12 @@ def test_what_is_no_product_with_class_weights_is_no_head_and_the_verdict_says_w
 
 @pytest.mark.parametrize(
     "end",
-    [lambda x: layers.ReLU()(Product()(x)), lambda x: layers.UnitNormalization()(layers.Dense(5)(x)), lambda x: Product()(x) * x[:, :1]],
+    [
+        lambda x: layers.ReLU()(Product()(x)),
+        lambda x: layers.UnitNormalization()(layers.Dense(5)(x)),
+        lambda x: Product()(x) * x[:, :1],
+        lambda x: layers.Average()([layers.Dense(5, activation="softmax")(x) for _ in range(2)]),
+    ],
 )
 def test_ends_of_a_graph_that_are_not_linear_are_no_heads(end: Callable[[Any], Any]) -> None:
     assert not regraft.load(keras_model(end)).heads

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import NetworkError, SettingError, near_names
-from ..networks.account import Account
+from ..networks.account import UNNAMED, Account
 from ..networks.contract import Head, Network
 from ..networks.edits import Cut, Taps
 from ..networks.names import checked_classes, exact_name, normal_name, rows_of, shifted
@@ -189,8 +189,8 @@ def _checked_renaming(old: Sequence[str], new: Sequence[str], *, rename: Mapping
 def _notes(old: Head, classes: Sequence[str], *, entries: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     if old.classes is None and len(old.weight) and old.kind != "regression":
         return (
-            f"the head's {counted(len(old.weight), 'output')} had no class names, so no class weights were carried over; give the names "
-            "with classes= when the network is loaded",
+            f"The {counted(len(old.weight), 'output')} of the head {old.layer!r} {UNNAMED}; give the names with classes= when the network "
+            "is loaded, or, if they are an embedding, keep them: regraft.cut(net, block) with the block that holds this head",
         )
     if old.classes is not None and not entries["kept"] and not entries["renamed"]:
         return (f"no class name is shared with the {len(old.weight):,} old ones, so no class weights were carried over",)

@@ -11,6 +11,7 @@ from ..words import ENTRIES, account_figures
 
 _ORDER = ("matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped", "frozen")
 UNUSED = "outputs of the network that are not used"  # Part of the note on outputs that are no task
+UNNAMED = "had no class names, so no class weights were carried over"  # Part of the note on a head that is replaced as a whole
 
 
 @dataclass(frozen=True)

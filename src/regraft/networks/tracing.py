@@ -168,10 +168,15 @@ def as_tensor(result: Any) -> Tensor | None:
     return next((tensor for tensor in found if tensor is not None), None)
 
 
+def in_columns(result: Tensor) -> Tensor:
+    """Return a result as it is, or, if it is one number for each example, (N,), as (N, 1)."""
+    return result[:, None] if result.ndim == 1 else result
+
+
 def pooled(values: Tensor, channels_last: bool) -> Tensor:
     """Return the mean (N, d) over all positions of values (N, d, …), or (N, …, d) if `channels_last`."""
     if values.ndim <= 2:
-        return values
+        return in_columns(values)
     return values.flatten(1, -2).mean(1) if channels_last else values.flatten(2).mean(2)
 
 

@@ -18,7 +18,7 @@ from ..files.locks import held_folder
 from ..files.text import shown
 from ..freezing import check_engine
 from ..methods import METHODS
-from ..networks.account import UNUSED, Account
+from ..networks.account import UNNAMED, UNUSED, Account
 from ..networks.contract import Network
 from ..training import Settings, clear_
 from ..training.callbacks import Tracker
@@ -268,7 +268,7 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: TaskEvaluation) 
         "preprocessing": network.preprocessing.describe(),
         "attached": next((note for note in log.notes if note.startswith(ATTACHED)), on_output),
         "measured": setup.items.preprocessing.measured,
-        "dropped": next((f"{note}." for note in setup.network.account.notes if UNUSED in note), ""),
+        "dropped": " ".join(f"{note}." for note in setup.network.account.notes if UNUSED in note or UNNAMED in note),
         "worst": worst_items(judged),
         "reliability": reliability_of(judged),
         "candidates": list(outcome.candidates),

@@ -14,6 +14,7 @@ from ..freezing import counted_layers, frozen_up_to, held_layers, matching_layer
 from ..heads.retarget import retargeted_rows
 from ..methods import METHODS
 from ..networks.contract import Network
+from ..words import counted
 from .choosing.candidates import frozen_layers
 from .plan import ALL, AUTO_BLOCK, FRESH, Plan, check_plan
 
@@ -95,7 +96,7 @@ def _last_frozen(network: Network, frozen: int | str) -> str:
     names = [layer.name for layer in network.layers if layer.name in chosen]
     last = network.body.counted()[count - 1] if count else names[-1] if names else "none"
     weights = sum(layer.parameters > 0 for layer in network.layers if layer.name in chosen)
-    return f"frozen={frozen!r}: {weights} layers with weights, and the last frozen layer is {last!r}."
+    return f"frozen={frozen!r}: {counted(weights, 'layer')} with weights, and the last frozen layer is {last!r}."
 
 
 def _fresh_words(network: Network, plan: Plan) -> list[str]:

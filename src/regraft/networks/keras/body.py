@@ -20,7 +20,7 @@ from ..parts.head import HeadChoice, HeadLocation
 from ..parts.protocols import Inputs, Scores
 from ..parts.structure import below, prefixes
 from ..parts.taps import TapSlice
-from ..tracing import CallRecord, Trace, as_tensor, capture, pooled, read_by, replaced, trace
+from ..tracing import CallRecord, Trace, as_tensor, capture, in_columns, pooled, read_by, replaced, trace
 from .clone import cloned
 from .heads import (
     channels_last,
@@ -148,7 +148,7 @@ class KerasBody(Body):
     def scores_of_run(self, run: Callable[[], Any]) -> Scores:
         """Return, by task, the logits that a `run` produces in the heads with their own class weights."""
         if not self.found:
-            return {"main": cast(Tensor, as_tensor(run()))}
+            return {"main": in_columns(cast(Tensor, as_tensor(run())))}
         with ExitStack() as stack:
             seen = {task: stack.enter_context(self._watched(found)) for task, found in self.found.items() if not found.whole}
             result = outputs_of(run())

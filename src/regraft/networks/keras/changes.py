@@ -27,7 +27,7 @@ from ..parts.protocols import by_name
 from ..parts.structure import numbered, prefixes
 from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, grid_shares, nothing_left, pools_at
 from ..samples import sample_of
-from ..tracing import as_tensor, flat_tensors, head_reading, trace
+from ..tracing import as_tensor, flat_tensors, head_reading, in_columns, trace
 from .adjusting import INSIDE
 from .body import KerasBody
 from .clone import cloned
@@ -42,7 +42,10 @@ from .structure import CODES, READ, TAPS, graph_of, is_tap, named_modules, steps
 
 
 def _pool(rank: int, name: str, *, like: Any = None) -> list[Any]:
-    """Return a list with the layer that averages a tensor of `rank` axes over its positions; empty without positions."""
+    """Return a list with the layer that averages a tensor of `rank` axes over its positions; empty without positions.
+    One number for each example, (N,), becomes (N, 1)."""
+    if rank == 1:
+        return [keras.layers.Reshape((1,), name=f"{name}_pool")]
     pools = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D, 5: keras.layers.GlobalAveragePooling3D}
     layout = "channels_last" if like is None or channels_last(like) else "channels_first"
     return [pools[rank](name=f"{name}_pool", data_format=layout)] if rank in pools else []
@@ -124,8 +127,9 @@ def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
     model = twin.module
     with torch.no_grad():
         result = cast(Tensor, as_tensor(called(model, twin.sample, training=False)))
-    if result.shape[-1] != head.features:
-        given = f"The class weights have {head.features} features; the network's output has {result.shape[-1]}."
+    width = in_columns(result).shape[-1]
+    if width != head.features:
+        given = f"The class weights have {head.features} features; the network's output has {width}."
         raise NetworkError(f"{given} Give weights of that length.")
     taken = {layer.name for layer in model._flatten_layers()}
     name = next(one for one in numbered("head") if not {one, f"{one}_pool"} & taken)  # fixed: it is part of a cache's identity
@@ -207,10 +211,8 @@ def _in_graph(body: KerasBody, layers: Sequence[str]) -> list[Any]:
 
 
 def _ended(twin: KerasBody, edit: Cut, **_: Any) -> KerasBody:
-    """End the network at a block. It keeps a head only if the block ends with one."""
+    """End the network at a block; its output is no head, also if the block was one."""
     found = next(one for one in twin.blocks if one.name == edit.block)
-    if found is twin.blocks[-1] and set(twin.head_layers) & set(found.layers):
-        return twin
     if graph_of(twin.module) is None:
         end = block_end_of(twin, found, order=trace(twin.modules(), twin.sample_run).order)
         _become_(twin.module, [end], found=(), result=lambda seen: seen[end])
@@ -218,9 +220,7 @@ def _ended(twin: KerasBody, edit: Cut, **_: Any) -> KerasBody:
     layers = _in_graph(twin, found.layers)
     graph = opened(twin.module, last_called(layers))
     whole = graph.model(end_of(graph, layers))
-    last = whole.outputs[0]._keras_history.operation
-    kept = {task: place for task, place in twin.placed().items() if place[1] and twin.by_name[place[1].layer] is last}
-    return _without_codes(twin.anew(whole, kept))
+    return _without_codes(twin.anew(whole, {}))
 
 
 def _tapped(twin: KerasBody, edit: Taps, **_: Any) -> KerasBody:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ..account import Account
 from ..parts.head import HeadLocation
+from ..tracing import in_columns
 from .body import KerasBody
 from .library import keras
 from .opened import opened
@@ -26,9 +27,9 @@ _MOST, _TRIED = 2**24, 16  # Largest number of values of the vectors that find t
 
 def with_read_head(body: KerasBody) -> KerasBody:
     """Return the body with a Dense layer for the end of its graph, if that is linear in the features or in their direction (cosines).
-    The features are the vector that the last layer with a matrix of weights reads. The caller gives the body up."""
+    The features are the vector that the last layers with a matrix of weights read. The caller gives the body up."""
     graph = graph_of(body.module)
-    if body.found or graph is None or len(graph.outputs) != 1 or len(graph.outputs[0].shape) != 2:
+    if body.found or graph is None or len(graph.outputs) != 1 or len(graph.outputs[0].shape) > 2:
         return body
     end, features = _end_of(graph)
     width = features.shape[1] if end and len(features.shape) == 2 else None
@@ -39,7 +40,7 @@ def with_read_head(body: KerasBody) -> KerasBody:
         known = {id(features): values}
         with torch.no_grad():
             run_steps_(end, known, training=False)
-        return known[id(graph.outputs[0])].double()
+        return in_columns(known[id(graph.outputs[0])]).double()
 
     device = body.module.weights[0].value.device
     found = _rows(run, torch.eye(width, device=device))
@@ -62,19 +63,18 @@ def with_read_head(body: KerasBody) -> KerasBody:
 
 
 def _end_of(graph: Any) -> tuple[list[Any], Any]:
-    """Return the steps from the last layer with a matrix of weights to the output, and the tensor that they read; no steps if they read
-    several."""
-    steps, tensor = list[Any](), graph.outputs[0]
+    """Return the last steps of which one has a matrix of weights and which read a single tensor, and that tensor; no steps if there are
+    none."""
+    steps, read = list[Any](), {id(graph.outputs[0]): graph.outputs[0]}
     for node in reversed(steps_of(graph)):
-        if not any(tensor is made for made in node.outputs):
+        if not any(id(made) in read for made in node.outputs):
             continue
-        if len(node.input_tensors) != 1:
-            break
+        read = {key: tensor for key, tensor in read.items() if all(tensor is not made for made in node.outputs)}
+        read |= {id(tensor): tensor for tensor in node.input_tensors}
         steps.insert(0, node)
-        tensor = node.input_tensors[0]
-        if any(len(weight.shape) > 1 for weight in getattr(node.operation, "weights", ())):
-            return steps, tensor
-    return [], tensor
+        if len(read) == 1 and any(len(weight.shape) > 1 for step in steps for weight in getattr(step.operation, "weights", ())):
+            return steps, next(iter(read.values()))
+    return [], None
 
 
 def _rows(run: Any, units: Tensor) -> tuple[str, bool, Tensor, Tensor] | None:

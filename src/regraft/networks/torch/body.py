@@ -26,7 +26,7 @@ from ..parts.recurrent import cells_as_operators
 from ..parts.structure import below, blocks_of, prefixes, readers, torch_layers, torch_units
 from ..parts.taps import TapSlice
 from ..samples import is_pictures, three_items
-from ..tracing import Trace, as_tensor, capture, pooled, read_by, replaced, trace, watching, without_padding
+from ..tracing import Trace, as_tensor, capture, in_columns, pooled, read_by, replaced, trace, watching, without_padding
 from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork
 from .former import former_names
 from .graft import find_graft, for_exporter_, grafts, module_at, within
@@ -145,7 +145,7 @@ class TorchBody(Body):
 
     def own_scores(self, inputs: Inputs) -> Scores:
         if len(self.found) < 2 and all(found.whole for found in self.found.values()):
-            return {next(iter(self.heads), "main"): cast(Tensor, as_tensor(call_module(self.module, inputs)))}
+            return {next(iter(self.heads), "main"): in_columns(cast(Tensor, as_tensor(call_module(self.module, inputs))))}
         with ExitStack() as stack:
             heads = {name: module_at(self.module, name) for found in self.found.values() for name in found.layers}
             seen = {name: stack.enter_context(capture(head)) for name, head in heads.items()}

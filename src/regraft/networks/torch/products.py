@@ -3,105 +3,250 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.nn import Identity, Linear, LogSoftmax, Module, Sigmoid, Softmax
+from torch.nn import Identity, Linear, LogSoftmax, Module, Parameter, Sigmoid, Softmax
 from torch.overrides import TorchFunctionMode
 
 from ...errors import NetworkError
 from ...randomness import seeded
 from ..account import Account
 from ..parts.head import HeadLocation
-from ..parts.protocols import changed
-from ..tracing import as_tensor, flat_tensors, is_transformed
+from ..parts.protocols import Inputs, by_name, changed
+from ..tracing import as_tensor, flat_tensors, head_reading, in_columns, is_transformed
 from .body import TorchBody
 from .graft import Graft
 from .heads import put_
 from .wrappers import call_module
 
-_PRODUCTS = frozenset({"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "einsum"})
+_PRODUCTS = ("linear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "einsum")
+_MOVES = frozenset({
+    "__getitem__", "__get__", "cat", "clone", "contiguous", "detach", "expand", "flatten", "float", "mean", "movedim", "permute", "reshape",
+    "squeeze", "stack", "sum", "to", "transpose", "unsqueeze", "view",
+})  # fmt: skip
+"""Functions that hooks call as well: their calls are not counted."""
 _ENDS: dict[str, type[Module]] = {"linear": Identity, "softmax": Softmax, "log_softmax": LogSoftmax, "sigmoid": Sigmoid}
-_Tensors = list[Tensor | None]
+_TRIED = 256  # Number of calls before the end of a run whose tensors may be the features
 
 
-class _Products(TorchFunctionMode):
-    """Record the tensors that go into the last `most` matrix products within the context, or into all of them.
-    None stands for tensors that do not have two axes, as in attention, because they may be large."""
+class _Call(NamedTuple):
+    """A call of a function of PyTorch: its name, and its tensors and its result, with None for those that are not of two axes and real."""
 
-    def __init__(self, most: int | None = None) -> None:
+    name: str
+    tensors: list[Tensor | None]
+
+
+class _Place(NamedTuple):
+    """Where a tensor is read: a number of calls of some functions before the end of a run, and its place in `_Call.tensors`."""
+
+    call: int
+    operand: int
+    functions: tuple[str, ...]
+
+
+class _Reading(NamedTuple):
+    """Features (N, d), where they are read, and what gives the result from them: a weight (C, d), a bias (C,) and an activation."""
+
+    features: Tensor
+    place: _Place
+    weight: Tensor
+    bias: Tensor
+    end: str
+
+
+class _Calls(TorchFunctionMode):
+    """Record the calls within the context: of some functions or all, the last `most` or all.
+    `put`: values for a tensor of a call, both by number. `tracked`: operands of that many examples get gradients."""
+
+    def __init__(
+        self,
+        most: int | None = None,
+        *,
+        functions: tuple[str, ...] = (),
+        put: tuple[int, int, Tensor] | None = None,
+        tracked: int = 0,
+    ) -> None:
         super().__init__()
-        self.seen: deque[_Tensors] = deque(maxlen=most)
+        self.seen: deque[_Call] = deque(maxlen=most)
+        self.functions, self.put, self.tracked, self.count = functions, put, tracked, 0
 
     # over the limit: the signature is PyTorch's
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(function, "__name__", "") in _PRODUCTS and not is_transformed():
-            self.seen.append([tensor if tensor.ndim == 2 else None for tensor in flat_tensors([args, kwargs or {}])])
-        return function(*args, **(kwargs or {}))
+        named, name = kwargs or {}, getattr(function, "__name__", "")
+        if is_transformed() or (self.functions and name not in self.functions):
+            return function(*args, **named)
+        flat = [one if one.ndim == 2 and one.is_floating_point() else None for one in flat_tensors([args, named])]
+        if self.tracked and torch.is_grad_enabled() and (name.startswith("__") or not name.endswith("_")):
+            for one in flat:
+                if one is not None and len(one) == self.tracked and not (one.requires_grad or one.is_inference()):
+                    one.requires_grad_(not isinstance(one, Parameter))
+        put = self.put if self.put is not None and self.put[0] == self.count else None
+        if put is not None and put[1] < len(flat):
+            cast(Tensor, flat[put[1]]).copy_(put[2])
+        made = function(*args, **named)
+        if put is not None and put[1] == len(flat):
+            made.copy_(put[2])
+        flat.append(made if isinstance(made, Tensor) and made.ndim == 2 and made.is_floating_point() else None)
+        self.seen.append(_Call(name, flat))
+        self.count += 1
+        return made
 
 
 class ReadHead(Graft):
-    """A network whose own code multiplies features by class weights; the layer `head` computes its logits from the same features.
-    `call`: how many products before the end of a run the features are read; `operand`: which tensor of that product they are."""
+    """A network whose own code multiplies features by class weights; the layer `head` computes its logits from the same features, which
+    are read at a `place` in each run."""
 
-    def __init__(self, network: Module, call: int, *, operand: int, head: Linear, end: Module) -> None:
+    def __init__(self, network: Module, place: _Place, *, head: Linear, end: Module) -> None:
         super().__init__(network)
-        self.call, self.operand = call, operand
+        self.place = place
         self.head = head
         self.end = end
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
         """Return the network's result, (N, C), for its inputs."""
-        with _Products(self.call) as products:
+        with _Calls(self.place.call, functions=self.place.functions) as calls:
             self.network(*tensors, **named)
-        return cast(Tensor, self.end(self.head(products.seen[0][self.operand])))
+        return cast(Tensor, self.end(self.head(calls.seen[0].tensors[self.place.operand])))
 
     def facts(self) -> dict[str, Any]:
         """Return where the head was read, as plain data for `at_read_head`."""
-        return {"call": self.call, "operand": self.operand, "end": next(name for name, kind in _ENDS.items() if type(self.end) is kind)}
+        end = next(name for name, kind in _ENDS.items() if type(self.end) is kind)
+        return {**self.place._asdict(), "functions": list(self.place.functions), "end": end}
 
 
-def at_read_head(body: TorchBody, *, call: int, operand: int, end: str) -> TorchBody:
+# over the limit: what a saved folder tells
+def at_read_head(body: TorchBody, *, call: int, operand: int, end: str, functions: Sequence[str] = _PRODUCTS) -> TorchBody:
     """Return the body with a linear layer of zeros where the head of a saved network was read: here the class weights in the code may be
-    zeros or random, so that no head is found. The caller gives the body up."""
+    zeros or random, so that no head is found. Folders of earlier versions do not name the `functions`. The caller gives the body up."""
+    place = _Place(call, operand, tuple(functions))
     with torch.no_grad(), body.at_rest():
-        result, products = _run(body.module, body.sample)
-    tensor = products[-call][operand] if len(products) >= call and len(products[-call]) > operand else None
-    if result is None or tensor is None or result.ndim != 2:
+        result, calls = _run(body.module, body.sample, calls=_Calls(call, functions=place.functions))
+    tensors = calls[0].tensors if len(calls) == call else []
+    tensor = tensors[operand] if len(tensors) > operand else None
+    if result is None or tensor is None:
         raise NetworkError("Its code computes the logits in another way than that of the network which was saved.")
-    weight, ones = torch.zeros(result.shape[1], tensor.shape[1]), torch.ones(result.shape[1])
-    return _taken_out(body, call, operand=operand, weight=weight, found=(end, ones, 0 * ones))
+    weight, bias = torch.zeros(result.shape[1], tensor.shape[1]), torch.zeros(result.shape[1])
+    return _taken_out(body, _Reading(tensor, place, weight, bias, end))
 
 
 def with_read_head(body: TorchBody) -> TorchBody:
-    """Return the body with a linear layer for its head if its logits are a product of features and class weights in its own code,
-    scaled or shifted per class or not. The caller gives the body up.
+    """Return the body with a linear layer for its head if its logits are linear in a tensor (N, d) of its own code, by class weights in it.
+    The caller gives the body up.
     Cosines are linear in normalised features, with rows of the length of their scale."""
+    module, batch = body.module, changed(body.sample, lambda tensor: torch.cat([tensor, tensor.flip(-1)]))
     try:
-        with torch.no_grad(), body.at_rest():
-            batch = changed(body.sample, lambda tensor: torch.cat([tensor, tensor.flip(-1)]))
-            own, turned = (_run(body.module, one) for one in (batch, changed(batch, lambda tensor: tensor.flip(0)[1:])))
+        with body.at_rest(), _without_gradients(module), torch.enable_grad():
+            found = next((one for one in _linear(module, batch) if _trains_alike(module, batch, found=one)), None)
     except Exception:  # a forward may raise anything on other values
         return body
-    (result, products), (_, again) = own, turned
-    if result is None or result.ndim != 2 or len(products) != len(again):
-        return body
-    for call, (tensors, others) in enumerate(zip(reversed(products), reversed(again), strict=True), 1):
-        for operand, features, weight in _pairs(tensors, others, shape=result.shape):
-            found = _explained(features.double() @ weight.double(), result.double())
-            if found is not None and _trains_alike(body.module, batch, call=call, weight=weight):
-                return _taken_out(body, call, operand=operand, weight=weight.T, found=found)
-    return body
+    return body if found is None else _taken_out(body, found)
 
 
-def _run(module: Module, batch: Any, *, most: int | None = None) -> tuple[Tensor | None, list[_Tensors]]:
-    with _Products(most) as products:
+def _run(module: Module, batch: Inputs, *, calls: _Calls) -> tuple[Tensor | None, list[_Call]]:
+    """Return the result (N, C) of a module, None if it has another form, and the calls; (N,) is one number for each example."""
+    with calls:
         result = as_tensor(call_module(module, batch))
-    return result, list(products.seen)
+    result = None if result is None else in_columns(result)
+    return result if result is not None and result.ndim == 2 else None, list(calls.seen)
+
+
+@contextmanager
+def _without_gradients(module: Module) -> Iterator[None]:
+    """Let no weight of a module get a gradient within the context."""
+    held = [*module.buffers(), *(one for part in module.modules() for one in vars(part).values() if isinstance(one, Tensor))]
+    flags = [(one, one.requires_grad) for one in (*module.parameters(), *held) if one.is_leaf]
+    try:
+        for one, _ in flags:
+            one.requires_grad_(False)
+        yield
+    finally:
+        for one, flag in flags:
+            one.requires_grad_(flag)
+
+
+def _linear(module: Module, batch: Inputs) -> Iterator[_Reading]:
+    """Yield the tensors (N, d) of a run in which the logits are linear, the nearest to the result first, if class weights are read behind
+    them."""
+    result, calls = _run(module, batch, calls=_Calls(tracked=len(next(iter(by_name(batch).values())))))
+    with torch.no_grad():
+        _, others = _run(module, changed(batch, lambda tensor: tensor.flip(0)[1:]), calls=_Calls())
+    if result is None or not result.requires_grad or len(calls) != len(others):
+        return
+    places = _places(calls, others, count=len(result))
+    tensors, plain = [tensor for tensor, _ in places], result.detach()
+    same = [tensor for tensor in tensors if tensor.shape == result.shape]
+    ends = [(tensor, head_reading(tensor.detach(), plain, channels_last=True) or "linear") for tensor in same]
+    logits, end = next(((tensor, end) for tensor, end in ends if end != "linear"), (result, "linear"))
+    summed = logits @ torch.arange(1, logits.shape[1] + 1).to(logits).sqrt()
+    gradients = torch.autograd.grad(summed.sum(), tensors, retain_graph=True, allow_unused=True)
+    for (tensor, place), gradient in zip(places, gradients, strict=True):
+        if gradient is None or not _constant(gradient) or not _constant(summed - (tensor * gradient).sum(1), beside=summed):
+            continue
+        rows = [torch.autograd.grad(one.sum(), tensor, retain_graph=True, allow_unused=True)[0] for one in logits.unbind(1)]
+        weight = torch.stack([torch.zeros_like(tensor[0]) if row is None else row[0] for row in rows]).detach()
+        rest = logits.detach().double() - tensor.detach().double() @ weight.double().T
+        found = _Reading(tensor, place, weight, rest.mean(0), end)
+        if _constant(rest, beside=logits) and _has_weights(weight) and _holds(module, batch, calls=calls, found=found):
+            yield found
+
+
+def _places(calls: Sequence[_Call], others: Sequence[_Call], *, count: int) -> list[tuple[Tensor, _Place]]:
+    """Return the tensors of `count` examples in the last calls that differ in the calls for other examples, and where they are read: the
+    nearest one to the result first."""
+    places, passed = dict[int, tuple[Tensor, _Place]](), Counter[str]()
+    for one, other in zip(calls[: -_TRIED - 1 : -1], others[: -_TRIED - 1 : -1], strict=True):
+        passed[one.name] += 1
+        if one.name in _MOVES:
+            continue
+        for operand, (tensor, again) in enumerate(zip(one.tensors, other.tensors, strict=False)):
+            if tensor is None or again is None or not tensor.requires_grad or len(tensor) != count:
+                continue
+            gives = operand == len(one.tensors) - 1  # adapters may change what a product gives, and add products behind it
+            if tensor.shape[1] != again.shape[1] or _equal(tensor, again) or (gives and (one.name in _PRODUCTS or "conv" in one.name)):
+                continue
+            if gives or id(tensor) not in places:
+                places[id(tensor)] = tensor, _Place(passed[one.name], operand, (one.name,))
+    return list(places.values())
+
+
+def _equal(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.shape == other.shape and torch.equal(one, other)
+
+
+def _constant(values: Tensor, *, beside: Tensor | None = None) -> bool:
+    """Tell whether all examples have the same values, measured by the spread of other values (N, …), or by the values themselves."""
+    values = values.detach()
+    gap = (values - values.mean(0)).abs().max()
+    if beside is None:
+        return bool(gap <= 1e-4 * values.abs().max())
+    beside = beside.detach()
+    spread = (beside - beside.mean(0)).abs().max()
+    return bool(spread > 1e-2 * beside.abs().max()) and bool(gap <= 1e-4 * spread)
+
+
+def _has_weights(weight: Tensor) -> bool:
+    """Tell whether a weight (C, d) is more than a choice, a mean or a scale of numbers that are there: these read no number twice."""
+    used = weight[weight != 0].abs()
+    if len(weight) == 1:
+        return len(used) > 1 and not torch.allclose(used, used[:1], rtol=1e-4)
+    return bool(((weight != 0).sum(0) > 1).any())
+
+
+def _holds(module: Module, batch: Inputs, *, calls: list[_Call], found: _Reading) -> bool:
+    """Tell whether random features in place of those of a run give what the weight and the bias say: gradients tell of their
+    surroundings only."""
+    first = next((at, place) for at, one in enumerate(calls) for place, tensor in enumerate(one.tensors) if tensor is found.features)
+    with seeded(0), torch.no_grad():
+        drawn = torch.randn_like(found.features) * found.features.std()
+        result, _ = _run(module, batch, calls=_Calls(put=(*first, drawn)))
+        wanted = _ENDS[found.end](*[1] * ("softmax" in found.end))((drawn.double() @ found.weight.double().T + found.bias).to(drawn))
+    return result is not None and bool(torch.allclose(result, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())))
 
 
 def read_again(body: TorchBody, account: Account) -> Account:
@@ -124,14 +269,17 @@ def read_again(body: TorchBody, account: Account) -> Account:
     return replace(account, entries={key: listed for key, listed in entries.items() if listed})
 
 
-def _trains_alike(module: Module, batch: Any, *, call: int, weight: Tensor) -> bool:
-    """Tell whether the product with this class weight (d, C) is `call` products before the end in training, too: a second classifier may
+def _trains_alike(module: Module, batch: Inputs, *, found: _Reading) -> bool:
+    """Tell whether, in training too, the same calls with the same class weights read the tensor at this place: a second classifier may
     follow there."""
     buffers = [(own, own.clone()) for own in module.buffers()]
     active = [(part, part.training) for part in module.modules()]
     try:
         with seeded(0), torch.no_grad():
-            _, products = _run(module.train(), batch, most=call)
+            turned, uses = changed(batch, lambda tensor: tensor.flip(0)[1:]), list[list[_Call]]()
+            for values, training in ((batch, False), (turned, False), (batch, True)):
+                module.train(training)
+                uses.append(_uses(_run(module, values, calls=_Calls())[1], found.place))
     except Exception:  # a forward may need labels in training
         return False
     finally:
@@ -139,51 +287,25 @@ def _trains_alike(module: Module, batch: Any, *, call: int, weight: Tensor) -> b
             part.training = training
         for own, before in buffers:
             own.copy_(before)
-    there = [tensor for tensor in products[0] if tensor is not None] if len(products) == call else []
-    return any(tensor.shape == one.shape and torch.allclose(tensor, one) for tensor in there for one in (weight, weight.T))
+    if len({tuple(use.name for use in one) for one in uses}) > 1:
+        return False
+    rows = [zip(same.tensors, again.tensors, now.tensors, strict=False) for same, again, now in zip(*uses, strict=True)]
+    fixed = [(same, now) for row in rows for same, again, now in row if same is not None and _equal(same, again)]
+    return all(_equal(same, now) for same, now in fixed)
 
 
-def _pairs(tensors: _Tensors, others: _Tensors, *, shape: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield the possible features (N, d) of a product of the `shape` (N, C), with their place among its tensors, and the possible class
-    weights (d, C): tensors that are the same for another batch (`others`)."""
-    flat = {at: tensor for at, tensor in enumerate(tensors) if tensor is not None and tensor.is_floating_point()}
-    both = [(one, other) for one, other in zip(tensors, others, strict=False) if one is not None and other is not None]
-    fixed = {id(one) for one, other in both if one.shape == other.shape and torch.equal(one, other)}
-    for operand, features in ((at, one) for at, one in flat.items() if id(one) not in fixed and len(one) == shape[0]):
-        wanted = (features.shape[1], shape[1])
-        for weight in (one for one in flat.values() if id(one) in fixed):
-            yield from ((operand, features, one.detach()) for one in (weight, weight.T) if one.shape == wanted)
+def _uses(calls: Sequence[_Call], place: _Place) -> list[_Call]:
+    """Return the calls that read the tensor at a place."""
+    tensor = [one for one in calls if one.name in place.functions][-place.call].tensors[place.operand]
+    return [one for one in calls if any(own is tensor for own in one.tensors[:-1])]
 
 
-def _explained(product: Tensor, result: Tensor) -> tuple[str, Tensor, Tensor] | None:
-    """Return the activation, scales (C,) and bias (C,) with which the result (N, C) follows from a product (N, C); None if it does not."""
-    if product.shape != result.shape:
-        return None
-    summed = bool(torch.allclose(result.sum(1), torch.ones_like(result[:, 0]), atol=1e-5))
-    logs = bool(torch.allclose(result.exp().sum(1), torch.ones_like(result[:, 0]), atol=1e-5))
-    ends = {"sigmoid": result.logit(), "linear": result}  # small logits would pass for both
-    if result.shape[1] > 1 and (summed or logs):
-        ends = {"softmax": result.log()} if summed else {"log_softmax": result}
-        product, ends = product - product.mean(1, keepdim=True), {name: one - one.mean(1, keepdim=True) for name, one in ends.items()}
-    for name, logits in ends.items():
-        moved, wanted = product - product.mean(0), logits - logits.mean(0)
-        scales = (moved * wanted).sum(0) / moved.square().sum(0)
-        if len(ends) == 1:  # what a softmax hides, an offset of each example, hides scales of single classes too
-            scales = ((moved * wanted).sum() / moved.square().sum()).expand(len(scales))
-        scales = torch.where((scales - 1).abs() < 1e-6, 1.0, scales)  # what rounding left of 1
-        gap, spread = (scales * moved - wanted).abs().max(), wanted.abs().max()
-        if wanted.isfinite().all() and spread > 1e-2 * logits.abs().max() and gap <= 1e-4 * spread:
-            return name, scales, logits.mean(0) - scales * product.mean(0)
-    return None
-
-
-def _taken_out(body: TorchBody, call: int, *, operand: int, weight: Tensor, found: tuple[str, Tensor, Tensor]) -> TorchBody:
-    end, scales, bias = found
-    rows, shift = (one.float().cpu().numpy() for one in (scales[:, None] * weight, bias))
+def _taken_out(body: TorchBody, found: _Reading) -> TorchBody:
+    rows, shift = (one.float().cpu().numpy() for one in (found.weight, found.bias))
     layer = Linear(rows.shape[1], len(rows))
     put_(layer, rows, bias=shift)
-    made = ReadHead(body.module, call, operand=operand, head=layer, end=_ENDS[end](*[1] * ("softmax" in end)))
-    own = HeadLocation(made.name_of("head"), {"log_softmax": "softmax"}.get(end, end), end == "linear")
+    made = ReadHead(body.module, found.place, head=layer, end=_ENDS[found.end](*[1] * ("softmax" in found.end)))
+    own = HeadLocation(made.name_of("head"), {"log_softmax": "softmax"}.get(found.end, found.end), found.end == "linear")
     twin = body.anew(made, {"main": (own.head(rows, shift, task="main"), own)})
     twin.account = Account(notes=(f"its code computes the logits without a layer for them: they became one, {own.layer!r}",))
     return twin
