@@ -48,7 +48,7 @@ import regraft
 from regraft.data import Dataset, PreparedData
 from regraft.freezing import Counter, Cut, FrozenPass, RunCaches, cacheable_layers, find_cut
 from regraft.freezing.engines import FEWEST, Engine, EngineLog, _Batch, chosen_engine, frozen_work
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 from regraft.networks.padding import shortened
 from regraft.networks.samples import placed
 

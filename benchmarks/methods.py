@@ -23,7 +23,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import regraft
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 
 Ways = dict[str, dict[str, Any]]
 Draw = dict[str, float]

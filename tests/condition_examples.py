@@ -10,7 +10,7 @@ from torch import nn
 
 import regraft
 from regraft.data import Dataset, preprocessing_from_dict, with_conditions
-from regraft.networks.contract import Coding, Network
+from regraft.networks.network import Coding, Network
 
 FAMILIES = ("torch", "keras")
 KNOWN = ("ada", "ben", "cleo", "dora", "emil", "fay")

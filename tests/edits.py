@@ -12,7 +12,7 @@ from torch import Tensor
 import regraft
 from regraft.data import default_preprocessing
 from regraft.methods.lora import low_rank_layers
-from regraft.networks.contract import Coding, Network, Tap
+from regraft.networks.network import Coding, Network, Tap
 from regraft.networks.parts.coding import ENTRANCE, LAYERS
 
 CONDITIONS = ("ada", "ben", "cleo")

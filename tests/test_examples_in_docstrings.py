@@ -11,7 +11,7 @@ import pytest
 
 import regraft
 from regraft import verbs
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 
 PARSER = doctest.DocTestParser()
 NAMES = [*regraft.__all__, *sorted(set(verbs.__all__) - set(regraft.__all__))]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .heads.ends import cut, join
     from .heads.retarget import retarget
     from .heads.stack import stack
-    from .networks.contract import Network
+    from .networks.network import Network
     from .planning import Plan, Result
     from .planning.extending import Extension
     from .planning.profiling import Profile
@@ -58,7 +58,7 @@ _HOMES = {
     "data": ("Dataset", "read"),
     "errors": ("RegraftError",),
     "heads": ("branch", "combine", "cut", "join", "retarget", "stack"),
-    "networks.contract": ("Network",),
+    "networks.network": ("Network",),
     "planning": ("Plan", "Result"),
     "planning.extending": ("Extension",),
     "planning.profiling": ("Profile",),

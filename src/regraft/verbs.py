@@ -26,8 +26,8 @@ from .files.text import printable
 from .freezing import whole_pass
 from .heads import extend as extend_by_name
 from .networks.account import Account
-from .networks.contract import Network
 from .networks.names import by_number
+from .networks.network import Network
 from .networks.parts.head import HeadChoice
 from .networks.predictions import Predictions
 from .networks.samples import Shapes, differing_passes

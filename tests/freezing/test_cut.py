@@ -12,8 +12,8 @@ from torch import nn
 
 import regraft
 from regraft.freezing import Cut, Refusal, cacheable_layers, find_cut, frozen_up_to, frozen_up_to_head
-from regraft.networks.contract import Head, Network
 from regraft.networks.hub.opening import open_hub
+from regraft.networks.network import Head, Network
 from regraft.networks.torch.family import open_torch
 
 timm = pytest.importorskip("timm")

@@ -23,7 +23,7 @@ from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.errors import MissingExtraError, SettingError
 from regraft.freezing import Counter, Cut, FrozenPass, cacheable_layers, check_engine, engines, find_cut, run
 from regraft.freezing.cache import ActivationCache
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 from regraft.networks.torch.family import open_torch
 
 INSTALLED = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]

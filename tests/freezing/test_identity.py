@@ -14,10 +14,10 @@ from torch import nn
 
 from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.freezing.identity import cache_identity, frozen_digest
-from regraft.networks.contract import Network
 from regraft.networks.fingerprints import libraries
 from regraft.networks.fingerprints.libraries import library_of, source_of
 from regraft.networks.fingerprints.values import Fingerprint
+from regraft.networks.network import Network
 from regraft.networks.torch.family import open_torch
 
 FROZEN = ["conv1", "norm1", "drop1"]

@@ -15,7 +15,7 @@ import torch
 import regraft
 from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.freezing import Counter, Cut, FrozenPass, cacheable_layers, engines, find_cut
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 
 keras = pytest.importorskip("keras")
 L = keras.layers

@@ -10,7 +10,7 @@ from torch import nn
 from regraft.errors import SettingError
 from regraft.freezing import Cut, cacheable_layers, find_cut, frozen_up_to, frozen_up_to_head
 from regraft.heads import branch
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 from regraft.networks.torch.family import open_torch
 
 

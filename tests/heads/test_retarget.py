@@ -14,7 +14,7 @@ from torch import nn
 from regraft.errors import NetworkError
 from regraft.heads import retarget
 from regraft.heads.retarget import retargeted_rows
-from regraft.networks.contract import Head, Network, Tap
+from regraft.networks.network import Head, Network, Tap
 from regraft.networks.torch.family import open_torch
 
 NAMES = ["bus", "Car", "ﬁre", "tram ", "Ünit", "ßee", "a", "A", "b", "c", "CAR", "car"]

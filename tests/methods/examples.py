@@ -15,8 +15,8 @@ from tests import torch_examples
 
 import regraft
 from regraft.data import Dataset, default_preprocessing
-from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Network
 from regraft.networks.torch.family import open_torch
 
 CLASSES = ("left", "right", "up")

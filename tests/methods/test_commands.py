@@ -10,8 +10,8 @@ from tests.cli.conftest import run
 from tests.methods import examples
 
 import regraft
-from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Network
 
 
 def _table(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from torch import Tensor
 import regraft
 from regraft.errors import InputError
 from regraft.methods import METHODS, SWITCHES
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
 ALL_CARDS = sorted(set(CARDS.glob("*.md")) - {CARDS / "index.md"})

@@ -21,9 +21,9 @@ from regraft.methods.distill import SoftTargets, old_chances, soft_cross_entropy
 from regraft.methods.gradients import relative_norm, relative_norms
 from regraft.methods.lora import low_rank_layers
 from regraft.methods.stay_near import anchors_of, pull_back_
-from regraft.networks.contract import Coding, Network
 from regraft.networks.keras.family import open_keras
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Coding, Network
 from regraft.networks.parts.scaling import film, lhuc
 from regraft.networks.torch.family import open_torch
 from regraft.planning import Plan, make_plan

@@ -14,7 +14,7 @@ import regraft
 from regraft.errors import SettingError
 from regraft.freezing import frozen_but, head_parameters
 from regraft.methods import METHODS, Method, Option, PreparedNetwork
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 
 
 def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> PreparedNetwork:

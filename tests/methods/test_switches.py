@@ -11,7 +11,7 @@ import torch
 from tests.methods import examples
 
 import regraft
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 from regraft.planning.tuning import switches
 
 QUICK = {

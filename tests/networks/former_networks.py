@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import regraft
-from regraft.networks.contract import Coding, Head, Network, Tap
+from regraft.networks.network import Coding, Head, Network, Tap
 from regraft.networks.torch.family import open_torch
 
 CODING = Coding(2, ("ann", "bob"), learned=("ann",))

@@ -15,10 +15,10 @@ from torch import Tensor
 from regraft.data import default_preprocessing
 from regraft.errors import NetworkError
 from regraft.networks.account import Account
-from regraft.networks.contract import Block, Head, Inputs, Layer, Network
 from regraft.networks.edits import Cut, Edit, Rows, Taps
 from regraft.networks.family import Body, Family
 from regraft.networks.fingerprints.values import Structure
+from regraft.networks.network import Block, Head, Inputs, Layer, Network
 from regraft.networks.parts.taps import INPUT, VECTOR, TapSlice, slices_of
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]

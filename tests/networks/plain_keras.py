@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from regraft.networks.contract import Inputs, Network
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Inputs, Network
 
 _PLAIN = """
 import os, sys, traceback

@@ -14,8 +14,8 @@ from tests.test_families import NETWORKS, opened
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.networks.contract import Network
 from regraft.networks.edits import edit_from_dict
+from regraft.networks.network import Network
 
 UNLISTED = ("copy", "reinitialised", "derived branch")
 """What is no edit: weights drawn anew, and a head that sums another one's probabilities, which is noted among the heads."""

@@ -15,9 +15,9 @@ from tests.networks import keras_examples as examples
 from tests.networks.plain_keras import assert_opens_afresh, exported
 
 from regraft.errors import NetworkError
-from regraft.networks.contract import Network, Scores
 from regraft.networks.keras.family import open_keras
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Network, Scores
 
 L = keras.layers
 POINTS = {

@@ -18,9 +18,9 @@ import regraft
 from regraft.errors import NetworkError
 from regraft.freezing.cut import Cut, find_cut
 from regraft.freezing.selection import cacheable_layers
-from regraft.networks.contract import Coding, Head, Inputs, Network, Scores
 from regraft.networks.keras.family import open_keras
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Coding, Head, Inputs, Network, Scores
 
 L = keras.layers
 CODING = Coding(4, ("ann", "bob"), learned=("ann", "bob"))

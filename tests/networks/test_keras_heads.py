@@ -16,9 +16,9 @@ pytest.importorskip("keras")
 
 from regraft.errors import NetworkError
 from regraft.freezing.cut import Cut, find_cut
-from regraft.networks.contract import Head, Network
 from regraft.networks.keras.family import open_keras
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Head, Network
 from regraft.networks.predictions import grouped_scores
 
 _spec = importlib.util.spec_from_file_location("keras_examples", Path(__file__).with_name("keras_examples.py"))

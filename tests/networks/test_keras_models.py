@@ -16,10 +16,10 @@ pytest.importorskip("keras")
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.networks.contract import Head, Network
 from regraft.networks.keras.clone import cloned
 from regraft.networks.keras.family import open_keras
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Head, Network
 
 _spec = importlib.util.spec_from_file_location("keras_examples", Path(__file__).with_name("keras_examples.py"))
 assert _spec is not None and _spec.loader is not None

@@ -14,7 +14,7 @@ from torch import nn
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.networks.contract import Coding
+from regraft.networks.network import Coding
 
 keras = pytest.importorskip("keras")
 from regraft.networks.edits import Taps  # noqa: E402  # after Keras

@@ -17,7 +17,7 @@ from regraft.data.preprocessings.text_preprocessing import TextPreprocessing
 from regraft.freezing import Cut, FrozenPass, find_cut
 from regraft.freezing.spread import batches_of
 from regraft.freezing.whole import WholePass
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 from regraft.networks.padding import by_length, lengths, reads_padding, shortened, skips_padding, sorts_by_length
 from regraft.planning.choosing.attaching import _places
 from regraft.training import WholeFeed

@@ -14,8 +14,8 @@ from torch import nn
 import regraft
 from regraft.data import PartsPreprocessing, TextPreprocessing, preprocessing_from_dict
 from regraft.errors import DataError, NetworkError
-from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Network
 
 pytestmark = pytest.mark.usefixtures("without_onnx_form")
 

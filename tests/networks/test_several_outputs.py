@@ -12,8 +12,8 @@ from torch import nn
 
 import regraft
 from regraft.errors import NetworkError, SettingError
-from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Network
 
 L = keras.layers
 FAMILIES = ("torch", "keras")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.networks.contract import Head, Network, Tap, TapSlice
+from regraft.networks.network import Head, Network, Tap, TapSlice
 from regraft.networks.torch.family import open_torch
 
 POOLS = ("mean", "std", "rows", "columns", "token")

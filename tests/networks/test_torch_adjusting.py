@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.networks.contract import Network, Tap
 from regraft.networks.edits import AddedBiases
+from regraft.networks.network import Network, Tap
 from regraft.networks.torch.family import open_torch
 from regraft.networks.torch.sites import fold_
 
@@ -162,7 +162,7 @@ def test_a_network_that_is_recurrent_alone_has_no_points() -> None:
     net = open_torch(examples.Recurrent(), inputs=(5, 4))
     assert net.points() == ()
     with pytest.raises(NetworkError, match="has no linear layer or convolution before its head"):
-        net.coded(regraft.networks.contract.Coding(3, ("a",)))
+        net.coded(regraft.networks.network.Coding(3, ("a",)))
     with pytest.raises(NetworkError, match="received no points"):
         net.adjusted((), form="lhuc")
 

@@ -16,7 +16,7 @@ import regraft
 from regraft.errors import NetworkError
 from regraft.freezing.cut import Cut, find_cut
 from regraft.freezing.selection import cacheable_layers
-from regraft.networks.contract import Coding, Head, Network, Tap
+from regraft.networks.network import Coding, Head, Network, Tap
 from regraft.networks.torch.family import open_torch
 
 CODING = Coding(4, ("ann", "bob"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import regraft
 from regraft.data import PreparedData
-from regraft.networks.contract import Network, Tap
+from regraft.networks.network import Network, Tap
 from regraft.planning.choosing.attaching import attached
 
 pytestmark = pytest.mark.usefixtures("without_onnx_form")

@@ -34,7 +34,7 @@ from regraft.planning.choosing.probing import JOINT, _prior, _stacking_weights, 
 from regraft.planning.choosing.solving import OLD_ROWS, HeldOutErrors, ProbeHeads
 from regraft.planning.choosing.trials import Trial, blended_, on_workers
 from regraft.planning.setup import Log
-from regraft.planning.tuning.tuned import weights_of
+from regraft.planning.tuning.training import weights_of
 from regraft.scale import unpacked
 from regraft.training import Settings
 from regraft.training import recipe as recipe_module

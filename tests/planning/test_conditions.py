@@ -149,7 +149,7 @@ def test_numbers_are_targets_too() -> None:
     torch.manual_seed(0)
     net = regraft.load(nn.Sequential(nn.Linear(WIDTH, 8), nn.Tanh(), nn.Linear(8, 1)), inputs=(WIDTH,))
     net = regraft.retarget(net, ["level"], kind="regression", start="random")
-    from regraft.networks.contract import Coding
+    from regraft.networks.network import Coding
 
     net = net.coded(Coding(SIZE, KNOWN, learned=KNOWN))
     with torch.no_grad():

@@ -14,7 +14,7 @@ from tests.reliability import cases
 from torch.nn import functional
 
 import regraft
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 
 SAMPLE = 6
 """So many examples more go through the network, before the cut is known and to prove it."""

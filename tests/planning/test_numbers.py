@@ -13,8 +13,8 @@ from torch import nn
 import regraft
 from regraft.data import read
 from regraft.errors import DataError
-from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Network
 from regraft.planning.choosing.probing import JOINT, best_of
 from regraft.planning.choosing.solving import OLD_ROWS, ProbeHeads
 

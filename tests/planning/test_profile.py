@@ -16,12 +16,12 @@ import regraft
 from regraft.data import PreparedData
 from regraft.errors import DataError, InputError, SettingError
 from regraft.freezing import Counter
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 from regraft.planning.preparing import preprocessing_for
 from regraft.planning.profiling.judging import Case, ProbeEvaluation, judged, nested_choice
 from regraft.planning.profiling.probing import coordinates, expected_gain, joint_probe, relation_scores, shared_rows
 from regraft.planning.setup import Clock
-from regraft.planning.tapped import TapFeatures, tapped_features
+from regraft.planning.tap_features import TapFeatures, tapped_features
 from regraft.training import Settings
 
 from ..torch_examples import Cnn
@@ -75,7 +75,7 @@ def test_a_second_pass_costs_nothing(tmp_path: Any) -> None:
 
 
 def test_grids_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regraft.planning.tapped.MOST_FEATURES", 150)
+    monkeypatch.setattr("regraft.planning.tap_features.MOST_FEATURES", 150)
     net = cnn()
     small, _ = tapped(net, textures(5))
     pools = {part.block: {piece.pool for piece in small.slices if piece.block == part.block} for part in small.slices}

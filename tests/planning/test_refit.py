@@ -13,7 +13,7 @@ import regraft
 from regraft.errors import SettingError
 from regraft.networks.keras.library import keras
 from regraft.planning import setup
-from regraft.planning.tuning.tuned import usual_rate
+from regraft.planning.tuning.training import usual_rate
 from regraft.report.planes import kept_epochs
 from regraft.training import Settings
 

@@ -13,7 +13,7 @@ import torch
 import regraft
 from regraft.data import Dataset, PreparedData, read
 from regraft.errors import SettingError
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 from regraft.planning import make_plan
 from regraft.planning.carry_out import checked_setup
 from regraft.planning.choosing.choice import Choice

@@ -12,7 +12,7 @@ from tests import torch_examples
 import regraft
 from regraft.data import Dataset
 from regraft.data.targets import Targets
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 
 FAMILIES = ("torch", "keras")
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "cache": "memory", "dropout": 0.1}

@@ -32,7 +32,7 @@ from regraft.errors import DataError, MissingExtraError, RegraftError, SettingEr
 from regraft.files.remote import stream_of
 from regraft.freezing import Cut, FrozenPass, cacheable_layers, find_cut, whole_pass
 from regraft.freezing.spread import batches_of
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 from regraft.scale import all_see, check_cluster, on_cluster, packed, unpacked
 
 no_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")

@@ -25,7 +25,7 @@ from regraft.errors import DataError, SettingError
 from regraft.planning.search import bench, searching
 from regraft.planning.search.board import Board, Options, carried
 from regraft.planning.search.space import Space
-from regraft.planning.tuning.tuned import folds_of
+from regraft.planning.tuning.training import folds_of
 from regraft.scale import unpacked
 
 pytestmark = pytest.mark.usefixtures("without_onnx_form")

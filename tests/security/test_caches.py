@@ -24,7 +24,7 @@ import regraft
 from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.errors import CacheError
 from regraft.freezing import Counter, Cut, FrozenPass, cacheable_layers, clear_caches, find_cut, frozen_up_to, list_caches
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 from regraft.networks.torch.family import open_torch
 
 COUNT = 60

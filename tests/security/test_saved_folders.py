@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 import regraft
 from regraft.cli import app
 from regraft.errors import NetworkError, UnsafeFileError
-from regraft.networks.contract import Coding
+from regraft.networks.network import Coding
 from regraft.networks.parts.code_files import write_code
 from regraft.networks.torch import programs
 from regraft.planning.profiling import Profile

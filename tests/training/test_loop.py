@@ -15,7 +15,7 @@ from tests import torch_examples as examples
 from regraft.errors import SettingError
 from regraft.freezing import frozen_up_to
 from regraft.heads import branch
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 from regraft.networks.torch.family import open_torch
 from regraft.tasks import loss_for
 from regraft.training import Checkpoint, Feed, Objective, Settings, TaskObjective, Training, train

@@ -16,7 +16,7 @@ from torch import nn
 
 from regraft.console import say, speaking
 from regraft.networks.torch.family import open_torch
-from regraft.planning.tuning.tuned import measured_training, refitted
+from regraft.planning.tuning.training import measured_training, refitted
 from regraft.tasks import loss_for
 from regraft.training import Objective, Settings, TaskObjective, Training, train
 from regraft.training.checkpoints import MemoryStore

@@ -13,7 +13,7 @@ from torch import nn
 
 import regraft
 from regraft.heads import branch
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 from regraft.networks.tracing import capture
 from regraft.training.regularizing import dropped, l1_norm
 

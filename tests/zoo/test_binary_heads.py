@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import regraft
 from regraft.data import Dataset
 from regraft.errors import NetworkError
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 
 CLASSES = ["neg", "pos"]
 

@@ -13,8 +13,8 @@ from torch import nn
 import regraft
 from regraft.errors import SettingError
 from regraft.freezing import frozen_up_to
-from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Network
 
 L = keras.layers
 

@@ -16,8 +16,8 @@ from tests.zoo.torch_networks import OldWeightNorm, Plain
 import regraft
 from regraft.data import Dataset
 from regraft.errors import InputError, NetworkError, SettingError
-from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Network
 from regraft.planning import Plan
 
 L = keras.layers

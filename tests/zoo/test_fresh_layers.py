@@ -11,9 +11,9 @@ from torch import nn
 
 import regraft
 from regraft.errors import SettingError
-from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
-from regraft.planning.trained import looks_fresh
+from regraft.networks.network import Network
+from regraft.planning.trainable import looks_fresh
 
 L = keras.layers
 FAMILIES = ("torch", "keras")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import regraft
 from regraft.errors import SettingError
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 
 CLASSES = ("a", "b", "c")
 ROWS = np.random.default_rng(0).normal(size=(36, 5, 6)).astype(np.float32)

@@ -12,8 +12,8 @@ import torch
 
 import regraft
 from regraft.errors import DataError, NetworkError
-from regraft.networks.contract import Network
 from regraft.networks.hub.processors import sound_extractor
+from regraft.networks.network import Network
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

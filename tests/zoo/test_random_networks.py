@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import regraft
-from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
+from regraft.networks.network import Network
 
 L = keras.layers
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import regraft
-from regraft.networks.contract import Tap
+from regraft.networks.network import Tap
 
 keras = pytest.importorskip("keras")
 ops = keras.ops

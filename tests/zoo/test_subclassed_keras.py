@@ -10,7 +10,7 @@ import pytest
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.networks.contract import Network, Tap
+from regraft.networks.network import Network, Tap
 
 keras = pytest.importorskip("keras")
 layers = keras.layers

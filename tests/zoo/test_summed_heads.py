@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 
 CLASSES = ("a", "b", "c")
 

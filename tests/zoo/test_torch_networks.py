@@ -13,7 +13,7 @@ from torch import nn
 import regraft
 from regraft.data import Dataset
 from regraft.errors import NetworkError
-from regraft.networks.contract import Network, Tap
+from regraft.networks.network import Network, Tap
 from regraft.networks.tracing import as_tensor
 
 STRATEGIES: dict[str, dict[str, Any]] = {

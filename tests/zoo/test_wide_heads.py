@@ -13,7 +13,7 @@ from keras import layers
 from torch import nn
 
 import regraft
-from regraft.networks.contract import Network
+from regraft.networks.network import Network
 
 CLASSES = ["angry", "calm", "glad", "sad", "tense"]
 PADDINGS = {"none": ("valid", 0), "same": ("same", "same")}

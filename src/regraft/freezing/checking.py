@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ..data import PreparedData
-from ..networks.contract import Inputs
+from ..networks.network import Inputs
 from ..networks.parts.protocols import chosen_rows
 from .cache import ActivationCache
 

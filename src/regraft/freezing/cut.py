@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
-from ..networks.contract import Inputs, Network, Scores
+from ..networks.network import Inputs, Network, Scores
 from ..networks.parts.protocols import by_name, chosen_rows
 from ..networks.tracing import hooked, replaced
 from ..randomness import seeded

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import ModuleList
 
 from ..errors import NetworkError, RegraftError, optional_import
-from ..networks.contract import Inputs, Network
+from ..networks.network import Inputs, Network
 from ..networks.onnx.openvino import openvino_program
 from ..networks.onnx.session import run_session, session_of
 from ..networks.parts.onnx_export import WholeNetwork, check_size, input_names, onnx_model, sample_tensors, why_not_exported

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data import PreparedData
 from ..errors import RegraftError
 from ..files.formats import reason_of
-from ..networks.contract import Inputs
+from ..networks.network import Inputs
 from ..probes.ridge import fit_ridge
 from ..words import counted
 from .cut import LiveOutput

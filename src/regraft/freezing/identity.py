@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..networks.contract import Network
 from ..networks.fingerprints.values import Structure
+from ..networks.network import Network
 from ..networks.parts.code_files import COUNTER
 from ..networks.parts.protocols import chosen_rows
 from ..networks.parts.structure import prefixes

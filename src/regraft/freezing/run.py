@@ -18,7 +18,7 @@ from ..data import PreparedData
 from ..errors import CacheError, SettingError
 from ..files.locks import held_folder
 from ..files.remote import brought, is_url, taken
-from ..networks.contract import Inputs, Network
+from ..networks.network import Inputs, Network
 from ..networks.padding import by_length, skips_padding, sorts_by_length
 from ..networks.samples import placed
 from .cache import CHUNK, ActivationCache

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
 from ..errors import SettingError, near_names
-from ..networks.contract import Layer, Network
+from ..networks.network import Layer, Network
 from ..networks.parts.structure import below, prefixes
 from ..words import counted
 from .units import independent, on_network

@@ -14,7 +14,7 @@ from ..data import Dataset, PreparedData
 from ..data.items import Clip, in_files
 from ..errors import SettingError
 from ..files.formats import opening
-from ..networks.contract import Inputs, Network
+from ..networks.network import Inputs, Network
 from ..scale import all_see, on_cluster, packed, unpacked
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils._pytree import tree_flatten
 
-from ..networks.contract import Inputs, Network
+from ..networks.network import Inputs, Network
 from ..networks.parts.protocols import on_device
 from ..networks.parts.structure import prefixes
 from ..networks.tracing import hooked, other_values, replaced

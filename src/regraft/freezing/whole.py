@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data import PreparedData, Preprocessing
 from ..errors import SettingError
-from ..networks.contract import Inputs, Network
+from ..networks.network import Inputs, Network
 from ..networks.padding import by_length, skips_padding, sorts_by_length
 from ..networks.parts.onnx_export import WholeNetwork
 from ..networks.predictions import concatenated, of_batch

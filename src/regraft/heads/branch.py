@@ -8,8 +8,8 @@ import numpy as np
 
 from ..errors import NetworkError, SettingError, near_names
 from ..networks.account import Account
-from ..networks.contract import Head, Network
 from ..networks.names import checked_classes, rows_of
+from ..networks.network import Head, Network
 from ..randomness import own_state
 from ..tasks import KINDS
 from ..words import counted

@@ -8,8 +8,8 @@ import numpy as np
 
 from ..errors import DataError, NetworkError, SettingError
 from ..networks.account import Account
-from ..networks.contract import Network
 from ..networks.names import checked_classes, index_of
+from ..networks.network import Network
 from ..networks.sources.opening import side_by_side
 from ..probes.calibration import fit_scales, log_loss
 from ..randomness import own_state

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ..data import ColumnsPreprocessing, preprocessing_from_dict
 from ..errors import SettingError
 from ..networks.account import Account
-from ..networks.contract import Network
+from ..networks.network import Network
 from ..randomness import own_state
 
 

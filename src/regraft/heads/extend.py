@@ -10,9 +10,9 @@ import numpy as np
 from ..data import Dataset
 from ..errors import DataError, NetworkError, SettingError, near_names
 from ..networks.account import Account
-from ..networks.contract import Head, Network
 from ..networks.folders import read_statistics
 from ..networks.names import checked_classes, exact_name, rows_of
+from ..networks.network import Head, Network
 from ..probes import ClassStatistics, fit_lda, fit_ridge, statistics_of
 from ..probes.common import folds_of
 from ..randomness import own_state

@@ -12,9 +12,9 @@ import numpy as np
 
 from ..errors import NetworkError, SettingError, near_names
 from ..networks.account import UNNAMED, Account
-from ..networks.contract import Head, Network
 from ..networks.edits import Cut, Taps
 from ..networks.names import checked_classes, exact_name, normal_name, rows_of, shifted
+from ..networks.network import Head, Network
 from ..networks.parts.head import ACTIVATIONS
 from ..randomness import own_state
 from ..words import counted

@@ -8,8 +8,8 @@ import numpy as np
 
 from ..errors import SettingError, near_names
 from ..networks.account import Account
-from ..networks.contract import Network
 from ..networks.names import checked_classes
+from ..networks.network import Network
 from ..networks.parts.head import ACTIVATIONS
 from ..randomness import own_state
 from .starts import Start, empty_head, ready_for, started

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data import Dataset, preprocessing_from_dict, read
 from ..errors import DataError, SettingError, near_names
-from ..networks.contract import Head, Network
+from ..networks.network import Head, Network
 from ..probes import ClassStatistics, LogisticLoss, fit_logistic, fit_ridge
 
 STARTS = ("zeros", "random", "mean", "imprint", "probe")

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors import NetworkError
 from ..freezing import frozen_but, head_parameters
-from ..networks.contract import Network
+from ..networks.network import Network
 from ..words import counted
 from .contract import Method, PreparedNetwork
 

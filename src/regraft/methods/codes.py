@@ -12,7 +12,7 @@ from torch.nn import Module
 
 from ..errors import NetworkError
 from ..freezing import added_parameters, frozen_but, head_parameters
-from ..networks.contract import Coding, Network
+from ..networks.network import Coding, Network
 from ..networks.parts.coding import ENTRANCE, LAYERS
 from ..networks.parts.structure import points_in
 from ..words import counted

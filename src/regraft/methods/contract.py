@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ..networks.contract import Network
+    from ..networks.network import Network
 
 __all__ = ["Method", "Option", "PrepareFunction", "PreparedNetwork", "are_names", "copied", "nothing_more"]
 

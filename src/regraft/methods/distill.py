@@ -7,7 +7,7 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 
-from ..networks.contract import Scores
+from ..networks.network import Scores
 
 __all__ = ["TEMPERATURE", "SoftTargets", "old_chances", "soft_cross_entropy"]
 

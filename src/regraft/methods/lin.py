@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..freezing import added_parameters, frozen_but, head_parameters
-from ..networks.contract import Network
+from ..networks.network import Network
 from .contract import Method, PreparedNetwork
 
 

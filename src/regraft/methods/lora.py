@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors import NetworkError, near_names
 from ..freezing import frozen_but, head_parameters
-from ..networks.contract import Network
+from ..networks.network import Network
 from .contract import Method, Option, PreparedNetwork, are_names
 
 __all__ = ["METHOD", "low_rank_layers"]

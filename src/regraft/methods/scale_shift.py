@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import NetworkError
 from ..freezing import added_parameters, frozen_but, head_parameters
-from ..networks.contract import Network
+from ..networks.network import Network
 from ..networks.parts.structure import points_in
 from .contract import Method, Option, PreparedNetwork, are_names
 

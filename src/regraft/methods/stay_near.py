@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..networks.contract import Network
+from ..networks.network import Network
 
 
 def pull_back_(groups: Iterable[Mapping[str, Any]], anchors: Mapping[int, Tensor], *, strength: float) -> None:

@@ -19,7 +19,7 @@ from ..files.text import shown
 from ..freezing import check_engine
 from ..methods import METHODS
 from ..networks.account import UNNAMED, UNUSED, Account
-from ..networks.contract import Network
+from ..networks.network import Network
 from ..training import Settings, clear_
 from ..training.callbacks import Tracker
 from ..words import counted
@@ -35,7 +35,7 @@ from .result import History, Result, check_unfinished, finished_run, network_fac
 from .setup import Checkpoints, Log, Outcome, Parts, Setup, differences, parts_of, run_digest, whole_digest
 from .strategies import run_strategy
 from .tasks import changed_heads, matched_tasks, placed_tasks, same_tasks, task_problems
-from .trained import check_trained, hold_, with_fresh, without_solving
+from .trainable import check_trained, hold_, with_fresh, without_solving
 from .tuning.by_method import check_method
 from .tuning.switches import switch_problems
 

@@ -11,9 +11,9 @@ from torch.nn import Module
 from ..data import Dataset, PreparedData, Summary, preprocessing_from_dict
 from ..data.items import listed, take
 from ..errors import InputError
-from ..networks.contract import Inputs, Network
 from ..networks.matching import by_order
 from ..networks.names import rows_of
+from ..networks.network import Inputs, Network
 from ..networks.norms import Norm, misfit
 from ..networks.sources.zoo import timm_siblings
 from ..words import counted

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..files.room import taken
-from ..networks.contract import Network
+from ..networks.network import Network
 from ..probes import ClassStatistics, UnknownJudge, choose_unknown, fit_temperature, held_out_factors, log_loss, statistics_of
 from ..tasks import fit_thresholds
 from ..training import all_logits

@@ -11,7 +11,7 @@ import torch
 from ..data import ArrayPreprocessing, Dataset
 from ..data.items import mean_of_windows, take
 from ..files.room import release_pages
-from ..networks.contract import Network
+from ..networks.network import Network
 from ..probes.trees import MOST_BOOSTED, tree_scores
 from ..report import picture_uri, sound_uri
 from ..tasks import chosen_figures, judge, paired_difference, reliability

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data import Dataset, ImagePreprocessing
 from ..data.items import take
-from ..networks.contract import Inputs, Network
+from ..networks.network import Inputs, Network
 from ..networks.norms import misfit, norms_of
 from ..probes import fit_ridge
 from ..words import counted

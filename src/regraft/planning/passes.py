@@ -13,7 +13,7 @@ from ..errors import SettingError
 from ..files.room import large_array
 from ..freezing import FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut
 from ..freezing.spread import check_seen
-from ..networks.contract import Network
+from ..networks.network import Network
 from ..networks.tracing import watching
 from ..training import CachedFeed, Feed, HeadFeed, Settings, Training, WholeFeed
 from ..training.loop import trained

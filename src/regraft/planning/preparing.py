@@ -29,8 +29,8 @@ from ..data.decoding.depth import transparency_of
 from ..data.preprocessings.augmenting import CALLABLE
 from ..errors import DataError, NetworkError, SettingError, near_names
 from ..networks.account import Account
-from ..networks.contract import Inputs, Network
 from ..networks.hub.tokens import known_positions, known_tokens
+from ..networks.network import Inputs, Network
 from ..networks.predictions import of_batch
 from ..words import counted
 from .measured_input import measured_preprocessing

@@ -13,8 +13,8 @@ from ..files.formats import opening
 from ..files.text import notebook_html
 from ..files.writing import write_lines, write_text
 from ..networks.account import Account
-from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE, HISTORY_FILE, replacing, settled, versions, write_network
+from ..networks.network import Network
 from ..report import in_short, read_facts, report_page, verdict, write_facts, write_report
 from ..report.facts import SCORES
 from ..words import counted

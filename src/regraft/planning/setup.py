@@ -20,7 +20,7 @@ from ..data import Dataset, PreparedData
 from ..errors import DataError, SettingError
 from ..freezing import Counter, RunCaches
 from ..freezing.identity import frozen_digest
-from ..networks.contract import Head, Network, Scores
+from ..networks.network import Head, Network, Scores
 from ..probes import LinearProbe
 from ..tasks import chosen_loss, class_weights, fit_thresholds
 from ..training import Checkpoint, Feed, Objective, Settings, TaskObjective

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import NetworkError
 from ..freezing import frozen_before, frozen_up_to_head, held_layers, matching_layers
 from ..methods.gradients import relative_norms
-from ..networks.contract import Network
+from ..networks.network import Network
 from ..networks.parts.coding import ENTRANCE, LAYERS, in_condition
 from ..networks.samples import placed
 from ..training import CachedFeed, Feed, WholeFeed
@@ -27,7 +27,7 @@ from .setup import Log, Outcome, Setup, Source
 from .starting import solve_heads_
 from .tuning.by_method import begun_method, with_conditions_of
 from .tuning.switches import taught
-from .tuning.tuned import History, starts_of, tuned, weights_of
+from .tuning.training import History, starts_of, tuned, weights_of
 
 __all__ = ["names_in", "run_strategy", "take_over_"]
 

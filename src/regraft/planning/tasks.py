@@ -13,7 +13,7 @@ from ..data.dataset import with_targets
 from ..errors import DataError, InputError, SettingError, near_names
 from ..heads import branch, retarget
 from ..networks.account import Account
-from ..networks.contract import Inputs, Network
+from ..networks.network import Inputs, Network
 from ..networks.samples import sample_of
 from ..tasks import KINDS, LOSSES, chosen_loss, metric_name, metric_problems
 from ..training.courses import monitor_problem

@@ -12,7 +12,7 @@ from ..data import PreparedData
 from ..data.decoding.threads import prefetched
 from ..files.room import release_pages
 from ..freezing import ActivationCache, Counter, Cut
-from ..networks.contract import Inputs, Network, Scores
+from ..networks.network import Inputs, Network, Scores
 from ..networks.padding import CHUNK, shortened, skips_padding, sorts_by_length
 from ..networks.samples import placed
 

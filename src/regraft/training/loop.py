@@ -21,7 +21,7 @@ from ..console import progress, say, summarize
 from ..errors import SettingError
 from ..freezing.spread import sent
 from ..methods.stay_near import anchors_of, pull_back_
-from ..networks.contract import Network
+from ..networks.network import Network
 from ..randomness import seeded
 from ..words import counted, metric_words
 from .callbacks import Callbacks

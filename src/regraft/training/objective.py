@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..networks.contract import Scores
+from ..networks.network import Scores
 from ..probes import fit_temperature, log_loss
 from ..tasks import Loss, chosen_figures
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from ..networks.contract import Network
+from ..networks.network import Network
 from .optimizing import named_optimizer, optimizer_by
 from .settings import Settings
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module, functional
 
-from ..networks.contract import Network
+from ..networks.network import Network
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..console import say, speaking
 from ..errors import RegraftError, SettingError
-from ..networks.contract import Network, Scores
+from ..networks.network import Network, Scores
 from ..scale import WorkerLostError, alongside, other_machines
 
 T = TypeVar("T")

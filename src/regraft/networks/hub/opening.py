@@ -14,7 +14,7 @@ from torch.nn import Module
 
 from ...errors import NetworkError, RegraftError, optional_import
 from ...files.text import printable
-from ..contract import Inputs
+from ..network import Inputs
 from ..sources.building import Limits, building
 from ..sources.zoo import SourceModule, image_spec, unique_names
 from ..torch.plain import copied

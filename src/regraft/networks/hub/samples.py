@@ -8,7 +8,7 @@ import torch
 from torch.nn import Module
 
 from ...errors import NetworkError
-from ..contract import Inputs
+from ..network import Inputs
 from ..samples import sample_of
 
 _SIDE = 224  # Default image size, if neither the configuration nor the preprocessor states one

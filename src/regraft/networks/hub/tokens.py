@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Inputs, Network
+from ..network import Inputs, Network
 from ..parts.protocols import by_name
 from ..tracing import trace
 

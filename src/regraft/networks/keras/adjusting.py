@@ -16,9 +16,9 @@ from ..parts.coding import CODE_SPREAD, ENTRANCE, INPUT, LAYERS, Coding, drawn_c
 from ..parts.protocols import by_name
 from ..parts.scaling import film, lhuc
 from .body import KerasBody
+from .flat_graph import Rewiring, Step, named, named_inputs, opened
 from .heads import channels_last
 from .library import keras
-from .opened import Rewiring, Step, named, named_inputs, opened
 from .running import seeded
 from .sizes import put_activation_, reset_, retrack_, taken_activation_
 from .structure import ADJUSTED, CODES, CONDITION, Site, channel_axis, graph_of, is_code, no_graph

@@ -31,9 +31,9 @@ from ..tracing import as_tensor, flat_tensors, head_reading, in_columns, trace
 from .adjusting import INSIDE
 from .body import KerasBody
 from .clone import cloned
+from .flat_graph import FlatGraph, Rewiring, end_of, last_called, mapped, named, named_inputs, opened
 from .heads import channels_last, found_beside, is_wide, outputs_of, rows_of
 from .library import keras
-from .opened import FlatGraph, Rewiring, end_of, last_called, mapped, named, named_inputs, opened
 from .running import by_number, called, sample_for, shapes_of
 from .sizes import put_rows_, rechannel_, resize_
 from .structure import CODES, READ, TAPS, graph_of, is_tap, named_modules, steps_of

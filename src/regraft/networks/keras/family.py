@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ...errors import NetworkError
 from ..account import Account
-from ..contract import Network
 from ..edits import Edit
 from ..family import EditTable, Family
+from ..network import Network
 from ..parts.head import HeadChoice
 from ..samples import Shapes, sample_facts
 from ..sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays

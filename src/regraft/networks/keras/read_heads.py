@@ -15,8 +15,8 @@ from ..account import Account
 from ..parts.head import HeadLocation
 from ..tracing import in_columns
 from .body import KerasBody
+from .flat_graph import opened
 from .library import keras
-from .opened import opened
 from .running import run_steps_
 from .sizes import put_rows_
 from .structure import graph_of, steps_of

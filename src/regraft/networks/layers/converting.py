@@ -15,13 +15,13 @@ from torch import Tensor
 from ...errors import NetworkError, RegraftError
 from ...files.formats import reason_of
 from ..account import Account
-from ..contract import Network
 from ..edits import Codes
 from ..keras.body import KerasBody
 from ..keras.family import open_keras
 from ..keras.library import keras
 from ..keras.saving import as_given
 from ..keras.structure import CODES, CONDITION
+from ..network import Network
 from ..parts.coding import ENTRANCE, LAYERS
 from ..parts.head import told_binary
 from ..parts.onnx_export import input_names, is_coarse, why_not_exported

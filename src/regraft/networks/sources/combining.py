@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module, ModuleList
 
-from ..contract import Network
+from ..network import Network
 from ..torch.family import open_torch
 from ..torch.graft import for_exporter_
 from ..tracing import as_tensor

@@ -14,7 +14,6 @@ from ...errors import NetworkError
 from ...files.formats import opening
 from ...files.sizes import memory, open_archive
 from ...files.text import printable
-from ..contract import Network
 from ..edits import Cut, Taps, edit_from_dict
 from ..keras.body import KerasBody
 from ..keras.clone import cloned
@@ -23,6 +22,7 @@ from ..keras.library import keras
 from ..keras.saving import is_without_graph, rename_layers_
 from ..keras.structure import graph_of, named_modules
 from ..matching import by_shape
+from ..network import Network
 from .building import Limits, building
 from .keras_guard import check_config, serialized_parts
 from .keras_weights import file_kind, opened_h5, put_keras_weights_, weight_bytes

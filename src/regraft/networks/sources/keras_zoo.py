@@ -10,9 +10,9 @@ import numpy as np
 
 from ...errors import NetworkError, near_names
 from ...files.text import printable
-from ..contract import Network
 from ..keras.family import open_keras
 from ..keras.library import keras
+from ..network import Network
 from ..parts.head import Head
 from .zoo import unreachable_weights
 

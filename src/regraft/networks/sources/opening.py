@@ -16,12 +16,12 @@ from ...files.given import LIBRARIES, missing_network
 from ...files.text import printable
 from ...words import counted
 from ..account import Account
-from ..contract import Coding, Inputs, Network
 from ..edits import Cut, edit_from_dict
 from ..family import Family
 from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_heads_, read_learned_, read_statistics
 from ..hub.opening import live_hub
 from ..hub.samples import suited_sample
+from ..network import Coding, Inputs, Network
 from ..onnx.trainable import SOURCE as ONNX_SOURCE
 from ..onnx.trainable import open_onnx, read_onnx_module
 from ..parts.code_files import naming_conditions, with_code_files
@@ -194,7 +194,7 @@ def side_by_side(networks: Sequence[Network]) -> Network:
         return torch_side_by_side(networks)
     with _keras_needed():
         from ..keras.family import open_keras
-        from ..keras.opened import beside
+        from ..keras.flat_graph import beside
     return open_keras(beside([network.body.copied_module() for network in networks]), take=True, origin={"source": COMBINED})
 
 

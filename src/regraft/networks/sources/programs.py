@@ -14,8 +14,8 @@ from ...errors import NetworkError, UnsafeFileError
 from ...files.formats import opening
 from ...files.onnx_form import read_onnx
 from ..account import Account
-from ..contract import Coding, Head, Inputs, Network, Scores
 from ..names import checked_classes
+from ..network import Coding, Head, Inputs, Network, Scores
 from ..parts.code_files import table_with_files
 from ..parts.head import HeadLocation, told_binary
 from ..parts.onnx_export import input_names

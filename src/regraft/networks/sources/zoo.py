@@ -16,7 +16,7 @@ from torch.nn import Module
 from ...errors import NetworkError, near_names, optional_import
 from ...files.formats import reason_of
 from ...files.text import printable
-from ..contract import Inputs
+from ..network import Inputs
 from ..samples import sample_of
 from .building import cached_only_when_offline
 

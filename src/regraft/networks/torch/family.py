@@ -10,9 +10,9 @@ from torch.nn import Module
 
 from ...errors import NetworkError
 from ..account import Account, unused_outputs
-from ..contract import Inputs, Network
 from ..edits import Edit
 from ..family import EditTable, Family
+from ..network import Inputs, Network
 from ..parts.head import HeadChoice
 from ..samples import check_sample, first_working_sample, in_one_mapping, sample_facts
 from ..sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays

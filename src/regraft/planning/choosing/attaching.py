@@ -11,13 +11,13 @@ from ...data import PreparedData
 from ...errors import NetworkError
 from ...heads import retarget
 from ...networks.account import Account
-from ...networks.contract import Inputs, Network, Tap
+from ...networks.network import Inputs, Network, Tap
 from ...networks.padding import by_length, reads_padding, skips_padding, sorts_by_length, takes_mask
 from ...networks.parts.structure import Block
 from ...probes import fit_ridge
 from ...words import counted
 from ..measured_input import LEAST, SURE, losses_of, surely
-from ..tapped import FeatureNetwork, reading_at
+from ..tap_features import FeatureNetwork, reading_at
 
 ATTACHED = "The network had no head that could be recognised"
 _MOST, _BLOCKS, _BATCH = 256, 3, 32  # Examples of the measurement; number of last blocks that are tried; examples per pass

@@ -21,7 +21,7 @@ from ..judging import blind_scores
 from ..passes import whole_feeds
 from ..setup import Log, Outcome, Setup, Source
 from ..starting import solved_heads_of
-from ..tuning.tuned import FOLDS
+from ..tuning.training import FOLDS
 from .bases import outcome_of_probe, read_depths
 from .candidates import Candidate, candidates_of, strategy_fields
 from .choice import SURELY, Choice, figures_, gain_of, judged_old, source_features

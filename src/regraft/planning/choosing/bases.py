@@ -14,7 +14,7 @@ from ...words import counted
 from ..passes import too_large, train_heads_alone, whole_feeds
 from ..setup import ClosedFormHead, Log, Outcome, Setup, Source
 from ..starting import solve_heads_, solved_heads_of
-from ..tapped import TapFeatures, default_points, tapped_features
+from ..tap_features import TapFeatures, default_points, tapped_features
 from .probing import probe_at, probed_network
 from .solving import ProbeHeads
 

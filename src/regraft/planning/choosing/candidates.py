@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import NetworkError, SettingError, near_names
 from ...freezing import frozen_up_to, frozen_up_to_head, held_layers
 from ...methods import METHODS
-from ...networks.contract import Network
+from ...networks.network import Network
 from ...words import counted
 from ..plan import BASES, THIRDS, Plan
 from ..setup import Log, Setup

@@ -16,7 +16,7 @@ from ...training import HeadFeed, all_logits
 from ...training.courses import most_epochs
 from ..passes import features_of, feed_of
 from ..setup import ClosedFormHead, Log, Setup
-from ..tapped import TapFeatures
+from ..tap_features import TapFeatures
 from .bases import Base, head_base, probe_base, scratch_base
 from .candidates import Candidate, frozen_layers
 from .costs import Costs

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...console import speaking
-from ...networks.contract import Network
+from ...networks.network import Network
 from ...networks.samples import placed
 from ...networks.tracing import hooked
 from ...training import Training, WholeFeed, train

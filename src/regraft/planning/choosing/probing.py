@@ -8,14 +8,14 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from ...errors import NetworkError, SettingError, near_names
-from ...networks.contract import Head, Network, TapSlice
+from ...networks.network import Head, Network, TapSlice
 from ...networks.parts.taps import INPUT, VECTOR
 from ...probes import LinearProbe, fit_ridge, fit_temperature
 from ...probes.common import HiddenLayer, centred
 from ...words import counted
 from ..preparing import output_names
 from ..setup import Setup
-from ..tapped import TapFeatures
+from ..tap_features import TapFeatures
 from .solving import (
     OLD_AND_RIDGE,
     OLD_ROWS,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ...networks.contract import Tap, TapSlice
+from ...networks.network import Tap, TapSlice
 from ...networks.parts.taps import INPUT, VECTOR
 from ...probes import (
     LayeredProbe,
@@ -27,7 +27,7 @@ from ...probes.common import HiddenLayer, feature_scale, mean_and_deviation, spr
 from ..measured_input import losses_of
 from ..plan import THROUGH_LAYERS
 from ..setup import Setup
-from ..tapped import TapFeatures
+from ..tap_features import TapFeatures
 
 WORDS = {
     "ridge": "ridge",

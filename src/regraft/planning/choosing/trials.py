@@ -15,7 +15,7 @@ from torch import Tensor
 from ...console import speaking
 from ...freezing.spread import check_seen, sent
 from ...methods import METHODS
-from ...networks.contract import Network
+from ...networks.network import Network
 from ...scale import on_cluster
 from ...training import Feed, Settings, Training, WholeFeed, all_logits
 from ...training.loop import copied, restore_
@@ -23,7 +23,7 @@ from ...training.recipe import DRAWN, LARGEST, MeasuredTraining, ShortTraining, 
 from ..passes import feed_of, training_of
 from ..setup import Log, Setup
 from ..tuning.by_method import Tuning, begun_method
-from ..tuning.tuned import folds_for, measured_training, refit_, refitted, split_of, starts_of, usual_rate, weights_of
+from ..tuning.training import folds_for, measured_training, refit_, refitted, split_of, starts_of, usual_rate, weights_of
 from .bases import Base
 from .candidates import Candidate, below_probe, frozen_layers
 from .solving import HeldOutErrors, held_out

@@ -12,8 +12,8 @@ from ...data.items import listed
 from ...errors import NetworkError, SettingError, near_names
 from ...methods.prior import code_prior
 from ...networks.account import Account
-from ...networks.contract import Coding, Network
 from ...networks.folders import FACTS_FILE, read_facts
+from ...networks.network import Coding, Network
 from ...networks.parts.code_files import code_digest, shared_state, write_code
 from ...networks.parts.coding import INPUT
 from ...words import counted

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...data import PreparedData
 from ...freezing import Counter, Cut, cacheable_layers, find_cut
-from ...networks.contract import Inputs, Network, Scores
+from ...networks.network import Inputs, Network, Scores
 from ...networks.samples import placed
 
 NUMBERS_AT_ONCE = 2**22  # Maximum number of values in a batch of pairs, at the input of the part that runs for every code

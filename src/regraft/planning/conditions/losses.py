@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...networks.contract import Scores
+from ...networks.network import Scores
 from ...training.full_batch import value_and_gradient
 from .items import CodedItems
 

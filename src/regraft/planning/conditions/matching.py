@@ -11,7 +11,7 @@ from ...data import Dataset, Targets
 from ...data.dataset import with_targets
 from ...data.items import listed
 from ...errors import DataError, NetworkError, SettingError, near_names
-from ...networks.contract import Head, Network
+from ...networks.network import Head, Network
 from ...networks.parts.coding import MEAN
 from ...words import counted
 from .items import CodedItems

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...data import Dataset, PreparedData
 from ...errors import NetworkError, SettingError, near_names
-from ...networks.contract import Inputs, Network
+from ...networks.network import Inputs, Network
 from ...networks.samples import placed
 from ...training.full_batch import Evaluate, minimise, value_and_gradient
 from ..preparing import preprocessing_for

@@ -17,8 +17,8 @@ from ...files.text import notebook_html
 from ...heads import extend, extension_figures
 from ...heads.starts import STARTS
 from ...networks.account import Account
-from ...networks.contract import Network
 from ...networks.folders import replacing, write_network
+from ...networks.network import Network
 from ...report import write_report
 from ...tasks import judge, wilson_interval
 from ...words import counted

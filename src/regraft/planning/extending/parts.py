@@ -9,8 +9,8 @@ import numpy as np
 from ...data import Dataset, checked, preprocessing_from_dict
 from ...data.items import listed
 from ...errors import DataError, NetworkError
-from ...networks.contract import Network
 from ...networks.names import rows_of
+from ...networks.network import Network
 from ...words import counted
 from ..preparing import without_name
 

@@ -11,14 +11,14 @@ from ...data import Dataset, PreparedData
 from ...data.items import mean_of_windows
 from ...errors import DataError
 from ...freezing import Counter, check_engine
-from ...networks.contract import Network
+from ...networks.network import Network
 from ...probes.class_mean import fit_class_mean
 from ...probes.knn import neighbour_scores
 from ...training import Settings
 from ...words import counted
 from ..preparing import preprocessing_for, windowed
 from ..setup import Clock
-from ..tapped import TapFeatures, tapped_features
+from ..tap_features import TapFeatures, tapped_features
 from .judging import METRICS, Case, ProbeEvaluation, judged, nested_choice
 from .probing import (
     JointProbe,

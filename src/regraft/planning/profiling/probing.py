@@ -9,7 +9,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from ...heads.retarget import retargeted_rows
-from ...networks.contract import Head, Network
+from ...networks.network import Head, Network
 from ...probes.common import NEVER, spread_out
 from ...probes.ridge import fit_ridge
 from ...probes.statistics import fit_lda, fit_lda_probe, statistics_of

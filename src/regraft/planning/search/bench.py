@@ -11,7 +11,7 @@ from ...data import Dataset, PreparedData
 from ...errors import NetworkError
 from ...freezing import Counter, RunCaches
 from ...heads import retarget
-from ...networks.contract import Network
+from ...networks.network import Network
 from ..carry_out import adapted, checked_setup
 from ..finishing import leave_ready_
 from ..judging import judged
@@ -19,8 +19,8 @@ from ..plan import Plan
 from ..preparing import output_names
 from ..setup import Clock, Log, Outcome, Parts, learning_parts
 from ..tasks import matched_tasks
-from ..trained import with_fresh
-from ..tuning.tuned import Fold
+from ..trainable import with_fresh
+from ..tuning.training import Fold
 from .space import HEAD_NAMES, plan_for
 
 Build = Callable[[Mapping[str, Any]], Network]  # Makes a network from values of a trial

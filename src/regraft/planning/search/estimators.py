@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_array, check_is
 
 from ...data import Dataset, default_preprocessing, preprocessing_from_dict, read
 from ...errors import DataError, NetworkError, SettingError, unknown_setting
-from ...networks.contract import Network
+from ...networks.network import Network
 from ...networks.sources.opening import open_source
 from ...randomness import seeded
 from ...training import Settings

@@ -26,8 +26,8 @@ from ...files.text import printable, shown
 from ...freezing import Counter, check_engine
 from ...freezing.identity import frozen_digest
 from ...freezing.spread import check_seen, sent
-from ...networks.contract import Network
 from ...networks.folders import FACTS_FILE
+from ...networks.network import Network
 from ...report.plots import SURE
 from ...scale import on_cluster
 from ...training.courses import MOST
@@ -36,7 +36,7 @@ from ..carry_out import carry_out
 from ..plan import Plan
 from ..preparing import prepared_for
 from ..result import Result
-from ..tuning.tuned import folds_of
+from ..tuning.training import folds_of
 from .bench import METRICS, Bench, Build, shown_values
 from .board import BEST, PRUNERS, SAMPLERS, Board, Options, OwnTrial, carried
 from .database import StoredTrial, optuna_library

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import SettingError, near_names
-from ...networks.contract import Network
+from ...networks.network import Network
 from ...networks.parts.head import ACTIVATIONS
 from ...training import Settings
 from ...training.settings import is_whole

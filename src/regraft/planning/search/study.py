@@ -9,7 +9,7 @@ from typing import Any
 
 from ...files.text import printable
 from ...files.writing import write_json
-from ...networks.contract import Network
+from ...networks.network import Network
 from ...report.plots import plot_importances, plot_trials
 from ...words import counted, metric_words
 from ..plan import Plan

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...data import Dataset, with_conditions
 from ...errors import DataError, NetworkError
 from ...methods import METHODS, Method, PreparedNetwork
-from ...networks.contract import Network, Scores
+from ...networks.network import Network, Scores
 from ..plan import Plan
 from ..setup import Parts, Setup
 

@@ -11,7 +11,7 @@ from ...data import Dataset
 from ...errors import InputError, SettingError
 from ...methods.co_tuning import class_relation, related_chances
 from ...methods.distill import TEMPERATURE, SoftTargets, old_chances
-from ...networks.contract import Head, Network
+from ...networks.network import Head, Network
 from ...words import counted
 from ..plan import Plan
 from ..profiling.probing import shared_rows

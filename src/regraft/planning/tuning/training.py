@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...data import Dataset
 from ...errors import DataError
-from ...networks.contract import Network
+from ...networks.network import Network
 from ...training import Feed, HeadFeed, Settings, Training
 from ...training.checkpoints import Store
 from ...training.courses import monitored_by, most_epochs

@@ -13,7 +13,7 @@ from ..errors import SettingError
 from ..freezing import counted_layers, frozen_up_to, held_layers, matching_layers
 from ..heads.retarget import retargeted_rows
 from ..methods import METHODS
-from ..networks.contract import Network
+from ..networks.network import Network
 from ..words import counted
 from .choosing.candidates import frozen_layers
 from .plan import ALL, AUTO_BLOCK, FRESH, Plan, check_plan

@@ -1,4 +1,4 @@
-"""The contract of a network, the same for every family.
+"""A network of either family: what it is, what it computes, how it is saved.
 
 Shape letters, used in the whole project: N examples, d features, C classes.
 `family.py` defines what each framework implements. No code above this folder asks which family a network belongs to.

@@ -18,8 +18,8 @@ from ..data import PreparedData
 from ..errors import NetworkError
 from ..files.room import taken
 from ..freezing import ActivationCache, Counter, Cut, FrozenPass, LiveOutput, default_cache_folder
-from ..networks.contract import Inputs, Network, Tap, TapSlice
 from ..networks.editing.taps import UnevenTapsError
+from ..networks.network import Inputs, Network, Tap, TapSlice
 from ..networks.parts.taps import INPUT, POOLS
 from ..networks.tracing import watching
 from ..training import Settings
