@@ -193,7 +193,7 @@ def _refused_network(kind: str) -> tuple[Network, Any]:
 
 @pytest.mark.parametrize("row", ROWS, ids=IDS)
 def test_what_does_not_suit_is_refused_by_name_before_anything_is_trained(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regraft.planning.passes.train", lambda *_: pytest.fail("a training was started"))
+    monkeypatch.setattr("regraft.training.loop._trained", lambda *_: pytest.fail("a training was started"))
     for kind, options, words in row.refused:
         net, items = _refused_network(kind)
         with pytest.raises(InputError, match=words):

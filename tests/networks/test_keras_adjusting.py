@@ -289,7 +289,7 @@ def test_an_entrance_is_the_identity_at_first(name: str, tmp_path: Path) -> None
         entered.with_entrance()
 
 
-@pytest.mark.parametrize(("name", "received"), [("masked text", "1 inputs of the types int32"), ("two inputs", "2 inputs")])
+@pytest.mark.parametrize(("name", "received"), [("masked text", "1 input of the types int32"), ("two inputs", "2 inputs")])
 def test_entrances_refuse_by_name(name: str, received: str) -> None:
     with pytest.raises(NetworkError, match=received):
         opened(name).with_entrance()

@@ -171,18 +171,18 @@ def test_the_parts_are_disjoint_and_complete(count: int, classes: int, seed: int
 def test_what_chose_never_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is looked at, for closed forms, weights, rate, epoch and strategy, is disjoint from the judging items."""
     seen: set[int] = set()
-    inner, solved = loop.train, solving._solved_by
+    inner, solved = loop._trained, solving._solved_by
 
-    def watching(training: Any) -> Any:
+    def watching(training: Any, team: Any) -> Any:
         seen.update(map(int, training.fit))
         seen.update(map(int, training.validation))
-        return inner(training)
+        return inner(training, team)
 
     def watching_probes(*given: Any, rows: np.ndarray, **named: Any) -> Any:
         seen.update(map(int, rows))
         return solved(*given, rows=rows, **named)
 
-    monkeypatch.setattr("regraft.planning.passes.train", watching)
+    monkeypatch.setattr(loop, "_trained", watching)
     monkeypatch.setattr(solving, "_solved_by", watching_probes)
     pictures, labels = examples.pictures(60)
     noise = np.random.default_rng(0).normal(0, 2, pictures.shape).astype(np.float32)
