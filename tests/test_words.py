@@ -51,6 +51,11 @@ def test_commands_search_and_report_show_a_metric_in_one_format(key: str) -> Non
         assert score_table({"examples": 9, key: value})["rows"][-1][1] == [told]
 
 
+def test_errors_in_the_unit_of_the_targets_are_shown_however_small_they_are() -> None:
+    assert metric_words("mae", 3e-6) == "3e-06" and metric_words("rmse", 2.5e-7) == "2.5e-07"
+    assert metric_words("ece", 1e-9) == "0.0 %" and metric_words("r2", -1e-6) == metric_words("log_loss", 1e-9) == "0.0000"
+
+
 @pytest.mark.parametrize("name", get_scorer_names())
 def test_a_metric_of_the_user_is_shown_alike_in_progress_and_report(name: str) -> None:
     told = metric_words(name, 0.86812)

@@ -40,7 +40,8 @@ def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, s
 _JUDGED = ("accuracy", "macro_f1", "micro_f1", "map", "ece", "recall", "precision", "average_precision")
 SHARES = frozenset([*_JUDGED, "old_accuracy", "new_accuracy", "harmonic_mean"])
 """Metrics of regraft that are shown in per cent, everywhere."""
-_SMALLEST = 5e-5  # Metrics that are smaller are shown as 0
+_SMALLEST = 5e-5  # Metrics that are smaller are shown as 0, except those in the unit of the targets
+_IN_UNITS = ("mae", "rmse")
 _SHARE = re.compile(r"(?:^|_)(?:accuracy|f1|precision|recall|jaccard)(?:_|$)")
 """Names of scorers of scikit-learn, and of metrics of the user, that are shown in per cent as well: "f1_macro", "validation_accuracy"."""
 FIGURES = (
@@ -72,8 +73,8 @@ def counted(number: int, noun: str) -> str:
 
 def metric_words(name: str, value: float | None) -> str:
     """Return the value of a metric as text: a share in per cent with one decimal, any other as `number_words` does."""
-    if value is not None and abs(value) < _SMALLEST and name in dict(FIGURES):
-        return f"{value:.4f}" if name not in SHARES else "0.0 %"
+    if value is not None and abs(value) < _SMALLEST and name in dict(FIGURES) and name not in _IN_UNITS:
+        return "0.0 %" if name in SHARES else "0.0000"
     share = value is not None and 0 <= value <= 1 and (name in SHARES or _SHARE.search(name))
     return f"{100 * value:.1f} %" if share and value is not None else number_words(value)
 

@@ -40,6 +40,16 @@ def test_a_table_of_texts_is_read_as_one(head: str, name: str, tmp_path: Path) -
     assert data.names == tuple(f"{tmp_path / name}:{row}" for row in (1, 2))
 
 
+def test_texts_at_an_address_are_fetched(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    (tmp_path / "t.txt").write_text("good\nbad\n")
+    (tmp_path / "t.csv").write_text("text,label\ngood,pos\nbad,neg\n")
+    for name in ("t.txt", "t.csv"):
+        address: Any = f"file://{tmp_path}/{name}"
+        data = _read(address)
+        assert list(data.items) == ["good", "bad"] and (data.names is None or data.names[1] == f"{address}:2")
+
+
 def test_lines_stay_lines_and_mixtures_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("text,label\ngood,pos\n")
     (tmp_path / "t.csv").write_text("text,label\ngood,pos\n")

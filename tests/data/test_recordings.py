@@ -282,6 +282,17 @@ def test_another_length_than_a_keras_model_states_is_refused_before_anything_run
         regraft.adapt(net, sounds, cache="memory")
 
 
+@pytest.mark.parametrize(("sides", "channel"), [((4000, 1), False), ((4000,), True)])
+def test_keras_adds_and_removes_an_axis_of_one(sounds: Path, sides: tuple[int, ...], channel: bool) -> None:
+    keras = pytest.importorskip("keras")
+    body = [keras.layers.Reshape((4000, 1)), keras.layers.Conv1D(8, 33, 8), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3)]
+    net = regraft.load(
+        keras.Sequential([keras.Input(sides), *body]), preprocessing={**_own(0.5), "channel": channel, "layout": "channels_last"}
+    )
+    result = regraft.adapt(net, sounds, strategy="head", cache="memory")
+    assert result.network.predict([next(sounds.glob("low/*.wav"))]).probabilities.shape == (1, 2)
+
+
 def test_check_says_how_recordings_are_read(sounds: Path) -> None:
     told = str(regraft.check(sounds, _torch(preprocessing=_own(0.5))))
     assert "windows over their whole length" in told and "holdout: 2" in told, told

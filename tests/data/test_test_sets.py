@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import regraft
+from regraft.data.read import read_like
 
 pandas = pytest.importorskip("pandas")
 CLASSES = ["low", "high"]
@@ -61,3 +62,28 @@ def test_old_classes_and_a_test_set_of_an_extension_are_read_alike() -> None:
     data = regraft.read(new[["a", "b", "level", "place"]], target="level")
     found = regraft.extend(_net(), data, old_data=old[["place", "level", "a", "b"]], test=_table(2)[["a", "b", "level", "place"]])
     assert found.classes == ("low",) and found.scores["test"]["examples"] == 30
+
+
+def test_files_beside_a_test_table_are_its_own(tmp_path: Path) -> None:
+    for seed, folder in enumerate(("train", "test")):
+        table = _table(seed)
+        table["file"] = [f"{row}.npy" for row in range(len(table))]  # the same names in both folders
+        (tmp_path / folder).mkdir()
+        for file, row in zip(table["file"], table[["a", "b"]].to_numpy(np.float32), strict=True):
+            np.save(tmp_path / folder / file, row)
+        table[["file", "level"]].to_csv(tmp_path / folder / "labels.csv", index=False)
+    data = regraft.read(tmp_path / "train" / "labels.csv", files=tmp_path / "train", target="level")
+    test = read_like(data, tmp_path / "test" / "labels.csv", skip_bad=False)
+    assert np.array_equal(test[0], _table(1)[["a", "b"]].to_numpy(np.float32)[0])
+    assert not [note for note in regraft.adapt(_net(), data, strategy="probe", test=test).plan.reasons if "equal, byte by byte" in note]
+
+
+def test_labels_given_as_a_list_are_no_columns_and_records_are_a_table() -> None:
+    table, test = _table(0), _table(1)[["a", "b", "level"]]
+    data = regraft.read(table[["a", "b"]], target=table["level"].tolist())
+    assert not data.reading and read_like(data, test, skip_bad=False) is test
+    several = regraft.read(table.assign(c=1, d=[0, 1] * 15)[["a", "b", "c", "d"]], target=["c", "d"])
+    assert several.reading == {"target": ["c", "d"]}
+    named, other = regraft.read(table[["a", "b", "level", "place"]], target="level"), _table(1)[["level", "a", "b", "place"]]
+    for form in (other.to_dict("records"), {name: other[name].to_numpy() for name in other}):
+        assert read_like(named, form, skip_bad=False).classes == ("high", "low")

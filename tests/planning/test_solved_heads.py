@@ -25,6 +25,7 @@ from regraft.networks.keras.library import keras
 from regraft.planning import Plan, make_plan
 from regraft.planning.choosing import convex
 from regraft.planning.setup import parts_of
+from regraft.report.planes import penalty_paths
 from regraft.training import loop
 
 pytestmark = pytest.mark.usefixtures("without_onnx_form")
@@ -63,6 +64,7 @@ def test_a_head_is_solved_and_is_what_scikit_learn_makes_of_the_same_features(fa
     result = regraft.adapt(net, (pictures[:160], labels[:160]), strategy="head", holdout=0.2, test=test, cache="memory")
     assert [entry["stage"] for entry in result.history] == ["head"] * len(result.history)
     assert all(entry["penalty"] > 0 and entry["validation_loss"] > 0 for entry in result.history)
+    assert len(penalty_paths(result.history)) == 1  # coarse to fine, and yet one head
     best = min(result.history, key=lambda entry: entry["validation_loss"])
     said = next(reason for reason in result.plan.reasons if reason.startswith("The head was solved"))
     assert f"{best['penalty']:.3g}" in said and "fitted to 128 examples" in said and "5-fold" in said

@@ -306,6 +306,9 @@ def test_verdict_of_regression_and_of_nothing() -> None:
         "This is no better than the closed-form probe of the deepest features (0.501). The error of the mean of the targets is 1."
     )
     assert "is better: its error is 0.1." in verdict(figures, {"probe": {"mae": 0.1, "mae_interval": [0.05, 0.2]}})
+    sure = {"mae": 0.4985, "mae_interval": [0.4984, 0.4986]}  # less than half a per cent lower, and yet no chance
+    assert "This is less than 1 % lower than the error of" in verdict(sure, {"probe": {"mae": 0.5, "mae_interval": [0.4999, 0.5001]}})
+    assert "is better: its error is 0.498" in verdict({"mae": 0.5, "mae_interval": [0.4999, 0.5001]}, {"probe": sure})
     assert "No baseline was run." in verdict(figures, {})
     assert "has not been evaluated" in verdict({}, {})
 
@@ -433,9 +436,18 @@ def test_the_epochs_kept_are_those_of_the_weights() -> None:
 
 
 def test_penalties_of_solved_heads_are_no_epochs() -> None:
-    losses = {100.0: 3.0, 10.0: 2.0, 1.0: 1.0, 0.1: 2.0}
-    solved = [{"stage": "head", "penalty": penalty, "validation_loss": loss} for penalty, loss in losses.items()]
-    again = [{"stage": "head", "penalty": penalty, "validation_loss": 2 * loss} for penalty, loss in losses.items()]
+    losses = {100.0: 3.0, 1.0: 1.0, 0.01: 4.0, 10.0: 2.0, 0.1: 2.0}  # in the order of trying: coarse to fine
+    solved = [
+        {"stage": "head", "epoch": number, "penalty": penalty, "validation_loss": loss}
+        for number, (penalty, loss) in enumerate(losses.items(), start=1)
+    ]
+    other = [{**entry, "task": "other", "epoch": entry["epoch"] + len(solved)} for entry in solved]
+    alone = penalty_figure(solved)
+    assert alone is not None and "penalty kept: 1<" in alone["body"] and "held-out examples" in alone["body"]
+    for again in (other, [{**entry, "run": 2} for entry in solved]):
+        twice = penalty_figure(solved + again)
+        assert twice is not None and "head 2" in twice["body"] and "head 3" not in twice["body"]
+    again = [{**entry, "validation_loss": 2 * entry["validation_loss"]} for entry in solved]
     assert not curves(epochs_of(solved + again))
     found = penalty_figure(solved + again)
     assert found is not None and "penalty kept: 1, 1" in found["body"] and "head 2" in found["body"] and "epoch" not in found["body"]

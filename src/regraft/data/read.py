@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .readers.examples import are_examples
 from .readers.folders import read_folder
 from .readers.streams import pictures_at, pictures_in_parquet, pictures_in_tar
 from .readers.table_files import TABLE_EXTENSIONS, how_else
-from .readers.tables import columns_in, read_columns, read_table
+from .readers.tables import columns_in, is_table, names_files_beside, read_columns, read_table
 from .readers.targets import ReadOptions, are_among, indices_note
 from .readers.tasks import ExampleFacts, targets_by_task, with_tasks
 from .targets import TASKS
@@ -106,7 +106,8 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     for note in (note for note in mixed if note.startswith(WARNING)):  # a network may be evaluated, which has no verdict
         warnings.warn(note.removeprefix(WARNING), stacklevel=3)
     named = {"target": target, "files": files, "kind": kind, "columns": columns, "outside": outside, "task": task, "inputs": inputs}
-    reading = {**data.reading, **{name: value for name, value in named.items() if _are_words(value)}}
+    held = {fact["column"] for fact in data.table}
+    reading = {**data.reading, **{name: value for name, value in named.items() if _are_words(value, held)}}
     data = dataclasses.replace(data, notes=(*mixed, *data.notes), reading=reading)
     if max_length is not None:
         if type(max_length) is not int or max_length < 1:
@@ -120,18 +121,20 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
 
 
 def read_like(data: Dataset, other: Any, *, skip_bad: bool) -> Any:
-    """Return other data; if they are a table, read with the columns and the folder that `data` were read with."""
-    table = is_frame(other) or (isinstance(other, str | Path) and Path(other).suffix.lower() in TABLE_EXTENSIONS)
-    return read(other, skip_bad=skip_bad, **data.reading) if table and data.reading else other
+    """Return other data; if they are a table, read with the columns that `data` were read with. The folder of the files is that of `data`,
+    unless files that the table names lie beside it."""
+    if not data.reading or is_bunch(other) or not is_table(other, data.reading.get("target")):
+        return other
+    beside = "files" in data.reading and isinstance(other, str | Path) and Path(other).is_file() and names_files_beside(Path(other))
+    return read(other, skip_bad=skip_bad, **{name: value for name, value in data.reading.items() if not beside or name != "files"})
 
 
-def _are_words(value: Any) -> bool:
-    """Return whether an argument names something (True, a text, a path, or several of them) and holds no values of examples."""
+def _are_words(value: Any, columns: Collection[str]) -> bool:
+    """Return whether an argument names something (True, a text, a path, or several `columns`) and holds no values of examples."""
     if isinstance(value, Mapping):
-        return all(map(_are_words, value.values()))
-    return (
-        value is True or isinstance(value, str | Path) or (isinstance(value, list | tuple) and all(isinstance(one, str) for one in value))
-    )
+        return all(_are_words(one, columns) for one in value.values())
+    several = isinstance(value, list | tuple) and all(isinstance(one, str) and one in columns for one in value)
+    return value is True or isinstance(value, str | Path) or several
 
 
 def unknown_kinds(kind: Any, task: Any) -> Iterator[str]:

@@ -163,9 +163,10 @@ def _try_out(net: Network, items: PreparedData) -> None:
     if isinstance(own, AudioPreprocessing) and isinstance(net.sample, torch.Tensor):
         batch = items.batch(np.zeros(2, np.int64))
         of_batch(partial(_ran, net), net, batch=batch)
-        stated = next(iter(_stated_shapes(net).values()), None)  # a whole Keras model may take other lengths, its parts do not
+        stated = next(iter(_stated_shapes(net).values()), ())  # a whole Keras model may take other lengths, its parts do not
         made = tuple(batch.shape[1:]) if isinstance(batch, torch.Tensor) else ()
-        if stated and made and any(side not in (None, size) for side, size in zip(stated, made, strict=True)):
+        sides = ([side for side in shape if side != 1] for shape in (stated, made))  # Keras adds and removes an axis of 1
+        if any(side not in (None, size) for side, size in zip(*sides, strict=False)):
             raise NetworkError(f"The network takes examples of the shape {stated}, and its preprocessing= makes {made}. Change the latter.")
     if not isinstance(own, ArrayPreprocessing) or not isinstance(net.sample, torch.Tensor) or not (own.integers or net.input_guessed):
         return

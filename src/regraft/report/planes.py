@@ -114,16 +114,15 @@ def epochs_of(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def penalty_paths(history: Sequence[Mapping[str, Any]]) -> list[list[Point]]:
-    """Return points (penalty, loss on held-out examples) of each solved head in `history`."""
-    paths: list[list[Point]] = []
-    before = 0.0
+    """Return points (penalty, loss on held-out examples) of each solved head in `history`, from the weakest penalty to the strongest."""
+    paths: dict[tuple[int, object], list[Point]] = {}
+    solution, before = 0, 0
     for entry in history:
         if "penalty" in entry:
-            if not paths or entry["penalty"] > before:  # a path goes from the strongest penalty to the weakest
-                paths.append([])
-            before = entry["penalty"]
-            paths[-1].append((float(before), float(entry["validation_loss"])))
-    return [[point for point in path if point[0] > 0 and math.isfinite(point[1])] for path in paths]
+            number = int(entry.get("epoch") or before + 1)
+            solution, before = solution + (number <= before), number  # each time that heads are solved, the numbers start again
+            paths.setdefault((solution, entry.get("task")), []).append((float(entry["penalty"]), float(entry["validation_loss"])))
+    return [sorted(point for point in path if point[0] > 0 and math.isfinite(point[1])) for path in paths.values()]
 
 
 def curve(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:

@@ -139,9 +139,9 @@ def _of_error(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, A
     other = baselines[best]
     apart = _apart(figures.get("mae_interval"), other.get("mae_interval"))
     lower = round(100 * (1 - figures["mae"] / other["mae"])) if other["mae"] else 0
-    if lower > 0:
-        said += f". This is {lower} % lower than the error of {baseline_name(best)} ({other['mae']:.3g})."
-    elif lower == 0 and not apart:
+    if lower > 0 or (apart and figures["mae"] < other["mae"]):
+        said += f". This is {lower or 'less than 1'} % lower than the error of {baseline_name(best)} ({other['mae']:.3g})."
+    elif lower == 0 and (not apart or figures["mae"] == other["mae"]):
         return said + f". This is no better than {baseline_name(best)} ({other['mae']:.3g})." + _constant_error(baselines, best)
     elif apart:
         said += f". But {baseline_name(best)} is better: its error is {other['mae']:.3g}."

@@ -117,7 +117,7 @@ def _items(net: Any, files: list[Any], *, texts: list[str], columns: list[str] |
     alone = len(files) == 1 and not (texts or columns or beside)
     if not alone and any(map(is_url, files)):
         raise InputError(f"Received {listed(files)}; expected one address alone, without --text, --columns and --files.")
-    found = read_elsewhere(files[0], kind) if alone else None
+    found = read_elsewhere(files[0], kind, texts=True) if alone else None
     if found is not None:
         return found
     tables = [path for path in files if path.suffix.lower() in TABLE_EXTENSIONS]

@@ -30,7 +30,16 @@ from .table_files import TABLE_EXTENSIONS, Columns, columns_of_file, keeps_types
 from .targets import ReadOptions, label_array
 from .tasks import MAIN, ExampleFacts, built, targets_by_task
 
-__all__ = ["TABLE_EXTENSIONS", "absent_columns", "columns_in", "is_table", "read_columns", "read_table", "read_unlabelled"]
+__all__ = [
+    "TABLE_EXTENSIONS",
+    "absent_columns",
+    "columns_in",
+    "is_table",
+    "names_files_beside",
+    "read_columns",
+    "read_table",
+    "read_unlabelled",
+]
 
 _NAMELESS = re.compile(r"|Unnamed: 0(\.\d+)?")  # Names that the index of a data frame gets when it is written to a file
 FEW_ROWS = 8  # With this few rows or fewer, any column may count the rows by chance
@@ -428,6 +437,11 @@ def _file_column(table: _Table, found: FilesBelow) -> str:
             "expected one column of file names, with or without extension."
         )
     return best
+
+
+def names_files_beside(path: Path) -> bool:
+    """Return whether a column of the table at `path` names files relative to the table's folder. No file is opened but the table."""
+    return _names_files(_file_table(path), path.parent)
 
 
 def _names_files(table: _Table, folder: Path) -> bool:

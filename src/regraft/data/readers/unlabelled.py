@@ -1,6 +1,7 @@
 """Reader for examples without labels, in all file formats of labelled data."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,18 @@ def read_files(paths: Iterable[Path], kind: str) -> Dataset:
     return Dataset(items, np.zeros(len(names), np.float32), (), kind, "regression", names=tuple(names))
 
 
-def read_elsewhere(source: str | Path, kind: str) -> Dataset | None:
+def read_elsewhere(source: str | Path, kind: str, *, texts: bool = False) -> Dataset | None:
     """Read unlabelled examples at an address, or the pictures of a tar or Parquet file; None for any other source.
-    Pictures are fetched when needed, tables and arrays at once."""
+    Pictures are fetched when needed, tables and arrays at once. `texts`: also fetch texts; else an address is a text itself."""
     suffix, found = suffix_of(source), None
     if kind == "image" and suffix in (".tar", ".parquet"):
         found = pictures_in_tar(source, named=True) if suffix == ".tar" else pictures_in_parquet(source, None, named=True)
     elif is_url(source) and kind != "text" and suffix not in (*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS):
         found = pictures_at(str(source), named=True)
-    if found is None and is_url(source) and kind != "text":
+    if found is None and is_url(source) and (texts or kind != "text"):
         with fetched(str(source)) as path:
-            return read_files([path], kind)
+            data = read_files([path], kind)
+        return replace(data, names=tuple(name.replace(str(path), str(source)) for name in data.names or ()) or None)
     if found is None:
         return None
     if not len(found) or kind != "image":

@@ -57,7 +57,7 @@ def solved_heads(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], 
                 setup.network.set_rows_(setup.network.heads[layer_task].layer, weight, bias=bias)
             return None
         solved[name] = ClosedFormHead(found.probe, found.rows)
-        history += found.entries(len(history), seconds=time.perf_counter() - began)
+        history += found.entries(name, before=len(history), seconds=time.perf_counter() - began)
         log.notes.append(found.words(name, several=len(setup.tasks) > 1))
     return Outcome(setup.network, feed, frozen, history, source, solved=solved)
 
@@ -71,11 +71,11 @@ class _SolvedHead:
     fitted: int
     method: str
 
-    def entries(self, before: int, *, seconds: float) -> list[dict[str, Any]]:
-        """Return a history entry for each penalty; `before` is the number of earlier entries."""
+    def entries(self, name: str, *, before: int, seconds: float) -> list[dict[str, Any]]:
+        """Return a history entry of the task `name` for each penalty; `before` is the number of earlier entries."""
         each = round(seconds / max(len(self.probe.path), 1), 3)
         return [
-            {"stage": "head", "epoch": before + number, "penalty": penalty, "validation_loss": loss, "seconds": each}
+            {"stage": "head", "task": name, "epoch": before + number, "penalty": penalty, "validation_loss": loss, "seconds": each}
             for number, (penalty, loss) in enumerate(self.probe.path, start=1)
         ]
 
