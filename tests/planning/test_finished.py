@@ -59,3 +59,23 @@ def test_the_same_call_returns_what_is_there_and_another_is_an_error(family: str
     assert _bytes(tmp_path / "out") == before
     _adapted(family, tmp_path / "out", seed=1, resume=False)
     assert _bytes(tmp_path / "out") != before
+
+
+def test_a_metric_called_loss_does_not_choose_the_epoch() -> None:
+    def loss(_targets: np.ndarray, _scores: np.ndarray) -> float:
+        return 0.25
+
+    plain, named = (
+        regraft.adapt(
+            regraft.load(_module("torch"), inputs=(4,)),
+            (ROWS, ROWS[:, 0]),
+            strategy="full",
+            epochs=2,
+            learning_rate=1e-3,
+            **how,
+            cache="memory",
+        )
+        for how in ({}, {"metrics": [loss]})
+    )
+    losses = [[entry.get("validation_loss") for entry in result.history] for result in (plain, named)]
+    assert losses[0] == losses[1] and named.scores["holdout"]["metrics"] == {"loss": 0.25}

@@ -89,7 +89,8 @@ class Objective:
         found = {"validation_loss": total} if losses else {}
         found |= {"calibrated_loss": calibrated} if scaled else {}
         found |= {"validation_accuracy": next(iter(right.values()))} if right else {}
-        found |= {f"validation_{name}": value for name, value in self._metrics(scores, indices).items()}
+        further = {f"validation_{name}": value for name, value in self._metrics(scores, indices).items()}
+        found = {**found, **further, **found}  # a metric that is called "loss" does not choose the epoch
         return {**losses, **right, **found} if len(self.parts) > 1 else found
 
     def _metrics(self, scores: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
