@@ -15,6 +15,7 @@ from torch import nn
 
 import regraft
 from regraft.errors import NetworkError
+from regraft.networks.keras.library import keras
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,45 @@ def test_nonsense_is_one_clear_error(source: Any, message: str, tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NetworkError, match=message):
         regraft.load(source)
+
+
+WRONG_SHAPES: dict[str, tuple[Any, str]] = {
+    "tensor": (torch.zeros(2, 4), r"received a tensor of the shape \(2, 4\).*such as inputs=\(4,\)"),
+    "array": (np.zeros((2, 4)), r"received an array of the shape \(2, 4\).*such as inputs=\(4,\)"),
+    "tensor by name": ({"x": torch.zeros(2, 4)}, r"inputs for 'x': received a tensor.*such as inputs=\{'x': \(4,\)\}"),
+    "number": (4, r"received 4 \(int\)"),
+    "number by name": ({"x": 4}, r"inputs for 'x': received 4 \(int\)"),
+    "text": ("4", r"received '4' \(str\)"),
+    "set": ({4}, r"received \{4\} \(set\)"),
+    "nothing by name": ({"x": None}, r"inputs for 'x': received None"),
+    "fraction": ((4.5,), r"received \(4\.5,\).*whole numbers of 1 or more"),
+    "negative": ((-1,), r"received \(-1,\).*None for an axis of any length"),
+    "zero": ((0,), r"received \(0,\)"),
+    "bool": ((True,), r"received \(True,\)"),
+    "shapes": (((4,),), r"received \(\(4,\),\)"),
+    "no names": ({}, r"the shape of each input by its name"),
+    "names": ({1: (4,)}, r"the shape of each input by its name"),
+    "large": ((10**7, 10**6), r"10,000,000,000,000 numbers \(at most 1,073,741,824\)"),
+}
+
+
+@pytest.mark.parametrize("family", ["torch", "keras", "keras without a graph"])
+@pytest.mark.parametrize("name", WRONG_SHAPES)
+def test_what_is_no_shape_of_an_example_is_one_clear_error(name: str, family: str) -> None:
+    given, message = WRONG_SHAPES[name]
+    layers = keras.layers
+    made: Any = {
+        "torch": lambda: nn.Linear(4, 3),
+        "keras": lambda: keras.Sequential([keras.Input((4,), name="x"), layers.Dense(3)]),
+        "keras without a graph": lambda: keras.Sequential([layers.Dense(3)]),
+    }[family]()
+    with pytest.raises(NetworkError, match=message):
+        regraft.load(made, inputs=given)
+
+
+def test_a_shape_may_be_of_numpy() -> None:
+    for given in ((np.int64(4),), np.array([4]), [4], torch.Size((4,))):
+        assert regraft.load(nn.Linear(4, 3), inputs=given).head.features == 4
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.tflite", "a"])

@@ -2,11 +2,14 @@
 
 import inspect
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from itertools import combinations
+from reprlib import repr as brief
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -21,9 +24,41 @@ Shapes = Sequence[int] | Mapping[str, Sequence[int]] | None
 """Shape of one example without the batch axis; a mapping of input name to shape where the network takes several tensors."""
 _SIDES = (224, 32, 28, 64, 96, 128, 16, 8, 299)
 _LENGTHS = (16, 32, 64, 128, 100, 1000, 16000)
+_MOST_NUMBERS = 2**30  # Largest number of values of one example
 _MOST_TOKENS = 1000  # Largest number of tokens to try: longer texts take minutes, and few networks need them
 DRAWN = 1e-3
 """Allowed difference of two passes over the same examples, relative to the largest score: sums in another order differ slightly."""
+
+
+def check_shapes(inputs: Any) -> None:
+    """Raise if `inputs` is neither None nor the shape of one example, nor a mapping of input names to such shapes."""
+    if inputs is None:
+        return
+    if isinstance(inputs, Mapping) and not (inputs and all(isinstance(name, str) for name in inputs)):
+        raise NetworkError(f"inputs={brief(dict(inputs))}: expected the shape of each input by its name, such as {{'input_ids': (128,)}}.")
+    for name, shape in inputs.items() if isinstance(inputs, Mapping) else (("", inputs),):
+        whole = not name and isinstance(shape, np.ndarray) and shape.ndim == 1 and shape.dtype.kind in "iu"
+        problem, own = _problem_of(shape.tolist() if whole else shape)
+        if problem:
+            such = f"{{{name!r}: {own}}}" if name else own
+            raise NetworkError(
+                f"inputs{f' for {name!r}' if name else ''}: received {problem}; expected the shape of one example without the batch axis. "
+                f"Give whole numbers of 1 or more, with None for an axis of any length, such as inputs={such}."
+            )
+
+
+def _problem_of(shape: Any) -> tuple[str, str]:
+    """Return what was received in place of the shape of one example, "" if it is one, and a shape to give instead."""
+    if isinstance(shape, Tensor | np.ndarray):
+        kind, own = ("a tensor" if isinstance(shape, Tensor) else "an array"), tuple(shape.shape)
+        return f"{kind} of the shape {own}", str(own[1:] or own or (3, 224, 224))
+    if not isinstance(shape, Sequence) or isinstance(shape, str | bytes):
+        return f"{brief(shape)} ({type(shape).__name__})", "(3, 224, 224)"
+    whole = [isinstance(side, int | np.integer) and not isinstance(side, bool) and side >= 1 for side in shape if side is not None]
+    if not all(whole):
+        return brief(shape), "(3, 224, 224)"
+    most = math.prod(int(side) for side in shape if side is not None)
+    return (f"{brief(shape)}, which is {most:,} numbers (at most {_MOST_NUMBERS:,})" if most > _MOST_NUMBERS else ""), "(3, 224, 224)"
 
 
 def placed(inputs: Inputs, device: torch.device, *, order: torch.memory_format) -> Inputs:

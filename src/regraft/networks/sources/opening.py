@@ -26,7 +26,7 @@ from ..onnx.trainable import SOURCE as ONNX_SOURCE
 from ..onnx.trainable import open_onnx, read_onnx_module
 from ..parts.code_files import naming_conditions, with_code_files
 from ..parts.head import HeadChoice, told_binary
-from ..samples import Shapes, named_sample, sample_of
+from ..samples import Shapes, check_shapes, named_sample, sample_of
 from ..torch.exporting import PROGRAM_FILE
 from ..torch.family import open_torch
 from ..torch.former import present_names, with_present_facts, with_present_names
@@ -71,6 +71,7 @@ def open_source(
     """Open a network from any source.
     `inputs` is the shape of one example without the batch axis, or a mapping of input name to shape. The returned network carries the
     account of its weights file. `weights="random"` is valid for names only."""
+    check_shapes(inputs)
     drawn = weights == RANDOM
     if drawn and str(source).partition(":")[0] not in LIBRARIES:
         raise NetworkError(f"weights={RANDOM!r} goes with a name such as 'timm:resnet18'; received {printable(str(source))[:80]!r}.")
