@@ -125,7 +125,28 @@ def test_the_layer_gives_what_the_network_gave_and_keeps_its_classes(family: str
     assert np.allclose(regraft.load(tmp_path / "saved").logits(ROWS), result.network.logits(ROWS), atol=1e-5)
 
 
+def softmax_by_hand(logits: Tensor) -> Tensor:
+    powers = torch.exp(logits - logits.amax(1, keepdim=True))
+    return powers / powers.sum(1, keepdim=True)
+
+
+def less_its_mean(logits: Tensor) -> Tensor:
+    return logits - logits.mean(1, keepdim=True)
+
+
+def halved_in_place(x: Tensor) -> Tensor:
+    x /= x.norm(dim=1, keepdim=True)
+    return x
+
+
 FORMS: dict[str, Code] = {
+    "after dropout": lambda own, x: functional.dropout(x, 0.4, own.training) @ own.weight,
+    "mean of several dropouts": lambda own, x: sum(functional.dropout(x, 0.4, own.training) @ own.weight for _ in range(3)) / 3,
+    "softmax by hand": lambda own, x: softmax_by_hand(x @ own.weight),
+    "less its mean": lambda own, x: less_its_mean(x @ own.weight),
+    "less its mean, probabilities": lambda own, x: less_its_mean(x @ own.weight).softmax(1),
+    "thresholds": lambda own, x: functional.linear(x, own.fc.weight[:1]) + own.bias,
+    "normalised in place": lambda own, x: halved_in_place(x.detach()) @ own.weight,
     "a product of each class": lambda own, x: torch.stack([(x * own.fc.weight[at]).sum(1) for at in range(5)], 1),
     "a vector of each class": lambda own, x: torch.stack([x @ own.weight[:, at] for at in range(5)], 1),
     "columns": lambda own, x: torch.cat([x @ own.weight[:, at : at + 1] for at in range(5)], 1),
@@ -167,6 +188,108 @@ def test_layers_side_by_side_at_the_end_of_a_graph(name: str) -> None:
     assert np.allclose(net.body.module(torch.from_numpy(ROWS)).detach(), model.predict(ROWS, verbose=0), rtol=1e-4, atol=1e-5)
     changed = regraft.retarget(net, ["b", "new", "a"])
     assert np.array_equal(changed.head.weight[[0, 2]], net.head.weight[[1, 0]])
+
+
+class Started(Own):
+    """A network whose code changes its own input in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone() if self.training else x
+        x[:, 0] *= 0.5
+        x -= x.mean(1, keepdim=True)
+        return super().forward(x)
+
+
+def test_code_that_changes_its_input_in_place() -> None:
+    torch.manual_seed(0)
+    assert regraft.load(Started(CODES["matmul"]).eval(), inputs=(6,)).head.features == 8
+
+
+def test_dropout_before_class_weights_in_code_drops_in_training() -> None:
+    torch.manual_seed(0)
+    net = regraft.load(Own(FORMS["after dropout"]).eval(), inputs=(6,))
+    net.mode_(True)
+    assert net.body.module.place.functions == ("dropout",)
+    rows = torch.from_numpy(ROWS)
+    assert not torch.equal(net.body.module(rows), net.body.module(rows))
+
+
+class Steps(nn.Module):
+    """Layers of attention, for which PyTorch has other functions where no gradient is wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.entry, self.steps = nn.Linear(1, 8), nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.weight = nn.Parameter(torch.randn(8, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.steps(self.entry(x[:, :, None]))[:, 0] @ self.weight
+
+
+def test_attention_over_columns() -> None:
+    torch.manual_seed(0)
+    assert regraft.load(Steps().eval(), inputs=(6,)).head.features == 8
+
+
+@pytest.mark.parametrize("ends", [torch.neg, torch.zeros_like])
+def test_two_classes_of_one_number(ends: Callable[[Tensor], Tensor]) -> None:
+    """A single number makes no features; with one class of zeros, no class weights are read twice."""
+    torch.manual_seed(0)
+    own = Own(lambda own, x: torch.cat([ends(x @ own.weight[:, :1]), x @ own.weight[:, :1]], 1)).eval()
+    net = regraft.load(own, inputs=(6,), classes=["no", "yes"])
+    assert [head.features for head in net.heads.values()] == [8] * (ends is torch.neg)
+    assert np.allclose(net.body.module(torch.from_numpy(ROWS)).detach(), own(torch.from_numpy(ROWS)).detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["two", "mixed"])
+def test_probabilities_that_code_computes_from_others_stay_probabilities(name: str) -> None:
+    """They are linear in other probabilities, which makes them no logits."""
+    torch.manual_seed(0)
+    mix = torch.rand(5, 5).softmax(1)
+    codes: dict[str, Code] = {
+        "two": lambda own, x: torch.cat([1 - (x @ own.weight[:, :1]).mul(4).sigmoid(), (x @ own.weight[:, :1]).mul(4).sigmoid()], 1),
+        "mixed": lambda own, x: (x @ own.weight * 4).softmax(1) @ mix,
+    }
+    own = Own(codes[name]).eval()
+    net = regraft.load(own, inputs=(6,))
+    assert not net.heads
+    assert np.allclose(net.predict(ROWS).probabilities, own(torch.from_numpy(ROWS)).detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [5, 9, 2000])
+def test_many_classes_take_few_backward_passes(count: int) -> None:
+    class Many(Own):
+        def __init__(self) -> None:
+            super().__init__(lambda own, x: own.scale * functional.linear(x, own.rows))
+            self.rows = nn.Parameter(torch.randn(count, 8))
+
+    torch.manual_seed(0)
+    own, calls, before = Many().eval(), list[Any](), torch.autograd.grad
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.autograd, "grad", lambda *given, **named: calls.append(0) or before(*given, **named))
+        net = regraft.load(own, inputs=(6,))
+    assert np.allclose(net.head.weight, (own.scale * own.rows).detach(), rtol=1e-4, atol=1e-5)
+    assert len(calls) < 10
+
+
+def test_many_labels_that_are_rare() -> None:
+    """Their biases, which begin at -4.6, outweigh the sum of what the features give."""
+
+    class Rare(Own):
+        def __init__(self) -> None:
+            super().__init__(lambda own, x: torch.sigmoid(functional.linear(x, own.rows) - 4.6))
+            self.rows = nn.Parameter(torch.randn(500, 8) * 0.1)
+
+    torch.manual_seed(0)
+    assert regraft.load(Rare().eval(), inputs=(6,)).head.weight.shape == (500, 8)
+
+
+def test_random_numbers_of_the_user_are_not_drawn() -> None:
+    own = Own(CODES["matmul"]).eval()
+    state = torch.get_rng_state()
+    regraft.load(own, inputs=(6,))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 class Squares(keras.Model):

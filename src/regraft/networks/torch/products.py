@@ -88,10 +88,16 @@ class _Calls(TorchFunctionMode):
                     one.requires_grad_(not isinstance(one, Parameter))
         put = self.put if self.put is not None and self.put[0] == self.count else None
         if put is not None and put[1] < len(flat):
-            cast(Tensor, flat[put[1]]).copy_(put[2])
-        made = function(*args, **named)
+            cast(Tensor, flat[put[1]]).detach().copy_(put[2])
+        try:
+            made = function(*args, **named)
+        except RuntimeError:
+            if not self.tracked:
+                raise
+            with torch.no_grad():  # it changes a tensor in place that has got gradients here
+                made = function(*args, **named)
         if put is not None and put[1] == len(flat):
-            made.copy_(put[2])
+            made.detach().copy_(put[2])
         flat.append(made if isinstance(made, Tensor) and made.ndim == 2 and made.is_floating_point() else None)
         self.seen.append(_Call(name, flat))
         self.count += 1
@@ -173,45 +179,80 @@ def _without_gradients(module: Module) -> Iterator[None]:
 def _linear(module: Module, batch: Inputs) -> Iterator[_Reading]:
     """Yield the tensors (N, d) of a run in which the logits are linear, the nearest to the result first, if class weights are read behind
     them."""
-    result, calls = _run(module, batch, calls=_Calls(tracked=len(next(iter(by_name(batch).values())))))
-    with torch.no_grad():
-        _, others = _run(module, changed(batch, lambda tensor: tensor.flip(0)[1:]), calls=_Calls())
+    result, calls = _run(module, batch, calls=_Calls(tracked=_count(batch)))
+    turned = changed(batch, lambda tensor: tensor.flip(0)[1:])
+    _, others = _run(module, turned, calls=_Calls(tracked=_count(turned)))  # without gradients, PyTorch's layers may call other functions
     if result is None or not result.requires_grad or len(calls) != len(others):
         return
     places = _places(calls, others, count=len(result))
     tensors, plain = [tensor for tensor, _ in places], result.detach()
     same = [tensor for tensor in tensors if tensor.shape == result.shape]
     ends = [(tensor, head_reading(tensor.detach(), plain, channels_last=True) or "linear") for tensor in same]
-    logits, end = next(((tensor, end) for tensor, end in ends if end != "linear"), (result, "linear"))
-    summed = logits @ torch.arange(1, logits.shape[1] + 1).to(logits).sqrt()
+    # the first such tensor of a run: softmax may subtract the largest logit itself
+    logits, end = next(((tensor, end) for tensor, end in reversed(ends) if end != "linear"), (result, "linear"))
+    if end == "linear" and _are_probabilities(plain):
+        return
+    summed = (logits - logits.detach().mean(0)) @ torch.arange(1, logits.shape[1] + 1).to(logits).sqrt()
     gradients = torch.autograd.grad(summed.sum(), tensors, retain_graph=True, allow_unused=True)
     for (tensor, place), gradient in zip(places, gradients, strict=True):
-        if gradient is None or not _constant(gradient) or not _constant(summed - (tensor * gradient).sum(1), beside=summed):
+        if gradient is None or not _constant(gradient):
             continue
-        rows = [torch.autograd.grad(one.sum(), tensor, retain_graph=True, allow_unused=True)[0] for one in logits.unbind(1)]
-        weight = torch.stack([torch.zeros_like(tensor[0]) if row is None else row[0] for row in rows]).detach()
+        if not _constant(summed.double() - (tensor.double() * gradient.double()).sum(1), beside=summed):
+            continue
+        if tensor.shape == logits.shape and not _has_weights(_rows(logits, tensor, start=0)):
+            continue  # scales of C logits are C x C numbers
+        weight = _weight(logits, tensor)
         rest = logits.detach().double() - tensor.detach().double() @ weight.double().T
         found = _Reading(tensor, place, weight, rest.mean(0), end)
         if _constant(rest, beside=logits) and _has_weights(weight) and _holds(module, batch, calls=calls, found=found):
             yield found
 
 
+def _weight(logits: Tensor, tensor: Tensor) -> Tensor:
+    """Return the weight (C, d) with which logits (N, C) follow from a tensor (N, d): N rows of it by one backward pass.
+    If C > d, N columns of it by a backward pass through a backward pass, which is linear in the gradients (N, C) that it is given."""
+    many, source, aim = logits.shape[1] > tensor.shape[1], logits, tensor
+    if many:
+        aim = torch.zeros_like(logits).requires_grad_()
+        source = torch.autograd.grad(logits, tensor, aim, create_graph=True)[0]
+    weight = torch.cat([_rows(source, aim, start=start) for start in range(0, source.shape[1], len(source))])
+    return weight.T if many else weight
+
+
+def _rows(result: Tensor, source: Tensor, *, start: int) -> Tensor:
+    """Return up to N rows, from one on, of the weight with which a result (N, C) follows from a tensor (N, d)."""
+    chosen = torch.zeros_like(result)
+    chosen[:, start : start + len(chosen)].fill_diagonal_(1)
+    return torch.autograd.grad(result, source, chosen, retain_graph=True)[0][: result.shape[1] - start].detach()
+
+
+def _count(batch: Inputs) -> int:
+    return len(next(iter(by_name(batch).values())))
+
+
+def _are_probabilities(result: Tensor) -> bool:
+    """Tell whether a result (N, C) holds probabilities of classes or their logarithms: logits that are linear in features are neither."""
+    sums = [one.sum(1) for one in (result, result.exp())]
+    return result.shape[1] > 1 and any(bool(torch.allclose(one, torch.ones_like(one), atol=1e-5)) for one in sums)
+
+
 def _places(calls: Sequence[_Call], others: Sequence[_Call], *, count: int) -> list[tuple[Tensor, _Place]]:
     """Return the tensors of `count` examples in the last calls that differ in the calls for other examples, and where they are read: the
     nearest one to the result first."""
-    places, passed = dict[int, tuple[Tensor, _Place]](), Counter[str]()
+    places, passed, given = dict[int, tuple[Tensor, _Place]](), Counter[str](), set[int]()
     for one, other in zip(calls[: -_TRIED - 1 : -1], others[: -_TRIED - 1 : -1], strict=True):
         passed[one.name] += 1
         if one.name in _MOVES:
             continue
         for operand, (tensor, again) in enumerate(zip(one.tensors, other.tensors, strict=False)):
-            if tensor is None or again is None or not tensor.requires_grad or len(tensor) != count:
-                continue
+            if tensor is None or again is None or not tensor.requires_grad or len(tensor) != count or tensor.shape[1] < 2:
+                continue  # a single number makes no features, also where several logits are made of it
             gives = operand == len(one.tensors) - 1  # adapters may change what a product gives, and add products behind it
             if tensor.shape[1] != again.shape[1] or _equal(tensor, again) or (gives and (one.name in _PRODUCTS or "conv" in one.name)):
                 continue
-            if gives or id(tensor) not in places:
+            if id(tensor) not in given if gives else id(tensor) not in places:  # dropout gives in inference what it reads
                 places[id(tensor)] = tensor, _Place(passed[one.name], operand, (one.name,))
+                given |= {id(tensor)} if gives else set()
     return list(places.values())
 
 
@@ -231,10 +272,15 @@ def _constant(values: Tensor, *, beside: Tensor | None = None) -> bool:
 
 
 def _has_weights(weight: Tensor) -> bool:
-    """Tell whether a weight (C, d) is more than a choice, a mean or a scale of numbers that are there: these read no number twice."""
+    """Tell whether a weight (C, d) is more than a choice, a mean or a scale of numbers that are there: these read no number twice. Nor do
+    numbers less their mean have one."""
     used = weight[weight != 0].abs()
     if len(weight) == 1:
         return len(used) > 1 and not torch.allclose(used, used[:1], rtol=1e-4)
+    if len(weight) == weight.shape[1]:
+        others = weight[~torch.eye(len(weight), dtype=torch.bool, device=weight.device)]
+        if others.std() <= 1e-4 * weight.abs().max() and weight.diagonal().std() <= 1e-4 * weight.abs().max():
+            return False
     return bool(((weight != 0).sum(0) > 1).any())
 
 
@@ -242,11 +288,19 @@ def _holds(module: Module, batch: Inputs, *, calls: list[_Call], found: _Reading
     """Tell whether random features in place of those of a run give what the weight and the bias say: gradients tell of their
     surroundings only."""
     first = next((at, place) for at, one in enumerate(calls) for place, tensor in enumerate(one.tensors) if tensor is found.features)
-    with seeded(0), torch.no_grad():
-        drawn = torch.randn_like(found.features) * found.features.std()
-        result, _ = _run(module, batch, calls=_Calls(put=(*first, drawn)))
+    for at in dict.fromkeys((first, (_at(calls, found.place), found.place.operand))):  # calls between them may change it in place
+        with seeded(0):
+            drawn = torch.randn_like(found.features.detach()) * found.features.detach().std()
+            result, _ = _run(module, batch, calls=_Calls(put=(*at, drawn), tracked=_count(batch)))
         wanted = _ENDS[found.end](*[1] * ("softmax" in found.end))((drawn.double() @ found.weight.double().T + found.bias).to(drawn))
-    return result is not None and bool(torch.allclose(result, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())))
+        if result is not None and torch.allclose(result.detach(), wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())):
+            return True
+    return False
+
+
+def _at(calls: Sequence[_Call], place: _Place) -> int:
+    """Return the number of the call in which a place is."""
+    return [at for at, one in enumerate(calls) if one.name in place.functions][-place.call]
 
 
 def read_again(body: TorchBody, account: Account) -> Account:
@@ -296,10 +350,12 @@ def _trains_alike(module: Module, batch: Inputs, *, found: _Reading) -> bool:
 
 def _uses(calls: Sequence[_Call], place: _Place) -> list[_Call]:
     """Return the calls that read the tensor at a place."""
-    tensor = [one for one in calls if one.name in place.functions][-place.call].tensors[place.operand]
-    return [one for one in calls if any(own is tensor for own in one.tensors[:-1])]
+    at = _at(calls, place)
+    tensor, gives = calls[at].tensors[place.operand], place.operand == len(calls[at].tensors) - 1
+    return [one for one in calls[(at + 1) * gives :] if any(own is tensor for own in one.tensors[:-1])]
 
 
+@seeded()
 def _taken_out(body: TorchBody, found: _Reading) -> TorchBody:
     rows, shift = (one.float().cpu().numpy() for one in (found.weight, found.bias))
     layer = Linear(rows.shape[1], len(rows))
