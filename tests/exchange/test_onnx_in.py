@@ -450,6 +450,36 @@ def test_a_network_whose_graph_computes_shapes_goes_on_to_other_forms(name: str,
             np.testing.assert_allclose(_scores(one, items), expected, atol=1e-5 * np.abs(expected).max())
 
 
+def _sized(path: Path, *nodes: tuple[str, list[str]]) -> Path:
+    """A file whose graph computes the first size of a Reshape: "count" is the number of examples, the last node's output the size."""
+    steps = [helper.make_node("Shape", ["x"], ["shape"]), helper.make_node("Gather", ["shape", "0"], ["count"])]
+    steps += [helper.make_node(kind, read, [f"made{at}"]) for at, (kind, read) in enumerate(nodes, 1)]
+    steps += [helper.make_node("Concat", [f"made{len(nodes)}", "4"], ["sizes"], axis=0)]
+    steps += [helper.make_node("Reshape", ["x", "sizes"], ["same"]), helper.make_node("MatMul", ["same", "weight"], ["y"])]
+    held = [numpy_helper.from_array(np.array([one]), str(one)) for one in (0, 1, 2, 4, 9)]
+    held.append(numpy_helper.from_array(np.eye(4, 3, dtype=np.float32), "weight"))
+    entry, end = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in (("x", 4), ("y", 3)))
+    onnx.save(helper.make_model(helper.make_graph(steps, "net", [entry], [end], held), opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+def test_sizes_are_those_of_onnx_also_below_zero(tmp_path: Path) -> None:
+    """Division drops the fraction: below 9 examples, what is left of n - 9 is not above 0. Max takes any number of sizes."""
+    left = [("Sub", ["count", "9"]), ("Div", ["made1", "2"]), ("Mul", ["made2", "2"]), ("Sub", ["made1", "made3"])]
+    largest = [("Max", ["0", "made4", "1"]), ("Max", ["0", "made4"]), ("Sub", ["made5", "1"]), ("Add", ["made6", "made7"])]
+    net = regraft.load(_sized(tmp_path / "x.onnx", *left, *largest, ("Add", ["made8", "count"])))
+    assert "converted from ONNX" in net.account.notes[0]
+    assert net.logits(DRAWS.normal(size=(8, 4)).astype(np.float32)).shape == (8, 3)
+
+
+def test_sizes_without_end_are_refused(tmp_path: Path) -> None:
+    """Numbers of 64 bits wrap; Python's numbers would grow until the memory is used up."""
+    squares = [("Mul", [f"made{at}" if at else "9"] * 2) for at in range(40)]
+    squares[0] = ("Add", ["count", "9"])
+    net = regraft.load(_sized(tmp_path / "x.onnx", *squares, ("Mul", ["made40", "0"]), ("Add", ["made41", "count"])))
+    assert "computes a size above" in net.account.notes[0]
+
+
 def test_tables_and_norms_of_a_file_are_trained(tmp_path: Path) -> None:
     net = regraft.load(_bert().export(tmp_path / "x.onnx"))
     net.freeze_(())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -291,6 +292,24 @@ def test_recurrent_layers_take_any_length_in_a_program_too(name: str, tmp_path: 
         expected = net.logits(items)
         given = torch.from_numpy(items).to(net.sample.dtype)
         np.testing.assert_allclose(program(given).detach(), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_exports_of_two_threads_leave_pytorch_as_it_was(tmp_path: Path) -> None:
+    operator = torch.ops.aten.lstm.input
+    before, failed = dict(operator.py_kernels), list[str]()
+
+    def export(at: int) -> None:
+        try:
+            RECURRENT["LSTM"]().export(tmp_path / f"{at}.pt2")
+        except Exception as problem:
+            failed.append(str(problem))
+
+    threads = [threading.Thread(target=export, args=(at,)) for at in range(3)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert not failed and operator.py_kernels == before
 
 
 class Stepwise(nn.Module):

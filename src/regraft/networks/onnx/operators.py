@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import Module, functional
 
+from ...errors import NetworkError
 from ..layers.graph import LAYERS
 
 _FAR = 2**31 - 1  # A limit from here on means the end of an axis
+_MOST = 2**63  # The largest number of 64 bits, which stand for the end of an axis
 _OVER = {"ReduceMean": "mean", "ReduceMax": "max", "ReduceSum": "sum"}
 _NUMBERED = ("Reshape", "Expand", "Pad", "Unsqueeze", "Squeeze", "Split", "Tile", "Clip", "Resize", "Slice", "CumSum", "TopK", "Trilu")
 """Operators whose inputs after the first are no values of the network."""
@@ -33,6 +35,12 @@ def _part_of(sizes: Any, starts: Any, ends: Any, axes: Any = (0,), steps: Any = 
     return sizes[(slice(None),) * axis + (slice(start, end, step),)]
 
 
+def _divided(one: Any, other: Any) -> Any:
+    """Return a quotient without its fraction, as ONNX divides whole numbers; the exporter's symbols are not below zero."""
+    whole = one // other
+    return whole + 1 if isinstance(whole, int) and whole < 0 and whole * other != one else whole
+
+
 def _axes(axes: Any) -> tuple[int, ...] | None:
     return None if axes is None else tuple(map(int, axes))
 
@@ -40,8 +48,9 @@ def _axes(axes: Any) -> tuple[int, ...] | None:
 _SIZES: dict[str, Callable[..., Any]] = {
     "Shape": lambda value, start=0, end=None: np.array(list(value.shape), object)[start:end],
     "Size": lambda value: np.prod(np.array(list(value.shape), object)),
-    **{"Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": operator.floordiv, "Mod": operator.mod, "Neg": operator.neg},
-    **{"Equal": operator.eq, "Less": operator.lt, "Greater": operator.gt, "Max": np.maximum, "Min": np.minimum},
+    **{"Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Mod": operator.mod, "Neg": operator.neg},
+    **{"Equal": operator.eq, "Less": operator.lt, "Greater": operator.gt, "Div": np.frompyfunc(_divided, 2, 1)},
+    **{"Max": lambda *sizes: reduce(np.maximum, sizes), "Min": lambda *sizes: reduce(np.minimum, sizes)},
     "Where": lambda which, one, other: np.where(np.asarray(which, bool), one, other),
     **dict.fromkeys(("Identity", "Cast"), lambda sizes: sizes),
     "Slice": _part_of,
@@ -200,7 +209,10 @@ def _counts(node: Any, settings: Mapping[str, Any], *, numbers: Sequence[Any], s
 def _counted(*values: Any, kind: str, numbers: Sequence[Any], settings: Mapping[str, Any]) -> np.ndarray:
     """Return sizes as an array of Python's numbers. `numbers` replace the values that are constants."""
     given = [value if number is None else number.astype(object) for value, number in zip(values, numbers, strict=True)]
-    return np.asarray(_SIZES[kind](*given, **settings), object)
+    made = np.asarray(_SIZES[kind](*given, **settings), object)
+    if any(isinstance(one, int) and abs(one) > _MOST for one in made.flat):  # Python's numbers grow without end
+        raise NetworkError(f"its operator {kind} computes a size above {_MOST:,}")
+    return made
 
 
 def _give_numbers_(module: Any, name: str, *, node: Any, numbers: Sequence[Any], sizes: set[str]) -> None:

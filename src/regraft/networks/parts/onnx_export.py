@@ -1,6 +1,7 @@
 """ONNX export with PyTorch's exporter, silenced, and verification that the exported program computes the same."""
 
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -19,6 +20,7 @@ from ..tracing import replaced
 from .protocols import Inputs, by_name
 from .record import Record
 
+_LOCK = threading.RLock()
 _OPSET = 20
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
 """Allowed difference from PyTorch's results, relative to the largest one; the second applies to 16-bit weights."""
@@ -238,12 +240,14 @@ def prove(
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Silence PyTorch's exporters within the context, because they print whole graphs when they fail."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+    """Silence PyTorch's exporters within the context, because they print whole graphs when they fail.
+    Other threads that enter it wait: outputs, warnings and the functions that are replaced for an exporter are global to the process."""
+    with _LOCK:
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(before)
