@@ -99,15 +99,17 @@ def test_heads_are_found_and_rebuilt(name: str) -> None:
     assert np.array_equal(wider.logits(items)[:, :3], net.logits(items))
 
 
-def test_a_layer_with_a_mask_for_each_class_becomes_one_without() -> None:
-    """Its rows times its mask are class weights; that of a new class has no mask."""
+@pytest.mark.parametrize("classes", ["ab", "abc", "abcd", "abcde"])
+def test_a_layer_with_a_mask_for_each_class_becomes_one_without(classes: str) -> None:
+    """Its rows times its mask are class weights; that of a new class has no mask. A mask may have as many rows as a run has examples."""
     torch.manual_seed(0)
-    module = nn.Sequential(MaskedLinear(6, 8), nn.ReLU(), MaskedLinear(8, 3))
-    net = regraft.load(module, classes=["a", "b", "c"], inputs=(6,))
+    module = nn.Sequential(MaskedLinear(6, 8), nn.ReLU(), MaskedLinear(8, len(classes)))
+    net = regraft.load(module, classes=list(classes), inputs=(6,))
     items = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
     assert np.array_equal(net.head.weight, (module[2].weight * module[2].mask).detach().numpy())
     assert np.allclose(net.logits(items), module(torch.from_numpy(items)).detach(), atol=1e-6)
-    assert np.allclose(regraft.retarget(net, ["c", "new"]).logits(items)[:, 0], net.logits(items)[:, 2], atol=1e-6)
+    assert np.allclose(regraft.retarget(net, ["b", "new"]).logits(items)[:, 0], net.logits(items)[:, 1], atol=1e-6)
+    assert not any(one.requires_grad for one in module.buffers())
 
 
 @pytest.mark.parametrize("make", [TwoHeads, _keras_two])

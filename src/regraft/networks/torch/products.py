@@ -339,8 +339,9 @@ def _trains_alike(module: Module, batch: Inputs, *, found: _Reading) -> bool:
     finally:
         for part, training in active:
             part.training = training
-        for own, before in buffers:
-            own.copy_(before)
+        with torch.no_grad():  # a buffer with a row for each example of a run may have got gradients
+            for own, before in buffers:
+                own.copy_(before)
     if len({tuple(use.name for use in one) for one in uses}) > 1:
         return False
     rows = [zip(same.tensors, again.tensors, now.tensors, strict=False) for same, again, now in zip(*uses, strict=True)]
