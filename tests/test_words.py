@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,3 +85,39 @@ def test_an_evaluation_is_printed_in_lines() -> None:
         ["recall", "of", "'right'", "100.0", "%", "of", "1"],
     ]
     assert "66.7 %" in found._repr_html_()
+
+
+_VERBS = "are|were|have|do|hold|lie|name|fit|end|need|fail|lead"
+
+
+def test_a_count_and_the_verb_behind_it_agree() -> None:
+    """No message writes a plural and its verb behind a number that may be 1: `counted(number, "noun", "verb")` does."""
+    found = []
+    for path in sorted((Path(__file__).parent.parent / "src").rglob("*.py")):
+        for text in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.JoinedStr)):
+            for before, value, after in zip([None, *text.values], text.values, text.values[1:], strict=False):
+                of = isinstance(before, ast.Constant) and str(before.value).endswith((" of ", " of all "))  # the verb has another subject
+                if isinstance(value, ast.FormattedValue) and isinstance(after, ast.Constant) and not of:
+                    number, words = ast.unparse(value.value), str(after.value)
+                    plural = (
+                        r" ([a-z-]+ )?[a-z]+s" if re.match(r"len\(|int\(|sum\(|count$", number) else "" if "counted(" in number else None
+                    )
+                    if plural is not None and re.match(rf"{plural} ({_VERBS})\b", words):
+                        found.append(f"{path.name}:{value.lineno}: {{{number}}}{words[:40]}")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((1, "example", "are"), "1 example is"),
+        ((2, "example", "are"), "2 examples are"),
+        ((1, "copy", "have"), "1 copy has"),
+        ((0, "class", "do"), "0 classes do"),
+        ((1, "recording", "end", 40), "1 of 40 recordings ends"),
+        ((2000, "recording", "end", 4000), "2,000 of 4,000 recordings end"),
+        ((1, "name", "fit", 1), "1 of 1 name fits"),
+    ],
+)
+def test_counts_with_their_verbs(counts: tuple[Any, ...], said: str) -> None:
+    assert counted(*counts[:2], verb=counts[2], of=counts[3] if len(counts) > 3 else None) == said

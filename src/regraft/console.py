@@ -50,6 +50,9 @@ STEPS = {
     "statistics": "class statistics, unknown examples",
     "baselines": "training from scratch, as a baseline",
     "save": "saving",
+    "study": "choosing and keeping trials",
+    "best": "training and evaluating the best plan",
+    "importances": "importances of the settings",
 }
 """Step -> its description on the terminal, in the cost and in the report."""
 

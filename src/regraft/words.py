@@ -65,10 +65,16 @@ def account_figures(figures: Mapping[str, float]) -> dict[str, str]:
     return {_FIGURES.get(name, name.replace("_", " ")): metric_words(name, value) for name, value in figures.items()}
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, which is given in the singular: "1 class", "2,000 classes", "2 copies"."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun[:-1]}ies" if noun.endswith(("py", "ry")) else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
+def counted(number: int, noun: str, *, verb: str = "", of: int | None = None) -> str:
+    """Return a number with its noun and the verb behind it, if any. The noun is given in the singular, the verb in the plural:
+    "1 class", "2,000 classes", "1 copy is", "2 texts hold"; with `of`, the number of all, "1 of 40 recordings ends"."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun[:-1]}ies" if noun.endswith(("py", "ry", "ty")) else f"{noun}s"
+    said = f"{number:,} {noun if number == 1 else plural}" if of is None else f"{number:,} of {counted(of, noun)}"
+    return f"{said} {_SINGULAR.get(verb, f'{verb}s') if number == 1 else verb}" if verb else said
+
+
+_SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does"}
+"""Plural of a verb -> its singular, where that is not the plural with an "s"."""
 
 
 def metric_words(name: str, value: float | None) -> str:
@@ -88,6 +94,11 @@ def with_interval(figures: Mapping[str, Any], key: str) -> str:
 def number_words(value: float | None) -> str:
     """Return a value with four significant digits and without an exponent, "–" for None and NaN."""
     return "–" if value is None or value != value else f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def value_words(value: object) -> str:
+    """Return the value of a setting as text: numbers that are not whole with four significant digits, all else as in Python."""
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)
 
 
 def was_tried(candidate: Mapping[str, Any]) -> bool:

@@ -15,7 +15,9 @@ from typer.main import get_command
 
 import regraft
 from regraft.cli import app
+from regraft.cli.commands.adaptation import as_words
 from regraft.cli.guard import as_options
+from regraft.planning import make_plan
 
 GROUP: Any = get_command(app)
 OPTIONS = {
@@ -93,3 +95,13 @@ def test_no_message_of_the_library_keeps_a_keyword_that_is_an_option(command: st
     assert len(messages) > 100
     own = {option.removeprefix("--").replace("-", "_") for option in OPTIONS[command]}
     assert [text for text in told(command, *messages) if own & set(KEYWORD.findall(text))] == []
+
+
+def test_a_plan_is_printed_with_the_values_that_its_command_has() -> None:
+    given = {"refit": False, "baselines": True, "clip_norm": None, "learning_rate": 0.00123456789012345, "rank": 2}
+    plan = make_plan("lora", given)
+    words = as_words(plan)
+    assert [word for word in words if "=" in word] == ["rank=2", "refit=false"] and "0.00123456789012345" in words
+    shown = told("adapt", str(plan))[0]
+    assert "--set refit=false" in shown and "--learning-rate 0.001235" in shown, shown
+    assert f"learning_rate={0.00123456789012345!r}" in plan.to_call()

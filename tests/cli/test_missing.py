@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -16,6 +17,7 @@ from regraft.cli import app
 from regraft.cli.shared import SETTINGS, VALUES
 from regraft.data.preprocessings.augmenting import AUGMENTS
 from regraft.errors import DataError
+from regraft.files.given import missing_network, unreachable_network
 from regraft.freezing.engines import ENGINES
 from regraft.methods import METHODS
 from regraft.planning.plan import AUTO_BLOCK, BASES, PROBES, STARTS_OF_ROWS, STRATEGIES, THIRDS, Plan
@@ -165,3 +167,44 @@ def test_the_commands_know_the_values_that_the_library_knows() -> None:
     own = {name for method in METHODS.values() for name in method.options} | set(inspect.signature(Plan).parameters)
     assert set(SETTINGS.split()) == ({field.name for field in fields(Settings)} | own) - _MADE
     assert {name: sorted(words.split()) for name, words in VALUES.items()} == {name: sorted(words) for name, words in known.items()}
+
+
+def test_a_network_by_name_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    """A name that its library does not have, and trained weights that are neither here nor to be had."""
+    for package in ("timm", "torchvision", "keras"):
+        pytest.importorskip(package)
+    told = {
+        "timm:resnet1x": "timm knows no network called 'resnet1x'; did you mean 'resnet18'",
+        "torchvision:resnet19": "torchvision knows no network called 'resnet19'; did you mean 'resnet18'",
+        "keras:MobilNetV2": "keras knows no network called 'MobilNetV2'; did you mean 'MobileNetV2'",
+        "timm:resnet18.a1_in1k": "The trained weights of 'timm:resnet18.a1_in1k' could not be fetched (127.0.0.1:9 cannot be reached)",
+        "hf:some/network": "'hf:some/network' cannot be opened",
+    }
+    (tmp_path / "photos").mkdir()
+    lines = "\n".join(line for name in told for line in (f"inspect {name}", f"adapt {name} photos --out out", f"profile {name} photos"))
+    places = {"HF_ENDPOINT": "http://127.0.0.1:9", "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run(
+        [sys.executable, "-c", ALL], input=lines, capture_output=True, text=True, check=True, cwd=tmp_path, env=os.environ | places
+    )
+    for line, said in zip(done.stdout.splitlines(), [one for one in told.values() for _ in range(3)], strict=True):
+        assert line.startswith("2 False Error: ") and said in line, line
+
+
+def test_weights_that_are_kept_here_need_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("regraft.files.given.is_reachable", lambda _address: False)
+    assert "cannot be reached" in unreachable_network("timm:resnet18.a1_in1k") and "hub id" in unreachable_network("hf:some/network")
+    for folder in ("models--timm--resnet18.a1_in1k", "models--some--network"):
+        (tmp_path / "hub" / folder).mkdir(parents=True)
+    assert unreachable_network("timm:resnet18") == unreachable_network("hf:some/network") == unreachable_network(str(tmp_path)) == ""
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision", "keras"])
+def test_every_name_of_a_library_stands_in_its_files(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = pytest.importorskip({"timm": "timm", "torchvision": "torchvision.models", "keras": "keras"}[library])
+    every = [each for each in dir(known.applications) if each[:1].isupper()] if library == "keras" else known.list_models()
+    if library == "torchvision":
+        every = known.list_models(module=known)
+    monkeypatch.delitem(sys.modules, library)  # as before the import: the files are looked at
+    unknown = [name for name in every[:: max(len(every) // 40, 1)] if missing_network(f"{library}:{name}")]
+    assert len(every) > 30 and not unknown

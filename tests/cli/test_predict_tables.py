@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from regraft.cli.commands.prediction import _items
@@ -48,6 +49,20 @@ def test_texts_at_an_address_are_fetched(tmp_path: Path) -> None:
         address: Any = f"file://{tmp_path}/{name}"
         data = _read(address)
         assert list(data.items) == ["good", "bad"] and (data.names is None or data.names[1] == f"{address}:2")
+
+
+def test_a_table_at_an_address_gives_the_columns_that_a_network_reads(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    (tmp_path / "t.csv").write_text("text,price\ngood,2\nbad,3\n")
+    (tmp_path / "t.txt").write_text("good\nbad\n")
+    address: Any = f"file://{tmp_path}/t.csv"
+    data = _items(READER, [address], texts=[], columns=["price"], beside=None, outside=False)
+    assert list(data.items) == ["good", "bad"] and np.asarray(data.columns).tolist() == [[2.0], [3.0]]
+    assert data.names == (f"{address}:1", f"{address}:2")
+    with pytest.raises(InputError, match=r"reads the columns price beside each example; received .*t\.txt.*Give a CSV or Parquet file"):
+        _items(READER, [address.replace(".csv", ".txt")], texts=[], columns=["price"], beside=None, outside=False)
+    with pytest.raises(InputError, match=r"expected one address alone, without --text and --files"):
+        _items(READER, [address, address], texts=[], columns=["price"], beside=None, outside=False)
 
 
 def test_lines_stay_lines_and_mixtures_are_refused(tmp_path: Path) -> None:

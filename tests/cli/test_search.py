@@ -49,6 +49,7 @@ def test_the_best_trial_is_a_command_that_gives_its_figures_again(pictures: Path
     assert plain["best"]["trial"] == 1 == plain["trials"][0]["number"] and plain["scores"]["test"]["examples"] == 16
     program, *again = shlex.split(plain["command"])
     assert program == "regraft" and again[:3] == ["adapt", TINY, str(pictures)]
+    assert "refit=false" in again and "clip_norm=none" not in again  # a default is left out
     for option, value in (
         ("--hidden", "8:linear"),
         ("--learning-rate", "0.01"),

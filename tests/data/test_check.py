@@ -70,5 +70,5 @@ def test_a_recording_that_is_cut_short_is_told(tmp_path, change, cut):
     heads = {"streamed": b"\xff" * 4, "empty head": bytes(4)}
     (tmp_path / "b.wav").write_bytes(whole[:3001] if change == "cut" else whole[:4] + heads.get(change, whole[4:8]) + whole[8:])
     data = checked(read(([tmp_path / "a.wav", tmp_path / "b.wav"], ["x", "y"])), skip_bad=False)
-    told = [note for note in data.notes if "1 of 2 recordings end before the length that their files declare" in note]
+    told = [note for note in data.notes if "1 of 2 recordings ends before the length that is declared" in note]
     assert len(told) == cut and checked(data, skip_bad=False).notes == data.notes

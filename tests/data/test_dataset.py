@@ -93,7 +93,7 @@ def test_split_errors():
         made([0]).split()
     with pytest.raises(DataError, match="2 examples cannot be split: every class has one example"):
         made([0, 1]).split()
-    with pytest.raises(DataError, match="1 groups cannot be split: each of them holds all examples"):
+    with pytest.raises(DataError, match="1 group cannot be split: each of them holds all examples"):
         made([0, 1], groups=np.array(["x", "x"])).split()
 
 

@@ -60,7 +60,7 @@ def test_long_recordings_are_windows_and_each_is_judged_once(sounds: Path, famil
     own = _own(0.5)
     net = _torch(preprocessing=own) if family == "torch" else _keras(preprocessing={**own, "layout": "channels_last"})
     result = regraft.adapt(net, sounds, strategy="probe", cache="memory", holdout=0.34)
-    assert any("windows over their whole length, 2 to 4 a recording, and their scores are averaged" in one for one in result.plan.reasons)
+    assert any("read in windows over the whole length, 2 to 4 a recording, whose scores are averaged" in one for one in result.plan.reasons)
     assert result.facts["data"]["examples"] == 12 and sum(result.facts["data"]["split"].values()) == 12
     assert result.scores["holdout"]["accuracy"] == 1.0
     path = sounds / "high/5.wav"
@@ -295,7 +295,7 @@ def test_keras_adds_and_removes_an_axis_of_one(sounds: Path, sides: tuple[int, .
 
 def test_check_says_how_recordings_are_read(sounds: Path) -> None:
     told = str(regraft.check(sounds, _torch(preprocessing=_own(0.5))))
-    assert "windows over their whole length" in told and "holdout: 2" in told, told
+    assert "windows over the whole length" in told and "holdout: 2" in told, told
     assert "does not say how it reads sound" in str(regraft.check(sounds, _torch(inputs=(1, 4000))))
 
 
@@ -315,7 +315,7 @@ def test_windows_survive_saving_and_a_test_set(sounds: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("family", ["torch", pytest.param("keras", marks=pytest.mark.slow)])
 def test_search_and_profile_read_windows_as_adapt_does(sounds: Path, family: str) -> None:
     net = _torch(preprocessing=_own(0.5)) if family == "torch" else _keras(preprocessing={**_own(0.5), "layout": "channels_last"})
-    told = "windows over their whole length, 2 to 4 a recording"
+    told = "windows over the whole length, 2 to 4 a recording"
     found = regraft.profile(net, sounds, cache="memory")
     assert found.examples == 12 and any(told in note for note in found.notes)
     study = regraft.search(net, sounds, space={"strategy": ["probe"]}, trials=1, sampler="grid", holdout=0.34, cache="memory")

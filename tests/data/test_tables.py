@@ -70,7 +70,7 @@ def test_files(csv, pictures):
     assert list(data.conditions) == ["p", "q", "p"] and "2 files of the folder without a row: cat/2.png, dog/1.png" in data.notes
     assert read(csv(rows, "pictures/table.csv"), target="label").names == data.names
     missing = csv("file,label\ncat/1.png,c\nghost.png,d\n10,d\n")
-    with pytest.raises(DataError, match=r"1 of 3 rows of table.csv name files that are not in .*: ghost.png"):
+    with pytest.raises(DataError, match=r"table.csv: 1 of 3 rows names files that are not in .*: ghost.png"):
         read(missing, files=pictures)
     kept = read(missing, files=pictures, skip_bad=True)
     assert kept.names == ("cat/1.png", "cat/10.png") and "left out 1 row whose files do not exist: ghost.png" in kept.notes
@@ -80,7 +80,7 @@ def test_padded_names_and_ambiguous_ones(csv, pictures):
     (pictures / "cat/2.png").rename(pictures / "cat/007.png")
     data = read(csv("id,label\n007,c\n010,d\n").parent / "table.csv", files=pictures, skip_bad=True)
     assert data.names == ("cat/007.png",)
-    with pytest.raises(DataError, match=r"1 names in table.csv fit several files in .*: \x271\x27 \(cat/1.png, dog/1.png\)"):
+    with pytest.raises(DataError, match=r"table.csv: 1 name fits several files in .*: \x271\x27 \(cat/1.png, dog/1.png\)"):
         read(csv("id,label\n007,c\n1,d\n"), files=pictures)
 
 

@@ -46,19 +46,41 @@ def test_the_same_call_returns_what_is_there_and_another_is_an_error(family: str
     assert (again.scores, again.verdict, list(again.history)) == (first.scores, first.verdict, list(first.history))
     assert again.plan.to_dict() == first.plan.to_dict() and np.allclose(again.network.logits(ROWS), first.network.logits(ROWS), atol=1e-6)
     assert len(regraft.adapt(again.network, (ROWS, LABELS), strategy="full", epochs=1).history) > 1  # it goes on from there
-    for other in ({"seed": 1}, {"strategy": "probe"}, {"rows": ROWS + 1}, {"test": (ROWS + 2, LABELS)}, {"baselines": True}, {"epochs": 3}):
+    others: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"strategy": "probe"},
+        {"rows": ROWS + 1},
+        {"test": (ROWS + 2, LABELS)},
+        {"baselines": True},
+    ]
+    for other in (*others, {"epochs": 3}, {"l1": 0.1}, {"rank": 2, "strategy": "lora"}):
         said = {"seed": "seed=0, and this call has seed=1", "strategy": "strategy='head', and this call has strategy='probe'"}
         said |= {
             "rows": "the same plan with another network, other data or another test",
-            "baselines": "made with baselines=False, and this call has baselines=True",
+            "baselines": "made with no baselines=, and this call has baselines=True",
         }
         said |= {"epochs": "of another plan: it was made with epochs=2, and this call has epochs=3. Give epochs=2 to get"}
+        said |= {"l1": "it was made with no l1=, and this call has l1=0.1. Give no l1= to get"}
+        said |= {
+            "rank": "made with strategy='head', no rank=, and this call has strategy='lora', rank=2. Give strategy='head', no rank= to"
+        }
         said |= {"test": "made with holdout=0.2, and this call has holdout=0.0. Give holdout=0.2 to get that result, another folder"}
         with pytest.raises(SettingError, match=re.escape(said[next(iter(other))])):
             _adapted(family, tmp_path / "out", **other)
     assert _bytes(tmp_path / "out") == before
     _adapted(family, tmp_path / "out", seed=1, resume=False)
     assert _bytes(tmp_path / "out") != before
+
+
+def test_a_call_without_the_settings_of_the_finished_one_names_no_setting_that_it_lacks(tmp_path: Path) -> None:
+    _adapted("torch", tmp_path / "out", strategy="lora", rank=2)
+    with pytest.raises(
+        SettingError, match=r"made with strategy='lora', rank=2, and this call has strategy='bias'\. Give strategy='lora', "
+    ):
+        _adapted("torch", tmp_path / "out", strategy="bias")
+    _adapted("torch", tmp_path / "further", l1=0.5)
+    with pytest.raises(SettingError, match=r"made with l1=0\.5, and this call has no l1=\. Give l1=0\.5 to get that result"):
+        _adapted("torch", tmp_path / "further")
 
 
 def test_a_metric_called_loss_does_not_choose_the_epoch() -> None:

@@ -66,3 +66,25 @@ def test_every_second_of_a_run_has_a_name(family: str, strategy: str, tmp_path: 
     assert sum(parts.values()) == pytest.approx(cost["total"], rel=0.02, abs=0.05)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert all(words in page for words in parts)
+
+
+def test_every_second_of_a_search_has_a_name(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    space = {"learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}}
+    more: dict[str, Any] = {"strategy": "full", "space": space, "epochs": 2, "trials": 4, "cache": "memory", "out": tmp_path / "out"}
+    study = regraft.search(cases.network("torch"), cases.data("torch"), **more)
+    parts = spent(study.cost)
+    assert parts["training and evaluating the best plan"] > 0 and study.result is not None
+    assert parts.get("other", 0.0) <= max(0.1 * study.cost["total"], 0.2), study.cost
+    assert sum(parts.values()) == pytest.approx(study.cost["total"], rel=0.02, abs=0.05)
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_history_counts_penalties_as_such(family: str) -> None:
+    solved = regraft.adapt(cases.network(family), cases.data(family), strategy="head", cache="memory").history
+    trained = regraft.adapt(cases.network(family), cases.data(family), strategy="head", epochs=2, cache="memory").history
+    assert repr(solved).startswith(f"<History of {len(solved)} penalties in 1 training; ") and all("penalty" in entry for entry in solved)
+    assert repr(trained).startswith(f"<History of {len(trained)} epochs in 1 training; ")
+    both = type(solved)([*trained, *solved[:1]])
+    assert repr(both).startswith(f"<History of {len(trained)} epochs and 1 penalty in 1 training; ")
+    assert repr(type(solved)()) == "<History of 0 epochs in 0 trainings; last: {}>"

@@ -50,6 +50,26 @@ def test_a_space_survives_json_and_draws_within_its_ranges() -> None:
         assert ("frozen" in values) == (values["strategy"] == "partial")
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"low": 1e-4, "high": 0.1, "log": True},
+        {"low": 0.123456, "high": 0.123499},
+        {"low": 0.0, "high": 0.5},
+        {"low": 0.1, "high": 0.7, "step": 0.1},
+    ],
+)
+def test_drawn_numbers_are_short_and_within_their_range(entry: dict[str, Any]) -> None:
+    """Also where a trial of a study is drawn again from its values."""
+    name = "learning_rate" if entry["low"] else "dropout"
+    space = Space.from_dict({name: entry | {"points": 7}}, {})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [space.suggested(study.ask(), {}) for _ in range(20)]
+    for values in (*drawn, *space.grid({})):
+        assert entry["low"] <= values[name] <= entry["high"] and len(repr(values[name])) <= 8
+        assert space.suggested(optuna.trial.FixedTrial(values), {}) == values and space.holds(values)
+
+
 def test_whole_numbers_stay_whole_and_steps_are_kept() -> None:
     space = Space.from_dict({"epochs": {"low": 2, "high": 8, "step": 3}, "batch_size": {"low": 8, "high": 64, "log": True}}, {})
     assert {values["epochs"] for values in space.grid({})} == {2, 5, 8}

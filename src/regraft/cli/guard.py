@@ -21,7 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..console import progress, rewording, speaking, tell
 from ..errors import InputError, MissingExtraError, RegraftError, name_here
 from ..files.text import printable
-from .shared import SETTINGS
+from .shared import SETTINGS, word_of
 
 __all__ = ["Commands", "as_options", "command", "guarded", "spread"]
 
@@ -214,8 +214,7 @@ def _as_word(text: str) -> str:
             return f"'{json.dumps(value)}'"
     except (SyntaxError, TypeError, ValueError):
         return text
-    words = value if isinstance(value, list | tuple) else [{"None": "none", "True": "", "False": "false"}.get(str(value), str(value))]
-    return ",".join(map(str, words))
+    return "" if value is True else word_of(value)
 
 
 @contextmanager

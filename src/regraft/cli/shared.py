@@ -18,7 +18,7 @@ from typing import Any
 from ..console import progress, show
 from ..errors import DataError, InputError, SettingError, near_names, unknown_setting
 from ..files.formats import opening
-from ..files.given import missing_data, missing_network, swapped
+from ..files.given import missing_data, missing_network, swapped, unreachable_network
 from ..files.onnx_form import read_onnx
 from ..files.schema import read_json
 from ..files.text import printable
@@ -80,6 +80,7 @@ HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad", "task"
 def check_given(
     network: str | Path | Sequence[str] | None,
     *data: str | Path | None,
+    how: NetworkOptions | None = None,
     reading: Mapping[str, Any] | None = None,
     places: Mapping[str, Path | None] | None = None,
     assigned: Sequence[str] | None = None,
@@ -87,35 +88,44 @@ def check_given(
 ) -> None:
     """Raise one error with all missing files and invalid option values, before torch is imported.
     `network`: a file, folder or name, or several, or None; `data`: files and folders, or None; `reading`: keywords of `regraft.read`;
+    `how`: how the network is opened;
     `places`: option -> file or folder; `assigned`: values of --set; `words`: option in `VALUES` -> value."""
     from ..data.read import EQUAL, unknown_kinds
     from ..data.readers.table_files import names_of_file
     from ..data.readers.tables import TABLE_EXTENSIONS, absent_columns
 
-    how = dict(reading or {})
+    read, opening = dict(reading or {}), how or NetworkOptions()
     networks = [] if network is None else [network] if isinstance(network, str | Path) else network
     wrong = [said for one in networks for source in data if source is not None and (said := swapped(str(one), source))]
     wrong = wrong or [*(missing_network(str(one)) for one in networks), *(missing_data(source) for source in data if source is not None)]
-    for option, place in {"files": how.get("files"), **(places or {})}.items():
+    for option, place in {"files": read.get("files"), "weights": opening.weights, **(places or {})}.items():
         if place is not None and not place.exists():
             wrong.append(f"--{option} {printable(place)} does not exist. Relative paths start at {printable(Path.cwd())}.")
-    wrong += unknown_kinds(how.get("kind"), how.get("task"))
+    if not (any(wrong) or opening.random_weights or opening.weights):
+        wrong += map(unreachable_network, map(str, networks))
+    wrong += unknown_kinds(read.get("kind"), read.get("task"))
     settings = assignments(assigned)
     wrong += [f"--set {name}: {unknown_setting(name, SETTINGS.split())}" for name in settings if name not in SETTINGS.split()]
     for option, word in [*words.items(), *((name, text.strip()) for name, text in settings.items() if name in VALUES)]:
         values = VALUES[option].split()
         if word is not None and word not in values:
             wrong.append(f"{option}={word!r} is not known{near_names(word, values)}")
-    asked, group = how.get("target"), how.get("group")
+    asked, group = read.get("target"), read.get("group")
     targets = {f"target of task {task!r}": column for task, column in asked.items()} if isinstance(asked, dict) else {"target": asked}
     columns = targets | {"group": None if group == EQUAL else group}
-    columns |= {what: how.get(what) for what in ("condition", "sample_weight", "columns", "pass")}
+    columns |= {what: read.get(what) for what in ("condition", "sample_weight", "columns", "pass")}
     for table in (Path(one) for one in data if one):
         if any(columns.values()) and table.suffix.lower() in TABLE_EXTENSIONS and table.is_file():
             wrong += absent_columns(names_of_file(table), columns, table=printable(table.name))
         columns["sample_weight"] = None  # a test set has no weights
     if any(wrong):
         raise InputError("\n".join(filter(None, wrong)))
+
+
+def word_of(value: Any) -> str:
+    """Return a value as a word of the command line."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return ",".join(str(one).lower() if one is None or isinstance(one, bool) else str(one) for one in values)
 
 
 def assignments(words: Sequence[str] | None) -> dict[str, str]:

@@ -30,7 +30,10 @@ def checked(data: Dataset, skip_bad: bool) -> Dataset:
     data = _left_out(data, bad, what="cannot be used", skip_bad=skip_bad) if bad else data
     recordings = data.items if data.kind == "audio" else ()
     cut = [data.name_of(at) for at, item in enumerate(recordings) if isinstance(item, str | Path) and is_cut_short(item)]
-    note = f"{len(cut)} of {len(data)} recordings end before the length that their files declare; what is there is read: {listed(cut)}"
+    note = (
+        f"{counted(len(cut), 'recording', verb='end', of=len(data))} before the length that is declared; what is there is read: "
+        f"{listed(cut)}"
+    )
     return data if not cut or note in data.notes else dataclasses.replace(data, notes=(*data.notes, note))
 
 

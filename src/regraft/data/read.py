@@ -309,8 +309,8 @@ def _read_files(pattern: Path, paths: list[Path], *, options: ReadOptions) -> Da
         labels, notes = [path.parent.name for path in paths], ["the classes are the names of the folders that the files lie in"]
         if len(set(labels)) < 2:
             raise DataError(
-                f"The pattern {printable(pattern)} fits {len(paths)} files of one folder; expected those of two or more, whose names are "
-                "the classes, or target=, an array with the label of each file."
+                f"The pattern {printable(pattern)} fits {counted(len(paths), 'file')} of one folder; expected those of two or more, whose "
+                "names are the classes, or target=, an array with the label of each file."
             )
     kind = kind_of_files(paths, pattern, kind=str(options.kind) if options.kind else None)
     if any(kind_of(path) != kind for path in paths):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..errors import DataError
+from ..words import counted
 
 TRIES = 12  # Random orders of the groups that are tried; the split nearest to the wanted shares is kept
 MANY_GROUPS = 2000  # Above this number of groups one order is enough, because each group is a small part of the data
@@ -20,7 +21,8 @@ def stratified_split(strata: np.ndarray, share: float, *, seed: int) -> np.ndarr
         chosen[generator.permutation(members)[:quota]] = True
     if not chosen.any():
         raise DataError(
-            f"{len(strata)} examples cannot be split: every class has one example; expected a class with two or more. Add examples."
+            f"{counted(len(strata), 'example')} cannot be split: every class has one example; expected a class with two or more. Add "
+            "examples."
         )
     return chosen
 
@@ -91,8 +93,8 @@ class _Search:
         options = [group for group in range(len(self.table)) if self.allowed(self.table[group])]
         if not options:
             raise DataError(
-                f"{len(self.table)} groups cannot be split: each of them holds all examples of some class (or all examples); expected "
-                "every class in two groups or more. Give finer groups, or none."
+                f"{counted(len(self.table), 'group')} cannot be split: each of them holds all examples of some class (or all examples); "
+                "expected every class in two groups or more. Give finer groups, or none."
             )
         chosen = np.zeros(len(self.table), dtype=bool)
         chosen[min(options, key=lambda group: self.cost(self.table[group]))] = True

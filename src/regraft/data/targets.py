@@ -139,7 +139,8 @@ class Targets:
             values = self.values[self.known]
             if len(values) < 2 or np.ptp(values) == 0:
                 raise DataError(
-                    f"{about}All {len(values)} targets are equal; expected numbers that differ, else there is nothing to learn."
+                    f"{about}All {counted(len(values), 'target', verb='are')} equal; expected numbers that differ, or nothing can be "
+                    "learned."
                 )
             return
         counts = self.counts()
@@ -196,7 +197,7 @@ def _as_classes(targets: Targets) -> tuple[np.ndarray, tuple[str, ...]]:
     if targets.task == "multi-label":
         counts = targets.values[known].sum(axis=1)
         if (counts != 1).any():
-            raise wrong_task("classification", f"{int((counts != 1).sum())} examples have no label, or several")
+            raise wrong_task("classification", f"{counted(int((counts != 1).sum()), 'example', verb='have')} no label, or several")
         values[known] = targets.values[known].argmax(axis=1)
         return values, targets.classes
     numbers = targets.values[known]

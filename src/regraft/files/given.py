@@ -1,10 +1,14 @@
 """Checks that named sources exist, made before anything heavy is imported or read."""
 
 import glob
+import importlib.util
+import os
+import re
+import sys
 from pathlib import Path
 
 from ..errors import near_names
-from .remote import is_url
+from .remote import is_reachable, is_url
 from .schema import read_json
 from .text import natural_key, printable
 
@@ -17,13 +21,68 @@ NO_RULE = (
 _NETWORKS = (".keras", ".onnx", ".pmml", ".safetensors", ".pt", ".pth")  # Endings of files that are never data
 
 
+_NAMES = {  # Library -> its package, the folder of its networks, and the definition of a network there
+    "timm": ("timm", "models", re.compile(r"^@register_model\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)),
+    "torchvision": ("torchvision", "models", re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)),
+    "keras": ("keras", "src/applications", re.compile(r"^def ([A-Z]\w+)\(", re.MULTILINE)),
+}
+_STORES = {  # Library -> the address of its weights, and the folders in which a download is kept
+    "timm": ("https://huggingface.co", ("HF_HUB_CACHE", "HF_HOME", "TORCH_HOME", "~/.cache/huggingface", "~/.cache/torch")),
+    "hf": ("https://huggingface.co", ("HF_HUB_CACHE", "HF_HOME", "~/.cache/huggingface")),
+    "torchvision": ("https://download.pytorch.org", ("TORCH_HOME", "~/.cache/torch")),
+    "keras": ("https://storage.googleapis.com", ("KERAS_HOME", "~/.keras")),
+}
+_ALIKE = 5  # Letters and digits that a name and the name of a kept download have in common, at least
+
+
 def missing_network(source: str) -> str:
     """Return the error message for a network source that is neither a name, an address nor an existing path; "" if it is valid."""
     kind, _, name = source.partition(":")
-    if (name and kind in LIBRARIES) or is_url(source) or Path(source).exists():
+    if is_url(source) or Path(source).exists():
         return ""
+    if name and kind in LIBRARIES:
+        return _unknown_name(kind, name)
     hint = f"A name of a network starts with 'timm:', 'torchvision:', 'keras:' or 'hf:'{near_names(kind, LIBRARIES) if name else '.'}"
     return f"There is no file or folder {source!r}. {hint}"
+
+
+def _unknown_name(kind: str, name: str) -> str:
+    """Return the error message for a name that stands nowhere in the files of its library, which is not imported; else ""."""
+    package, folder, defined = _NAMES.get(kind, ("", "", None))
+    found = None if defined is None or package in sys.modules else importlib.util.find_spec(package)
+    if defined is None or found is None or found.origin is None:
+        return ""  # no list of names; its own registry, which a program may have extended, is looked at later; or not installed
+    files = (Path(found.origin).parent / folder).glob("*.py")
+    text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
+    if not text or re.search(rf"\b{re.escape(name.split('.')[0])}\b", text):
+        return ""
+    return f"{kind} knows no network called {printable(name)!r}{near_names(name, defined.findall(text))}"
+
+
+def unreachable_network(source: str) -> str:
+    """Return the error message for a named network whose weights are not on this machine and cannot be fetched now; else ""."""
+    kind, _, name = source.partition(":")
+    if kind not in _STORES or not name or Path(name).exists() or Path(source).exists():
+        return ""
+    address, folders = _STORES[kind]
+    address = os.environ.get("HF_ENDPOINT", address) if "huggingface" in address else address
+    start = re.sub(r"[^a-z0-9]", "", name.rpartition("/")[2].lower())[:_ALIKE]
+    places = [Path(os.environ.get(folder, folder)).expanduser() for folder in folders if folder in os.environ or folder[0] == "~"]
+    kept = (path.name.lower() for place in places for depth in ("*", "*/*", "*/*/*") for path in place.glob(depth))
+    if any(start in re.sub(r"[^a-z0-9]", "", one) for one in kept) or is_reachable(address):
+        return ""
+    why = f"{address.partition('://')[2]} cannot be reached"
+    if kind == "hf":
+        return f"{printable(source)!r} cannot be opened: expected a folder in Hugging Face format, or a hub id that can be reached. {why}."
+    return unreachable_weights(source, why)
+
+
+def unreachable_weights(source: str, why: str) -> str:
+    """Return the error message for trained weights that cannot be fetched. Random weights are no substitute."""
+    return (
+        f"The trained weights of {printable(source)!r} could not be fetched ({why}). Without them there is nothing to transfer. Connect "
+        "this machine once, or give a file with weights=. For a network that knows nothing, give weights='random'."
+    )
 
 
 def lacks_rule(source: str | Path) -> bool:

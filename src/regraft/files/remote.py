@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import tempfile
+import urllib.request
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from threading import Event, Thread
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from ..errors import DataError, MissingExtraError, RegraftError, SettingError, UnsafeFileError, near_names, optional_import
 from .formats import opening, reason_of
@@ -38,6 +40,25 @@ _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "
 def is_url(source: Any) -> bool:
     """Return whether a source is an address that fsspec handles, such as "s3://bucket/photos"."""
     return isinstance(source, str) and _URL.match(source) is not None
+
+
+def is_reachable(address: str, *, wait: float = 3.0) -> bool:
+    """Return whether a web address answers within `wait` seconds; True where a proxy stands between."""
+    if urllib.request.getproxies():
+        return True
+    parts, found = urlsplit(address), list[socket.socket]()
+
+    def reach() -> None:
+        with suppress(OSError):
+            port = parts.port or (80 if parts.scheme == "http" else 443)
+            found.append(socket.create_connection((parts.hostname or "", port), timeout=wait))
+
+    trying = Thread(target=reach, daemon=True)  # a name that does not resolve may take longer than any timeout
+    trying.start()
+    trying.join(wait)
+    for connection in found:
+        connection.close()
+    return bool(found)
 
 
 def suffix_of(source: str | Path) -> str:

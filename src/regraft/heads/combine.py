@@ -90,8 +90,8 @@ def _row(name: str, net: Network) -> np.ndarray:
         return row
     if count > 2:
         raise NetworkError(
-            f"The network for {name!r} tells {count} classes apart ({', '.join(map(repr, classes[:5]))}); expected it and at most "
-            "one other. A network of several classes gets further ones with regraft.extend."
+            f"The network for {name!r} tells {counted(count, 'class')} apart ({', '.join(map(repr, classes[:5]))}); expected it and at "
+            "most one other. A network of several classes gets further ones with regraft.extend."
         )
     return 2 * row - 1
 

@@ -76,7 +76,10 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
 def _checked(net: Network, classes: Sequence[str]) -> tuple[str, ...]:
     names, old = checked_classes(classes), net.head
     if old.classes is None:
-        raise NetworkError(f"The head's {len(old.weight)} outputs have no class names; give them with classes= when the network is loaded.")
+        raise NetworkError(
+            f"The head's {counted(len(old.weight), 'output', verb='have')} no class names; give them with classes= when the network is "
+            "loaded."
+        )
     if old.kind == "regression":
         raise NetworkError(
             f"The task {old.task!r} is a regression with the outputs {', '.join(old.classes[:5])}; classes go to a classifier."
@@ -236,7 +239,8 @@ def _statistics(net: Network, given: Any) -> ClassStatistics | None:
     least = wide - (0 if found.every == 1 else len(found.classes) - 1)
     if not least <= found.means.shape[1] <= wide:
         raise DataError(
-            f"The statistics are of {found.means.shape[1]} features; the network has {head.features}: they belong to another one."
+            f"The statistics are of {counted(found.means.shape[1], 'feature')}; the network has {head.features}: they belong to another "
+            "one."
         )
     missing = set(head.classes or ()) - set(rows_of(head.classes or (), found.classes))
     if missing:
@@ -267,7 +271,7 @@ def _account(
 ) -> Account:
     old = list(net.classes or ())
     entries = {"kept": [] if joint else old, "new": [*old, *names] if joint else list(names)}
-    solved = f"the class weights of all {len(old) + len(names)} classes were solved jointly from class statistics"
+    solved = f"the class weights of all {counted(len(old) + len(names), 'class')} were solved jointly from class statistics"
     notes = [*notes, *([solved] if joint else [])]
     figures: dict[str, Any] = {}
     judging = None if judges is None else as_data(judges).with_classes(changed.classes or ())

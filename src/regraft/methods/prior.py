@@ -71,7 +71,7 @@ def code_prior(codes: np.ndarray, mean: np.ndarray | None = None) -> CodePrior:
     covariance, _ = ledoit_wolf(np.asarray(codes, np.float64))
     level = float(np.trace(covariance)) / len(covariance)
     if not level > 0:
-        raise SettingError(f"The {len(codes)} known codes are all equal, so that no prior can be made of them. Give prior=None.")
+        raise SettingError(f"The known codes ({len(codes)}) are all equal, so that no prior can be made of them. Give prior=None.")
     return CodePrior(np.asarray(centre, np.float64), np.linalg.cholesky(covariance + FLOOR * level * np.eye(len(covariance))))
 
 

@@ -204,9 +204,8 @@ class Network(Editable):
         wrong = int(np.isnan(raw).any(1).sum())
         if wrong:
             warnings.warn(
-                f"The scores of {wrong} of {len(raw)} examples are no numbers, so that their labels mean nothing. Look for NaN "
-                f"or infinity in "
-                "these examples, or in the weights of the network.",
+                f"The scores of {counted(wrong, 'example', of=len(raw))} are no numbers, so that their labels mean nothing. Look for NaN "
+                "or infinity in these examples, or in the weights of the network.",
                 stacklevel=2,
             )
         parts = np.split(raw, widths[:-1], axis=1)

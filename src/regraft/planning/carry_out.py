@@ -83,8 +83,16 @@ def _other(saved: Plan, plan: Plan) -> str:
     found = differences(saved, plan)
     if not found:
         return "of the same plan with another network, other data or another test set. Give another folder with out="
-    there, here = (", ".join(f"{name}={shown(pair[side])}" for name, pair in found.items()) for side in (0, 1))
-    return f"of another plan: it was made with {there}, and this call has {here}. Give {there} to get that result, another folder with out="
+    there, here = ({"strategy": one.strategy, **one.given()} for one in (saved, plan))
+    made, now = ([f"{name}={shown(given[name])}" for name in found if name in given] for given in (there, here))
+    alone = [f"{name}=" for name in here if name in found and name not in there]  # this call gives it, the other left it at its default
+    made += [f"no {', '.join(alone)}"] if alone else []
+    now = now or [f"no {', '.join(f'{name}=' for name in found)}"]
+    old = ", ".join(made)
+    return (
+        f"of another plan: it was made with {old}, and this call has {', '.join(now)}. Give {old} to get that result, another folder "
+        "with out="
+    )
 
 
 def _carried_out(  # noqa: PLR0913  # over the limit: as `carry_out`

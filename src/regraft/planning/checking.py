@@ -75,8 +75,8 @@ def equal_across(data: Dataset, parts: Parts, *, test: Dataset | None = None) ->
         if len(copies):
             named = (f"{learned.name_of(int(equal[at]))} = {judges.name_of(int(at))}" for at in copies)
             told.append(
-                f"Warning: {len(copies)} of {len(judges)} examples of the {part} set are equal, byte by byte, to examples that are learned "
-                f"from ({listed(named, _SHOWN)}): the figures may be better than on new examples. {remedy}"
+                f"Warning: {counted(len(copies), f'{part} example', verb='are', of=len(judges))} equal, byte by byte, to examples that are "
+                f"learned from ({listed(named, _SHOWN)}): the figures may be better than on new examples. {remedy}"
             )
     return told
 

@@ -20,7 +20,7 @@ from ..heads.starts import STARTS
 from ..methods import METHODS, SWITCHES
 from ..training import Settings
 from ..training.settings import SettingKeywords, is_whole
-from ..words import HEADINGS, candidate_rows
+from ..words import HEADINGS, candidate_rows, value_words
 
 STARTS_OF_ROWS = ("auto", *STARTS)
 STRATEGIES = ("auto", "probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
@@ -166,7 +166,7 @@ class Plan:
 
     def given(self) -> dict[str, Any]:
         """Return the arguments that recreate this plan, apart from the strategy: the share of the holdout set, the seed, and options and
-        settings that are not defaults.
+        settings that differ from the defaults.
 
         Example:
             >>> regraft.Plan("head", validation=0.3).given()
@@ -176,7 +176,9 @@ class Plan:
         usual, settings = Plan(self.strategy), Settings.of(method.settings if method else {})
         own = {name: getattr(self, name) for name in _OWN if name in ("holdout", "seed") or getattr(self, name) != getattr(usual, name)}
         told = {name: getattr(self.settings, name) for name in settings.to_dict()}
-        return own | self.options | {name: value for name, value in told.items() if value != getattr(settings, name)}
+        defaults = method.filled({}) if method else {}
+        options = {name: value for name, value in self.options.items() if name not in defaults or value != defaults[name]}
+        return own | options | {name: value for name, value in told.items() if value != getattr(settings, name)}
 
     def to_call(self) -> str:
         """Return the Python call that recreates this plan, with the arguments of `given`. `test` stands for the test set of a plan that
@@ -282,8 +284,8 @@ class Plan:
 
     def __str__(self) -> str:
         defaults = Settings().to_dict()
-        changed = [f"{name}={value!r}" for name, value in self.settings.to_dict().items() if value != defaults[name]]
-        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)
+        changed = [f"{name}={value_words(value)}" for name, value in self.settings.to_dict().items() if value != defaults[name]]
+        options = ", ".join(f"{name}={value_words(value)}" for name, value in self.options.items() if value is not None)
         where = f", {options}" if options else ""
         where += f", {'at' if self.strategy == 'probe' else 'frozen up to'} {self.frozen!r}" if self.frozen is not None else ""
         third = "the third with the largest relative gradient" if self.block == AUTO_BLOCK else f"{self.block} third"

@@ -102,9 +102,9 @@ def notes_on_length(items: PreparedData) -> list[str]:
     notes = [] if data.recordings() is data else [f"{data.notes[-1][:1].upper()}{data.notes[-1][1:]}."]
     if isinstance(own, AudioPreprocessing) and data.kind == "audio" and (short := own.short(data)):
         notes.append(
-            f"Warning: {short} of {len(data)} recordings are shorter than a quarter of the {own.seconds or 0:.3g} s that the network takes "
-            "at once: most of what it reads of them is silence. Record longer or, for a network that takes any length, give a "
-            "preprocessing= of fewer seconds."
+            f"Warning: {counted(short, 'recording', verb='are', of=len(data))} shorter than a quarter of the {own.seconds or 0:.3g} s that "
+            "the network takes at once: most of what it reads of them is silence. Record longer or, for a network that takes any length, "
+            "give a preprocessing= of fewer seconds."
         )
     if isinstance(own, AudioPreprocessing) and own.inferred:
         notes.append(
@@ -122,7 +122,11 @@ def notes_on_length(items: PreparedData) -> list[str]:
     if not isinstance(own, TextPreprocessing):
         return notes
     cut, most = own.cut(data.items), own.max_length or own.padded or own.maximum
-    notes += [f"Warning: {cut} of {len(data)} texts are longer than {own.limit} tokens: {own.reason}."] if cut else []
+    notes += (
+        [(f"Warning: {counted(cut, 'text', verb='are', of=len(data))} longer than {counted(own.limit, 'token')}: {own.reason}.")]
+        if cut
+        else []
+    )
     usual = int(np.percentile(own.counts(data.items), USUAL_SHARE, method="lower"))
     if own.max_length is None and most > USUAL_TIMES * usual:
         notes.append(
@@ -380,9 +384,8 @@ def _check_rows(own: ArrayPreprocessing, data: Dataset) -> None:
     except DataError as error:
         raise DataError(
             f"An example has {counted(len(data[0]), 'number')}; the network takes examples of the shape {own.shape}. The data were read "
-            f"so: {'; '.join(data.notes)}. Name the columns that are no part of an example: numbers beside it with columns= "
-            f"(regraft.join makes a "
-            "network read them), others with target=, group= or condition=; remove what is left over from the table."
+            f"so: {'; '.join(data.notes)}. Name the columns that are no part of an example: numbers beside it with columns= (regraft.join "
+            "makes a network read them), others with target=, group= or condition=; remove what is left over from the table."
         ) from error
 
 

@@ -38,7 +38,10 @@ class History(list[dict[str, Any]]):
     def __repr__(self) -> str:
         last = {name: round(self[name][-1], 4) for name in self.keys()}
         runs = counted(len({entry.get("run", 1) for entry in self}), "training")
-        return f"<History of {counted(len(self), 'epoch')} in {runs}; last: {last}>"
+        solved = sum("penalty" in entry for entry in self)  # a solved head has an entry for each penalty that was tried
+        counts = [(len(self) - solved, "epoch"), (solved, "penalty")] if solved else [(len(self), "epoch")]
+        said = " and ".join(counted(count, noun) for count, noun in counts if count or not solved)
+        return f"<History of {said} in {runs}; last: {last}>"
 
     def _repr_html_(self) -> str:
         rows = [f"{name:<14}" + " ".join(f"{value:10.4g}" for value in self[name]) for name in self.keys()]

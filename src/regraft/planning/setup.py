@@ -301,12 +301,11 @@ def run_digest(setup: Setup) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
-def differences(plan: Plan, other: Plan) -> dict[str, tuple[Any, Any]]:
-    """Return the names of what decides a result and differs between two plans, with the values of both."""
+def differences(plan: Plan, other: Plan) -> list[str]:
+    """Return the names of what decides a result and differs between two plans."""
     first, second = ({**plain, **plain["options"], **plain["settings"]} for plain in (plan.to_dict(), other.to_dict()))
     unused = {*_NO_PART_OF_A_RUN, "options", "settings"} - {"statistics", "false_alarm", "baselines"}
-    deciding = [name for name in first if name not in unused]
-    return {name: (first[name], second.get(name)) for name in deciding if first[name] != second.get(name)}
+    return [name for name in {**first, **second} if name not in unused and first.get(name) != second.get(name)]
 
 
 def whole_digest(setup: Setup, digest: str) -> str:

@@ -98,5 +98,9 @@ def _fill_(  # over the limit: what new rows are made of
     if made is not None:
         weight[new], bias[new] = made
     if len(new) and (made is None or not setup.network.set_rows_(head.layer, weight, bias=bias)):
-        why = "the head has no place for them" if made is not None else f"{counted(len(rows), 'example')} with {features.shape[1]} features"
+        why = (
+            "the head has no place for them"
+            if made is not None
+            else f"{counted(len(rows), 'example')} with {counted(features.shape[1], 'feature')}"
+        )
         log.notes.append(f"New class weights of {name!r} start at zero, not as {setup.plan.start!r}: {why}.")

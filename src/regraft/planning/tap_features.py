@@ -23,6 +23,7 @@ from ..networks.network import Inputs, Network, Tap, TapSlice
 from ..networks.parts.taps import INPUT, POOLS
 from ..networks.tracing import watching
 from ..training import Settings
+from ..words import counted
 
 if TYPE_CHECKING:
     from .setup import Clock
@@ -127,7 +128,8 @@ def _reading(network: Network, *, count: int, without: Collection[str] = ()) -> 
         dropped = _too_wide(reading.slices, most)
         kept = [tuple(pool for pool in tap.pools if pool not in _GRIDS or tap.block not in dropped) for tap in points]
         reading = reading_at(network, [Tap(tap.block, pools) for tap, pools in zip(points, kept, strict=True)])
-        notes = (f"To keep {reading.slices[-1].stop:,} features an example, {len(dropped)} wide blocks are read by pooled features alone.",)
+        read = f"{counted(len(dropped), 'wide block', verb='are')} read by pooled features alone"
+        notes = (f"To keep {reading.slices[-1].stop:,} features an example, {read}.",)
     return reading, _with_slices(points, reading.slices), notes
 
 

@@ -17,6 +17,7 @@ from ..networks.network import Inputs, Network
 from ..networks.samples import sample_of
 from ..tasks import KINDS, LOSSES, chosen_loss, metric_name, metric_problems
 from ..training.courses import monitor_problem
+from ..words import counted
 from .plan import THROUGH_LAYERS, Plan
 from .preparing import output_names
 
@@ -75,7 +76,9 @@ def same_tasks(test: Dataset, data: Dataset) -> Dataset:
         whole = whole.with_classes(data.targets_of(task).classes, task)
         there, here = (len(output_names(one.of_task(task))) for one in (data, whole))
         if there != here:
-            raise DataError(f"The test set has {here} numbers of each example for the task {task!r}; the data have {there}. Give as many.")
+            raise DataError(
+                f"The test set has {counted(here, 'number')} of each example for the task {task!r}; the data have {there}. Give as many."
+            )
     return whole
 
 
@@ -119,7 +122,9 @@ def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator
     yield from _loss_problems(data, plan)
     yield from _figure_problems(data, plan)
     if len(holdout) and not data.known[holdout].any():
-        yield DataError(f"None of the {len(holdout)} examples that judge have a target of the task {data.name!r}. Raise holdout=.")
+        yield DataError(
+            f"None of the {counted(len(holdout), 'example')} that judge has a target of the task {data.name!r}. Raise holdout=."
+        )
 
 
 def _loss_problems(data: Dataset, plan: Plan) -> Iterator[SettingError]:

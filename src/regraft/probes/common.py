@@ -145,10 +145,13 @@ def checked_groups(groups: npt.ArrayLike | None, *, count: int) -> np.ndarray | 
         return None
     names = np.asarray(groups)
     if names.shape != (count,):
-        raise DataError(f"Expected the group of each of {count} examples; received the shape {names.shape}.")
+        raise DataError(f"Expected the group of each of {counted(count, 'example')}; received the shape {names.shape}.")
     kinds, numbers = np.unique(names, return_inverse=True)
     if len(kinds) < 2:
-        raise DataError(f"All {count} examples are of the group {names.tolist()[0]!r}; one can only be left out where there are 2 or more.")
+        raise DataError(
+            f"All {counted(count, 'example', verb='are')} of the group {names.tolist()[0]!r}; one can only be left out where there are 2 "
+            "or more."
+        )
     return numbers.astype(np.int64)
 
 

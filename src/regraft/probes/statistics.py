@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
 from ..errors import DataError, SettingError
+from ..words import counted
 from .calibration import fit_temperature
 from .common import (
     FOLDS,
@@ -110,7 +111,9 @@ class ClassStatistics:
             raise DataError(f"The arrays of the class statistics are not numbers: {error}. Write them again with to_arrays().") from error
         fault = _fault(len(classes), counts, means=means, scatter=scatter)
         if fault:
-            raise DataError(f"The class statistics of {len(classes)} classes are damaged: {fault}. Compute them again from the data.")
+            raise DataError(
+                f"The class statistics of {counted(len(classes), 'class')} are damaged: {fault}. Compute them again from the data."
+            )
         every, held_out = read_every(arrays.get("every", 1)), _read_held_out(arrays.get("held_out", (1.0, 1.0)))
         return cls(classes, counts, means, scatter, every, held_out)
 

@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 
 from ..errors import DataError, SettingError, near_names
 from ..files.schema import checked, schema_of
+from ..words import counted
 from .common import blocks, checked_features, checked_groups, checked_targets, folds_of
 from .knn import nearest, unit_rows
 from .statistics import ClassStatistics, fit_lda, read_every, shrunk_covariance, statistics_of
@@ -98,7 +99,7 @@ class UnknownJudge:
         """Raise unless the detector fits features of this width."""
         looked_at, known = len(range(0, width, self.every)), self.statistics.means.shape[1]
         if looked_at != known:
-            raise DataError(f"It knows {known} features and looks at {looked_at} of {width}; both must be of one network.")
+            raise DataError(f"It knows {counted(known, 'feature')} and looks at {looked_at} of {width}; both must be of one network.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the choice as plain data. The statistics are saved separately."""
@@ -118,7 +119,7 @@ class UnknownJudge:
         if not choice.parts.keys().isdisjoint(_OF_ITEMS) and reference is None:
             raise DataError(f"The score {choice.score!r} of unknown examples needs the features of known examples, which are missing.")
         if reference is not None and (reference.ndim != 2 or not len(reference) or reference.shape[1] != statistics.means.shape[1]):
-            shape = f"{statistics.means.shape[1]} features"
+            shape = counted(statistics.means.shape[1], "feature")
             raise DataError(f"The features of known examples have the shape {reference.shape}; expected one or more rows of {shape}.")
         if reference is not None and not (reference.dtype.kind == "f" and np.isfinite(reference).all()):
             raise DataError(f"The features of known examples are of type {reference.dtype}; expected finite floating-point numbers.")
@@ -304,7 +305,7 @@ def _hidden(x: np.ndarray, rows: np.ndarray, *, hidden: np.ndarray, unseen: np.n
     known &= np.isin(rows, seen)  # a class without fitted examples is not known
     if not known.any():
         raise DataError(
-            f"None of the {int((~away & unseen).sum())} examples kept aside is of a class with other examples to fit on; "
+            f"None of the {counted(int((~away & unseen).sum()), 'example')} kept aside is of a class with other examples to fit on; "
             "give 2 or more examples (groups) of each class."
         )
     statistics = statistics_of(x[fitted], here, classes=[str(kind) for kind in seen])

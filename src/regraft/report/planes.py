@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..words import counted
 from .figures import Axis, legend, tag, text_tag
 
 Point = tuple[float, float]
@@ -181,7 +182,7 @@ def confusion_matrix(confusion: Confusion, names: Sequence[str], *, title: str) 
     parts, flat = [], count <= 10 and max(map(len, names), default=0) <= 3  # short names need not stand upright
     for which, name in enumerate(names):
         own, other = which + 2, place[which] + 2
-        hint = f"{name}: {errors[which]} of {totals[which]} examples are errors"
+        hint = f"{name}: {counted(errors[which], 'error')} in {counted(totals[which], 'example')}"
         parts.append(text_tag("span", name, class_="name", style=f"--r:{own};--s:{other}", title=hint))
         parts.append(
             tag("span", text_tag("span", name), class_="head flat" if flat else "head", style=f"--c:{own};--d:{other}", title=name)

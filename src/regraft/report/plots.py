@@ -10,6 +10,7 @@ from ..errors import DataError, optional_import
 from ..files.formats import reason_of
 from ..files.text import printable
 from ..files.writing import write_bytes
+from ..words import counted
 
 SURE = 1.96  # Half-width of a 95 % interval, in standard errors
 _DOTS = {"marker": "o", "markersize": 4, "capsize": 3}
@@ -121,7 +122,7 @@ def _draw_depths(axes: Any, facts: Mapping[str, Any], *, scale: float) -> None:
     at = next(number for number, part in enumerate(depths) if part["block"] == facts["holds_to"])
     axes.axvline(at, linestyle=":", linewidth=1, color="tab:orange", label="transfer holds to here")
     axes.set_xticks(range(len(depths)), [part["block"] for part in depths], rotation=60, ha="right", fontsize=7)
-    axes.set_title(f"{facts['network']}: {facts['held_out']} on {facts['judged']:,} examples", fontsize=10)
+    axes.set_title(f"{facts['network']}: {facts['held_out']} on {counted(facts['judged'], 'example')}", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.25)
 

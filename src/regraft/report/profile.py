@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import duration
+from ..words import counted
 from .figures import Axis, Bar, interval_rows, legend, letters, text_tag
 from .page import rendered
 from .planes import axis_of, dot, line, plane, rule, whisker
@@ -92,8 +93,8 @@ def _depths(facts: Mapping[str, Any]) -> Figure | None:
     body = legend(entries) + interval_rows(bars, title=f"{facts['metric']} by depth", axis=axis, lines=lines)
     caption = (
         f"One probe (ridge regression) per depth, from the input (top) to the head (bottom): {facts['held_out']} on "
-        f"{facts['judged']:,} examples. ± is one standard error. Lines are 95 % intervals. If the values fall towards the bottom, the "
-        "deep blocks discard information that your data need."
+        f"{counted(facts['judged'], 'example')}. ± is one standard error. Lines are 95 % intervals. If the values fall towards the bottom, "
+        "the deep blocks discard information that your data need."
     )
     return figure(body, title=f"Probe {facts['metric']} by depth", caption=caption)
 

@@ -93,7 +93,7 @@ def remarks(figures: Mapping[str, Any]) -> list[str]:
     found, loss, classes = [], figures.get("log_loss"), len(figures.get("per_class") or {})
     if loss is not None and classes > 1 and "confusion" in figures and loss > math.log(classes):
         found.append(
-            f"The log loss ({number_words(loss)}) is higher than that of equal probabilities for all {classes} classes "
+            f"The log loss ({number_words(loss)}) is higher than that of equal probabilities for all {counted(classes, 'class')} "
             f"({number_words(math.log(classes))}). The order of the classes may be right, but do not use the probabilities: "
             "the logits are not calibrated."
         )

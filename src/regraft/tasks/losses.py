@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..errors import SettingError, near_names
 from ..tensors import Tensor, torch
+from ..words import counted
 
 KINDS = ("classification", "multi-label", "regression")  # The kinds of task, as `Head.kind` names them
 
@@ -108,13 +109,13 @@ def class_weights(counts: npt.ArrayLike, how: Literal["balanced"] | Sequence[flo
         given = np.asarray(how, dtype=np.float64)
         if given.shape != (length,):
             raise SettingError(
-                f"class_weight has shape {given.shape}; expected {length} weights, one for each class in the order of the head."
+                f"class_weight has shape {given.shape}; expected {counted(length, 'weight')}, one for each class in the order of the head."
             )
         if not np.isfinite(given).all() or (given < 0).any() or not (given > 0).any():
             raise SettingError(f"class_weight must hold finite weights >= 0, at least one above 0; received {given.tolist()}.")
         return given
     if how != "balanced":
-        raise SettingError(f"Unknown class_weight {how!r}; expected 'balanced', a list of {len(numbers)} weights, or None.")
+        raise SettingError(f"Unknown class_weight {how!r}; expected 'balanced', a list of {counted(len(numbers), 'weight')}, or None.")
     present = numbers > 0
     weights = np.ones(len(numbers), dtype=np.float64)
     weights[present] = numbers.sum() / (present.sum() * numbers[present])

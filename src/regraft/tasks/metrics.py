@@ -139,7 +139,7 @@ def judge(
     broken = int((~np.isfinite(raw)).any(axis=1).sum())
     if broken:
         raise DataError(
-            f"The scores of {broken} of {len(raw)} examples are not finite: the network has diverged, or its input holds NaN. "
+            f"The scores of {counted(broken, 'example', of=len(raw))} are not finite: the network has diverged, or its input holds NaN. "
             "Lower learning_rate, set clip_norm, or check the data."
         )
     settings = {} if thresholds is None else {"thresholds": _checked_thresholds(thresholds, labels=len(names))}
@@ -250,7 +250,7 @@ def _checked_thresholds(thresholds: npt.ArrayLike, *, labels: int) -> np.ndarray
 
 def _checked_targets(targets: np.ndarray, items: int, *, classes: int) -> np.ndarray:
     if targets.shape != (items,):
-        raise DataError(f"Expected {items} targets, one integer for each example; received shape {targets.shape}.")
+        raise DataError(f"Expected {counted(items, 'target')}, one integer for each example; received shape {targets.shape}.")
     whole = targets.astype(np.int64)
     if not np.array_equal(whole, targets) or whole.min() < 0 or whole.max() >= classes:
         span = f"{targets.min()} … {targets.max()} ({targets.dtype})"
@@ -263,7 +263,7 @@ def _checked_table(targets: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         raise DataError(f"Expected targets of the shape of the scores, {shape}; received {targets.shape}.")
     table = targets.astype(np.float64)
     if not np.isfinite(table).all():
-        raise DataError(f"{int((~np.isfinite(table)).sum())} targets are not finite; leave those examples out.")
+        raise DataError(f"{counted(int((~np.isfinite(table)).sum()), 'target', verb='are')} not finite; leave those examples out.")
     return table
 
 
@@ -283,7 +283,8 @@ def fit_thresholds(scores: npt.ArrayLike, targets: npt.ArrayLike) -> np.ndarray:
         raise DataError(f"Scores and targets must both have the shape (N, C); received {raw.shape} and {truth.shape}.")
     if not np.isfinite(raw).all():
         raise DataError(
-            f"{int((~np.isfinite(raw)).any(axis=1).sum())} of {len(raw)} examples have scores that are not finite; leave them out."
+            f"{counted(int((~np.isfinite(raw)).any(axis=1).sum()), 'example', verb='have', of=len(raw))} scores that are not finite; leave "
+            "them out."
         )
     known = ~np.isnan(truth)
     if not np.isin(truth[known], (0, 1)).all():

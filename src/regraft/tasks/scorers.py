@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import get_scorer, get_scorer_names
 
 from ..errors import near_names
+from ..words import counted
 from .metrics import probabilities
 
 Metric = str | Callable[..., Any]
@@ -57,7 +58,7 @@ def metric_problems(metrics: Sequence[Metric], targets: np.ndarray, *, outputs: 
             _computed(metric, scores, targets=targets, kind=kind)
         except Exception as error:
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            found.append(f"metrics: {name!r} does not go with a task of the kind {kind!r} and {outputs} outputs: {said}")
+            found.append(f"metrics: {name!r} does not go with a task of the kind {kind!r} and {counted(outputs, 'output')}: {said}")
     return found
 
 

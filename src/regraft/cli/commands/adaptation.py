@@ -16,7 +16,19 @@ from ...files.remote import names_in
 from ...files.text import printable
 from .. import options
 from ..guard import command, spread
-from ..shared import assignments, check_given, class_names, columns_for, kind_for, listed_names, named_pairs, opened, read_data, reading_of
+from ..shared import (
+    assignments,
+    check_given,
+    class_names,
+    columns_for,
+    kind_for,
+    listed_names,
+    named_pairs,
+    opened,
+    read_data,
+    reading_of,
+    word_of,
+)
 
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
 
@@ -82,11 +94,11 @@ def check_training(
 ) -> None:
     """Raise one error for all that is wrong with the options of a training, before torch is imported. `words`: as in `check_given`."""
     words |= {name: getattr(given, name) for name in ("probe", "start", "augment", "engine", "block")}
-    places = {"weights": how.weights, "source-classes": given.source_classes}
+    places = {"source-classes": given.source_classes}
     _layers(given.hidden)
     listed_names(given.join, option="--join")
     reading = reading_of(read, given.condition, sample_weight=given.sample_weight)
-    check_given(network, data, given.test, reading=reading, places=places, assigned=given.assigned, **words)
+    check_given(network, data, given.test, how=how, reading=reading, places=places, assigned=given.assigned, **words)
 
 
 def opened_with_data(
@@ -149,8 +161,7 @@ def as_words(plan: Any) -> list[str]:
     own = {option for option in found if isinstance(option, str)}  # name of an annotated option
     words = ["--strategy", plan.strategy]
     for name, value in plan.given().items():
-        said = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-        option = f"--{name.replace('_', '-')}"
+        said, option = word_of(value), f"--{name.replace('_', '-')}"
         if name == "rename":
             words += [word for old, new in value.items() for word in ("--rename", f"{old}={new}")]
         elif value is True and option in own:

@@ -33,7 +33,7 @@ def _check(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Show how data are read: columns, classes, sizes, duplicates and unusable examples. Nothing is trained or written."""
     reading = reading_of(read, condition) | {"skip_bad": True}
-    check_given(network, data, reading=reading, places={"weights": how.weights, "source-classes": source_classes})
+    check_given(network, data, reading=reading, how=how, places={"source-classes": source_classes})
     if network is None:
         from ...data import checked
 

@@ -10,6 +10,7 @@ import typer
 
 from ...console import show, show_json
 from ...errors import InputError
+from ...words import counted
 from .. import options
 from ..guard import command
 from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, show_written, wanted_target
@@ -110,7 +111,9 @@ def _wanted(names: list[str] | None, items: Any) -> list[str]:
     if names:
         return names
     if items.conditions is None:
-        raise InputError(f"The {len(items)} examples have no conditions; expected --name NAME for all of them, or --condition COL.")
+        raise InputError(
+            f"The {counted(len(items), 'example', verb='have')} no conditions; expected --name NAME for all of them, or --condition COL."
+        )
     return list(dict.fromkeys(map(str, items.conditions)))
 
 

@@ -54,7 +54,7 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
     if not out.suffix and (with_preprocessing or pmml_version or weights_format):
         options_of = "--with-preprocessing goes with .onnx, --pmml-version with .pmml and --weights-format with .h5"
         raise InputError(f"{options_of}; received the folder {printable(out)!r}.")
-    check_given(source, places={"weights": how.weights, "source-classes": source_classes})
+    check_given(source, how=how, places={"source-classes": source_classes})
     from ... import verbs
 
     net = opened(source, how, source_classes=source_classes)

@@ -6,6 +6,7 @@ from typing import Any
 import typer
 
 from ...console import show, show_json, tell
+from ...words import counted
 from .. import options
 from ..guard import command
 from ..shared import check_given, columns_for, opened, read_data, reading_of
@@ -36,8 +37,8 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     as_json: options.AsJson = False,
 ) -> None:
     """Add the classes of DATA that the network lacks. The class weights and the logits of the old classes stay unchanged."""
-    reading, places = reading_of(read), {"weights": how.weights, "source-classes": classes}
-    check_given(network, data, old_data, test, reading=reading, places=places, start=start)
+    reading, places = reading_of(read), {"source-classes": classes}
+    check_given(network, data, old_data, test, how=how, reading=reading, places=places, start=start)
 
     from ... import verbs
     from ...planning.extending import ExtensionOptions
@@ -64,6 +65,6 @@ def _print_result(result: Any, *, folder: str | Path, as_json: bool, architectur
     figures = result.account.figures
     if "max_score_change" in figures:
         change, examples = figures["max_score_change"], figures["proved_on_examples"]
-        show(f"Logits of old classes: changed by {change:.3g} at most, on {examples:,} examples")
+        show(f"Logits of old classes: changed by {change:.3g} at most, on {counted(examples, 'example')}")
     show(f"Cost: {cost_line(result.cost)}")
     print_next(folder, report=shown, unknown=result.network.unknown is not None, architecture=architecture)

@@ -38,7 +38,7 @@ def _inspect(
 ) -> None:
     """Show the blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
     wanted = class_names(classes)
-    check_given(network, data)
+    check_given(network, data, how=how)
     net = opened(network, how, source_classes=source_classes, trust=trust)
     preview = _preview(net, wanted) if wanted else None
     fit = _fit(net, data)

@@ -10,7 +10,7 @@ import typer
 from ...console import show_csv, show_json, tell
 from ...errors import InputError, near_names
 from ...files.given import NO_RULE, lacks_rule
-from ...files.remote import is_url
+from ...files.remote import fetched, is_url, suffix_of
 from ...files.text import printable
 from .. import options
 from ..guard import command
@@ -114,13 +114,17 @@ def _items(net: Any, files: list[Any], *, texts: list[str], columns: list[str] |
         raise InputError(f"--text goes with a network that reads texts alone; {takes}. Give FILES.")
     if not files and not texts:
         raise InputError(f"No examples were given; expected FILES{' or --text' if kind == 'text' else ''}.")
-    alone = len(files) == 1 and not (texts or columns or beside)
+    alone = len(files) == 1 and not (texts or beside)
     if not alone and any(map(is_url, files)):
-        raise InputError(f"Received {listed(files)}; expected one address alone, without --text, --columns and --files.")
-    found = read_elsewhere(files[0], kind, texts=True) if alone else None
+        raise InputError(f"Received {listed(files)}; expected one address alone, without --text and --files.")
+    if columns and any(map(is_url, files)) and suffix_of(files[0]) in TABLE_EXTENSIONS:
+        with fetched(files[0]) as path:
+            read = _of_table(net, [path], columns=columns, beside=None, outside=False)
+        return dataclasses.replace(read, names=tuple(name.replace(str(path), files[0]) for name in read.names or ()) or None)
+    found = read_elsewhere(files[0], kind, texts=True) if alone and not columns else None
     if found is not None:
         return found
-    tables = [path for path in files if path.suffix.lower() in TABLE_EXTENSIONS]
+    tables = [path for path in files if suffix_of(path) in TABLE_EXTENSIONS]
     if tables and texts:
         raise InputError(f"Received --text and the table {printable(tables[0])}; expected one of them.")
     if columns or tables or beside is not None:
@@ -138,7 +142,7 @@ def _of_table(net: Any, files: list[Path], *, columns: list[str], beside: Path |
     from ...data.items import listed
     from ...data.readers.tables import TABLE_EXTENSIONS, read_unlabelled
 
-    if len(files) != 1 or files[0].suffix.lower() not in TABLE_EXTENSIONS:
+    if len(files) != 1 or suffix_of(files[0]) not in TABLE_EXTENSIONS:
         shown = listed(files)
         if not columns:
             raise InputError(

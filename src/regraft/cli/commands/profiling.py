@@ -41,7 +41,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Measure where transfer holds: probe accuracy by depth, the scenario, and what more examples would give."""
     reading = reading_of(read)
-    check_given(network, data, reading=reading, places={"weights": how.weights, "source-classes": source_classes}, engine=engine)
+    check_given(network, data, reading=reading, how=how, places={"source-classes": source_classes}, engine=engine)
     net = opened(network, how, source_classes=source_classes)
     dataset = read_data(data, **reading | {"columns": columns_for(net, reading["columns"])})
     settings: dict[str, Any] = {} if cache is None else {"cache": None if cache == "none" else cache}

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import DataError, InputError, optional_import
 from ...files.media import picture_of
+from ...words import counted
 from ..items import take
 from ..ranges import BYTES, SHARES, STEPS, Range, check_range
 from .threads import in_threads
@@ -88,7 +89,7 @@ def transparency_of(items: Sequence[Any] | np.ndarray, background: str) -> str:
     blank = {name: sum(one[name] for one in found) for name in BACKGROUNDS}
     best = min(blank, key=lambda name: (blank[name], name != background))
     on = {"white": "are composited on white", "black": "are composited on black", "ignored": "keep the colour stored under them"}
-    said = f"{len(found)} of the {len(rows)} pictures examined have transparent pixels, which {on[background]}"
+    said = f"{counted(len(found), 'examined picture', verb='have', of=len(rows))} transparent pixels, which {on[background]}"
     if best == background:
         return f"{said} ('background' in preprocessing= changes this)."
     return (

@@ -12,6 +12,7 @@ from ...errors import DataError, optional_import
 from ...files.media import picture_of
 from ...files.text import printable
 from ...tensors import Tensor, torch
+from ...words import counted
 from ..ranges import BYTES, SHARES, STEPS, limits_of
 from .depth import BACKGROUNDS, PLAIN, ByteConversion, in_mode, integer_range_of
 
@@ -48,7 +49,9 @@ def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any], readin
     """Decode one picture to (h, w, channels) uint8.
     `reading`: value range of pictures with more than 8 bits, and background of transparent pixels."""
     if channels not in PIL_MODES:
-        raise DataError(f"Pictures in files have 1, 3 or 4 channels and the network takes {channels}; give arrays of {channels} channels.")
+        raise DataError(
+            f"Pictures in files have 1, 3 or 4 channels and the network takes {channels}; give arrays of {counted(channels, 'channel')}."
+        )
     orientation = optional_import("PIL.ImageOps", "vision", purpose="reading images")
     with picture_of(source) as picture:
         upright = orientation.exif_transpose(picture)
@@ -79,7 +82,9 @@ def pixel_batch(arrays: np.ndarray, channels: int, *, value_range: tuple[float, 
         return pixels[:, :3]
     if have in (3, 4) and channels == 1:
         return (pixels[:, :3] * torch.tensor(LUMA).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
-    raise DataError(f"Pictures of the shape {arrays.shape[1:]} have {have} channels; expected {channels}, 1, or a colour picture for grey.")
+    raise DataError(
+        f"Pictures of the shape {arrays.shape[1:]} have {counted(have, 'channel')}; expected {channels}, 1, or a colour picture for grey."
+    )
 
 
 def _channels_first(arrays: np.ndarray, channels: int) -> np.ndarray:
@@ -91,8 +96,8 @@ def _channels_first(arrays: np.ndarray, channels: int) -> np.ndarray:
     if arrays.ndim == 4 and arrays.shape[1] in known:
         return arrays
     raise DataError(
-        f"An array of the shape {arrays.shape[1:]} is no picture with {channels} channels; expected (H, W), (H, W, C) or (C, H, W) "
-        f"with C in {sorted(known)}."
+        f"An array of the shape {arrays.shape[1:]} is no picture with {counted(channels, 'channel')}; expected (H, W), (H, W, C) or (C, H, "
+        f"W) with C in {sorted(known)}."
     )
 
 

@@ -140,8 +140,8 @@ class ArrayPreprocessing(Preprocessing):
             long = sum(bool(np.count_nonzero(one) > np.count_nonzero(padded_to(one, self.padded))) for one in over)
             if long:
                 warnings.warn(
-                    f"{long} of {len(data)} examples are longer than {self.padded}, the longest of the training data; their ends are left "
-                    "out.",
+                    f"{counted(long, 'example', verb='are', of=len(data))} longer than {self.padded}, the longest of the training data; "
+                    "what is beyond is left out.",
                     stacklevel=2,
                 )
 

@@ -17,6 +17,7 @@ from ...files.media import recording_of, samples_of
 from ...files.text import printable
 from ...networks.hub.processors import features_of, sound_extractor
 from ...tensors import Tensor, torch
+from ...words import counted
 from ..dataset import Dataset
 from ..decoding.threads import in_threads
 from ..items import ArrayView, Clip, take, whole_items
@@ -187,10 +188,10 @@ class AudioPreprocessing(Preprocessing):
         longer = counts[counts > 1]
         each = str(longer.min()) if longer.min() == longer.max() else f"{longer.min()} to {longer.max()}"
         note = (
-            f"{len(longer)} of {len(data)} recordings are longer than the {seconds:g} s that the network takes at once: they are read in "
-            f"windows over their whole length, {each} a recording, and their scores are averaged"
+            f"{counted(len(longer), 'recording', verb='are', of=len(data))} longer than the {seconds:g} s that the network takes at once: "
+            f"read in windows over the whole length, {each} a recording, whose scores are averaged"
         )
-        most = f"; in place of {wanted.max()} windows without gaps, {MOST_WINDOWS} are spread over a recording"
+        most = f"; in place of {counted(wanted.max(), 'window')} without gaps, {MOST_WINDOWS} are spread over a recording"
         return dataclasses.replace(
             data.subset(rows),
             items=clips,

@@ -53,7 +53,7 @@ class ColumnsPreprocessing(WrappedPreprocessing):
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Raise: raw examples have no columns. `batch_of` takes them from a data set."""
-        raise DataError(f"{len(items)} raw examples were received. {self._wanted()}")
+        raise DataError(f"{counted(len(items), 'raw example', verb='were')} received. {self._wanted()}")
 
     def added(self, data: Dataset, indices: np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
         """Return "columns": (n, k) float32, scaled unless `raw`."""
@@ -82,7 +82,7 @@ class ColumnsPreprocessing(WrappedPreprocessing):
     def _order(self, data: Dataset) -> list[int]:
         """Return the index of each wanted column in the data."""
         if data.columns is None:
-            raise DataError(f"The {len(data)} examples have no columns beside them. {self._wanted()}")
+            raise DataError(f"The data, {counted(len(data), 'example')}, have no columns. {self._wanted()}")
         missing = [name for name in self.names if name not in data.column_names]
         if missing:
             found = ", ".join(map(repr, missing))

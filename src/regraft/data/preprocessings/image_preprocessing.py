@@ -73,7 +73,9 @@ class ImagePreprocessing(Preprocessing):
         for name in ("mean", "std"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) not in (1, self.channels):
-                raise DataError(f"{name} has {counted(len(value), 'number')} for {self.channels} channels; expected 1 or {self.channels}.")
+                raise DataError(
+                    f"{name} has {counted(len(value), 'number')} for {counted(self.channels, 'channel')}; expected 1 or {self.channels}."
+                )
 
     @classmethod
     def from_plain(cls, fields: dict[str, Any]) -> Self:
@@ -208,7 +210,7 @@ class ImagePreprocessing(Preprocessing):
         if self.as_is:
             return f"images: arrays of the shape {(self.channels, self.height, self.width)} pass as they are (already normalised)"
         fit = self.resize if self.crop_fraction == 1 else f"{self.resize}, centre {self.crop_fraction:g}"
-        order = {1: "grey", 3: "BGR" if self.bgr else "RGB"}.get(self.channels, f"{self.channels} channels")
+        order = {1: "grey", 3: "BGR" if self.bgr else "RGB"}.get(self.channels, counted(self.channels, "channel"))
         values = "" if self.value_range in (None, (0.0, 255.0)) else f", array values {self.value_range} to 0..255"
         line = f"images: {self.height}x{self.width} {order}, {self.interpolation} {fit}"
         line += f", {_steps_in_words(self.scale, self.mean, std=self.std)}{values}"

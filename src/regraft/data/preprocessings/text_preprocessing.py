@@ -16,6 +16,7 @@ from pydantic import SkipValidation
 from ...errors import DataError
 from ...files.text import printable
 from ...tensors import Tensor, torch
+from ...words import counted
 from ..dataset import Dataset
 from ..decoding.tokenizer_files import LONGEST, TOKENIZER_INPUTS, encoded, parsed_tokenizer, read_tokenizer
 from ..items import take
@@ -107,7 +108,9 @@ class TextPreprocessing(Preprocessing):
         """Warn about texts that are truncated."""
         cut = self.cut(data.items)
         if cut:
-            warnings.warn(f"{cut} of {len(data)} texts are longer than {self.limit} tokens: {self.reason}.", stacklevel=2)
+            warnings.warn(
+                f"{counted(cut, 'text', verb='are', of=len(data))} longer than {counted(self.limit, 'token')}: {self.reason}.", stacklevel=2
+            )
 
     @property
     def limit(self) -> int:
@@ -178,7 +181,7 @@ class TextPreprocessing(Preprocessing):
 
     def describe(self) -> str:
         if self.max_length is not None or self.padded is None:
-            length = f"{self.max_length} tokens" if self.max_length else f"at most {self.maximum} tokens"
+            length = counted(self.max_length, "token") if self.max_length else f"at most {counted(self.maximum, 'token')}"
         else:
             length = f"{self.padded} tokens" + (f", longer texts up to {self.limit}" if self.limit > self.padded else "")
         return f"texts: {length}, {self._fast.get_vocab_size()} known tokens, as {', '.join(self.inputs)}"

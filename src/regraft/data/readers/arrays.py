@@ -104,7 +104,7 @@ def _of_one(kind: str | Mapping[str, str] | None) -> str | None:
 
 
 def _size(items: Any) -> str:
-    return f"the shape {items.shape}" if isinstance(items, np.ndarray) else f"{counted(len(items), 'example')}"
+    return f"the shape {items.shape}" if isinstance(items, np.ndarray) else counted(len(items), "example")
 
 
 def _padded(values: Any) -> tuple[Any, Padding | None]:

@@ -123,7 +123,7 @@ def _form_of(path: Path) -> _Form:
     outside = re.sub(r'"[^"]*"', "", header)
     separator = hint[1] if hint else max(",", ";", "\t", "|", key=outside.count)
     if header.count(separator) >= MOST_COLUMNS:
-        raise DataError(f"'{printable(path)}' has {header.count(separator) + 1:,} columns; expected {MOST_COLUMNS:,} at most.")
+        raise DataError(f"'{printable(path)}' has {counted(header.count(separator) + 1, 'column')}; expected {MOST_COLUMNS:,} at most.")
     form = _Form(encoding, separator, int(hint is not None), [], notes=notes)
     with _lines(path, form) as reader:
         names = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(next(reader))]  # the names that pandas gives

@@ -189,7 +189,7 @@ def _parted(example: Any, target: str | None, *, index: int, columns: bool) -> _
         return _Example(example[others[0]], example[label], (label, others[0]))
     if isinstance(example, tuple | list) and len(example) == 2 and target is None:
         return _Example(*example)
-    what = f"{counted(len(example), 'part')}" if isinstance(example, tuple | list) else f"a {type(example).__name__}"
+    what = counted(len(example), "part") if isinstance(example, tuple | list) else f"a {type(example).__name__}"
     raise DataError(f"Example {index} is {what}{f' and has no names, such as target={target!r}' if target else ''}; {_ADVICE}.")
 
 

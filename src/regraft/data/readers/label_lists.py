@@ -8,6 +8,7 @@ import numpy as np
 from ...errors import DataError
 from ...files.text import natural_key
 from ...networks.names import rows_of
+from ...words import counted
 from ..items import as_numpy
 from ..targets import foreign_labels
 
@@ -23,7 +24,7 @@ def label_lists(values: Any, classes: Sequence[str] | None = None) -> tuple[np.n
     texts = [None if row is None else [label_text(label) for label in row] for row in rows]
     found = sorted({text for row in texts for text in row or ()}, key=natural_key)
     if not found:
-        raise DataError(f"None of the {len(rows)} lists of labels holds a label; expected one or more.")
+        raise DataError(f"None of the {counted(len(rows), 'list')} of labels holds a label; expected one or more.")
     names = tuple(found) if classes is None else tuple(classes)
     places = rows_of(found, names)
     unknown = [name for name in found if name not in places]

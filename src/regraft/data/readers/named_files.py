@@ -66,7 +66,11 @@ class FilesBelow:
                 "holds all files as files=, or allow it with outside=True."
             )
         moved = [value for value in values if self.leads_out(value)]
-        return (f"{len(moved)} names lead outside the folder; the files of that name in it were taken: {listed(moved)}",) if moved else ()
+        return (
+            (f"{counted(len(moved), 'name', verb='lead')} outside the folder; the files of that name in it were taken: {listed(moved)}",)
+            if moved
+            else ()
+        )
 
     def name_of(self, path: Path) -> str:
         """Return the path of a file within the folder; its absolute path if it lies outside."""

@@ -82,7 +82,7 @@ def pictures_in_tar(source: str | Path, *, named: bool = False) -> Pictures:
     known = [name if named else labels.get(_key(name), "") if labels else PurePosixPath(name).parent.name for name in places]
     without = [name for name, label in zip(places, known, strict=True) if not label]
     if without or not places:
-        what = f"{len(without)} of {len(places)} pictures without a label: {listed(without)}" if places else "no pictures"
+        what = f"{len(without)} of {counted(len(places), 'picture')} without a label: {listed(without)}" if places else "no pictures"
         raise DataError(f"The archive {printable(source)!r} has {what}; expected 'x.cls' beside 'x.jpg', or a folder for each class.")
 
     def read(place: tuple[int, int]) -> bytes:

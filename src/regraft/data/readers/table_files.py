@@ -15,6 +15,7 @@ from ...errors import DataError, optional_import
 from ...files.formats import opening
 from ...files.sizes import check_size
 from ...files.text import printable
+from ...words import counted
 from ..items import as_numpy, listed
 from .csv_files import MOST_COLUMNS, columns_of_csv, distinct_names, names_of_csv, texts_of_csv
 
@@ -162,7 +163,7 @@ def _from_parquet(path: Path) -> tuple[Columns, tuple[str, ...]]:
 
 def _check_declared(facts: Any, schema: Any, *, path: Path) -> None:
     if facts.num_columns > MOST_COLUMNS:
-        raise DataError(f"'{printable(path)}' has {facts.num_columns:,} columns; expected {MOST_COLUMNS:,} at most.")
+        raise DataError(f"'{printable(path)}' has {counted(facts.num_columns, 'column')}; expected {MOST_COLUMNS:,} at most.")
     groups = [facts.row_group(at) for at in range(facts.num_row_groups)]
     unpacked = sum(group.total_byte_size for group in groups)  # not per column: pyarrow crashes on damaged metadata
     rows = max(facts.num_rows, sum(group.num_rows for group in groups))

@@ -376,12 +376,13 @@ def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Exa
     if several and not options.skip_bad:
         shown = listed(f"{value!r} ({listed(names, 3)})" for value, names in several.items())
         raise DataError(
-            f"{len(several)} names in {table.name} fit several files in {printable(folder)}: {shown}. Write their paths within the folder."
+            f"{table.name}: {counted(len(several), 'name', verb='fit')} several files in {printable(folder)}: {shown}. Write their paths "
+            "within the folder."
         )
     if missing and not options.skip_bad:
         raise DataError(
-            f"{len(missing)} of {len(values)} rows of {table.name} name files that are not in {printable(folder)}: {listed(missing)}. "
-            "Add the files, remove the rows, or leave them out with skip_bad=True."
+            f"{table.name}: {counted(len(missing), 'row', verb='name', of=len(values))} files that are not in {printable(folder)}: "
+            f"{listed(missing)}. Add the files, remove the rows, or leave them out with skip_bad=True."
         )
     kind = kind_of_files([path for path in matches if path], folder, kind=options.kind)
     rows = np.array([row for row, path in enumerate(matches) if path and kind_of(path) == kind], dtype=np.int64)

@@ -177,7 +177,10 @@ def _from_rows(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
         )
     names = tuple(classes) if classes else tuple(str(column) for column in range(array.shape[1]))
     if len(names) != array.shape[1]:
-        raise DataError(f"Targets have {counted(array.shape[1], 'column')} and {len(names)} class names were given; expected as many.")
+        raise DataError(
+            f"Targets have {counted(array.shape[1], 'column')} and {counted(len(names), 'class name', verb='were')} given; expected as "
+            "many."
+        )
     if (array.sum(axis=1) == 1).all():
         return Targets(array.argmax(axis=1).astype(np.int64), names, "classification", also=("multi-label",))
     return Targets(array.astype(np.float32), names, "multi-label")

@@ -117,7 +117,7 @@ def _partial_targets(values: Any, classes: Sequence[str] | None = None, *, task:
     array = _array_of(values) if lists is None else lists[0]
     missing = _missing(array)
     if missing.all():
-        raise DataError(f"All {len(array)} targets are missing; expected one or more.")
+        raise DataError(f"All {counted(len(array), 'target', verb='are')} missing; expected one or more.")
     present = array[~missing]
     if present.ndim == 1 and present.dtype.kind in "OS":
         present = typed(present)

@@ -12,6 +12,7 @@ from ...files.formats import opening
 from ...files.given import matching
 from ...files.remote import fetched, is_url, suffix_of
 from ...files.text import printable
+from ...words import counted
 from ..dataset import Dataset
 from ..decoding.files import files_below, kind_of
 from ..items import LazyItems, listed, padding_of
@@ -68,7 +69,9 @@ def read_elsewhere(source: str | Path, kind: str, *, texts: bool = False) -> Dat
     if found is None:
         return None
     if not len(found) or kind != "image":
-        raise DataError(f"{printable(source)!r} has {len(found)} pictures; this network takes examples of the kind {kind!r}, one or more.")
+        raise DataError(
+            f"{printable(source)!r} has {counted(len(found), 'picture')}; this network takes examples of the kind {kind!r}, one or more."
+        )
     items = LazyItems(lambda index: found[index][0], np.arange(len(found)))
     return Dataset(items, np.zeros(len(found), np.float32), (), kind, "regression", names=tuple(found.targets))
 

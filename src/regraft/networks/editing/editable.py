@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkError, near_names
+from ...words import counted
 from ..edits import (
     FORMS,
     TRAINING,
@@ -69,7 +70,7 @@ class Editable(Record):
                 there, verb = (len(old.in_layer().weight), "gives") if isinstance(edit, Stack) else (old.features, "reads")
                 if head.features != there:
                     raise NetworkError(
-                        f"The class weights have {head.features} features; the head {old.layer!r} {verb} {there}. "
+                        f"The class weights have {counted(head.features, 'feature')}; the head {old.layer!r} {verb} {there}. "
                         "Give weights of that length."
                     )
             body = self.kind.edit(self.body, edit, head=head, seed=seed)
@@ -130,7 +131,8 @@ class Editable(Record):
         if len(self.heads) != 1 or count < 1:
             heads = ", ".join(map(repr, self.heads)) or "none"
             raise NetworkError(
-                f"Received {count} columns for a network with {len(self.heads)} heads ({heads}); expected one head, and 1 column or more."
+                f"Received {counted(count, 'column')} for a network with {counted(len(self.heads), 'head')} ({heads}); expected one "
+                "head, and 1 column or more."
             )
         return self.edited(Columns(count))
 
@@ -175,7 +177,9 @@ class Editable(Record):
         """Return a copy that takes a condition for each example: named inputs with "condition", (N,) row numbers of its table of codes.
         The logits are bit-identical to those of this network: codes start small and random, and the weights that read them at zero."""
         if self.coding is not None:
-            raise NetworkError(f"The network takes codes already, of {len(self.coding.conditions)} conditions; use recoded for other ones.")
+            raise NetworkError(
+                f"The network takes codes already, of {counted(len(self.coding.conditions), 'condition')}; use recoded for other ones."
+            )
         coding.refuse_unfit(self.sample)
         return self.edited(Codes(coding), seed=seed)
 
@@ -185,8 +189,8 @@ class Editable(Record):
         wrong, names = int((~np.isfinite(values)).sum()), set(conditions)
         if values.shape != expected or len(names) != len(conditions) or wrong:
             raise NetworkError(
-                f"Received a table of codes of shape {values.shape} with {wrong} numbers that are not finite, for {len(names)} different "
-                f"conditions; expected finite numbers of shape {expected}: the mean code, then one row each."
+                f"Received a table of codes of shape {values.shape} with {counted(wrong, 'number')} that are not finite, for {len(names)} "
+                f"different conditions; expected finite numbers of shape {expected}: the mean code, then one row each."
             )
         twin = self.copy()
         twin.body.put_codes_(values)

@@ -14,6 +14,7 @@ from torch.nn import Module
 
 from ...errors import NetworkError, RegraftError, optional_import
 from ...files.text import printable
+from ...words import counted
 from ..network import Inputs
 from ..sources.building import Limits, building
 from ..sources.zoo import SourceModule, image_spec, unique_names
@@ -172,11 +173,13 @@ def _with_weights(made_of: Any, settings: Any, *, transformers: Any, tensors: Ma
     sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
     if 2 * sum(sizes.get(name, 0) for name in missing) > sum(sizes.values()):
         raise NetworkError(
-            f"The weights of {what} are not those of its config.json: {len(missing)} of {len(sizes)} tensors are missing, such as "
-            f"{missing[0]!r}. {remedy}"
+            f"The weights of {what} are not those of its config.json: {counted(len(missing), 'tensor', verb='are', of=len(sizes))} "
+            f"missing, such as {missing[0]!r}. {remedy}"
         )
     names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-    return module, [f"The weights of {what} lack {len(missing)} tensors ({names}); these start from RANDOM values."] if missing else []
+    return module, [
+        f"The weights of {what} lack {counted(len(missing), 'tensor')} ({names}); these start from RANDOM values."
+    ] if missing else []
 
 
 def _notes_on(folder: Path, content: Mapping[str, Any] | None, *, what: str) -> list[str]:

@@ -129,7 +129,7 @@ def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
         result = cast(Tensor, as_tensor(called(model, twin.sample, training=False)))
     width = in_columns(result).shape[-1]
     if width != head.features:
-        given = f"The class weights have {head.features} features; the network's output has {width}."
+        given = f"The class weights have {counted(head.features, 'feature')}; the network's output has {width}."
         raise NetworkError(f"{given} Give weights of that length.")
     taken = {layer.name for layer in model._flatten_layers()}
     name = next(one for one in numbered("head") if not {one, f"{one}_pool"} & taken)  # fixed: it is part of a cache's identity
@@ -369,7 +369,7 @@ def _channels(twin: KerasBody, edit: Channels, **_: Any) -> KerasBody:
     names = [name for name, layer in twin.by_name.items() if any(layer is other for other in changed)]
     twin.recount_(names)
     if names:
-        rule = f"summed over the {old} old channels" if count == 1 else f"repeated in turn, scaled by {old}/{count}"
+        rule = f"summed over the {counted(old, 'old channel')}" if count == 1 else f"repeated in turn, scaled by {old}/{count}"
         note = f"the network takes {counted(count, 'channel')} in place of {old}: the weights of its first convolution were {rule}"
         twin.account = Account({"reshaped": names}, notes=(note,))
     return twin

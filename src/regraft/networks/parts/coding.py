@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import NetworkError, near_names
 from ...tensors import torch
+from ...words import counted
 from .protocols import Inputs
 
 CODE_SPREAD = 0.1
@@ -69,8 +70,8 @@ class Coding:
         count = named[name][0].numel()
         if not named[name].is_floating_point() or count != self.size:
             raise NetworkError(
-                f"into={self.into!r} with codes of {self.size} numbers: that input holds {count} numbers of {named[name].dtype} for each "
-                f"example; expected {self.size} real ones."
+                f"into={self.into!r} with codes of {counted(self.size, 'number')}: that input holds {counted(count, 'number')} of "
+                f"{named[name].dtype} for each example; expected {self.size} real ones."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,15 +1,12 @@
 """Build architectures under a limit: the declared size is compared with the available weights before memory is allocated."""
 
 import math
-import socket
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
@@ -17,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import NetworkError, RegraftError, optional_import
 from ...files.formats import reason_of
+from ...files.remote import is_reachable
 from ...files.sizes import memory
 from ...files.text import printable
 from ..edits import Edit
@@ -90,8 +88,7 @@ def building(what: str, limits: Limits, *, drawn: bool = True, remedy: str = "")
 def cached_only_when_offline() -> Iterator[None]:
     """Restrict the hub client to its local cache while the hub is unreachable. Otherwise it would retry for most of a minute."""
     constants: Any = optional_import("huggingface_hub.constants", "vision", purpose="Fetching trained weights")
-    reached = urllib.request.getproxies() or _resolves(urlsplit(constants.ENDPOINT).hostname or "")
-    with _hub_switch, _without_hub(constants, when=not reached):
+    with _hub_switch, _without_hub(constants, when=not is_reachable(constants.ENDPOINT)):
         yield
 
 
@@ -103,13 +100,6 @@ def _without_hub(constants: Any, *, when: bool = True) -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _resolves(host: str) -> bool:
-    try:
-        return bool(socket.getaddrinfo(host, 443))
-    except OSError:
-        return False
 
 
 class _TensorCounter(TorchFunctionMode):

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import NetworkError, near_names
+from ...files.formats import reason_of
+from ...files.given import unreachable_weights
 from ...files.text import printable
 from ..keras.family import open_keras
 from ..keras.library import keras
 from ..network import Network
 from ..parts.head import Head
-from .zoo import unreachable_weights
 
 
 def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | None = None) -> tuple[Network, dict[str, Any]]:
@@ -52,7 +53,7 @@ def _made(make: Any, options: dict[str, Any], *, pretrained: bool, source: str) 
             return make(weights="imagenet", **options)
     except Exception as error:  # Keras wraps any error of a download in a bare Exception
         _untrained(make, options, source=source)  # report a network that cannot be built at all first
-        raise unreachable_weights(source, error) from error
+        raise NetworkError(unreachable_weights(source, reason_of(error))) from error
 
 
 def _untrained(make: Any, options: dict[str, Any], *, source: str) -> Any:

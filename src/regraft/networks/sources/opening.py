@@ -279,7 +279,8 @@ def _tell_heads_(network: Network, tasks: Mapping[str, Mapping[str, Any]]) -> No
     limits = tuple(told["thresholds"]) if told["thresholds"] else None
     if limits is not None and len(limits) != len(network.head.weight):
         raise NetworkError(
-            f"{len(limits)} thresholds were received for {counted(len(network.head.weight), 'label')}. Export the network again."
+            f"{counted(len(limits), 'threshold', verb='were')} received for {counted(len(network.head.weight), 'label')}. Export the "
+            "network again."
         )
     head = replace(network.head, kind=told["kind"], activation=told["activation"], thresholds=limits)
     network.heads = {**network.heads, task: head}

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...errors import NetworkError, UnsafeFileError
 from ...files.formats import opening
 from ...files.onnx_form import read_onnx
+from ...words import counted
 from ..account import Account
 from ..names import checked_classes
 from ..network import Coding, Head, Inputs, Network, Scores
@@ -131,7 +132,7 @@ def _with_codes_(model: Any, facts: Mapping[str, Any], *, folder: Path, remedy: 
     shape = (1 + len(coding.conditions), coding.size)
     if held is None or tuple(held.dims) != shape or len(held.raw_data) != 4 * math.prod(shape):
         raise NetworkError(
-            f"{PROGRAM_FILE} in {str(folder)!r} holds no table of codes {name!r} for the {len(coding.conditions)} conditions of "
+            f"{PROGRAM_FILE} in {str(folder)!r} holds no table of codes {name!r} for the {counted(len(coding.conditions), 'condition')} of "
             f"regraft.json: one of the two files is of another network. {remedy}"
         )
     old = np.frombuffer(held.raw_data, "<f4").reshape(shape)

@@ -15,6 +15,7 @@ from torch.nn import Module
 
 from ...errors import NetworkError, near_names, optional_import
 from ...files.formats import reason_of
+from ...files.given import unreachable_weights
 from ...files.text import printable
 from ..network import Inputs
 from ..samples import sample_of
@@ -47,15 +48,7 @@ def _fetched(make: Callable[[bool], Module], pretrained: bool, *, source: str) -
         with cached_only_when_offline():
             return make(True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise unreachable_weights(source, error) from error
-
-
-def unreachable_weights(source: str, error: Exception) -> NetworkError:
-    """Return the error for trained weights that cannot be fetched. Random weights are no substitute."""
-    return NetworkError(
-        f"The trained weights of {printable(source)!r} could not be fetched ({reason_of(error)}). Without them there is nothing to "
-        "transfer. Connect this machine once, or give a file with weights=. For a network that knows nothing, give weights='random'."
-    )
+        raise NetworkError(unreachable_weights(source, reason_of(error))) from error
 
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -96,8 +96,8 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
             twin.traced()
         except Exception as error:  # a forward may raise anything; other parts of the network read the logits
             raise NetworkError(
-                f"The head {layers[0]!r} cannot have {len(twin.head.in_layer().weight)} outputs: other parts of the network read what it "
-                f"gives and fail ({reason_of(error)}). Give a module that ends with {layers[0]!r}, without these parts."
+                f"The head {layers[0]!r} cannot have {counted(len(twin.head.in_layer().weight), 'output')}: other parts of the network "
+                f"read what it gives and fail ({reason_of(error)}). Give a module that ends with {layers[0]!r}, without these parts."
             ) from error
     return twin
 
@@ -236,7 +236,7 @@ def _channels(twin: TorchBody, edit: Channels, **_: Any) -> TorchBody:
     first = None if name is None else modules[name]
     if name is None or not isinstance(first, _CONVOLUTIONS) or first.groups != 1 or first.in_channels != old:
         received = "no layer with weights" if name is None else f"'{name}', a {type(first).__name__}"
-        raise NetworkError(f"channels= changes a convolution over the {old} input channels; the network begins with {received}.")
+        raise NetworkError(f"channels= changes a convolution over the {counted(old, 'input channel')}; the network begins with {received}.")
     new, weight = copied(first), first.weight.detach()
     changed = weight.sum(1, keepdim=True) if count == 1 else weight[:, torch.arange(count) % old] * (old / count)
     new.weight, new.in_channels = Parameter(changed.contiguous()), count
@@ -245,7 +245,11 @@ def _channels(twin: TorchBody, edit: Channels, **_: Any) -> TorchBody:
         for holder in (outer, getattr(outer, "config", None)):
             if getattr(holder, "num_channels", None) == old:
                 setattr(holder, "num_channels", count)  # noqa: B010  # a module's own attribute, unknown to its type
-    rule = f"summed over its {old} channels" if count == 1 else f"its {old} channels repeated in turn, scaled by {old}/{count}"
+    rule = (
+        f"summed over its {counted(old, 'channel')}"
+        if count == 1
+        else f"its {counted(old, 'channel')} repeated in turn, scaled by {old}/{count}"
+    )
     twin.account = Account({"reshaped": [f"{name}.weight"]}, notes=(f"'{name}' reads {counted(count, 'channel')}: {rule}",))
     return twin.anew(sample=sample_of((count, *twin.sample.shape[2:])).to(twin.sample.device))
 

@@ -11,6 +11,7 @@ from torch.nn import Module
 
 from ...errors import NetworkError
 from ...files.formats import reason_of
+from ...words import counted
 from ..onnx.session import run_session, session_of
 from ..tracing import as_tensor
 
@@ -61,7 +62,7 @@ class OnnxProgram(Module):
         given = [*tensors, *(named[name] for name in self.names[len(tensors) :])]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
             raise NetworkError(
-                f"A network opened without its class gives no gradients, and {len(given)} inputs were received that ask for them. "
+                f"A network opened without its class gives no gradients; received {counted(len(given), 'input')} with requires_grad. "
                 "Open its folder with architecture=, a module or a function that makes it."
             )
         feeds = {

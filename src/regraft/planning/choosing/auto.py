@@ -347,4 +347,4 @@ def _crown_(choice: Choice, trial: Trial | None) -> None:
     entry.why = entry.why if entry.why.startswith("chosen") else "chosen"
     choice.chosen = strategy_fields(entry) | ({} if trial is None or trial.found is None else trial.found.chosen())
     mixed = entry.why.removeprefix("chosen")
-    choice.log.notes.append(f"Chosen: {entry.name}, among {len(choice.entries)} candidates{mixed}.")
+    choice.log.notes.append(f"Chosen: {entry.name}, among {counted(len(choice.entries), 'candidate')}{mixed}.")

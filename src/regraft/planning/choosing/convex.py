@@ -87,7 +87,7 @@ class _SolvedHead:
         by = {"leave-one-out": "leaving each example out", "leave-group-out": "leaving each group out", "validation set": "validation set"}
         judged = by.get(self.probe.held_out, self.probe.held_out)
         tried = f"the penalty {self.probe.penalty:.3g} of {len(self.probe.path)} by {judged}, " if self.probe.path else ""
-        return f"{head} was solved by {self.method}: {tried}then fitted to {self.fitted:,} examples."
+        return f"{head} was solved by {self.method}: {tried}then fitted to {counted(self.fitted, 'example')}."
 
 
 _KEPT = "the class weights that were carried over"

@@ -178,8 +178,8 @@ def _proved(known: Network, table: np.ndarray, *, digest: str, changed: Collecti
     numbers = sum(tensor.numel() for tensor in compared.values())
     return Account(
         notes=(
-            f"bit-equal before and after: {counted(count, 'parameter')} and {len(compared) - count} buffers ({counted(numbers, 'number')}, "
-            f"digest {digest}), the mean code and {len(rows) - 1} other codes",
+            f"bit-equal before and after: {counted(count, 'parameter')} and {counted(len(compared) - count, 'buffer')} "
+            f"({counted(numbers, 'number')}, digest {digest}), the mean code and {counted(len(rows) - 1, 'other code')}",
         ),
         figures={"parameters_equal": float(count), "buffers_equal": float(len(compared) - count), "codes_equal": float(len(rows))},
     )

@@ -24,15 +24,15 @@ def condition_groups(data: Dataset, names: str | Sequence[str] | None, *, known:
     given = None if data.conditions is None else np.array([str(name) for name in data.conditions])
     if names is None and given is None:
         raise DataError(
-            f"The {len(data)} examples have no conditions beside them, and no name was given. Read them with condition=, a column or an "
-            "array, or give the name of the condition that all of them are of."
+            f"The data, {counted(len(data), 'example')}, have no conditions, and no name was given. Read them with condition=, a column or "
+            "an array, or give the name of the condition that all of them are of."
         )
     several = names is None or (isinstance(names, Iterable) and not isinstance(names, str))
     asked: list[str] = list(names or ()) if several else [cast(str, names)]
     wanted = asked if names is not None or given is None else list(dict.fromkeys(given.tolist()))
     if not wanted or not len(data):
         raise DataError(
-            f"{counted(len(data), 'example')} of {counted(len(wanted), 'condition')} were received; expected one or more of each."
+            f"{counted(len(data), 'example')} of {counted(len(wanted), 'condition', verb='were')} received; expected one or more of each."
         )
     other = [name for name in wanted if not isinstance(name, str)]
     if other:
@@ -82,7 +82,7 @@ def _ordered(targets: Targets, head: Head) -> Targets:
         return targets
     if head.classes is None:
         raise NetworkError(
-            f"The {len(head.weight)} outputs of the head {head.task!r} have no names. Give classes= when the network is loaded."
+            f"The head {head.task!r} has {counted(len(head.weight), 'output')} without names. Give classes= when the network is loaded."
         )
     return targets.with_classes(head.classes)
 
@@ -96,7 +96,10 @@ def aims_of(held: CodedItems, data: Dataset, *, how: str | None, codes: np.ndarr
         known = np.any([aim.weights.numpy() > 0 for aim in aims], axis=0)
         without = [row for row, part in enumerate(members) if not known[part].any()]
         if without:
-            raise DataError(f"{len(without)} of {len(members)} conditions have no example with a target; expected one or more of each.")
+            raise DataError(
+                f"{counted(len(without), 'condition', verb='have', of=len(members))} no example with a target; expected one or more of "
+                "each."
+            )
         return aims
     head, ones = held.network.head, torch.ones(len(data))
     if head.kind == "regression":

@@ -16,6 +16,7 @@ from ...errors import NetworkError, SettingError, near_names
 from ...networks.network import Inputs, Network
 from ...networks.samples import placed
 from ...training.full_batch import Evaluate, minimise, value_and_gradient
+from ...words import counted
 from ..preparing import preprocessing_for
 from .items import batch_rows
 from .losses import Aim
@@ -109,7 +110,7 @@ def _whole(net: Network, data: Dataset | Sequence[str]) -> _InputProblem:
         raise SettingError(f"The network takes several inputs; choose one with input={next(iter(net.sample))!r} or another.")
     if isinstance(data, Dataset):
         raise SettingError(
-            f"Received {len(data)} examples and no input=; expected class names, or the name of the input beside the examples."
+            f"Received {counted(len(data), 'example')} and no input=; expected class names, or the name of the input beside the examples."
         )
     head, wanted = net.head, (data,) if isinstance(data, str) else tuple(map(str, data))
     classes = head.classes or ()

@@ -58,14 +58,18 @@ def parted(net: Network, shown: Dataset, *, stored: Dataset | None, fits_old: bo
     evaluate, except those in groups with training examples."""
     if net.classes is None:
         raise NetworkError(
-            f"The head's {len(net.head.weight)} outputs have no class names; give them with classes= when the network is loaded."
+            f"The head's {counted(len(net.head.weight), 'output', verb='have')} no class names; give them with classes= when the network "
+            "is loaded."
         )
     old, new = tuple(net.classes), _new_names(net, shown)
     both = [each.with_classes((*old, *new)) for each in (shown, stored) if each is not None]
     count = len(old)
     repeated = int((both[0].targets < count).sum())
     use = "the new class weights are fitted to old and new examples" if fits_old else "they only judge"
-    said = f"{repeated:,} of {len(shown):,} examples have labels that the network has already: used as examples of old classes; {use}."
+    said = (
+        f"{counted(repeated, 'example', verb='have', of=len(shown))} labels that the network has already: used as examples of old classes; "
+        f"{use}."
+    )
     notes = [said] if repeated else []
     held, said = _held(both, holdout=holdout, seed=seed)
     learned, aside, known = [], [], []

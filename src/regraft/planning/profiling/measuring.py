@@ -140,8 +140,8 @@ def _tables(tapped: TapFeatures, rows: np.ndarray) -> dict[str, np.ndarray]:
         wrong = np.flatnonzero(~np.isfinite(table).all(axis=1))
         if wrong.size:
             raise DataError(
-                f"At {block!r} the network gives numbers that are not finite for {wrong.size} of {len(table)} examples, such as example "
-                f"{int(rows[wrong[0]])}: it has diverged, or the input holds extreme values. Check weights and data."
+                f"At {block!r} the network gives numbers that are not finite for {wrong.size} of {counted(len(table), 'example')}, such as "
+                f"example {int(rows[wrong[0]])}: it has diverged, or the input holds extreme values. Check weights and data."
             )
     return tables
 
@@ -225,7 +225,7 @@ def _old_head(of: _Inputs) -> Iterator[ReferenceFigure]:
     shared = int((found >= 0).sum())
     if shared:
         held = judged(of.case, mapped_scores(scores, found))
-        yield ReferenceFigure("the old head, by class name", held.value, held.error, f"{shared} of {len(found)} classes are old ones")
+        yield ReferenceFigure("the old head, by class name", held.value, held.error, f"{counted(shared, 'old class')} of {len(found)}")
     held = judged(of.case, relation_scores(scores, of.case.targets, classes=of.case.classes, groups=of.case.groups))
     yield ReferenceFigure("the old head, by relation of classes", held.value, held.error, f"from {counted(scores.shape[1], 'old class')}")
 

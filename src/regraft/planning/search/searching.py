@@ -147,7 +147,7 @@ def run_search(
             None if asked.space or "strategy" in fixed or data.weights is not None or net.fresh or fixed.get("fresh") else CLOSED_FORM,
             asked.resume,
         )
-        with _quiet():
+        with _quiet(), bench.clock.during("study"):
             board = Board(options, space, bench.fixed, folder)
             ends = time.monotonic() + asked.seconds
             with progress("trials", asked.trials) as advance:
@@ -283,19 +283,22 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None, test: Dataset |
     done = [record for record in records if record.figure is not None]
     if not done:
         errors = list(dict.fromkeys(printable(record.error) for record in records if record.error))
-        raise SettingError(f"None of {len(records)} trials came to its end. {' '.join(errors[:3])} Change space= or the settings.")
+        raise SettingError(
+            f"None of {counted(len(records), 'trial')} came to its end. {' '.join(errors[:3])} Change space= or the settings."
+        )
     best = min(done, key=lambda record: record.rank(bench.direction))
     count = len(bench.folds)
-    on = f"{count} folds" if count > 1 else f"{sum(len(holdout) for _, holdout in bench.folds)} validation examples"
+    on = counted(count, "fold") if count > 1 else counted(sum(len(holdout) for _, holdout in bench.folds), "validation example")
     network, plan = bench.prepared(best.values)
     plan = replace(plan, statistics=True, settings=replace(plan.settings, cache=cache)).with_reasons(
         f"The best of {counted(len(records), 'trial')}: {bench.metric} {metric_words(bench.metric, best.figure)} on {on}."
     )
     with board.alone():
         result, scores = _judged(board, bench, network=network, plan=plan, best=best, test=test)
+        final, space = plan if result is None else result.plan, board.space.to_dict()
+        with bench.clock.during("importances"):
+            importances, intervals = _importances(board)
         cost = {**bench.clock.cost(bench.counter), "seconds": round(sum(record.seconds for record in records), 3)}
-        final = plan if result is None else result.plan
-        space, (importances, intervals) = board.space.to_dict(), _importances(board)
         study = Study(
             tuple(records),
             space,
@@ -324,7 +327,9 @@ def _judged(
     if known is not None and known.values == best.values and kept and ("test" in known.scores or test is None):
         return None, dict(known.scores)
     out = None if folder is None else folder / BEST
-    result = carry_out(network, bench.items.data, plan=plan, test=test, out=out, resume=False)
+    with bench.clock.during("best"):
+        result = carry_out(network, bench.items.data, plan=plan, test=test, out=out, resume=False)
+    bench.counter.items += int(result.cost["frozen_forward_examples"])
     scores = json.loads(json.dumps(result.scores))
     board.database.note(judged={"values": best.values, "scores": scores})
     return result, scores

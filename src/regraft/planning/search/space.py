@@ -72,7 +72,7 @@ class Range:
         """Return the value that an Optuna trial suggests for `name`."""
         if self.whole:
             return int(trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log))
-        return float(trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log))
+        return self._readable(trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log))
 
     def holds(self, value: Any) -> bool:
         """Return whether a value is within the range and of its type."""
@@ -85,7 +85,11 @@ class Range:
             spaced = [self.low + index * self.step for index in range(count)]
         else:
             spaced = (np.geomspace if self.log else np.linspace)(self.low, self.high, self.points).clip(self.low, self.high).tolist()
-        return tuple(dict.fromkeys(round(value) if self.whole else float(value) for value in spaced))
+        return tuple(dict.fromkeys(round(value) if self.whole else self._readable(value) for value in spaced))
+
+    def _readable(self, value: float) -> float:
+        """Return a value without digits that change nothing: three significant ones, or those of a step, within the range."""
+        return min(max(float(f"{value:.3g}" if self.step is None else f"{value:.12g}"), self.low), self.high)
 
 
 @dataclass(frozen=True)

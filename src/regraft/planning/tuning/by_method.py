@@ -11,6 +11,7 @@ from ...data import Dataset, with_conditions
 from ...errors import DataError, NetworkError
 from ...methods import METHODS, Method, PreparedNetwork
 from ...networks.network import Network, Scores
+from ...words import counted
 from ..plan import Plan
 from ..setup import Parts, Setup
 
@@ -26,13 +27,13 @@ def _conditions(data: Dataset, parts: Parts) -> tuple[str, ...]:
     others = "Choose strategy='bias' or 'scale_shift', which need none."
     if data.conditions is None:
         raise DataError(
-            f"strategy='codes' learns a code for each condition; received {len(data)} examples without conditions. Read them with "
-            f"condition=, the name of a column or an array as long as the examples. {others}"
+            f"strategy='codes' learns a code for each condition; received {counted(len(data), 'example')} without conditions. Read them "
+            f"with condition=, the name of a column or an array as long as the examples. {others}"
         )
     found = tuple(dict.fromkeys(sorted(str(name) for name in data.conditions[parts.training])))
     if len(found) < 2:
         raise DataError(
-            f"strategy='codes' learns from two conditions or more, better ten; the {len(parts.training)} examples to learn from "
+            f"strategy='codes' learns from two conditions or more, better ten; the {counted(len(parts.training), 'example')} to learn from "
             f"have {len(found)}: {', '.join(map(repr, found))}. {others}"
         )
     return found

@@ -49,7 +49,9 @@ def taught(setup: Setup, log: Log, *, features: Tensor) -> Setup:
     if settings.co_tuning:
         fit, targets = setup.known(data.name, setup.parts.training), data.targets
         relation = class_relation(scores[fit], targets[fit], classes=len(data.classes))
-        log.notes.append(f"Co-Tuning: the {len(head.weight)} old classes were trained along, with weight {settings.co_tuning:g}.")
+        log.notes.append(
+            f"Co-Tuning: the {counted(len(head.weight), 'old class', verb='were')} trained along, with weight {settings.co_tuning:g}."
+        )
         return _with_old_head(setup, head, term=SoftTargets(OLD_HEAD, _tensor(related_chances(relation, targets)), settings.co_tuning))
     rows, share = shared_rows(head, data.classes), settings.distill
     if (rows >= 0).all():

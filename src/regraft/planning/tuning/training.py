@@ -58,11 +58,15 @@ def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, holdout: flo
     stratified, grouped = data.task == "classification", part.groups is not None
     if part.groups is not None and len(np.unique(part.groups)) < folds:
         count = len(np.unique(part.groups))
-        raise DataError(f"folds={folds}: {count} groups are left to search with; expected one a fold or more. Ask for fewer folds.")
+        raise DataError(
+            f"folds={folds}: {counted(count, 'group', verb='are')} left to search with; expected one a fold or more. Ask for fewer folds."
+        )
     counts = part.class_counts()
     if stratified and not grouped and counts[counts > 0].min() < folds:
         name, few = data.classes[int(np.where(counts > 0, counts, counts.max()).argmin())], int(counts[counts > 0].min())
-        raise DataError(f"folds={folds}: {few} examples of the class {name!r} are left to search with; expected one a fold or more.")
+        raise DataError(
+            f"folds={folds}: {counted(few, 'example', verb='are')} left of the class {name!r} to search with; expected one a fold or more."
+        )
     kind = {(True, True): StratifiedGroupKFold, (True, False): StratifiedKFold, (False, True): GroupKFold, (False, False): KFold}
     splitter = kind[stratified, grouped](folds, shuffle=True, random_state=seed)
     parts = splitter.split(rest, part.targets if stratified else None, part.groups)
