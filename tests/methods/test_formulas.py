@@ -213,6 +213,7 @@ def test_options_are_sorted_filled_and_checked() -> None:
     again = Plan.from_json(plan.to_json())
     assert again == plan and "rank=4" in str(plan)
     assert make_plan("bias", {"layer_decay": 0.5}).settings.layer_decay == 0.5
+    assert make_plan("codes", {}).settings.dropout == 0.5 and make_plan("codes", {"dropout": 0.0}).settings.dropout == 0.0
     assert Option(1, "", lambda value: value > 0).accepts("x") is False
     assert not METHODS["codes"].options["size"].accepts(True)
 

@@ -24,6 +24,7 @@ Table = TypeVar("Table", Tensor, np.ndarray)
 TRAININGS = ("joint", "direct", "entrance")
 SIZE = 50  # Default size of a code, if the widest shifted layer has at least as many channels
 FASTER = 10.0  # Factor of the learning rate for codes: a code receives gradients only from examples of its own condition
+DROPPED = 0.5  # Default dropout rate of the heads' inputs: a network that has no errors left on its training examples teaches the codes nothing
 SHARED = 0.1  # Share of the examples in a step that use the mean code, so that it works for examples of unknown condition
 
 
@@ -159,6 +160,6 @@ METHOD = Method(
         "blocks": Option(None, "names of blocks, or None for all", are_names),
         "training": Option("joint", f"one of {', '.join(TRAININGS)}", lambda value: value in TRAININGS),
     },
-    settings={"layer_decay": 1.0},
+    settings={"layer_decay": 1.0, "dropout": DROPPED},
     by_condition=True,
 )
