@@ -217,7 +217,7 @@ def test_names() -> None:
     assert again.account.figures["codes_equal"] == len(KNOWN)
     with pytest.raises(DataError, match="no examples of the condition 'nev'; did you mean 'new'"):
         regraft.adapt_condition(net, data, "nev")
-    with pytest.raises(DataError, match="no conditions beside them, and no name"):
+    with pytest.raises(DataError, match="have no conditions, and no name was given"):
         regraft.adapt_condition(net, (data.items, data.targets))
     with pytest.raises(DataError, match=r"examples of 2 conditions .* cannot be told apart"):
         regraft.adapt_condition(net, (data.items, np.array(CLASSES)[data.targets]), ["p", "q"])
