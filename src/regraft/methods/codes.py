@@ -24,7 +24,7 @@ Table = TypeVar("Table", Tensor, np.ndarray)
 TRAININGS = ("joint", "direct", "entrance")
 SIZE = 50  # Default size of a code, if the widest shifted layer has at least as many channels
 FASTER = 10.0  # Factor of the learning rate for codes: a code receives gradients only from examples of its own condition
-DROPPED = 0.5  # Default dropout rate of the heads' inputs: a network that has no errors left on its training examples teaches the codes nothing
+DROPPED = 0.5  # Default dropout rate of the heads' inputs: without errors on the training examples, codes would learn nothing
 SHARED = 0.1  # Share of the examples in a step that use the mean code, so that it works for examples of unknown condition
 
 
