@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import regraft
 
 
@@ -18,6 +20,8 @@ def test_importing_touches_nothing() -> None:
     code = """
 import os, sys, warnings
 before, filters = dict(os.environ), list(warnings.filters)
+import pytest
+
 import regraft
 assert dict(os.environ) == before and list(warnings.filters) == filters
 assert not {"torch", "keras", "numpy", "timm", "transformers"} & set(sys.modules)
@@ -26,3 +30,25 @@ optional = {"keras", "timm", "torchvision", "transformers", "librosa", "matplotl
 assert not optional & set(sys.modules), "optional libraries wait for their use"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "here"), [("fine_tune", "adapt"), ("vision_learner", "adapt"), ("load_model", "load"), ("lr_find", "search")]
+)
+def test_functions_of_other_libraries_are_told_by_their_name_here(other: str, here: str) -> None:
+    with pytest.raises(AttributeError, match=f"has no attribute '{other}'; here it is called '{here}'"):
+        getattr(regraft, other)
+    assert not hasattr(regraft, "__wrapped__")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"label_col": "y"}, "read takes no 'label_col'; here it is called 'target'"),
+        ({"valid_pct": 0.2}, "read takes no 'valid_pct'; it is validation= of regraft.adapt"),
+        ({"taget": "y"}, "read takes no 'taget'; did you mean 'target'"),
+    ],
+)
+def test_keywords_that_a_function_does_not_have(given: dict[str, object], said: str) -> None:
+    with pytest.raises(regraft.RegraftError, match=said):
+        regraft.read(([[0.0], [1.0]], ["a", "b"]), **given)  # type: ignore[arg-type]

@@ -74,7 +74,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version("regraft")
     home = next((home for home, names in _HOMES.items() if name in names), None)
     if home is None:
-        raise AttributeError(f"module 'regraft' has no attribute {name!r}")
+        near = "" if name.startswith("_") else importlib.import_module(".errors", __name__).near_names(name, __all__)
+        raise AttributeError(f"module 'regraft' has no attribute {name!r}{near}")
     return getattr(importlib.import_module(f".{home}", __name__), name)
 
 

@@ -67,9 +67,26 @@ _ELSEWHERE: dict[str, str] = {
     "layer_decay": "layerwise_lr_decay llrd layer_lr_decay",
     "stay_near": "l2_sp",
     "trials": "n_trials n_iter max_trials num_trials",
+    "callbacks": "cbs callback",
+    "momentum": "moms beta_1",
+    "metrics": "metric scoring eval_metric",
+    "min_delta": "tol",
+    "classes": "n_out num_classes n_classes class_names",
 }
 """Setting of regraft -> its names in Keras, PyTorch, scikit-learn, fastai, timm, Lightning, Transformers and Optuna."""
-_HERE = {other: name for name, others in _ELSEWHERE.items() for other in others.split()}
+_WORDS = {
+    "cross_entropy": "categorical_crossentropy sparse_categorical_crossentropy binary_crossentropy crossentropy crossentropyloss nll bce",
+    "mse": "mean_squared_error mseloss squared_error",
+    "mae": "mean_absolute_error l1loss absolute_error",
+    "accuracy": "acc categorical_accuracy sparse_categorical_accuracy binary_accuracy",
+    "adapt": "fine_tune finetune fit fit_one_cycle train learner vision_learner trainer",
+    "load": "load_model load_learner from_pretrained create_model load_weights",
+    "read": "imagedataloaders datablock load_data load_dataset read_csv image_dataset_from_directory",
+    "predict": "get_preds infer",
+    "search": "lr_find tune",
+}
+"""Value or function of regraft -> its names there."""
+_HERE = {other: name for name, others in {**_ELSEWHERE, **_WORDS}.items() for other in others.split()}
 
 _NONE = {
     "verbose": "progress is shown where the output is a terminal",
@@ -81,11 +98,17 @@ _NONE = {
     "num_workers": "no loader processes are used; the frozen part runs once for each example, and its outputs are cached",
     "fp16": "training is in single precision; dtype= is that of cached activations",
     "shuffle": "examples are shuffled in every epoch, by seed=",
+    "freeze_epochs": "'partial' and 'full' train the head first, as long as it gains; then unfreeze_every= unfreezes block after block",
+    "pretrained": "networks come with their trained weights, unless they are loaded with weights='random'",
+    "hidden_layer_sizes": "further layers below the head are those of regraft.retarget(net, classes, hidden=[(100, 'relu')])",
+    "batch_tfms": "augment= makes augmented copies; the network's own preprocessing prepares the examples",
+    "splitter": "frozen= or trainable= names the layers that stay frozen or are trained",
 }
 """Setting of other libraries that regraft does not have -> explanation of what regraft does instead."""
 _NONE_TOO = {
     **dict.fromkeys(("bf16", "precision", "mixed_precision", "amp"), "fp16"),
     **dict.fromkeys(("workers", "use_multiprocessing", "dataloader_num_workers", "n_jobs", "max_queue_size"), "num_workers"),
+    "item_tfms": "batch_tfms",
     **{"max_steps": "steps_per_epoch", "validation_steps": "steps_per_epoch", "cutmix": "mixup", "mixup_alpha": "mixup"},
 }
 """Further setting of other libraries -> the entry of `_NONE` that explains it."""
@@ -184,8 +207,11 @@ Found = TypeVar("Found")
 
 
 def in_pairs(verb: Callable[Given, Found]) -> Callable[Given, Found]:
-    """Decorator: examples and labels as two arguments, as other libraries take them, are an error that shows the pair."""
-    taken = [one.name for one in inspect.signature(verb).parameters.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
+    """Decorator: examples and labels as two arguments, as other libraries take them, are an error that shows the pair, and so is a keyword
+    that the function does not have."""
+    known = inspect.signature(verb).parameters
+    taken = [one.name for one in known.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
+    takes_settings = any(one.kind is one.VAR_KEYWORD for one in known.values())
 
     @functools.wraps(verb)
     def called(*args: Given.args, **named: Given.kwargs) -> Found:
@@ -195,6 +221,13 @@ def in_pairs(verb: Callable[Given, Found]) -> Callable[Given, Found]:
                 f"{verb.__name__} takes {' and '.join(taken)} without a name; received {len(args)} values. Examples and labels are one "
                 f"pair: {pair}. Give options by name."
             )
+        wrong = next((name for name in named if name not in known and not takes_settings), None)
+        if wrong is not None:
+            here = _READING.get(wrong, wrong)
+            meant = f"; here it is called {here!r}" if here in known and here != wrong else near_names(wrong, known)
+            adapts = name_here(wrong)
+            meant = meant if here in known or adapts is None else f"; it is {adapts}= of regraft.adapt"
+            raise SettingError(f"{verb.__name__} takes no {wrong!r}{meant}")
         return verb(*args, **named)
 
     return called

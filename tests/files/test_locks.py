@@ -130,3 +130,16 @@ def test_without_fcntl_networks_are_adapted_saved_and_opened(tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "no locks" in done.stderr and not [path for path in tmp_path.rglob(".*")]
+
+
+def test_the_name_of_a_file_is_no_folder(tmp_path: Path) -> None:
+    for name in ("net.h5", "net.keras", "best.pt"):
+        with (
+            pytest.raises(SettingError, match=rf"{name}' is the name of a file.*such as '{name.split('.')[0]}'"),
+            held_folder(tmp_path / name),
+        ):
+            pass
+        assert not (tmp_path / name).exists()
+    (tmp_path / "net.h5").mkdir()
+    with held_folder(tmp_path / "net.h5") as held, held_folder(tmp_path / "v1.2"):
+        assert held.is_dir()

@@ -97,3 +97,9 @@ def test_predict_prints_it(tmp_path: Path) -> None:
     answers = [row["unknown"] for row in csv.DictReader(io.StringIO(done.stdout))]
     assert len(answers) == 48 and answers[:24].count("yes") < 6 < 12 < answers[24:].count("yes")
     assert "unknown" not in CliRunner().invoke(app, ["predict", str(tmp_path / "net"), str(tmp_path / "items.npy")]).stdout
+    told = "called unknown. They are of other classes, or differ from the training examples otherwise"
+    assert told not in done.stderr
+    for strange, said in ((slice(-8, None), True), (slice(-3, None), False), (slice(24), False)):  # a few examples say nothing
+        np.save(tmp_path / "some.npy", np.load(tmp_path / "items.npy")[strange])
+        some = CliRunner().invoke(app, ["predict", str(tmp_path / "net"), str(tmp_path / "some.npy"), "--unknown"])
+        assert (told in some.stderr) == said

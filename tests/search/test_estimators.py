@@ -96,6 +96,20 @@ def test_a_saved_folder_serves_and_the_fitted_one_can_be_pickled(tmp_path: Any) 
     assert model.n_features_in_ == 64
 
 
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_pickled_network_predicts_and_can_be_adapted(family: str) -> None:
+    net, data = cases.network(family), cases.data(family)
+    adapted = regraft.adapt(net, data, **QUICK).network
+    for network in (net, adapted):
+        again = pickle.loads(pickle.dumps(network))
+        assert np.array_equal(again.logits(data.items), network.logits(data.items))
+        assert np.array_equal(again.features(data.items), network.features(data.items)) and again.blocks == network.blocks
+    result = regraft.adapt(pickle.loads(pickle.dumps(net)), data, **{**QUICK, "strategy": "full"})
+    assert np.array_equal(
+        result.network.logits(data.items), regraft.adapt(net, data, **{**QUICK, "strategy": "full"}).network.logits(data.items)
+    )
+
+
 def test_labels_whose_names_clash_stay_apart() -> None:
     pictures, _ = examples.pictures(30)
     labels = np.array(["a", "A", " a"])[np.arange(30) % 3]

@@ -83,6 +83,10 @@ def test_plain_data_both_ways(tmp_path: Path) -> None:
         ("early_stopping", "patience"),
         ("validation_data", "test"),
         ("n_trials", "trials"),
+        ("cbs", "callbacks"),
+        ("moms", "momentum"),
+        ("tol", "min_delta"),
+        ("n_out", "classes"),
     ],
 )
 def test_names_of_other_libraries_are_told_by_their_name_here(other: str, here: str) -> None:
@@ -90,13 +94,31 @@ def test_names_of_other_libraries_are_told_by_their_name_here(other: str, here: 
         Settings.of({other: 1})
 
 
-@pytest.mark.parametrize("name", ["verbose", "nesterov", "shuffle", "initial_epoch", "clipvalue", "workers", "steps_per_epoch", "bf16"])
+FASTAI = ("freeze_epochs", "pretrained", "splitter", "item_tfms", "batch_tfms", "hidden_layer_sizes")
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "here"),
+    [
+        ("loss", "categorical_crossentropy", "cross_entropy"),
+        ("loss", "mean_squared_error", "mse"),
+        ("loss", "CrossEntropyLoss", "cross_entropy"),
+    ],
+)
+def test_values_of_other_libraries_are_told_by_their_name_here(name: str, other: str, here: str) -> None:
+    with pytest.raises(SettingError, match=f"; here it is called '{here}'$"):
+        Settings.of({name: other})
+
+
+@pytest.mark.parametrize(
+    "name", ["verbose", "nesterov", "shuffle", "initial_epoch", "clipvalue", "workers", "steps_per_epoch", "bf16", *FASTAI]
+)
 def test_what_cannot_be_set_says_what_holds(name: str) -> None:
     with pytest.raises(SettingError, match=f"there is no setting '{name}': .{{20,}}"):
         Settings.of({name: 1})
 
 
 def test_every_name_of_another_library_leads_to_a_setting() -> None:
-    plan = {"validation", "holdout", "test", "seed", "frozen", "augment", "budget", "out", "trials"}
+    plan = {"classes", "validation", "holdout", "test", "seed", "frozen", "augment", "budget", "out", "trials"}
     known = {*Settings.__dataclass_fields__, *plan}
     assert set(_ELSEWHERE) <= known and not known & set(_HERE)

@@ -29,6 +29,9 @@ _POLL = 0.05
 _ADDRESS = re.compile(r"(s3a?|gs|gcs|abfss?|az|oss|hf|https?|memory):/")  # Start of a path that was built from an address
 _TRIES = 100
 _BUSY = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
+_OF_FILES = frozenset((".keras", ".h5", ".hdf5", ".onnx", ".pmml", ".pt", ".pt2", ".pth", ".safetensors", ".csv", ".json", ".zip"))
+"""Endings of names that stand for a file, not for a folder that is written."""
+
 _HELD: ContextVar[frozenset[Path]] = ContextVar("regraft_held", default=frozenset())
 
 
@@ -42,6 +45,11 @@ def held_folder(folder: str | Path, *, error: type[InputError] = SettingError, w
         return
     with writable(folder, error=error):
         target = _real(folder)
+    if target.suffix.lower() in _OF_FILES and not target.exists():
+        raise error(
+            f"{printable(folder)!r} is the name of a file, and a folder is written. Give a name such as {target.stem!r}; the export of the "
+            "network that is saved there writes a file."
+        )
     if target in _HELD.get():
         yield target
         return

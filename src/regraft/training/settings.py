@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict, Unpack, g
 import torch
 
 from ..data.preprocessings.augmenting import CALLABLE, plain_name
-from ..errors import SettingError, unknown_setting
+from ..errors import SettingError, name_here, unknown_setting
 from ..files.text import shown
 from ..freezing.engines import ENGINES
 from ..tasks import LOSSES
@@ -100,7 +100,7 @@ class SettingKeywords(TypedDict, total=False):
     class_weight: Annotated[
         Any,
         None,
-        "'balanced', one weight a class (0 or more), or None",
+        "'balanced', a list with one weight a class (0 or more) in the order of the classes, or None",
         lambda value: value is None or value == "balanced" or _weights(value),
     ]
     label_smoothing: Annotated[float, 0.0, *_SHARE]
@@ -244,7 +244,7 @@ class Settings(_Values):
             one = values[name]
             values[name] = tuple(one) if isinstance(one, list | tuple) else () if one is None else (one,)
         problems += [
-            f"{name}={shown(values[name])}: expected {rule}"
+            f"{name}={shown(values[name])}: expected {rule}{_called_here(values[name], rule)}"
             for name, (_, _, rule, holds) in _TABLE.items()
             if name in values and not _holds(holds, values[name])
         ]
@@ -277,6 +277,12 @@ class Settings(_Values):
         plain["log_with"] = None if self.log_with is None else plain_name(self.log_with)
         plain["task_weights"] = None if self.task_weights is None else {name: float(weight) for name, weight in self.task_weights.items()}
         return plain
+
+
+def _called_here(value: Any, rule: str) -> str:
+    """Return the end of a message that names the value of a rule for one of another library; "" for others."""
+    here = name_here(value) if isinstance(value, str) else None
+    return f"; here it is called {here!r}" if here is not None and here in rule else ""
 
 
 def _holds(rule: Callable[[Any], bool], value: Any) -> bool:

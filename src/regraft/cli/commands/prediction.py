@@ -12,9 +12,12 @@ from ...errors import InputError, near_names
 from ...files.given import NO_RULE, lacks_rule
 from ...files.remote import fetched, is_url, suffix_of
 from ...files.text import printable
+from ...words import counted
 from .. import options
 from ..guard import command
 from ..shared import check_given, columns_for, listed_names, run_by, to_run
+
+_SEVERAL = 5  # Number of examples from which the share of unknown ones says something about the data
 
 
 def add_to(app: typer.Typer) -> None:
@@ -69,6 +72,12 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
             tell(f"Note: {note}")
     if unknown and net.unknown.choice.weak:
         tell(f"Warning: {net.unknown.choice.described()}")
+    if found.unknown is not None and len(data) >= _SEVERAL and found.unknown.mean() > 0.5:
+        tell(
+            f"Note: {counted(int(found.unknown.sum()), 'example', verb='are', of=len(data))} called unknown. They are of other classes, or "
+            "differ from the training examples otherwise (another speaker, device or style), which the rule does not tell apart: look at "
+            "some of them. If they are of known classes, adapt the network with examples of that kind."
+        )
     if net.preprocessing.inferred and not net.preprocessing.fitted:
         tell(f"Note: the network carries no preprocessing of its own and takes {net.preprocessing.describe()}.")
     told = {task: _told(one, net.heads[task].kind, probabilities=probabilities) for task, one in found.tasks.items()}

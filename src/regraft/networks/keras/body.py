@@ -110,6 +110,20 @@ class KerasBody(Body):
         twin.freeze_(self.frozen)
         return twin
 
+    def __copy__(self) -> Self:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "by_name": {}, "hooks": [], "unread": None}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Take the layers of the unpickled model, which Keras builds anew."""
+        self.__dict__.update(state)
+        self.by_name = named_modules(self.module)
+        self.freeze_(self.frozen)
+
     def redraw_(self, seed: int) -> None:
         """Give all layers the weights of freshly built twins. Statistics of Normalization layers and fixed initialiser seeds stay."""
         with seeded(seed):

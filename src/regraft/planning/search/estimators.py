@@ -38,7 +38,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     """Base of both estimators: opens the network and adapts a copy of it."""
 
     def __init__(self, net: Any, **settings: Unpack[_Keywords]) -> None:
-        wrong = [unknown_setting(name, _SIGNATURE.parameters) for name in settings if name not in _SIGNATURE.parameters]
+        wrong = [unknown_setting(name, list(_SIGNATURE.parameters)[1:]) for name in settings if name not in _SIGNATURE.parameters]
         if wrong:
             raise SettingError("; ".join(wrong))
         given = _SIGNATURE.bind(self, net, **settings)
