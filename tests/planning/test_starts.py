@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,3 +56,25 @@ def test_a_short_training_begins_with_solved_class_weights(family: str) -> None:
     data = StandardScaler().fit_transform(x).astype(np.float32), np.array(["red", "white", "rosé"])[y]
     result = regraft.adapt(_net(family), data, strategy="full", cache="memory", epochs=1, holdout=0.3)
     assert result.scores["holdout"]["accuracy"] > 0.6  # four steps from zeros would be near a third
+
+
+class _Copies:
+    """Counts, after each epoch, the tensors that have the shape of a layer of 8 x 13 weights and memory of their own."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        gc.collect()
+        with warnings.catch_warnings(action="ignore"):  # objects that warn when their class is read
+            every = [one for one in gc.get_objects() if isinstance(one, torch.Tensor) and sorted(one.shape) == [8, 13]]
+        self.counts.append(len({one.data_ptr() for one in every}))
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_training_holds_one_copy_of_the_weights_that_it_begins_with(family: str) -> None:
+    x, y = load_wine(return_X_y=True)
+    seen, net = _Copies(), _net(family)
+    data = StandardScaler().fit_transform(x).astype(np.float32), np.array(["red", "white", "rosé"])[y]
+    regraft.adapt(net, data, strategy="full", cache="memory", learning_rate=1e-3, epochs=1, refit=False, callbacks=[seen])
+    assert seen.counts[-1] == 6  # the network, its copy that is trained, the start, two moments of AdamW, the best epoch so far

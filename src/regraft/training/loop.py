@@ -59,6 +59,7 @@ class Training:
     phase: str = "train"  # name of the phase in the history: "train", or "refit" for a training with known settings and length
     course: tuple[int, int] | None = None
     keep_start: bool = True  # whether to restore the initial weights if no epoch has a lower validation loss
+    start: Mapping[str, Tensor] = field(default_factory=dict)  # the initial weights, if the caller holds a copy of them; saves another one
     until: int | None = None  # number of epochs after which to pause; the checkpoint continues the training later. None: train to the end
     begun: Mapping[str, Any] | None = None  # state of the same training to continue from if the checkpoint is empty
     tried: int = 0  # number of first epochs in which patience does not stop the training: the epochs of the comparison that chose it
@@ -110,7 +111,7 @@ def trained(training: Training) -> TrainingState:
         return _trained(training, ALONE)
     kept = replace(training, checkpoint=training.checkpoint or MemoryStore())
     silent = replace(training.settings, callbacks=(), log_with=None)
-    others = replace(training, checkpoint=None, on_epoch=None, begun=None, settings=silent, notes=[])
+    others = replace(training, checkpoint=None, on_epoch=None, begun=None, start={}, settings=silent, notes=[])
     start, rows = copied(_trained_tensors(training)), training.fit[:2]
 
     def scored(training: Training) -> list[Tensor]:
@@ -134,7 +135,7 @@ def _trained(training: Training, team: Team) -> TrainingState:
     optimizer = make_optimizer(training.network, settings, rates=training.rates)
     anchors = anchors_of(training.network) if settings.stay_near else {}
     judged_start = training.keep_start and len(training.validation) > 0
-    start = copied(_trained_tensors(training)) if judged_start else {}
+    start = (training.start or copied(_trained_tensors(training))) if judged_start else {}
     state = _resumed(training, optimizer)
     if state is None:
         state = TrainingState(settings.learning_rate or USUAL_RATE)
@@ -161,7 +162,7 @@ def _trained(training: Training, team: Team) -> TrainingState:
     if state.history and training.phase != "search":
         summarize(_summary(training, state))
     if training.course is None and state.best:
-        restore_(_trained_tensors(training), start if state.kept_start else state.best)
+        restore_(training.network.state(), start if state.kept_start else state.best)
     training.network.freeze_(training.frozen)
     training.network.mode_(False)
     return state

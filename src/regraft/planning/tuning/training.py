@@ -137,8 +137,9 @@ def _trained_by(training: Training, chosen: ChosenRecipe, *, starts: Starts, par
     """Train with the chosen recipe until the validation loss stops falling. Leave the best weights in the network; return the final state.
     If the winning short training used the same examples, it is continued. A run that was interrupted in between repeats it, with the same
     result. `part`: number of the fold."""
-    put_start_(training, chosen.recipe, starts=starts)
-    return trained(replace(with_recipe(training, chosen.recipe), begun=chosen.begun[part], tried=chosen.tried))
+    start = starts[chosen.recipe.start](training.fit)
+    restore_(training.network.state(), start)
+    return trained(replace(with_recipe(training, chosen.recipe), begun=chosen.begun[part], tried=chosen.tried, start=start))
 
 
 def _course_of(state: TrainingState) -> tuple[int, int]:
