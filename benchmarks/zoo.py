@@ -13,6 +13,7 @@ user should never see.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -41,6 +42,8 @@ CLASSES = ["a", "b", "c"]
 CPU_SECONDS = 60
 TOO_SLOW = "not within"
 ONE_EPOCH: dict[str, Any] = {"epochs": 1, "batch_size": 8, "cache": "memory", "refit": False}
+PLAIN_STEPS = {"optimizer": "sgd", "momentum": 0.0}  # for networks of more than HUGE weights: AdamW holds two more copies of them
+HUGE = 500_000_000
 
 
 class Differs(Exception):
@@ -76,7 +79,7 @@ class Trial:
         changed = regraft.retarget(self.net, CLASSES)
         if not self.case.classes:  # it comes without a head, and where a head goes is not the library's to say
             return
-        own, expected = shapes_of(changed), self.case.retargeted()
+        own, expected = shapes_of(changed), self.case.retargeted(self.net)
         own, expected = ([pair for pair in pairs if not pair[0].lower().startswith("aux")] for pairs in (own, expected))
         if own != expected:
             named = dict(expected)
@@ -85,7 +88,8 @@ class Trial:
 
     def adapted(self, strategy: str) -> Any:
         """Adapt it by a strategy, and use the result."""
-        settings = {} if strategy == "probe" else ONE_EPOCH
+        huge = sum(tensor.numel() for tensor in self.net.state().values()) > HUGE
+        settings = {} if strategy == "probe" else ONE_EPOCH | (PLAIN_STEPS if huge else {})
         settings = settings | {"frozen": max(1, len(self.net.blocks) // 2)} if strategy == "partial" else settings
         result = regraft.adapt(self.net, self.data, strategy=strategy, validation=0.2, **{"cache": "memory", **settings})
         said = result.network.predict(self.items).probabilities
@@ -173,6 +177,7 @@ def measured(case: Case, columns: Sequence[str], *, limit: int) -> dict[str, str
                 tell(column, "began")
                 result = attempted(trial.steps()[column]).replace(f"{folder}{os.sep}", "")
                 tell(column, result)
+                gc.collect()  # networks hold themselves
                 if column == "open" and result != "ok":
                     return
             if case.note:

@@ -38,9 +38,9 @@ class Case:
         key: what it stands for: a module, family or class.
         name: of the network.
         classes: rows of the head that the library gives it.
-        open: makes it a network of regraft; a folder may be used.
+        opened: makes it a network of regraft; a folder may be used.
         examples: that many.
-        remade: names and shapes of the weights that the library makes for three classes.
+        retargeted: names and shapes of the weights that the library makes for three classes, for the network that was opened.
         texts: it takes texts.
         note: on how it was opened.
     """
@@ -50,7 +50,7 @@ class Case:
     classes: int
     opened: Callable[[Path], Any]
     examples: Callable[[int], Any]
-    retargeted: Callable[[], list[tuple[str, list[int]]]]
+    retargeted: Callable[[Any], list[tuple[str, list[int]]]]
     texts: bool = False
     note: str = ""
 
@@ -82,10 +82,10 @@ def shapes(module: torch.nn.Module) -> list[tuple[str, list[int]]]:
     return [(name, list(tensor.shape)) for name, tensor in module.state_dict().items()]
 
 
-def at_small_pictures(source: str, *, least: int = 96) -> Any:
-    """Return a network that is given pictures of 96 pixels where it takes them; they are quicker."""
+def at_small_pictures(source: str, side: int) -> Any:
+    """Return a network that is given pictures of `side` pixels where it takes them; they are quicker."""
     try:
-        small = regraft.load(source, weights="random", inputs=(3, least, least))
+        small = regraft.load(source, weights="random", inputs=(3, side, side))
         torch.nn.Module.train(small.module)  # heads that only training calls may need larger ones
         small.scores(torch.as_tensor(small.preprocessing.batch(list(pictures(4)))))
         small.module.eval()
@@ -95,6 +95,7 @@ def at_small_pictures(source: str, *, least: int = 96) -> Any:
 
 
 # ── timm and torchvision ──────────────────────────────────────────────────────────────────────────────────
+LARGE = 100_000_000  # weights; pictures of 64 pixels for networks above it
 SMALLEST = Path(__file__).with_name("zoo_smallest.json")
 
 
@@ -104,15 +105,13 @@ def timm_cases() -> list[Case]:
 
 
 def _timm_case(module: str, name: str) -> Case:
-    classes = int(timm.get_pretrained_cfg(name).num_classes if timm.get_pretrained_cfg(name) else 1000)
-    return Case(
-        module,
-        name,
-        classes,
-        lambda _folder: at_small_pictures(f"timm:{name}"),
-        pictures,
-        lambda: shapes(_reset(timm.create_model(name))),
-    )
+    config = timm.get_pretrained_cfg(name)
+    side = max(96, (config.min_input_size or (3, 96, 96))[1])
+
+    def remade(net: Any) -> list[tuple[str, list[int]]]:
+        return shapes(_reset(timm.create_model(name, **{key: net.origin[key] for key in ("img_size",) if key in net.origin})))
+
+    return Case(module, name, int(config.num_classes), lambda _folder: at_small_pictures(f"timm:{name}", side), pictures, remade)
 
 
 def _reset(module: torch.nn.Module) -> torch.nn.Module:
@@ -128,15 +127,16 @@ def torchvision_cases() -> list[Case]:
 
 
 def _torchvision_case(name: str) -> Case:
-    side = 98 if name.endswith("_14") else 96  # a multiple of the patches' side
+    large = torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"] > LARGE
+    side = (70 if large else 98) if name.endswith("_14") else 64 if large else 96  # a multiple of the patches' side
     own = {"image_size": side} if name.startswith("vit_") else {}
 
-    def remade() -> list[tuple[str, list[int]]]:
+    def remade(_net: Any) -> list[tuple[str, list[int]]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return shapes(torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **own))
 
-    return Case(name, name, 1000, lambda _folder: at_small_pictures(f"torchvision:{name}", least=side), pictures, remade)
+    return Case(name, name, 1000, lambda _folder: at_small_pictures(f"torchvision:{name}", side), pictures, remade)
 
 
 # ── keras.applications ────────────────────────────────────────────────────────────────────────────────────
@@ -168,7 +168,7 @@ def _keras_case(name: str) -> Case:
             preprocessing={"kind": "image", "height": side, "width": side, "channels": 3, "layout": "channels_last", "scale": 1 / 255},
         )
 
-    def remade() -> list[tuple[str, list[int]]]:
+    def remade(_net: Any) -> list[tuple[str, list[int]]]:
         return [(str(index), list(weight.shape)) for index, weight in enumerate(made(CLASSES).weights)]
 
     return Case(name, name, 10, opened, pictures, remade)
@@ -330,7 +330,7 @@ def _hub_case(model_type: str, name: str, *, kind: str, examples: Callable[[int]
             transformers.SeamlessM4TFeatureExtractor().save_pretrained(folder)
         return regraft.load(f"hf:{folder}")
 
-    def remade() -> list[tuple[str, list[int]]]:
+    def remade(_net: Any) -> list[tuple[str, list[int]]]:
         return shapes(made(CLASSES))
 
     return Case(name, name, 5, opened, examples, remade, texts=kind == "Sequence")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import regraft
 from regraft.errors import NetworkError
@@ -169,10 +170,46 @@ def test_a_vision_transformer_without_weights_takes_the_size_that_its_weights_wo
     assert small.image_size == 224
 
 
-@pytest.mark.slow
-def test_a_vision_transformer_of_another_size_is_opened_again_with_it(tmp_path: Path) -> None:
+def test_a_size_that_timm_makes_no_network_for_is_a_clear_error() -> None:
+    with pytest.raises(NetworkError, match=r"nest_tiny' cannot be made for pictures of the shape \(3, 100, 100\): First level blocks"):
+        regraft.load("timm:nest_tiny", weights="random", inputs=(3, 100, 100))
+
+
+@pytest.mark.parametrize(("name", "resized"), [("deit_tiny_patch16_224", True), ("gmlp_ti16_224", False)])
+def test_trained_weights_of_timm_at_another_size(name: str, resized: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm resizes position embeddings, and not the layers of an MLP over the positions."""
+    made = timm.create_model(name)
+    save_file(made.state_dict(), tmp_path / "trained.safetensors")
+
+    def from_file(*args: Any, pretrained: bool, **named: Any) -> Any:
+        return timm.models.create_model(
+            *args, pretrained=pretrained, pretrained_cfg_overlay={"file": tmp_path / "trained.safetensors"}, **named
+        )
+
+    monkeypatch.setattr(timm, "create_model", from_file)
+    if not resized:
+        with pytest.raises(
+            NetworkError, match=r"gmlp_ti16_224' cannot be made for pictures of the shape \(3, 64, 64\): timm does not resize"
+        ):
+            regraft.load(f"timm:{name}", inputs=(3, 64, 64))
+        return
+    net = regraft.load(f"timm:{name}", inputs=(3, 64, 64))
+    assert net.module.pos_embed.shape[1] < made.pos_embed.shape[1]
+    assert torch.equal(net.module.head.weight, made.head.weight)
+
+
+@pytest.mark.parametrize("name", [pytest.param("torchvision:vit_b_32", marks=pytest.mark.slow), "timm:test_vit", "timm:pit_ti_224"])
+def test_a_network_for_one_size_of_picture_is_made_and_opened_again_for_the_size_given(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
-    net = regraft.retarget(regraft.load("torchvision:vit_b_32", weights="random", inputs=(3, 64, 64)), ["a", "b"], start="random")
+    net = regraft.retarget(regraft.load(name, weights="random", inputs=(3, 64, 64)), ["a", "b"], start="random")
     assert (net.preprocessing.height, net.preprocessing.width) == (64, 64)
     net.save(tmp_path / "out")
     assert np.array_equal(regraft.load(tmp_path / "out").logits(_pictures(2)), net.logits(_pictures(2)))
+
+
+def test_a_network_that_runs_on_any_size_of_picture_stays_as_it_is() -> None:
+    """timm would give it other position embeddings, and does not resize trained ones to them."""
+    net = regraft.load("timm:crossvit_tiny_240", weights="random", inputs=(3, 96, 96))
+    assert {name: one.shape for name, one in net.module.state_dict().items()} == {
+        name: one.shape for name, one in timm.create_model("crossvit_tiny_240").state_dict().items()
+    }

@@ -14,18 +14,19 @@ from .building import Limits, building
 from .dense import dense_module
 from .zoo import SourceModule, open_timm, open_torchvision
 
-_OPENERS = {"timm": open_timm, "torchvision": open_torchvision, "hf": open_hub}
+_SIZED = {"timm": open_timm, "torchvision": open_torchvision}
 
 
 def open_named(source: str, *, pretrained: bool, inputs: Sequence[int | None] | None = None) -> SourceModule:
     """Open a network by name: "timm:NAME", "torchvision:NAME" or "hf:PATH_OR_ID". `keras_zoo` handles Keras names.
-    `inputs` is the shape of one example: torchvision's vision transformers without weights are made for pictures of that size."""
+    `inputs` is the shape of one example: networks of timm that run on one size of picture only, and torchvision's vision transformers
+    without weights, are made for pictures of that size."""
     kind, _, name = source.partition(":")
-    if kind not in _OPENERS:
-        raise NetworkError(f"Unknown network source {printable(source)!r}{near_names(kind, (*_OPENERS, 'keras'))}")
-    if kind == "torchvision":
-        return open_torchvision(name, pretrained=pretrained, inputs=inputs)
-    return _OPENERS[kind](name, pretrained=pretrained)
+    if kind in _SIZED:
+        return _SIZED[kind](name, pretrained=pretrained, inputs=inputs)
+    if kind != "hf":
+        raise NetworkError(f"Unknown network source {printable(source)!r}{near_names(kind, (*_SIZED, 'hf', 'keras'))}")
+    return open_hub(name, pretrained=pretrained)
 
 
 def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str, inputs: Sequence[int | None] | None = None) -> Module:
@@ -48,4 +49,6 @@ def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str, inputs: 
     if kind != "dense":
         optional_import(kind, "vision", purpose=what)  # sets the switch of the hub client, so it must come before `building`
     with building(what, limits, drawn=False):
-        return dense_module(name) if kind == "dense" else open_named(f"{kind}:{name}", pretrained=False, inputs=inputs).module
+        if kind == "timm":
+            return open_timm(name, pretrained=False, img_size=origin.get("img_size")).module
+        return dense_module(name) if kind == "dense" else open_torchvision(name, pretrained=False, inputs=inputs).module

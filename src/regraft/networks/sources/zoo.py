@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, cast
 
+import torch
 from torch.nn import Module
 
 from ...errors import NetworkError, near_names, optional_import
@@ -47,8 +48,14 @@ def _fetched(make: Callable[[bool], Module], pretrained: bool, *, source: str) -
     try:
         with cached_only_when_offline():
             return make(True)
+    except NetworkError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise NetworkError(unreachable_weights(source, reason_of(error))) from error
+
+
+def _unsuited_size(source: str, inputs: Sequence[int | None] | None, *, reason: str) -> NetworkError:
+    return NetworkError(f"{source!r} cannot be made for pictures of the shape {tuple(inputs or ())}: {reason}.")
 
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -59,11 +66,45 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def open_timm(name: str, *, pretrained: bool) -> SourceModule:
-    """Open a network of timm with its preprocessing."""
+def open_timm(
+    name: str, *, pretrained: bool, inputs: Sequence[int | None] | None = None, img_size: Sequence[int] | None = None
+) -> SourceModule:
+    """Open a network of timm with its preprocessing.
+    One that does not run on pictures of the shape `inputs`, (channels, height, width), is made for that size, which its origin then tells
+    as `img_size`. With that argument it is made for the size at once."""
     timm, source = _timm(name), f"timm:{name}"
-    module = _fetched(lambda trained: cast(Module, timm.create_model(name, pretrained=trained)), pretrained, source=source)
-    return _of_timm(module, timm, origin={"source": source})
+    if img_size is not None:
+        own = {"img_size": tuple(img_size)}
+        return _of_timm(cast(Module, timm.create_model(name, **own)), timm, origin={"source": source, **own})
+
+    def make(trained: bool) -> Module:
+        return cast(Module, timm.create_model(name, pretrained=trained))
+
+    def made_for_size(trained: bool) -> Module:
+        try:
+            return cast(Module, timm.create_model(name, pretrained=trained, img_size=size))
+        except AssertionError as error:
+            raise _unsuited_size(source, inputs, reason=reason_of(error)) from error
+        except RuntimeError as error:
+            if "size mismatch" in str(error):
+                raise _unsuited_size(source, inputs, reason="timm does not resize its trained weights") from error
+            raise
+
+    module, origin = _fetched(make, pretrained, source=source), dict[str, Any](source=source)
+    size = () if inputs is None or len(inputs) != 3 or None in inputs else tuple(inputs[1:])
+    if size and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False) and not _runs(module, cast("tuple[int, ...]", inputs)):
+        module, origin["img_size"] = _fetched(made_for_size, pretrained, source=source), list(size)
+    return _of_timm(module, timm, origin=origin)
+
+
+def _runs(module: Module, shape: Sequence[int]) -> bool:
+    """Tell whether a module takes pictures of a shape."""
+    try:
+        with torch.no_grad():
+            module.eval()(sample_of(tuple(shape)))
+    except Exception:  # a forward may refuse another size in any way
+        return False
+    return True
 
 
 def live_timm(module: Module) -> SourceModule | None:
@@ -144,8 +185,7 @@ def open_torchvision(name: str, *, pretrained: bool, inputs: Sequence[int | None
             try:
                 return cast(Module, models.get_model(name, weights=weights if trained else None, **own))
             except AssertionError as error:
-                shown = tuple(inputs or ())
-                raise NetworkError(f"{source!r} cannot be made for pictures of the shape {shown}: {reason_of(error)}.") from error
+                raise _unsuited_size(source, inputs, reason=reason_of(error)) from error
 
     module = _fetched(make, pretrained, source=source)
     return SourceModule(
