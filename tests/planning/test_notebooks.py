@@ -88,3 +88,12 @@ def test_a_history_counts_penalties_as_such(family: str) -> None:
     both = type(solved)([*trained, *solved[:1]])
     assert repr(both).startswith(f"<History of {len(trained)} epochs and 1 penalty in 1 training; ")
     assert repr(type(solved)()) == "<History of 0 epochs in 0 trainings; last: {}>"
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_nothing_is_told_twice(family: str) -> None:
+    net = cases.network(family)
+    result = regraft.adapt(regraft.load(net.module, inputs=net.input_shape), cases.data(family), strategy="probe", cache="memory")
+    told = "had no class names, so no class weights were carried over"
+    assert told in result.verdict and any(told in note for note in result.account.notes)
+    assert str(result).count(told) == result._repr_html_().count(told) == 1

@@ -98,6 +98,8 @@ def check_given(
     networks = [] if network is None else [network] if isinstance(network, str | Path) else network
     wrong = [said for one in networks for source in data if source is not None and (said := swapped(str(one), source))]
     wrong = wrong or [*(missing_network(str(one)) for one in networks), *(missing_data(source) for source in data if source is not None)]
+    if opening.random_weights and opening.weights is not None:
+        wrong.append(f"--weights {str(opening.weights)!r} and --random-weights exclude each other; give one of them.")
     for option, place in {"files": read.get("files"), "weights": opening.weights, **(places or {})}.items():
         if place is not None and not place.exists():
             wrong.append(f"--{option} {printable(place)} does not exist. Relative paths start at {printable(Path.cwd())}.")
@@ -145,8 +147,6 @@ def assignments(words: Sequence[str] | None) -> dict[str, str]:
 def opened(source: str, given: NetworkOptions | None = None, *, source_classes: Path | None = None, trust: bool = False) -> Any:
     """Open a network. `given`: the options of the command line; None: the defaults."""
     given = given or NetworkOptions()
-    if given.random_weights and given.weights is not None:
-        raise SettingError(f"--weights {str(given.weights)!r} and --random-weights exclude each other; give one of them.")
     how: dict[str, Any] = {"weights": "random" if given.random_weights else given.weights, "channels": given.channels, "trust": trust}
     how |= {"classes": class_names(source_classes), "inputs": _shapes(given.inputs)}
     how["preprocessing"] = plain_data(given.preprocessing, option="preprocessing")

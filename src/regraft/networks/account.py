@@ -61,6 +61,10 @@ class Account:
         }
         return Account(entries, {**self.rules, **later.rules}, (*self.notes, *later.notes), {**self.figures, **later.figures})
 
+    def beside(self, text: str) -> Account:
+        """Return the account without the notes that a `text` beside it contains."""
+        return replace(self, notes=tuple(note for note in self.notes if note.removesuffix(".") not in text))
+
     def __repr__(self) -> str:
         return (
             f"<Account: {', '.join(f'{len(self.entries[key])} {key}' for key in _ORDER if self.entries.get(key)) or 'nothing was changed'}>"

@@ -138,10 +138,10 @@ class Result:
         return f"<Result of strategy {self.plan.strategy!r}: {self.verdict}>"
 
     def __str__(self) -> str:
-        return f"{self.verdict}\n{self.plan}\n{self.account}"
+        return f"{self.verdict}\n{self.plan}\n{self.account.beside(self.verdict)}"
 
     def _repr_html_(self) -> str:
-        return notebook_html(f"{self.plan}\n\n{self.account}", title=self.verdict)
+        return notebook_html(f"{self.plan}\n\n{self.account.beside(self.verdict)}", title=self.verdict)
 
     def report_facts(self) -> dict[str, Any]:
         """Return all contents of the report, as plain data.

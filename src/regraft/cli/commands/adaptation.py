@@ -201,7 +201,7 @@ def _print_result(result: Any, folder: str | Path, *, as_json: bool = False, bef
         plan = result.plan.to_dict()
         show_json({**plain, "cost": result.cost, "plan": plan, "folder": str(folder), "report": report})
         return
-    show(f"{result.verdict}\n\n{result.plan}\n\n{result.account}", lines=True)
+    show(f"{result.verdict}\n\n{result.plan}\n\n{result.account.beside(result.verdict)}", lines=True)
     opened = f"{duration(before)} until PyTorch was imported, the network opened and the data read; then " if before else ""
     show(f"\nCost: {opened}{cost_line(result.cost)}", lines=True)
     print_next(folder, report=shown, unknown=result.network.unknown is not None, architecture=architecture)
