@@ -1,11 +1,13 @@
-"""docs/architecture.md: the five files from `regraft.adapt` to the loss, and the tree, are what the source is."""
+"""docs/architecture.md: the files from `regraft.adapt` to the loss, the walk of data and plan, and the tree, are what the source is."""
 
 from __future__ import annotations
 
 import re
 import sys
 import traceback
+from itertools import groupby
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ import pytest
 import torch
 
 import regraft
+from regraft.data import Dataset, PreparedData
+from regraft.planning.plan import Plan
 from regraft.training import loop
 
 ROOT = Path(__file__).parents[1]
@@ -55,14 +59,57 @@ def test_every_loss_is_reached_through_the_five_files_of_the_page(strategy: str,
         return loss(*args, **named)
 
     monkeypatch.setattr(loop, "_loss", noted)
+    adapted(strategy)
+    page = re.findall(r"^\d\. `(src/[^`]+)`", PAGE, flags=re.MULTILINE)
+    heads = [*page[:3], "src/regraft/planning/passes.py", page[4]]
+    assert ways == {"head": {tuple(heads)}, "scratch": {tuple(page)}}.get(strategy, {tuple(page), tuple(heads)})
+
+
+def adapted(strategy: str) -> None:
     rows = np.random.default_rng(0).normal(size=(30, 4)).astype("float32")
     labels, speakers = np.where(rows[:, 0] > 0, "a", "b"), [f"speaker {row % 3}" for row in range(30)]
     net = regraft.load(torch.nn.Sequential(*[torch.nn.Linear(4, 4), torch.nn.ReLU()] * 3, torch.nn.Linear(4, 3)), inputs=(4,))
     data = regraft.read((rows, labels), condition=speakers if strategy == "codes" else None)
     regraft.adapt(net, data, strategy=strategy, epochs=1, cache="memory", **STRATEGIES[strategy])
-    page = re.findall(r"^\d\. `(src/[^`]+)`", PAGE, flags=re.MULTILINE)
-    heads = [*page[:3], "src/regraft/planning/passes.py", page[4]]
-    assert ways == {"head": {tuple(heads)}, "scratch": {tuple(page)}}.get(strategy, {tuple(page), tuple(heads)})
+
+
+WALKS = {
+    "data": ["data", "verbs > data", "verbs > planning > data", "verbs > planning > freezing > data", "verbs > planning > training > data"],
+    "plan": ["planning"],
+}
+"""Name -> the packages that receive it, each from the one before."""
+KINDS = {"data": (Dataset, PreparedData), "plan": (Plan,)}
+
+
+def holds(frame: FrameType, kinds: tuple[type, ...]) -> bool:
+    """Return whether a function of regraft has an object of these kinds as an argument, or as an attribute of an argument."""
+    code = frame.f_code
+    if not code.co_filename.startswith(str(SOURCE)):
+        return False
+    given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
+    return any(isinstance(part, kinds) for value in given for part in (value, *getattr(value, "__dict__", {}).values()))
+
+
+@pytest.mark.parametrize("strategy", ["head", "partial", "codes"])
+def test_the_walk_of_data_and_of_plan_enters_no_package_twice(strategy: str) -> None:
+    found: dict[str, set[str]] = {"data": set(), "plan": set()}
+
+    def called(frame: FrameType, event: str, _argument: Any) -> None:
+        for name, kinds in KINDS.items():
+            if event == "call" and holds(frame, kinds):
+                files = [Path(one.f_code.co_filename) for one, _ in traceback.walk_stack(frame) if holds(one, kinds)]
+                packages = [file.relative_to(SOURCE).parts[0].removesuffix(".py") for file in reversed(files)]
+                found[name].add(" > ".join(package for package, _ in groupby(packages)))
+
+    before = sys.getprofile()
+    sys.setprofile(called)
+    try:
+        adapted(strategy)
+    finally:
+        sys.setprofile(before)
+    for name, walks in found.items():
+        assert walks and all(any(known.startswith(walk) for known in WALKS[name]) for walk in walks), (name, walks)
+    assert "verbs > planning > data" in found["data"]
 
 
 def test_the_tree_is_that_of_the_source() -> None:
