@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -25,10 +26,13 @@ with held_folder(sys.argv[1]):
 """
 
 
-def _holder(folder: Path) -> subprocess.Popen[str]:
+def _holder(folder: Path, code: str = HOLDING) -> subprocess.Popen[str]:
     source = str(Path(locks.__file__).resolve().parents[2])
     child = subprocess.Popen(
-        [sys.executable, "-c", HOLDING, str(folder)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": source}
+        [sys.executable, "-W", "ignore", "-c", code, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": source},
     )
     assert child.stdout is not None and child.stdout.readline() == "held\n"
     return child
@@ -97,16 +101,41 @@ def test_a_link_in_place_of_the_lock_makes_no_file_elsewhere(tmp_path: Path) -> 
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_given: object) -> None:
-        raise OSError(38, "Function not implemented")
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(locks.fcntl, "flock", none)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        with held_folder(tmp_path):
-            pass
-    assert "no locks" in str(told[0].message)
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.warns(UserWarning, match="no locks"), held_folder(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+WITHOUT_FLOCK = "import errno, fcntl\ndef none(*_): raise OSError(errno.ENOSYS, 'none')\nfcntl.flock = none\n" + HOLDING
+
+
+def test_where_the_system_has_no_such_call_one_holds_it_and_a_killed_process_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = _holder(tmp_path, WITHOUT_FLOCK)
+
+    def none(*_given: object) -> None:
+        raise OSError(errno.ENOSYS, "none")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with pytest.raises(SettingError, match="Another process"), held_folder(tmp_path):
+                pass
+        finally:
+            child.kill()
+            child.communicate()
+        for _ in range(2):
+            with held_folder(tmp_path, wait=10):
+                pass
+    assert list(tmp_path.iterdir()) == []
 
 
 WITHOUT_FCNTL = """
@@ -129,7 +158,7 @@ def test_without_fcntl_networks_are_adapted_saved_and_opened(tmp_path: Path) -> 
         [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path)], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "no locks" in done.stderr and not [path for path in tmp_path.rglob(".*")]
+    assert not [path for path in tmp_path.rglob(".*")]
 
 
 def test_the_name_of_a_file_is_no_folder(tmp_path: Path) -> None:

@@ -36,7 +36,15 @@ def test_killed_at_any_moment_it_is_the_old_or_the_new_file(old: bytes | None, t
     assert seen[0] == old and seen[-1] == b"new" and len(seen) > 4
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "ftruncate"])
+@pytest.mark.parametrize(("folder", "error"), [("missing", FileNotFoundError), ("file", NotADirectoryError)])
+def test_a_file_in_a_folder_that_is_not_there_makes_none(folder: str, error: type[OSError], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(error):
+        write_bytes(tmp_path / folder / "new", b"new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bytes(tmp_path / "file", b"old")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import pickle
 import signal
 import subprocess
@@ -156,7 +155,7 @@ def test_a_study_is_begun_anew_where_that_is_asked(tmp_path: Path) -> None:
 
 
 def _killed(taken: Any) -> None:
-    os.close(taken.lock)  # as the system does when a process is killed
+    taken.lock.release()  # as the system does when a process is killed
 
 
 def test_two_workers_share_the_trials_and_those_of_a_killed_one_are_done_again(tmp_path: Path) -> None:

@@ -1,37 +1,29 @@
 """Locks on folders and files: one process, or one thread of it, writes at a time."""
 
 import errno
+import math
 import os
 import re
-import sys
-import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from ..errors import InputError, SettingError
 from .formats import writable
 from .remote import at_hand, is_url
 from .text import printable
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # not on every system: see `_is_locked_now`
-        fcntl = None  # type: ignore[assignment]
-
 LOCK_FILE = ".regraft.lock"  # Lock file in a folder that is being written, removed at the end. One left by a killed process blocks nobody
 _POLL = 0.05
 _ADDRESS = re.compile(r"(s3a?|gs|gcs|abfss?|az|oss|hf|https?|memory):/")  # Start of a path that was built from an address
 _TRIES = 100
-_BUSY = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
 _OF_FILES = frozenset((".keras", ".h5", ".hdf5", ".onnx", ".pmml", ".pt", ".pt2", ".pth", ".safetensors", ".csv", ".json", ".zip"))
 """Endings of names that stand for a file, not for a folder that is written."""
-
+_WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP})  # Errors of network drives; after ENOSYS filelock keeps a file with its holder
 _HELD: ContextVar[frozenset[Path]] = ContextVar("regraft_held", default=frozenset())
 
 
@@ -70,19 +62,14 @@ def held_folder(folder: str | Path, *, error: type[InputError] = SettingError, w
 @contextmanager
 def _lock_in(target: Path, *, error: type[InputError], wait: float) -> Iterator[None]:
     with writable(target, error=error):
-        handle = _taken(target, wait)
-    if handle is None:
+        lock = _taken(target, wait)
+    if lock is None:
         shown = repr(printable(target))
         raise error(f"Another process is writing into the folder {shown}. Wait until it has ended, or choose another folder.")
-    with ExitStack() as stack:
-        stack.callback(os.close, handle)
-        try:
-            yield
-        finally:
-            if sys.platform == "win32":  # an open file cannot be removed
-                stack.close()
-            with suppress(OSError):
-                (target / LOCK_FILE).unlink()
+    try:
+        yield
+    finally:
+        release(lock)
 
 
 def _real(folder: str | Path) -> Path:
@@ -94,56 +81,34 @@ def _real(folder: str | Path) -> Path:
         raise OSError(errno.EINVAL, str(problem)) from problem
 
 
-def _taken(folder: Path, wait: float) -> int | None:
+def _taken(folder: Path, wait: float) -> BaseFileLock | None:
     for last in (*[False] * _TRIES, True):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            return locked_file(folder / LOCK_FILE, wait=wait)
+            return locked_file(folder / LOCK_FILE, wait=max(wait, 2 * _POLL))  # once more if another one has just removed the file
         except FileNotFoundError:  # another process created the folder and has removed it since
             if last:
                 raise
     return None
 
 
-def locked_file(path: Path, *, wait: float) -> int | None:
-    """Open a file, creating it if needed, and lock it.
-    Return the handle, which the caller closes, or None if another process still holds the lock after `wait` seconds."""
-    deadline = time.monotonic() + wait
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        try:
-            free = _is_locked_now(handle)
-            if free and _is_at(handle, path):
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-        if not free and time.monotonic() >= deadline:
-            return None
-        time.sleep(0 if free else _POLL)
-
-
-def _is_locked_now(handle: int) -> bool:
+def locked_file(path: Path, *, wait: float) -> BaseFileLock | None:
+    """Lock a file, creating it if needed. Return the lock, for `release`, or None if another one still holds it after `wait` seconds."""
+    os.stat(os.path.join(path.parent, os.curdir))  # filelock would make a folder that is not there
+    lock = FileLock(path, thread_local=False)
     try:
-        if sys.platform == "win32":
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        elif fcntl is None:
-            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        else:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.acquire(timeout=-1 if wait == math.inf else wait, poll_interval=_POLL)
+    except Timeout:
+        return None
     except OSError as problem:
-        if problem.errno in _BUSY:
-            return False
-        warnings.warn(  # network drives may have no locks
-            f"This file system has no locks ({problem.strerror}): do not let two processes write into one folder.", stacklevel=2
-        )
-    return True
+        if problem.errno not in _WITHOUT_LOCKS:
+            raise
+        warnings.warn(f"This file system has no locks ({problem.strerror}): do not let two processes write into one folder.", stacklevel=2)
+    return lock
 
 
-def _is_at(handle: int, path: Path) -> bool:
-    """Return whether an open file is still the one at its path. The previous holder of the lock may have removed or replaced it."""
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
+def release(lock: BaseFileLock) -> None:
+    """Remove the file of a lock, then release the lock. A process that waits sees that its file is gone and makes it anew."""
+    with suppress(OSError):  # Windows removes no open file; filelock does so afterwards
+        os.unlink(lock.lock_file)
+    lock.release()

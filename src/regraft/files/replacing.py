@@ -20,7 +20,7 @@ from ..errors import InputError, NetworkError
 from .formats import within, writable
 from .locks import held_folder
 from .schema import read_json
-from .writing import PARTIAL, flush_file, flush_folder, write_json
+from .writing import LOCK, PARTIAL, flush_file, flush_folder, write_json
 
 COMMITTED = ".regraft.committed"  # Name of the complete new content within a folder until its files are at their places
 _STAGED = ".regraft.staged"
@@ -41,7 +41,8 @@ class Kind:
 
     def leaves(self, name: str) -> bool:
         """Return whether the entry `name` of an old folder of this kind is dropped from the new one."""
-        return name in self.own or name.removeprefix(".").removesuffix(PARTIAL) in self.own or name in (_STAGED, COMMITTED)
+        whole = name.removeprefix(".").removesuffix(LOCK).removesuffix(PARTIAL)
+        return name in self.own or whole in self.own or name in (_STAGED, COMMITTED)
 
 
 @contextmanager

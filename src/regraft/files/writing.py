@@ -4,17 +4,16 @@ import errno
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .locks import locked_file
+from .locks import locked_file, release
 
 __all__ = ["flush_file", "flush_folder", "json_text", "replaced_file", "write_bytes", "write_json", "write_lines", "write_text"]
 
-PARTIAL = ".partial"
+PARTIAL, LOCK = ".partial", ".lock.partial"
 _PATIENCE = 60.0  # Seconds to wait for another process that writes the same file
 _READABLE = 2**18  # Maximum length in characters of JSON text that is indented
 _LONGEST = 200  # Maximum bytes of a name to which a suffix can be added on every file system
@@ -24,27 +23,25 @@ _LONGEST = 200  # Maximum bytes of a name to which a suffix can be added on ever
 def replaced_file(path: Path) -> Iterator[Path]:
     """Write a file atomically: it is the old or the new one, never a part.
     Yield the path of an empty file beside it. That file replaces the old one at the end, or is removed if there is an exception. The next
-    call overwrites one left by a killed process."""
+    call overwrites what a killed process left."""
     name = path.name
     if len(os.fsencode(name)) > _LONGEST:
         name = hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
-    partial = path.with_name(f".{name}{PARTIAL}")
-    handle = locked_file(partial, wait=_PATIENCE)
-    if handle is None:
+    lock = locked_file(path.with_name(f".{name}{LOCK}"), wait=_PATIENCE)
+    if lock is None:
         raise OSError(errno.EBUSY, "Another process is writing it", str(path))
-    with ExitStack() as stack:
-        stack.callback(os.close, handle)
-        try:
-            os.ftruncate(handle, 0)
-            yield partial
-            flush_file(partial)
-            if sys.platform == "win32":  # an open file cannot be renamed
-                stack.close()
-            os.replace(partial, path)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink()
-            raise
+    partial = path.with_name(f".{name}{PARTIAL}")
+    try:
+        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o666))
+        yield partial
+        flush_file(partial)
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    finally:
+        release(lock)
     flush_folder(path.parent)
 
 

@@ -23,10 +23,10 @@ from pydantic import ConfigDict, Field
 
 from ..errors import CacheError, InputError
 from ..files.formats import opening, reason_of
-from ..files.locks import LOCK_FILE, locked_file
+from ..files.locks import LOCK_FILE, locked_file, release
 from ..files.room import in_file, reserve
 from ..files.schema import Plain, checked, read_json
-from ..files.writing import PARTIAL, flush_folder, write_json
+from ..files.writing import LOCK, PARTIAL, flush_folder, write_json
 from .cache import CHUNK, ActivationCache, Column, chunks_of, stored_type
 from .cut import LiveOutput
 from .identity import key_of
@@ -235,7 +235,7 @@ def _own_files(folder: Path) -> dict[str, os.stat_result] | None:
     found = {}
     manifest = _manifest_in(folder)
     arrays = [f"live{at}.npy" for at in range(len(manifest.arrays))] if manifest else []
-    known = {_MANIFEST, _DONE, LOCK_FILE, f".{_MANIFEST}{PARTIAL}", *arrays}
+    known = {_MANIFEST, _DONE, LOCK_FILE, f".{_MANIFEST}{PARTIAL}", f".{_MANIFEST}{LOCK}", *arrays}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -255,15 +255,15 @@ def clear_caches(root: Path, *, before: float = math.inf) -> list[CacheEntry]:
 
 def _deleted(folder: Path) -> bool:
     try:
-        handle = locked_file(folder / LOCK_FILE, wait=0.0)
-        if handle is None:
+        lock = locked_file(folder / LOCK_FILE, wait=0.0)
+        if lock is None:
             return False
         try:
             files = _own_files(folder)
             for name in sorted(files or (), key=lambda name: name != _MANIFEST):  # without it, the rest is no cache
                 (folder / name).unlink(missing_ok=True)
         finally:
-            os.close(handle)
+            release(lock)
         with suppress(OSError):  # a new file appeared in the meantime
             folder.rmdir()
         return files is not None

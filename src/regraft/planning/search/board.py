@@ -8,7 +8,6 @@ one with the same values, at another place. Then the trials of a resumed search 
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import BaseFileLock
 
 from ...errors import SettingError, UnsafeFileError
-from ...files.locks import held_folder, locked_file
+from ...files.locks import held_folder, locked_file, release
 from ...files.text import printable
 from .database import STUDY_NAME, Database, StoredTrial, TrialFacts, optuna_library, remove_study, rungs_of, unwritable
 from .space import Space
@@ -59,7 +59,7 @@ class OwnTrial:
     row: int  # number of the trial in the database
     values: dict[str, Any]
     trial: Any  # Optuna's trial in the study in memory
-    lock: int | None  # handle of the lock file; None for a study in memory
+    lock: BaseFileLock | None  # lock of its file; None for a study in memory
 
 
 @dataclass
@@ -191,7 +191,7 @@ class Board:
             system_attrs=dict(kept.rungs),
         )
 
-    def _lock(self, row: int) -> int | None:
+    def _lock(self, row: int) -> BaseFileLock | None:
         """Lock the trial of a row; None if another process works on it. The caller must hold the study."""
         if self.folder is None:
             return None
@@ -204,7 +204,7 @@ class Board:
     def let_go_(self, taken: OwnTrial) -> None:
         """Release a trial; other processes can take it again if it is not finished."""
         if taken.lock is not None:
-            os.close(taken.lock)
+            release(taken.lock)
             with self.alone():
                 self._clear_()
 
@@ -216,8 +216,7 @@ class Board:
         with suppress(OSError):  # a leftover file without a lock blocks nobody
             for place in running.glob("*.lock"):
                 if (lock := locked_file(place, wait=0.0)) is not None:
-                    os.close(lock)
-                    place.unlink()
+                    release(lock)
             running.rmdir()  # fails unless it is empty
 
 
