@@ -1,4 +1,4 @@
-"""What the code computes is what tests/golden.json holds, to the bit."""
+"""What the code computes is what tests/golden.json holds, to the bit with the libraries it was made with, else within a tolerance."""
 
 from __future__ import annotations
 
@@ -13,26 +13,21 @@ import pytest
 pytest.importorskip("keras", exc_type=ImportError)
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "golden.py"
+QUICK = "(functional|torch), (retarget|stack|join|taps|film|low rank|codes), seed 1|run: (head|codes)"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
-    }
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=False, env=environment)
 
 
-@pytest.mark.slow
-def test_nothing_differs_from_the_golden_file() -> None:
-    done = run()
-    if "made with" in done.stderr:
-        pytest.skip(f"the bits are of another machine or other libraries: {done.stderr}")
+@pytest.mark.parametrize("pattern", [QUICK, pytest.param("", marks=pytest.mark.slow)], ids=["some", "all"])
+def test_nothing_differs_from_the_golden_file(pattern: str) -> None:
+    done = run(pattern)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_golden_file_says_what_it_was_made_with() -> None:
     golden = json.loads((ROOT / "tests" / "golden.json").read_text(encoding="utf-8"))
-    assert {"cpu", "torch", "keras", "numpy", "python"} <= golden["environment"].keys()
+    assert {"machine", "instructions", "torch", "keras", "numpy", "scipy", "sklearn"} == golden["environment"].keys()
     assert sum(name.startswith("run: ") for name in golden["entries"]) >= 12
