@@ -128,7 +128,9 @@ def test_a_finished_folder_is_not_overwritten(adapted: tuple[Path, Path, object]
     ],
 )
 def test_settings_are_checked_before_anything_is_opened(options: list[str], said: str, tmp_path: Path) -> None:
-    assert said in refused("adapt", "timm:no_such_network", tmp_path, "--out", tmp_path / "out", *options)
+    (tmp_path / "net.keras").write_bytes(b"opened, this is an error of its own")
+    (tmp_path / "photos").mkdir()
+    assert said in refused("adapt", tmp_path / "net.keras", tmp_path / "photos", "--out", tmp_path / "out", *options)
 
 
 def test_a_network_and_data_of_different_kinds(adapted: tuple[Path, Path, object], tmp_path: Path) -> None:

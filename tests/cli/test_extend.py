@@ -172,7 +172,8 @@ def test_options_are_checked_before_anything_is_opened(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x").mkdir()
-    assert said in refused("extend", "timm:no_such_network", "x", "--out", tmp_path / "out", *options)
+    (tmp_path / "net.keras").write_bytes(b"opened, this is an error of its own")
+    assert said in refused("extend", "net.keras", "x", "--out", tmp_path / "out", *options)
 
 
 def test_the_figures_in_a_sentence() -> None:

@@ -51,5 +51,6 @@ def test_adapt_by_a_method(strategy: str, options: list[str], shown: dict[str, o
 
 
 def test_a_wrong_option_is_told_before_anything_is_read(tmp_path: Path) -> None:
-    done = run("adapt", "timm:no_such_network", tmp_path, "--strategy", "lora", "--set", "form=lhuc", "--out", tmp_path / "out")
+    words = ["--random-weights", "--strategy", "lora", "--set", "form=lhuc", "--out", tmp_path / "out"]
+    done = run("adapt", "timm:test_resnet", tmp_path, *words)
     assert done.exit_code == 2 and "which takes rank, alpha, layers" in done.stderr

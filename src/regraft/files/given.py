@@ -4,7 +4,6 @@ import glob
 import importlib.util
 import os
 import re
-import sys
 from pathlib import Path
 
 from ..errors import near_names
@@ -49,9 +48,9 @@ def missing_network(source: str) -> str:
 def _unknown_name(kind: str, name: str) -> str:
     """Return the error message for a name that stands nowhere in the files of its library, which is not imported; else ""."""
     package, folder, defined = _NAMES.get(kind, ("", "", None))
-    found = None if defined is None or package in sys.modules else importlib.util.find_spec(package)
+    found = None if defined is None else importlib.util.find_spec(package)
     if defined is None or found is None or found.origin is None:
-        return ""  # no list of names; its own registry, which a program may have extended, is looked at later; or not installed
+        return ""  # no list of names, or not installed
     files = (Path(found.origin).parent / folder).glob("*.py")
     text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
     if not text or re.search(rf"\b{re.escape(name.split('.')[0])}\b", text):

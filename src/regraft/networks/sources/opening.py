@@ -116,10 +116,10 @@ def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained
             f"A network cannot be opened from {type(source).__name__}: expected a torch module, a Keras model, a path, "
             f"or a name such as 'timm:resnet18'."
         )
-    wrong = missing_network(str(source))
+    kind, _, name = str(source).partition(":")
+    wrong = "" if name and kind in LIBRARIES else missing_network(str(source))  # the library has its own list of names
     if wrong:
         raise NetworkError(wrong)
-    kind, _, name = str(source).partition(":")
     if name and kind in LIBRARIES:
         if isinstance(inputs, Mapping):
             raise NetworkError(f"{str(source)!r} does not need the names of its inputs; received inputs={dict(inputs)}. Give one shape.")
