@@ -9,7 +9,7 @@ a plain loop (of PyTorch; Keras' own `fit` for the network of Keras), which comp
 400 examples is measured. For networks of PyTorch also fastai, Lightning and Hugging Face's Trainer, those that are installed, with their
 usual settings, a rate of 1e-3 and an evaluation on a quarter as many examples after each epoch: an epoch is what one takes longer than one
 of two batches. The same batches are given to all, prepared and in memory; those of texts are as long as
-their longest text (dynamic padding). `--plain` leaves out the engines.
+their longest text (dynamic padding). `--plain` leaves out the engines. The engine "auto" decides by CPU seconds, too.
 
 With --reading, wall seconds, medians of three, of frozen passes over 1,000 JPEG files, reading and decoding included, and of their engines
 over the same batches in memory: EfficientNet-Lite0 at 128 pixels, with one thread and with as many as there are processors. It needs a
@@ -47,6 +47,7 @@ from torch import Tensor, nn
 import regraft
 from regraft.data import Dataset, PreparedData
 from regraft.freezing import Counter, Cut, FrozenPass, RunCaches, cacheable_layers, find_cut
+from regraft.freezing import engines as choice
 from regraft.freezing.engines import FEWEST, Engine, EngineLog, _Batch, chosen_engine, frozen_work
 from regraft.networks.network import Network
 from regraft.networks.padding import shortened
@@ -461,6 +462,7 @@ def main() -> None:
     if given.reading:
         print(json.dumps(reading()))
         return
+    choice.perf_counter = time.process_time
     for name in given.networks or list(NETWORKS):
         net, data = NETWORKS[name](given.examples, given.real)
         items = PreparedData(data, net.preprocessing)

@@ -261,8 +261,9 @@ def test_auto_takes_layers_for_few_examples_where_the_pass_lasts_long(monkeypatc
     seconds = iter((1.0, 0.0))
     own = engines._proved
     for each in seconds:  # each example by Keras: long enough; too short
-        monkeypatch.setattr(engines, "_expected_building", lambda *_args, each=each, **_named: 0.0 if each else 1e9)
-        monkeypatch.setattr(engines, "_limit", lambda *_args, **_named: 1e9 - 1)
+        expected = {"layers": 0.0} if each else {}
+        monkeypatch.setattr(engines, "_expected_building", lambda _work, way, expected=expected, **_named: expected.get(way, np.inf))
+        monkeypatch.setattr(engines, "_MOST_LOST", 1e9)
         monkeypatch.setattr(engines, "_proved", lambda *args, **named: (lambda found: (_at_once(found[0]), found[1]))(own(*args, **named)))
         _, made = _pass("convolutions", "memory", "auto")
         assert ["ran on layers of PyTorch" in note for note in made.notes] == [True] * bool(each), made.notes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -20,10 +20,10 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unfl
 
 from ..networks.network import Inputs, Network, Scores
 from ..networks.parts.protocols import by_name, chosen_rows
-from ..networks.tracing import hooked, replaced
+from ..networks.tracing import called_one_by_one, hooked, replaced
 from ..randomness import seeded
 from .selection import is_dropout
-from .units import called_one_by_one, frozen_units, on_network, other_weights
+from .units import frozen_units, on_network, other_weights
 
 
 @dataclass(frozen=True)
@@ -303,30 +303,44 @@ def _as_cut(replay: _Replay, layers: frozenset[str], *, again: _Again) -> Cut:
     return Cut(tuple(live), frozen_part, trainable_part, layers, again, frozenset(slot.module for slot in replay.live))
 
 
-def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs) -> Cut | Refusal:
+_Known = tuple[int, tuple[LiveOutput, ...]]  # number of the way in which a network was cut, and its live outputs
+
+
+def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs, known: _Known | None = None) -> Cut | Refusal:
     """Return the cut behind the frozen layers, proved on the sample to give the logits of the whole network, or the refusal.
     Meanwhile the trained weights are slightly changed: the logits of a new head, which starts as zero, would prove any cut.
-    `layers`: frozen layers whose outputs do not change in training. `sample`: two or more real examples."""
+    `layers`: frozen layers whose outputs do not change in training. `sample`: two or more real examples.
+    `known`: how the network was cut of which this one is a copy: nothing is proved again."""
     network.mode_(False)
     sample = on_network(network, sample)
-    two = chosen_rows(sample, [0, 1])
-    again = partial(find_cut, layers=layers, sample=sample)
     if not layers:
         return Refusal("no frozen module is called before the trainable part")
+    found: Cut | Refusal = Refusal("a copy of the network is not cut in the same way")
+    again = partial(find_cut, layers=layers, sample=sample)
     with torch.no_grad(), called_one_by_one(), other_weights(network, layers, made=_shaken):
-        for direct in (_before_head(network, layers), network.body.split(layers)):
-            if direct is not None:
-                make = partial(_of_parts, direct, two, layers=layers, again=again)
-                proved = _attempt(make, network, sample=sample)
-                if isinstance(proved, Cut):
-                    return proved
-        return _attempt(lambda: _by_replay(network, layers, sample=sample, again=again), network, sample=sample)
+        for number, find in enumerate((partial(_before_head, network), network.body.split, None)):
+            if known is not None and number != known[0]:
+                continue
+            direct = None if find is None else find(layers)
+            if direct is not None or find is None:
+                live = None if known is None else known[1]
+                found = _attempt(network, layers, direct=direct, sample=sample, again=again, live=live)
+                if isinstance(found, Cut):
+                    return replace(found, again=partial(again, known=(number, found.live)))
+    return found
 
 
-def _attempt(make: Callable[[], Cut], network: Network, *, sample: Inputs) -> Cut | Refusal:
-    """Make a cut and prove it. Any error refuses the cut: the whole network is known to run on the sample."""
+def _attempt(  # over the limit: what a cut depends on
+    network: Network, layers: frozenset[str], *, direct: _Parts | None, sample: Inputs, again: _Again, live: tuple[LiveOutput, ...] | None
+) -> Cut | Refusal:
+    """Make a cut, of the parts if they are given, and prove it. Any error refuses it: the whole network is known to run on the sample.
+    `live`: the live outputs if they are known, and proved; None otherwise."""
     try:
-        return _proved(network, make(), sample=sample)
+        if direct is not None:
+            cut = Cut(live or _live_of(direct[0](chosen_rows(sample, [0, 1]))), *direct, layers, again)
+        else:
+            cut = _by_replay(network, layers, sample=sample, again=again)
+        return _proved(network, cut, sample=sample) if live is None else cut
     except _CutRefusal as refusal:
         return Refusal(str(refusal))
     except Exception as problem:  # any Python forward may fail in any way when its parts are replayed
@@ -400,9 +414,8 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
     return (frozen_part if single else whole), lambda tensors: network.scores_of_features(tensors[0])
 
 
-def _of_parts(parts: _Parts, two: Inputs, *, layers: frozenset[str], again: _Again) -> Cut:
-    live = [LiveOutput(f"tensor {index}", tuple(value.shape[1:]), value.dtype) for index, value in enumerate(parts[0](two))]
-    return Cut(tuple(live), parts[0], parts[1], layers, again)
+def _live_of(found: Sequence[Tensor]) -> tuple[LiveOutput, ...]:
+    return tuple(LiveOutput(f"tensor {index}", tuple(value.shape[1:]), value.dtype) for index, value in enumerate(found))
 
 
 def _proved(network: Network, cut: Cut, *, sample: Inputs) -> Cut | Refusal:

@@ -1,15 +1,17 @@
 """Engines that compute a frozen part on a CPU: plain PyTorch, PyTorch layers in place of Keras', torch.compile, ONNX Runtime or OpenVINO.
 
 The frozen part is made a module that returns the live outputs, once. PyTorch layers run as they are; for the other engines the module is
-exported, with a dynamic batch axis. An engine is used only if it reproduces PyTorch's values on examples of the run.
+exported, with a dynamic batch axis: by tracing, or, where that does not give PyTorch's values, by PyTorch's newer exporter, which takes far
+longer. An engine is used only if it reproduces PyTorch's values on examples of the run.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import product
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +24,7 @@ from ..networks.network import Inputs, Network
 from ..networks.onnx.openvino import openvino_program
 from ..networks.onnx.session import run_session, session_of
 from ..networks.parts.onnx_export import WholeNetwork, check_size, input_names, onnx_model, sample_tensors, why_not_exported
+from ..networks.parts.onnx_tracing import traced_model
 from ..networks.parts.protocols import changed
 from ..scale import check_cluster
 from .cut import Cut, Refusal
@@ -29,21 +32,32 @@ from .cut import Cut, Refusal
 EAGER, LAYERS, HALF = "eager", "layers", "bfloat16"
 _version_of = cache(version)  # reads files
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
-_LIBRARIES = {"openvino": (*_ONNX, "openvino"), "onnxruntime": _ONNX}
-"""Engine -> required libraries. All these engines read the network as ONNX."""
+_LIBRARIES = {"onnxruntime": _ONNX, "openvino": (*_ONNX, "openvino")}
+"""Engine -> required libraries, those that are built first before others. All these engines read the network as ONNX."""
 ENGINES = ("auto", EAGER, LAYERS, "compile", *_LIBRARIES)
 MOST_OFF = 1e-4  # Maximum difference from PyTorch's values, relative to the largest value of an output
-FEWEST = 1024  # Minimum number of examples for which "auto" tries an engine other than plain PyTorch
-_MOST_LOST, _MOST_ADVANCED = 0.03, 0.13
-"""Maximum share of a pass's time that "auto" spends on building an engine: in general, where it may turn out no faster, and for networks
-with 2-D convolutions, which were 1.3 to 5.7 times as fast on every measured engine, so that building pays off."""
-_SECONDS, _SECONDS_A_LAYER = 4.0, 0.15
-"""Expected time to export and to build both engines, from measured networks: a constant part, and a part per layer."""
-_MOST_BY_LAYERS = 0.3
-"""Maximum share for PyTorch layers in place of Keras' 2-D convolutions and BatchNorm, which were 1.8 to 5 times as fast in measurements."""
-_LAYERS_SECONDS, _LAYERS_SECONDS_A_LAYER = 0.3, 0.008  # Expected time to put PyTorch layers in place of Keras'
+FEWEST = 1024  # Minimum number of examples for which "auto" times two batches
+_MOST_LOST = 0.03  # Maximum share of a pass's time that "auto" spends on building engines
 _AGAIN = 16  # Examples of the first batch that an engine computes twice
-_AFTER_EXPORT = 4.0  # Maximum time of the steps after PyTorch's export, relative to that export, on the measured networks
+_TRACED, _EXPORTED = "traced", "exported"
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Way to build engines, with its expected times in seconds: upper estimates from measured networks."""
+
+    fixed: float
+    a_layer: float  # for each layer with weights
+    a_mebibyte: float  # of the network's state
+    examples: int  # number of examples that PyTorch computes meanwhile
+    after: float  # maximum time of a step that nothing can stop, relative to all before it
+
+
+_WAYS = {
+    LAYERS: _Way(0.05, 0.002, 0.003, 6, 1.0),
+    _TRACED: _Way(0.15, 0.004, 0.006, 13, 2.0),
+    _EXPORTED: _Way(4.0, 0.15, 0.006, 16, 4.0),
+}
 
 Values = Callable[[Inputs], list[Tensor]]
 
@@ -132,34 +146,34 @@ def chosen_engine(  # over the limit: what a choice depends on
     work: Work, first: Sequence[_Batch], *, wanted: str, rows: int, log: EngineLog, say: Callable[[str], None]
 ) -> tuple[Engine, list[list[Tensor]]]:
     """Return the fastest of the requested engines that reproduces PyTorch's values, and its values of the `first` batches.
-    With "auto", PyTorch layers are tried first, then the other engines, compared with the fastest so far. They are built only if building
-    and proving are expected to take at most a share of the pass (`_limit`). Building stops when it takes longer, and an engine that is
-    not faster is dropped.
+    With "auto", PyTorch layers are tried first, then the other engines, compared with the fastest so far. Building and proving stop before
+    they take more than 3 % of the pass, all engines together, and an engine that is not faster is dropped.
     `rows`: number of examples of the pass. `log`: its building time is updated."""
     auto, plain = wanted == "auto", min(batch.seconds / len(batch) for batch in first)
     best: _Proved = (Engine(EAGER, work.values, plain), [batch.values for batch in first])
-    why, led, modules = list[str](), False, cache(lambda as_layers: _module(work, first[0].inputs, as_layers=as_layers))
-    for names in _stages(work, wanted, rows=rows):
-        layers, each = LAYERS in names, best[0].seconds
-        limit = _limit(work, seconds=each * rows, layers=layers) if auto else math.inf
-        proving = each * (1 + sum(map(len, first)) + min(_AGAIN, len(first[0])))
-        expected = _expected_building(work, layers=layers, led=led)
-        if auto and expected + proving > limit:
-            continue
-        start = perf_counter()
-        for as_layers in [layers or led] if auto or layers else [True, False] if has_layers(work.network) else [False]:
-            found, why = _built(
-                partial(modules, as_layers), names, proof=first, start=start, ends=(limit - proving, limit), expected=expected
-            )
+    why, led, spent, modules = list[str](), False, 0.0, dict[bool, WholeNetwork]()
+    for names in _stages(work, wanted):
+        layers, each, start = LAYERS in names, best[0].seconds, perf_counter()
+        limit = min(_MOST_LOST * each * rows, ((1 + _MOST_LOST) * plain - each) * rows - spent) if auto else math.inf
+        proving = each * (1 + sum(map(len, first)) + _AGAIN) / 4  # an engine of that speed is worth it; a slower one is given up
+        sources = [layers or led] if auto or layers else [True, False] if _has_layers(work.network) else [False]
+        for as_layers, way in _ways_of(names, sources):
+            if _expected_building(work, way, seconds=each) + proving > start + limit - perf_counter():
+                continue
+            made = partial(_module, work, first[0].inputs, as_layers=as_layers, kept=modules)
+            found, why = _built(made, names, way=way, proof=first, ends=(start + limit - proving, start + limit))
             if found:
+                led = layers
                 break
-        log.building += perf_counter() - start
-        led = layers and bool(found)
+        else:
+            found = []
+        spent += perf_counter() - start
         engine, values = min(found, key=lambda one: one[0].seconds, default=best)
         if auto and found and engine.seconds >= each:
             why = [f"{engine.name} took {engine.seconds / each:.2f} times as long"]
         else:
             best = engine, values
+    log.building += spent
     engine, values = best
     if engine.name == EAGER:
         if why:
@@ -174,34 +188,33 @@ def chosen_engine(  # over the limit: what a choice depends on
     return replace(engine, faster=plain - engine.seconds), values
 
 
-def has_layers(network: Network) -> bool:
+def _has_layers(network: Network) -> bool:
     """Return whether PyTorch layers may compute parts of a network in place of its own."""
     return network.family in network.kind.leading
 
 
-def _stages(work: Work, wanted: str, *, rows: int) -> Iterator[dict[str, str]]:
+def _stages(work: Work, wanted: str) -> Iterator[dict[str, str]]:
     """Yield the engines to build together, with their names in the identity of a cache."""
     names = {name: known for name, (known,) in engine_names(wanted).items() if name != EAGER}
     layers = {LAYERS: names.pop(LAYERS)} if LAYERS in names else {}
-    if layers and (wanted != "auto" or has_layers(work.network)):
+    if layers and (wanted != "auto" or _has_layers(work.network)):
         yield layers
-    if names and (wanted != "auto" or rows >= FEWEST):
+    if names:
         yield names
 
 
-def _limit(work: Work, *, seconds: float, layers: bool = False) -> float:
-    """Return the maximum building time for a pass of that many seconds. `layers`: of PyTorch layers in place of the network's own."""
-    kinds = " ".join({type(module).__name__ for name, module in work.network.modules().items() if name in work.layers})
-    convolutions = "Conv2" in kinds  # matches Keras too: DepthwiseConv2D, SeparableConv2D
-    advanced = _MOST_BY_LAYERS if layers and "BatchNorm" in kinds else _MOST_ADVANCED
-    return (advanced if convolutions else _MOST_LOST) * seconds
+def _ways_of(names: Collection[str], as_layers: Sequence[bool]) -> Iterator[tuple[bool, str]]:
+    """Yield how engines can be built, in the order of trying: whether from PyTorch layers, and the name of the way."""
+    return product(as_layers, [name for name in (LAYERS, "compile") if name in names] or [_TRACED, _EXPORTED])
 
 
-def _expected_building(work: Work, *, layers: bool = False, led: bool = False) -> float:
-    """Return the expected building time in seconds, from the number of layers with weights.
-    `layers`: of PyTorch layers in place of the network's own. `led`: of the other engines, from these layers."""
-    whole, each = (_LAYERS_SECONDS, _LAYERS_SECONDS_A_LAYER) if layers else (_SECONDS, _SECONDS_A_LAYER / 2 if led else _SECONDS_A_LAYER)
-    return whole + each * len({name.rpartition(".")[0] for name in work.network.state()} & work.layers)
+def _expected_building(work: Work, way: str, *, seconds: float) -> float:
+    """Return the expected building time in seconds. `seconds`: those of an example. A way that "auto" never takes needs none."""
+    if way not in _WAYS:
+        return 0.0
+    known, state = _WAYS[way], {name: values for name, values in work.network.state().items() if name.rpartition(".")[0] in work.layers}
+    size, layers = sum(values.nbytes for values in state.values()), {name.rpartition(".")[0] for name in state}
+    return known.fixed + known.a_layer * len(layers) + known.a_mebibyte * size / 2**20 + known.examples * seconds
 
 
 class _FrozenModule(WholeNetwork):
@@ -229,10 +242,14 @@ def frozen_work(network: Network, cut: Cut, *, values: Values) -> Work:
     return Work("The frozen part", network, cut.layers, values, module, cut.watched)
 
 
-def _module(work: Work, inputs: Inputs, *, as_layers: bool) -> WholeNetwork:
-    """Return the module that computes the results. `as_layers`: by PyTorch layers in place of the network's own, where they exist."""
+def _module(work: Work, inputs: Inputs, *, as_layers: bool, kept: dict[bool, WholeNetwork], tick: Callable[[], None]) -> WholeNetwork:
+    """Return the module that computes the results. `as_layers`: by PyTorch layers in place of the network's own, where they exist.
+    `kept`: those that were made before. `tick` is called between two steps."""
+    if as_layers in kept:
+        return kept[as_layers]
     module = work.module()
     module.names = input_names(inputs)  # a tokenizer may give inputs that the sample does not have
+    tick()
     if as_layers:
         network: Network = module.__dict__["network"]
         lead = network.kind.leading.get(network.family)
@@ -242,37 +259,35 @@ def _module(work: Work, inputs: Inputs, *, as_layers: bool) -> WholeNetwork:
                 f"{LAYERS}: PyTorch has no layer to take the place of one of the {len(work.layers)} layers; expected a Keras network with "
                 "layers of the table in docs/export.md at its start, or behind the first layer that is not in it"
             )
+    kept[as_layers] = module
     return module
 
 
-def _built(  # over the limit: what building depends on
-    made: Callable[[], WholeNetwork],
-    names: Mapping[str, str],
-    *,
-    proof: Sequence[_Batch],
-    start: float,
-    ends: tuple[float, float],
-    expected: float,
+def _built(
+    made: Callable[..., WholeNetwork], names: Mapping[str, str], *, way: str, proof: Sequence[_Batch], ends: tuple[float, float]
 ) -> tuple[list[_Proved], list[str]]:
-    """Build and prove engines. Return the proved ones with their values of the `proof`, and the reasons against the others.
-    `ends`: seconds from the `start` at which building and proving are given up."""
-    found, why = list[_Proved](), list[str]()
+    """Build and prove engines in one `way`. Return the proved ones with their values of the `proof`, and the reasons against the others.
+    `ends`: times at which building and proving are given up."""
+    found, why, start = list[_Proved](), list[str](), perf_counter()
 
-    def exported() -> None:
-        took = perf_counter() - start
-        _in_time(max(took, min((1 + _AFTER_EXPORT) * took, expected)), ends[0])
+    def tick() -> None:
+        """Stop if the next step, which nothing can stop, may take too long."""
+        if way in _WAYS:
+            _in_time((1 + _WAYS[way].after) * (perf_counter() - start), ends[0] - start)
 
     try:
-        module, sample = made(), [tensor[:2] for tensor in sample_tensors(proof[0].inputs)]
-        if LAYERS in names:
+        module, sample = made(tick=tick), sample_tensors(proof[0].inputs)
+        if way == LAYERS:
             make = _as_it_is(module)
-        elif "compile" in names:
-            make = _compiled(module, sample)
+        elif way not in _WAYS:
+            make = _compiled(module, [tensor[:2] for tensor in sample])
         else:
-            make = _in_onnx_form(module, sample, outputs=len(proof[0].values), exported=exported)
-        for name, known in names.items():
+            make = _in_onnx_form(module, sample, outputs=len(proof[0].values), traced=way == _TRACED, tick=tick)
+        for at, (name, known) in enumerate(names.items()):
+            begun = perf_counter()
             try:
-                engine, values = _proved(known, make(name), proof=proof, end=start + ends[1])
+                _in_time(begun - start if at else 0.0, ends[0] - begun)  # the first engine is part of the step after the export
+                engine, values = _proved(known, make(name), proof=proof, end=ends[1])
                 found.append((replace(engine, half=partial(make, f"openvino {HALF}") if name in _LIBRARIES else None), values))
             except RegraftError as problem:
                 why.append(f"{name}: {str(problem).rstrip('.')}")
@@ -281,26 +296,32 @@ def _built(  # over the limit: what building depends on
     return found, why
 
 
-def _in_time(expected: float, end: float) -> None:
-    """Raise `NetworkError` if the `expected` time of completion is after the `end`."""
-    if expected > end:
-        raise NetworkError(f"building takes {expected - end:.1f} s longer than a pass of this length pays for")
+def _in_time(expected: float, most: float) -> None:
+    """Raise `NetworkError` if the `expected` time is longer than `most`."""
+    if expected > most:
+        raise NetworkError(f"building takes {expected - most:.1f} s longer than a pass of this length pays for")
 
 
-def _in_onnx_form(module: WholeNetwork, sample: Sequence[Tensor], *, outputs: int, exported: Callable[[], None]) -> Callable[[str], Values]:
-    """Export a module to ONNX. Return a function from an engine name to the function that computes the live outputs."""
+def _in_onnx_form(
+    module: WholeNetwork, sample: Sequence[Tensor], *, outputs: int, traced: bool, tick: Callable[[], None]
+) -> Callable[[str], Values]:
+    """Export a module to ONNX. Return a function from an engine name to the function that computes the live outputs.
+    `tick` may raise to stop the export."""
     network = module.__dict__["network"]
     names, threads = module.names or ["input"], torch.get_num_threads()
     check_size(network.state(), purpose="engine=")
     called = [f"live{at}" for at in range(outputs)]
-    axes = [{0: torch.export.Dim("batch", min=1)} for _ in sample]
-    content = onnx_model(module, sample, inputs=names, outputs=called, axes=axes, exported=exported).SerializeToString()
+    if traced:
+        content = traced_model(module, sample, inputs=names, outputs=called, tick=tick)
+    else:
+        axes, two = [{0: torch.export.Dim("batch", min=1)} for _ in sample], [tensor[:2] for tensor in sample]
+        content = onnx_model(module, two, inputs=names, outputs=called, axes=axes, tick=tick).SerializeToString()
 
     def make(engine: str) -> Values:
         if engine.startswith("openvino"):
             run = openvino_program(content, threads=threads, precision=engine.partition(" ")[2] or "float32")
         else:
-            session = session_of(content, threads=threads)
+            session = session_of(content, threads=threads, folds=True)
             taken = {one.name for one in session.get_inputs()}
 
             def run(feeds: Mapping[str, Any]) -> list[Any]:
@@ -339,21 +360,23 @@ def _proved(name: str, values: Values, *, proof: Sequence[_Batch], end: float) -
     def typed(inputs: Inputs) -> list[Tensor]:
         return [found.to(like.dtype) for found, like in zip(values(inputs), proof[0].values, strict=True)]
 
+    one = changed(proof[0].inputs, lambda tensor: tensor[:1])
+    typed(one)  # the first run prepares much that the others use
     begun = perf_counter()
-    alone = typed(changed(proof[0].inputs, lambda tensor: tensor[:1]))
+    alone = typed(one)
     each = perf_counter() - begun
     some = _Batch(changed(proof[0].inputs, lambda tensor: tensor[:_AGAIN]), [value[:_AGAIN] for value in proof[0].values], 0.0)
     values_of, largest, seconds = list[list[Tensor]](), 0.0, math.inf
-    for batch in [*proof, some]:
+    for at, batch in enumerate([some, *proof]):
         begun = perf_counter()
-        _in_time(begun + each * len(batch), end)
+        _in_time(each * (sum(map(len, proof[at - 1 :])) if at else len(some)), end - begun)
         values_of.append(typed(batch.inputs))
         each = (perf_counter() - begun) / len(batch)
         seconds = min(seconds, each)
         largest = max(largest, _difference(batch.values, values_of[-1]))
-    first, again = values_of[0], values_of.pop()
-    _difference([value[:1] for value in first], alone)
-    exact = all(torch.equal(one[: len(few)], few) for one, *others in zip(first, again, alone, strict=True) for few in others)
+    again, *values_of = values_of
+    _difference([value[:1] for value in values_of[0]], alone)
+    exact = all(torch.equal(one[: len(few)], few) for one, *others in zip(values_of[0], again, alone, strict=True) for few in others)
     return Engine(name, typed, seconds, largest, exact), values_of
 
 

@@ -24,7 +24,7 @@ from ..networks.samples import placed
 from .cache import CHUNK, ActivationCache
 from .checking import ROUNDING, Check, pieces_of
 from .cut import Cut
-from .engines import EAGER, FEWEST, HALF, MOST_OFF, Engine, EngineLog, chosen_engine, engine_names, frozen_work, has_layers
+from .engines import EAGER, FEWEST, HALF, MOST_OFF, Engine, EngineLog, chosen_engine, engine_names, frozen_work
 from .half import HALF_OFF, halved
 from .identity import FrozenIdentity, cache_identity, engine_of, frozen_identity
 from .spread import Chunk, SharedData, batches_of, spread
@@ -249,8 +249,6 @@ class FrozenPass:
         if known is not None:
             return _PassStart(known if known.name != EAGER else eager)
         few = wanted == "auto" and rows < FEWEST
-        if few and not has_layers(self.network):
-            return _PassStart(eager)
         work, log = frozen_work(self.network, self.cut, values=self._values), self.counter.engines
         chosen = np.arange(min(len(items), self.batch_size if few else 2 * self.batch_size, CHUNK))
         first = [work.timed(inputs) for _, inputs in items.batches(self.batch_size, chosen, views[0])]

@@ -1,8 +1,8 @@
 """Modules whose outputs can be replayed: by what runs in their calls, by hooks, and by dependence on trained weights."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten
 from ..networks.network import Inputs, Network
 from ..networks.parts.protocols import on_device
 from ..networks.parts.structure import prefixes
-from ..networks.tracing import hooked, other_values, replaced
+from ..networks.tracing import called_one_by_one, hooked, other_values, replaced
 
 Digests = dict[str, list[list[bytes]]]  # Module -> for each call, a digest of each returned tensor
 
@@ -25,17 +25,6 @@ class _CallOrder:
 
     within: dict[str, set[str]] = field(default_factory=dict)  # module -> modules called while it ran, in the order of the first calls
     heard: set[str] = field(default_factory=set)  # modules with hooks
-
-
-@contextmanager
-def called_one_by_one() -> Iterator[None]:
-    """Turn off the fused fast path of attention and transformer layers, which bypasses the calls of their inner modules in inference."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def other_weights(network: Network, layers: Collection[str], *, made: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:

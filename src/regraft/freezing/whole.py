@@ -18,7 +18,7 @@ from ..networks.padding import by_length, skips_padding, sorts_by_length
 from ..networks.parts.onnx_export import WholeNetwork
 from ..networks.predictions import concatenated, of_batch
 from .cache import CHUNK
-from .engines import EAGER, ENGINES, FEWEST, EngineLog, Work, check_engine, chosen_engine, has_layers
+from .engines import EAGER, ENGINES, FEWEST, EngineLog, Work, check_engine, chosen_engine
 from .spread import SharedData, spread
 
 Function = Callable[[Network, Inputs], Tensor]
@@ -42,8 +42,7 @@ class WholePass:
                 function, network, items=PreparedData(data, cast(Preprocessing, network.preprocessing)), batch_size=batch_size
             )
             return made if data is given else network.preprocessing.averaged(made, data.items)
-        fewest = FEWEST if self.engine == "auto" and not has_layers(network) else 2
-        if self.engine == EAGER or len(data) < fewest or network.body.draws:
+        if self.engine == EAGER or len(data) < 2 or network.body.draws:
             return concatenated(function, network, items=given, batch_size=batch_size)
 
         values = _values(function, network)
@@ -61,7 +60,7 @@ class WholePass:
         network.mode_(False)
         with torch.no_grad():
             batches = network.preprocessing.batches(data, batch_size)
-            first = [work.timed(inputs) for inputs in islice(batches, 2)]
+            first = [work.timed(inputs) for inputs in islice(batches, 1 if self.engine == "auto" and len(data) < FEWEST else 2)]
             engine, parts = chosen_engine(work, first, wanted=self.engine, rows=len(data), log=self.log, say=self.notes.append)
             parts += map(engine.values, batches)
         self.log.saved += len(data) * engine.faster

@@ -213,6 +213,17 @@ def replaced(attributes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def called_one_by_one() -> Iterator[None]:
+    """Turn off the fused fast path of attention and transformer layers, which bypasses the calls of their inner modules in inference."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def without_padding(layer: Any) -> AbstractContextManager[None]:
     """Turn off the padding of a convolution within the context."""
     return replaced([(layer, "padding", 0 if isinstance(layer, _ConvNd) else "valid")])

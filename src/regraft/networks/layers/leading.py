@@ -51,9 +51,11 @@ def _leading(
     held = {number for number, name in called.items() if any(below(one, name) for one in watched)}
     steps, frozen = steps_of(graph), [node for node in parted(body, graph, frozen=layers)[0] if id(node.operation) not in held]
     lead, done = _stretch(graph, known, before=[], frozen=frozen)
-    before = steps[: next((steps.index(node) + 1 for node in frozen if node not in done), len(steps))]
-    later = _stretch(graph, known, before=before, frozen=[node for node in frozen if node not in before])
-    lead, done = max((lead, done), later, key=lambda found: (found[0] is not None, len(found[1])))
+    stop = next((node for node in frozen if node not in done), None)
+    if stop is not None:
+        before = steps[: steps.index(stop) + 1]
+        later = _stretch(graph, known, before=before, frozen=[node for node in frozen if node not in before])
+        lead, done = max((lead, done), later, key=lambda found: (found[0] is not None, len(found[1])))
     return (None, []) if lead is None else (lead(), done)
 
 

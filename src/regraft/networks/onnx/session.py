@@ -16,8 +16,16 @@ from ...files.sizes import memory
 _SHARE_OF_MEMORY = 0.5  # Share of the machine's memory; the rest is for other data
 
 
-def session_of(content: bytes, *, threads: int = 0, what: str = "the network", weights: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """Return a session that runs a checked model on the CPU. Creating it runs nothing of the model. `weights`: those apart from it."""
+def session_of(
+    content: bytes,
+    *,
+    threads: int = 0,
+    what: str = "the network",
+    weights: Mapping[str, Any] = MappingProxyType({}),
+    folds: bool = False,
+) -> Any:
+    """Return a session that runs a checked model on the CPU. Creating it runs nothing of the model, unless it `folds` constants.
+    `weights`: those apart from it."""
     runtime = _onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 4
@@ -27,7 +35,7 @@ def session_of(content: bytes, *, threads: int = 0, what: str = "the network", w
     if weights:
         values = [runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(*_typed(one)) for one in weights.values()]
         options.add_external_initializers(list(weights), values)
-    how = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": ["ConstantFolding"]}
+    how = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": [] if folds else ["ConstantFolding"]}
     try:
         session = runtime.InferenceSession(content, options, enable_fallback=0, **how)  # the fallback would print text of the file
         session.regraft_weights = weights  # it computes with these arrays, not with copies

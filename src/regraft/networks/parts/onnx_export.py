@@ -4,7 +4,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Any
 
@@ -16,7 +16,7 @@ from ...errors import NetworkError, RegraftError, optional_import
 from ...files.formats import reason_of
 from ...files.onnx_form import LARGEST
 from ..family import Body
-from ..tracing import replaced
+from ..tracing import hooked, replaced
 from .protocols import Inputs, by_name
 from .record import Record
 
@@ -120,19 +120,17 @@ def onnx_model(
     inputs: Sequence[str],
     outputs: Sequence[str],
     axes: Sequence[Mapping[int, Any]],
-    exported: Callable[[], None] = lambda: None,
+    tick: Callable[[], None] | None = None,
 ) -> Any:
     """Return a module as an `onnx.ModelProto`, made by PyTorch's exporter.
-    `axes` gives the dynamic axes of each input. `exported` is called after `torch.export`, before the translation to ONNX."""
-    network = whole.__dict__["network"]
-    body = network if isinstance(network, Body) else network.body
-    body.name_for_export_()
-    with silenced(), body.for_onnx(), replaced(_exportable()):
+    `axes` gives the dynamic axes of each input. `tick`: see `exporting`; it is called after `torch.export`, too."""
+    with exporting(whole, tick):
         try:
             program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(map(dict, axes))}, strict=False)
         except Exception as problem:  # a forward may raise anything
             raise NotTracedError(why_not_exported(problem)) from problem
-        exported()
+        if tick is not None:
+            tick()
         made: Any = torch.onnx.export(
             program,
             (),
@@ -144,6 +142,18 @@ def onnx_model(
             output_names=list(outputs),
         )
     return made.model_proto
+
+
+@contextmanager
+def exporting(whole: WholeNetwork, tick: Callable[[], None] | None, *, operators: bool = True) -> Iterator[None]:
+    """Silence PyTorch's exporters within the context, and give a module and functions of PyTorch the form that they follow.
+    `tick` is called before each module of a run, and may raise to stop it. `operators`: let recurrent layers be operators of ONNX."""
+    network = whole.__dict__["network"]
+    body = network if isinstance(network, Body) else network.body
+    body.name_for_export_()
+    watched = nullcontext() if tick is None else hooked(dict(whole.named_modules()), before=lambda *_call: tick())
+    with silenced(), body.for_onnx() if operators else nullcontext(), replaced(_exportable()), watched:
+        yield
 
 
 def _exportable() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
