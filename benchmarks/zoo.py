@@ -218,7 +218,8 @@ def keep(library: str, key: str, found: dict[str, str]) -> None:
 def table(results: dict[str, Any]) -> Iterator[str]:
     """Yield the table as Markdown, and each failure with its reason.
 
-    A cell has the number of networks that a column is right for, of how many it ran to its end for, and "+ n" that the time limit ended.
+    A cell has the number of networks that a column is right for, of all that the library builds, and how many of these are unknown, because
+    the time limit ended them or they were not run. Where opening fails, every column does.
     """
     yield "| networks | " + " | ".join(COLUMNS) + " |"
     yield "| --- |" + " --- |" * len(COLUMNS)
@@ -226,9 +227,9 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         rows = {name: row for name, row in every.items() if not row["open"].startswith("not built")}
         cells = []
         for column in COLUMNS:
-            ran = [row[column] for row in rows.values() if column in row]
-            slow = sum(result.startswith(TOO_SLOW) for result in ran)
-            cells.append(f"{ran.count('ok')}/{len(ran) - slow}{f' + {slow}' if slow else ''}" if ran else "not run")
+            found = [row.get(column, TOO_SLOW) if row["open"] == "ok" else row["open"] for row in rows.values()]
+            unknown = sum(result.startswith(TOO_SLOW) for result in found)
+            cells.append(f"{found.count('ok')}/{len(rows)}" + (f", {unknown} unknown" if unknown else ""))
         yield f"| {library} ({len(rows)}) | " + " | ".join(cells) + " |"
     yield ""
     for library, rows in results.items():
