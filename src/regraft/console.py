@@ -203,13 +203,15 @@ def passed(cost: Mapping[str, float]) -> str:
 
 
 @contextmanager
-def progress(what: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+def progress(what: str, total: float | None = None, *, logged: bool = True) -> Iterator[Callable[[float], None]]:
     """Show a progress line for a task: the elapsed time and, if `total` steps are given, a bar with the remaining time.
 
-    The context yields a function to call with the number of newly completed steps, which may be fractional.
+    The context yields a function to call with the number of newly completed steps, which may be fractional. If stderr is not a terminal,
+    that function prints a sentence after 10 s, and later less often; not if the task prints its own (`logged`).
     """
-    if not _SPEAKING.get()[0] or not _is_terminal():
-        yield lambda _more: None
+    shown, words, pace = _SPEAKING.get()
+    if not shown or not _is_terminal():
+        yield _logged(what, total, clock=pace.clock) if words and logged else lambda _more: None
         return
     lines = _lines()
     for outer in lines.task_ids:
@@ -229,6 +231,20 @@ def progress(what: str, total: float | None = None) -> Iterator[Callable[[float]
             lines.update(lines.task_ids[-1], visible=True)
         else:
             _pause()
+
+
+def _logged(what: str, total: float | None, *, clock: Callable[[], float]) -> Callable[[float], None]:
+    """Return the function that `progress` yields for a log."""
+    pace, done = _Pace(clock), 0.0
+    pace.last = pace.begun
+
+    def advance(more: float) -> None:
+        nonlocal done
+        done = round(done + more, 6)
+        if pace.is_due_():
+            tell(f"{what}: {int(done)}{'' if total is None else f' of {int(total)}'} after {duration(clock() - pace.begun)}.")
+
+    return advance
 
 
 def _lines() -> Progress:

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from tests.training.test_loop import ArrayFeed, _state
 from torch import nn
 
-from regraft.console import say, speaking
+from regraft.console import progress, say, speaking
 from regraft.networks.torch.family import open_torch
 from regraft.planning.tuning.training import measured_training, refitted
 from regraft.tasks import loss_for
@@ -215,6 +215,22 @@ def test_an_hour_of_frequent_sentences_gives_a_short_log(capsys: pytest.CaptureF
     said = [int(line) for line in capsys.readouterr().err.splitlines()]
     assert said[:10] == list(range(0, 100, 10)) and 30 < len(said) < 60
     assert max(np.diff([*said, 3600])) <= 360
+
+
+@pytest.mark.parametrize(("logged", "words", "total", "said"), [
+    (True, True, 100, ["frozen part: 11 of 100 after 10 s.", "frozen part: 21 of 100 after 20 s.", "frozen part: 31 of 100 after 30 s."]),
+    (True, True, None, ["frozen part: 11 after 10 s.", "frozen part: 21 after 20 s.", "frozen part: 31 after 30 s."]),
+    (False, True, 100, []),
+    (True, False, 100, []),
+])  # fmt: skip
+def test_a_log_says_how_far_a_long_step_is(
+    logged: bool, words: bool, total: int | None, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    with speaking(True, words=words, clock=lambda: now[0]), progress("frozen part", total, logged=logged) as advance:
+        for now[0] in range(35):
+            advance(1)
+    assert capsys.readouterr().err.splitlines() == said
 
 
 def test_how_long_it_takes_is_said_before_the_comparisons(capsys: pytest.CaptureFixture[str]) -> None:

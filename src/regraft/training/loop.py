@@ -142,7 +142,8 @@ def _trained(training: Training, team: Team) -> TrainingState:
         state.start_loss = loss_of(evaluate(training, training.validation), training.settings) if judged_start else math.inf
     state.anchors = anchors
     limit = _limit(training)
-    with progress(training.stage + ("" if training.phase == "train" else f", {training.phase}"), limit) as advance:
+    stage = training.stage + ("" if training.phase == "train" else f", {training.phase}")
+    with progress(stage, limit, logged=training.phase == "search") as advance:
         given = settings.callbacks if training.phase != "search" else ()
         told = Callbacks(given, training.network.module, first=training.initial_epoch, advance=advance)
         told.begin(epochs=limit, steps=_steps(training))
