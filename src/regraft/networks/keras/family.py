@@ -17,11 +17,11 @@ from ..edits import Edit
 from ..family import EditTable, Family
 from ..network import Network
 from ..parts.head import HeadChoice
+from ..parts.program_export import export_module
 from ..samples import Shapes, sample_facts
 from ..sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
 from ..sources.keras_guard import check_config
 from ..sources.keras_weights import put_keras_weights_, target_weights
-from ..torch.exporting import export_module
 from . import adjusting, changes
 from .body import KerasBody, inspected
 from .clone import cloned

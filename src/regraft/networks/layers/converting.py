@@ -25,9 +25,9 @@ from ..network import Network
 from ..parts.coding import ENTRANCE, LAYERS
 from ..parts.head import told_binary
 from ..parts.onnx_export import input_names, is_coarse, why_not_exported
+from ..parts.program_export import exported_program
 from ..parts.protocols import by_name, on_device
 from ..samples import lengthened
-from ..torch.exporting import exported_program
 from ..torch.family import open_torch
 from ..torch.graft import for_exporter_
 from ..tracing import hooked, relative_difference

@@ -14,12 +14,13 @@ from ..edits import Edit
 from ..family import EditTable, Family
 from ..network import Inputs, Network
 from ..parts.head import HeadChoice
+from ..parts.program_export import export_module
 from ..samples import check_sample, first_working_sample, in_one_mapping, sample_facts
 from ..sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
 from ..sources.torch_files import TORCH_ENDINGS, is_torch_file, put_torch_file_, weights_of
 from . import adjusting, changes
 from .body import TorchBody, inspected
-from .exporting import export_module, write_graph, write_program
+from .exporting import write_graph, write_program
 from .graft import for_exporter_
 from .plain import MappingHook, copied, in_single_precision, made_plain, unwrapped
 from .products import ReadHead, at_read_head, read_again, with_read_head
