@@ -91,7 +91,7 @@ def test_groups_and_conditions():
         ((X, [0.5, np.nan, 1, np.inf]), {}, "missing or not finite in rows 1, 3"),
         ((X, ["cat", "cat ", "dog", "dog"]), {}, r"the same once trimmed: 'cat' \(1 example\) and 'cat ' \(1 example\)"),
         ((X, np.full((4, 2), 2)), {}, "values other than 0 and 1, such as .*2"),
-        ((X, np.eye(4)), {"classes": ["a"]}, "4 columns and 1 class names"),
+        ((X, np.eye(4)), {"classes": ["a"]}, "4 columns and 1 class name"),
         ((X, np.zeros((4, 1, 2))), {}, r"Targets have the shape \(4, 1, 2\)"),
         ((X, [0, 1, 0, 1]), {"group": "speaker"}, "group='speaker' names a column, and this source has no columns"),
         ((X, [0, 1, 0, 1]), {"target": "speaker"}, r"target='speaker' names a column, and \(X, y\) has no columns"),

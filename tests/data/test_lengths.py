@@ -85,7 +85,7 @@ def test_an_example_is_predicted_alike_alone_together_from_its_file_and_after_sa
     long, short = _rows(
         family, [np.concatenate([ROWS[0], np.ones((20, 3), np.float32)]), np.concatenate([ROWS[0], np.ones((20, 3), np.float32)])[:LONGEST]]
     )
-    with pytest.warns(UserWarning, match="1 of 2 examples are longer than"):
+    with pytest.warns(UserWarning, match="1 of 2 examples is longer than"):
         cropped = opened.predict([long, rows[1]]).probabilities
     assert np.allclose(cropped, opened.predict([short, rows[1]]).probabilities, atol=1e-6)
     assert regraft.evaluate(opened, (rows[:5], LABELS[:5])).tasks["main"]["examples"] == 5

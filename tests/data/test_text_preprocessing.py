@@ -88,7 +88,7 @@ def test_longer_texts_than_those_of_the_training(made, masked):
         (batch,) = fitted.batches([whole, other], 2)
         assert batch["input_ids"].shape[1] > 16 and not torch.equal(batch["input_ids"][0], batch["input_ids"][1])
         assert fitted.cut([whole, "word " * 1000]) == 1 and fitted.limit == 512
-        with pytest.warns(UserWarning, match=r"1 of 2 texts are longer than 512 tokens: .* takes no more"):
+        with pytest.warns(UserWarning, match=r"1 of 2 texts is longer than 512 tokens: .* takes no more"):
             list(fitted.batches([whole, "word " * 1000], 2))
     else:
         with pytest.warns(UserWarning, match=r"2 of 2 texts are longer than 16 tokens: .*takes no attention mask"):

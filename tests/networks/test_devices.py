@@ -73,6 +73,9 @@ def test_a_result_predicts_where_it_was_made(net: regraft.Network) -> None:
     result = regraft.adapt(net, (EXAMPLES, LABELS), strategy="probe", cache="memory", device="lazy")
     assert {value.device.type for value in result.network.state().values()} == {"lazy"}
     assert regraft.evaluate(result.network, (EXAMPLES, LABELS)).scores["accuracy"] > 0.8
+    many = np.tile(EXAMPLES, (20, 1))  # as many as "auto" considers an engine for
+    for engine in ("auto", "onnxruntime"):
+        assert list(regraft.predict(result.network, many, engine=engine).labels[:60]) == list(result.network.predict(EXAMPLES).labels)
 
 
 class Recorded:

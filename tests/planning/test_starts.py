@@ -67,7 +67,7 @@ class _Copies:
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
         gc.collect()
         with warnings.catch_warnings(action="ignore"):  # objects that warn when their class is read
-            every = [one for one in gc.get_objects() if isinstance(one, torch.Tensor) and sorted(one.shape) == [8, 13]]
+            every = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor) and sorted(one.shape) == [8, 13]]
         self.counts.append(len({one.data_ptr() for one in every}))
 
 

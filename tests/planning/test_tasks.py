@@ -287,5 +287,5 @@ def test_columns_go_with_a_network_that_takes_them() -> None:
     joined = regraft.join(_torch(), ["price"])
     result = regraft.adapt(joined, data, strategy="head", **QUICK)
     assert result.scores["holdout"]["accuracy"] > 0.9 > result.baselines["majority"]["accuracy"]
-    with pytest.raises(DataError, match=r"no columns beside them.*'price'"):
+    with pytest.raises(DataError, match=r"have no columns.*'price'"):
         regraft.adapt(joined, dataclasses.replace(data, columns=None, column_names=()), strategy="head", **QUICK)

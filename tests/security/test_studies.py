@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert board.carry_out(_steady) and board.carry_out(_steady)
     taken = board.next()
     assert taken is not None and taken.lock is not None
-    os.close(taken.lock)
+    taken.lock.release()  # as if the process was killed: the trial is not told
     board.database._storage.engine.dispose()
     return folder
 

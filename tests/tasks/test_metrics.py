@@ -153,15 +153,15 @@ def test_regression_by_hand() -> None:
     ("arguments", "message"),
     [
         (([[1.0, 2.0]], [0], ["a"]), "2 columns for 1 class name"),
-        (([[1.0, 2.0]], [0, 1], None), "Expected 1 targets"),
+        (([[1.0, 2.0]], [0, 1], None), "Expected 1 target,"),
         (([[1.0, 2.0]], [2], None), "from 0 to 1"),
         (([[1.0, 2.0]], [0.5], None), "whole numbers"),
-        (([[1.0, float("nan")]], [0], None), "1 of 1 examples are not finite"),
+        (([[1.0, float("nan")]], [0], None), "1 of 1 example are not finite"),
         (([1.0, 2.0], [0], None), r"shape \(N, C\)"),
         ((np.zeros((0, 2)), [], None), "at least one example"),
         (([[1.0, 2.0]], [0], None, "multi-label"), r"shape of the scores, \(1, 2\)"),
         (([[1.0, 2.0]], [[0, 2]], None, "multi-label"), "must be 0 or 1"),
-        (([[1.0]], [float("nan")], None, "regression"), "1 targets are not finite"),
+        (([[1.0]], [float("nan")], None, "regression"), "1 target is not finite"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(arguments: Any, message: str) -> None:

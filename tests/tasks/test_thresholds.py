@@ -81,7 +81,7 @@ def test_they_raise_f1_where_labels_are_rare() -> None:
     [
         ([[1.0]], [[1, 0]], r"received \(1, 1\) and \(1, 2\)"),
         ([1.0], [1], r"\(N, C\)"),
-        ([[np.nan]], [[1]], "1 of 1 examples"),
+        ([[np.nan]], [[1]], "1 of 1 example "),
         ([[1.0]], [[2]], "from 2.0 to 2.0"),
     ],
 )

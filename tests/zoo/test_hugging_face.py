@@ -233,7 +233,7 @@ def test_texts_are_cut_at_the_positions_that_the_network_has(tmp_path: Path) -> 
         tokenizer(end=kind.startswith("T5")).save_pretrained(tmp_path / kind)
         net = regraft.load(f"hf:{tmp_path / kind}")
         longest[kind[:2]] = net.preprocessing.maximum
-        with pytest.warns(UserWarning, match=f"1 of 2 texts are longer than {longest[kind[:2]]} tokens"):
+        with pytest.warns(UserWarning, match=f"1 of 2 texts is longer than {longest[kind[:2]]} tokens"):
             assert net.logits(["bad bus " * 300, "good"]).shape == (2, 3)
         assert ("positions" in str(net.account)) == (not kind.startswith("T5"))
         net.save(tmp_path / "out")

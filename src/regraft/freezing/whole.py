@@ -16,6 +16,7 @@ from ..errors import SettingError
 from ..networks.network import Inputs, Network
 from ..networks.padding import by_length, skips_padding, sorts_by_length
 from ..networks.parts.onnx_export import WholeNetwork
+from ..networks.parts.protocols import by_name
 from ..networks.predictions import concatenated, of_batch
 from .cache import CHUNK
 from .engines import EAGER, ENGINES, FEWEST, EngineLog, Work, check_engine, chosen_engine
@@ -42,7 +43,8 @@ class WholePass:
                 function, network, items=PreparedData(data, cast(Preprocessing, network.preprocessing)), batch_size=batch_size
             )
             return made if data is given else network.preprocessing.averaged(made, data.items)
-        if self.engine == EAGER or len(data) < 2 or network.body.draws:
+        on_cpu = all(tensor.device.type == "cpu" for tensor in by_name(network.sample).values())  # the sample is on the network's device
+        if self.engine == EAGER or not on_cpu or len(data) < 2 or network.body.draws:
             return concatenated(function, network, items=given, batch_size=batch_size)
 
         values = _values(function, network)

@@ -125,7 +125,7 @@ def _complete(found: dict[str, list[int]], classes: Sequence[str], *, rest: Sequ
     elif left:
         named = ", ".join(repr(classes[row]) for row in left[:5])
         raise NetworkError(
-            f"groups: {counted(len(left), 'old class')} stand in no group ({named}); add them, or a group 'other': None for the rest."
+            f"groups: {counted(len(left), 'old class', verb='stand')} in no group ({named}); add them, or 'other': None for the rest."
         )
     empty = [name for name, rows in found.items() if not rows]
     if empty:

@@ -225,7 +225,7 @@ def _old_head(of: _Inputs) -> Iterator[ReferenceFigure]:
     shared = int((found >= 0).sum())
     if shared:
         held = judged(of.case, mapped_scores(scores, found))
-        yield ReferenceFigure("the old head, by class name", held.value, held.error, f"{counted(shared, 'old class')} of {len(found)}")
+        yield ReferenceFigure("the old head, by class name", held.value, held.error, f"{counted(shared, 'class', of=len(found))} known")
     held = judged(of.case, relation_scores(scores, of.case.targets, classes=of.case.classes, groups=of.case.groups))
     yield ReferenceFigure("the old head, by relation of classes", held.value, held.error, f"from {counted(scores.shape[1], 'old class')}")
 
