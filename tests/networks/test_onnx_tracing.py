@@ -49,6 +49,32 @@ class _Attention(nn.Module):
         return self.head((x * attention_mask[..., None]).sum(1) / attention_mask.sum(1, keepdim=True))
 
 
+class _Trimmed(nn.Module):
+    """A mean over as many tokens as the longest text of a batch has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(50, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.words(input_ids)[:, : attention_mask.sum(1).max()]
+        return self.head(x.sum(1) / x.shape[1])
+
+
+class _Asking(nn.Module):
+    """A network that looks at values where it is not traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(50, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        if not torch.jit.is_tracing() and attention_mask.all():
+            return self.head(x.sum(1))
+        return self.head((x * attention_mask[..., None]).sum(1))
+
+
 class _Recurrent(nn.Module):
     """Recurrent layers of both kinds, one of them with a state that is made for the batch."""
 
@@ -95,12 +121,17 @@ def _rows(x: Tensor) -> Tensor:
 
 CASES: dict[str, _Case] = {
     "attention": _Case(_Attention, {"input_ids": (7,), "attention_mask": (7,)}, True),
+    "the longest text of a batch": _Case(_Trimmed, {"input_ids": (7,), "attention_mask": (7,)}, False, whole=False),
+    "a question whether it is traced": _Case(_Asking, {"input_ids": (7,), "attention_mask": (7,)}, True),
     "recurrent": _Case(_Recurrent, (6, 3), True),
     "sizes": _Case(_Padded, (1, 8, 8), True),
     "a constant": _of(lambda x: x * torch.tensor(2.0) + torch.as_tensor(np.float32(1)), traced=True),
     "the number of examples in a view": _of(lambda x: x.reshape(2 * x.shape[0], -1).relu().reshape(x.shape[0], WIDTH), traced=True),
     "a mask": _of(lambda x: x.masked_fill(x < 0, -1.0), traced=True),
+    "classes as columns": _of(lambda x: x + nn.functional.one_hot(x.argmax(1), WIDTH), traced=True),
     "a branch on values": _of(lambda x: x if x.sum() > 0 else -x, traced=False, whole=False),
+    "a comparison": _of(lambda x: 2 * x if torch.equal(x.clamp(min=-100), x) else x, traced=False, whole=False),
+    "a comparison within rounding": _of(lambda x: 2 * x if torch.allclose(x.clamp(min=-100), x) else x, traced=False, whole=False),
     "a value as a number": _of(lambda x: x * float(x.max()), traced=False, whole=False),
     "NumPy": _of(lambda x: torch.from_numpy(np.tanh(x.detach().numpy())), traced=False, whole=False),
     "a count of values": _of(lambda x: x / (1 + (x > 0).nonzero().shape[0]), traced=False, whole=False),
@@ -150,6 +181,7 @@ def test_a_run_that_depends_on_values_is_not_traced(name: str) -> None:
             export()
     assert called
     assert torch.Tensor.size is torch._C.TensorBase.size and "shape" not in vars(torch.Tensor) and torch.backends.mha.get_fastpath_enabled()
+    assert torch.is_autocast_cache_enabled()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -3,8 +3,10 @@
 Every size that does not depend on the number of examples is a constant of the file.
 """
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from io import BytesIO
 from typing import Any, cast
 
@@ -26,12 +28,13 @@ def traced_model(
     `tick`: see `exporting`."""
     tensors = tuple(tensor[torch.arange(_COUNT) % len(tensor)] for tensor in sample)
     content = BytesIO()
-    with exporting(whole, tick, operators=False), warnings.catch_warnings():
+    with exporting(whole, tick, operators=False), warnings.catch_warnings(), ExitStack() as after:
+        after.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())  # a trace that fails leaves it turned off
         try:
             baked: Any = torch.jit.TracerWarning  # type: ignore[attr-defined]
             warnings.simplefilter("error", baked)
             warnings.filterwarnings("ignore", "torch.(tensor|as_tensor|from_numpy)", baked)  # constants, as they should be
-            with _SameShapes():  # type: ignore[no-untyped-call]
+            with replaced(_as_traced()), _SameShapes():  # type: ignore[no-untyped-call]
                 whole(*(tensor[:2] for tensor in tensors))
             with called_one_by_one(), replaced(_traceable()):  # the fast path of attention has no operator in ONNX
                 torch.onnx.export(
@@ -49,10 +52,25 @@ def traced_model(
     return content.getvalue()
 
 
+def _as_traced() -> Iterator[tuple[Any, str, Any]]:
+    """Yield, for `replaced`, what lets a run of this thread take the steps that a trace takes: a forward may ask whether it is traced.
+    `one_hot` reads its values only to check them."""
+    jit: Any = torch.jit
+    here, own, columns = threading.get_ident(), jit.is_tracing, torch.nn.functional.one_hot
+
+    def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+        return columns(tensor, num_classes) if num_classes < 0 else (tensor[..., None] == torch.arange(num_classes)).long()
+
+    yield jit, "is_tracing", lambda: threading.get_ident() == here or own()
+    yield torch.nn.functional, "one_hot", one_hot
+
+
 class _SameShapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Raise where a shape depends on values: a trace would keep that of its own run."""
+    """Raise where a value is read or a shape depends on values: a trace would keep those of its own run."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        if torch.Tag.data_dependent_output in func.tags:
+            raise NotTracedError(f"a value is read, by {func}")
         indices = args[1] if func is torch.ops.aten.index.Tensor else ()
         by_mask = any(one is not None and one.dtype in (torch.bool, torch.uint8) for one in indices)
         if torch.Tag.dynamic_output_shape in func.tags and (by_mask or not indices):
