@@ -215,6 +215,7 @@ def test_few_examples_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> No
         values, made = _filled("torch", "memory", "auto")
         assert [value.tobytes() for value in values] == [value.tobytes() for value in plain]
         assert (made.counter.items, made.notes) == (300, [])
+        assert (made.counter.engines.building, made.counter.engines.built) == (0.0, {})  # a longer pass of the run decides for itself
 
 
 def _lasting(proved: tuple[Any, Any], seconds: float) -> tuple[Any, Any]:
@@ -294,7 +295,7 @@ class _Clock:
     kind=st.sampled_from(["dense", "depthwise", "keras"]),
     rows=st.integers(100, 10**6),
     each=st.floats(1e-5, 1.0),
-    gains=st.lists(st.floats(0.1, 10.0), min_size=3, max_size=3),
+    gains=st.lists(st.floats(0.25, 10.0), min_size=3, max_size=3),
     copying=st.floats(0.0, 1.0),
     steps=st.lists(st.floats(0.0, 1.0), max_size=6),
     works=st.sampled_from(["all", "no export", "other values", "other values in large batches"]),
@@ -305,6 +306,7 @@ def test_auto_is_never_slower_than_pytorch_by_more_than_three_per_cent(
     """A pass with a clock of its own: any length, any speed of each engine, building of any length that fails at any stage.
 
     A copy of the network takes no longer than building is expected to; no step that nothing stops takes more than its share of all before.
+    Values that are wrong in large batches alone cost the first of these.
     """
     clock, network = _Clock(), OF_KIND[kind]()
     speeds = dict(zip(("layers", "one", "two"), gains, strict=True))
@@ -355,8 +357,40 @@ def test_auto_is_never_slower_than_pytorch_by_more_than_three_per_cent(
         engine, values = engines.chosen_engine(work, first, wanted="auto", rows=rows, log=log, say=lambda _note: None)
         speed = speeds.get(engine.name.split()[0], 1.0)
         whole = clock.now - 100.0 + (rows - sum(len(value[0]) for value in values)) * each / speed
-    assert whole <= 1.03 * each * rows + 1e-6
+    batch = len(first[0]) if works == "other values in large batches" else 0
+    assert whole <= 1.03 * each * rows + each * batch + 1e-6
     assert engine.name == "eager" or speed > 1 - 1e-9
+
+
+def test_layers_of_a_short_pass_are_proven_on_a_few_examples_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batch, which they compute then, is a part of the pass and not of the 3 %."""
+    clock, network, sizes = _Clock(), OF_KIND["keras"](), list[int]()
+
+    def eager(inputs: Tensor) -> list[Tensor]:
+        clock.now += 0.02 * len(inputs)
+        return [inputs + 1.0]
+
+    def layered(inputs: Tensor) -> list[Tensor]:
+        sizes.append(len(inputs))
+        clock.now += 0.006 * len(inputs)
+        return [inputs + 1.0]
+
+    def module(*_args: Any, tick: Callable[[], None], **_named: Any) -> Any:
+        clock.now += 0.14
+        tick()
+        clock.now += 0.08
+        return nn.Module()
+
+    work = engines.Work("The network", network, frozenset(layer.name for layer in network.layers), eager, lambda: nn.Module())
+    monkeypatch.setattr(engines, "perf_counter", clock)
+    monkeypatch.setattr(engines, "_module", module)
+    monkeypatch.setattr(engines, "_as_it_is", lambda _module: lambda _name: layered)
+    monkeypatch.setattr(engines, "engine_names", lambda _wanted: {"layers": ["layers 1"], "eager": ["eager"]})
+    for rows, expected in ((300, []), (700, [1, 1, 8, 32])):
+        first, log = [work.timed(torch.zeros(32, 1))], engines.EngineLog()
+        engine, _ = engines.chosen_engine(work, first, wanted="auto", rows=rows, log=log, say=lambda _note: None)
+        assert (engine.name, sizes) == ("layers 1" if expected else "eager", expected)
+        assert log.building == pytest.approx(0.22 + 0.006 * 42 if expected else 0.0)
 
 
 def _of_kind(kind: str) -> Network:

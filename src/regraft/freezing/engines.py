@@ -38,7 +38,8 @@ ENGINES = ("auto", EAGER, LAYERS, "compile", *_LIBRARIES)
 MOST_OFF = 1e-4  # Maximum difference from PyTorch's values, relative to the largest value of an output
 FEWEST = 1024  # Minimum number of examples for which "auto" times two batches
 _MOST_LOST = 0.03  # Maximum share of a pass's time that "auto" spends on building engines
-_AGAIN = 16  # Examples of the first batch that an engine computes twice
+_AGAIN = 8  # Examples of the first batch that an engine computes twice, before it computes the batch
+_PROVING = 4  # Number of examples that PyTorch computes in the time that is kept for an engine's single examples and these
 _TRACED, _EXPORTED = "traced", "exported"
 
 
@@ -60,6 +61,16 @@ _WAYS = {
 }
 
 Values = Callable[[Inputs], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Times at which an engine is given up."""
+
+    building: float
+    proving: float  # on the examples that are computed twice
+    whole: float  # if the engine could not compute the whole pass until then
+    rows: int  # number of examples of the pass
 
 
 @dataclass(frozen=True)
@@ -146,34 +157,36 @@ def chosen_engine(  # over the limit: what a choice depends on
     work: Work, first: Sequence[_Batch], *, wanted: str, rows: int, log: EngineLog, say: Callable[[str], None]
 ) -> tuple[Engine, list[list[Tensor]]]:
     """Return the fastest of the requested engines that reproduces PyTorch's values, and its values of the `first` batches.
-    With "auto", PyTorch layers are tried first, then the other engines, compared with the fastest so far. Building and proving stop before
-    they take more than 3 % of the pass, all engines together, and an engine that is not faster is dropped.
+    With "auto", PyTorch layers are tried first, then the other engines, compared with the fastest so far. Building and proving on a few
+    examples stop before they take more than 3 % of the pass, all engines together. An engine that gives their values computes the first
+    batches again if it can then finish the pass in PyTorch's time and these 3 %; one that is not faster is dropped.
     `rows`: number of examples of the pass. `log`: its building time is updated."""
     auto, plain = wanted == "auto", min(batch.seconds / len(batch) for batch in first)
     best: _Proved = (Engine(EAGER, work.values, plain), [batch.values for batch in first])
-    why, led, spent, modules = list[str](), False, 0.0, dict[bool, WholeNetwork]()
+    why, led, modules, done = list[str](), False, dict[bool, WholeNetwork](), sum(map(len, first))
+    whole = perf_counter() + ((1 + _MOST_LOST) * rows - done) * plain if auto else math.inf
     for names in _stages(work, wanted):
-        layers, each, start = LAYERS in names, best[0].seconds, perf_counter()
-        limit = min(_MOST_LOST * each * rows, ((1 + _MOST_LOST) * plain - each) * rows - spent) if auto else math.inf
-        proving = each * (1 + sum(map(len, first)) + _AGAIN) / 4  # an engine of that speed is worth it; a slower one is given up
+        layers, each = LAYERS in names, best[0].seconds
+        end = min(perf_counter() + _MOST_LOST * each * rows, whole - each * (rows - done)) if auto else math.inf
+        ends = _Ends(end - _PROVING * each, end, whole, rows)
         sources = [layers or led] if auto or layers else [True, False] if _has_layers(work.network) else [False]
         for as_layers, way in _ways_of(names, sources):
-            if _expected_building(work, way, seconds=each) + proving > start + limit - perf_counter():
+            begun = perf_counter()
+            if _expected_building(work, way, seconds=each) > ends.building - begun:
                 continue
             made = partial(_module, work, first[0].inputs, as_layers=as_layers, kept=modules)
-            found, why = _built(made, names, way=way, proof=first, ends=(start + limit - proving, start + limit))
+            found, why = _built(made, names, way=way, proof=first, ends=ends)
+            log.building += perf_counter() - begun
             if found:
                 led = layers
                 break
         else:
             found = []
-        spent += perf_counter() - start
         engine, values = min(found, key=lambda one: one[0].seconds, default=best)
         if auto and found and engine.seconds >= each:
             why = [f"{engine.name} took {engine.seconds / each:.2f} times as long"]
         else:
             best = engine, values
-    log.building += spent
     engine, values = best
     if engine.name == EAGER:
         if why:
@@ -264,16 +277,15 @@ def _module(work: Work, inputs: Inputs, *, as_layers: bool, kept: dict[bool, Who
 
 
 def _built(
-    made: Callable[..., WholeNetwork], names: Mapping[str, str], *, way: str, proof: Sequence[_Batch], ends: tuple[float, float]
+    made: Callable[..., WholeNetwork], names: Mapping[str, str], *, way: str, proof: Sequence[_Batch], ends: _Ends
 ) -> tuple[list[_Proved], list[str]]:
-    """Build and prove engines in one `way`. Return the proved ones with their values of the `proof`, and the reasons against the others.
-    `ends`: times at which building and proving are given up."""
+    """Build and prove engines in one `way`. Return the proved ones with their values of the `proof`, and the reasons against the others."""
     found, why, start = list[_Proved](), list[str](), perf_counter()
 
     def tick() -> None:
         """Stop if the next step, which nothing can stop, may take too long."""
         if way in _WAYS:
-            _in_time((1 + _WAYS[way].after) * (perf_counter() - start), ends[0] - start)
+            _in_time((1 + _WAYS[way].after) * (perf_counter() - start), ends.building - start)
 
     try:
         module, sample = made(tick=tick), sample_tensors(proof[0].inputs)
@@ -286,8 +298,8 @@ def _built(
         for at, (name, known) in enumerate(names.items()):
             begun = perf_counter()
             try:
-                _in_time(begun - start if at else 0.0, ends[0] - begun)  # the first engine is part of the step after the export
-                engine, values = _proved(known, make(name), proof=proof, end=ends[1])
+                _in_time(begun - start if at else 0.0, ends.building - begun)  # the first engine is part of the step after the export
+                engine, values = _proved(known, make(name), proof=proof, ends=ends)
                 found.append((replace(engine, half=partial(make, f"openvino {HALF}") if name in _LIBRARIES else None), values))
             except RegraftError as problem:
                 why.append(f"{name}: {str(problem).rstrip('.')}")
@@ -296,10 +308,10 @@ def _built(
     return found, why
 
 
-def _in_time(expected: float, most: float) -> None:
-    """Raise `NetworkError` if the `expected` time is longer than `most`."""
+def _in_time(expected: float, most: float, *, told: str = "building takes {:.1f} s longer than a pass of this length pays for") -> None:
+    """Raise `NetworkError` with `told` if the `expected` time is longer than `most`."""
     if expected > most:
-        raise NetworkError(f"building takes {expected - most:.1f} s longer than a pass of this length pays for")
+        raise NetworkError(told.format(expected - most))
 
 
 def _in_onnx_form(
@@ -354,22 +366,28 @@ def _compiled(module: WholeNetwork, sample: Sequence[Tensor]) -> Callable[[str],
     return _as_it_is(torch.compile(program, dynamic=True))
 
 
-def _proved(name: str, values: Values, *, proof: Sequence[_Batch], end: float) -> _Proved:
-    """Return an engine and its values of the `proof`. Raise `NetworkError` if it differs from PyTorch on a batch or a single example."""
+def _proved(name: str, values: Values, *, proof: Sequence[_Batch], ends: _Ends) -> _Proved:
+    """Return an engine and its values of the `proof`. Raise `NetworkError` if it differs from PyTorch on a batch or a single example.
+    The pass uses its values of the batches, so that the time for them is a part of the pass."""
 
     def typed(inputs: Inputs) -> list[Tensor]:
         return [found.to(like.dtype) for found, like in zip(values(inputs), proof[0].values, strict=True)]
 
-    one = changed(proof[0].inputs, lambda tensor: tensor[:1])
+    one, begun = changed(proof[0].inputs, lambda tensor: tensor[:1]), perf_counter()
     typed(one)  # the first run prepares much that the others use
-    begun = perf_counter()
+    begun, first = perf_counter(), perf_counter() - begun
+    _in_time(first, ends.proving - begun)
     alone = typed(one)
     each = perf_counter() - begun
     some = _Batch(changed(proof[0].inputs, lambda tensor: tensor[:_AGAIN]), [value[:_AGAIN] for value in proof[0].values], 0.0)
     values_of, largest, seconds = list[list[Tensor]](), 0.0, math.inf
     for at, batch in enumerate([some, *proof]):
         begun = perf_counter()
-        _in_time(each * (sum(map(len, proof[at - 1 :])) if at else len(some)), end - begun)
+        if at:
+            rest = each * (ends.rows - sum(map(len, proof[: at - 1])))
+            _in_time(rest, ends.whole - begun, told="the pass would take {:.1f} s longer than with PyTorch")
+        else:
+            _in_time(each * len(some), ends.proving - begun)
         values_of.append(typed(batch.inputs))
         each = (perf_counter() - begun) / len(batch)
         seconds = min(seconds, each)
