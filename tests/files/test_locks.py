@@ -101,7 +101,7 @@ def test_a_link_in_place_of_the_lock_makes_no_file_elsewhere(tmp_path: Path) -> 
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL])
 def test_a_file_system_without_locks_is_said(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_given: object) -> None:
         raise OSError(number, os.strerror(number))

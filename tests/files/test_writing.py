@@ -44,6 +44,20 @@ def test_a_file_in_a_folder_that_is_not_there_makes_none(folder: str, error: typ
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]
 
 
+@pytest.mark.parametrize("left", ["pipe", "link", "hard link"])
+def test_what_lies_in_place_of_the_new_file_is_neither_waited_for_nor_written_to(left: str, tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"other")
+    partial = tmp_path / ".file.partial"
+    if left == "pipe":
+        os.mkfifo(partial)
+    elif left == "link":
+        partial.symlink_to("other")
+    else:
+        partial.hardlink_to(tmp_path / "other")
+    write_bytes(tmp_path / "file", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"new", "other": b"other"}
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bytes(tmp_path / "file", b"old")

@@ -19,6 +19,7 @@ from tests import torch_examples as examples
 import regraft
 from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.errors import CacheError
+from regraft.files.locks import LOCK_FILE
 from regraft.freezing import (
     ActivationCache,
     Counter,
@@ -172,6 +173,20 @@ def test_a_doubtful_cache_is_computed_again(tmp_path: Path, harm: Any) -> None:
     cache = again.fill()
     assert again.counter.items == expected
     assert torch.equal(cache.get(np.arange(N))[0], good)
+
+
+def test_a_cache_is_locked_until_all_of_it_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise one who waits for the lock would begin to fill it, and lose what it writes."""
+    Filling(tmp_path).fill()
+    (entry,), unlink, held = list_caches(tmp_path), Path.unlink, dict[str, bool]()
+
+    def seen(path: Path, **how: Any) -> None:
+        held[path.name] = (path.parent / LOCK_FILE).exists() and path.name != LOCK_FILE
+        unlink(path, **how)
+
+    monkeypatch.setattr(Path, "unlink", seen)
+    assert [found.folder for found in clear_caches(tmp_path)] == [entry.folder] and not entry.folder.exists()
+    assert len(held) > 2 and all(held.values()), held
 
 
 def test_list_and_clear(tmp_path: Path) -> None:

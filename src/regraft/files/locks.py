@@ -23,7 +23,8 @@ _ADDRESS = re.compile(r"(s3a?|gs|gcs|abfss?|az|oss|hf|https?|memory):/")  # Star
 _TRIES = 100
 _OF_FILES = frozenset((".keras", ".h5", ".hdf5", ".onnx", ".pmml", ".pt", ".pt2", ".pth", ".safetensors", ".csv", ".json", ".zip"))
 """Endings of names that stand for a file, not for a folder that is written."""
-_WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP})  # Errors of network drives; after ENOSYS filelock keeps a file with its holder
+_WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
+"""Errors of network drives; macOS has two numbers for "not supported". After ENOSYS filelock keeps a file with its holder."""
 _HELD: ContextVar[frozenset[Path]] = ContextVar("regraft_held", default=frozenset())
 
 

@@ -32,7 +32,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
         raise OSError(errno.EBUSY, "Another process is writing it", str(path))
     partial = path.with_name(f".{name}{PARTIAL}")
     try:
-        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o666))
+        partial.unlink(missing_ok=True)  # what lies there may be a pipe, which would be waited for, or a link to another file
+        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
         yield partial
         flush_file(partial)
         os.replace(partial, path)

@@ -260,7 +260,8 @@ def _deleted(folder: Path) -> bool:
             return False
         try:
             files = _own_files(folder)
-            for name in sorted(files or (), key=lambda name: name != _MANIFEST):  # without it, the rest is no cache
+            own = {name for name in files or () if name != LOCK_FILE}  # one who waits for the lock must not begin before the end
+            for name in sorted(own, key=lambda name: name != _MANIFEST):  # without it, the rest is no cache
                 (folder / name).unlink(missing_ok=True)
         finally:
             release(lock)
