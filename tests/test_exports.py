@@ -20,8 +20,6 @@ def test_importing_touches_nothing() -> None:
     code = """
 import os, sys, warnings
 before, filters = dict(os.environ), list(warnings.filters)
-import pytest
-
 import regraft
 assert dict(os.environ) == before and list(warnings.filters) == filters
 assert not {"torch", "keras", "numpy", "timm", "transformers"} & set(sys.modules)
@@ -47,6 +45,8 @@ def test_functions_of_other_libraries_are_told_by_their_name_here(other: str, he
         ({"label_col": "y"}, "read takes no 'label_col'; here it is called 'target'"),
         ({"valid_pct": 0.2}, "read takes no 'valid_pct'; it is validation= of regraft.adapt"),
         ({"taget": "y"}, "read takes no 'taget'; did you mean 'target'"),
+        ({"class_names": ["a", "b"]}, "read takes no 'class_names'; here it is called 'classes'"),
+        ({"train": True}, "read takes no 'train'; (did you mean|valid:)"),  # the name of adapt itself, not of a keyword
     ],
 )
 def test_keywords_that_a_function_does_not_have(given: dict[str, object], said: str) -> None:

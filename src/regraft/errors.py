@@ -199,7 +199,9 @@ def unknown_setting(name: str, known: Iterable[str]) -> str:
         return f"there is no setting {name!r}: {instead}"
     if name in _READING:
         return f"unknown setting {name!r}; it is a keyword of regraft.read: give regraft.read(data, {_READING[name]}=…) as the data"
-    return f"unknown setting {name!r}; here it is called {here!r}" if here else f"unknown setting {name!r}{near_names(name, known)}"
+    if here in _ELSEWHERE:
+        return f"unknown setting {name!r}; here it is called {here!r}"
+    return f"unknown setting {name!r}{near_names(name, known)}"
 
 
 Given = ParamSpec("Given")
@@ -225,9 +227,9 @@ def in_pairs(verb: Callable[Given, Found]) -> Callable[Given, Found]:
         if wrong is not None:
             here = _READING.get(wrong, wrong)
             meant = f"; here it is called {here!r}" if here in known and here != wrong else near_names(wrong, known)
-            adapts = name_here(wrong)
-            meant = meant if here in known or adapts is None else f"; it is {adapts}= of regraft.adapt"
-            raise SettingError(f"{verb.__name__} takes no {wrong!r}{meant}")
+            setting = name_here(wrong)
+            adapts = here not in known and setting in _ELSEWHERE and setting not in known
+            raise SettingError(f"{verb.__name__} takes no {wrong!r}" + (f"; it is {setting}= of regraft.adapt" if adapts else meant))
         return verb(*args, **named)
 
     return called

@@ -190,12 +190,19 @@ def test_a_network_by_name_is_refused_before_torch_is_imported(tmp_path: Path) -
         assert line.startswith("2 False Error: ") and said in line, line
 
 
-def test_weights_that_are_kept_here_need_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+@pytest.mark.parametrize(
+    ("variable", "place"),
+    [("HF_HOME", "hub"), ("HF_HUB_CACHE", "."), ("HUGGINGFACE_HUB_CACHE", "."), ("XDG_CACHE_HOME", "huggingface/hub")],
+)
+def test_weights_that_are_kept_here_need_no_connection(variable: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
     monkeypatch.setattr("regraft.files.given.is_reachable", lambda _address: False)
     assert "cannot be reached" in unreachable_network("timm:resnet18.a1_in1k") and "hub id" in unreachable_network("hf:some/network")
     for folder in ("models--timm--resnet18.a1_in1k", "models--some--network"):
-        (tmp_path / "hub" / folder).mkdir(parents=True)
+        (tmp_path / place / folder).mkdir(parents=True)
     assert unreachable_network("timm:resnet18") == unreachable_network("hf:some/network") == unreachable_network(str(tmp_path)) == ""
 
 

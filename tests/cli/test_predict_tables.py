@@ -51,6 +51,12 @@ def test_texts_at_an_address_are_fetched(tmp_path: Path) -> None:
         assert list(data.items) == ["good", "bad"] and (data.names is None or data.names[1] == f"{address}:2")
 
 
+def test_a_question_mark_belongs_to_the_name_of_a_local_file(tmp_path: Path) -> None:
+    (tmp_path / "who?.csv").write_text("text,price\ngood,2\nbad,3\n")
+    data = _items(READER, [tmp_path / "who?.csv"], texts=[], columns=["price"], beside=None, outside=False)
+    assert list(data.items) == ["good", "bad"]
+
+
 def test_a_table_at_an_address_gives_the_columns_that_a_network_reads(tmp_path: Path) -> None:
     pytest.importorskip("fsspec")
     (tmp_path / "t.csv").write_text("text,price\ngood,2\nbad,3\n")

@@ -25,11 +25,13 @@ _NAMES = {  # Library -> its package, the folder of its networks, and the defini
     "torchvision": ("torchvision", "models", re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)),
     "keras": ("keras", "src/applications", re.compile(r"^def ([A-Z]\w+)\(", re.MULTILINE)),
 }
+_OF_HUB = ("$HF_HUB_CACHE", "$HUGGINGFACE_HUB_CACHE", "$HF_HOME", "$XDG_CACHE_HOME/huggingface", "~/.cache/huggingface")
+_OF_TORCH = ("$TORCH_HOME", "$XDG_CACHE_HOME/torch", "~/.cache/torch")
 _STORES = {  # Library -> the address of its weights, and the folders in which a download is kept
-    "timm": ("https://huggingface.co", ("HF_HUB_CACHE", "HF_HOME", "TORCH_HOME", "~/.cache/huggingface", "~/.cache/torch")),
-    "hf": ("https://huggingface.co", ("HF_HUB_CACHE", "HF_HOME", "~/.cache/huggingface")),
-    "torchvision": ("https://download.pytorch.org", ("TORCH_HOME", "~/.cache/torch")),
-    "keras": ("https://storage.googleapis.com", ("KERAS_HOME", "~/.keras")),
+    "timm": ("https://huggingface.co", (*_OF_HUB, *_OF_TORCH)),
+    "hf": ("https://huggingface.co", _OF_HUB),
+    "torchvision": ("https://download.pytorch.org", _OF_TORCH),
+    "keras": ("https://storage.googleapis.com", ("$KERAS_HOME", "~/.keras")),
 }
 _ALIKE = 5  # Letters and digits that a name and the name of a kept download have in common, at least
 
@@ -66,7 +68,7 @@ def unreachable_network(source: str) -> str:
     address, folders = _STORES[kind]
     address = os.environ.get("HF_ENDPOINT", address) if "huggingface" in address else address
     start = re.sub(r"[^a-z0-9]", "", name.rpartition("/")[2].lower())[:_ALIKE]
-    places = [Path(os.environ.get(folder, folder)).expanduser() for folder in folders if folder in os.environ or folder[0] == "~"]
+    places = [Path(os.path.expandvars(folder)).expanduser() for folder in folders]  # without its variable, "$…" is no folder
     kept = (path.name.lower() for place in places for depth in ("*", "*/*", "*/*/*") for path in place.glob(depth))
     if any(start in re.sub(r"[^a-z0-9]", "", one) for one in kept) or is_reachable(address):
         return ""

@@ -63,7 +63,7 @@ def is_reachable(address: str, *, wait: float = 3.0) -> bool:
 
 def suffix_of(source: str | Path) -> str:
     """Return the suffix of a path or address in lower case, such as ".csv"; "" if there is none."""
-    return Path(str(source).partition("?")[0]).suffix.lower()
+    return Path(source.partition("?")[0] if isinstance(source, str) and is_url(source) else source).suffix.lower()
 
 
 @contextmanager
