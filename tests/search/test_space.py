@@ -55,6 +55,7 @@ def test_a_space_survives_json_and_draws_within_its_ranges() -> None:
     [
         {"low": 1e-4, "high": 0.1, "log": True},
         {"low": 0.123456, "high": 0.123499},
+        {"low": 100.0, "high": 100.5},
         {"low": 0.0, "high": 0.5},
         {"low": 0.1, "high": 0.7, "step": 0.1},
     ],
@@ -65,6 +66,7 @@ def test_drawn_numbers_are_short_and_within_their_range(entry: dict[str, Any]) -
     space = Space.from_dict({name: entry | {"points": 7}}, {})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     drawn = [space.suggested(study.ask(), {}) for _ in range(20)]
+    assert len({values[name] for values in drawn}) > 5 and len(list(space.grid({}))) == 7
     for values in (*drawn, *space.grid({})):
         assert entry["low"] <= values[name] <= entry["high"] and len(repr(values[name])) <= 8
         assert space.suggested(optuna.trial.FixedTrial(values), {}) == values and space.holds(values)

@@ -88,8 +88,11 @@ class Range:
         return tuple(dict.fromkeys(round(value) if self.whole else self._readable(value) for value in spaced))
 
     def _readable(self, value: float) -> float:
-        """Return a value without digits that change nothing: three significant ones, or those of a step, within the range."""
-        return min(max(float(f"{value:.3g}" if self.step is None else f"{value:.12g}"), self.low), self.high)
+        """Return a value without digits that change nothing, within the range: with three significant ones, with more where the range is
+        narrow for its numbers, or with those of a step."""
+        narrow = max(abs(self.low), abs(self.high), self.high - self.low) / (self.high - self.low or 1)
+        digits = 3 + int(math.log10(max(narrow, 1))) if self.step is None else 12
+        return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
 
 @dataclass(frozen=True)
