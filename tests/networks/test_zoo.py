@@ -196,12 +196,15 @@ def test_trained_weights_of_timm_at_another_size(name: str, resized: bool, tmp_p
     net = regraft.load(f"timm:{name}", inputs=(3, 64, 64))
     assert net.module.pos_embed.shape[1] < made.pos_embed.shape[1]
     assert torch.equal(net.module.head.weight, made.head.weight)
+    assert "made for pictures of 64 x 64: timm resized its trained pos_embed" in net.account.notes
 
 
 @pytest.mark.parametrize("name", [pytest.param("torchvision:vit_b_32", marks=pytest.mark.slow), "timm:test_vit", "timm:pit_ti_224"])
 def test_a_network_for_one_size_of_picture_is_made_and_opened_again_for_the_size_given(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
-    net = regraft.retarget(regraft.load(name, weights="random", inputs=(3, 64, 64)), ["a", "b"], start="random")
+    made = regraft.load(name, weights="random", inputs=(3, 64, 64))
+    assert ("made for pictures of 64 x 64" in made.account.notes) == (name == "timm:pit_ti_224")  # test_vit runs on any size
+    net = regraft.retarget(made, ["a", "b"], start="random")
     assert (net.preprocessing.height, net.preprocessing.width) == (64, 64)
     net.save(tmp_path / "out")
     assert np.array_equal(regraft.load(tmp_path / "out").logits(_pictures(2)), net.logits(_pictures(2)))

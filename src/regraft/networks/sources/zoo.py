@@ -7,7 +7,7 @@ library's own list. Paths and hub repositories are not accepted.
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, cast
 
@@ -93,8 +93,23 @@ def open_timm(
     module, origin = _fetched(make, pretrained, source=source), dict[str, Any](source=source)
     size = () if inputs is None or len(inputs) != 3 or None in inputs else tuple(inputs[1:])
     if size and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False) and not _runs(module, cast("tuple[int, ...]", inputs)):
+        before = {parameter: one.shape for parameter, one in module.named_parameters()}
         module, origin["img_size"] = _fetched(made_for_size, pretrained, source=source), list(size)
+        return replace(
+            _of_timm(module, timm, origin=origin), notes=[_sized_note(module, before, size=origin["img_size"], trained=pretrained)]
+        )
     return _of_timm(module, timm, origin=origin)
+
+
+def _sized_note(module: Module, before: Mapping[str, torch.Size], *, size: Sequence[int], trained: bool) -> str:
+    """Return what an account says of a network of timm that was made for pictures of another `size`.
+    `before`: shapes of the parameters of the network for its own size."""
+    said = f"made for pictures of {size[0]} x {size[1]}"
+    resized = [name for name, one in module.named_parameters() if name in before and one.shape != before[name]]
+    if not (trained and resized):
+        return said
+    more = f" and {len(resized) - 3} more" if len(resized) > 3 else ""
+    return f"{said}: timm resized its trained {', '.join(resized[:3])}{more}"
 
 
 def _runs(module: Module, shape: Sequence[int]) -> bool:
