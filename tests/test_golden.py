@@ -1,4 +1,4 @@
-"""What the code computes is what tests/golden.json holds, to the bit with the libraries it was made with, else within a tolerance."""
+"""What the code computes is what tests/golden.json holds: to the bit where it was made, within a tolerance elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,24 @@ def test_nothing_differs_from_the_golden_file(pattern: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_with_other_libraries_outputs_alone_are_compared_within_a_tolerance() -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+from golden import FILE, differ, differences, json
+found = json.loads(FILE.read_text(encoding="utf-8"))
+other = json.loads(json.dumps(found)) | {{"environment": {{}}}}
+entry = other["entries"]["torch, copy, seed 0"]
+entry["start"] = ["other bits", entry["start"][1] + 1e-5]
+other["entries"]["run: head"] |= {{"weights": "other bits", "losses": []}}
+assert differences(other, found, pattern="") == []
+assert differ(["bits", 1.0], ["bits", 1.1], exact=False) and differ(["bits", 1.0], "ValueError", exact=False)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_golden_file_says_what_it_was_made_with() -> None:
     golden = json.loads((ROOT / "tests" / "golden.json").read_text(encoding="utf-8"))
-    assert {"machine", "instructions", "torch", "keras", "numpy", "scipy", "sklearn"} == golden["environment"].keys()
+    assert {"machine", "maker", "instructions", "torch", "keras", "numpy", "scipy", "sklearn"} == golden["environment"].keys()
     assert sum(name.startswith("run: ") for name in golden["entries"]) >= 12
