@@ -43,7 +43,7 @@ def test_bars_move_within_an_epoch_and_within_a_chunk_of_the_cache(monkeypatch: 
     moved: dict[str, list[float]] = {}
 
     @contextmanager
-    def kept(what: str, total: int | None = None) -> Iterator[Callable[[float], None]]:
+    def kept(what: str, total: int | None = None, **_: bool) -> Iterator[Callable[[float], None]]:
         moves: list[float] = []
         yield moves.append
         assert sum(moves) == pytest.approx(total)
