@@ -1,35 +1,21 @@
-"""Data: reading, splitting, and preprocessing for a network.
-
-Modules that make tensors are imported on first use, so that reading and inspecting data works without torch.
-"""
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+"""Data: reading, splitting, and preprocessing for a network."""
 
 from .check import checked
 from .dataset import Dataset, check_trainable
+from .prepared import PreparedData
+from .preprocessings.array_preprocessing import ArrayPreprocessing
+from .preprocessings.audio_preprocessing import AudioPreprocessing
+from .preprocessings.columns_preprocessing import ColumnsPreprocessing
+from .preprocessings.conditions_preprocessing import ConditionsPreprocessing, with_conditions
+from .preprocessings.function_preprocessing import preprocessing_of_function
+from .preprocessings.image_preprocessing import ImagePreprocessing, with_channels
+from .preprocessings.parts_preprocessing import PartsPreprocessing
+from .preprocessings.preprocessing import Preprocessing, default_preprocessing
+from .preprocessings.preprocessing import from_dict as preprocessing_from_dict
+from .preprocessings.text_preprocessing import TextPreprocessing
 from .read import read
 from .summary import Summary
 from .targets import Targets
-
-if TYPE_CHECKING:
-    from .tensors import (
-        ArrayPreprocessing,
-        AudioPreprocessing,
-        ColumnsPreprocessing,
-        ConditionsPreprocessing,
-        ImagePreprocessing,
-        PartsPreprocessing,
-        PreparedData,
-        Preprocessing,
-        TextPreprocessing,
-        default_preprocessing,
-        preprocessing_from_dict,
-        preprocessing_of_function,
-        with_channels,
-        with_conditions,
-    )
 
 __all__ = [
     "ArrayPreprocessing",
@@ -53,11 +39,3 @@ __all__ = [
     "with_channels",
     "with_conditions",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'regraft.data' has no attribute {name!r}")
-    from . import tensors
-
-    return getattr(tensors, name)

@@ -71,8 +71,7 @@ def bad_items(data: Dataset) -> dict[int, str]:
         return {index: reason for index, reason in reasons.items() if reason}
     if isinstance(data.items, np.ndarray | ArrayView) and data.items.dtype.kind != "O":
         return {int(row): "NaN or infinity" for row in rows_not_finite(data.items)}
-    why = _image_reason if data.kind == "image" else _audio_reason
-    said = in_threads(lambda index: why(data.items[index]), range(len(data)))
+    said = in_threads(lambda index: _reason(data.items[index], data.kind), range(len(data)))
     return {index: reason for index, reason in enumerate(said) if reason}
 
 
@@ -93,10 +92,13 @@ def _text_reason(item: Any) -> str:
     return "bytes that are no text (lone surrogates)" if _SURROGATES.search(item) else ""
 
 
-def _image_reason(item: Any) -> str:
+def _reason(item: Any, kind: str) -> str:
+    """Return why a file or an array cannot be used; "" if it can."""
     if not isinstance(item, str | Path):
         return _array_reason(item)
     try:
+        if kind != "image":
+            return _sound_reason(item)
         with picture_of(item) as picture:
             picture.draft("RGB", DRAFT_SIZE)
             picture.load()
@@ -105,16 +107,11 @@ def _image_reason(item: Any) -> str:
     return ""
 
 
-def _audio_reason(item: Any) -> str:
-    if not isinstance(item, str | Path):
-        return _array_reason(item)
-    try:
-        with recording_of(item) as file:
-            whole = -1 if file.seekable() else file.frames
-            blocks = file.blocks(max(1, BLOCK_SAMPLES // file.channels), frames=whole, dtype="float32")
-            finite = [bool(np.isfinite(block).all()) for block in blocks]
-    except InputError as error:
-        return reason_of(error.__cause__ or error)
+def _sound_reason(path: str | Path) -> str:
+    with recording_of(path) as file:
+        whole = -1 if file.seekable() else file.frames
+        blocks = file.blocks(max(1, BLOCK_SAMPLES // file.channels), frames=whole, dtype="float32")
+        finite = [bool(np.isfinite(block).all()) for block in blocks]
     if not finite:
         return "no samples"
     return "" if all(finite) else "NaN or infinity"

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DataError, SettingError, near_names
 from ..words import counted
 from .equal import equal_in, first_equal
-from .items import Parts, RowNames, as_rows, digest_with, item_digest, listed, whole_items
+from .items import LazyItems, Parts, as_rows, digest_with, item_digest, listed, whole_items
 from .splits import grouped_split, stratified_split
 from .summary import Summary, beside_facts, equal_facts, item_facts, task_facts
 from .targets import Targets
@@ -215,8 +215,8 @@ class Dataset:
 
     def _names_of(self, rows: np.ndarray) -> Sequence[str] | None:
         if self.names is None:
-            return None if np.array_equal(rows, np.arange(len(self))) else RowNames(rows)
-        return RowNames(self.names.rows[rows]) if isinstance(self.names, RowNames) else tuple(self.names[int(row)] for row in rows)
+            return None if np.array_equal(rows, np.arange(len(self))) else LazyItems("example {}".format, rows)
+        return self.names.of(rows) if isinstance(self.names, LazyItems) else tuple(self.names[int(row)] for row in rows)
 
     def split(self, holdout: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Split into two parts, stratified by class. Groups are kept together, and both parts keep the order of the examples.
@@ -477,6 +477,11 @@ def with_targets(data: Dataset, tasks: Mapping[str, Targets], **fields: Any) -> 
     (name, first), *others = tasks.items()
     own: dict[str, Any] = {"targets": first.values, "classes": first.classes, "task": first.task, "also": first.also}
     return dataclasses.replace(data, name=name, further=dict(others), **own, **fields)
+
+
+def unlabelled(items: Sequence[Any] | np.ndarray, kind: str, *, names: Sequence[str] | None = None) -> Dataset:
+    """Return N examples as a data set whose targets are zeros without meaning."""
+    return Dataset(items, np.zeros(len(items), np.float32), (), kind, "regression", names=names)
 
 
 def check_trainable(data: Dataset, *, judged_apart: bool = False) -> None:

@@ -90,21 +90,8 @@ class Parts(Sequence[Any]):
         return hasher.digest()
 
 
-@dataclass(frozen=True, eq=False)
-class RowNames(Sequence[str]):
-    """Names for unnamed examples, made from their rows in the data as read: "example 17". A million names take 8 MB."""
-
-    rows: np.ndarray  # (N,) int64
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int | slice) -> Any:
-        return RowNames(self.rows[index]) if isinstance(index, slice) else f"example {self.rows[index]}"
-
-
 class LazyItems(Sequence[Any]):
-    """Examples that a user function makes when they are needed. A lock makes them one at a time, as the function need not be thread-safe.
+    """Examples, or their names, that a function makes when they are needed. A lock makes them one at a time, as it need not be thread-safe.
     `indices`: (n,) the argument of the function for each example. `padded`: how they are brought to one length, if so."""
 
     def __init__(self, made: Callable[[int], Any], indices: np.ndarray, *, padded: Padding | None = None) -> None:
@@ -165,6 +152,11 @@ def take(items: Sequence[Any] | np.ndarray, indices: Sequence[int] | np.ndarray)
     return [items[int(index)] for index in rows]
 
 
+def spread_rows(count: int, most: int) -> np.ndarray:
+    """Return the indices of up to `most` of `count` examples, evenly spread from the first to the last, int64."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
 def chunks_of(items: Sequence[Any] | np.ndarray) -> Iterator[tuple[int, np.ndarray | list[Any]]]:
     """Yield N arrays in parts of about `CHUNK_BYTES`, as `take` returns them, each with the index of its first array."""
     step = max(1, CHUNK_BYTES // max(1, np.asarray(items[0]).nbytes)) if len(items) else 1
@@ -189,6 +181,11 @@ def in_files(items: Sequence[Any] | np.ndarray, kind: str) -> bool:
     """Return whether examples are files, or windows of recordings, which are read and decoded for each batch."""
     lazy = isinstance(items, np.ndarray | ArrayView | LazyItems | Parts)
     return not lazy and kind != "text" and len(items) > 0 and isinstance(items[0], str | Path | Clip)
+
+
+def file_names(items: Sequence[Any] | np.ndarray) -> tuple[str, ...] | None:
+    """Return the names of examples that are a list of paths; None for any others."""
+    return tuple(map(str, items)) if isinstance(items, list) and items and isinstance(items[0], Path) else None
 
 
 def whole_items(items: Sequence[Any] | np.ndarray) -> np.ndarray | None:

@@ -87,34 +87,27 @@ def item_facts(items: Sequence[Any] | np.ndarray, kind: str) -> dict[str, Any]:
     if not isinstance(items[0], str | Path) and not hasattr(items[0], "mode"):
         return {"shapes": _counted(str(np.shape(item)) for item in looked)}
     try:
-        heads = in_threads(_picture_head if kind == "image" else _sound_head, list(looked))
+        heads = in_threads(lambda item: _head(item, kind), list(looked))
     except MissingExtraError:
         return {"files": len(items)}
     read = [head for head in heads if head is not None]
-    facts: dict[str, Any] = {name: _spread([head[name] for head in read]) for name in ("width", "height", "seconds") if _has(read, name)}
-    facts |= {f"{name}s": _counted(head[name] for head in read) for name in ("format", "mode", "rate", "channel") if _has(read, name)}
+    held = read[0] if read else {}
+    facts: dict[str, Any] = {name: _spread([head[name] for head in read]) for name in ("width", "height", "seconds") if name in held}
+    facts |= {f"{name}s": _counted(head[name] for head in read) for name in ("format", "mode", "rate", "channel") if name in held}
     unread = len(heads) - len(read)
     return facts | ({"unreadable": unread} if unread else {}) | ({} if len(looked) == len(items) else {"looked_at": len(looked)})
 
 
-def _has(heads: Sequence[Mapping[str, Any]], name: str) -> bool:
-    return bool(heads) and name in heads[0]
-
-
-def _picture_head(item: Any) -> dict[str, Any] | None:
+def _head(item: Any, kind: str) -> dict[str, Any] | None:
+    """Return the facts in the header of a picture or a recording; None if it cannot be read."""
     try:
+        if kind != "image":
+            with recording_of(item) as file:
+                return {"seconds": file.frames / file.samplerate, "rate": f"{file.samplerate} Hz", "channel": str(file.channels)}
         with picture_of(item) as picture:
             frames = " (several frames, of which the first is read)" if getattr(picture, "is_animated", False) else ""
             named = f"{picture.format or 'in memory'}{frames}"
             return {"width": picture.width, "height": picture.height, "format": named, "mode": picture.mode}
-    except InputError:
-        return None
-
-
-def _sound_head(item: Any) -> dict[str, Any] | None:
-    try:
-        with recording_of(item) as file:
-            return {"seconds": file.frames / file.samplerate, "rate": f"{file.samplerate} Hz", "channel": str(file.channels)}
     except InputError:
         return None
 

@@ -1,18 +1,20 @@
 """Pictures with more than 8 bits or transparency: their value range and their background."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ...errors import DataError, InputError, optional_import
 from ...files.media import picture_of
 from ...words import counted
-from ..items import take
+from ..items import spread_rows, take
 from ..ranges import BYTES, SHARES, STEPS, Range, check_range
 from .threads import in_threads
+
+Found = TypeVar("Found")
 
 BACKGROUNDS = {"white": 255, "black": 0, "ignored": None}
 """Background of transparent pixels -> its level; "ignored": the colour stored under them."""
@@ -69,8 +71,7 @@ def deep_limits(items: Sequence[Any] | np.ndarray) -> tuple[Range | None, Range 
     Up to 256 pictures, evenly spread, are examined."""
     if not len(items) or isinstance(items[0], np.ndarray):
         return None, None
-    rows = np.unique(np.linspace(0, len(items) - 1, min(len(items), LOOKED_AT)).astype(np.int64))
-    found = [one for one in in_threads(_limits, list(take(items, rows))) if one is not None]
+    found = _examined(items, LOOKED_AT, look=_limits)
     each = [[limits for mode, limits in found if (mode == "F") == wanted] for wanted in (False, True)]
     integers, floats = ((min(low for low, _ in one), max(high for _, high in one)) if one else None for one in each)
     return integers, floats
@@ -82,14 +83,15 @@ def transparency_of(items: Sequence[Any] | np.ndarray, background: str) -> str:
     `background`: one of `BACKGROUNDS`."""
     if not len(items) or isinstance(items[0], np.ndarray):
         return ""
-    rows = np.unique(np.linspace(0, len(items) - 1, min(len(items), _SAMPLED)).astype(np.int64))
-    found = [one for one in in_threads(_blank_on, list(take(items, rows))) if one is not None]
+    found = _examined(items, _SAMPLED, look=_blank_on)
     if not found:
         return ""
     blank = {name: sum(one[name] for one in found) for name in BACKGROUNDS}
     best = min(blank, key=lambda name: (blank[name], name != background))
     on = {"white": "are composited on white", "black": "are composited on black", "ignored": "keep the colour stored under them"}
-    said = f"{counted(len(found), 'examined picture', verb='have', of=len(rows))} transparent pixels, which {on[background]}"
+    said = (
+        f"{counted(len(found), 'examined picture', verb='have', of=min(len(items), _SAMPLED))} transparent pixels, which {on[background]}"
+    )
     if best == background:
         return f"{said} ('background' in preprocessing= changes this)."
     return (
@@ -98,34 +100,40 @@ def transparency_of(items: Sequence[Any] | np.ndarray, background: str) -> str:
     )
 
 
-def _blank_on(item: Any) -> dict[str, bool] | None:
+def _examined(items: Sequence[Any] | np.ndarray, most: int, *, look: Callable[[Any], Found | None]) -> list[Found]:
+    """Return what `look` finds in up to `most` pictures, evenly spread; without those that it returns None for, and damaged ones."""
+
+    def found(item: Any) -> Found | None:
+        try:
+            with picture_of(Path(item) if isinstance(item, str) else item) as picture:
+                return look(picture)
+        except InputError:  # reported when the picture is read
+            return None
+
+    examined = list(take(items, spread_rows(len(items), most)))
+    return [one for one in in_threads(found, examined) if one is not None]
+
+
+def _blank_on(picture: Any) -> dict[str, bool] | None:
     """Return for each background whether a picture shows only one colour on it; None if nothing of the picture is transparent."""
-    try:
-        with picture_of(Path(item) if isinstance(item, str) else item) as picture:
-            if _is_deep(picture) or (picture.mode not in TRANSPARENT and "transparency" not in picture.info):
-                return None
-            whole = in_mode(picture.resize((_SIDE, _SIDE), 0), PLAIN, mode="RGBA")  # to the nearest pixel, which keeps hidden colours
-            if whole.getextrema()[3][0] == 255:
-                return None
-            shown = {name: in_mode(whole, ByteConversion(background=name), mode="RGB").getextrema() for name in BACKGROUNDS}
-            return {name: all(most - least < _FLAT for least, most in each) for name, each in shown.items()}
-    except InputError:  # reported when the picture is read
+    if _is_deep(picture) or (picture.mode not in TRANSPARENT and "transparency" not in picture.info):
         return None
+    whole = in_mode(picture.resize((_SIDE, _SIDE), 0), PLAIN, mode="RGBA")  # to the nearest pixel, which keeps hidden colours
+    if whole.getextrema()[3][0] == 255:
+        return None
+    shown = {name: in_mode(whole, ByteConversion(background=name), mode="RGB").getextrema() for name in BACKGROUNDS}
+    return {name: all(most - least < _FLAT for least, most in each) for name, each in shown.items()}
 
 
-def _limits(item: Any) -> tuple[str, Range] | None:
-    """Return mode and limits of a deep picture, declared by its format if possible; None for any other or a damaged picture."""
-    try:
-        with picture_of(Path(item) if isinstance(item, str) else item) as picture:
-            if not _is_deep(picture):
-                return None
-            if picture.format == "PPM":  # PIL scales them to 16 bits by the declared maximum
-                return picture.mode, STEPS[-1]
-            values = np.asarray(picture)
-            finite = values[np.isfinite(values)]
-            return (picture.mode, (float(finite.min()), float(finite.max()))) if finite.size else None
-    except InputError:  # reported when the picture is read
+def _limits(picture: Any) -> tuple[str, Range] | None:
+    """Return mode and limits of a deep picture, declared by its format if possible; None for any other."""
+    if not _is_deep(picture):
         return None
+    if picture.format == "PPM":  # PIL scales them to 16 bits by the declared maximum
+        return picture.mode, STEPS[-1]
+    values = np.asarray(picture)
+    finite = values[np.isfinite(values)]
+    return (picture.mode, (float(finite.min()), float(finite.max()))) if finite.size else None
 
 
 def _is_deep(picture: Any) -> bool:
@@ -146,8 +154,10 @@ def integer_range_of(limits: Range | None) -> Range | None:
 def float_range_of(limits: Range | None) -> Range | None:
     """Return the values of black and white in floating-point pictures.
     The range is (0, 1) if it holds all values, (0, 255) for values that use that range, else the limits. None if nothing is known."""
-    if limits is None or (limits[0] >= 0 and limits[1] <= 1):
-        return None if limits is None else SHARES
+    if limits is None:
+        return None
+    if limits[0] >= 0 and limits[1] <= 1:
+        return SHARES
     if limits[0] >= 0 and 127 < limits[1] <= 255:
         return BYTES
     return limits if limits[0] < limits[1] else (min(0.0, limits[0]), max(0.0, limits[1]))

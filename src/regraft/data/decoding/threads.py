@@ -1,9 +1,8 @@
 """Decoder threads: one small pool for the process, and prefetch of one batch."""
 
 import functools
-import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -28,19 +27,15 @@ def in_threads(function: Callable[[Given], Made], values: Sequence[Given]) -> li
     return [made for part in parts for made in _pool().map(function, part)]
 
 
-def prefetched(function: Callable[[Given], Made], values: Iterable[Given], *, ahead: bool = True) -> Iterator[tuple[Given, Made]]:
+def prefetched(function: Callable[[Given], Made], values: Sequence[Given], *, ahead: bool = True) -> Iterator[tuple[Given, Made]]:
     """Yield each value with its result; with `ahead`, the next result is computed while the current one is in use."""
-    given = iter(values)
-    first = list(itertools.islice(given, 2))
-    if len(first) < 2 or not ahead:
-        yield from ((value, function(value)) for value in itertools.chain(first, given))
+    if len(values) < 2 or not ahead:
+        yield from ((value, function(value)) for value in values)
         return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="regraft-prefetch") as reader:
-        waiting = None
-        for value in itertools.chain(first, given):
-            following = (value, reader.submit(function, value))
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = following
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+        waiting = reader.submit(function, values[0])
+        for at, value in enumerate(values):
+            made = waiting.result()
+            if at + 1 < len(values):
+                waiting = reader.submit(function, values[at + 1])
+            yield value, made

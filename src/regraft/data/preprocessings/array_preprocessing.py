@@ -16,7 +16,7 @@ from ...errors import DataError, near_names
 from ...tensors import Tensor, torch
 from ...words import counted
 from ..dataset import Dataset
-from ..items import alone, listed, padded_to, take
+from ..items import alone, listed, padded_to, spread_rows, take
 from ..ranges import BYTES, SHARES, Range, check_range, limits_of
 from ..readers.tables import columns_in, is_table, read_unlabelled
 from .preprocessing import Preprocessing, check_scaling
@@ -125,8 +125,7 @@ class ArrayPreprocessing(Preprocessing):
 
     def _fitted(self, data: Dataset) -> Self:
         self._arrays(take(data.items, [0]))
-        rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), SAMPLE)).astype(np.int64))
-        shown = self._stacked(take(data.items, rows))
+        shown = self._stacked(take(data.items, spread_rows(len(data), SAMPLE)))
         spread = shown.std(axis=0, dtype=np.float64).ravel()
         kept = tuple(spread.tolist()) if 1 < spread.size <= MOST_POSITIONS else float(spread.mean())
         return dataclasses.replace(self, spread=kept, value_range=None if self.integers else _range_of(shown))

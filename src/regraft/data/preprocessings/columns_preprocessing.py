@@ -58,36 +58,30 @@ class ColumnsPreprocessing(WrappedPreprocessing):
     def added(self, data: Dataset, indices: np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
         """Return "columns": (n, k) float32, scaled unless `raw`."""
         rows = self._rows(data)[indices]
-        return {"columns": rows.astype(np.float32) if raw else self._scaled(rows)}
-
-    def _scaled(self, rows: np.ndarray) -> np.ndarray:
-        mean, std = np.asarray(self.mean or 0.0), np.asarray(self.std or 1.0)
-        return np.asarray((rows - mean) / std, np.float32)
+        if not raw:
+            rows = (rows - np.asarray(self.mean or 0.0)) / np.asarray(self.std or 1.0)
+        return {"columns": np.asarray(rows, np.float32)}
 
     def dataset(self, items: Any) -> Dataset:
         if is_table(items, self.names):
             return read_unlabelled(items, self.item_kind, columns=self.names, rows=self.row_columns)
         if not isinstance(items, Dataset):
             raise DataError(f"Examples without columns were received ({type(items).__name__}). {self._wanted()}")
-        self._order(items)
+        self._rows(items)
         return self.inner.dataset(items)
 
     def describe(self) -> str:
         return f"{self.inner.describe()}; beside each example {counted(len(self.names), 'column')}: {', '.join(self.names)}"
 
     def _rows(self, data: Dataset) -> np.ndarray:
-        order = self._order(data)
-        return np.asarray(data.columns)[:, order]
-
-    def _order(self, data: Dataset) -> list[int]:
-        """Return the index of each wanted column in the data."""
+        """Return the wanted columns of the data, (N, k), in the order of `names`; raise if any is missing."""
         if data.columns is None:
             raise DataError(f"The data, {counted(len(data), 'example')}, have no columns. {self._wanted()}")
         missing = [name for name in self.names if name not in data.column_names]
         if missing:
             found = ", ".join(map(repr, missing))
             raise DataError(f"The data lack the columns {found} that this network takes{near_names(missing[0], data.column_names)}")
-        return [data.column_names.index(name) for name in self.names]
+        return data.columns[:, [data.column_names.index(name) for name in self.names]]
 
     def _wanted(self) -> str:
         names = ", ".join(map(repr, self.names))

@@ -18,7 +18,7 @@ from ..dataset import Dataset
 from ..decoding.depth import BACKGROUNDS, ByteConversion, deep_limits, float_range_of, integer_range_of
 from ..decoding.pictures import MODES, decode, decoded, geometry, pixel_batch, value_range_of
 from ..decoding.threads import in_threads
-from ..items import take
+from ..items import spread_rows, take
 from ..ranges import BYTES, SHARES, STEPS, Range, check_range, limits_of
 from .augmenting import by_function, like_photographs, photographs
 from .preprocessing import Preprocessing, check_scaling
@@ -203,8 +203,7 @@ class ImagePreprocessing(Preprocessing):
         """Return whether a sample of the pictures is colourful and not dominated by a single level."""
         if self.as_is or self.channels != 3:
             return False
-        rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), _LOOKED_AT)).astype(np.int64))
-        return like_photographs(self.pixels(take(data.items, rows)))
+        return like_photographs(self.pixels(take(data.items, spread_rows(len(data), _LOOKED_AT))))
 
     def describe(self) -> str:
         if self.as_is:

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import DataError, near_names
 from ...networks.parts.protocols import Inputs
 from ...words import counted
-from ..dataset import Dataset
+from ..dataset import Dataset, unlabelled
 from ..items import Parts
 from ..readers.tables import is_table, read_unlabelled
 from .array_preprocessing import ArrayPreprocessing
@@ -118,7 +118,7 @@ class PartsPreprocessing(Preprocessing):
 
     def dataset(self, items: Any) -> Dataset:
         if isinstance(items, Dataset | Parts):
-            return self._by_name(items if isinstance(items, Dataset) else _unlabelled(items))
+            return self._by_name(items if isinstance(items, Dataset) else unlabelled(items, self.kind))
         records = isinstance(items, list | tuple) and bool(items) and all(isinstance(one, Mapping) for one in items)
         by_input = records and not {*self.names}.isdisjoint(items[0])  # else records are rows of a table
         if is_table(items) and not by_input:
@@ -136,7 +136,8 @@ class PartsPreprocessing(Preprocessing):
         counts = {name: len(part) for name, part in found.items()}
         if len(set(counts.values())) != 1:
             raise DataError(f"The inputs differ in length: {counts}; expected one example of each for every example.")
-        return _unlabelled(Parts({name: part.items for name, part in found.items()}, {name: part.kind for name, part in found.items()}))
+        parts = Parts({name: part.items for name, part in found.items()}, {name: part.kind for name, part in found.items()})
+        return unlabelled(parts, self.kind)
 
     def _part(self, name: str, items: Any) -> Dataset:
         """Return the examples of one input; those of a table with the columns of the training data, in that order."""
@@ -166,7 +167,3 @@ def _named(made: Mapping[str, Any]) -> dict[str, Any]:
     for name, one in made.items():
         named |= {name: one} if not isinstance(one, dict) else one if len(one) > 1 else dict.fromkeys((name,), *one.values())
     return named
-
-
-def _unlabelled(items: Parts) -> Dataset:
-    return Dataset(items, np.zeros(len(items), np.float32), (), "parts", "regression")

@@ -18,10 +18,10 @@ from ...errors import DataError, SettingError, near_names
 from ...files.schema import checked, schema_of
 from ...networks.parts.protocols import Inputs
 from ...tensors import Tensor, torch
-from ..dataset import Dataset
+from ..dataset import Dataset, unlabelled
 from ..decoding.threads import prefetched
-from ..items import alone, as_numpy, in_files, is_frame, listed, mean_of_windows, take
-from ..readers.examples import are_examples, unlabelled
+from ..items import alone, as_numpy, file_names, in_files, is_frame, listed, mean_of_windows, take
+from ..readers.examples import are_examples, examples_alone
 from ..readers.tables import columns_in, read_unlabelled
 from ..readers.unlabelled import is_file_of_items, read_elsewhere, read_files, single_picture
 from .augmenting import plain_name
@@ -36,7 +36,8 @@ class Preprocessing(abc.ABC):
     """Map from a raw example to the network's input tensor; saved with the network. Subclasses are frozen dataclasses.
     View 0 is the plain example. View k > 0 is its k-th fixed augmented copy, a pure function of the example, k and a seed."""
 
-    inferred: bool = False
+    inferred: bool = False  # made from the network's input shape alone
+    measured: str = ""  # the comparison by which it was chosen, in words; empty if nothing was measured
     kind: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
@@ -83,11 +84,6 @@ class Preprocessing(abc.ABC):
     def of_photographs(self, data: Dataset) -> bool:
         """Return whether the examples look like photographs; always false except for pictures."""
         return False
-
-    @property
-    def measured(self) -> str:
-        """Comparison by which this preprocessing was chosen, in words; empty if nothing was measured."""
-        return ""
 
     @property
     def item_kind(self) -> str:
@@ -332,11 +328,7 @@ def as_dataset(items: Any, kind: str) -> Dataset:
     rows = _unlabelled(items, kind)
     if not len(rows):
         raise DataError(f"No examples were received ({type(items).__name__} of length 0); expected one or more.")
-    return Dataset(rows, np.zeros(len(rows), dtype=np.float32), (), kind, "regression", names=_names(rows))
-
-
-def _names(rows: Any) -> tuple[str, ...] | None:
-    return tuple(str(row) for row in rows) if isinstance(rows, list) and isinstance(rows[0], Path) else None
+    return unlabelled(rows, kind, names=file_names(rows))
 
 
 def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
@@ -359,7 +351,7 @@ def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
         raise DataError(
             f"Examples of the type {type(items).__name__} were received; expected files, texts or arrays, one or a list of them."
         )
-    values = list(unlabelled(items)) if are_examples(items) else list(items)
+    values = list(examples_alone(items)) if are_examples(items) else list(items)
     absent = [at for at, value in enumerate(values) if value is None]
     if absent:
         raise DataError(f"Examples {listed(absent)} of {len(values)} are None; expected files, texts or arrays. Leave them out.")

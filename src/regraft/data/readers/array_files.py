@@ -1,7 +1,7 @@
 """Reader for arrays of numbers in .npy, .npz and HDF5 files."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,16 +77,16 @@ def _from_archive(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
     with opening(path, "arrays", remedy="Write it again with numpy.savez.") as checked, open_archive(checked, error=DataError) as archive:
         shown = f"'{printable(checked)}'"
         parts = {name.removesuffix(".npy"): archive.getinfo(name) for name in archive.namelist() if name.endswith(".npy")}
-        item, label = _names_in(list(parts), target, shown=shown)
-        made = []
-        for name in [item, *([label] if label else [])]:
+
+        def read(name: str, kinds: str) -> np.ndarray:
             size = parts[name].file_size
             check_size(size, checked, kind="arrays")
             with archive.open(parts[name]) as stream:
-                _header(stream, size=size, shown=f"{shown}: {printable(name)}", kinds="biuf" if name == item else "biufUS")
+                _header(stream, size=size, shown=f"{shown}: {printable(name)}", kinds=kinds)
             with archive.open(parts[name]) as stream:
-                made.append(np.asarray(np.lib.format.read_array(stream, allow_pickle=False)))
-    return made[0], made[1] if label else target, _note_of(list(parts), item, label=label)
+                return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+        return _pair_of(list(parts), target, read=read, shown=shown)
 
 
 def _from_h5(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
@@ -98,30 +98,25 @@ def _from_h5(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
             check_h5(file, size=size, shown=shown, texts=True)
             parts: dict[str, Any] = {}
             file.visititems(lambda name, one: parts.update({name: one}) if isinstance(one, h5py.Dataset) else None)
-            item, label = _names_in(list(parts), target, shown=shown)
-            made = [_array_of_h5(parts[name], h5py, path=checked, shown=shown) for name in [item, *([label] if label else [])]]
-    if made[0].dtype.kind not in "biuf":
-        raise DataError(f"{shown}: {printable(item)} holds texts; expected numbers, (examples, …).")
-    return made[0], made[1] if label else target, _note_of(list(parts), item, label=label)
+
+            def read(name: str, kinds: str) -> np.ndarray:
+                part = parts[name]
+                check_size(part.nbytes, checked, kind="array")
+                if h5py.check_string_dtype(part.dtype) is not None:
+                    if "U" not in kinds:
+                        raise DataError(f"{shown}: {printable(name)} holds texts; expected numbers, (examples, …).")
+                    return np.asarray(part.asstr()[()]).astype(np.str_)
+                if part.dtype.kind not in "biuf" or not part.shape:
+                    received = f"an array of the shape {part.shape} and the type {part.dtype}"
+                    raise DataError(f"{shown}: {printable(part.name)} holds {received}; expected numbers, (examples, …).")
+                return np.asarray(part[()])
+
+            return _pair_of(list(parts), target, read=read, shown=shown)
 
 
-def _array_of_h5(part: Any, h5py: Any, *, path: Path, shown: str) -> np.ndarray:
-    check_size(part.nbytes, path, kind="array")
-    if h5py.check_string_dtype(part.dtype) is not None:
-        return np.asarray(part.asstr()[()]).astype(np.str_)
-    if part.dtype.kind not in "biuf" or not part.shape:
-        received = f"an array of the shape {part.shape} and the type {part.dtype}"
-        raise DataError(f"{shown}: {printable(part.name)} holds {received}; expected numbers, (examples, …).")
-    return np.asarray(part[()])
-
-
-def _note_of(names: list[str], item: str, *, label: str) -> str:
-    others = [name for name in names if name not in (item, label)]
-    return f"examples are the array {item!r}, labels {label!r}" + (f"; left out: {listed(map(repr, others))}" if others else "")
-
-
-def _names_in(names: list[str], target: Any, *, shown: str) -> tuple[str, str]:
-    """Return the names of the arrays of examples and labels; "" if the labels are given."""
+def _pair_of(names: list[str], target: Any, *, read: Callable[[str, str], np.ndarray], shown: str) -> tuple[np.ndarray, Any, str]:
+    """Return the examples and labels of a file of several arrays, as `array_file` does.
+    `read`: function from the name of an array and its allowed NumPy kinds to the array."""
     if isinstance(target, str) and target not in names:
         raise DataError(f"{shown} has no array {target!r} for target{near_names(target, names)}")
     label = target if isinstance(target, str) else "" if target is not None else _found(names, _LABELS)
@@ -132,7 +127,9 @@ def _names_in(names: list[str], target: Any, *, shown: str) -> tuple[str, str]:
             f"{shown} holds the arrays {listed(map(repr, names), 12)}; expected X and y, or one with the labels that target= names and one "
             "other."
         )
-    return item, label
+    others = [name for name in free if name != item]
+    note = f"examples are the array {item!r}, labels {label!r}" + (f"; left out: {listed(map(repr, others))}" if others else "")
+    return read(item, "biuf"), read(label, "biufUS") if label else target, note
 
 
 def _found(names: list[str], wanted: tuple[str, ...]) -> str | None:

@@ -13,7 +13,7 @@ from ...words import counted
 from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import kind_of
-from ..items import LazyItems, Padding, Parts, as_numpy, listed, padded_to, padding_of
+from ..items import LazyItems, Padding, Parts, as_numpy, file_names, listed, padded_to, padding_of
 from .examples import examples_of
 from .label_lists import is_missing
 from .targets import ReadOptions, are_among, indices_note
@@ -27,8 +27,10 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
     which some may be missing."""
     if len(source) != 2:
         raise DataError(f"A tuple of {len(source)} was received; expected a pair (X, y) of examples and their labels.")
+    if isinstance(options.kind, Mapping) and not isinstance(source[0], Mapping):
+        raise DataError(f"kind={dict(options.kind)!r} names inputs, and X is no mapping of inputs; expected one kind.")
     values, padding = _padded(source[0]) if options.kind in (None, "array") else (source[0], None)
-    items, kind = parts_of(values, options.kind) if isinstance(values, Mapping) else _items(values, _of_one(options.kind))
+    items, kind = parts_of(values, options.kind) if isinstance(values, Mapping) else _items(values, options.kind)
     labels = source[1] if options.target is None else options.target
     if labels is None:
         raise DataError(
@@ -41,7 +43,8 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
         )
     labels = as_numpy(labels) if hasattr(labels, "toarray") else labels
     if len(items) == 0:
-        raise DataError(f"The data are empty: X has {_size(items)}; expected one example or more.")
+        size = f"the shape {items.shape}" if isinstance(items, np.ndarray) else counted(0, "example")
+        raise DataError(f"The data are empty: X has {size}; expected one example or more.")
     if not isinstance(labels, Mapping) and len(labels) != len(items):
         raise DataError(f"X has {counted(len(items), 'example')} and y has {len(labels)}; expected one label for each example.")
     data = built(
@@ -50,10 +53,10 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
         tasks=targets_by_task(labels, options, count=len(items)),
         beside=ExampleFacts.of(options, len(items)),
         options=options,
-        names=tuple(str(item) for item in items) if _is_paths(items) else None,
+        names=file_names(items),
     )
     data = data if padding is None else as_padded(data, padding)
-    return data if _is_paths(items) or isinstance(items, LazyItems) else checked(data, options.skip_bad)
+    return data if file_names(items) or isinstance(items, LazyItems) else checked(data, options.skip_bad)
 
 
 def read_examples(source: Any, options: ReadOptions) -> Dataset:
@@ -97,16 +100,6 @@ def parts_of(values: Mapping[str, Any], kind: str | Mapping[str, str] | None = N
     return Parts({name: items for name, (items, _) in found.items()}, {name: kind for name, (_, kind) in found.items()}), "parts"
 
 
-def _of_one(kind: str | Mapping[str, str] | None) -> str | None:
-    if isinstance(kind, Mapping):
-        raise DataError(f"kind={dict(kind)!r} names inputs, and X is no mapping of inputs; expected one kind.")
-    return kind
-
-
-def _size(items: Any) -> str:
-    return f"the shape {items.shape}" if isinstance(items, np.ndarray) else counted(len(items), "example")
-
-
 def _padded(values: Any) -> tuple[Any, Padding | None]:
     """Return arrays that differ in length as one array, padded with zeros; anything else as it is."""
     of_objects = isinstance(values, np.ndarray) and values.dtype.kind == "O"
@@ -116,10 +109,6 @@ def _padded(values: Any) -> tuple[Any, Padding | None]:
     arrays = [as_numpy(one) for one in arrays]
     padding = padding_of(one.shape for one in arrays)
     return (values, None) if padding is None else (np.stack([padded_to(one, padding.shape) for one in arrays]), padding)
-
-
-def _is_paths(items: Any) -> bool:
-    return isinstance(items, list) and bool(items) and isinstance(items[0], Path)
 
 
 def _items(values: Any, kind: str | None) -> tuple[list[Any] | LazyItems | np.ndarray, str]:
@@ -151,8 +140,10 @@ def _items(values: Any, kind: str | None) -> tuple[list[Any] | LazyItems | np.nd
 
 def _listed_items(values: list[Any], kind: str | None) -> tuple[list[Any] | np.ndarray, str]:
     first = values[0] if values else ""
-    if isinstance(first, str) and kind not in ("image", "audio") and not (kind is None and _name_files(values)):
-        return values, "text"
+    if isinstance(first, str) and kind not in ("image", "audio"):
+        names = kind is None and all(isinstance(value, str) and kind_of(Path(value)) for value in values)
+        if not (names and os.path.isfile(first)):
+            return values, "text"
     if isinstance(first, str | Path):
         paths = [Path(value) for value in values]
         found = kind or kind_of(paths[0])
@@ -162,11 +153,6 @@ def _listed_items(values: list[Any], kind: str | None) -> tuple[list[Any] | np.n
     if type(first).__module__.split(".")[0] == "PIL":
         return values, "image"
     return _array_items([as_numpy(value) for value in values], kind)
-
-
-def _name_files(values: list[Any]) -> bool:
-    """Return whether texts are paths of pictures or sounds: each has such an extension, and the first file exists."""
-    return all(isinstance(value, str) and kind_of(Path(value)) for value in values) and os.path.isfile(values[0])
 
 
 def _array_items(arrays: list[np.ndarray], kind: str | None) -> tuple[list[Any] | np.ndarray, str]:

@@ -4,7 +4,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...words import counted
 from ..decoding.files import kind_of
 from ..items import LazyItems, as_numpy, listed
 
-__all__ = ["TARGET_NAMES", "Examples", "are_examples", "examples_of", "label_names", "unlabelled"]
+__all__ = ["TARGET_NAMES", "Examples", "are_examples", "examples_alone", "examples_of", "label_names"]
 
 TARGET_NAMES = ("label", "target", "class", "category", "y")  # Names by which the target of an example is found if it is not specified
 _LABELS = ("targets", "labels")  # Attributes in which torchvision data sets store all labels, so that nothing needs decoding
@@ -56,14 +56,13 @@ def examples_of(source: Any, target: Any) -> Examples:
     loader, inner = _is_loader(source), _loaded(source)
     if inner is not source:
         found = examples_of(inner, target)
-        note = f"{found.note}; order, sampler and batches of the DataLoader are not used"
-        return Examples(found.items, found.labels, note, found.classes)
+        return replace(found, note=f"{found.note}; order, sampler and batches of the DataLoader are not used")
     if isinstance(target, str) or target is None:
         return _mapped(source, target) if _is_mapped(source) else _once(source, target, batched=loader)
     raise DataError(f"target is a {type(target).__name__}; a data set of another library takes the name of its label, or none.")
 
 
-def unlabelled(source: Any) -> Iterator[Any]:
+def examples_alone(source: Any) -> Iterator[Any]:
     """Yield the examples of a data set of another library, dropping any labels; those of a DataLoader in the order of its data set."""
     source = _loaded(source)
     mapped, batched = _is_mapped(source), _is_loader(source) or hasattr(source, _KERAS)

@@ -287,8 +287,9 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
         raise DataError(
             f"The network reads numbers from {counted(len(table.rows), 'column')} of {table.name}; these hold others: {listed(wrong)}."
         )
-    texts = {name: values for name, values in free.items() if _holds_texts(values) and name not in rows}
-    numbers = {name: values for name, values in free.items() if values.dtype.kind in "biuf" and name not in rows}
+    held = {name: values for name, values in free.items() if name not in rows}
+    texts = {name: values for name, values in held.items() if _holds_texts(values)}
+    numbers = {name: values for name, values in held.items() if values.dtype.kind in "biuf"}
     named = [name for name, values in texts.items() if kind is None and all(kind_of(Path(str(value))) for value in values)]
     if named:
         first = printable(str(texts[named[0]][0]))
@@ -387,10 +388,11 @@ def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Exa
     kind = kind_of_files([path for path in matches if path], folder, kind=options.kind)
     rows = np.array([row for row, path in enumerate(matches) if path and kind_of(path) == kind], dtype=np.int64)
     paths = [path for path in matches if path and kind_of(path) == kind]
+    target = {task: take(one, rows) for task, one in target.items()} if isinstance(target, Mapping) else take(target, rows)
     data = built(
         array_items(paths) if kind == "array" else paths,
         kind,
-        tasks=targets_by_task(_taken(target, rows), options, count=len(paths)),
+        tasks=targets_by_task(target, options, count=len(paths)),
         beside=beside.taken(rows),
         options=options,
         names=tuple(found.name_of(path) for path in paths),
@@ -401,13 +403,6 @@ def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Exa
         ),
     )
     return table.told(data, [column])
-
-
-def _taken(target: Any, rows: np.ndarray) -> Any:
-    """Return the labels of the chosen rows, of one task or by task."""
-    if isinstance(target, Mapping):
-        return {task: take(values, rows) for task, values in target.items()}
-    return take(target, rows)
 
 
 def _file_notes(missing: list[str], several: list[str], *, unused: list[str], others: int) -> Iterable[str]:

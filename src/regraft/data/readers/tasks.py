@@ -41,15 +41,12 @@ class ExampleFacts:
 
     def taken(self, rows: np.ndarray) -> ExampleFacts:
         """Return the part for the examples at `rows`, (n,), in that order."""
-        parts = (self.groups, self.conditions, self.columns, self.weights)
-        groups, conditions, columns, weights = (None if part is None else part[rows] for part in parts)
-        return ExampleFacts(groups, conditions, columns, self.column_names, weights)
+        parts = {name: part[rows] for name, part in self.given().items() if name != "column_names"}
+        return dataclasses.replace(self, **parts)
 
     def given(self) -> dict[str, Any]:
         """Return those fields of a data set that were given."""
-        fields = {"groups": self.groups, "conditions": self.conditions, "weights": self.weights}
-        found: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
-        return found if self.columns is None else {**found, "columns": self.columns, "column_names": self.column_names}
+        return {name: value for name, value in vars(self).items() if value is not None and len(value)}
 
 
 def built(

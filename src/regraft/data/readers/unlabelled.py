@@ -13,7 +13,7 @@ from ...files.given import matching
 from ...files.remote import fetched, is_url, suffix_of
 from ...files.text import printable
 from ...words import counted
-from ..dataset import Dataset
+from ..dataset import Dataset, unlabelled
 from ..decoding.files import files_below, kind_of
 from ..items import LazyItems, listed, padding_of
 from .array_files import ARRAY_EXTENSIONS, array_file, read_array
@@ -51,7 +51,7 @@ def read_files(paths: Iterable[Path], kind: str) -> Dataset:
         items = [text for texts, _ in parts for text in texts] if kind == "text" else _joined([rows for rows, _ in parts], found)
     if not names:
         raise DataError(f"No examples were found in {listed(found)}; expected one or more.")
-    return Dataset(items, np.zeros(len(names), np.float32), (), kind, "regression", names=tuple(names))
+    return unlabelled(items, kind, names=tuple(names))
 
 
 def read_elsewhere(source: str | Path, kind: str, *, texts: bool = False) -> Dataset | None:
@@ -73,7 +73,7 @@ def read_elsewhere(source: str | Path, kind: str, *, texts: bool = False) -> Dat
             f"{printable(source)!r} has {counted(len(found), 'picture')}; this network takes examples of the kind {kind!r}, one or more."
         )
     items = LazyItems(lambda index: found[index][0], np.arange(len(found)))
-    return Dataset(items, np.zeros(len(found), np.float32), (), kind, "regression", names=tuple(found.targets))
+    return unlabelled(items, kind, names=tuple(found.targets))
 
 
 def single_picture(array: np.ndarray) -> np.ndarray:
