@@ -279,6 +279,26 @@ def test_auto_keeps_the_old_head_where_its_rows_know_more_than_a_few_items_can_t
 
 
 @pytest.mark.parametrize("family", ["torch", "keras"])
+def test_where_the_old_head_wins_auto_gives_the_network_of_the_strategy_head(family: str) -> None:
+    """Not one that an epoch loop trained on these few examples, which nothing compared with the old head."""
+    pictures, labels = _hard(509)
+    pictures = pictures if family == "torch" else pictures.transpose(0, 2, 3, 1)
+    known = (pictures[9:], labels[9:])
+    trained = regraft.adapt(
+        _net() if family == "torch" else regraft.retarget(_keras(), [f"class {number}" for number in range(3)]),
+        known,
+        strategy="full",
+        **(QUICK | {"epochs": 10, "learning_rate": 0.01, "refit": False}),
+    ).network
+    auto, head = (regraft.adapt(trained, (pictures[:9], labels[:9]), strategy=name, cache="memory") for name in ("auto", "head"))
+    assert auto.plan.chosen["strategy"] == "head" and auto.history == [
+        {**one, "run": 1, "seconds": mine["seconds"]} for one, mine in zip(head.history, auto.history, strict=True)
+    ]
+    for mine, expected in zip(auto.network.rows(auto.network.head.layer), head.network.rows(head.network.head.layer), strict=True):
+        np.testing.assert_array_equal(mine, expected)
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
 def test_auto_says_where_the_input_alone_gives_the_answer(family: str) -> None:
     labels = np.repeat(["class 0", "class 1"], 40)
     noise = np.random.default_rng(0).standard_normal((80, 1, 8, 8))

@@ -13,7 +13,7 @@ from ...console import duration, say
 from ...errors import SettingError
 from ...networks.parts.taps import INPUT
 from ...scale import workers_of
-from ...training import Feed, WholeFeed
+from ...training import Feed, HeadFeed, WholeFeed
 from ...training.courses import most_epochs
 from ...training.recipe import LARGEST
 from ...words import NOT_TRIED, counted
@@ -25,6 +25,7 @@ from ..tuning.training import FOLDS
 from .bases import outcome_of_probe, read_depths
 from .candidates import Candidate, candidates_of, strategy_fields
 from .choice import SURELY, Choice, figures_, gain_of, judged_old, source_features
+from .convex import loop_reason, solved_heads
 from .costs import measured_costs, pass_seconds
 from .probing import best_of, probes_of
 from .solving import HeldOutErrors, ProbeHeads, item_errors
@@ -36,8 +37,6 @@ FEW_TO_JUDGE = 200  # Size of the validation set below which a doubtful training
 
 PARTS = 2.5  # Time of a training with measured settings, including comparison and refit, as a multiple of the plain training
 OLD_BETTER = "worse than the class weights of the old head"
-
-Final = tuple[Trial, list[dict[str, Any]], Feed]  # The winning trial, the history of its training, and a feed of its network
 
 
 def choose_and_carry_out(setup: Setup, log: Log) -> Outcome:
@@ -63,22 +62,27 @@ def choose_and_carry_out(setup: Setup, log: Log) -> Outcome:
     choice.deadline = None if setup.plan.seconds is None else log.clock.began + setup.plan.seconds
     _enter_probes_(choice, found)
     alone = not len(setup.parts.validation) or setup.settings.epochs == 0
-    final = _without_trials(choice) if alone else _by_trials(choice, found)
-    outcome = outcome_of_probe(setup, log, tapped=tapped, probed=choice.probe) if final is None else _outcome_of_trial(choice, final)
+    outcome = _without_trials(choice) if alone else _by_trials(choice, found)
+    outcome = outcome or outcome_of_probe(setup, log, tapped=tapped, probed=choice.probe)
     return replace(outcome, candidates=tuple(one.to_dict() for one in choice.entries), chosen=choice.chosen)
 
 
-def _outcome_of_trial(choice: Choice, final: Final) -> Outcome:
-    """Return the network of the winning trial and what evaluates it."""
-    (trial, history, feed), setup = final, choice.setup
+def _source_of(choice: Choice) -> Source:
+    """Return the features of the source network, of the examples and of those that judge."""
+    setup = choice.setup
     judged = None if setup.test is None else read_depths(setup, choice.log, items=setup.test)
-    judging = choice.features[setup.parts.holdout] if judged is None else judged.head_features
+    return Source(choice.features, choice.features[setup.parts.holdout] if judged is None else judged.head_features, choice.probes)
+
+
+def _outcome_of_trial(choice: Choice, trial: Trial, *, history: Sequence[dict[str, Any]] = (), feed: Feed) -> Outcome:
+    """Return the network of the winning trial and what evaluates it."""
+    _crown_(choice, trial.candidate, trial=trial)
     return Outcome(
         trial.setup.network,
         feed,
         trial.frozen,
         [*trial.history, *history],
-        Source(choice.features, judging, choice.probes),
+        _source_of(choice),
         test_feed=None if trial.tuning is None else whole_feeds(trial.setup)[1],  # it may read conditions beside the examples
         measured=trial.found,
     )
@@ -143,7 +147,7 @@ def _head_errors(choice: Choice) -> np.ndarray:
     return np.ones(1) * np.inf if solved is None else item_errors(choice.setup, solved.probe.loo_scores, rows=solved.rows)
 
 
-def _without_trials(choice: Choice) -> Final | None:
+def _without_trials(choice: Choice) -> Outcome | None:
     """Choose between the probe and the plain head by their held-out errors, if there is no validation set."""
     setup, errors = choice.setup, _head_errors(choice)
     entry = Candidate("head", "head")
@@ -156,19 +160,31 @@ def _without_trials(choice: Choice) -> Final | None:
     choice.log.notes.append("Too few examples for a validation set: closed-form heads were compared by leaving examples out.")
     if choice.probe.error <= float(errors.mean()):
         entry.why = "no better than the probe"
-        _crown_(choice, None)
+        _crown_(choice)
         return None
-    return _final_head(choice, trial_of(entry, choice.base(entry), source=setup.network, log=choice.log))
+    return _solved_head(choice, entry)
 
 
-def _final_head(choice: Choice, trial: Trial) -> Final:
+def _solved_head(choice: Choice, entry: Candidate) -> Outcome:
+    """Return the outcome of the strategy "head": solved, or the old class weights where no others have a lower held-out loss."""
+    setup = choice.setup.on(choice.setup.network.copy())
+    feed = HeadFeed(setup.network, choice.features, setup.device)
+    solved = None
+    if not loop_reason(setup):
+        solved = solved_heads(setup, choice.log, feed=feed, frozen=setup.all_but_heads, source=_source_of(choice))
+    if solved is None:
+        return _trained_head(choice, trial_of(entry, choice.base(entry), source=choice.setup.network, log=choice.log))
+    _crown_(choice, entry)
+    return solved
+
+
+def _trained_head(choice: Choice, trial: Trial) -> Outcome:
     """Return the network with its trained head as the winner."""
     feed = WholeFeed(trial.setup.network, choice.setup.items, 1, choice.setup.device, choice.log.counter)
-    _crown_(choice, trial)
-    return trial, [], feed
+    return _outcome_of_trial(choice, trial, feed=feed)
 
 
-def _by_trials(choice: Choice, found: Sequence[ProbeHeads]) -> Final | None:
+def _by_trials(choice: Choice, found: Sequence[ProbeHeads]) -> Outcome | None:
     """Return the winner among the trained candidates, or None if the best probe is better."""
     setup, head = choice.setup, float(_head_errors(choice).mean())
     base = "probe" if not choice.keeps_old and choice.start.error < head - choice.probe.standard_error else "head"
@@ -290,7 +306,7 @@ def _shown(choice: Choice, trial: Trial, *, run: HeldOutErrors) -> HeldOutErrors
     return run
 
 
-def _finished(choice: Choice, trial: Trial | None, *, head: Candidate | None) -> Final | None:
+def _finished(choice: Choice, trial: Trial | None, *, head: Candidate | None) -> Outcome | None:
     """Train the leading trial to its end; return the best of it, the trained head, and the best candidate without training."""
     alone = None if head is None else _begun(choice, head)
     head_run = None if alone is None else _shown(choice, alone, run=alone.judged())
@@ -298,13 +314,12 @@ def _finished(choice: Choice, trial: Trial | None, *, head: Candidate | None) ->
         head.why, alone, head_run = "not better than the probe by more than chance", None, None
     run = None if trial is None else _trained(choice, trial)
     if trial is None or run is None:
-        return _untrained(choice) if alone is None else _final_head(choice, alone)
+        return _untrained(choice) if alone is None else _trained_head(choice, alone)
     if alone is not None and head_run is not None and head_run.errors.mean() < run.at(head_run.rows)[0].mean():
         trial.candidate.why = "trained to its end; not better than the head alone"
-        return _final_head(choice, alone)
-    _crown_(choice, trial)
+        return _trained_head(choice, alone)
     feed = trial.refitted()
-    return trial, trial.found.history if trial.found else [], feed
+    return _outcome_of_trial(choice, trial, history=trial.found.history if trial.found else (), feed=feed)
 
 
 def _trained(choice: Choice, trial: Trial) -> HeldOutErrors | None:
@@ -325,25 +340,24 @@ def _trained(choice: Choice, trial: Trial) -> HeldOutErrors | None:
     return None
 
 
-def _untrained(choice: Choice) -> Final | None:
+def _untrained(choice: Choice) -> Outcome | None:
     """Choose the best candidate without training: the old head if it is better, else None for the best probe."""
     if not choice.keeps_old:
-        _crown_(choice, None)
+        _crown_(choice)
         return None
     entry = next((one for one in choice.entries if one.strategy == "head"), None)
     if entry is None:
         entry = Candidate("head", "head")
         choice.entries.append(entry)
     entry.why = ""
-    trial = trial_of(entry, choice.base(entry), source=choice.setup.network, log=choice.log)
     if choice.old is not None:
         figures_(entry, choice.old.errors, shares=choice.setup.items.data.task == "classification")
-    return _final_head(choice, trial)
+    return _solved_head(choice, entry)
 
 
-def _crown_(choice: Choice, trial: Trial | None) -> None:
-    """Record the winner: a trial, or the best probe."""
-    entry = trial.candidate if trial else next(one for one in choice.entries if one.strategy == "probe" and not one.why)
+def _crown_(choice: Choice, entry: Candidate | None = None, *, trial: Trial | None = None) -> None:
+    """Record the winner: a candidate, with its trial if it was trained, or the best probe."""
+    entry = entry or next(one for one in choice.entries if one.strategy == "probe" and not one.why)
     entry.why = entry.why if entry.why.startswith("chosen") else "chosen"
     choice.chosen = strategy_fields(entry) | ({} if trial is None or trial.found is None else trial.found.chosen())
     mixed = entry.why.removeprefix("chosen")
