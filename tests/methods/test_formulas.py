@@ -18,7 +18,7 @@ from regraft.methods.co_tuning import class_relation, related_chances
 from regraft.methods.codes import mean_code, shared_rows
 from regraft.methods.contract import Option
 from regraft.methods.distill import SoftTargets, old_chances, soft_cross_entropy
-from regraft.methods.gradients import relative_norm, relative_norms
+from regraft.methods.gradients import relative_norms
 from regraft.methods.lora import low_rank_layers
 from regraft.methods.stay_near import anchors_of, pull_back_
 from regraft.networks.keras.family import open_keras
@@ -166,8 +166,8 @@ def test_relation_of_classes() -> None:
 
 
 def test_relative_gradient_norm() -> None:
-    assert relative_norm([torch.tensor([3.0, 4.0])], [torch.tensor([1.0, 0.0])]) == 5.0
-    assert relative_norm([], []) == 0.0
+    weights = torch.tensor([1.0, 0.0], requires_grad=True)
+    assert relative_norms(weights @ torch.tensor([3.0, 4.0]), {"whole": [weights]}) == {"whole": 5.0}
     first, second, unused = (torch.tensor([value], requires_grad=True) for value in (1.0, 2.0, 3.0))
     found = relative_norms((3 * first + second.square()).sum(), {"a": [first], "b": [second, unused], "c": []})
     assert found == {"a": 3.0, "b": pytest.approx(4 / math.sqrt(13)), "c": 0.0}

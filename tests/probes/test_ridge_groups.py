@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from regraft.errors import DataError, SettingError
-from regraft.probes import RidgeProbe, fit_ridge, ridge
+from regraft.probes import LinearProbe, fit_ridge, ridge
 
 
-def refitted(x: np.ndarray, y: np.ndarray, *, probe: RidgeProbe, left_out: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def refitted(x: np.ndarray, y: np.ndarray, *, probe: LinearProbe, left_out: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return predictions for the rows left out, by scikit-learn's fit of the others."""
     model = Ridge(alpha=probe.penalty, solver="svd", tol=1e-12).fit(x[~left_out], y[~left_out], sample_weight=weights[~left_out])
     return np.asarray(model.predict(x[left_out])).reshape(int(left_out.sum()), -1)

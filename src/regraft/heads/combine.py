@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, NetworkError, SettingError
+from ..errors import NetworkError, SettingError
 from ..networks.account import Account
 from ..networks.names import checked_classes, index_of
 from ..networks.network import Network
@@ -14,7 +14,7 @@ from ..networks.sources.opening import side_by_side
 from ..probes.calibration import fit_scales, log_loss
 from ..randomness import own_state
 from ..words import counted
-from .starts import empty_head, ready_for
+from .starts import check_shown, empty_head, ready_for
 
 _KINDS = ("classification", "multi-label")
 
@@ -123,9 +123,7 @@ def _calibrated(net: Network, given: Any) -> Network:
     net, items = ready_for(net, given)
     data = items.with_classes(net.classes or ())
     counts = data.class_counts()
-    lacking = [name for name, count in zip(net.classes or (), counts, strict=True) if not count]
-    if lacking:
-        raise DataError(f"The data show no example of {', '.join(map(repr, lacking[:5]))}; expected one or more of every class.")
+    check_shown(net.classes or (), counts, needs="expected one or more of every class.")
     scores, kind, head = net.features(data), net.head.kind, net.head
     truth = np.eye(len(counts))[data.targets] if data.targets.ndim == 1 else np.asarray(data.targets, float)
     factors, shifts = fit_scales(scores, truth, kind=kind)

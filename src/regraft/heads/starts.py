@@ -60,6 +60,13 @@ def ready_for(net: Network, data: Any) -> tuple[Network, Any]:
     return ready, items
 
 
+def check_shown(classes: Sequence[str], counts: Sequence[int] | np.ndarray, *, needs: str) -> None:
+    """Raise `DataError` if a class has no example. `counts`: (C,) examples of each class; `needs`: end of the message."""
+    lacking = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if lacking:
+        raise DataError(f"The data show no example of {', '.join(map(repr, lacking[:5]))}; {needs}")
+
+
 def empty_head(task: str, classes: Sequence[str], *, kind: str, features: int) -> Head:
     """Return a head with zero weights and biases."""
     rows = np.zeros((len(classes), features), np.float32)
@@ -100,11 +107,8 @@ def _from_data(net: Network, head: Head, *, new: np.ndarray, kept: Rows, start: 
                 f"start='imprint' averages the examples of each class; the data are of the kind {data.task!r}. Choose 'probe'."
             )
         return probed_rows(features, targets, count=len(head.weight), kept=kept, wanted=new, kind=data.task)
-    lacking = [(head.classes or ())[index] for index in new if index not in targets]
-    if lacking:
-        raise DataError(
-            f"The data show no example of {', '.join(map(repr, lacking[:5]))}; start={start.how!r} needs one of every new class."
-        )
+    names = [(head.classes or ())[index] for index in new]
+    check_shown(names, np.isin(new, targets), needs=f"start={start.how!r} needs one of every new class.")
     if start.how == "probe":
         return probed_rows(features, targets, count=len(head.weight), kept=kept, wanted=new)
     inside = np.isin(targets, new)

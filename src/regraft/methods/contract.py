@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ..networks.network import Network
 
-__all__ = ["Method", "Option", "PrepareFunction", "PreparedNetwork", "are_names", "copied", "nothing_more"]
+__all__ = ["Method", "Option", "PrepareFunction", "PreparedNetwork", "are_names"]
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,7 @@ class PrepareFunction(Protocol):
 
 End = Callable[["Network"], "Network"]
 """Function from the trained network to the copy that is kept, without the parts that only training needs."""
-During = Callable[["Network"], AbstractContextManager[None]]  # Function from the network to a context that is active during training
-
-
-def copied(network: Network) -> Network:
-    """Return a copy of the network. Default `end` for methods that add nothing for training alone."""
-    return network.copy()
-
-
-def nothing_more(network: Network) -> AbstractContextManager[None]:
-    """Return an empty context for a network. Default `during`."""
-    return nullcontext()
+During = Callable[["Network"], AbstractContextManager[Any]]  # Function from the network to a context that is active during training
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,7 @@ class Method:
         name: name of the strategy.
         summary: short description for messages.
         begin: makes the training form.
-        end: turns the trained network into the one that is kept.
+        end: turns the trained network into the one that is kept; a copy, for methods that add nothing for training alone.
         during: context that is active during training.
         options: name -> option, given as keywords of `regraft.adapt`.
         settings: default training settings of the method.
@@ -106,8 +96,8 @@ class Method:
     name: str
     summary: str
     begin: PrepareFunction
-    end: End = copied
-    during: During = nothing_more
+    end: End = lambda network: network.copy()
+    during: During = nullcontext
     options: Mapping[str, Option] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     by_condition: bool = False

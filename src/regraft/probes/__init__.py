@@ -6,7 +6,7 @@ from .common import LayeredProbe, LinearProbe
 from .knn import fit_vote
 from .logistic import LogisticLoss, fit_logistic
 from .random_projection import fit_random_projection
-from .ridge import RidgeProbe, fit_ridge
+from .ridge import fit_ridge
 from .statistics import ClassStatistics, fit_lda, fit_lda_probe, held_out_factors, statistics_of
 from .svm import fit_svm
 from .unknown import UnknownChoice, UnknownJudge, choose_unknown, unknown_scores
@@ -17,7 +17,6 @@ __all__ = [
     "LayeredProbe",
     "LinearProbe",
     "LogisticLoss",
-    "RidgeProbe",
     "UnknownChoice",
     "UnknownJudge",
     "choose_unknown",

@@ -1,14 +1,23 @@
 """Ridge regression on features, with the penalty chosen by the exact leave-one-out error from one decomposition."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, SettingError, near_names
 from .calibration import fit_temperature
-from .common import LinearProbe, centred, checked_features, checked_groups, checked_targets, feature_scale, held_out_name, typical_deviation
+from .common import (
+    LinearProbe,
+    blocks,
+    centred,
+    checked_features,
+    checked_groups,
+    checked_targets,
+    feature_scale,
+    held_out_name,
+    typical_deviation,
+)
 
 PENALTIES = np.geomspace(1e-6, 1e3, 37)  # Candidate penalties, in units of the mean squared singular value
 _KINDS = ("classification", "multi-label", "regression")
@@ -17,10 +26,6 @@ _JUDGED = 8192  # Size of that random sample
 _BLOCK = 4096
 _STRIP = 256
 _WHOLE_PATH = 2e10  # Number of operations up to which every penalty is tried; above it, every fourth, then those around the best
-
-
-class RidgeProbe(LinearProbe):
-    """Ridge head. `penalty` has the lowest leave-one-out error, in the unit of squared features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +66,7 @@ class _System:
             weight = self.vectors @ (np.sqrt(self.squares)[:, None] * inner)
         else:
             factor = (self.vectors @ inner).astype(np.float32 if self.single else np.float64)
-            weight = np.concatenate([_block(self, slice(None), columns=columns).T @ factor for columns in _blocks(self.x.shape[1])])
+            weight = np.concatenate([_block(self, slice(None), columns=columns).T @ factor for columns in blocks(self.x.shape[1], _BLOCK)])
         weight = (weight / self.scale[:, None]).T.astype(np.float64)
         return weight, self.projected[0] / np.sqrt(len(self.x)) - weight @ self.mean
 
@@ -75,10 +80,11 @@ def fit_ridge(
     groups: npt.ArrayLike | None = None,
     balanced: bool = False,
     standardise: bool = False,
-) -> RidgeProbe:
+) -> LinearProbe:
     """Fit ridge regression to one-hot (or real) targets and choose the penalty by the exact leave-one-out error.
     With the centred features X = U S V', the hat matrix is H = 1/N + U diag(s² / (s² + λ)) U'. The leave-one-out residual of example i is
-    (y_i - ŷ_i) / (1 - h_i). The residuals of a group G under the fit without G are (I - H_GG)⁻¹ (y_G - ŷ_G).
+    (y_i - ŷ_i) / (1 - h_i). The residuals of a group G under the fit without G are (I - H_GG)⁻¹ (y_G - ŷ_G). The `penalty` of the probe is
+    in the unit of squared features.
     `features`: (N, d) finite numbers; `targets`: (N,) class indices, (N, C) of 0 and 1 (multi-label), or (N, C) numbers (regression);
     `groups`: (N,) groups (speaker, session, patient) whose examples are left out together.
     Source: the PRESS statistic (Allen, Technometrics 16, 1974); Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 2009,
@@ -102,7 +108,7 @@ def fit_ridge(
     weight, bias = system.solve(penalty)
     weight, bias = centred(weight, bias) if kind == "classification" else (weight, bias)
     loo *= temperature
-    return RidgeProbe(temperature * weight, temperature * (bias - middle), penalty, loo, temperature, held_out_name(members), path)
+    return LinearProbe(temperature * weight, temperature * (bias - middle), penalty, loo, temperature, held_out_name(members), path)
 
 
 def _wanted(targets: npt.ArrayLike, *, kind: str, classes: int, count: int, balanced: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -117,10 +123,6 @@ def _wanted(targets: npt.ArrayLike, *, kind: str, classes: int, count: int, bala
         finite = bool(np.isfinite(y).all())
         raise DataError(f"Expected finite targets ({count}, C), one row an example; received the shape {y.shape}, finite: {finite}.")
     return y.reshape(count, -1), np.ones(count)
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
 
 
 def _block(system: _System, rows: np.ndarray | slice, *, columns: slice = slice(None)) -> np.ndarray:
@@ -140,17 +142,17 @@ def _decomposed(x: np.ndarray, y: np.ndarray, *, root: np.ndarray, standardise: 
     """Return the decomposition from the smaller Gram matrix; sums over blocks are in float64."""
     count, width, single = len(x), x.shape[1], x.size > _LARGE
     weights, ones, empty = np.square(root), np.ones(width), np.empty(0)
-    mean = sum((weights[rows].astype(x.dtype) @ x[rows] for rows in _blocks(count)), np.zeros(width)) / count
+    mean = sum((weights[rows].astype(x.dtype) @ x[rows] for rows in blocks(count, _BLOCK)), np.zeros(width)) / count
     y_mean = weights @ y / count
     system = _System(x, y, root, mean, ones, single, empty, empty, empty)
     if standardise:
-        spread = sum((np.square(_block(system, rows)).sum(axis=0) for rows in _blocks(count)), np.zeros(width)) / count
+        spread = sum((np.square(_block(system, rows)).sum(axis=0) for rows in blocks(count, _BLOCK)), np.zeros(width)) / count
         typical = typical_deviation(mean, np.sqrt(spread), dtype=x.dtype)
         scale = feature_scale(mean, np.sqrt(spread), dtype=x.dtype, typical=typical)
-        system = _System(x, y, root, mean, scale, single, empty, empty, empty)
+        system = replace(system, scale=scale)
     wanted = root[:, None] * (y - y_mean)
     gram, crossed = np.zeros((min(x.shape),) * 2), np.zeros((width, y.shape[1]))
-    for part in _blocks(count if system.tall else width):
+    for part in blocks(count if system.tall else width, _BLOCK):
         if system.tall:
             block = _block(system, part)
             crossed += block.T @ wanted[part].astype(block.dtype)
@@ -160,7 +162,7 @@ def _decomposed(x: np.ndarray, y: np.ndarray, *, root: np.ndarray, standardise: 
     squares, vectors = _eigen(gram, single=single)
     inner = vectors.T @ crossed / np.sqrt(squares)[:, None] if system.tall else vectors.T @ wanted
     projected = np.concatenate([np.sqrt(count) * y_mean[None], inner])
-    return _System(x, y, root, mean, system.scale, single, squares, vectors, projected)
+    return replace(system, squares=squares, vectors=vectors, projected=projected)
 
 
 def _eigen(gram: np.ndarray, *, single: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -253,7 +255,7 @@ def _held_out_blocks(system: _System, penalty: float, *, groups: np.ndarray | No
     inner = system.projected[1:] * (np.sqrt(system.squares) / (system.squares + penalty))[:, None]
     weight = (system.vectors @ inner).astype(np.float32)
     y_mean = system.projected[0] / np.sqrt(len(system.x))
-    for rows in _blocks(len(system.x)):
+    for rows in blocks(len(system.x), _BLOCK):
         block, root, y = _block(system, rows), system.root[rows], system.y[rows]
         residual = root[:, None] * (y - y_mean) - block @ weight
         leverage = np.square(root) / len(system.x)

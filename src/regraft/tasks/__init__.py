@@ -1,8 +1,7 @@
 """Losses, metrics and confidence intervals for each kind of task."""
 
-from .chosen_losses import LOSSES, chosen_loss
 from .intervals import paired_difference, wilson_interval
-from .losses import KINDS, Loss, class_weights, classification_loss, loss_for, multi_label_loss, regression_loss
+from .losses import KINDS, LOSSES, Loss, chosen_loss, class_weights, classification_loss, loss_for, multi_label_loss, regression_loss
 from .metrics import brier_score, expected_calibration_error, fit_thresholds, harmonic_mean, judge, reliability
 from .scorers import chosen_figures, metric_name, metric_problems
 
