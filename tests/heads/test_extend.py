@@ -235,3 +235,11 @@ def test_networks_that_cannot_be_extended_are_named() -> None:
     wrong = {name: values[..., :5] if name == "means" else values for name, values in _statistics().items()}
     with pytest.raises(DataError):
         regraft.extend(_trained(), ["eight", "nine"], _digits()["new"], statistics=wrong)
+
+
+def test_random_class_weights_follow_the_seed() -> None:
+    net = regraft.load(torch.nn.Linear(4, 2), classes=["a", "b"], inputs=(4,))
+    data = (np.ones((2, 4), np.float32), ["c", "d"])
+    cases = ((data, 3), (data, 4), (None, 3))
+    same, other, without = (regraft.extend(net, ["c", "d"], given, start="random", seed=seed) for given, seed in cases)
+    assert np.array_equal(same.head.weight, without.head.weight) and not np.array_equal(same.head.weight, other.head.weight)

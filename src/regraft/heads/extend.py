@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..data import Dataset
-from ..errors import DataError, NetworkError, SettingError, near_names
+from ..errors import DataError, NetworkError, SettingError
 from ..networks.account import Account
 from ..networks.folders import read_statistics
 from ..networks.names import checked_classes, exact_name, rows_of
@@ -18,7 +18,7 @@ from ..probes.common import folds_of
 from ..randomness import own_state
 from ..tasks import harmonic_mean
 from ..words import counted
-from .starts import STARTS, Rows, Start, as_data, fitted_rows, lowest_biases, probed_rows, ready_for, separated_rows, started
+from .starts import Rows, Start, as_data, check_shown, fitted_rows, lowest_biases, probed_rows, ready_for, separated_rows, started
 
 _STRENGTH = 2.5
 """Strength of the shrinkage where all class weights are solved: with 40 sentences a class, old classes lose 9 points in place of 12."""
@@ -41,16 +41,14 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
     """Add named classes to a network, as `regraft.extend` says, which describes the arguments. With `test`, the account records the
     accuracy on old and on new classes (with all classes as possible answers) and their harmonic mean."""
     names, old = _checked(net, classes), net.head
-    _check_settings(start, data=data, old_data=old_data, statistics=statistics)
+    begin = _checked_start(start, data=data, old_data=old_data, statistics=statistics, seed=seed)
     net, items = ready_for(net, data)
     items = None if items is None else items.with_classes(names)
     head = _appended(old, names)
     known = _statistics(net, statistics)
     joint, notes = statistics is not None, list[str]()
     if items is not None:
-        lacking = [name for name, count in zip(names, items.class_counts(), strict=True) if not count]
-        if lacking:
-            raise DataError(f"The data show no example of {', '.join(map(repr, lacking[:5]))}; expected one or more of every new class.")
+        check_shown(names, items.class_counts(), needs="expected one or more of every new class.")
         shown, before = (net.features(items), items.targets), (old.weight, old.bias)
         wider = None
         if known is not None and items.task == "classification":
@@ -58,13 +56,13 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
         if joint and wider is not None:
             head, known = _joint(head, wider, old=before)
         else:
-            head, right = _with_new_rows(net, head, shown=shown, start=start, old_data=old_data, known=known)
+            head, right = _with_new_rows(net, head, shown=shown, start=begin if start else None, old_data=old_data, known=known)
             if known is not None and right is not None:
                 notes += _doubt(head, known, shown=shown, classes=items.classes, old=before, right=right)
             known = wider if wider is not None else known
     else:
         new = np.arange(len(head.weight) - len(names), len(head.weight))
-        head = started(net, head, new=new, old=(old.weight, old.bias), start=Start(start or "zeros", None, seed))
+        head = started(net, head, new=new, old=(old.weight, old.bias), start=begin)
     changed = net.with_head(head)
     changed.body.release_(changed.head.task)
     changed.heads = {task: one for task, one in changed.heads.items() if one.groups is None}
@@ -94,17 +92,17 @@ def _checked(net: Network, classes: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _check_settings(start: str | None, *, data: Any, old_data: Any, statistics: Any) -> None:
-    if start is not None and start not in STARTS:
-        raise SettingError(f"start={start!r} is not known{near_names(start, STARTS)}")
-    if data is None and (start in ("imprint", "probe") or old_data is not None or statistics is not None):
-        asked = f"start={start!r}" if start in ("imprint", "probe") else "old_data=" if old_data is not None else "statistics="
+def _checked_start(start: str | None, *, data: Any, old_data: Any, statistics: Any, seed: int) -> Start:
+    begin = Start("zeros" if start is None else start, data, seed)
+    if data is None and (old_data is not None or statistics is not None):
+        asked = "old_data=" if old_data is not None else "statistics="
         raise SettingError(f"{asked} computes new class weights from examples of the new classes; give them with data.")
     if statistics is not None and (old_data is not None or start is not None):
         raise SettingError(
             f"statistics= solves all class weights in closed form; received start={start!r} and old_data "
             f"{'' if old_data is None else 'too'} besides. Leave them out."
         )
+    return begin
 
 
 def _appended(old: Head, names: Sequence[str]) -> Head:
@@ -118,7 +116,7 @@ def _appended(old: Head, names: Sequence[str]) -> Head:
 
 
 def _with_new_rows(
-    net: Network, head: Head, *, shown: tuple[np.ndarray, np.ndarray], start: str | None, old_data: Any, known: ClassStatistics | None
+    net: Network, head: Head, *, shown: Rows, start: Start | None, old_data: Any, known: ClassStatistics | None
 ) -> tuple[Head, float | None]:
     """Return the head with the class weights of its last part computed from features and targets of the new classes.
     Also return the share of these examples that are right when held out, where this is known."""
@@ -126,8 +124,8 @@ def _with_new_rows(
     count, first = head.parts[-1], len(head.weight) - head.parts[-1]
     before = (head.weight[:first], head.bias[:first])
     original = (head.weight[: head.parts[0]], head.bias[: head.parts[0]])
-    if start in ("random", "mean", "zeros"):
-        return started(net, head, new=np.arange(first, first + count), old=before, start=Start(start)), None
+    if start is not None and start.how in ("random", "mean", "zeros"):
+        return started(net, head, new=np.arange(first, first + count), old=before, start=start), None
     right, kept = None, None if old_data is None else as_data(old_data).with_classes((head.classes or ())[:first])
     stored = None if kept is None else (net.features(kept), kept.targets)
     if head.kind == "multi-label":  # labels are independent: examples without a label are its negatives
@@ -135,7 +133,7 @@ def _with_new_rows(
         both = features if stored is None else np.concatenate([stored[0], features])
         probe = fit_ridge(both, np.concatenate([np.zeros((len(both) - len(features), count)), present]), kind="multi-label")
         made = (probe.weight, probe.bias)
-    elif start == "probe" and stored is None:
+    elif start is not None and start.how == "probe" and stored is None:
         if net.fresh:
             raise SettingError(
                 f"start='probe' solves class weights on what the head reads, and {', '.join(map(repr, net.fresh))} below it were never "
