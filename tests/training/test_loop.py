@@ -36,10 +36,6 @@ class ArrayFeed(Feed):
     def scores(self, payload: Any) -> Any:
         return self.network.scores(payload)
 
-    def batches(self, parts: Any) -> Any:
-        for indices, views in parts:
-            yield indices, self.batch(indices, views)
-
 
 def _training(settings: dict[str, Any] | None = None, *, frozen: Any = frozenset(), checkpoint: Any = None, **fields: Any) -> Training:
     torch.manual_seed(0)

@@ -169,39 +169,34 @@ class _Replay:
         """Return the value recorded on the sample, (2, …)."""
         return slot.by_item(cast(Tensor, self.calls[slot.module][slot.call].leaves[slot.leaf]))
 
-    def run(self, values: dict[_Slot, Tensor], inputs: Inputs, *, size: int) -> Scores:
-        """Run the trainable part. Outputs without a value get the one of the first sample example. `size`: batch size."""
+    def run(self, values: Mapping[_Slot, Tensor], given: Mapping[str, Tensor], *, size: int) -> Scores:
+        """Run the trainable part. Outputs and inputs without a value get the one of the first sample example. `size`: batch size."""
         modules = self.network.modules()
         replays = ((modules[name], "forward", self._replayed(name, values, size=size)) for name in self.calls)
+        inputs = {name: given.get(name, _repeated(tensor, size)) for name, tensor in by_name(self.sample).items()}
         with replaced(replays), called_one_by_one():
-            return self.network.scores(inputs)
+            return self.network.scores(inputs if isinstance(self.sample, dict) else inputs[""])
 
-    def _replayed(self, name: str, values: dict[_Slot, Tensor], *, size: int) -> Callable[..., Any]:
+    def _replayed(self, name: str, values: Mapping[_Slot, Tensor], *, size: int) -> Callable[..., Any]:
         counter = iter(self.calls[name])
+
+        def leaf(recorded: Any, slot: _Slot | None) -> Any:
+            if slot is None:
+                return recorded
+            return slot.native(values[slot] if slot in values else _repeated(slot.by_item(recorded), size))
 
         def forward(*_args: Any, **_kwargs: Any) -> Any:
             call = next(counter, None)
             if call is None:
                 raise _CutRefusal(f"'{name}' is called more often in training than in inference")
-            leaves = [self._leaf(leaf, slot, values=values, size=size) for leaf, slot in zip(call.leaves, call.slots, strict=True)]
-            return tree_unflatten(leaves, call.spec)
+            return tree_unflatten(list(map(leaf, call.leaves, call.slots)), call.spec)
 
         return forward
 
-    @staticmethod
-    def _leaf(recorded: Any, slot: _Slot | None, *, values: dict[_Slot, Tensor], size: int) -> Any:
-        if slot is None:
-            return recorded
-        if slot in values:
-            return slot.native(values[slot])
-        first = slot.by_item(recorded)[:1]
-        return slot.native(first.expand(size, *first.shape[1:]))
 
-    def dummy_inputs(self, size: int, kept: dict[str, Tensor]) -> Inputs:
-        """Return inputs for `size` examples: the stored ones where they are live, else the sample's first example."""
-        if isinstance(self.sample, Tensor):
-            return kept[""] if "" in kept else self.sample[:1].expand(size, *self.sample.shape[1:])
-        return {name: kept[name] if name in kept else tensor[:1].expand(size, *tensor.shape[1:]) for name, tensor in self.sample.items()}
+def _repeated(values: Tensor, size: int) -> Tensor:
+    """Return `size` times the first example."""
+    return values[:1].expand(size, *values.shape[1:])
 
 
 def _poisoned(tensor: Tensor) -> Tensor | None:
@@ -237,8 +232,7 @@ def _find_live_(replay: _Replay) -> None:
 
     def scores(changed: Mapping[_Slot, Tensor], inputs: Mapping[str, Tensor]) -> Scores:
         values = {slot: value.clone() for slot, value in {**recorded, **changed}.items()}  # later layers may change them in place
-        given = {**named, **inputs}
-        return replay.run(values, given if isinstance(replay.sample, dict) else given[""], size=2)
+        return replay.run(values, {**named, **inputs}, size=2)
 
     def differ(changed: Mapping[_Slot, Tensor], inputs: Mapping[str, Tensor]) -> bool:
         try:
@@ -297,8 +291,7 @@ def _as_cut(replay: _Replay, layers: frozenset[str], *, again: _Again) -> Cut:
     def trainable_part(tensors: Sequence[Tensor]) -> Scores:
         values = dict(zip(replay.live, tensors, strict=False))
         kept = dict(zip(replay.live_inputs, tensors[len(replay.live) :], strict=True))
-        size = len(tensors[0])
-        return replay.run(values, replay.dummy_inputs(size, kept), size=size)
+        return replay.run(values, kept, size=len(tensors[0]))
 
     return Cut(tuple(live), frozen_part, trainable_part, layers, again, frozenset(slot.module for slot in replay.live))
 
@@ -337,10 +330,14 @@ def _attempt(  # over the limit: what a cut depends on
     `live`: the live outputs if they are known, and proved; None otherwise."""
     try:
         if direct is not None:
-            cut = Cut(live or _live_of(direct[0](chosen_rows(sample, [0, 1]))), *direct, layers, again)
+            tensors = direct[0](chosen_rows(sample, [0, 1])) if live is None else ()
+            made = (LiveOutput(f"tensor {index}", tuple(one.shape[1:]), one.dtype) for index, one in enumerate(tensors))
+            cut = Cut(live or tuple(made), *direct, layers, again)
         else:
             cut = _by_replay(network, layers, sample=sample, again=again)
-        return _proved(network, cut, sample=sample) if live is None else cut
+        if live is None:
+            _prove(network, cut, sample=sample)
+        return cut
     except _CutRefusal as refusal:
         return Refusal(str(refusal))
     except Exception as problem:  # any Python forward may fail in any way when its parts are replayed
@@ -371,9 +368,7 @@ def _prove_in_training(network: Network, cut: Cut, *, inputs: Inputs) -> None:
             for name, values in moving.items():
                 state[name].copy_(values)
             with seeded():
-                found = _difference(whole, cut.trainable_part(rows), tolerance=1e-3)
-            if found:
-                raise _CutRefusal(f"in training, {found}")
+                _compare(whole, cut.trainable_part(rows), tolerance=1e-3, when="in training, ")
     finally:
         for name, values in moving.items():
             state[name].copy_(values)
@@ -414,32 +409,24 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
     return (frozen_part if single else whole), lambda tensors: network.scores_of_features(tensors[0])
 
 
-def _live_of(found: Sequence[Tensor]) -> tuple[LiveOutput, ...]:
-    return tuple(LiveOutput(f"tensor {index}", tuple(value.shape[1:]), value.dtype) for index, value in enumerate(found))
-
-
-def _proved(network: Network, cut: Cut, *, sample: Inputs) -> Cut | Refusal:
-    """Return the cut if it gives the network's logits on the sample and on a reordered subset, else the refusal.
+def _prove(network: Network, cut: Cut, *, sample: Inputs) -> None:
+    """Raise `_CutRefusal` unless the cut gives the network's logits on the sample and on a reordered subset.
     The subset shows whether a row depends on other examples."""
     if not cut.live:
-        return Refusal("the scores do not depend on the frozen part")
+        raise _CutRefusal("the scores do not depend on the frozen part")
     rows = cut.frozen_part(sample)
     count = len(rows[0])
     for chosen in (list(range(count)), list(range(count - 1, -1, -2))):
         parts = cut.trainable_part([tensor[chosen] for tensor in rows])
-        found = _difference(network.scores(chosen_rows(sample, chosen)), parts, tolerance=_TOLERANCE)
-        if found:
-            return Refusal(found)
-    return cut
+        _compare(network.scores(chosen_rows(sample, chosen)), parts, tolerance=_TOLERANCE)
 
 
-def _difference(whole: Scores, parts: Scores, *, tolerance: float) -> str:
-    """Return how the logits of the two parts differ from those of the whole network; "" within the relative tolerance."""
+def _compare(whole: Scores, parts: Scores, *, tolerance: float, when: str = "") -> None:
+    """Raise `_CutRefusal` if the logits of the two parts differ from those of the whole network by more than the relative tolerance."""
     for task, scores in whole.items():
         if scores.shape != parts[task].shape:
-            return f"replayed scores have shape {tuple(parts[task].shape)}, the full forward {tuple(scores.shape)}"
+            raise _CutRefusal(f"{when}replayed scores have shape {tuple(parts[task].shape)}, the full forward {tuple(scores.shape)}")
         scale = float(scores.abs().max()) or 1.0
         difference = float((scores - parts[task]).abs().max()) / scale
         if not difference <= tolerance:
-            return f"replayed scores differ from the full forward by {difference:.1e} of the largest score"
-    return ""
+            raise _CutRefusal(f"{when}replayed scores differ from the full forward by {difference:.1e} of the largest score")

@@ -85,7 +85,7 @@ def features_of(network: Network, feed: Feed, *, indices: np.ndarray) -> Tensor:
     parts = [indices[start : start + 64] for start in range(0, len(indices), 64)]
     made, filled = torch.zeros(0, network.head.features), 0
     with torch.no_grad(), watching(heads, channels_last=network.layout == "channels_last") as read:
-        for _, payload in feed.batches([(part, np.zeros(len(part), np.int64)) for part in parts]):
+        for payload in feed.batches([(part, np.zeros(len(part), np.int64)) for part in parts]):
             rows = read(next(iter(feed.scores(payload).values()))).float().cpu()
             made = made if filled else torch.from_numpy(large_array((len(indices), rows.shape[1]), np.dtype(np.float32)))
             made[filled : filled + len(rows)] = rows

@@ -13,6 +13,11 @@ FEWEST_WAITED = 50  # Minimum patience in steps of a training without `epochs`
 FALLING = 0.25  # Length of the falling part of a training, relative to the steady part
 
 
+def steps_of(settings: Settings, examples: int) -> int:
+    """Return the number of steps per epoch."""
+    return max(1, round(examples / int(settings.batch_size)))
+
+
 def most_epochs(settings: Settings, examples: int, *, judged: bool = True) -> int:
     """Return the maximum number of epochs: `settings.epochs`, or a bound from the size of the training set.
     `judged`: whether there is a validation set."""
@@ -21,8 +26,7 @@ def most_epochs(settings: Settings, examples: int, *, judged: bool = True) -> in
         return epochs
     if not judged:
         return FEWEST
-    steps: int = max(1, round(examples / settings.batch_size))
-    return min(max(math.ceil(STEPS / steps), FEWEST), MOST)
+    return min(max(math.ceil(STEPS / steps_of(settings, examples)), FEWEST), MOST)
 
 
 def patience_of(settings: Settings, examples: int) -> int | None:
@@ -30,8 +34,7 @@ def patience_of(settings: Settings, examples: int) -> int | None:
     patience: int | None = settings.patience
     if patience is None or settings.epochs is not None:
         return patience
-    steps: int = max(1, round(examples / settings.batch_size))
-    return max(patience, math.ceil(FEWEST_WAITED / steps))
+    return max(patience, math.ceil(FEWEST_WAITED / steps_of(settings, examples)))
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from ..files.room import release_pages
 from ..freezing import ActivationCache, Counter, Cut
 from ..networks.network import Inputs, Network, Scores
 from ..networks.padding import CHUNK, shortened, skips_padding, sorts_by_length
+from ..networks.parts.protocols import by_name
 from ..networks.samples import placed
 
 MOVING_STATISTICS = (".running_mean", ".running_var", ".moving_mean", ".moving_variance")
 """Endings of the names of BatchNorm's moving statistics in `state()`, in PyTorch and Keras."""
 RELEASED = 8  # Number of batches after which the memory of mapped files is released
 
-Payload = Inputs | list[Tensor]
+Payload = Any  # Batch of a feed; each feed reads its own
 
 
 class Feed(abc.ABC):
@@ -36,10 +38,10 @@ class Feed(abc.ABC):
     def scores(self, payload: Payload) -> Scores:
         """Return the logits of a batch: task -> (B, C)."""
 
-    def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
-        """Yield the indices and the batch of each part (indices, views), and release the memory of mapped files at intervals."""
+    def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[Payload]:
+        """Yield the batch of each part (indices, views), and release the memory of mapped files at intervals."""
         for number, (indices, views) in enumerate(parts):
-            yield indices, self.batch(indices, views)
+            yield self.batch(indices, views)
             if number % RELEASED == 0:
                 release_pages()
 
@@ -66,7 +68,7 @@ class CachedFeed(Feed):
         return [torch.cat(half)[back].to(self.device) for half in halves]
 
     def scores(self, payload: Payload) -> Scores:
-        return self.cut.trainable_part(payload if isinstance(payload, list) else [])
+        return self.cut.trainable_part(payload)
 
 
 @dataclass(frozen=True)
@@ -103,24 +105,21 @@ class WholeFeed(Feed):
             return self.items.batch(indices, int(kinds[0]))
         parts = [np.flatnonzero(views == kind) for kind in kinds]
         batches = [self.items.batch(indices[part], int(kind)) for part, kind in zip(parts, kinds, strict=True)]
-        order = torch.from_numpy(np.argsort(np.concatenate(parts)))
-        first = batches[0]
-        if isinstance(first, dict):
-            return {name: torch.cat([batch[name] for batch in batches if isinstance(batch, dict)])[order] for name in first}
-        return torch.cat([batch for batch in batches if isinstance(batch, Tensor)])[order]
+        order, named = torch.from_numpy(np.argsort(np.concatenate(parts))), [by_name(batch) for batch in batches]
+        joined = {name: torch.cat([batch[name] for batch in named])[order] for name in named[0]}
+        return joined if isinstance(batches[0], dict) else joined[""]
 
     def scores(self, payload: Payload) -> Scores:
-        inputs = payload[0] if isinstance(payload, list) else payload
-        inputs = shortened(inputs) if self.skips else inputs
+        inputs = shortened(payload) if self.skips else payload
         order = self.network.body.training_order(self.device) if torch.is_grad_enabled() else self.network.body.memory_order
         return self.network.scores(placed(inputs, self.device, order=order))
 
-    def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
-        """Yield the indices and the batch of each part. The next batch is prefetched unless the data must be read in order."""
+    def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[Payload]:
+        """Yield the batch of each part. The next batch is prefetched unless the data must be read in order."""
         for (indices, _views), payload in prefetched(lambda part: self.batch(*part), parts, ahead=not self.items.in_turn):
             if self.counter is not None:
                 self.counter.items += len(indices)
-            yield indices, payload
+            yield payload
 
 
 @dataclass(frozen=True)
@@ -136,4 +135,4 @@ class HeadFeed(Feed):
         return self.features[indices].to(self.device)
 
     def scores(self, payload: Payload) -> Scores:
-        return self.network.scores_of_features(payload) if isinstance(payload, Tensor) else {}
+        return self.network.scores_of_features(payload)

@@ -26,7 +26,7 @@ from ..randomness import seeded
 from ..words import counted, metric_words
 from .callbacks import Callbacks
 from .checkpoints import MemoryStore, Store
-from .courses import Course, PlateauFactor, cosine_factor, monitored_by, most_epochs, patience_of, steady_factor, value_of
+from .courses import Course, PlateauFactor, cosine_factor, monitored_by, most_epochs, patience_of, steady_factor, steps_of, value_of
 from .feeds import Feed, Payload
 from .objective import Objective
 from .optimizers import make_optimizer, set_rate_
@@ -36,6 +36,8 @@ from .team import ALONE, Team, in_team
 
 EVALUATION_BATCH = 256
 USUAL_RATE = 1e-3  # Default learning rate, used if none is given or chosen
+_STORED = ("rate", "start_loss", "epoch", "best_loss", "best_epoch", "best", "waited", "history")
+"""Fields of `TrainingState` that a checkpoint holds as they are."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def trained(training: Training) -> TrainingState:
         restore_(_trained_tensors(training), start)  # a retry after the loss of a worker starts from the same weights
         return kept
 
-    most = len(training.fit) // _steps(training)
+    most = len(training.fit) // steps_of(training.settings, len(training.fit))
     content = partial(sent, others, [training.network], values=scored)
     return in_team(_trained, begun, sent=content, most=most, cluster=training.cluster, notes=training.notes)
 
@@ -146,7 +148,7 @@ def _trained(training: Training, team: Team) -> TrainingState:
     with progress(stage, limit, logged=training.phase == "search") as advance:
         given = settings.callbacks if training.phase != "search" else ()
         told = Callbacks(given, training.network.module, first=training.initial_epoch, advance=advance)
-        told.begin(epochs=limit, steps=_steps(training))
+        told.begin(epochs=limit, steps=steps_of(training.settings, len(training.fit)))
         advance(state.epoch)
         while not _finished(training, state, limit=limit):
             seed = int(np.random.SeedSequence([training.seed, state.epoch]).generate_state(1)[0])
@@ -212,7 +214,7 @@ def _epoch_(  # over the limit: what an epoch is made of
     first_step, losses = state.epoch * len(parts), []
     told.call("on_epoch_begin", told.first + state.epoch, {})
     shares = [(training.team.part(indices), training.team.part(views)) for indices, views in parts]
-    for number, ((indices, _), (_, payload)) in enumerate(zip(parts, training.feed.batches(shares), strict=True)):
+    for number, ((indices, _), payload) in enumerate(zip(parts, training.feed.batches(shares), strict=True)):
         rate = _rate(training, state, step=first_step + number, each=len(parts))
         set_rate_(optimizer, rate)
         told.call("on_train_batch_begin", number, {})
@@ -292,14 +294,8 @@ def _shuffled(training: Training, seed: int) -> list[tuple[np.ndarray, np.ndarra
     generator = np.random.default_rng(seed)
     order = generator.permutation(training.fit)
     views = generator.integers(0, training.feed.views, len(order)) if training.feed.views > 1 else np.zeros(len(order), np.int64)
-    count = _steps(training)
+    count = steps_of(training.settings, len(training.fit))
     return list(zip(np.array_split(order, count), np.array_split(views, count), strict=True))
-
-
-def _steps(training: Training) -> int:
-    """Return the number of steps per epoch."""
-    batch_size: int = training.settings.batch_size
-    return max(1, round(len(training.fit) / batch_size))
 
 
 def _frozen_now(training: Training, epoch: int) -> frozenset[str]:
@@ -344,7 +340,7 @@ def all_logits(network: Network, feed: Feed, *, indices: np.ndarray, team: Team 
     consecutive = [indices[start : start + EVALUATION_BATCH] for start in range(0, len(indices), EVALUATION_BATCH)]
     parts = team.dealt([(part, np.zeros(len(part), np.int64)) for part in consecutive])
     with torch.no_grad():
-        made = [{task: scores.float().cpu().numpy() for task, scores in feed.scores(payload).items()} for _, payload in feed.batches(parts)]
+        made = [{task: scores.float().cpu().numpy() for task, scores in feed.scores(payload).items()} for payload in feed.batches(parts)]
     made = team.collected(made)
     return {task: np.concatenate([part[task] for part in made]) for task in made[0]}
 
@@ -410,9 +406,8 @@ def restore_(tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None
 def _save(training: Training, state: TrainingState, *, optimizer: Optimizer) -> None:
     if training.checkpoint is None:
         return
-    names = ("rate", "start_loss", "epoch", "best_loss", "best_epoch", "waited", "history")
-    plain = {name: getattr(state, name) for name in names} | {"course": asdict(state.course), "plateau": asdict(state.plateau)}
-    tensors = {"tensors": copied(_trained_tensors(training)), "optimizer": deepcopy(optimizer.state_dict()), "best": state.best}
+    plain = {name: getattr(state, name) for name in _STORED} | {"course": asdict(state.course), "plateau": asdict(state.plateau)}
+    tensors = {"tensors": copied(_trained_tensors(training)), "optimizer": deepcopy(optimizer.state_dict())}
     training.checkpoint.write({**tensors, **plain, "history": list(state.history)})
 
 
@@ -423,6 +418,5 @@ def _resumed(training: Training, optimizer: Optimizer) -> TrainingState | None:
         return None
     restore_(_trained_tensors(training), saved["tensors"])
     optimizer.load_state_dict(saved["optimizer"])
-    names = ("rate", "start_loss", "epoch", "best_loss", "best_epoch", "best", "waited", "history")
-    plain = {name: saved[name] for name in names} | {"history": [entry | {"phase": training.phase} for entry in saved["history"]]}
+    plain = {name: saved[name] for name in _STORED} | {"history": [entry | {"phase": training.phase} for entry in saved["history"]]}
     return TrainingState(**plain, course=Course(**saved["course"]), plateau=PlateauFactor(**saved["plateau"]))

@@ -30,11 +30,8 @@ def make_optimizer(network: Network, settings: Settings, *, rates: Mapping[str, 
         [parameter for name in names for parameter in parameters.get(name, {}).values() if parameter.requires_grad]
         for names in _by_depth(network)
     ]
-    known = {id(parameter) for block in by_block for parameter in block}
-    rest = [
-        parameter for group in parameters.values() for parameter in group.values() if parameter.requires_grad and id(parameter) not in known
-    ]
-    trained = _apart([*by_block, rest])
+    every = [parameter for group in parameters.values() for parameter in group.values() if parameter.requires_grad]
+    trained = _apart([*by_block, every])
     groups = []
     for block, factor in zip(trained, depth_factors(len(trained), settings.layer_decay), strict=True):
         matrices = [parameter for parameter in block if parameter.ndim > 1 and id(parameter) not in apart]
@@ -66,7 +63,8 @@ def _by_depth(network: Network) -> list[tuple[str, ...]]:
 
 
 def _apart(blocks: Iterable[Sequence[Parameter]]) -> list[list[Parameter]]:
-    """Return the blocks that hold parameters, each parameter once. Tied parameters belong to the lowest block."""
+    """Return the blocks that hold parameters, each parameter once, in the first of its blocks: tied parameters in the lowest, and in the
+    last those of no block."""
     seen, found = set[int](), list[list[Parameter]]()
     for block in blocks:
         own = {id(parameter): parameter for parameter in block if id(parameter) not in seen}

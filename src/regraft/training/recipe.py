@@ -13,7 +13,7 @@ from torch import Tensor
 from ..console import duration, say
 from ..words import counted
 from .checkpoints import MemoryStore
-from .courses import monitored_by, most_epochs
+from .courses import monitored_by, most_epochs, steps_of
 from .feeds import MOVING_STATISTICS
 from .loop import Training, loss_of, restore_, trained
 from .optimizers import trained_depth
@@ -201,12 +201,13 @@ def short_epochs(settings: Settings, examples: int, *, each: int | None = None) 
     `examples`: size of the training set. `each`: size of the training set of a short training; None: the maximum."""
     each = min(examples, LARGEST) if each is None else each
     allowed = SHARE * most_epochs(settings, examples) * examples / each
-    return max(-(-ROUND // max(1, round(each / settings.batch_size))), int(allowed / 16)), allowed
+    return max(-(-ROUND // steps_of(settings, each)), int(allowed / 16)), allowed
 
 
 def _usual_recipe(settings: Settings, usual: float, *, starts: Starts) -> Recipe:
-    """Return the usual recipe, adjusted to the given settings."""
-    return Recipe(settings.learning_rate or usual, 1.0, _statistics(settings), next(iter(starts)))
+    """Return the usual recipe, adjusted to the given settings. A batch of one example has no statistics of its own."""
+    frozen = settings.batch_norm == "frozen" or (settings.batch_norm == "auto" and settings.batch_size == 1)
+    return Recipe(settings.learning_rate or usual, 1.0, "frozen" if frozen else "batch", next(iter(starts)))
 
 
 def _run_(shorts: Sequence[ShortTraining], epochs: int, *, starts: Starts) -> None:
@@ -227,11 +228,6 @@ def _others(training: Training, best: Recipe, *, of: Container[str], starts: Sta
     if "statistics" in of and settings.batch_norm == "auto" and _moving_statistics(training) and best.start != DRAWN:
         found.append(replace(best, batch_norm="frozen"))
     return found + [replace(best, start=name) for name in starts if name != best.start]
-
-
-def _statistics(settings: Settings) -> str:
-    """Return the default statistics of trained BatchNorm layers: "batch" unless a batch has one example, which has no statistics."""
-    return "frozen" if settings.batch_norm == "frozen" or (settings.batch_norm == "auto" and settings.batch_size == 1) else "batch"
 
 
 def _smaller(training: Training, fit: np.ndarray, *, validation: np.ndarray) -> Training:
