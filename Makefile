@@ -1,4 +1,4 @@
-# make venv | test | test-all | check | docs | demo | bench | fuzz | clean
+# make venv | test | test-all | test-without-fcntl | check | docs | demo | bench | fuzz | clean
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.stamp
@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 FUZZ_ARGS ?=
 
 .DEFAULT_GOAL := test
-.PHONY: venv test test-all check docs demo bench fuzz clean
+.PHONY: venv test test-all test-without-fcntl check docs demo bench fuzz clean
 
 venv: $(STAMP)
 
@@ -24,6 +24,10 @@ test: venv
 
 test-all: venv
 	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+
+# As on Windows, in every process: all fast tests but those of Unix's own locks.
+test-without-fcntl: venv
+	PYTHONPATH=$(CURDIR)/tests/without_fcntl $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not flock" $(PYTEST_ARGS)
 
 check: venv
 	$(BIN)/ruff check .

@@ -38,6 +38,7 @@ def _holder(folder: Path, code: str = HOLDING) -> subprocess.Popen[str]:
     return child
 
 
+@pytest.mark.flock
 def test_another_process_is_told_in_one_line_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "out"
     child = _holder(folder)
@@ -93,6 +94,7 @@ def test_a_folder_that_cannot_be_written_is_named(name: str, tmp_path: Path) -> 
         pass
 
 
+@pytest.mark.flock
 def test_a_link_in_place_of_the_lock_makes_no_file_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / LOCK_FILE).symlink_to(tmp_path / "elsewhere")
@@ -102,6 +104,7 @@ def test_a_link_in_place_of_the_lock_makes_no_file_elsewhere(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL])
+@pytest.mark.flock
 def test_a_file_system_without_locks_is_said(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_given: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -115,6 +118,7 @@ def test_a_file_system_without_locks_is_said(number: int, tmp_path: Path, monkey
 WITHOUT_FLOCK = "import errno, fcntl\ndef none(*_): raise OSError(errno.ENOSYS, 'none')\nfcntl.flock = none\n" + HOLDING
 
 
+@pytest.mark.flock
 def test_where_the_system_has_no_such_call_one_holds_it_and_a_killed_process_holds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

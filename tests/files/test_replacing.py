@@ -126,6 +126,7 @@ def test_what_fails_half_way_leaves_the_old_content(way: str, error: Any, tmp_pa
 
 
 @pytest.mark.parametrize("before", [OLD | USER, {}], ids=["replaced", "new"])
+@pytest.mark.flock
 def test_killed_at_any_moment_it_is_the_old_or_the_new_one(
     way: str, before: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_list_of_what_is_gone_that_is_a_pipe_or_damaged_is_passed_over(tmp_pat
 @pytest.mark.parametrize("name", [".out.regraft.partial", "out/.regraft.staged", "out/.regraft.committed", "out/.regraft.lock"])
 @pytest.mark.parametrize("kind", ["pipe", "file", "link"])
 @pytest.mark.skipif(os.name == "nt", reason="FIFOs are of POSIX")
+@pytest.mark.flock
 def test_what_has_the_name_of_a_folder_that_is_left_and_is_none_stops_nobody(name: str, kind: str, tmp_path: Path) -> None:
     """A pipe would be waited for, for ever."""
     _put(tmp_path / "out", OLD)

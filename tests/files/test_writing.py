@@ -18,6 +18,7 @@ from regraft.files.writing import json_text, replaced_file, write_bytes, write_j
 
 
 @pytest.mark.parametrize("old", [b"old" * 1000, None], ids=["replaced", "new"])
+@pytest.mark.flock
 def test_killed_at_any_moment_it_is_the_old_or_the_new_file(old: bytes | None, tmp_path: Path) -> None:
     path, seen = tmp_path / "file.json", []
 

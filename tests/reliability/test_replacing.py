@@ -104,6 +104,7 @@ def _seen(folder: Path, architecture: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", ["exchanged", "moved in"])
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.flock
 def test_a_result_killed_at_any_moment(family: str, way: str, every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Moment by moment, in both ways in which a folder is replaced; the user's own file and another run's checkpoint stay."""
     old, new, architecture = FAMILIES[family]()
@@ -224,6 +225,7 @@ def test_what_a_killed_process_left_beside_a_folder_goes_when_it_is_opened(tmp_p
         assert left.is_dir()
 
 
+@pytest.mark.flock
 def test_the_lock_of_a_process_that_was_killed_at_the_very_end_goes_when_its_folder_is_opened(tmp_path: Path) -> None:
     net = regraft.load(_architecture(), inputs=(6,), classes=["a", "b", "c"])
     folder = net.save(tmp_path / "out")
@@ -254,6 +256,7 @@ def _read_only(folder: Path) -> Iterator[Path]:
             place.chmod(0o700)
 
 
+@pytest.mark.flock
 def test_what_a_killed_process_left_in_a_read_only_folder_stops_nobody(tmp_path: Path) -> None:
     net = regraft.load(_architecture(), inputs=(6,), classes=["a", "b", "c"])
     folder = net.save(tmp_path / "out")
@@ -321,6 +324,7 @@ regraft.adapt(net, own._data(), strategy="full", out=sys.argv[1], **own.QUICK)
 """
 
 
+@pytest.mark.flock
 def test_a_second_process_is_told_in_one_line(tmp_path: Path) -> None:
     folder, environment = tmp_path / "out", {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     first = subprocess.Popen([sys.executable, "-c", HOLDING, str(folder)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)

@@ -154,6 +154,7 @@ def test_only_regular_files_are_opened(kind: str, name: str, study: Path, victim
 
 
 @pytest.mark.parametrize("name", ["running", "best", "running/2.lock", ".regraft.lock"])
+@pytest.mark.flock
 def test_locks_that_are_links_lead_nowhere(name: str, study: Path, victim: Path, tmp_path: Path) -> None:
     for file in (study / "running").glob("*"):
         file.unlink()
