@@ -24,7 +24,7 @@ from .readers.folders import read_folder
 from .readers.streams import pictures_at, pictures_in_parquet, pictures_in_tar
 from .readers.table_files import TABLE_EXTENSIONS, how_else
 from .readers.tables import columns_in, is_table, names_files_beside, read_columns, read_table
-from .readers.targets import ReadOptions, are_among, indices_note
+from .readers.targets import ReadOptions, named_labels
 from .readers.tasks import ExampleFacts, targets_by_task, with_tasks
 from .targets import TASKS
 
@@ -188,12 +188,10 @@ def _read_bunch(source: Mapping[str, Any], options: ReadOptions) -> Dataset:
     """Read a data set of scikit-learn's loaders, with the names of its columns and classes."""
     values, labels, names = source["data"], source["target"], source.get("target_names")
     labels = labels if options.target is None else options.target
-    known = [] if names is None or options.target is not None or options.task == "regression" else [*map(str, names)]
+    known = () if names is None or options.target is not None or options.task == "regression" else tuple(map(str, names))
     numbers, foreign = as_numpy(labels) if known else np.zeros(0), tuple[str, ...]()
     if known and numbers.ndim == 1 and numbers.dtype.kind in "iu" and {*numbers.tolist()} <= {*range(len(known))}:
-        wanted = known if options.classes is None else options.classes.get(None, ())
-        options = dataclasses.replace(options, classes=options.classes or {None: tuple(known)})
-        labels, foreign = [known[int(number)] for number in numbers] if are_among(known, wanted) else labels, indices_note(known, wanted)
+        labels, options, foreign = named_labels(labels, known, options)
     data = _pair((values, labels), dataclasses.replace(options, target=None))
     data = dataclasses.replace(data, notes=(*foreign, *data.notes))
     columns = None if is_frame(values) else columns_in(source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,11 +102,37 @@ class Targets:
             raise DataError(f"task={task!r} is no kind of task{near_names(str(task), TASKS)}")
         if task == self.task:
             return self
-        made = _CONVERTED.get((self.task, task))
-        if made is None:
+        classes: tuple[str, ...]
+        if task == "classification":
+            values, classes = self._as_classes()
+        elif self.task != "classification":
             raise wrong_task(task, f"they are of the kind {self.task!r}")
-        values, classes = made(self)
+        elif task == "regression":
+            values, classes = self._as_numbers(), ()
+        else:
+            values, classes = np.eye(len(self.classes), dtype=np.float32)[self.values], self.classes
+            values[~self.known] = np.nan
         return dataclasses.replace(self, values=values, classes=classes, task=task, notes=(), also=())
+
+    def _as_numbers(self) -> np.ndarray:
+        try:
+            numbers = np.array([float(name) for name in self.classes], np.float32)
+        except ValueError as error:
+            raise wrong_task("regression", f"they are names, such as {listed(map(repr, self.classes), 3)}") from error
+        return np.asarray(np.append(numbers, np.float32(np.nan))[self.values])
+
+    def _as_classes(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        known, values = self.values[self.known], np.full(len(self), MISSING, np.int64)
+        if self.task == "multi-label":
+            counts = known.sum(axis=1)
+            if (counts != 1).any():
+                raise wrong_task("classification", f"{counted(int((counts != 1).sum()), 'example', verb='have')} no label, or several")
+            values[self.known] = known.argmax(axis=1)
+            return values, self.classes
+        if known.ndim > 1 or not (known == np.round(known)).all():
+            raise wrong_task("classification", "they are numbers that are not whole")
+        distinct, values[self.known] = np.unique(known.astype(np.int64), return_inverse=True)
+        return values, tuple(map(str, distinct.tolist()))
 
     def taken(self, rows: np.ndarray) -> Targets:
         """Return the targets of the examples at `rows`, (n,), in that order."""
@@ -175,41 +201,3 @@ def foreign_labels(labels: Sequence[str], classes: Sequence[str]) -> DataError:
 def wrong_task(task: str, why: str) -> DataError:
     """Return the error for labels that do not fit a task type."""
     return DataError(f"The labels cannot be read as those of a {task}: {why}. Choose another task= of {', '.join(TASKS)}, or other labels.")
-
-
-def _as_rows(targets: Targets) -> tuple[np.ndarray, tuple[str, ...]]:
-    table = np.eye(len(targets.classes), dtype=np.float32)[targets.values]
-    table[~targets.known] = np.nan
-    return table, targets.classes
-
-
-def _as_numbers(targets: Targets) -> tuple[np.ndarray, tuple[str, ...]]:
-    try:
-        numbers = np.array([float(name) for name in targets.classes], np.float32)
-    except ValueError as error:
-        raise wrong_task("regression", f"they are names, such as {listed(map(repr, targets.classes), 3)}") from error
-    return np.append(numbers, np.float32(np.nan))[targets.values], ()
-
-
-def _as_classes(targets: Targets) -> tuple[np.ndarray, tuple[str, ...]]:
-    known = targets.known
-    values = np.full(len(targets), MISSING, np.int64)
-    if targets.task == "multi-label":
-        counts = targets.values[known].sum(axis=1)
-        if (counts != 1).any():
-            raise wrong_task("classification", f"{counted(int((counts != 1).sum()), 'example', verb='have')} no label, or several")
-        values[known] = targets.values[known].argmax(axis=1)
-        return values, targets.classes
-    numbers = targets.values[known]
-    if numbers.ndim > 1 or not (numbers == np.round(numbers)).all():
-        raise wrong_task("classification", "they are numbers that are not whole")
-    distinct, values[known] = np.unique(numbers.astype(np.int64), return_inverse=True)
-    return values, tuple(map(str, distinct.tolist()))
-
-
-_CONVERTED: dict[tuple[str, str], Callable[[Targets], tuple[np.ndarray, tuple[str, ...]]]] = {
-    ("classification", "multi-label"): _as_rows,
-    ("classification", "regression"): _as_numbers,
-    ("multi-label", "classification"): _as_classes,
-    ("regression", "classification"): _as_classes,
-}

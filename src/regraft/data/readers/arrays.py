@@ -13,10 +13,10 @@ from ...words import counted
 from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import kind_of
-from ..items import LazyItems, Padding, Parts, as_numpy, file_names, listed, padded_to, padding_of
+from ..items import LazyItems, Padding, Parts, as_numpy, file_names, padded_to, padding_of
 from .examples import examples_of
 from .label_lists import is_missing
-from .targets import ReadOptions, are_among, indices_note
+from .targets import ReadOptions, named_labels
 from .tasks import ExampleFacts, as_padded, built, targets_by_task
 
 
@@ -63,21 +63,10 @@ def read_examples(source: Any, options: ReadOptions) -> Dataset:
     """Read a data set of PyTorch, Hugging Face or TensorFlow, or anything else that yields examples.
     A source with index and length is read example by example when needed."""
     found = examples_of(source, options.target)
-    options = dataclasses.replace(options, target=None)
-    labels = found.labels
-    wanted = found.classes if options.classes is None else options.classes.get(None)
-    if found.classes is not None and options.task != "regression" and are_among(found.classes, wanted or ()):
-        lists = any(isinstance(one, list | np.ndarray) for one in labels)
-        numbers = np.array([number for one in labels for number in (one if lists else [one])], dtype=np.int64)
-        if not 0 <= numbers.min() <= numbers.max() < len(found.classes):
-            span = f"{numbers.min()} to {numbers.max()}"
-            raise DataError(
-                f"Labels run from {span} and the data set names {counted(len(found.classes), 'class')}: {listed(found.classes)}."
-            )
-        labels = [[found.classes[number] for number in one] if lists else found.classes[one] for one in labels]
-        options = dataclasses.replace(options, classes=options.classes or {None: found.classes})
+    labels, options, foreign = found.labels, dataclasses.replace(options, target=None), tuple[str, ...]()
+    if found.classes is not None and options.task != "regression":
+        labels, options, foreign = named_labels(labels, found.classes, options)
     data = read_arrays((found.items, labels), options)
-    foreign = indices_note(found.classes, wanted or ()) if found.classes is not None and data.task != "regression" else ()
     return dataclasses.replace(data, notes=(found.note, *foreign, *data.notes))
 
 

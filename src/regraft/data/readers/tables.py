@@ -21,13 +21,13 @@ from ..decoding.files import EXTENSIONS, existing_folder, kind_of, kind_of_files
 from ..items import Parts, as_numpy, is_bunch, is_frame, listed, take
 from .array_files import array_items
 from .arrays import parts_of
-from .columns import column_array, column_facts, column_numbers, weight_numbers
+from .columns import column_facts, column_numbers
 from .csv_files import distinct_names, numbers_in_texts
 from .examples import TARGET_NAMES
 from .label_lists import is_missing
 from .named_files import FilesBelow
 from .table_files import TABLE_EXTENSIONS, Columns, columns_of_file, keeps_types, texts_of_file
-from .targets import ReadOptions, label_array
+from .targets import ReadOptions
 from .tasks import MAIN, ExampleFacts, built, targets_by_task
 
 __all__ = [
@@ -217,22 +217,18 @@ def _read_columns(table: _Table, options: ReadOptions) -> Dataset:
 
 
 def _beside(table: _Table, options: ReadOptions) -> ExampleFacts:
-    groups = _labels(table, options.group, what="group")
-    conditions = _labels(table, options.condition, what="condition")
-    weight = table.column(options.weight, "sample_weight") if isinstance(options.weight, str) else options.weight
-    weights = weight_numbers(weight, len(table))
-    wanted = [options.columns] if isinstance(options.columns, str) else options.columns
-    if not isinstance(wanted, list | tuple) or not all(isinstance(name, str) for name in wanted):
-        return ExampleFacts(groups, conditions, *column_array(wanted, len(table)), weights=weights)
-    named = {name: table.column(name, "columns") for name in wanted}
-    return ExampleFacts(groups, conditions, *column_numbers(named, len(table)), weights=weights)
-
-
-def _labels(table: _Table, wanted: Any, *, what: str) -> np.ndarray | None:
-    if isinstance(wanted, str):
-        table.column(wanted, what)
-        wanted = table.names(wanted)
-    return label_array(wanted, len(table), what=what)
+    """Return what stands beside the examples, from the columns that the options name, or from their values."""
+    given: dict[str, Any] = {}
+    for what, wanted in (("group", options.group), ("condition", options.condition)):
+        if isinstance(wanted, str):
+            table.column(wanted, what)
+            given[what] = table.names(wanted)
+    if isinstance(options.weight, str):
+        given["weight"] = table.column(options.weight, "sample_weight")
+    columns = [options.columns] if isinstance(options.columns, str) else options.columns
+    if isinstance(columns, list | tuple) and all(isinstance(name, str) for name in columns):
+        given["columns"] = {name: table.column(name, "columns") for name in columns}
+    return ExampleFacts.of(dataclasses.replace(options, **given), len(table))
 
 
 Classes = dict[str | None, tuple[str, ...]]
@@ -240,15 +236,15 @@ Classes = dict[str | None, tuple[str, ...]]
 
 def _target_columns(table: _Table, options: ReadOptions) -> tuple[Any, Classes]:
     """Return the labels, of one task or by task, and the class names of tasks whose labels span several columns."""
-    if not isinstance(options.target, Mapping):
-        wanted = _default_target(table) if options.target is None else options.target
-        values, names = _task_columns(table, wanted, said=options.task_of(MAIN))
-        return values, {} if names is None else {None: names}
+    several = isinstance(options.target, Mapping)
+    wanted = options.target if several else {MAIN: _default_target(table) if options.target is None else options.target}
     found = {
-        str(task): _task_columns(table, wanted, of=f" of task {task!r}", said=options.task_of(str(task)))
-        for task, wanted in options.target.items()
+        str(task): _task_columns(table, one, of=f" of task {task!r}" if several else "", said=options.task_of(str(task)))
+        for task, one in wanted.items()
     }
-    return {task: values for task, (values, _) in found.items()}, {task: names for task, (_, names) in found.items() if names is not None}
+    values = {task: labels for task, (labels, _) in found.items()}
+    classes: Classes = {task if several else None: names for task, (_, names) in found.items() if names is not None}
+    return values if several else values[MAIN], classes
 
 
 def _task_columns(table: _Table, wanted: Any, *, said: str | None, of: str = "") -> tuple[Any, tuple[str, ...] | None]:

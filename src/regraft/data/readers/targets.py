@@ -223,17 +223,24 @@ def _number_notes(distinct: np.ndarray, counts: np.ndarray) -> Iterator[str]:
         yield f"the label -1 ({counted(counts[0], 'example')}) is read as a class; where it means that the label is missing, leave it empty"
 
 
-def are_among(names: Iterable[str], classes: Sequence[str]) -> bool:
-    """Return whether a data set names classes of the network, perhaps in another case; else its numbers are names, or indices."""
-    return bool(rows_of(names, classes))
-
-
-def indices_note(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
-    """Return a note where a data set names its classes, the network has none of them, and its own are not just numbers."""
-    if not classes or are_among(names, classes) or all(name.strip().isdigit() for name in classes):
-        return ()
-    ours, theirs = (listed(map(repr, side)) for side in (classes, names))
-    return (f"the data set calls its classes {theirs}, none of which the network has: its numbers are taken as the places of {ours}",)
+def named_labels(labels: Iterable[Any], names: tuple[str, ...], options: ReadOptions) -> tuple[Any, ReadOptions, tuple[str, ...]]:
+    """Return labels that are indices of a data set's class names as these names, with the options for them.
+    If the network has classes and none of them is among the names, perhaps in another case, the numbers are the places of its own classes:
+    labels and options are unchanged, and a note says so unless its classes are just numbers. `labels`: N numbers, or lists of these."""
+    wanted = names if options.classes is None else options.classes.get(None, ())
+    if rows_of(names, wanted):
+        lists = any(isinstance(one, list | np.ndarray) for one in labels)
+        numbers = np.array([number for one in labels for number in (one if lists else [one])], dtype=np.int64)
+        if not 0 <= numbers.min() <= numbers.max() < len(names):
+            span = f"{numbers.min()} to {numbers.max()}"
+            raise DataError(f"Labels run from {span} and the data set names {counted(len(names), 'class')}: {listed(names)}.")
+        named = [[names[number] for number in one] if lists else names[one] for one in labels]
+        return named, replace(options, classes=options.classes or {None: names}), ()
+    if all(name.strip().isdigit() for name in wanted):
+        return labels, options, ()
+    ours, theirs = (listed(map(repr, side)) for side in (wanted, names))
+    note = f"the data set calls its classes {theirs}, none of which the network has: its numbers are taken as the places of {ours}"
+    return labels, options, (note,)
 
 
 def _known_rows(distinct: np.ndarray, labels: list[str], *, classes: Sequence[str]) -> np.ndarray:
