@@ -86,6 +86,7 @@ def test_groups_and_conditions():
         ((X, [0, 1]), {}, "X has 4 examples and y has 2"),
         ((X,), {}, r"A tuple of 1 was received; expected a pair"),
         ((X[:0], []), {}, r"The data are empty: X has the shape \(0, 3\)"),
+        ((np.array([], str), []), {}, "The data are empty: X has 0 examples"),
         ((np.float32(3), [1]), {}, "X is a single float32"),
         ((X, ["a", None, "b", ""]), {}, "missing or not finite in rows 1, 3"),
         ((X, [0.5, np.nan, 1, np.inf]), {}, "missing or not finite in rows 1, 3"),

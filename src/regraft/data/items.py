@@ -70,6 +70,11 @@ class Parts(Sequence[Any]):
     kinds: Mapping[str, str]  # name -> their kind: "array", "image", "audio" or "text"
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> the table columns that they were read from
 
+    def __post_init__(self) -> None:
+        counts = {name: len(items) for name, items in self.parts.items()}
+        if len(set(counts.values())) != 1:
+            raise DataError(f"The inputs differ in length: {counts}; expected one example of each for every example.")
+
     def __len__(self) -> int:
         return len(next(iter(self.parts.values())))
 

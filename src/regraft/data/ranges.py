@@ -19,6 +19,14 @@ MEASURED = 20.0  # For data without a standard range, values this many times as 
 SMALL = 0.02  # Values up to this share of the range are taken for another unit; five levels of 255 are almost black
 
 
+def usual_range(limits: Range) -> Range:
+    """Return 0 to 1 for limits within it, 0 to 255 for those that use that range; else the limits."""
+    least, most = limits
+    if least >= 0 and most <= 1:
+        return SHARES
+    return BYTES if least >= 0 and 127 < most <= 255 else limits
+
+
 def limits_of(items: Sequence[Any] | np.ndarray) -> Range | None:
     """Return the minimum and maximum of arrays; None if there are no examples, or they are not arrays of numbers."""
     if not len(items) or isinstance(items[0], str | Path) or not isinstance(items[0], np.ndarray) or not items[0].size:

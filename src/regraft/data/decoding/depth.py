@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,7 +10,7 @@ from ...errors import DataError, InputError, optional_import
 from ...files.media import picture_of
 from ...words import counted
 from ..items import spread_rows, take
-from ..ranges import BYTES, SHARES, STEPS, Range, check_range
+from ..ranges import SHARES, STEPS, Range, check_range, usual_range
 from .threads import in_threads
 
 Found = TypeVar("Found")
@@ -105,7 +104,7 @@ def _examined(items: Sequence[Any] | np.ndarray, most: int, *, look: Callable[[A
 
     def found(item: Any) -> Found | None:
         try:
-            with picture_of(Path(item) if isinstance(item, str) else item) as picture:
+            with picture_of(item) as picture:
                 return look(picture)
         except InputError:  # reported when the picture is read
             return None
@@ -156,8 +155,5 @@ def float_range_of(limits: Range | None) -> Range | None:
     The range is (0, 1) if it holds all values, (0, 255) for values that use that range, else the limits. None if nothing is known."""
     if limits is None:
         return None
-    if limits[0] >= 0 and limits[1] <= 1:
-        return SHARES
-    if limits[0] >= 0 and 127 < limits[1] <= 255:
-        return BYTES
-    return limits if limits[0] < limits[1] else (min(0.0, limits[0]), max(0.0, limits[1]))
+    least, most = usual_range(limits)
+    return (least, most) if least < most else (min(0.0, least), max(0.0, most))

@@ -13,7 +13,7 @@ from ...files.media import picture_of
 from ...files.text import printable
 from ...tensors import Tensor, torch
 from ...words import counted
-from ..ranges import BYTES, SHARES, STEPS, limits_of
+from ..ranges import BYTES, SHARES, STEPS, limits_of, usual_range
 from .depth import BACKGROUNDS, PLAIN, ByteConversion, in_mode, integer_range_of
 
 MODES = {"bilinear": 2, "bicubic": 3}  # Interpolation -> its number in PIL; the names are those of torch
@@ -58,7 +58,7 @@ def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any], readin
         try:
             pixels = np.array(resized(in_mode(upright, reading, mode=PIL_MODES[channels])))
         except DataError as error:
-            raise DataError(f"'{printable(source)}': {error}" if isinstance(source, Path) else str(error)) from error
+            raise DataError(f"'{printable(source)}': {error}" if isinstance(source, str | Path) else str(error)) from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -110,9 +110,6 @@ def value_range_of(items: Sequence[Any] | np.ndarray) -> tuple[float, float] | N
     limits = limits_of(items)
     if limits is None:
         return None
-    least, most = limits
-    if least >= 0 and most <= 1:
-        return SHARES
-    if least >= 0 and most > BYTES[1] and items[0].dtype.kind in "iu":
+    if limits[0] >= 0 and limits[1] > BYTES[1] and items[0].dtype.kind in "iu":
         return integer_range_of(limits)
-    return BYTES if least >= 0 and 127 < most <= 255 else limits
+    return usual_range(limits)

@@ -17,7 +17,7 @@ from ...tensors import Tensor, torch
 from ...words import counted
 from ..dataset import Dataset
 from ..items import alone, listed, padded_to, spread_rows, take
-from ..ranges import BYTES, SHARES, Range, check_range, limits_of
+from ..ranges import BYTES, Range, check_range, limits_of, usual_range
 from ..readers.tables import columns_in, is_table, read_unlabelled
 from .preprocessing import Preprocessing, check_scaling
 from .schemas import MOST, Constant, Length, Limits, Name, Spread
@@ -268,11 +268,7 @@ def _range_of(shown: np.ndarray) -> Range | None:
         return None
     if shown.dtype == np.uint8:
         return BYTES
-    if shown.ndim < 3:
-        return None
-    if limits[0] >= 0 and limits[1] <= 1:
-        return SHARES
-    return BYTES if limits[0] >= 0 and 127 < limits[1] <= 255 else limits
+    return None if shown.ndim < 3 else usual_range(limits)
 
 
 def _fits(received: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:

@@ -243,15 +243,17 @@ class AudioPreprocessing(Preprocessing):
         return made[:, None] if self.layout == "channels_first" else made[..., None]
 
     def describe(self) -> str:
-        if self.features == "waveform":
-            line = f"audio: {self._length_told()} at {self.sample_rate} Hz as a waveform"
-            return line + (", standardised" if self.standardise else "") + (", inferred from the network's input" if self.inferred else "")
+        length = "whole recordings" if self.seconds is None else f"{self.seconds:.4g} s"
+        line = f"audio: {length} at {self.sample_rate} Hz"
         if self.extractor is not None:
-            return f"audio: {self._length_told()} at {self.sample_rate} Hz, by {dict(self.extractor).get('feature_extractor_type')}"
-        bands = f"{self.n_mels} log-mel bands" if self.features == "log_mel" else f"{self.n_mfcc} MFCCs of {self.n_mels} bands"
-        line = f"audio: {self._length_told()} at {self.sample_rate} Hz, {bands}, window {self.n_fft}, hop {self.hop_length}"
-        line += "" if self.picture is None else f", as pictures of {self.picture[0]} x {self.picture[1]}"
-        line += ", frames first" if self.layout == "frames_first" else ""
+            return f"{line}, by {dict(self.extractor).get('feature_extractor_type')}"
+        if self.features == "waveform":
+            line += " as a waveform"
+        else:
+            bands = f"{self.n_mels} log-mel bands" if self.features == "log_mel" else f"{self.n_mfcc} MFCCs of {self.n_mels} bands"
+            line += f", {bands}, window {self.n_fft}, hop {self.hop_length}"
+            line += "" if self.picture is None else f", as pictures of {self.picture[0]} x {self.picture[1]}"
+            line += ", frames first" if self.layout == "frames_first" else ""
         return line + (", standardised" if self.standardise else "") + (", inferred from the network's input" if self.inferred else "")
 
     @cached_property
@@ -262,9 +264,6 @@ class AudioPreprocessing(Preprocessing):
             named = dict(self.extractor or ()).get("feature_extractor_type")
             raise DataError(f"Transformers has no class {printable(str(named))!r} that makes features of sound. Give preprocessing=.")
         return found
-
-    def _length_told(self) -> str:
-        return "whole recordings" if self.seconds is None else f"{self.seconds:.4g} s"
 
     def _spectrogram(self, item: Any, view: int, *, seed: int) -> np.ndarray:
         """Return one example as (bands, frames) float32, or as (height, width, channels) for a picture."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -165,5 +164,5 @@ def _picture(item: Any) -> Any:
         if item.dtype != np.uint8:
             raise DataError(f"A function takes pictures as files, PIL pictures or uint8 arrays; received an array of {item.dtype}.")
         return library.fromarray(item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item).convert("RGB")
-    pixels = decode(Path(item) if isinstance(item, str) else item, 3, resized=lambda picture: picture)
+    pixels = decode(item, 3, resized=lambda picture: picture)
     return library.fromarray(pixels[0].permute(1, 2, 0).numpy().astype(np.uint8))

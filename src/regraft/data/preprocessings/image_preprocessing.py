@@ -6,7 +6,6 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -186,7 +185,7 @@ class ImagePreprocessing(Preprocessing):
             pixels = self._pixels_of(np.stack(list(items))).numpy()
             return np.moveaxis(np.broadcast_to(pixels, (len(pixels), self.channels, *pixels.shape[2:])), 1, 3).round().astype(np.uint8)
         resized, reading = (lambda picture: picture) if raw else self._resized_image, self.reading
-        made = np.stack(in_threads(lambda item: decoded(_file(item), self.channels, resized=resized, reading=reading), list(items)))
+        made = np.stack(in_threads(lambda item: decoded(item, self.channels, resized=resized, reading=reading), list(items)))
         return made if raw else self._scaled(made)
 
     def _scaled(self, pixels: np.ndarray) -> np.ndarray:
@@ -245,7 +244,7 @@ class ImagePreprocessing(Preprocessing):
         """Return one picture as (1, 1 or C, height, width) pixels in 0..255."""
         if isinstance(item, np.ndarray):
             return self._fitted_pixels(self._pixels_of(item[None]))
-        return decode(_file(item), self.channels, resized=self._resized_image, reading=self.reading)
+        return decode(item, self.channels, resized=self._resized_image, reading=self.reading)
 
     def _pixels_of(self, arrays: np.ndarray) -> Tensor:
         return pixel_batch(arrays, self.channels, value_range=self._range_of(arrays), background=self.background)
@@ -302,10 +301,6 @@ def _number(value: float | Sequence[float]) -> str:
     """Return one number, or several in brackets; equal numbers are shown as one."""
     several = [f"{one:.6g}" for one in ([value] if isinstance(value, int | float) else value)]
     return several[0] if len(set(several)) == 1 else f"({', '.join(several)})"
-
-
-def _file(item: Any) -> Any:
-    return Path(item) if isinstance(item, str) else item
 
 
 def _is_block(items: Any) -> bool:

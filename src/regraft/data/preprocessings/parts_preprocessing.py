@@ -133,9 +133,6 @@ class PartsPreprocessing(Preprocessing):
         if not isinstance(items, Mapping):
             return as_dataset(items, self.parts[0].item_kind)
         found = {name: self._part(name, values) for name, values in zip(map(str, items), items.values(), strict=True)}
-        counts = {name: len(part) for name, part in found.items()}
-        if len(set(counts.values())) != 1:
-            raise DataError(f"The inputs differ in length: {counts}; expected one example of each for every example.")
         parts = Parts({name: part.items for name, part in found.items()}, {name: part.kind for name, part in found.items()})
         return unlabelled(parts, self.kind)
 

@@ -15,8 +15,7 @@ from ..dataset import Dataset
 from ..decoding.files import kind_of
 from ..items import LazyItems, Padding, Parts, as_numpy, file_names, padded_to, padding_of
 from .examples import examples_of
-from .label_lists import is_missing
-from .targets import ReadOptions, named_labels
+from .targets import ReadOptions, is_missing, named_labels
 from .tasks import ExampleFacts, as_padded, built, targets_by_task
 
 
@@ -65,7 +64,7 @@ def read_examples(source: Any, options: ReadOptions) -> Dataset:
     found = examples_of(source, options.target)
     labels, options, foreign = found.labels, dataclasses.replace(options, target=None), tuple[str, ...]()
     if found.classes is not None and options.task != "regression":
-        labels, options, foreign = named_labels(labels, found.classes, options)
+        labels, options, foreign = named_labels(labels, found.classes, options=options)
     data = read_arrays((found.items, labels), options)
     return dataclasses.replace(data, notes=(found.note, *foreign, *data.notes))
 
@@ -83,9 +82,6 @@ def parts_of(values: Mapping[str, Any], kind: str | Mapping[str, str] | None = N
         )
         raise DataError(f"X has the inputs {list(values)}, and kind={kind!r} was given{near}")
     found = {str(name): _items(one, kinds.get(name)) for name, one in values.items()}
-    counts = {name: len(items) for name, (items, _) in found.items()}
-    if len(set(counts.values())) > 1:
-        raise DataError(f"The inputs differ in length: {counts}; expected one example of each for every example.")
     return Parts({name: items for name, (items, _) in found.items()}, {name: kind for name, (_, kind) in found.items()}), "parts"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from ...errors import DataError
 from ...words import counted
 from ..items import as_numpy, is_frame
-from .label_lists import is_missing
+from .targets import is_missing
 
 _TYPES = {"b": "true or false", "i": "whole numbers", "u": "whole numbers", "f": "numbers", "M": "dates", "m": "times"}
 """By NumPy kind; any other kind is "texts"."""

@@ -24,22 +24,11 @@ from .arrays import parts_of
 from .columns import column_facts, column_numbers
 from .csv_files import distinct_names, numbers_in_texts
 from .examples import TARGET_NAMES
-from .label_lists import is_missing
 from .named_files import FilesBelow
-from .table_files import TABLE_EXTENSIONS, Columns, columns_of_file, keeps_types, texts_of_file
-from .targets import ReadOptions
+from .table_files import TABLE_EXTENSIONS as TABLE_EXTENSIONS
+from .table_files import Columns, columns_of_file, keeps_types, texts_of_file
+from .targets import ReadOptions, is_missing
 from .tasks import MAIN, ExampleFacts, built, targets_by_task
-
-__all__ = [
-    "TABLE_EXTENSIONS",
-    "absent_columns",
-    "columns_in",
-    "is_table",
-    "names_files_beside",
-    "read_columns",
-    "read_table",
-    "read_unlabelled",
-]
 
 _NAMELESS = re.compile(r"|Unnamed: 0(\.\d+)?")  # Names that the index of a data frame gets when it is written to a file
 FEW_ROWS = 8  # With this few rows or fewer, any column may count the rows by chance

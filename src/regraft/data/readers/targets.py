@@ -12,7 +12,6 @@ from ...networks.names import exact_name, rows_of
 from ...words import counted
 from ..items import as_numpy, listed
 from ..targets import Targets, foreign_labels, spelling_notes, wrong_task
-from .label_lists import is_missing, label_lists, label_text
 
 MOST_LABEL_BYTES = 2**31
 FEW_VALUES = 20  # Up to this many distinct whole numbers, float targets are probably classes, and a note says so
@@ -66,7 +65,7 @@ def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
 
 def _texts(values: list[Any], *, what: str) -> np.ndarray:
     """Return labels as an array of texts. Its memory is the number of labels times the longest label, so long texts are refused."""
-    texts = [label_text(value) for value in values]
+    texts = [_label_text(value) for value in values]
     longest = max(map(len, texts), default=0)
     if longest * len(texts) * 4 > MOST_LABEL_BYTES:
         raise DataError(
@@ -86,11 +85,8 @@ def make_targets(values: Any, classes: Sequence[str] | None = None, *, task: str
     lists = label_lists(values, classes)
     if lists is not None:
         return _told(Targets(*lists, "multi-label"), task)
-    array = as_numpy(values)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
+    array = labels_in(values)
     if array.ndim == 2:
-        array = number_rows(array)
         _check_rows(array)
         return _of_numbers(array, task) if _are_numbers(array, task, known=classes is not None) else _told(_from_rows(array, classes), task)
     if array.ndim != 1:
@@ -142,9 +138,12 @@ def _are_numbers(rows: np.ndarray, task: str | None, *, known: bool) -> bool:
     return task is None and not known and rows.dtype.kind == "f" and bool((rows != np.round(rows)).any())
 
 
-def number_rows(array: np.ndarray) -> np.ndarray:
-    """Return rows of objects as numbers, with NaN for empty cells, where all of them are numbers; else unchanged. `array`: (N, k)."""
-    if array.dtype.kind != "O":
+def labels_in(values: Any) -> np.ndarray:
+    """Return labels as an array, (N,) or (N, k). Rows of objects become numbers, with NaN for empty cells, if all of them are numbers."""
+    array = as_numpy(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        return array[:, 0]
+    if array.ndim != 2 or array.dtype.kind != "O":
         return array
     cells = [np.nan if is_missing(cell) else cell for cell in array.ravel().tolist()]
     return np.array(cells, dtype=np.float64).reshape(array.shape) if all(isinstance(cell, int | float) for cell in cells) else array
@@ -223,7 +222,7 @@ def _number_notes(distinct: np.ndarray, counts: np.ndarray) -> Iterator[str]:
         yield f"the label -1 ({counted(counts[0], 'example')}) is read as a class; where it means that the label is missing, leave it empty"
 
 
-def named_labels(labels: Iterable[Any], names: tuple[str, ...], options: ReadOptions) -> tuple[Any, ReadOptions, tuple[str, ...]]:
+def named_labels(labels: Iterable[Any], names: tuple[str, ...], *, options: ReadOptions) -> tuple[Any, ReadOptions, tuple[str, ...]]:
     """Return labels that are indices of a data set's class names as these names, with the options for them.
     If the network has classes and none of them is among the names, perhaps in another case, the numbers are the places of its own classes:
     labels and options are unchanged, and a note says so unless its classes are just numbers. `labels`: N numbers, or lists of these."""
@@ -280,3 +279,73 @@ def typed(array: np.ndarray) -> np.ndarray:
     if values and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return np.array(values)
     return _texts(values, what="target")
+
+
+# ── labels given as lists: an example may have several labels, or none ─────────────────────────────────────────────────────
+
+
+def label_lists(values: Any, classes: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """Return lists of labels as rows of 0 and 1, (N, C) float32, and the C names; None if the values are not lists.
+    A missing list becomes a row of NaN."""
+    rows = _lists(values)
+    if rows is None:
+        return None
+    texts = [None if row is None else [_label_text(label) for label in row] for row in rows]
+    found = sorted({text for row in texts for text in row or ()}, key=natural_key)
+    if not found:
+        raise DataError(f"None of the {counted(len(rows), 'list')} of labels holds a label; expected one or more.")
+    names = tuple(found) if classes is None else tuple(classes)
+    places = rows_of(found, names)
+    unknown = [name for name in found if name not in places]
+    if unknown:
+        raise foreign_labels(unknown, names)
+    table = np.zeros((len(rows), len(names)), dtype=np.float32)
+    for at, row in enumerate(texts):
+        if row is None:
+            table[at] = np.nan
+        else:
+            table[at, [places[text] for text in row]] = 1
+    return table, names
+
+
+def _lists(values: Any) -> list[list[Any] | None] | None:
+    """Return the labels of each example, None for a missing list; None if the values are not lists of labels."""
+    held = values if isinstance(values, list | tuple) else as_numpy(values)
+    if isinstance(held, np.ndarray):
+        if held.dtype.kind not in "OUS" or held.shape[1:] == (1,) or (held.dtype.kind != "O" and held.ndim == 1):
+            return None
+        held = list(held)
+    if not any(_is_list(value) for value in held):
+        return None
+    single = next((at for at, value in enumerate(held) if not _is_list(value) and not is_missing(value)), None)
+    if single is not None:
+        raise DataError(f"Row {single} has the label {held[single]!r} and other rows have lists of labels; expected a list in each row.")
+    rows = [list(value) if _is_list(value) else None for value in held]
+    labels = [label for row in rows for label in row or ()]
+    numbers = bool(labels) and all(isinstance(label, int | float | np.number | np.bool_) or label is None for label in labels)
+    rectangular = len({len(row) for row in rows if row is not None}) == 1 and not any(isinstance(value, set | frozenset) for value in held)
+    return None if numbers and rectangular else rows
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | set | frozenset) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
+def _label_text(label: Any) -> str:
+    """Return one label as text. `label`: a text, bytes in UTF-8, a number, or any other single value."""
+    if isinstance(label, bytes):
+        try:
+            return label.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"The label {label!r} is bytes that are no text in UTF-8: {error.reason}. Decode the labels first.") from error
+    if isinstance(label, Mapping | list | tuple | set | frozenset) or (isinstance(label, np.ndarray) and label.ndim):
+        shown = f"{type(label).__name__} ({str(label)[:60]!r})"
+        raise DataError(f"A label is of the type {shown}; expected a text, a number, or a list of those.")
+    return str(label)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is missing: None, NaN, an empty or blank text, or a missing value of pandas."""
+    if isinstance(value, float):
+        return value != value
+    return value is None or (isinstance(value, str | bytes) and not value.strip()) or type(value).__name__ in ("NAType", "NaTType")

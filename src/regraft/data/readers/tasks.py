@@ -13,11 +13,10 @@ from ...errors import DataError, near_names
 from ...words import counted
 from ..check import labelled
 from ..dataset import Dataset, with_targets
-from ..items import LazyItems, Padding, as_numpy, listed
+from ..items import LazyItems, Padding, listed
 from ..targets import MISSING, Targets
 from .columns import column_array, weight_numbers
-from .label_lists import is_missing, label_lists
-from .targets import FEW_VALUES, ReadOptions, label_array, make_targets, missing_rows, number_rows, typed
+from .targets import FEW_VALUES, ReadOptions, is_missing, label_array, label_lists, labels_in, make_targets, missing_rows, typed
 
 MAIN = "main"
 
@@ -147,13 +146,10 @@ def _array_of(values: Any) -> np.ndarray:
     if isinstance(values, list | tuple):
         widths = {len(value) for value in values if isinstance(value, list | tuple | np.ndarray)}
         if len(widths) == 1:
-            values = [[None] * widths.copy().pop() if is_missing(value) else list(value) for value in values]
+            values = [[None] * max(widths) if is_missing(value) else list(value) for value in values]
         elif any(isinstance(value, str) for value in values):
             values = np.array(values, dtype=object)  # else NaN beside texts would become the text "nan"
-    array = as_numpy(values)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    return number_rows(array) if array.ndim == 2 else array
+    return labels_in(values)
 
 
 def _missing(array: np.ndarray) -> np.ndarray:
