@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from torch import nn
 from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.freezing.identity import cache_identity, frozen_digest
 from regraft.networks.fingerprints import libraries
+from regraft.networks.fingerprints.bytecode import read_globals
 from regraft.networks.fingerprints.libraries import library_of, source_of
 from regraft.networks.fingerprints.values import Fingerprint
 from regraft.networks.network import Network
@@ -124,3 +127,79 @@ def test_code_of_this_package_counts_by_its_source(tmp_path: Path, monkeypatch: 
     assert seen[0] is None and len(set(seen)) == 3
     made = [type("Network", (nn.Module,), {"__module__": Network.__module__, "factor": factor}) for factor in (1, 2)]
     assert len({Fingerprint({}).of(kind) for kind in (Network, *made)}) == 3  # a class made by a call has more than its name
+
+
+def _reads(value: Any) -> Any:
+    def function() -> Any:
+        return value
+
+    return function
+
+
+def _made_by(code: str, **names: Any) -> Any:
+    space = {"__name__": "__main__", **names}
+    exec(code, space)  # functions whose code differs by what it imports or reads
+    return space["made"]
+
+
+def _module(name: str, **content: Any) -> ModuleType:
+    made = ModuleType(name)
+    vars(made).update(content)
+    return made
+
+
+def _linear(fill: float) -> nn.Module:
+    made = nn.Linear(2, 2)
+    nn.init.constant_(made.weight, fill)
+    nn.init.zeros_(made.bias)
+    return made
+
+
+KINDS: dict[str, Any] = {
+    "a module outside the network": lambda at: _reads(_linear(at)),
+    "a module that was traced": lambda at: _reads(torch.fx.symbolic_trace(nn.Sequential(_linear(at), [nn.ReLU(), nn.Tanh()][at]))),
+    "a module of Python": lambda at: _reads(_module("own", scale=at)),
+    "a library": lambda at: _reads((np, torch)[at]),
+    "an array of objects": lambda at: np.array([at, "text", None], object),
+    "a partial function": lambda at: partial(_reads, value=at),
+    "an object that names itself": lambda at: TypeVar("T" if at else "S"),  # type: ignore[misc]
+    "a global of a module": lambda at: _made_by("def made():\n    return own.inner.scale", own=_module("a", inner=_module("b", scale=at))),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_values_hold_counts(kind: str) -> None:
+    first, again, other = (Fingerprint({}).of(KINDS[kind](at)) for at in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("constants", [0, 300])  # with so many, the arguments of an import need two instructions
+def test_imports_inside_a_function_are_read(constants: int) -> None:
+    many = "".join(f"    x = {number}.5\n" for number in range(constants))
+    made = _made_by(
+        f"def made():\n{many}    import json\n    from os import path, sep\n    from .near import one\n    from ..... import far"
+    )
+    read = read_globals(made.__code__, {"__package__": "pack.inner"})
+    assert read["import json"] is importlib.import_module("json")
+    assert list(read) == ["import json", "import os.path", "import os.sep", "import pack.inner.near.one", "import .far"]
+
+
+@pytest.mark.parametrize("made", [lambda: torch.eye(2).to_sparse(), lambda: (one for one in ())], ids=["sparse", "running"])
+def test_what_holds_nothing_to_compare_is_listed(made: Any) -> None:
+    prints = Fingerprint({})
+    prints.of(made(), "here")
+    assert len(prints.structure([]).opaque) == 1
+    assert prints.structure([]).opaque[0].startswith("here (")
+
+
+def test_values_within_themselves_have_a_digest_and_very_deep_ones_are_listed() -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    prints = Fingerprint({})
+    assert Fingerprint({}).of(circle) == prints.of(circle)
+    assert not prints.structure([]).opaque
+    prints.of(deep)
+    assert "nested too deeply" in prints.structure([]).opaque[0] or "looked through" in prints.structure([]).opaque[0]

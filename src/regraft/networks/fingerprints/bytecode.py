@@ -5,6 +5,7 @@ import dis
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -17,13 +18,14 @@ _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 
 @lru_cache(maxsize=4096)
 def _steps(code: CodeType) -> tuple[dis.Instruction, ...]:
-    return tuple(dis.get_instructions(code))
+    return tuple(step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG")  # the first bits of a long argument
 
 
 def constants_of(code: CodeType) -> list[Any]:
     """Return everything that determines what code does: bytecode, constants (including inner functions) and names, without docstrings."""
     constants = code.co_consts
-    documented = bool(constants) and isinstance(constants[0], str) and bool(code.co_flags & 0x01) and not _reads_first(code)
+    reads_first = any(step.opcode in dis.hasconst and step.arg == 0 for step in _steps(code))  # a docstring is never used
+    documented = bool(constants) and isinstance(constants[0], str) and bool(code.co_flags & 0x01) and not reads_first
     return [
         code.co_code,
         constants[1:] if documented else constants,
@@ -34,11 +36,6 @@ def constants_of(code: CodeType) -> list[Any]:
         (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags),
         getattr(code, "co_exceptiontable", b""),
     ]
-
-
-def _reads_first(code: CodeType) -> bool:
-    """Return whether the code uses its first constant; a docstring is never used."""
-    return any(step.opcode in dis.hasconst and step.arg == 0 for step in _steps(code))
 
 
 def read_globals(code: CodeType, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,18 +57,12 @@ def _paths(code: CodeType) -> Iterator[list[str]]:
     """Yield the global names that are read, each with the chain of attributes that is read from it directly."""
     path: list[str] = []
     for step in _steps(code):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            if path:
-                yield path
-            path = [str(step.argval)]
-        elif step.opname in _ATTRIBUTES and path:
+        if step.opname in _ATTRIBUTES and path:
             path.append(str(step.argval))
-        elif step.opname not in ("EXTENDED_ARG", "CACHE", "PUSH_NULL", "PRECALL"):
+        elif step.opname not in ("CACHE", "PUSH_NULL", "PRECALL"):
             if path:
                 yield path
-            path = []
-    if path:
-        yield path
+            path = [str(step.argval)] if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") else []
 
 
 def _found(path: list[str], names: Mapping[str, Any]) -> Any:
@@ -99,18 +90,13 @@ def _imports(code: CodeType, names: Mapping[str, Any]) -> Iterator[str]:
     for at, step in enumerate(steps):
         if step.opname == "IMPORT_NAME":
             level, parts = steps[at - 2].argval, steps[at - 1].argval
-            module = _absolute(str(step.argval), level if isinstance(level, int) else 0, names=names)
+            module = str(step.argval)
+            with suppress(ImportError):  # a relative import outside of any package
+                module = importlib.util.resolve_name("." * level + module, str(names.get("__package__") or ""))
             if not parts:
                 yield module
         elif step.opname == "IMPORT_FROM":
             yield f"{module}.{step.argval}"
-
-
-def _absolute(name: str, level: int, *, names: Mapping[str, Any]) -> str:
-    try:
-        return importlib.util.resolve_name("." * level + name, str(names.get("__package__") or "")) if level else name
-    except ImportError:
-        return name
 
 
 def _imported(name: str) -> Any:

@@ -96,10 +96,10 @@ class Fingerprint:
         self._place = []
         return self._at(place, value).hex()
 
-    def module(self, module: Module, place: str, *, left_out: Iterable[str] = ()) -> str:
+    def module(self, module: Module, place: str) -> str:
         """Return the digest of a module's class, attributes and hooks, without its submodules, parameters and persistent buffers."""
         self._place = [place or type(module).__name__]
-        return _joined("module", [self._digest(type(module)), *self._module_parts(module, frozenset(left_out))]).hex()
+        return _joined("module", [self._digest(type(module)), *self._module_parts(module)]).hex()
 
     # ── recursion: one digest per value ───────────────────────────────────────────────────────────────────────────────
 
@@ -209,15 +209,14 @@ class Fingerprint:
         """Return the digest of a module outside the network, including its submodules and weights."""
         state = sorted(module.state_dict(keep_vars=True).items())
         weights = [_joined(name, [self._tensor(value) if isinstance(value, Tensor) else self._digest(value)]) for name, value in state]
-        inside = [_joined(name, self._module_parts(part, frozenset())) for name, part in module.named_modules()]
+        inside = [_joined(name, self._module_parts(part)) for name, part in module.named_modules()]
         kinds = [self._digest(type(part)) for part in module.modules()]
         return _joined("module", [*kinds, *weights, *inside])
 
-    def _module_parts(self, module: Module, left_out: frozenset[str]) -> list[bytes]:
+    def _module_parts(self, module: Module) -> list[bytes]:
         if isinstance(module, torch.jit.ScriptModule):
             return [self._unknown(module)]
-        if isinstance(module, torch.fx.GraphModule):
-            left_out |= _OF_EVERY_GRAPH
+        left_out = _OF_EVERY_GRAPH if isinstance(module, torch.fx.GraphModule) else ()
         hooks = [(kind, list(vars(module)[kind].values())) for kind in ("_forward_pre_hooks", "_forward_hooks")]
         unsaved = {name: module._buffers.get(name) for name in module._non_persistent_buffers_set}
         return [
