@@ -13,8 +13,8 @@ import torch
 import regraft
 from regraft.errors import NetworkError
 from regraft.networks.hub.files import checked_config
+from regraft.networks.hub.opening import hub_module, open_hub
 from regraft.networks.sources.building import Limits
-from regraft.networks.sources.named import made_again, open_named
 
 transformers = pytest.importorskip("transformers")
 
@@ -106,7 +106,7 @@ def test_the_network_is_the_one_that_transformers_opens(family: str, tmp_path: P
     labels = {"id2label": {0: "cat/dog", 1: "bus: red", 2: "tram"}} if "For" in family else {}
     made_of(made_of.config_class(**FAMILIES[family], **labels)).save_pretrained(tmp_path / "hub")
     expected = made_of.from_pretrained(tmp_path / "hub").eval()
-    opened = open_named(f"hf:{tmp_path / 'hub'}", pretrained=True)
+    opened = open_hub(str(tmp_path / "hub"), pretrained=True)
     named = opened.sample if isinstance(opened.sample, dict) else {expected.main_input_name: opened.sample}
     own = opened.module.eval() if "For" in family else opened.module.encoder.eval()
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_the_network_is_the_one_that_transformers_opens(family: str, tmp_path: P
     assert opened.classes == (("cat/dog", "bus: red", "tram") if "For" in family else None)
     known = {name: value for name, value in expected.config.to_dict().items() if name not in _DECIDED and not name.startswith("_")}
     assert {name: opened.origin["config"].get(name) for name in known} == known
-    again = made_again(json.loads(json.dumps(opened.origin)), limits=Limits.of(opened.module.state_dict()), what="'x'")
+    again = hub_module(json.loads(json.dumps(opened.origin["config"])), limits=Limits.of(opened.module.state_dict()), what="'x'")
     again.load_state_dict(opened.module.state_dict(), strict=True)
     again.eval()
     with torch.no_grad():

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.networks.sources.named import open_named
+from regraft.networks.hub.opening import open_hub
 from regraft.networks.sources.zoo import open_torchvision, unique_names
 
 timm = pytest.importorskip("timm")
@@ -113,7 +113,7 @@ def test_transformers_folder_with_texts(tmp_path: Path, kind: str) -> None:
 
 
 def test_an_encoder_averages_over_what_is_not_padding(tmp_path: Path) -> None:
-    opened = open_named(f"hf:{_hub_folder(tmp_path, 'BertModel')}", pretrained=True)
+    opened = open_hub(str(_hub_folder(tmp_path, "BertModel")), pretrained=True)
     ids = torch.tensor([[2, 5, 6, 3, 0, 0]])
     mask = (ids > 0).long()
     opened.module.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -66,9 +67,8 @@ class Account:
         return replace(self, notes=tuple(note for note in self.notes if note.removesuffix(".") not in text))
 
     def __repr__(self) -> str:
-        return (
-            f"<Account: {', '.join(f'{len(self.entries[key])} {key}' for key in _ORDER if self.entries.get(key)) or 'nothing was changed'}>"
-        )
+        counts = ", ".join(f"{len(self.entries[key])} {key}" for key in _ORDER if self.entries.get(key))
+        return f"<Account: {counts or 'nothing was changed'}>"
 
     def _repr_html_(self) -> str:
         return notebook_html(self, title="Account")
@@ -81,10 +81,7 @@ class Account:
             names = list(self.entries[key])
             shown = ", ".join(names[:6]) + (f", … ({len(names) - 6} more)" if len(names) > 6 else "")
             lines.append(f"{key:<11}{len(names):>6,}  {ENTRIES[key]:<36} {shown}".rstrip())
-        counts: dict[str, int] = {}
-        for rule in self.rules.values():
-            counts[rule] = counts.get(rule, 0) + 1
-        lines += [f"{'rule':<11}{count:>6,}  {rule}" for rule, count in counts.items()]
+        lines += [f"{'rule':<11}{count:>6,}  {rule}" for rule, count in Counter(self.rules.values()).items()]
         lines += [f"{name:<18} {value}" for name, value in account_figures(self.figures).items()]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(map(printable, lines)) if lines else "nothing was changed"
@@ -94,5 +91,4 @@ def unused_outputs(head: object, others: Sequence[str]) -> tuple[str, ...]:
     """Return the note that lists the unused outputs `others` if a `head` was chosen explicitly; else nothing."""
     if head is None or not others:
         return ()
-    names = ", ".join(map(repr, others))
-    return (f"head={head!r} was chosen; {UNUSED}: {names}",)
+    return (f"head={head!r} was chosen; {UNUSED}: {', '.join(map(repr, others))}",)

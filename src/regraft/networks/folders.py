@@ -116,12 +116,8 @@ def _head_facts(head: Head) -> dict[str, Any]:
     """Return a head without its class weights as plain data."""
     plain = {name: getattr(head, name) for name in ("task", "kind", "activation", "layer", "features")}
     plain |= {"rows": len(head.weight), "classes": list(head.classes) if head.classes else None}
-    lists = {"parts": head.parts, "thresholds": head.thresholds, "groups": head.groups}
-    return (
-        plain
-        | {name: list(values) for name, values in lists.items() if values}
-        | {name: True for name in ("binary", "apart") if getattr(head, name)}
-    )
+    plain |= {name: list(values) for name in ("parts", "thresholds", "groups") if (values := getattr(head, name))}
+    return plain | {name: True for name in ("binary", "apart") if getattr(head, name)}
 
 
 def read_heads_(network: Editable, facts: Mapping[str, Any]) -> None:

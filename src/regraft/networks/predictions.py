@@ -93,24 +93,22 @@ def of_batch(function: Callable[[Inputs], T], network: _Predictor, *, batch: Inp
     try:
         return function(batch)
     except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        names = list(network.sample) if isinstance(network.sample, dict) else []
-        missing = [name for name in names if name not in batch] if isinstance(batch, dict) else names[1:]
         if isinstance(error, RegraftError | torch.OutOfMemoryError):
             raise
-        if not missing:
-            given, known = _shapes(batch), _shapes(network.sample)
-            if isinstance(error, IndexError) and isinstance(batch, torch.Tensor) and not batch.is_floating_point():
-                raise NetworkError(
-                    f"The network cannot run on examples of the numbers {int(batch.min())} to {int(batch.max())}: it has no "
-                    f"row for some of "
-                    f"them. Expected numbers of tokens or categories that it knows. ({reason_of(error)})"
-                ) from error
-            if given == known:
-                raise
+        names = list(network.sample) if isinstance(network.sample, dict) else []
+        missing = [name for name in names if name not in batch] if isinstance(batch, dict) else names[1:]
+        given, known = _shapes(batch), _shapes(network.sample)
+        if not missing and isinstance(error, IndexError) and isinstance(batch, torch.Tensor) and not batch.is_floating_point():
             raise NetworkError(
-                f"The network cannot run on examples of the shape and type {given}; it was opened with {known}. Give examples "
-                f"of that shape, or "
-                f"a preprocessing= that makes them. ({reason_of(error)})"
+                f"The network cannot run on examples of the numbers {int(batch.min())} to {int(batch.max())}: it has no row for some of "
+                f"them. Expected numbers of tokens or categories that it knows. ({reason_of(error)})"
+            ) from error
+        if not missing and given == known:
+            raise
+        if not missing:
+            raise NetworkError(
+                f"The network cannot run on examples of the shape and type {given}; it was opened with {known}. Give examples of that "
+                f"shape, or a preprocessing= that makes them. ({reason_of(error)})"
             ) from error
         raise NetworkError(
             f"The network takes the inputs {', '.join(map(repr, names))}, and the examples do not give {' and '.join(map(repr, missing))}. "

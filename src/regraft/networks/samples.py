@@ -112,12 +112,20 @@ _RUNNING = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, As
 """Exceptions that a forward pass raises on an unsuitable input."""
 
 
-def check_sample(run: Callable[[Inputs], Any], module: Module, *, sample: Inputs) -> None:
-    """Raise if a module does not run on a sample."""
+def failure(run: Callable[[Any], Any], sample: Any, *, caught: Any = _RUNNING) -> Exception | None:
+    """Return the error of one run without gradients, or None."""
     try:
         with torch.no_grad():
             run(sample)
-    except _RUNNING as error:
+    except caught as error:
+        return cast(Exception, error)
+    return None
+
+
+def check_sample(run: Callable[[Inputs], Any], module: Module, *, sample: Inputs) -> None:
+    """Raise if a module does not run on a sample."""
+    error = failure(run, sample)
+    if error is not None:
         raise NetworkError(f"{type(module).__name__} cannot be run on a sample: {error}") from error
 
 
@@ -128,12 +136,9 @@ def first_that_runs(
     """Return the first of the `options` that a network runs on. If there is none, raise with the `shape` that was given and one `such`."""
     problem: Exception | None = None
     for option in options:
-        try:
-            with torch.no_grad():
-                run(option)
+        problem = failure(run, option, caught=caught)  # layers of a user's own may raise anything
+        if problem is None:
             return option
-        except caught as error:  # layers of a user's own may raise anything
-            problem = error
     given = dict(shape) if isinstance(shape, Mapping) else shape and tuple(shape)
     received = f"examples of shape {given}" if shape is not None else "no shape of its examples"
     raise NetworkError(
@@ -167,17 +172,15 @@ def named_sample(module: Module, shapes: Mapping[str, Sequence[int]]) -> dict[st
     open_ones = [name for name, tensor in first.items() if tensor.is_floating_point()]
     looked_up = any(isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)) for layer in module.modules())
     most = len(open_ones) if looked_up and len(open_ones) <= _MOST_NAMED else 0
-    was_training, problem = module.training, None
+    was_training, problem = module.training, ""
     module.eval()
     try:
         for chosen in (names for count in range(most + 1) for names in combinations(open_ones, count)):
             sample = first | {name: sample_of(shapes[name], integers=True) for name in chosen}
-            try:
-                with torch.no_grad():
-                    module(sample) if whole else module(**sample)
+            error = failure(lambda one: module(one) if whole else module(**one), sample)
+            if error is None:
                 return sample
-            except _RUNNING as error:
-                problem = reason_of(error)
+            problem = reason_of(error)
     finally:
         module.train(was_training)
     if whole:

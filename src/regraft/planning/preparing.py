@@ -29,7 +29,7 @@ from ..data.decoding.depth import transparency_of
 from ..data.preprocessings.augmenting import CALLABLE
 from ..errors import DataError, NetworkError, SettingError, near_names
 from ..networks.account import Account
-from ..networks.hub.tokens import known_positions, known_tokens
+from ..networks.hub.tokens import text_limits
 from ..networks.network import Inputs, Network
 from ..networks.predictions import of_batch
 from ..words import counted
@@ -259,7 +259,7 @@ def _complete_sample_(net: Network, own: TextPreprocessing) -> None:
 def _limited(net: Network, own: TextPreprocessing) -> TextPreprocessing:
     own = _accepted(net, own)
     fixed = next(iter(_stated_shapes(net).get("input_ids", ())), None)
-    vocabulary, positions = known_tokens(net), known_positions(net, own.maximum) if fixed is None else None
+    vocabulary, positions = text_limits(net, own.maximum if fixed is None else None)
     notes = [f"it has {positions} positions: longer texts are cut, though its tokenizer allows {own.maximum}"] if positions else []
     if vocabulary is not None and own.tokens > vocabulary:
         more = f"its tokenizer knows {own.tokens} tokens and its embedding {vocabulary}"

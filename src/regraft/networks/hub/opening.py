@@ -77,8 +77,9 @@ def open_hub(name: str, *, pretrained: bool) -> SourceModule:
     if tensors is not None:
         module, missing = _with_weights(type(module), settings, transformers=transformers, tensors=tensors, what=what)
         notes += missing if suffix else []
-    if not suffix:
-        module = PooledEncoder(module, _sentence_pooling(folder))
+    if not suffix:  # a folder of sentence-transformers tells its pooling
+        stated = read_hub_json(folder, "1_Pooling/config.json") or {}
+        module = PooledEncoder(module, "cls" if stated.get("pooling_mode_cls_token") is True else "mean")
     plain = settings.to_dict() | ({} if suffix else {"regraft_pooling": module.pooling})
     classes = _class_names(settings) if suffix else None
     with building(what, limits):
@@ -194,11 +195,6 @@ def _notes_on(folder: Path, content: Mapping[str, Any] | None, *, what: str) -> 
     return [f"{what} also holds an adapter ({ADAPTER_FILE}), which is not used. Merge it into the network first if you want it."]
 
 
-def _sentence_pooling(folder: Path) -> str:
-    """Return the pooling that a sentence-transformers folder states, default "mean"."""
-    return "cls" if (read_hub_json(folder, "1_Pooling/config.json") or {}).get("pooling_mode_cls_token") is True else "mean"
-
-
 def _padded_(settings: Any, folder: Path) -> list[str]:
     """Set a padding token in the settings of a text classifier that has none; return the notes on it."""
     named = read_hub_json(folder, "special_tokens_map.json") or {}
@@ -208,8 +204,9 @@ def _padded_(settings: Any, folder: Path) -> list[str]:
 
 def _hub_sample(folder: Path, module: Module, *, transformers: Any, notes: list[str]) -> tuple[Inputs, dict[str, Any] | None]:
     """Return two synthetic examples for the network, and its preprocessing as plain data."""
-    found = read_hub_json(folder, "preprocessor_config.json")
-    sample = hub_sample(module, side=_side(found or {}))
+    file = read_hub_json(folder, "preprocessor_config.json")
+    found = file or {}
+    sample = hub_sample(module, side=_side(found))
     if isinstance(sample, dict) and "pixel_values" in sample:
         notes.append(f"It takes patches of pictures: give what its processor returns, arrays by the names {', '.join(sample)}.")
         return sample, None
@@ -219,20 +216,17 @@ def _hub_sample(folder: Path, module: Module, *, transformers: Any, notes: list[
         notes.append(f"It takes pictures as {sample.shape[1]} numbers of colours each: give arrays of what its processor returns.")
         return sample, None
     if sample.ndim == 4:
+        if file is None:
+            notes.append(
+                f"{printable(folder)!r} has no preprocessor_config.json: mean 0.5 and standard deviation 0.5 are assumed for pictures."
+            )
         channels, height, width = sample.shape[1:]
-        return sample, _hub_image_spec(folder, (height, width, channels), transformers=transformers, notes=notes)
+        return sample, _hub_image_spec(folder, found, size=(height, width, channels), transformers=transformers, notes=notes)
     if sample.ndim == 2:
-        rate = (found or {}).get("sampling_rate", 16000)
-        standardise = (found or {}).get("do_normalize") is not False
-        return sample, {
-            "kind": "audio",
-            "features": "waveform",
-            "sample_rate": rate,
-            "channel": False,
-            "standardise": standardise,
-            "seconds": None,
-        }
-    return sample, _features_spec(found or {}, tuple(sample.shape[1:]), notes=notes)
+        rate, standardise = found.get("sampling_rate", 16000), found.get("do_normalize") is not False
+        spec = {"kind": "audio", "features": "waveform", "sample_rate": rate, "channel": False, "standardise": standardise, "seconds": None}
+        return sample, spec
+    return sample, _features_spec(found, tuple(sample.shape[1:]), notes=notes)
 
 
 def _features_spec(found: Mapping[str, Any], shape: tuple[int, ...], *, notes: list[str]) -> dict[str, Any] | None:
@@ -258,24 +252,18 @@ def _side(found: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the height and width of a preprocessor's images, or None if its file does not state them."""
     for name in ("size",) if found.get("do_center_crop") is False else ("crop_size", "size"):
         size = found.get(name)
-        if isinstance(size, int) and 0 < size <= _LARGEST_SIDE:
-            return size, size
-        if isinstance(size, dict):
-            height, width = (size.get(key, size.get("shortest_edge")) for key in ("height", "width"))
-            if isinstance(height, int) and isinstance(width, int) and 0 < min(height, width) <= max(height, width) <= _LARGEST_SIDE:
-                return height, width
+        edges = size if isinstance(size, dict) else {"shortest_edge": size}
+        height, width = (edges.get(key, edges.get("shortest_edge")) for key in ("height", "width"))
+        if isinstance(height, int) and isinstance(width, int) and 0 < min(height, width) <= max(height, width) <= _LARGEST_SIDE:
+            return height, width
     return None
 
 
-def _hub_image_spec(folder: Path, size: tuple[int, int, int], *, transformers: Any, notes: list[str]) -> dict[str, Any]:
+def _hub_image_spec(
+    folder: Path, file: Mapping[str, Any], *, size: tuple[int, int, int], transformers: Any, notes: list[str]
+) -> dict[str, Any]:
     """Return the image preprocessing, measured on the network's processor, or read from its file if that is impossible."""
-    found = read_hub_json(folder, "preprocessor_config.json")
-    if found is None:
-        notes.append(
-            f"{printable(folder)!r} has no preprocessor_config.json: mean 0.5 and standard deviation 0.5 are assumed for pictures."
-        )
-    channels, file = size[2], found or {}
-    processor = processor_of(file, transformers=transformers, folder=folder)
+    channels, processor = size[2], processor_of(file, transformers=transformers, folder=folder)
     measured = None if processor is None or channels != 3 else measured_processor(processor)
     if measured is not None:  # a file without a size implies the default of its class, which may not suit the network
         return measured | {"height": size[0], "width": size[1]}

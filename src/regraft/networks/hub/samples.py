@@ -86,9 +86,10 @@ def pad_token_(settings: Any, tokenizer: Mapping[str, Any], *, named: Mapping[st
         return []
     added = {part.get("content"): part.get("id") for part in tokenizer.get("added_tokens") or () if isinstance(part, dict)}
     vocabulary = _mapping(_mapping(tokenizer.get("model")).get("vocab"))
-    end = getattr(inner, "eos_token_id", None)
-    found = [_content(named.get(kind)) for kind in ("pad_token", "eos_token")]
-    ids = [added.get(text, vocabulary.get(text)) for text in found if text] + [end if isinstance(end, int) else None, 0]
+    tokens = [named.get(kind) for kind in ("pad_token", "eos_token")]  # stored as a text, or as a mapping with "content"
+    found = [token.get("content") if isinstance(token, dict) else token for token in tokens]
+    ids = [added.get(text, vocabulary.get(text)) for text in found if text and isinstance(text, str)]
+    ids += [getattr(inner, "eos_token_id", None), 0]
     chosen = next(number for number in ids if isinstance(number, int) and 0 <= number < inner.vocab_size)
     inner.pad_token_id = settings.pad_token_id = chosen
     return [f"Its configuration names no padding token; token {chosen} is taken."]
@@ -97,9 +98,3 @@ def pad_token_(settings: Any, tokenizer: Mapping[str, Any], *, named: Mapping[st
 def _mapping(value: Any) -> Mapping[str, Any]:
     """Return a value of a file if it is a mapping, else an empty one."""
     return value if isinstance(value, dict) else {}
-
-
-def _content(token: Any) -> str | None:
-    """Return the text of a special token, which files store as a text or as a mapping with "content"."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None

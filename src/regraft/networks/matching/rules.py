@@ -6,6 +6,7 @@ The rules are tried in this order for the whole file. An ambiguous match is an e
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby, takewhile
 
 from ...errors import AmbiguousMatchError, NetworkError
 from ...files.text import printable
@@ -44,11 +45,42 @@ class _Matches:
     def size(self) -> int:
         return len(self.pairs) + len(self.reshaped)
 
+    def used(self) -> set[int]:
+        return {given for given, _, _ in self.pairs} | {given for given, _ in self.reshaped}
+
+    def taken(self) -> set[int]:
+        return {at for _, at, _ in self.pairs} | {at for _, at in self.reshaped}
+
 
 def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str] = (), by_address: bool = False) -> WeightMatches:
     """Match the weights of a file to those of a network.
     Auto-generated Keras names (`dense_3`) count as positions among the layers of their class. They are ignored if file and network have
     different numbers of such layers. With `by_address` all layer names may count as auto-generated, and matching by order is skipped."""
+    found = _matches(source, target, head=head, by_address=by_address)
+    shapes = [(target[at], f"is {source[given].shape} in the file and {target[at].shape} here") for given, at in found.reshaped[:4]]
+    if not found.pairs:
+        same = f" Names that agree have other shapes: {'; '.join(f'{one.name!r} {said}' for one, said in shapes)}." if shapes else ""
+        raise NetworkError(
+            f"No weight of the file fits the network, or too few do; nothing was taken.{same} The file begins with {_shown(source)}; "
+            f"the network with {_shown(target)}. "
+            "Expected the weights of the same architecture: build the network as it was when they were saved."
+        )
+    pairs = sorted(found.pairs, key=lambda pair: pair[1])
+    used, taken = found.used(), found.taken()
+    entries: dict[str, list[str]] = {
+        "matched": [target[at].shown for _, at, _ in pairs],
+        "reshaped": [target[at].shown for _, at in found.reshaped],
+        "missing": [weight.shown for at, weight in enumerate(target) if at not in taken],
+        "unexpected": [weight.name for given, weight in enumerate(source) if given not in used],
+    }
+    applying = {key: names for key, names in entries.items() if names or key == "matched"}
+    rules = {target[at].shown: rule for _, at, rule in pairs}
+    notes = dict.fromkeys([*found.notes, *(f"{one.shown} {said}." for one, said in shapes)])
+    return WeightMatches(tuple(pairs), Account(applying, rules, tuple(notes)))
+
+
+def _matches(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str], by_address: bool) -> _Matches:
+    """Return the matches by the first rule that applies; without pairs if none does."""
     names = _by_name(source, target)
     enough = max(1, min(len(source), len(target)) // 2)
     if by_address and names.size() < enough:
@@ -56,31 +88,27 @@ def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collectio
     if names.size() < enough:
         names = max(names, _by_tail(source, target), key=_Matches.size)
     if names.size() >= enough:
-        return _matching(source, target, found=_rest_reshaped(source, target, found=names, head=head))
+        return _rest_reshaped(source, target, found=names, head=head)
     if by_address:
-        inside = _inside_one(source, target)
-        if inside.pairs:
-            return _matching(source, target, found=inside)
-        raise _nothing(source, target)
+        return _inside_one(source, target)
     ordered = _by_order(source, target, head=head)
     if ordered is not None:
-        return _matching(source, target, found=ordered)
+        return ordered
     aligned = _by_alignment(source, target, left=range(len(source)), free=range(len(target)))
     if len(aligned.pairs) >= enough:
-        return _matching(source, target, found=_rest_reshaped(source, target, found=aligned, head=head))
-    if names.pairs:
-        return _matching(source, target, found=names)
-    raise _nothing(source, target)
+        return _rest_reshaped(source, target, found=aligned, head=head)
+    return names if names.pairs else _Matches()
 
 
-def _nothing(source: Sequence[Weight], target: Sequence[Weight], *, reshaped: Sequence[tuple[int, int]] = ()) -> NetworkError:
-    sizes = [f"{target[at].name!r} is {source[given].shape} in the file and {target[at].shape} here" for given, at in reshaped[:4]]
-    same = f" Names that agree have other shapes: {'; '.join(sizes)}." if sizes else ""
-    return NetworkError(
-        f"No weight of the file fits the network, or too few do; nothing was taken.{same} The file begins with {_shown(source)}; "
-        f"the network with {_shown(target)}. "
-        "Expected the weights of the same architecture: build the network as it was when they were saved."
-    )
+def _coupled(source: Sequence[Weight], target: Sequence[Weight], *, couples: Iterable[tuple[int, int, str]]) -> _Matches:
+    """Return weights that belong together, each with its rule, as pairs where their shapes are equal."""
+    found = _Matches()
+    for given, at, rule in couples:
+        if source[given].shape == target[at].shape:
+            found.pairs.append((given, at, rule))
+        else:
+            found.reshaped.append((given, at))
+    return found
 
 
 def _shown(weights: Sequence[Weight]) -> str:
@@ -100,12 +128,11 @@ def _by_name(source: Sequence[Weight], target: Sequence[Weight], *, everything: 
     trusted = {index: name for index, name in enumerate(ours.names) if ours.reached(index, doubtful) is None}
     places = {name: index for index, name in enumerate(theirs.names) if theirs.reached(index, doubtful) is None}
     prefix, renamed = _best_prefix(trusted, places)
-    found = _Matches()
+    couples = []
     for index, at in ((index, places[name]) for index, name in renamed.items() if name in places):
-        if source[index].shape == target[at].shape:
-            found.pairs.append((index, at, _rule(source[index], target[at], prefix=prefix)))
-        else:
-            found.reshaped.append((index, at))
+        same = _SAME if source[index].name == target[at].name else _PLACE
+        couples.append((index, at, f"{_SAME} after prefix '{prefix}'" if prefix else same))
+    found = _coupled(source, target, couples=couples)
     for key in sorted(doubtful):
         left = [index for index in range(len(source)) if ours.reached(index, doubtful) == key]
         free = [index for index in range(len(target)) if theirs.reached(index, doubtful) == key]
@@ -132,28 +159,19 @@ def _inside_one(source: Sequence[Weight], target: Sequence[Weight]) -> _Matches:
     return next(iter(fits.values())) if len(fits) == 1 else _Matches()
 
 
-def _rule(given: Weight, taken: Weight, *, prefix: str) -> str:
-    if prefix:
-        return f"{_SAME} after prefix '{prefix}'"
-    return _SAME if given.name == taken.name else _PLACE
-
-
 def _best_prefix(names: Mapping[int, str], places: Mapping[str, int]) -> tuple[str, dict[int, str]]:
     """Return the prefix whose removal or addition makes most names equal, and the names changed accordingly."""
-    options: list[tuple[str, dict[int, str]]] = [("", dict(names))]
+    options = [("", dict(names))]
     for prefix in _prefixes(names.values()):
         options.append((prefix, {index: name[len(prefix) :] for index, name in names.items() if name.startswith(prefix)}))
-    for prefix in _prefixes(places):
-        options.append((prefix, {index: prefix + name for index, name in names.items()}))
+    options += [(prefix, {index: prefix + name for index, name in names.items()}) for prefix in _prefixes(places)]
     return max(options, key=lambda option: sum(name in places for name in option[1].values()))
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
     """Return the known prefixes and all prefixes common to the names, also nested ones ("module.model.")."""
-    listed = list(names)
-    shared = listed[0].split(".")[:-1] if listed else []
-    while shared and not all(name.startswith(".".join(shared) + ".") for name in listed):
-        shared.pop()
+    columns = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
     common = [".".join(shared[:count]) + "." for count in range(1, len(shared) + 1)]
     return list(dict.fromkeys([*_PREFIXES, *common]))
 
@@ -161,18 +179,14 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 def _by_tail(source: Sequence[Weight], target: Sequence[Weight]) -> _Matches:
     """Match names by their longest common suffix, for prefixes that differ from layer to layer.
     A suffix must be unique on each side, and its first part must not be a number."""
-    found, ours, theirs = _Matches(), _parts(source), _parts(target)
+    couples, ours, theirs = list[tuple[int, int, str]](), _parts(source), _parts(target)
     most = max((len(parts) for parts in (*ours.values(), *theirs.values())), default=0)
     for length in range(most, 1, -1):
         first, second = _ends(ours, length), _ends(theirs, length)
         for end in first.keys() & second.keys():
-            index, at = first[end], second[end]
-            if source[index].shape == target[at].shape:
-                found.pairs.append((index, at, _TAIL))
-            else:
-                found.reshaped.append((index, at))
-            del ours[index], theirs[at]
-    return found
+            couples.append((first[end], second[end], _TAIL))
+            del ours[first[end]], theirs[second[end]]
+    return _coupled(source, target, couples=couples)
 
 
 def _parts(weights: Sequence[Weight]) -> dict[int, tuple[str, ...]]:
@@ -191,13 +205,7 @@ def _ends(names: Mapping[int, tuple[str, ...]], length: int) -> dict[tuple[str, 
 
 def _layers(weights: Sequence[Weight], indices: Iterable[int]) -> list[list[int]]:
     """Return the indices grouped by consecutive weights of the same layer."""
-    groups: list[list[int]] = []
-    for index in indices:
-        if groups and weights[groups[-1][-1]].layer == weights[index].layer:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
+    return [list(group) for _, group in groupby(indices, key=lambda index: weights[index].layer)]
 
 
 def _by_order(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str]) -> _Matches | None:
@@ -208,18 +216,16 @@ def _by_order(source: Sequence[Weight], target: Sequence[Weight], *, head: Colle
     heads = {index for index, weight in enumerate(target) if weight.layer in (head or {target[-1].layer})}
     body = [index for index in range(len(target)) if index not in heads]
     given = [weight.shape for weight in source]
-    if len(source) == len(target) and all(given[index] == target[index].shape for index in body):
-        equal = [index for index in range(len(target)) if given[index] == target[index].shape]
-        other = [index for index in range(len(target)) if given[index] != target[index].shape]
-        if not equal:
-            return None
-        return _Matches([(index, index, ORDER) for index in equal], [(index, index) for index in other], [_PROVES_NOTHING])
-    if body and given == [target[index].shape for index in body]:
-        return _Matches([(index, at, ORDER) for index, at in enumerate(body)], [], [_PROVES_NOTHING])
     last = len(_layers(source, range(len(source)))[-1])
-    if not head and given[:-last] == [weight.shape for weight in target]:
-        return _Matches([(index, index, ORDER) for index in range(len(target))], [], [_PROVES_NOTHING])
-    return None
+    whole = len(source) == len(target) and all(given[index] == target[index].shape for index in body)
+    without_head = bool(body) and given == [target[index].shape for index in body]
+    with_head = not head and given[:-last] == [weight.shape for weight in target]
+    if not (whole or without_head or with_head):
+        return None
+    places = body if without_head else range(len(target))
+    found = _coupled(source, target, couples=[(index, at, ORDER) for index, at in enumerate(places)])
+    found.notes.append(_PROVES_NOTHING)
+    return found if found.pairs else None
 
 
 def _by_alignment(source: Sequence[Weight], target: Sequence[Weight], *, left: Iterable[int], free: Iterable[int]) -> _Matches:
@@ -242,10 +248,10 @@ def _ambiguity(  # over the limit: both sides, and how they fit
     places: dict[int, set[int]] = {}
     for one, two in (pair for option in options for pair in option):
         places.setdefault(one, set()).add(two)
-    several = {one: sorted(two) for one, two in places.items() if len(two) > 1} or {one: sorted(two) for one, two in places.items()}
+    several = {one: two for one, two in places.items() if len(two) > 1} or places
     lines = [
-        f"'{source[ours[one][0]].layer}' could be " + " or ".join(repr(target[theirs[at][0]].layer) for at in options)
-        for one, options in list(several.items())[:6]
+        f"'{source[ours[one][0]].layer}' could be " + " or ".join(repr(target[theirs[at][0]].layer) for at in sorted(two))
+        for one, two in list(several.items())[:6]
     ]
     count = f"{_MOST_WAYS} or more" if len(options) == _MOST_WAYS else str(len(options))
     return (
@@ -255,34 +261,11 @@ def _ambiguity(  # over the limit: both sides, and how they fit
     )
 
 
-# ── the account ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def _rest_reshaped(source: Sequence[Weight], target: Sequence[Weight], *, found: _Matches, head: Collection[str]) -> _Matches:
     """Record the file's last layer as a reshaped head if neither it nor the head is matched."""
-    used = {pair[0] for pair in (*found.pairs, *found.reshaped)}
-    taken = {pair[1] for pair in (*found.pairs, *found.reshaped)}
+    taken = found.taken()
     free = [index for index, weight in enumerate(target) if weight.layer in head and index not in taken]
     groups = _layers(source, range(len(source)))
-    if free and groups and len(groups[-1]) == len(free) and not used & set(groups[-1]):
+    if free and groups and len(groups[-1]) == len(free) and not found.used() & set(groups[-1]):
         found.reshaped += list(zip(groups[-1], free, strict=True))
     return found
-
-
-def _matching(source: Sequence[Weight], target: Sequence[Weight], *, found: _Matches) -> WeightMatches:
-    """Return the found pairs with their account."""
-    if not found.pairs:
-        raise _nothing(source, target, reshaped=found.reshaped)
-    pairs = sorted(found.pairs, key=lambda pair: pair[1])
-    used = {given for given, *_ in found.pairs} | {given for given, _ in found.reshaped}
-    taken = {at for _, at, _ in found.pairs} | {at for _, at in found.reshaped}
-    entries: dict[str, list[str]] = {
-        "matched": [target[at].shown for _, at, _ in pairs],
-        "reshaped": [target[at].shown for _, at in found.reshaped],
-        "missing": [weight.shown for at, weight in enumerate(target) if at not in taken],
-        "unexpected": [weight.name for given, weight in enumerate(source) if given not in used],
-    }
-    applying = {key: names for key, names in entries.items() if names or key == "matched"}
-    rules = {target[at].shown: rule for _, at, rule in pairs}
-    sizes = [f"{target[at].shown} is {source[given].shape} in the file and {target[at].shape} here." for given, at in found.reshaped[:4]]
-    return WeightMatches(tuple(pairs), Account(applying, rules, tuple(dict.fromkeys([*found.notes, *sizes]))))

@@ -98,20 +98,19 @@ def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, h
     """Load arrays into the weights of a network by name, else by order. Matrices are transposed if more of them match that way."""
     named, shapes = _named(arrays, target), {weight.name: weight.shape for weight in target}
     tries: list[tuple[int, bool, list[Weight], WeightMatches]] = []
-    failed: NetworkError | None = None
+    problems: list[NetworkError] = []
     for turned in (False, True):
         whole = {name: values.T if turned and values.ndim == 2 else values for name, values in named.items()}
         source = [_weight(name, values, shape=shapes.get(name, values.shape)) for name, values in whole.items()]
         try:
             found = match(source, target, head=set(heads))
+            tries.append((len(found.pairs), turned, source, found))
         except AmbiguousMatchError:
             raise
         except NetworkError as error:
-            failed = failed or error
-            continue
-        tries.append((len(found.pairs), turned, source, found))
+            problems.append(error)
     if not tries:
-        raise failed or NetworkError(f"None of the {len(arrays)} arrays belongs to a weight of the network.")
+        raise problems[0]
     _, turned, source, found = max(tries, key=lambda each: (each[0], not each[1]))
     matrices = [source[given].shape for given, _, _ in found.pairs if len(source[given].shape) == 2]
     notes = ["matrices of the file were transposed: they are the other way round here"] if turned else []

@@ -75,9 +75,7 @@ def building(what: str, limits: Limits, *, drawn: bool = True, remedy: str = "")
     try:
         with _hub_switch, _without_hub(constants) if constants else nullcontext(), _TensorCounter(what, limits, drawn=drawn):
             yield
-    except RegraftError:
-        raise
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (RegraftError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # values of a file reach a library's code, which may fail in any way
         said, end = f"{type(error).__name__}: {reason_of(error)}", f" {remedy}" if remedy else ""

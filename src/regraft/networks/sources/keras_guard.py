@@ -18,25 +18,10 @@ from ...files.text import printable
 from ..keras.library import keras
 
 _PACKAGES = (  # all classes in these packages only compute
-    "keras.src.layers.activations",
-    "keras.src.layers.attention",
-    "keras.src.layers.convolutional",
-    "keras.src.layers.merging",
-    "keras.src.layers.normalization",
-    "keras.src.layers.pooling",
-    "keras.src.layers.preprocessing.image_preprocessing",
-    "keras.src.layers.regularization",
-    "keras.src.layers.reshaping",
-    "keras.src.layers.rnn",
-    "keras.src.applications",
-    "keras.src.backend.torch.optimizers",
-    "keras.src.constraints",
-    "keras.src.dtype_policies",
-    "keras.src.initializers",
-    "keras.src.losses",
-    "keras.src.metrics",
-    "keras.src.optimizers",
-    "keras.src.regularizers",
+    *(f"keras.src.layers.{name}" for name in ("activations", "attention", "convolutional", "merging", "normalization", "pooling")),
+    *(f"keras.src.layers.{name}" for name in ("preprocessing.image_preprocessing", "regularization", "reshaping", "rnn")),
+    *(f"keras.src.{name}" for name in ("applications", "backend.torch.optimizers", "constraints", "dtype_policies", "initializers")),
+    *(f"keras.src.{name}" for name in ("losses", "metrics", "optimizers", "regularizers")),
 )
 _MODULES = {  # single modules of packages that also hold other things
     *(f"keras.src.layers.core.{name}" for name in ("dense", "einsum_dense", "embedding", "identity", "input_layer", "masking")),
@@ -44,22 +29,10 @@ _MODULES = {  # single modules of packages that also hold other things
     *(f"keras.src.layers.preprocessing.{name}" for name in ("category_encoding", "discretization", "hashed_crossing", "hashing")),
     *(f"keras.src.layers.preprocessing.{name}" for name in ("index_lookup", "integer_lookup", "mel_spectrogram", "normalization")),
     *(f"keras.src.layers.preprocessing.{name}" for name in ("pipeline", "rescaling", "stft_spectrogram", "string_lookup")),
-    "keras.src.layers.preprocessing.text_vectorization",
-    "keras.src.legacy.layers",
-    "keras.src.activations.activations",
-    "keras.src.models.functional",
-    "keras.src.models.model",
-    "keras.src.models.sequential",
-    "keras.src.ops.core",
-    "keras.src.ops.einops",
-    "keras.src.ops.image",
-    "keras.src.ops.linalg",
-    "keras.src.ops.math",
-    "keras.src.ops.nn",
-    "keras.src.ops.numpy",
-    "keras.src.quantizers.quantization_config",
-    "keras.src.quantizers.quantizers",
-    "keras.src.random.seed_generator",
+    *(f"keras.src.{name}" for name in ("layers.preprocessing.text_vectorization", "legacy.layers", "activations.activations")),
+    *(f"keras.src.models.{name}" for name in ("functional", "model", "sequential")),
+    *(f"keras.src.ops.{name}" for name in ("core", "einops", "image", "linalg", "math", "nn", "numpy")),
+    *(f"keras.src.{name}" for name in ("quantizers.quantization_config", "quantizers.quantizers", "random.seed_generator")),
 }
 _CALL_OTHERS = {  # these call a function that the file may name
     *("AssociativeScan", "Cond", "ForiLoop", "JVP", "Map", "Scan", "Switch", "VectorizedMap", "WhileLoop"),
@@ -74,8 +47,7 @@ _FUNCTIONS = (
 )
 _DATA = {"__bytes__", "__ellipsis__", "__keras_tensor__", "__numpy__", "__slice__", "__tensor__", "__tuple__", "TensorShape"}
 """Class names of plain values."""
-_CODE = {"Lambda", "__lambda__", "__typespec__", "CompositeTensor", "TypeSpec"}
-_CODE |= {"TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer"}
+_CODE = {"Lambda", "__lambda__", "__typespec__", "CompositeTensor", "TypeSpec", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer"}
 """Class names of code. They select the error message where this Keras has no such class."""
 _NUMBERS = re.compile(r"bool|u?int(4|8|16|32|64)|b?float\d+\w*|complex(64|128)")
 _PLACE = re.compile(r"[/~\\]|[A-Za-z]:[/\\]|[\w+.-]+://")
@@ -208,10 +180,8 @@ def _is_code(part: Mapping[str, Any]) -> bool:
 
 def _check_value(part: Mapping[str, Any], path: Path) -> None:
     inner = part.get("config")
-    if part["class_name"] not in ("__numpy__", "__tensor__"):
-        return
     dtype = inner.get("dtype") if isinstance(inner, Mapping) else None
-    if not isinstance(dtype, str) or not _NUMBERS.fullmatch(dtype):
+    if part["class_name"] in ("__numpy__", "__tensor__") and not (isinstance(dtype, str) and _NUMBERS.fullmatch(dtype)):
         raise NetworkError(f"{_shown(path)} holds an array of {printable(repr(dtype), width=60)}; expected numbers.")
 
 

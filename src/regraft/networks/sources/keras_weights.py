@@ -75,7 +75,7 @@ def read_keras_weights(path: str | Path) -> list[Weight]:
     """Return the weights of a Keras file in file order."""
     with opened_h5(path) as file:
         group = _legacy_group(file)
-        weights = _addressed(file) if group is None else _legacy(group)
+        weights = list(_addressed(file)) if group is None else _legacy(group)
     if not weights:
         raise NetworkError(f"{printable(Path(path).name)!r} holds no weights; expected a file written by save_weights() or save().")
     return weights
@@ -94,16 +94,12 @@ def _numbers(data: Any) -> np.ndarray:
 # ── legacy layout (Keras 2) ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _texts(values: Any) -> list[str]:
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
-
-
 def _attribute(group: Any, name: str) -> list[str]:
     """Return a list attribute. Keras splits long lists into numbered parts."""
-    if name in group.attrs:
-        return _texts(group.attrs[name])
-    parts = sorted((key for key in group.attrs if re.fullmatch(name + r"\d+", key)), key=lambda key: int(key[len(name) :]))
-    return [text for part in parts for text in _texts(group.attrs[part])]
+    parts = [name]
+    if name not in group.attrs:
+        parts = sorted((key for key in group.attrs if re.fullmatch(name + r"\d+", key)), key=lambda key: int(key[len(name) :]))
+    return [text.decode() if isinstance(text, bytes) else str(text) for part in parts for text in group.attrs[part]]
 
 
 def _listed(group: Any) -> list[tuple[str, str]]:
@@ -115,20 +111,15 @@ def _listed(group: Any) -> list[tuple[str, str]]:
 
 
 def _legacy(group: Any) -> list[Weight]:
-    weights = []
+    weights: list[Weight] = []
     for layer, name in _listed(group):
-        path, variable = _legacy_path(layer, name)
+        *path, variable = re.sub(r":\d+$", "", name).split("/")
+        path = path[path.index(layer) :] if layer in path else [layer, *path]
+        path = [part for at, part in enumerate(path) if at == 0 or part != path[at - 1]]  # Keras writes some names twice
         value = _numbers(group[layer][name])
         if "seed_generator" not in path[-1]:
             weights.append(Weight(".".join([*path, variable]), value.shape, ".".join(_leaf(path)), "", value))
     return weights
-
-
-def _legacy_path(layer: str, name: str) -> tuple[list[str], str]:
-    """Return the path of containers and layers above a weight, from the top-level layer down, and the weight's own name."""
-    *path, variable = re.sub(r":\d+$", "", name).split("/")
-    path = path[path.index(layer) :] if layer in path else [layer, *path]
-    return [part for at, part in enumerate(path) if at == 0 or part != path[at - 1]], variable
 
 
 def _leaf(path: Sequence[str]) -> Sequence[str]:
@@ -143,35 +134,26 @@ def _leaf(path: Sequence[str]) -> Sequence[str]:
 def _natural(name: str) -> tuple[str, int]:
     """Return a name's base and running number: ("dense", 2) for "dense_2", ("", 7) for "7"."""
     base, _, number = name.rpartition("_")
-    if number.isdigit():
-        return (base, int(number))
-    return (name, 0)
+    return (base, int(number)) if number.isdigit() else (name, 0)
 
 
-def _addressed(file: Any) -> list[Weight]:
-    weights: list[Weight] = []
-    _walk(file, "", path=[], weights=weights)
-    return weights
-
-
-def _walk(group: Any, address: str, *, path: list[tuple[str, str]], weights: list[Weight]) -> None:
-    """Append the weights of a group: its own first, then those of its children.
+def _addressed(group: Any, address: str = "", *, path: Sequence[tuple[str, str]] = ()) -> Iterator[Weight]:
+    """Yield the weights of a group: its own first, then those of its children.
     `path` lists (name, class in snake case) of the layers down to the group."""
     own = group.get("vars")
     if isinstance(own, h5py.Group):
         if address:
             path = [*path, (str(own.attrs.get("name", address)), _natural(address)[0])]
-        leaf = path[: len(_leaf([name for name, _ in path]))]
         names = [name for name, _ in path]
+        leaf = _leaf(names)
+        kind = path[len(leaf) - 1][1] if leaf else ""
         for number in sorted(own, key=_natural):
             value = _numbers(own[number])
-            weights.append(
-                Weight(".".join([*names, number]), value.shape, ".".join(name for name, _ in leaf), leaf[-1][1] if leaf else "", value)
-            )
+            yield Weight(".".join([*names, number]), value.shape, ".".join(leaf), kind, value)
     for part in sorted(group, key=_natural):
         skipped = part in {"vars", "seed_generator"} or (not address and part in _OTHER)
         if isinstance(group[part], h5py.Group) and not skipped:
-            _walk(group[part], address if part == "layers" else part, path=path, weights=weights)
+            yield from _addressed(group[part], address if part == "layers" else part, path=path)
 
 
 def target_weights(body: KerasBody, *, numbered: bool = False) -> list[Weight]:

@@ -28,7 +28,7 @@ def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | N
     names = _class_names()
     if network.heads and names is not None and len(names) == len(network.head.weight):
         network.name_classes_(names)
-    return network, _spec(_home(make), network.input_shape)
+    return network, _spec(sys.modules[make.__module__], network.input_shape)
 
 
 def _called(name: str) -> Any:
@@ -64,11 +64,6 @@ def _untrained(make: Any, options: dict[str, Any], *, source: str) -> Any:
         raise NetworkError(f"{source!r} cannot be made with {options or 'its own input size'}: {error}") from error
 
 
-def _home(make: Any) -> ModuleType:
-    """Return the module that defines a network's function. It also holds `preprocess_input`."""
-    return sys.modules[make.__module__]
-
-
 def _class_names() -> tuple[str, ...] | None:
     """Return the ImageNet class names if Keras has fetched them already. Nothing is downloaded."""
     tools = sys.modules[keras.applications.imagenet_utils.decode_predictions.__module__]
@@ -80,7 +75,7 @@ def _class_names() -> tuple[str, ...] | None:
 
 
 def _spec(home: ModuleType, shape: Sequence[int | None]) -> dict[str, Any]:
-    """Measure what `preprocess_input` does: output = factor * pixel + offset per channel, possibly in reverse channel order.
+    """Measure what `preprocess_input` of a module does: output = factor * pixel + offset per channel, possibly in reverse channel order.
     `shape` is (height, width, channels) of one example."""
     black = _answer(home, np.zeros(3, np.float32))
     red = _answer(home, np.array([255, 0, 0], np.float32)) - black

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import Module
 
-from ...errors import MissingExtraError, NetworkError, UnsafeFileError
+from ...errors import MissingExtraError, NetworkError, UnsafeFileError, optional_import
 from ...files.formats import FORMATS, content_of, member, opening
 from ...files.given import LIBRARIES, missing_network
 from ...files.text import printable
@@ -19,8 +19,10 @@ from ..account import Account
 from ..edits import Cut, edit_from_dict
 from ..family import Family
 from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_heads_, read_learned_, read_statistics
-from ..hub.opening import live_hub
+from ..hub.opening import hub_module, live_hub, open_hub
 from ..hub.samples import suited_sample
+from ..layers.graph import SOURCE as LAYERS_SOURCE
+from ..layers.graph import graph_module
 from ..network import Coding, Inputs, Network
 from ..onnx.trainable import SOURCE as ONNX_SOURCE
 from ..onnx.trainable import open_onnx, read_onnx_module
@@ -33,14 +35,14 @@ from ..torch.former import present_names, with_present_facts, with_present_names
 from .arrays import ARRAY_ENDINGS, refuse_pickle
 from .building import Limits, building
 from .combining import COMBINED, ConcatenatedOutputs, torch_side_by_side
-from .dense import open_dense
-from .named import made_again, open_named
+from .dense import dense_module, open_dense
 from .programs import open_program, open_torch_program
 from .torch_files import TORCH_ENDINGS, is_torch_file, read_torch_weights
-from .zoo import SourceModule, live_timm
+from .zoo import SourceModule, live_timm, open_timm, open_torchvision
 
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
 _PROGRAM, _DENSE, _ONNX = ".pt2", ".pmml", ".onnx"
+_SIZED = {"timm": open_timm, "torchvision": open_torchvision}  # Libraries that can make a network for pictures of one size
 RANDOM = "random"  # Value of `weights` that keeps the random initial weights of the library
 _REPLACED = 5  # Attempts to open a folder that another process keeps replacing
 Architecture = Module | Callable[[], Any] | None
@@ -75,18 +77,13 @@ def open_source(
     drawn = weights == RANDOM
     if drawn and str(source).partition(":")[0] not in LIBRARIES:
         raise NetworkError(f"weights={RANDOM!r} goes with a name such as 'timm:resnet18'; received {printable(str(source))[:80]!r}.")
-    if isinstance(source, (str, Path)) and Path(source).suffix.lower() == _PROGRAM and Path(source).is_file():
-        _check_content(Path(source))
-        opened = Source(open_torch_program(Path(source), trust=trust))
-    else:
-        opened = _open(source, architecture, inputs=inputs, pretrained=weights is None, head=head)
+    opened = _open(source, architecture, inputs=inputs, pretrained=weights is None, head=head, trust=trust)
     if drawn:
         opened.network.origin["weights"] = RANDOM
         opened.network.account = opened.network.account.joined(Account(notes=("its weights are RANDOM, as asked: nothing is trained",)))
     elif weights is not None:
         opened.network.body.refuse_change("given other weights")
-        opened.network.account = opened.network.account.joined(_put_file_(opened.network, Path(weights)))
-        opened.network.body.refresh_heads_()
+        _put_file_(opened.network, Path(weights))
     if classes is not None:
         opened.network.name_classes_(classes)
     opened.network.account = opened.network.account.joined(Account(notes=_wrong_numbers(opened.network)))
@@ -106,7 +103,7 @@ def _wrong_numbers(network: Network) -> tuple[str, ...]:
     return (note,) if wrong and note not in network.account.notes else ()
 
 
-def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained: bool, head: HeadChoice) -> Source:
+def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained: bool, head: HeadChoice, trust: bool) -> Source:
     if isinstance(source, Network):
         return Source(source.copy(), source.preprocessing.to_dict())
     if isinstance(source, Module) or _is_keras(source):
@@ -116,18 +113,27 @@ def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained
             f"A network cannot be opened from {type(source).__name__}: expected a torch module, a Keras model, a path, "
             f"or a name such as 'timm:resnet18'."
         )
-    kind, _, name = str(source).partition(":")
-    wrong = "" if name and kind in LIBRARIES else missing_network(str(source))  # the library has its own list of names
+    source = str(source)
+    kind, _, name = source.partition(":")
+    if name and kind in LIBRARIES:  # the library has its own list of names
+        if isinstance(inputs, Mapping):
+            raise NetworkError(f"{source!r} does not need the names of its inputs; received inputs={dict(inputs)}. Give one shape.")
+        if kind == "keras":
+            with _keras_needed():
+                from .keras_zoo import open_application
+            return Source(*open_application(source, pretrained=pretrained, inputs=inputs))
+        if kind == "hf":
+            return _of_opened(source, open_hub(name, pretrained=pretrained), inputs=inputs, head=head)
+        return _of_opened(source, _SIZED[kind](name, pretrained=pretrained, inputs=inputs), inputs=inputs, head=head)
+    wrong = missing_network(source)
     if wrong:
         raise NetworkError(wrong)
-    if name and kind in LIBRARIES:
-        if isinstance(inputs, Mapping):
-            raise NetworkError(f"{str(source)!r} does not need the names of its inputs; received inputs={dict(inputs)}. Give one shape.")
-        return _open_name(kind, str(source), inputs=inputs, pretrained=pretrained, head=head)
     path = Path(source)
     if path.is_dir():
         return _open_folder(path, architecture)
     _check_content(path)
+    if path.suffix.lower() == _PROGRAM:
+        return Source(open_torch_program(path, trust=trust))
     return _open_file(path, architecture, inputs=inputs, head=head)
 
 
@@ -204,7 +210,11 @@ def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
     known = None if _is_keras(source) else live_hub(source) or live_timm(source)
     if known is None:
         return Source(_open_live(source, inputs, head=head))
-    network = _open_known(known, inputs, head=head)
+    network: Network | None = None
+    if inputs is None:
+        with suppress(Exception):  # a Python forward may fail in any way, for instance if the module was built for another input size
+            network = open_torch(known.module, sample=known.sample, head=head)
+    network = _open_live(known.module, inputs, head=head) if network is None else network
     read = {name: value for name, value in network.origin.items() if name == "read"}
     network.origin = {**known.origin, **read} if known.origin else network.origin
     _named_(network, known.classes)
@@ -212,27 +222,11 @@ def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
     return Source(network, _at_size(known.preprocessing, network.input_shape))
 
 
-def _open_known(known: SourceModule, inputs: Shapes, *, head: HeadChoice) -> Network:
-    """Open a live module with its known sample if the user gave no shape and the module accepts the sample."""
-    with suppress(Exception):  # a Python forward may fail in any way, for instance if the module was built for another input size
-        if inputs is None:
-            return open_torch(known.module, sample=known.sample, head=head)
-    return _open_live(known.module, inputs, head=head)
-
-
 def _at_size(preprocessing: dict[str, Any] | None, shape: Sequence[int | None]) -> dict[str, Any] | None:
     """Return image preprocessing adapted to the shape (channels, height, width) of the network; None if the channels differ."""
     if preprocessing is None or len(shape) != 3:
         return preprocessing
     return None if shape[0] != preprocessing["channels"] else preprocessing | {"height": shape[1], "width": shape[2]}
-
-
-def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrained: bool, head: HeadChoice) -> Source:
-    if kind == "keras":
-        with _keras_needed():
-            from .keras_zoo import open_application
-        return Source(*open_application(source, pretrained=pretrained, inputs=inputs))
-    return _of_opened(source, open_named(source, pretrained=pretrained, inputs=inputs), inputs=inputs, head=head)
 
 
 def _of_opened(source: str, opened: SourceModule, *, inputs: Sequence[int] | None, head: HeadChoice) -> Source:
@@ -301,10 +295,8 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
             from .keras_files import is_full_model, open_keras_file
         if architecture is None or is_full_model(path):
             return Source(open_keras(open_keras_file(path), inputs=inputs, origin={"source": path.name}, take=True, head=head))
-    elif suffix == _DENSE:
-        return _of_opened(path.name, open_dense(path), inputs=None, head=head)
-    elif suffix == _ONNX:
-        return _of_opened(path.name, open_onnx(path), inputs=None, head=head)
+    elif suffix in (_DENSE, _ONNX):
+        return _of_opened(path.name, open_dense(path) if suffix == _DENSE else open_onnx(path), inputs=None, head=head)
     elif not is_torch_file(path) and suffix not in ARRAY_ENDINGS:
         refuse_pickle(path)
         known = ", ".join((*_KERAS_FILES, _DENSE, _ONNX, *TORCH_ENDINGS))
@@ -317,8 +309,7 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
             "a module or a function that makes it."
         )
     network = _open_live(_made(architecture), inputs, head=head)
-    network.account = network.account.joined(_put_file_(network, path))
-    network.body.refresh_heads_()
+    _put_file_(network, path)
     return Source(network)
 
 
@@ -330,11 +321,12 @@ def _check_content(path: Path) -> None:
         raise NetworkError(f"{printable(path.name)!r} cannot be read as a {FORMATS[kind or ''].title}: {found}. Copy or export it again.")
 
 
-def _put_file_(network: Network, path: Path) -> Account:
+def _put_file_(network: Network, path: Path) -> None:
     if not path.is_file():
         raise NetworkError(f"There is no weights file {str(path)!r}.")
     refuse_pickle(path)
-    return network.kind.put_file_(network.body, path)
+    network.account = network.account.joined(network.kind.put_file_(network.body, path))
+    network.body.refresh_heads_()
 
 
 def _open_folder(folder: Path, architecture: Architecture) -> Source:
@@ -354,7 +346,7 @@ def _open_folder(folder: Path, architecture: Architecture) -> Source:
     raise NetworkError(f"{printable(folder)!r} was replaced again and again while it was opened. Open it when the other process has ended.")
 
 
-def _opened_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Source:
+def _opened_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Any) -> Source:
     try:
         with opening(folder / FACTS_FILE, "facts"):  # values that fit the schema may still contradict each other, and then fail in any way
             source = _open_facts(folder, facts, architecture=architecture)
@@ -369,12 +361,12 @@ def _opened_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Arch
     return source
 
 
-def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Source:
+def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Any) -> Source:
     if facts["family"] == "keras":
         path = member(folder, str(facts["network"]["file"]))
         with _keras_needed():
             from .keras_files import open_saved_keras
-        network: Network = open_saved_keras(path, facts, model=_made(architecture))
+        network: Network = open_saved_keras(path, facts, model=architecture)
     else:
         network = _open_torch_folder(folder, facts, architecture=architecture)
         if facts.get("format", 1) == 1 and not network.body.only_predicts:
@@ -411,15 +403,35 @@ def _sample_from(facts: Mapping[str, Any]) -> Inputs:
 
 
 def _made_again(folder: Path, origin: Mapping[str, Any], *, sample: Mapping[str, Any], limits: Limits) -> Module:
-    """Return the bare module of a saved folder, built from its ONNX graph or from its origin."""
-    what = repr(printable(folder))
-    if origin["source"] == ONNX_SOURCE:
+    """Rebuild the bare module of a saved folder from its ONNX graph or from its origin. Its weights are placeholders.
+    Nothing is downloaded, whatever the origin names. timm and torchvision build their networks by name, and dense layers follow from their
+    sizes. A Hugging Face network is built from the configuration in the folder, and its name is not used."""
+    what, source, config = repr(printable(folder)), origin["source"], origin.get("config")
+    kind, _, name = source.partition(":")
+    if source == ONNX_SOURCE:
         return read_onnx_module(member(folder, PROGRAM_FILE), what=what)
-    if origin["source"] == COMBINED:
+    if source == COMBINED:
         return ConcatenatedOutputs(
             [_edited(folder, part, sample=part.get("sample") or sample, limits=limits).module for part in origin["parts"]]
         )
-    return made_again(origin, limits=limits, what=what, inputs=sample[""][0] if "" in sample else None)
+    if kind == "hf" and isinstance(config, Mapping):
+        return hub_module(config, what=what, limits=limits)
+    if kind not in (*_SIZED, "dense", LAYERS_SOURCE):
+        received = f"the origin {printable(repr(source), width=100)}" + (" without its configuration" if kind == "hf" else "")
+        raise NetworkError(
+            f"{what} has {received}; expected 'timm:NAME', 'torchvision:NAME', 'dense:SIZES', or 'hf:…' with a configuration. "
+            "It was changed since it was saved: save the network again, or open it with architecture=."
+        )
+    if kind in _SIZED:
+        optional_import(kind, "vision", purpose=what)  # sets the switch of the hub client, so it must come before `building`
+    with building(what, limits, drawn=False):
+        if kind == LAYERS_SOURCE:
+            return graph_module(origin)
+        if kind == "dense":
+            return dense_module(name)
+        if kind == "timm":
+            return open_timm(name, pretrained=False, img_size=origin.get("img_size")).module
+        return open_torchvision(name, pretrained=False, inputs=sample[""][0] if "" in sample else None).module
 
 
 def _edited(  # over the limit: what a folder says of a network, and what is given beside it
@@ -441,15 +453,15 @@ def _edited(  # over the limit: what a folder says of a network, and what is giv
     return sized
 
 
-def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
+def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Any) -> Network:
     former, origin = facts.get("format", 1) == 1, facts["network"]["origin"]
     if architecture is None and origin["source"] == "module":
         return open_program(folder, facts, sample=_sample_from(facts["network"]["sample"]))
     tensors = read_torch_weights(member(folder, str(facts["network"]["file"])))
     cut = any(isinstance(edit, Cut) for one in (origin, *origin.get("parts", ())) for edit in map(edit_from_dict, one.get("edits", ())))
-    limits, live = Limits.of_memory() if cut else Limits.of(tensors), _made(architecture)
+    limits = Limits.of_memory() if cut else Limits.of(tensors)
     sample = origin.get("sample") or facts["network"]["sample"]
-    sized = _edited(folder, origin, sample=sample, limits=limits, architecture=live, former=former)
+    sized = _edited(folder, origin, sample=sample, limits=limits, architecture=architecture, former=former)
     if former:
         names = present_names(sized.module)
         tensors = {names.get(name, name): tensor for name, tensor in tensors.items()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, cast
 
-import torch
+from torch import Size
 from torch.nn import Module
 
 from ...errors import NetworkError, near_names, optional_import
@@ -19,7 +19,7 @@ from ...files.formats import reason_of
 from ...files.given import unreachable_weights
 from ...files.text import printable
 from ..network import Inputs
-from ..samples import sample_of
+from ..samples import failure, sample_of
 from .building import cached_only_when_offline
 
 _SIBLINGS = 5  # Number of similarly named architectures to compare with one
@@ -73,16 +73,13 @@ def open_timm(
     One that does not run on pictures of the shape `inputs`, (channels, height, width), is made for that size, which its origin then tells
     as `img_size`. With that argument it is made for the size at once."""
     timm, source = _timm(name), f"timm:{name}"
-    if img_size is not None:
-        own = {"img_size": tuple(img_size)}
-        return _of_timm(cast(Module, timm.create_model(name, **own)), timm, origin={"source": source, **own})
 
-    def make(trained: bool) -> Module:
-        return cast(Module, timm.create_model(name, pretrained=trained))
+    def make(trained: bool, **own: Any) -> Module:
+        return cast(Module, timm.create_model(name, pretrained=trained, **own))
 
     def made_for_size(trained: bool) -> Module:
         try:
-            return cast(Module, timm.create_model(name, pretrained=trained, img_size=size))
+            return make(trained, img_size=size)
         except AssertionError as error:
             raise _unsuited_size(source, inputs, reason=reason_of(error)) from error
         except RuntimeError as error:
@@ -90,18 +87,20 @@ def open_timm(
                 raise _unsuited_size(source, inputs, reason="timm does not resize its trained weights") from error
             raise
 
-    module, origin = _fetched(make, pretrained, source=source), dict[str, Any](source=source)
+    if img_size is not None:
+        return _of_timm(make(False, img_size=tuple(img_size)), timm, origin={"source": source, "img_size": list(img_size)})
+    module = _fetched(make, pretrained, source=source)
     size = () if inputs is None or len(inputs) != 3 or None in inputs else tuple(inputs[1:])
-    if size and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False) and not _runs(module, cast("tuple[int, ...]", inputs)):
-        before = {parameter: one.shape for parameter, one in module.named_parameters()}
-        module, origin["img_size"] = _fetched(made_for_size, pretrained, source=source), list(size)
-        return replace(
-            _of_timm(module, timm, origin=origin), notes=[_sized_note(module, before, size=origin["img_size"], trained=pretrained)]
-        )
-    return _of_timm(module, timm, origin=origin)
+    fixed = size and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+    if not fixed or failure(module.eval(), sample_of(inputs or ()), caught=Exception) is None:  # it may refuse another size in any way
+        return _of_timm(module, timm, origin={"source": source})
+    before = {parameter: one.shape for parameter, one in module.named_parameters()}
+    module = _fetched(made_for_size, pretrained, source=source)
+    note = _sized_note(module, before, size=size, trained=pretrained)
+    return replace(_of_timm(module, timm, origin={"source": source, "img_size": list(size)}), notes=[note])
 
 
-def _sized_note(module: Module, before: Mapping[str, torch.Size], *, size: Sequence[int], trained: bool) -> str:
+def _sized_note(module: Module, before: Mapping[str, Size], *, size: Sequence[int | None], trained: bool) -> str:
     """Return what an account says of a network of timm that was made for pictures of another `size`.
     `before`: shapes of the parameters of the network for its own size."""
     said = f"made for pictures of {size[0]} x {size[1]}"
@@ -110,16 +109,6 @@ def _sized_note(module: Module, before: Mapping[str, torch.Size], *, size: Seque
         return said
     more = f" and {len(resized) - 3} more" if len(resized) > 3 else ""
     return f"{said}: timm resized its trained {', '.join(resized[:3])}{more}"
-
-
-def _runs(module: Module, shape: Sequence[int]) -> bool:
-    """Tell whether a module takes pictures of a shape."""
-    try:
-        with torch.no_grad():
-            module.eval()(sample_of(tuple(shape)))
-    except Exception:  # a forward may refuse another size in any way
-        return False
-    return True
 
 
 def live_timm(module: Module) -> SourceModule | None:
@@ -202,10 +191,8 @@ def open_torchvision(name: str, *, pretrained: bool, inputs: Sequence[int | None
             except AssertionError as error:
                 raise _unsuited_size(source, inputs, reason=reason_of(error)) from error
 
-    module = _fetched(make, pretrained, source=source)
-    return SourceModule(
-        module, {"source": source}, sample_of((3, spec["height"], spec["width"])), unique_names(weights.meta["categories"]), spec
-    )
+    module, sample = _fetched(make, pretrained, source=source), sample_of((3, spec["height"], spec["width"]))
+    return SourceModule(module, {"source": source}, sample, unique_names(weights.meta["categories"]), spec)
 
 
 def recipe_spec(recipe: Any) -> dict[str, Any]:
