@@ -64,7 +64,7 @@ def test_a_pickle_is_never_read(name: str, tmp_path: Path) -> None:
         regraft.read(tmp_path / name)
 
 
-@pytest.mark.parametrize("damage", ["cut", "no archive", "no labels", "no names", "shapes"])
+@pytest.mark.parametrize("damage", ["cut", "no archive", "no labels", "no names", "no such name", "texts", "shapes"])
 def test_what_does_not_do_is_told(damage: str, tmp_path: Path) -> None:
     source, told = tmp_path / "d.npz", "."
     if damage == "cut":
@@ -78,6 +78,15 @@ def test_what_does_not_do_is_told(damage: str, tmp_path: Path) -> None:
     elif damage == "no names":
         np.savez(source, a=X, b=Y, c=X)
         told = "'a', 'b', 'c'"
+    elif damage == "no such name":
+        np.savez(source, a=X, b=Y)
+        with pytest.raises(DataError, match="has no array 'c' for target; valid: 'a', 'b'"):
+            regraft.read(source, target="c")
+        told = "'a', 'b'"
+    elif damage == "texts":
+        source, told = tmp_path / "d.h5", "x holds texts; expected numbers"
+        with pytest.importorskip("h5py").File(source, "w") as file:
+            file["x"], file["y"] = np.array([b"a", b"b"]), np.arange(2)
     else:
         source, told = tmp_path / "f", r"\(3, 2\).*\(2,\)"
         (source / "a").mkdir(parents=True)

@@ -104,6 +104,13 @@ def test_groups_and_conditions():
         ((["a", 3], [0, 1]), {}, r"example 1 \(int in place of a text\)"),
         (([np.zeros(2), np.zeros(3)], [0, 1]), {}, r"differ in shape, such as \[\(2,\), \(3,\)\]"),
         (([{}, {}], [0, 1]), {}, "The table is empty: 0 columns and no rows"),
+        ((X, np.array(["a\0b", "c", "d", "e"], object)), {}, "target has labels with null characters, such as"),
+        (([np.array(["a"]), np.array(["b"])], [0, 1]), {}, "X is a list of <U1 values"),
+        ((X, [0, 1, 0, 1]), {"kind": {"a": "image"}}, "names inputs, and X is no mapping of inputs"),
+        (({"a": X}, [0, 1, 0, 1]), {"kind": {"b": "image"}}, r"X has the inputs \['a'\], and kind={'b': 'image'} was given; valid: 'a'"),
+        (({"a": X}, [0, 1, 0, 1]), {"kind": "image"}, "expected the kind of each input by name"),
+        (({"a": X, "b": X[:2]}, [0, 1, 0, 1]), {}, "The inputs differ in length: {'a': 4, 'b': 2}"),
+        ((X, [0, 1, 0, 1]), {"inputs": {"a": "b"}}, "names columns of a table; received tuple"),
         (3, {}, "Data of the type int cannot be read"),
     ],
 )

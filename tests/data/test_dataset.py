@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regraft.data import Dataset, check_trainable
+from regraft.data import Dataset, check_trainable, read
 from regraft.data.items import ArrayView
 from regraft.errors import DataError, SettingError
 
@@ -84,6 +85,20 @@ def test_split_multi_label_and_regression():
     assert 40 < numbers.split(0.2)[1].targets.mean() < 60
     few = made(np.arange(20, dtype=np.float32), (), task="regression")
     assert len(few.split_indices(0.2)[1]) == 4
+
+
+def test_a_small_second_part_has_every_label():
+    rows = np.zeros((60, 4), np.float32)
+    rows[np.arange(8), np.arange(8) // 2] = 1
+    first, second = made(rows, ("a", "b", "c", "d"), task="multi-label").split(0.05)
+    assert first.class_counts().tolist() == second.class_counts().tolist() == [1, 1, 1, 1]
+
+
+def test_examples_and_names_of_a_subset_are_sliced_and_pickled():
+    parts = read(({"a": np.arange(8).reshape(4, 2), "b": np.ones((4, 1))}, [0, 1, 0, 1]))
+    assert parts[1:3][0]["a"].tolist() == [2, 3] and len(parts[1:3]) == 2
+    names = pickle.loads(pickle.dumps(made([0, 1, 0, 1]).subset([3, 1]).subset([1, 0]))).names
+    assert list(names) == ["example 1", "example 3"] and list(names[1:]) == ["example 3"]
 
 
 def test_split_errors():

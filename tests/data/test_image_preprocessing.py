@@ -36,6 +36,10 @@ def test_files_arrays_and_pil_images_agree(pictures):
         assert apart.mean() < 0.6 and apart.max() < 20  # PIL clips between its two passes
         torch.testing.assert_close(made.batch([image.open(path) for path in paths]), from_files)
         torch.testing.assert_close(made.batch(list(arrays)), from_arrays)
+        images = read((arrays, np.arange(5) % 2), kind="image")
+        np.testing.assert_array_equal(made.fit(images).arrays_of(images, [0, 3]), from_arrays[[0, 3]].numpy())
+        raw = made.fit(images).arrays_of(images, [0, 3], raw=True)
+        assert raw.dtype == np.uint8 and raw.shape == (2, *arrays.shape[1:3], made.channels)
         np.testing.assert_array_equal(made.item(paths[2]), from_files[2].numpy())
         np.testing.assert_allclose(made.item(arrays[2]), from_arrays[2].numpy(), atol=1e-3)
 

@@ -15,12 +15,13 @@ from regraft.data import (
     AudioPreprocessing,
     Dataset,
     ImagePreprocessing,
+    PartsPreprocessing,
     Preprocessing,
     default_preprocessing,
     preprocessing_from_dict,
 )
 from regraft.data.preprocessings.preprocessing import as_dataset
-from regraft.errors import DataError, RegraftError
+from regraft.errors import DataError, RegraftError, SettingError
 
 from ..condition_examples import FAMILIES, WIDTH, plain
 
@@ -172,3 +173,20 @@ def test_a_preprocessing_that_cannot_be_kept_is_refused(own: Preprocessing) -> N
     net.preprocessing = own
     with pytest.raises(DataError, match=r"cannot be kept with a network: .* a `kind` that no other class has"):
         regraft.adapt(net, (np.zeros((8, WIDTH)), ["a", "b"] * 4), strategy="probe")
+
+
+def test_parts_as_batches_of_tensors_and_arrays():
+    own = PartsPreprocessing(("a", "b"), (ArrayPreprocessing(shape=(2,)), ArrayPreprocessing(shape=(3,), mean=1.0)))
+    data = own.dataset({"a": np.arange(8.0).reshape(4, 2), "b": np.ones((4, 3))})
+    made, arrays = own.batch(data.items), own.fit(data).arrays_of(data, [1, 0])
+    assert {name: values.tolist() for name, values in arrays.items()} == {"a": [[2, 3], [0, 1]], "b": [[0] * 3] * 2}
+    np.testing.assert_array_equal(made["a"][[1, 0]].numpy(), arrays["a"])
+    assert not own.of_photographs(data)
+    with pytest.raises(SettingError, match=r"augment='photo' is for pictures"):
+        own.viewing("photo")
+    with pytest.raises(DataError, match=r"Example 0 has the parts \['a', 'b'\], and example 1 has \['a'\]"):
+        own.dataset([{"a": [1, 2], "b": [1, 2, 3]}, {"a": [1, 2]}])
+    with pytest.raises(DataError, match=r"The inputs differ in length: {'a': 1, 'b': 2}"):
+        own.dataset({"a": np.zeros((1, 2)), "b": np.zeros((2, 3))})
+    with pytest.raises(DataError, match=r"was given the names \['a', 'a'\] and 2 preprocessings"):
+        PartsPreprocessing(("a", "a"), own.parts)

@@ -82,6 +82,23 @@ def test_padded_names_and_ambiguous_ones(csv, pictures):
     assert data.names == ("cat/007.png",)
     with pytest.raises(DataError, match=r"table.csv: 1 name fits several files in .*: \x271\x27 \(cat/1.png, dog/1.png\)"):
         read(csv("id,label\n007,c\n1,d\n"), files=pictures)
+    kept = read(csv("id,label\n007,c\n1,d\n"), files=pictures, skip_bad=True)
+    assert kept.names == ("cat/007.png",) and "left out rows whose names fit several files: 1" in kept.notes
+
+
+def test_rows_with_files_of_another_kind_are_told(csv, pictures):
+    (pictures / "cat/a.wav").write_bytes(b"RIFF")
+    data = read(csv("id,label\ncat/1.png,c\ndog/1.png,d\ncat/a.wav,c\n"), files=pictures, kind="image")
+    assert data.names == ("cat/1.png", "dog/1.png") and "1 row with a file of another kind, not read" in data.notes
+
+
+def test_a_parquet_file_gives_its_names_and_fractions_that_are_classes(tmp_path):
+    pytest.importorskip("pyarrow")
+    frame = pytest.importorskip("pandas").DataFrame({"x": [1.5, 2, 3, 4], "note": ["one two", "a", "b c", "d"], "y": [1.5, 2.5, 1.5, 2.5]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert names_of_file(tmp_path / "t.parquet") == ["x", "note", "y"]
+    data = read(tmp_path / "t.parquet", task="classification", inputs={"words": "note", "numbers": ["x"]})
+    assert data.classes == ("1.5", "2.5") and data.part("words").items == ["one two", "a", "b c", "d"]
 
 
 def test_several_targets(csv):

@@ -208,3 +208,16 @@ def test_what_is_no_item_is_one_error(items: object, kind: str) -> None:
         return  # an array of one number; refused where its shape and type are checked
     with pytest.raises(DataError, match=r"Examples of the type|An example is of the type|are None|No examples were received"):
         as_dataset(items, kind)
+
+
+def test_files_that_do_not_go_together_are_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", ROWS)
+    np.save(tmp_path / "b.npy", ROWS[:, None, :1])
+    (tmp_path / "t.csv").write_text("x,y\n1,2\n")
+    for paths, kind, told in [
+        (["a.npy", "b.npy"], "array", r"The examples of .*b.npy have the shape \(1, 1\), those of .*a.npy \(3,\)"),
+        (["a.npy", "t.csv"], "array", "expected one table, or other files alone"),
+        ([""], "text", "is a folder; expected a table with a column of texts"),
+    ]:
+        with pytest.raises(DataError, match=told):
+            as_dataset([tmp_path / path for path in paths], kind)

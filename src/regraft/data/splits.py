@@ -41,19 +41,16 @@ def _quotas(counts: np.ndarray, share: float) -> np.ndarray:
     return quotas
 
 
-def grouped_split(
-    counts: np.ndarray, sizes: np.ndarray, *, share: float, seed: int, keep: bool | np.ndarray = True, cover: bool = False
-) -> np.ndarray:
+def grouped_split(counts: np.ndarray, sizes: np.ndarray, *, share: float, seed: int, keep: np.ndarray, cover: bool = False) -> np.ndarray:
     """Choose whole groups for the second part so that the classes keep their shares. Return (G,) bool, true for the second part.
     The choice is greedy: in random order, a group is taken if it brings the class counts nearer to the wanted share. The best result of
     several orders is kept. A group is never taken if a class would lose its last example in the first part.
     `counts`: (G, C) examples of each class in each group; `sizes`: (G,) examples in each group; `share`: share of the second part, in (0,
-    1). `keep`: whether every class keeps an example in the first part, or (C,) bool for each class; otherwise only the first part as a
-    whole stays non-empty. `cover`: add groups until each class is in the second part, where possible."""
+    1). `keep`: (C,) bool, whether each class keeps an example in the first part, which as a whole never becomes empty. `cover`: add groups
+    until each class is in the second part, where possible."""
     generator = np.random.default_rng(seed)
     table = np.column_stack([counts, sizes]).astype(np.float64)
-    guarded = np.append(np.full(counts.shape[1], keep), True)
-    search = _Search(table, share, guarded=guarded)
+    search = _Search(table, share, guarded=np.append(keep, True))
     orders = [generator.permutation(len(table)) for _ in range(1 if len(table) > MANY_GROUPS else TRIES)]
     results = [search.greedy(order) for order in orders]
     chosen = min(results, key=lambda result: search.cost(table[result].sum(axis=0)))

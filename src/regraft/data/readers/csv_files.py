@@ -345,9 +345,7 @@ def _numbers_in(columns: dict[str, np.ndarray], name: str, *, values: np.ndarray
         return []
     notes = [f"the column {name!r} holds numbers; missing are the fields with {listed(map(repr, absent))}"] if absent else []
     comma = next((text for text in known if "," in text), None)
-    if comma is None and not all(map(_NUMBER.fullmatch, known)):
-        return []
-    if comma is not None and not all(map(_COMMA.fullmatch, known)):
+    if not all(map((_NUMBER if comma is None else _COMMA).fullmatch, known)):
         return []
     if comma is not None and all(map(_THOUSANDS.fullmatch, known)):
         return [f"the column {name!r} holds texts: whether the comma in {comma!r} separates thousands or decimals cannot be told"]
