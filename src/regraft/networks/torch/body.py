@@ -20,7 +20,7 @@ from ...randomness import seeded
 from ..editing.sums import joined_rows
 from ..family import Body, Places
 from ..fingerprints.values import Fingerprint, Structure
-from ..parts.head import HeadChoice, HeadLocation
+from ..parts.head import HeadChoice
 from ..parts.protocols import Inputs, Scores, changed
 from ..parts.recurrent import cells_as_operators
 from ..parts.structure import below, blocks_of, prefixes, readers, torch_layers, torch_units
@@ -30,7 +30,7 @@ from ..tracing import Trace, as_tensor, capture, in_columns, pooled, read_by, re
 from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork
 from .former import former_names
 from .graft import find_graft, for_exporter_, grafts, module_at, within
-from .heads import find_head, is_wide, last_axis, parted_rows, put_, row_weight
+from .heads import find_head, is_wide, last_axis, put_, row_weight
 from .plain import copied, tensors_of
 from .sites import Site, find_sites
 from .wrappers import call_module, tap_slices
@@ -152,7 +152,7 @@ class TorchBody(Body):
             result = cast(Tensor, as_tensor(call_module(self.module, inputs)))
         made = {name: seen[name].of_examples("output", result) for name in heads if seen[name]}
         own = {name: pooled(values, channels_last=last_axis(heads[name])) for name, values in made.items()}
-        return {task: result if found.whole else _sum_of(found, own) for task, found in self.found.items()}
+        return {task: result if found.whole else _sum_of(self._shares(found.layer), own) for task, found in self.found.items()}
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
         if not self.heads:
@@ -173,11 +173,11 @@ class TorchBody(Body):
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
         head = module_at(self.module, layer)
         first = module_at(self.module, self.head.layer)
-        found = self._summed(layer)
-        if found is not None:
-            layers = [module_at(self.module, name) for name in found.layers]
+        shares = self._shares(layer)
+        if len(shares) > 1:
+            layers = [module_at(self.module, name) for name in shares]
             parts = torch.split(features, [cast(Tensor, row_weight(part)).shape[1] for part in layers], dim=1)
-            return _sum_of(found, {name: part(values) for name, part, values in zip(found.layers, layers, parts, strict=True)})
+            return _sum_of(shares, {name: part(values) for name, part, values in zip(shares, layers, parts, strict=True)})
         if head is not first:
             return cast(Tensor, head(read_by(first, features, channels_last=last_axis(first))))
         if last_axis(head) or features.ndim > 2:
@@ -252,22 +252,18 @@ class TorchBody(Body):
         hooks = [*of_all_modules._global_forward_pre_hooks.values(), *of_all_modules._global_forward_hooks.values()]
         return prints.structure([*lines, *(prints.of(value, "hooks of all modules") for value in hooks)])
 
-    def _summed(self, layer: str) -> HeadLocation | None:
-        """Return the summed head (several layers) whose first layer is `layer`."""
-        return next((found for found in self.found.values() if found.shares and found.layer == layer), None)
+    def _shares(self, layer: str) -> dict[str, float]:
+        """Return the factors of the layers whose outputs sum to the logits of the head that begins with `layer`."""
+        return next((dict(found.shares) for found in self.found.values() if found.shares and found.layer == layer), {layer: 1.0})
 
     def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a row layer's weight (C, d) and bias (C,). The weights of a summed head are concatenated along the features."""
-        found = self._summed(layer)
-        if found is not None:
-            return joined_rows([self._own_rows(name) for name in found.layers], [share for _, share in found.shares])
-        return self._own_rows(layer)
-
-    def _own_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        module = module_at(self.module, layer)
-        weight = cast(Tensor, row_weight(module)).detach().cpu().float().numpy().copy()
-        bias = getattr(module, "bias", None)
-        return weight, bias.detach().cpu().float().numpy().copy() if isinstance(bias, Tensor) else np.zeros(len(weight), np.float32)
+        shares, rows = self._shares(layer), list[tuple[np.ndarray, np.ndarray]]()
+        for module in (module_at(self.module, name) for name in shares):
+            weight, bias = cast(Tensor, row_weight(module)), getattr(module, "bias", None)
+            shift = bias if isinstance(bias, Tensor) else weight.new_zeros(len(weight))
+            rows.append((weight.detach().cpu().float().numpy().copy(), shift.detach().cpu().float().numpy().copy()))
+        return rows[0] if len(rows) == 1 else joined_rows(rows, list(shares.values()))
 
     def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Write class weights (C, d) and bias (C,) into a linear layer. False: it has no bias, or computes its weight (weight norm)."""
@@ -279,11 +275,18 @@ class TorchBody(Body):
         return True
 
     def parts_of(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return the share of each layer of a head in its class weights (C, d) and bias (C,); `layer` is the first of several."""
-        shares = dict(getattr(self._summed(layer), "shares", ((layer, 1.0),)))
-        modules = [module_at(self.module, name) for name in shares]
-        parts = parted_rows(np.asarray(weight, np.float32), np.asarray(bias, np.float32), layers=modules, shares=list(shares.values()))
-        return dict(zip(shares, parts, strict=True))
+        """Return the share of each layer of a head in its class weights (C, d) and bias (C,); `layer` is the first of several.
+        All layers with a bias get the same one."""
+        shares, shift = self._shares(layer), np.asarray(bias, np.float32)
+        modules = {name: module_at(self.module, name) for name in shares}
+        biased = {name for name, module in modules.items() if isinstance(getattr(module, "bias", None), Tensor)} or set(shares)
+        whole = np.float32(sum(share for name, share in shares.items() if name in biased))
+        widths = [cast(Tensor, row_weight(module)).shape[1] for module in modules.values()]
+        columns = np.split(np.asarray(weight, np.float32), np.cumsum(widths)[:-1], axis=1)
+        return {
+            name: (part / np.float32(share), shift / whole if name in biased else np.zeros_like(shift))
+            for (name, share), part in zip(shares.items(), columns, strict=True)
+        }
 
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
@@ -353,7 +356,7 @@ def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None, kind: 
     return body
 
 
-def _sum_of(found: HeadLocation, outputs: Mapping[str, Tensor]) -> Tensor:
+def _sum_of(shares: Mapping[str, float], outputs: Mapping[str, Tensor]) -> Tensor:
     """Return the logits of a head as the weighted sum of its layers' outputs."""
-    parts = [outputs[name] if share == 1 else share * outputs[name] for name, share in found.shares or ((found.layer, 1.0),)]
+    parts = [outputs[name] if share == 1 else share * outputs[name] for name, share in shares.items()]
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)

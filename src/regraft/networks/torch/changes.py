@@ -32,13 +32,10 @@ from .adjusting import INSIDE
 from .body import TorchBody
 from .conditioned import AdjustedNetwork, CodedNetwork
 from .graft import Graft, find_graft, grafts, module_at, set_submodule_, within
-from .heads import last_axis, like, new_head
+from .heads import CONVOLUTIONS, last_axis, like, new_head
 from .plain import copied
 from .products import ReadHead
 from .wrappers import AttachedHead, BranchedNetwork, EndedNetwork, JoinedNetwork, StackedHead, TappedNetwork, call_module
-
-_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
-
 
 # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -169,7 +166,7 @@ def _take_later_out_(body: TorchBody, block: Block, *, order: Sequence[str]) -> 
             set_submodule_(body.module, name, module=Identity())
     for graft in grafts(body.module):  # edits forget the layers that they refer to
         if isinstance(graft, AdjustedNetwork | CodedNetwork):
-            graft.keep_sites_([not any(below(site.name, name) for name in gone) for site in graft.sites])
+            graft.put_parts_({site: part for site, part in graft.by_site().items() if not any(below(site.name, name) for name in gone)})
         elif isinstance(graft, JoinedNetwork) and graft.widened is not None and any(below(graft.widened, name) for name in gone):
             graft.widened = None
 
@@ -234,7 +231,7 @@ def _channels(twin: TorchBody, edit: Channels, **_: Any) -> TorchBody:
     called = twin.traced().order  # containers that hold weights (such as a class token) are not layers
     name = next((name for name in called if list(modules[name].parameters(recurse=False)) and not list(modules[name].children())), None)
     first = None if name is None else modules[name]
-    if name is None or not isinstance(first, _CONVOLUTIONS) or first.groups != 1 or first.in_channels != old:
+    if name is None or not isinstance(first, CONVOLUTIONS) or first.groups != 1 or first.in_channels != old:
         received = "no layer with weights" if name is None else f"'{name}', a {type(first).__name__}"
         raise NetworkError(f"channels= changes a convolution over the {counted(old, 'input channel')}; the network begins with {received}.")
     new, weight = copied(first), first.weight.detach()

@@ -1,6 +1,6 @@
 """Wrapper modules that change a network inside or before its input: by channel, by the code of a condition, by a linear layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn import Conv1d, Conv2d, Conv3d, Embedding, Linear, Module, ModuleLi
 from ..parts.coding import CODE_SPREAD
 from ..parts.scaling import film, lhuc
 from .graft import Graft
-from .sites import Site, changed_at, fold_
+from .sites import Site, changed_at, fold_, spread
 
 _OVER_CHANNELS: dict[int, type[Module]] = {3: Conv1d, 4: Conv2d, 5: Conv3d}
 
@@ -59,10 +59,6 @@ class _SiteModules(Graft):
     def by_site(self) -> dict[Site, Module]:
         """Return the added module of each hook point."""
         return dict(zip(self.sites, cast(ModuleList, getattr(self, self.at_sites)), strict=True))
-
-    def keep_sites_(self, kept: Sequence[bool]) -> None:
-        """Keep only the hook points flagged in `kept`."""
-        self.put_parts_({site: part for (site, part), keep in zip(self.by_site().items(), kept, strict=True) if keep})
 
 
 class AdjustedNetwork(_SiteModules):
@@ -133,9 +129,7 @@ class ResidualEntrance(Module):
         """Return a layer's output plus its map of the codes."""
         if codes is None or self.maps is None:
             return values
-        shift = cast(Tensor, self.maps[layer](codes.to(values.dtype)))
-        ones = (1,) * (values.ndim - 2)
-        return values + (shift.reshape(shift.shape[0], *ones, -1) if self.channels_last else shift.reshape(shift.shape[0], -1, *ones))
+        return values + spread(self.maps[layer](codes.to(values.dtype)), values, self.channels_last)
 
     def fold_(self, code: Tensor) -> None:
         """Fold one code (size,) into the biases and drop the code maps."""

@@ -61,8 +61,7 @@ class Graft(Module):
         names = {attribute: name for name, attribute in self.parts().items()}
         for attribute, part in self._modules.items():
             inside = prefix if attribute == _NETWORK else f"{prefix}.{names[attribute]}" if prefix else names[attribute]
-            if part is not None:
-                yield from part.named_modules(memo, inside, remove_duplicate)
+            yield from cast(Module, part).named_modules(memo, inside, remove_duplicate)
 
     def get_submodule(self, target: str) -> Module:
         """Return the module that `named_modules` calls `target`."""
@@ -75,9 +74,8 @@ class Graft(Module):
             return super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
         names = {attribute: f"{prefix}{name}." for name, attribute in self.parts().items()}
         for attribute, part in self._modules.items():
-            if part is not None:
-                inside = names.get(attribute, prefix)
-                destination = part.state_dict(*args, destination=destination, prefix=inside, keep_vars=keep_vars)
+            inside = names.get(attribute, prefix)
+            destination = cast(Module, part).state_dict(*args, destination=destination, prefix=inside, keep_vars=keep_vars)
         return destination
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

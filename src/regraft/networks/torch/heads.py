@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from ..parts.head import Head, HeadLocation
 from ..tracing import Trace, as_tensor, flat_tensors, head_reading, named_logits
 from .plain import copied
 
-_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _COUNTS = ("out_features", "out_channels", "num_classes", "n_classes")
 
 
@@ -37,7 +37,7 @@ class _GroupedRows(Module):
         """Return the logits of all rows, computed group by group."""
         bounds = [sum(self.parts[:count]) for count in range(len(self.parts) + 1)]
         made = [super(_GroupedRows, self._group(*pair)).forward(inputs) for pair in itertools.pairwise(bounds)]
-        return torch.cat(made, dim=-1 if made[0].ndim == 2 or not isinstance(self, _CONVOLUTIONS) else 1)
+        return torch.cat(made, dim=-1 if made[0].ndim == 2 or not isinstance(self, CONVOLUTIONS) else 1)
 
     def _group(self, start: int, end: int) -> _GroupedRows:
         """Return this layer restricted to the rows from `start` to `end`; it shares their storage."""
@@ -50,7 +50,7 @@ class _GroupedRows(Module):
 
 
 _PARTED: dict[type[Module], type[Module]] = {
-    kind: type(f"Parted{kind.__name__}", (_GroupedRows, kind), {"__module__": __name__}) for kind in (torch.nn.Linear, *_CONVOLUTIONS)
+    kind: type(f"Parted{kind.__name__}", (_GroupedRows, kind), {"__module__": __name__}) for kind in (torch.nn.Linear, *CONVOLUTIONS)
 }
 globals().update({kind.__name__: kind for kind in _PARTED.values()})  # where pickle looks them up
 
@@ -60,7 +60,7 @@ def row_weight(module: Module) -> Tensor | None:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
         return None
-    if isinstance(module, _CONVOLUTIONS):
+    if isinstance(module, CONVOLUTIONS):
         plain = set(module.kernel_size) == {1} or (set(module.stride) == {1} and module.padding_mode == "zeros")
         return weight.flatten(1) if module.groups == 1 and plain else None
     return weight if weight.ndim == 2 else None
@@ -68,12 +68,12 @@ def row_weight(module: Module) -> Tensor | None:
 
 def is_wide(layer: Module) -> bool:
     """Tell whether a row layer is a convolution that reads several positions at once."""
-    return isinstance(layer, _CONVOLUTIONS) and set(layer.kernel_size) != {1}
+    return isinstance(layer, CONVOLUTIONS) and set(layer.kernel_size) != {1}
 
 
 def last_axis(layer: Module) -> bool:
     """Tell whether the class axis of a row layer's output is the last one."""
-    return not isinstance(layer, _CONVOLUTIONS)
+    return not isinstance(layer, CONVOLUTIONS)
 
 
 def _is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
@@ -86,7 +86,7 @@ def _is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
     weight = cast(Tensor, module.weight)
     if any(held.shape[:1] == weight.shape[:1] for held in module.buffers(recurse=False)):
         return False
-    if isinstance(module, _CONVOLUTIONS):
+    if isinstance(module, CONVOLUTIONS):
         return True
     if not isinstance(inputs, Tensor) or not isinstance(output, Tensor) or not isinstance(weight, Parameter):
         return False
@@ -153,22 +153,6 @@ def _resized(old: Module, weight: np.ndarray) -> Module:
         if getattr(new, name, None) == before:
             setattr(new, name, len(weight))
     return new
-
-
-def parted_rows(
-    weight: np.ndarray, bias: np.ndarray, *, layers: Sequence[Module], shares: Sequence[float]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Split the class weights of one head over concatenated features into those of each layer.
-    `weight`: (C, sum of all d); `bias`: (C,). All layers with a bias get the same one."""
-    biased = [isinstance(getattr(layer, "bias", None), Tensor) for layer in layers]
-    whole = sum(share for share, has in zip(shares, biased, strict=True) if has) or sum(shares)
-    widths = [cast(Tensor, row_weight(layer)).shape[1] for layer in layers]
-    columns = np.split(weight, np.cumsum(widths)[:-1], axis=1)
-    either = [has or not any(biased) for has in biased]
-    return [
-        (part / np.float32(share), bias / np.float32(whole) if has else np.zeros_like(bias))
-        for part, share, has in zip(columns, shares, either, strict=True)
-    ]
 
 
 def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], Any], wanted: str | None = None) -> HeadLocation | None:

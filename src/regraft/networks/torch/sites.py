@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -33,9 +33,13 @@ class Site:
         """Reshape numbers by example and channel, (N, C), or by channel, (C,), to broadcast with the values."""
         if numbers.ndim == 1:
             return numbers if self.last else numbers.reshape(-1, *(1,) * (values.ndim - 2))
-        rows = numbers if self.factor == 1 else numbers.repeat_interleave(values.shape[0] // numbers.shape[0], 0)
-        ones = (1,) * (values.ndim - 2)
-        return rows.reshape(rows.shape[0], *ones, -1) if self.last else rows.reshape(rows.shape[0], -1, *ones)
+        return spread(numbers if self.factor == 1 else numbers.repeat_interleave(values.shape[0] // numbers.shape[0], 0), values, self.last)
+
+
+def spread(rows: Tensor, values: Tensor, last: bool) -> Tensor:
+    """Reshape rows (N, C) to broadcast with values of N examples; `last`: whether the channels are their last axis."""
+    ones = (1,) * (values.ndim - 2)
+    return rows.reshape(rows.shape[0], *ones, -1) if last else rows.reshape(rows.shape[0], -1, *ones)
 
 
 Change = Callable[[Site, Tensor], Tensor]
@@ -44,18 +48,13 @@ Change = Callable[[Site, Tensor], Tensor]
 @contextmanager
 def changed_at(network: Module, sites: Sequence[Site], *, change: Change) -> Iterator[None]:
     """Apply a change to the values at hook points while the context lasts."""
-
-    def output_of(site: Site) -> Callable[..., Tensor]:
-        return lambda _module, _args, output: change(site, output)
-
-    def input_of(site: Site) -> Callable[..., tuple[Any, ...]]:
-        return lambda _module, args: (change(site, args[0]), *args[1:])
-
     with ExitStack() as stack:
         for site in sites:
             module = module_at(network, site.place)
-            handle = module.register_forward_pre_hook(input_of(site)) if site.before else module.register_forward_hook(output_of(site))
-            stack.callback(handle.remove)
+            if site.before:
+                stack.enter_context(module.register_forward_pre_hook(lambda _, args, at=site: (change(at, args[0]), *args[1:])))
+            else:
+                stack.enter_context(module.register_forward_hook(lambda _, _args, output, at=site: change(at, output)))
         yield
 
 
@@ -129,7 +128,7 @@ def find_sites(
     for name in dict.fromkeys(call.name for call in two[:end] if call.name in set(linear)):
         site = _site_behind(name, modules, seen=two, norms=[norm for norm in norms if norm not in shared])
         factor = _factor(site, two, three, same) if _works(name, modules, calls=_of(name, two)) else 0
-        found += [Site(site.name, site.place, site.before, site.last, site.channels, factor)] if factor else []
+        found += [replace(site, factor=factor)] if factor else []
     return found
 
 

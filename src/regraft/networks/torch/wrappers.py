@@ -156,18 +156,15 @@ class Join(Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         self.features = features
-        self.columns: Tensor | None = None
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the features concatenated with the current columns."""
-        if self.columns is None:
-            raise NetworkError(f"Received features of shape {tuple(inputs.shape)} without columns; call the whole network with columns=.")
+    def forward(self, inputs: Tensor, columns: Tensor) -> Tensor:
+        """Return the features concatenated with the columns."""
         axis = inputs.ndim - 1 if inputs.shape[-1] == self.features else 1
         shape = [inputs.shape[0], *(1,) * (inputs.ndim - 1)]  # not len(): export would fix that number
         shape[axis] = -1
         sizes = list(inputs.shape)
-        sizes[axis] = self.columns.shape[1]
-        return torch.cat([inputs, self.columns.to(inputs.dtype).reshape(shape).expand(sizes)], dim=axis)
+        sizes[axis] = columns.shape[1]
+        return torch.cat([inputs, columns.to(inputs.dtype).reshape(shape).expand(sizes)], dim=axis)
 
 
 class JoinedNetwork(Graft):
@@ -183,18 +180,11 @@ class JoinedNetwork(Graft):
 
     def forward(self, columns: Tensor, **named: Tensor) -> Any:
         """Return the network's result for its inputs ("inputs" if it takes one tensor) and columns (N, k)."""
-        self.join.columns = columns
-        try:
-            with ExitStack() as stack:
-                if self.widened is not None:
-                    head = module_at(self.network, self.widened)
-                    stack.callback(head.register_forward_pre_hook(self._with_columns).remove)
-                return self.network(named["inputs"]) if list(named) == ["inputs"] else self.network(**named)
-        finally:
-            self.join.columns = None
-
-    def _with_columns(self, _head: Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return self.join(args[0]), *args[1:]
+        with ExitStack() as stack:
+            if self.widened is not None:
+                head = module_at(self.network, self.widened)
+                stack.enter_context(head.register_forward_pre_hook(lambda _head, args: (self.join(args[0], columns), *args[1:])))
+            return self.network(named["inputs"]) if list(named) == ["inputs"] else self.network(**named)
 
 
 def tap_slices(module: Module) -> tuple[TapSlice, ...]:
