@@ -129,7 +129,7 @@ class ResidualEntrance(Module):
         """Return a layer's output plus its map of the codes."""
         if codes is None or self.maps is None:
             return values
-        return values + spread(self.maps[layer](codes.to(values.dtype)), values, self.channels_last)
+        return values + spread(self.maps[layer](codes.to(values.dtype)), values, last=self.channels_last)
 
     def fold_(self, code: Tensor) -> None:
         """Fold one code (size,) into the biases and drop the code maps."""

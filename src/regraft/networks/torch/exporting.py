@@ -30,7 +30,7 @@ from ..parts.onnx_export import (
 )
 from ..tracing import capture
 from .body import TorchBody
-from .graft import for_exporter_, module_at
+from .graft import module_at
 from .programs import FEATURES, OnnxProgram, input_name, logits_name
 
 GRAPH = "graph_of_file"  # Module attribute that holds the bytes of the ONNX graph that the module was made from
@@ -93,7 +93,6 @@ def write_program(body: TorchBody, folder: Path, *, own: str) -> dict[str, str]:
     Return the facts needed to open the file, or the reason for its absence under "no_program"."""
     twin = body.copy()
     twin.ready_for_export_()
-    for_exporter_(twin.module)
     try:
         content, told = _exported_onnx(twin)
     except Exception as problem:  # not every forward can be exported; the weights are saved anyway

@@ -109,8 +109,9 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
         body = at_read_head(body, **facts["read"])
     elif "read" not in facts and chosen is None and not body.found:
         body = with_read_head(body)
-    read = {"read": body.module.facts()} if isinstance(body.module, ReadHead) else {}
-    facts = {**{name: value for name, value in facts.items() if name != "read"}, **read}
+    facts = {name: value for name, value in facts.items() if name != "read"}
+    if isinstance(body.module, ReadHead):
+        facts["read"] = body.module.facts()
     body.given = given
     if inputs is not None:
         body.open_({"": inputs})

@@ -182,8 +182,7 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
             f"Choose one with head=, for example head={next(iter(candidates))!r}, or keep them as tasks: head={list(candidates)}."
         )
     else:
-        found, result = next(iter(candidates.values()), (None, main))
-        found = replace(found, whole=False) if found is not None and result is not main else found
+        found = next(iter(candidates.values()), None)
     if found is None or not found.whole or main.ndim != 2 or not last_axis(modules[found.layer]):
         return found
     rows = {name: row_weight(modules[name]) for name in seen.order if name != found.layer}
@@ -191,15 +190,15 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
     return replace(found, beside=layers_beside(modules, seen, names=names, main=found.layer, result=main, run=run))
 
 
-def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Tensor]) -> dict[str, tuple[HeadLocation, Tensor]]:
-    """Return, for each result in order, the last row layer that produces it."""
-    found: dict[str, tuple[HeadLocation, Tensor]] = {}
+def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Tensor]) -> dict[str, HeadLocation]:
+    """Return, for each result in order, the main one first, the last row layer that produces it."""
+    found: dict[str, HeadLocation] = {}
     rows = [name for name in reversed(seen.order) if name in seen.outputs and row_weight(modules[name]) is not None]
     for result in results:
         for name in rows:
             head = _explained(name, modules, seen=seen, result=result)
             if head is not None:
-                found.setdefault(name, (head, result))
+                found.setdefault(name, head if result is results[0] else replace(head, whole=False))
                 break
     return found
 
@@ -244,14 +243,10 @@ def _is_normalised(name: str, modules: Mapping[str, Module], *, seen: Trace) -> 
     return any(isinstance(modules[other], _NormBase | LayerNorm) and seen.inputs[other] is seen.outputs[name] for other in later)
 
 
-# over the limit: modules and trace are one run
-def _wanted(
-    name: str, modules: Mapping[str, Module], *, seen: Trace, candidates: Mapping[str, tuple[HeadLocation, torch.Tensor]]
-) -> HeadLocation:
+def _wanted(name: str, modules: Mapping[str, Module], *, seen: Trace, candidates: Mapping[str, HeadLocation]) -> HeadLocation:
     others = tuple(other for other in candidates if other != name)
     if name in candidates:
-        found = replace(candidates[name][0], others=others)
-        return found if candidates[name][1] is as_tensor(seen.result) else replace(found, whole=False)
+        return replace(candidates[name], others=others)
     known = [layer for layer in seen.order if row_weight(modules[layer]) is not None]
     if name not in known:
         raise NetworkError(f"head={name!r}: the network has no linear layer of that name{near_names(name, known)}")

@@ -33,10 +33,11 @@ class Site:
         """Reshape numbers by example and channel, (N, C), or by channel, (C,), to broadcast with the values."""
         if numbers.ndim == 1:
             return numbers if self.last else numbers.reshape(-1, *(1,) * (values.ndim - 2))
-        return spread(numbers if self.factor == 1 else numbers.repeat_interleave(values.shape[0] // numbers.shape[0], 0), values, self.last)
+        rows = numbers if self.factor == 1 else numbers.repeat_interleave(values.shape[0] // numbers.shape[0], 0)
+        return spread(rows, values, last=self.last)
 
 
-def spread(rows: Tensor, values: Tensor, last: bool) -> Tensor:
+def spread(rows: Tensor, values: Tensor, *, last: bool) -> Tensor:
     """Reshape rows (N, C) to broadcast with values of N examples; `last`: whether the channels are their last axis."""
     ones = (1,) * (values.ndim - 2)
     return rows.reshape(rows.shape[0], *ones, -1) if last else rows.reshape(rows.shape[0], -1, *ones)

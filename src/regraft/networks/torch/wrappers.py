@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import Linear, Module, ModuleDict
 
-from ...errors import NetworkError
 from ..editing.taps import Point, UnevenTapsError, first_outputs, read_input, run_reading
 from ..parts.head import ACTIVATIONS
 from ..parts.protocols import Inputs
@@ -40,9 +39,7 @@ class AttachedHead(Graft):
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
         """Return logits (N, C) for the network's inputs."""
-        output = as_tensor(self.network(*tensors, **named))
-        if output is None:
-            raise NetworkError(f"The backbone {type(self.network).__name__} returned no tensor.")
+        output = cast(Tensor, as_tensor(self.network(*tensors, **named)))
         return cast(Tensor, self.head(pooled(output, channels_last=output.ndim == 3)))
 
 
