@@ -28,7 +28,7 @@ HEADS: dict[str, Callable[[np.ndarray, np.ndarray], Head]] = {
     "lda of statistics, standardised": lambda x, y: fit_lda(statistics_of(x, y, classes="abc"), standardise=True),
     "logistic": lambda x, y: _of(fit_logistic(x, y, classes=3)),
     "svm": lambda x, y: _of(fit_svm(x, y, classes=3)),
-    "class mean": lambda x, y: _of(fit_class_mean(x, y, classes=3).linear()),
+    "class mean": lambda x, y: _of(fit_class_mean(x, y, classes=3)),
 }
 COLUMNS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "zero": lambda draw, count: np.zeros(count),

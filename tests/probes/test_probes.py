@@ -28,6 +28,7 @@ from regraft.probes import (
     statistics_of,
     unknown_scores,
 )
+from regraft.probes.class_mean import mean_cosines
 from regraft.probes.knn import neighbour_scores
 from regraft.probes.unknown import COMBINED, UNKNOWN_SCORES, _auroc
 from regraft.tasks import expected_calibration_error
@@ -38,10 +39,22 @@ def test_class_means_agree_with_scikit_learn_far_from_the_origin_and_are_a_linea
     features += 1e6
     probe = fit_class_mean(features, labels, classes=4)
     np.testing.assert_array_equal(probe.scores(features).argmax(1), NearestCentroid().fit(features, labels).predict(features))
-    centred = [scores - scores.mean(1, keepdims=True) for scores in (probe.linear().scores(features), probe.scores(features))]
-    np.testing.assert_allclose(*centred, atol=1e-6)  # as a linear head: the same probabilities
-    with pytest.raises(SettingError, match="'cosine' gives scores that no linear head gives"):
-        fit_class_mean(features, labels, classes=4, metric="cosine").linear()
+    means = np.stack([features[labels == index].mean(0) for index in range(4)])
+    distances = np.square(features[:, None] - means).sum(2) / means.var(0).sum()
+    by_hand, found = (scores - scores.mean(1, keepdims=True) for scores in (-probe.temperature * distances / 2, probe.scores(features)))
+    np.testing.assert_allclose(found, by_hand, atol=1e-6)  # as a linear head: the same probabilities
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(60) // 3])
+def test_cosines_with_class_means_that_leave_the_group_out(groups: np.ndarray | None) -> None:
+    features, labels = blobs(60)
+    own = np.arange(60) if groups is None else groups
+    means = [[features[(labels == index) & (own != group)].mean(0) for index in range(4)] for group in own]
+    cosines = np.array(
+        [[row @ one / np.linalg.norm(row) / np.linalg.norm(one) for one in few] for row, few in zip(features, means, strict=True)]
+    )
+    expected = fit_temperature(cosines, np.eye(4)[labels]) * cosines
+    np.testing.assert_allclose(mean_cosines(features, labels, classes=4, groups=groups), expected)
 
 
 def test_neighbours_find_classes_of_several_clusters() -> None:

@@ -17,7 +17,7 @@ __all__ = ["Method", "Option", "PrepareFunction", "PreparedNetwork", "are_names"
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a method.
+    """One option of a method, or one setting of a training.
 
     Attributes:
         default: default value.
@@ -30,10 +30,10 @@ class Option:
     holds: Callable[[Any], bool]
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value is valid. A value of the wrong type (TypeError) is not."""
+        """Return whether a value is valid. A value of the wrong type is not."""
         try:
             return bool(self.holds(value))
-        except TypeError:
+        except (TypeError, AttributeError, ValueError):  # the last one: arrays have no truth value
             return False
 
 

@@ -1,7 +1,7 @@
 """Probes: heads on features, solved in closed form or by a convex solver."""
 
 from .calibration import fit_temperature, log_loss
-from .class_mean import ClassMeanProbe, fit_class_mean
+from .class_mean import fit_class_mean
 from .common import LayeredProbe, LinearProbe
 from .knn import fit_vote
 from .logistic import LogisticLoss, fit_logistic
@@ -12,7 +12,6 @@ from .svm import fit_svm
 from .unknown import UnknownChoice, UnknownJudge, choose_unknown, unknown_scores
 
 __all__ = [
-    "ClassMeanProbe",
     "ClassStatistics",
     "LayeredProbe",
     "LinearProbe",

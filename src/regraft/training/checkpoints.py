@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,16 +84,6 @@ def clear_(folder: Path, runs: Container[str]) -> None:
         folder.rmdir()
 
 
-class Store(Protocol):
-    """Store of one state: `Checkpoint` in a file, `MemoryStore` for the life of the process."""
-
-    def read(self) -> dict[str, Any] | None:
-        """Return the content that was written last, or None."""
-
-    def write(self, content: dict[str, Any]) -> None:
-        """Replace the stored content."""
-
-
 class MemoryStore:
     """Store in memory. A state larger than `room` is not kept, so that the training restarts instead of continuing."""
 
@@ -109,6 +99,9 @@ class MemoryStore:
     def write(self, content: dict[str, Any]) -> None:
         """Replace the stored content."""
         self._content = content if sum(tensor.nbytes for tensor in _tensors(content)) <= self._room else None
+
+
+Store = Checkpoint | MemoryStore
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:

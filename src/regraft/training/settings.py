@@ -13,6 +13,7 @@ from ..data.preprocessings.augmenting import CALLABLE, plain_name
 from ..errors import SettingError, name_here, unknown_setting
 from ..files.text import shown
 from ..freezing.engines import ENGINES
+from ..methods.contract import Option
 from ..tasks import LOSSES
 from .callbacks import HOOKS
 from .optimizing import OPTIMIZERS, factory_rate
@@ -146,8 +147,8 @@ class SettingKeywords(TypedDict, total=False):
     baselines: Annotated[bool, False, "True or False", lambda value: isinstance(value, bool)]
 
 
-_TABLE = {name: get_args(kind) for name, kind in get_type_hints(SettingKeywords, include_extras=True).items()}
-"""Setting -> its type, its default, what is expected, and the function that tells."""
+_KINDS = get_type_hints(SettingKeywords)
+_TABLE = {name: Option(*get_args(kind)[1:]) for name, kind in get_type_hints(SettingKeywords, include_extras=True).items()}
 if TYPE_CHECKING:
 
     class _Values:
@@ -159,7 +160,7 @@ if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
 else:
-    _Values = make_dataclass("_Values", [(name, kind, default) for name, (kind, default, _, _) in _TABLE.items()], frozen=True)
+    _Values = make_dataclass("_Values", [(name, _KINDS[name], one.default) for name, one in _TABLE.items()], frozen=True)
 
 
 class Settings(_Values):
@@ -244,9 +245,9 @@ class Settings(_Values):
             one = values[name]
             values[name] = tuple(one) if isinstance(one, list | tuple) else () if one is None else (one,)
         problems += [
-            f"{name}={shown(values[name])}: expected {rule}{_called_here(values[name], rule)}"
-            for name, (_, _, rule, holds) in _TABLE.items()
-            if name in values and not _holds(holds, values[name])
+            f"{name}={shown(values[name])}: expected {one.rule}{_called_here(values[name], one.rule)}"
+            for name, one in _TABLE.items()
+            if name in values and not one.accepts(values[name])
         ]
         problems += [] if problems else _together(values)
         if problems:
@@ -285,23 +286,16 @@ def _called_here(value: Any, rule: str) -> str:
     return f"; here it is called {here!r}" if here is not None and here in rule else ""
 
 
-def _holds(rule: Callable[[Any], bool], value: Any) -> bool:
-    try:
-        return bool(rule(value))
-    except (TypeError, AttributeError, ValueError):  # the last one: arrays have no truth value
-        return False
-
-
 def _together(values: Mapping[str, Any]) -> list[str]:
     """Return the conflicts between values that are each valid."""
-    plateau = [name for name in ("plateau_factor", "plateau_patience") if values.get(name, _TABLE[name][1]) != _TABLE[name][1]]
+    plateau = [name for name in ("plateau_factor", "plateau_patience") if values.get(name, _TABLE[name].default) != _TABLE[name].default]
     found = [
         f"{name}={values[name]!r} goes with schedule='plateau'; received {values.get('schedule', 'auto')!r}"
         for name in plateau
         if values.get("schedule") != "plateau"
     ]
     made = values.get("optimizer")
-    own = [name for name in ("weight_decay", "momentum") if name in values and values[name] != _TABLE[name][1]]
+    own = [name for name in ("weight_decay", "momentum") if name in values and values[name] != _TABLE[name].default]
     return found + [f"{name}={values[name]!r} goes with optimizers by name; set it in your function" for name in own if callable(made)]
 
 

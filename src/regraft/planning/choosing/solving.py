@@ -181,7 +181,7 @@ def _solved_by(  # over the limit: what a probe is made of
     elif method == WORDS["svm"]:
         probe = fit_svm(features, targets, classes=classes, groups=groups, standardise=False)
     else:
-        probe = fit_class_mean(features, targets, classes=classes, groups=groups).linear()
+        probe = fit_class_mean(features, targets, classes=classes, groups=groups)
     return replace(probe, weight=probe.weight / scale)
 
 

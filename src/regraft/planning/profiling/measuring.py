@@ -12,7 +12,7 @@ from ...data.items import mean_of_windows
 from ...errors import DataError
 from ...freezing import Counter, check_engine
 from ...networks.network import Network
-from ...probes.class_mean import fit_class_mean
+from ...probes.class_mean import mean_cosines
 from ...probes.knn import neighbour_scores
 from ...training import Settings
 from ...words import counted
@@ -207,10 +207,8 @@ def _on_deepest(of: _Inputs) -> Iterator[ReferenceFigure]:
     if of.case.kind != "classification":
         return
     (deepest, table), case = list(of.tables.items())[-1], of.case
-    means = fit_class_mean(table, case.targets, classes=case.classes, metric="cosine", groups=case.groups)
-    found = {"5 nearest neighbours, cosine": neighbour_scores(table, case.targets, classes=case.classes, groups=case.groups)}
-    for name, scores in (found | {"nearest class mean, cosine": means.loo_scores}).items():
-        held = judged(case, scores)
+    for name, scores_of in (("5 nearest neighbours, cosine", neighbour_scores), ("nearest class mean, cosine", mean_cosines)):
+        held = judged(case, scores_of(table, case.targets, classes=case.classes, groups=case.groups))
         yield ReferenceFigure(name, held.value, held.error, f"on {deepest!r}")
 
 
