@@ -6,7 +6,7 @@ longer. An engine is used only if it reproduces PyTorch's values on examples of 
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.metadata import version
@@ -170,7 +170,8 @@ def chosen_engine(  # over the limit: what a choice depends on
         end = min(perf_counter() + _MOST_LOST * each * rows, whole - each * (rows - done)) if auto else math.inf
         ends = _Ends(end - _PROVING * each, end, whole, rows)
         sources = [layers or led] if auto or layers else [True, False] if _has_layers(work.network) else [False]
-        for as_layers, way in _ways_of(names, sources):
+        ways = [name for name in (LAYERS, "compile") if name in names] or [_TRACED, _EXPORTED]
+        for as_layers, way in product(sources, ways):
             begun = perf_counter()
             if _expected_building(work, way, seconds=each) > ends.building - begun:
                 continue
@@ -214,11 +215,6 @@ def _stages(work: Work, wanted: str) -> Iterator[dict[str, str]]:
         yield layers
     if names:
         yield names
-
-
-def _ways_of(names: Collection[str], as_layers: Sequence[bool]) -> Iterator[tuple[bool, str]]:
-    """Yield how engines can be built, in the order of trying: whether from PyTorch layers, and the name of the way."""
-    return product(as_layers, [name for name in (LAYERS, "compile") if name in names] or [_TRACED, _EXPORTED])
 
 
 def _expected_building(work: Work, way: str, *, seconds: float) -> float:

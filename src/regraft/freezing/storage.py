@@ -211,9 +211,10 @@ def list_caches(root: Path) -> list[CacheEntry]:
     """Return the caches below a folder, oldest first."""
     found = []
     for folder in _subfolders(root):
-        manifest, files = _manifest_in(folder), _own_files(folder)
-        if manifest is None or files is None:
+        own = _own_files(folder)
+        if own is None:
             continue
+        manifest, files = own
         marks = _mapped(folder / _DONE, np.dtype(np.uint32), shape=(-(-manifest.rows // manifest.chunk),))
         done = min((0 if marks is None else int((marks.values != 0).sum())) * manifest.chunk, manifest.rows)
         size, made = sum(facts.st_size for facts in files.values()), files[_MANIFEST].st_mtime
@@ -230,11 +231,13 @@ def _subfolders(root: Path) -> list[Path]:
         return []
 
 
-def _own_files(folder: Path) -> dict[str, os.stat_result] | None:
-    """Return name -> file status of the files of a cache folder; None if a file is foreign or not regular, or the manifest is missing."""
-    found = {}
-    manifest = _manifest_in(folder)
-    arrays = [f"live{at}.npy" for at in range(len(manifest.arrays))] if manifest else []
+def _own_files(folder: Path) -> tuple[_Manifest, dict[str, os.stat_result]] | None:
+    """Return the manifest of a cache folder, and name -> file status of its files; None if a file is foreign or not regular, or the
+    manifest is missing or damaged."""
+    found, manifest = {}, _manifest_in(folder)
+    if manifest is None:
+        return None
+    arrays = (f"live{at}.npy" for at in range(len(manifest.arrays)))
     known = {_MANIFEST, _DONE, LOCK_FILE, f".{_MANIFEST}{PARTIAL}", f".{_MANIFEST}{LOCK}", *arrays}
     try:
         with os.scandir(folder) as entries:
@@ -244,7 +247,7 @@ def _own_files(folder: Path) -> dict[str, os.stat_result] | None:
                 found[entry.name] = entry.stat(follow_symlinks=False)
     except OSError:
         return None
-    return found if _MANIFEST in found else None
+    return (manifest, found) if _MANIFEST in found else None
 
 
 def clear_caches(root: Path, *, before: float = math.inf) -> list[CacheEntry]:
@@ -259,14 +262,14 @@ def _deleted(folder: Path) -> bool:
         if lock is None:
             return False
         try:
-            files = _own_files(folder)
-            own = {name for name in files or () if name != LOCK_FILE}  # one who waits for the lock must not begin before the end
-            for name in sorted(own, key=lambda name: name != _MANIFEST):  # without it, the rest is no cache
+            own = _own_files(folder)
+            files = set(own[1] if own else ()) - {LOCK_FILE}  # one who waits for the lock must not begin before the end
+            for name in sorted(files, key=lambda name: name != _MANIFEST):  # without it, the rest is no cache
                 (folder / name).unlink(missing_ok=True)
         finally:
             release(lock)
         with suppress(OSError):  # a new file appeared in the meantime
             folder.rmdir()
-        return files is not None
+        return own is not None
     except OSError as problem:
         raise CacheError(f"The cache {str(folder)!r} cannot be deleted: {reason_of(problem)}.") from problem

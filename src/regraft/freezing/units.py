@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,14 +16,6 @@ from ..networks.parts.structure import prefixes
 from ..networks.tracing import called_one_by_one, hooked, other_values, replaced
 
 Digests = dict[str, list[list[bytes]]]  # Module -> for each call, a digest of each returned tensor
-
-
-@dataclass
-class _CallOrder:
-    """Calls of a forward pass."""
-
-    within: dict[str, set[str]] = field(default_factory=dict)  # module -> modules called while it ran, in the order of the first calls
-    heard: set[str] = field(default_factory=set)  # modules with hooks
 
 
 def other_weights(network: Network, layers: Collection[str], *, made: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
@@ -47,9 +38,9 @@ def frozen_units(network: Network, layers: Collection[str], *, sample: Inputs) -
     modules inside are tried instead. A module that runs both inside such a module and outside is not replayed itself."""
     outside = {prefix for layer in network.layers if layer.name not in layers for prefix in prefixes(layer.name)}
     inside = {prefix for name in layers for prefix in prefixes(name)} - outside
-    seen = _nesting(network.modules(), lambda: network.scores(sample))
-    below = {name: within - {name} for name, within in seen.within.items()}
-    whole = [name for name, within in below.items() if name in inside and within.isdisjoint(outside | seen.heard)]
+    nesting, heard = _nesting(network.modules(), lambda: network.scores(sample))
+    below = {name: within - {name} for name, within in nesting.items()}
+    whole = [name for name, within in below.items() if name in inside and within.isdisjoint(outside | heard)]
     fixed = set[str]()
     while True:
         covered = set[str]().union(*(below[name] for name in whole))
@@ -61,10 +52,10 @@ def frozen_units(network: Network, layers: Collection[str], *, sample: Inputs) -
         whole = [name for name in whole if name in fixed or name not in unknown]
 
 
-def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> _CallOrder:
-    """Return the calls of a forward pass.
-    Forwards are wrapped, not hooked: a module's own hooks run outside its forward, and still run in a replay."""
-    seen, running = _CallOrder(), list[str]()
+def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> tuple[dict[str, set[str]], set[str]]:
+    """Return, for each module that a forward pass calls, the modules called while it ran, in the order of the first calls; and those with
+    hooks. Forwards are wrapped, not hooked: a module's own hooks run outside its forward, and still run in a replay."""
+    within, heard, running = dict[str, set[str]](), set[str](), list[str]()
     before = {name: set(module._forward_pre_hooks) for name, module in modules.items()}  # e.g. weight norm; these may be skipped
 
     def watched(name: str, module: Module) -> Callable[..., Any]:
@@ -72,10 +63,10 @@ def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> _CallOrde
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             for outer in running:
-                seen.within[outer].add(name)
-            seen.within.setdefault(name, set())
+                within[outer].add(name)
+            within.setdefault(name, set())
             if module._forward_hooks or module._forward_pre_hooks.keys() - before[name]:
-                seen.heard.add(name)
+                heard.add(name)
             running.append(name)
             try:
                 return own(*args, **kwargs)
@@ -87,7 +78,7 @@ def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> _CallOrde
     forwards = ((module, "forward", watched(name, module)) for name, module in modules.items())
     with replaced(forwards), torch.no_grad(), called_one_by_one():
         run()
-    return seen
+    return within, heard
 
 
 def independent(network: Network, names: Sequence[str], *, layers: Collection[str], sample: Inputs) -> list[str]:

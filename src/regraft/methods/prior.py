@@ -3,7 +3,6 @@
 Shape letters: K known codes, M numbers in each, n examples, W weights.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,27 +79,26 @@ def first_weight(count: int) -> float:
     return PLAIN if count <= FEW else USUAL
 
 
-def chosen_weight(left_out: np.ndarray, weights: Sequence[float] = WEIGHTS) -> float:
+def chosen_weight(left_out: np.ndarray) -> float:
     """Return the weight of the prior chosen by cross-validation; by default 0.3.
 
     A larger weight is chosen if its mean held-out loss is lower. A smaller weight is chosen only if its loss is lower by more than the
     standard error of the difference, because a code that moves too far from the mean does harm and one that moves too little does not.
 
     Args:
-        left_out: (W, n) loss of each example under the code fitted without it, for each weight.
-        weights: (W,) ascending, including the default weight.
+        left_out: (W, n) loss of each example under the code fitted without it, for each of `WEIGHTS`.
 
     Returns:
         One of the weights.
     """
-    usual = list(weights).index(USUAL)
+    usual = WEIGHTS.index(USUAL)
     means, chosen = left_out.mean(1), usual
-    for at in range(usual + 1, len(weights)):
+    for at in range(usual + 1, len(WEIGHTS)):
         if means[at] < means[chosen]:
             chosen = at
     for at in range(usual if chosen == usual else 0):
         gained = left_out[usual] - left_out[at]
         error = gained.std(ddof=1) / np.sqrt(len(gained)) if len(gained) > 1 else np.inf
         if gained.mean() > error:
-            return float(weights[at])
-    return float(weights[chosen])
+            return WEIGHTS[at]
+    return WEIGHTS[chosen]

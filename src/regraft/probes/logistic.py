@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
+from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional
@@ -336,6 +337,4 @@ def _log_loss(scores: np.ndarray, truth: np.ndarray, *, kind: str) -> float:
     """Return the mean log loss of logits (n, C), in nats; for multi-label the mean over examples and labels."""
     if kind == "multi-label":
         return float((np.logaddexp(0, scores) - truth * scores).mean())
-    logs = scores - scores.max(axis=1, keepdims=True)
-    logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
-    return float(-(truth * logs).sum(axis=1).mean())
+    return float(-(truth * log_softmax(scores, axis=1)).sum(axis=1).mean())

@@ -358,17 +358,13 @@ def fit_lda_probe(
     parts = {int(fold): statistics_of(x[folds == fold], rows[folds == fold], classes=names) for fold in np.unique(folds)}
 
     def fit(seen: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        statistics = _joined([parts[int(fold)] for fold in np.unique(folds[seen])])
+        statistics = reduce(ClassStatistics.joined, [parts[int(fold)] for fold in np.unique(folds[seen])])
         weight, bias = fit_lda(statistics, balanced=balanced)
         present = statistics.counts > 0
         return lambda unseen: x[unseen] @ weight[present].T + bias[present]
 
-    weight, bias = fit_lda(_joined(list(parts.values())), balanced=balanced)
+    weight, bias = fit_lda(reduce(ClassStatistics.joined, parts.values()), balanced=balanced)
     scores = held_out_scores(fit, folds, targets=rows, classes=classes)
     factor = fit_temperature(scores, np.eye(classes)[rows])
     name = held_out_name(members, folds=min(FOLDS, len(parts)))
     return LinearProbe(factor * weight, factor * bias, -1.0, factor * scores, factor, name)
-
-
-def _joined(parts: list[ClassStatistics]) -> ClassStatistics:
-    return reduce(ClassStatistics.joined, parts)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 from sklearn.metrics import average_precision_score, f1_score, r2_score
 
 from ..errors import DataError, SettingError, near_names
@@ -21,9 +22,7 @@ def probabilities(scores: npt.ArrayLike, kind: str = "classification") -> np.nda
     """Convert logits (N, C) to probabilities (N, C), float64. For a regression the values are returned unchanged."""
     raw = np.asarray(scores, dtype=np.float64)
     if kind in ("classification", "softmax"):
-        powers = np.exp(raw - raw.max(axis=1, keepdims=True))
-        shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-        return shares
+        return np.asarray(softmax(raw, axis=1))
     if kind in ("multi-label", "sigmoid"):
         logistic: np.ndarray = 0.5 * (1.0 + np.tanh(0.5 * raw))
         return logistic
