@@ -243,3 +243,12 @@ def test_random_class_weights_follow_the_seed() -> None:
     cases = ((data, 3), (data, 4), (None, 3))
     same, other, without = (regraft.extend(net, ["c", "d"], given, start="random", seed=seed) for given, seed in cases)
     assert np.array_equal(same.head.weight, without.head.weight) and not np.array_equal(same.head.weight, other.head.weight)
+
+
+def test_solved_class_weights_of_new_classes_alone() -> None:
+    net, parts = _trained(), _digits()
+    found = _figures(regraft.extend(net, ["eight", "nine"], parts["new"], start="probe", test=parts["test"]))
+    assert found["max_score_change"] == 0.0 and found["old_accuracy"] > 0.9 and found["new_accuracy"] > 0.3
+    eights = tuple(part[parts["new"][1] == "eight"] for part in parts["new"])
+    with pytest.raises(SettingError, match=r"tells new classes from each other; received 1\. Choose 'imprint', or give old_data="):
+        regraft.extend(net, ["eight"], eights, start="probe")

@@ -83,3 +83,13 @@ def test_what_is_missing_is_said() -> None:
         regraft.retarget(net, (*NEW, "submarine"), start="probe", data=data)
     with pytest.raises(DataError, match="ship"):
         regraft.retarget(net, NEW[:3], start="probe", data=data)
+
+
+def test_numbers_are_solved_and_cannot_be_imprinted() -> None:
+    draw = np.random.default_rng(0)
+    x, layer = draw.normal(size=(80, 4)).astype(np.float32), torch.nn.Linear(4, 1)
+    data = regraft.read((x, x @ [1.0, -2.0, 0.5, 0.0] + 3.0))
+    net = regraft.branch(regraft.load(layer, inputs=(4,)), "metres", ["metres"], kind="regression", start="probe", data=data)
+    assert np.abs(net.logits(x, task="metres")[:, 0] - data.targets.ravel()).max() < 0.01
+    with pytest.raises(SettingError, match=r"start='imprint' averages the examples of each class; .* 'regression'\. Choose 'probe'"):
+        regraft.branch(net, "feet", ["feet"], kind="regression", start="imprint", data=data)
