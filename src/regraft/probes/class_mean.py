@@ -18,7 +18,7 @@ def fit_class_mean(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: 
     Deviations: the squared distance is divided by the variance of the class means, so that the logits do not depend on the scale of the
     features. This unit is computed from all examples, also if one is left out."""
     x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="The class mean")
-    sums, counts = _sums(x, rows, classes)
+    sums, counts = _sums(x, rows, classes=classes)
     means, present = sums / np.maximum(counts, 1)[:, None], counts > 0
     unit = float(means[present].var(axis=0).sum()) or 1.0
     held_out, factor = _held_out(x, rows, groups=members, sums=sums, counts=counts, unit=unit)
@@ -32,11 +32,11 @@ def fit_class_mean(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: 
 def mean_cosines(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None) -> np.ndarray:
     """Return calibrated leave-one-out logits (N, C): a factor times the cosine with each class mean. Arguments as in `fit_class_mean`."""
     x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="The class mean")
-    sums, counts = _sums(x, rows, classes)
+    sums, counts = _sums(x, rows, classes=classes)
     return _held_out(x, rows, groups=members, sums=sums, counts=counts)[0]
 
 
-def _sums(x: np.ndarray, rows: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _sums(x: np.ndarray, rows: np.ndarray, *, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the sum (C, d) of the features of each class, and its number of examples (C,)."""
     counts = np.bincount(rows, minlength=classes).astype(np.float64)
     sums = np.zeros((classes, x.shape[1]))
