@@ -28,8 +28,7 @@ def geometry(size: tuple[int, int], wanted: tuple[int, int], *, fraction: float,
     target = [int(side / fraction) for side in wanted]
     if crop:
         factor = max(target[0] / size[0], target[1] / size[1])
-        covers = [max(aim, int(side * factor)) for aim, side in zip(target, size, strict=True)]
-        target = covers
+        target = [max(aim, int(side * factor)) for aim, side in zip(target, size, strict=True)]
     if target[0] * target[1] > MOST_PIXELS:
         raise DataError(
             f"A picture of {size[0]:,} x {size[1]:,} pixels would be resized to {target[0]:,} x {target[1]:,} before its centre is cut "

@@ -372,10 +372,7 @@ def check_scaling(mean: Any, std: Any) -> None:
     for name, value, low, expected in (("mean", mean, -LARGEST, "finite numbers"), ("std", std, SMALLEST, "finite numbers above 0")):
         if value is None:
             continue
-        try:
-            numbers = np.asarray(value)
-        except ValueError:  # rows of different lengths
-            numbers = np.asarray(None)
+        numbers = as_numpy(value)
         usable = numbers.dtype.kind in "iuf" and numbers.ndim < 2 and numbers.size > 0
         if not usable or not ((numbers >= low) & (numbers <= LARGEST)).all():  # NaN fails both comparisons
             raise DataError(f"{name}={str(value)[:80]} cannot be used by a preprocessing; expected {expected}, in size up to {LARGEST:g}.")

@@ -157,10 +157,11 @@ class TextPreprocessing(Preprocessing):
             self._refuse(ids, encoded)
         if view:
             special = np.array([each.special_tokens_mask for each in encoded], dtype=bool)
-            generators = [np.random.default_rng([seed, view]) for seed in seeds or [0] * len(items)]
+            tokens = dict(self.special)
+            replacement = self._fast.token_to_id(tokens.get("mask_token", tokens.get("unk_token", ""))) or 0
             rows = [
-                replaced_tokens(row, kept, generator=generator, replacement=self._replacement)
-                for row, kept, generator in zip(ids, special, generators, strict=True)
+                replaced_tokens(row, kept, generator=np.random.default_rng([seed, view]), replacement=replacement)
+                for row, kept, seed in zip(ids, special, seeds or [0] * len(items), strict=True)
             ]
             ids = np.stack(rows)
         made = {
@@ -203,12 +204,6 @@ class TextPreprocessing(Preprocessing):
             length=self.max_length or self.padded,
         )
         return fast
-
-    @property
-    def _replacement(self) -> int:
-        special = dict(self.special)
-        token = self._fast.token_to_id(special.get("mask_token", special.get("unk_token", "")))
-        return 0 if token is None else int(token)
 
     def _encoded(self, items: Sequence[Any] | np.ndarray, tokenizer: Any = None) -> list[Any]:
         texts = list(items)

@@ -134,12 +134,8 @@ def _pair_of(names: list[str], target: Any, *, read: Callable[[str, str], np.nda
 
 def _found(names: list[str], wanted: tuple[str, ...]) -> str | None:
     """Return the array with one of these names, alone or as the training part (x_train)."""
-    for one in wanted:
-        for form in (one, f"{one}_train", f"train_{one}"):
-            for name in names:
-                if name.lower() == form:
-                    return name
-    return None
+    forms = [form for one in wanted for form in (one, f"{one}_train", f"train_{one}")]
+    return next((name for form in forms for name in names if name.lower() == form), None)
 
 
 def _header(stream: IO[bytes], *, size: int, shown: str, kinds: str = "biuf") -> Header:

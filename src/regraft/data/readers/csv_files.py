@@ -35,8 +35,6 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})*")
 _HINT = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
 ROWS = 2**16  # Number of rows that pandas parses at a time
 _TRUTH = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
-
-
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _FOREIGN = re.compile(r"[^\s,;|]*[^\x00-\x7f][^\s,;|]*")
 _SHOWN = {"utf-8-sig": "UTF-8", "cp1252": "cp1252 (Windows)"}  # Any other encoding here is UTF-16
@@ -173,7 +171,11 @@ def _scanned(path: Path, form: _Form) -> _Form:
                     codes.update(at for at, field in enumerate(row) if at not in codes and _CODE.fullmatch(field))
                 began = reader.line_num
         except csv.Error as error:
-            raise _quoting_error(path, error, line=began + 1 + form.skipped) from error
+            what = f"in line {began + 1 + form.skipped}, or in a field that begins there, text follows a closing quote"
+            if "end of data" in str(error):
+                what = f"a quote that opens in line {began + 1 + form.skipped}, or in a field that begins there, is not closed"
+            told = f"'{printable(path)}' cannot be read as a CSV file: {what}. Close it; quotes within a field are written twice."
+            raise DataError(told) from error
     if wrong:
         raise DataError(
             f"{printable(path.name)} has lines with another number of fields than its {counted(len(form.names), 'column')}: lines "
@@ -181,14 +183,6 @@ def _scanned(path: Path, form: _Form) -> _Form:
         )
     names = frozenset(form.names[at] for at in codes)
     return _Form(form.encoding, form.separator, form.skipped, form.names, names, form.notes)
-
-
-def _quoting_error(path: Path, error: csv.Error, *, line: int) -> DataError:
-    if "end of data" in str(error):
-        what = f"a quote that opens in line {line}, or in a field that begins there, is not closed"
-    else:
-        what = f"in line {line}, or in a field that begins there, text follows a closing quote"
-    return DataError(f"'{printable(path)}' cannot be read as a CSV file: {what}. Close it; quotes within a field are written twice.")
 
 
 def _may_hold_codes(path: Path, form: _Form) -> bool:

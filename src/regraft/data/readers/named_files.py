@@ -21,6 +21,7 @@ class FilesBelow:
     def __init__(self, folder: Path, *, outside: bool) -> None:
         self.folder, self.outside = folder, outside
         self.paths = [path for path in files_below(folder) if kind_of(path)]
+        self._known = frozenset(self.paths)
         self._exact = {path.relative_to(folder).as_posix(): path for path in self.paths}
         self._loose: dict[str, list[Path]] = {}
         for relative, path in self._exact.items():
@@ -80,10 +81,6 @@ class FilesBelow:
         """Return the files of the folder that are not in `used`."""
         taken = set(used)
         return [path.relative_to(self.folder).as_posix() for path in self.paths if path not in taken]
-
-    @functools.cached_property
-    def _known(self) -> frozenset[Path]:
-        return frozenset(self.paths)
 
     def _inner(self, value: str) -> str:
         """Return a name as a normalised path with "/", relative to the folder if it lies in it."""

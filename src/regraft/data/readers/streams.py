@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import tarfile
@@ -23,7 +24,7 @@ __all__ = ["Pictures", "pictures_at", "pictures_in_parquet", "pictures_in_tar"]
 
 _LABELS = (".cls", ".label", ".txt")  # Extensions of the label files of a WebDataset tar; label and picture share a name
 _LONGEST = 2**12  # Maximum size of a label in bytes
-_GROUPS = 2  # Row groups of a Parquet file whose pictures are held in memory at once
+_GROUPS = 2  # Row groups of a Parquet file whose pictures are kept in memory
 _LARGEST = 2**28  # Maximum number of bytes read of an encoded picture
 
 
@@ -124,15 +125,13 @@ def pictures_in_parquet(source: str | Path, target: str | None, *, named: bool =
         facts = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     names = facts.get(label, {}).get("names") if isinstance(facts.get(label), dict) else None
 
-    held: dict[int, list[Any]] = {}
+    @functools.lru_cache(maxsize=_GROUPS)
+    def group(at: int) -> list[Any]:
+        with stream_of(source, "parquet") as stream:
+            return list(parquet.ParquetFile(stream).read_row_group(at, columns=[columns[0]]).column(0).to_pylist())
 
     def read(place: tuple[int, int]) -> bytes:
-        if place[0] not in held:
-            for old in list(held)[: len(held) - _GROUPS + 1]:
-                del held[old]
-            with stream_of(source, "parquet") as stream:
-                held[place[0]] = parquet.ParquetFile(stream).read_row_group(place[0], columns=[columns[0]]).column(0).to_pylist()
-        value = (held[place[0]][place[1]] or {}).get("bytes")
+        value = (group(place[0])[place[1]] or {}).get("bytes")
         if value is None:
             raise DataError(f"Row {place[1]} of row group {place[0]} in {printable(source)!r} holds no picture. Repair or remove it.")
         return bytes(value)
