@@ -14,7 +14,7 @@ from .items import ArrayView, Clip, chunks_of
 
 def first_equal(items: Sequence[Any] | np.ndarray, kind: str, *, digest: Callable[[int], bytes]) -> np.ndarray:
     """Return for each example the index of the first example equal to it, (N,) int64; its own index if no earlier one is equal.
-    Rows of an array are first compared by a sum of their words with random weights, files by their length. Only candidates with equal
+    Rows of an array are first compared by a hash of their bytes, files by their length. Only candidates with equal
     values are read for their digest. A file that cannot be read equals no other."""
     first = np.arange(len(items))
     keys = _keys(items, kind)
@@ -73,7 +73,8 @@ def _digest(digest: Callable[[int], bytes], index: int) -> bytes | None:
 def _keys(items: Sequence[Any] | np.ndarray, kind: str) -> np.ndarray | list[Hashable]:
     """Return keys that are equal for equal examples and need no file content: an array (N,) for rows of an array."""
     if isinstance(items, np.ndarray | ArrayView) and items.dtype.kind in "biuf":
-        return _row_sums(items)
+        rows = (row for _, part in chunks_of(items) for row in np.asarray(part))
+        return np.fromiter((hash(row.tobytes()) for row in rows), np.int64, count=len(items))
     return [_sketch(item, kind) for item in items]
 
 
@@ -86,18 +87,3 @@ def _sketch(item: Any, kind: str) -> Hashable:
         except OSError:
             return None
     return item if isinstance(item, str) else getattr(item, "shape", getattr(item, "size", None))
-
-
-def _row_sums(items: np.ndarray | ArrayView) -> np.ndarray:
-    """Return a number for each row, (N,) uint64, equal for equal rows."""
-    width = int(np.prod(items.shape[1:], dtype=int)) * items.dtype.itemsize
-    words = max(1, -(-width // 8))
-    factors = np.random.default_rng(0).integers(1, 2**64, words, dtype=np.uint64) | np.uint64(1)
-    sums = np.zeros(len(items), np.uint64)
-    for start, part in chunks_of(items):
-        rows = np.asarray(part)
-        padded = np.zeros((len(rows), 8 * words), np.uint8)
-        padded[:, :width] = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8).reshape(len(rows), width)
-        held = padded.view(np.uint64)
-        sums[start : start + len(rows)] = ((held ^ (held >> np.uint64(29))) * factors).sum(axis=1, dtype=np.uint64)
-    return sums

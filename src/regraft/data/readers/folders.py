@@ -82,11 +82,8 @@ def _once(files: list[Path], folder: Path) -> tuple[list[Path], list[str]]:
             continue
         if stat.S_ISREG(facts.st_mode):
             places.setdefault((facts.st_dev, facts.st_ino), []).append(path)
-    several = [paths for paths in places.values() if len(paths) > 1]
-    if not several:
-        return files, []
     root, omitted, crossing = os.path.realpath(folder), [], []
-    for paths in several:
+    for paths in (paths for paths in places.values() if len(paths) > 1):
         by_class: dict[str, list[Path]] = {}
         for path in sorted(paths, key=lambda one: os.path.realpath(one) != os.path.join(root, one.relative_to(folder))):
             by_class.setdefault(path.relative_to(folder).parts[0], []).append(path)
