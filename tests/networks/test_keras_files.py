@@ -212,3 +212,26 @@ def test_broken_and_missing_files(tmp_path: Path) -> None:
         pass
     with pytest.raises(NetworkError, match="holds no weights"):
         read_keras_weights(tmp_path / "empty.h5")
+
+
+def test_lists_that_keras_writes_in_parts_are_joined(tmp_path: Path) -> None:
+    source, network = dense_network(["first", "second"]), open_keras(dense_network(["first", "second"]))
+    path = written(source, tmp_path / "old.hdf5")
+    with h5py.File(path, "r+") as file:
+        for group, name in ((file, "layer_names"), (file["first"], "weight_names")):
+            whole = group.attrs[name]
+            del group.attrs[name]
+            group.attrs[f"{name}10"], group.attrs[f"{name}9"] = whole[1:], whole[:1]
+    assert len(put_keras_weights_(network.body, path).entries["matched"]) == 6
+    assert all(np.array_equal(one, other) for one, other in zip(source.get_weights(), network.module.get_weights(), strict=True))
+
+
+@pytest.mark.skipif(np.longdouble(0).itemsize == 8, reason="no number here is longer than 8 bytes")
+def test_numbers_that_are_no_weights_are_refused(tmp_path: Path) -> None:
+    path = written(dense_network(["first"]), tmp_path / "old.hdf5")
+    with h5py.File(path, "r+") as file:
+        name = np.asarray(file["first"].attrs["weight_names"]).astype(str)[0]
+        del file["first"][name]
+        file["first"].create_dataset(name, data=np.zeros((10, 64), np.longdouble))
+    with pytest.raises(NetworkError, match=r"float\d+; expected float32"):
+        read_keras_weights(path)

@@ -54,10 +54,8 @@ def opened_h5(path: str | Path) -> Iterator[h5py.File]:
 
 
 def _legacy_group(file: Any) -> Any | None:
-    if "layer_names" in file.attrs:
-        return file
-    inner = file.get("model_weights")
-    return inner if inner is not None and "layer_names" in inner.attrs else None
+    """Return the group that lists the layers of a file in the legacy layout; None for the layout of Keras 3."""
+    return next((group for group in (file, file.get("model_weights")) if group is not None and _attribute(group, "layer_names")), None)
 
 
 def weight_bytes(path: str | Path) -> int:
