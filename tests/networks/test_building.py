@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from regraft.errors import NetworkError, UnsafeFileError
+from regraft.networks.edits import Rows
 from regraft.networks.sources.building import Limits, building
 
 SMALL = Limits(4 * 2**20, 50)
@@ -94,3 +95,9 @@ def test_the_client_of_the_hub_is_off_meanwhile() -> None:
         assert constants.HF_HUB_OFFLINE
         raise ValueError("y")
     assert before == constants.HF_HUB_OFFLINE
+
+
+def test_an_edit_that_is_larger_than_the_weights_is_refused() -> None:
+    SMALL.check([Rows(task="main", rows=1000, features=1000)], what="'x'")
+    with pytest.raises(NetworkError, match=r"'x' notes the edit .*'rows': 2000.* larger than its weights"):
+        SMALL.check([Rows(task="main", rows=2000, features=1000)], what="'x'")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import regraft
-from regraft.errors import NetworkError, RegraftError, UnsafeFileError
+from regraft.errors import AmbiguousMatchError, NetworkError, RegraftError, UnsafeFileError
 
 keras = pytest.importorskip("keras")
 ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
@@ -191,3 +191,29 @@ def test_sides_of_1_between_others_say_the_order_of_axes(tmp_path: Path) -> None
     found = regraft.load(other, inputs=(1, 4, 4), weights=tmp_path / "turned.npz")
     assert "0.weight" not in found.account.entries["matched"]
     np.testing.assert_array_equal(found.state()["0.weight"].numpy(), other.state_dict()["0.weight"].numpy())
+
+
+def _of_version_3(path: Path) -> Path:
+    with zipfile.ZipFile(path.with_suffix(".npz"), "w") as archive, archive.open("w.npy", "w") as part:
+        np.lib.format.write_array(part, np.zeros(3), version=(3, 0))
+    return path.with_suffix(".npz")
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Path], type[Exception], str]] = {
+    "no arrays": (lambda path: _npz(path, {}), NetworkError, "holds no arrays"),
+    "another version": (_of_version_3, NetworkError, r"version \(3, 0\); expected one of"),
+    "other shapes": (lambda path: _npz(path, {"a.weight": np.zeros((9, 9))}), NetworkError, r"The file begins with 'a\.weight' \(9, 9\)"),
+    "two ways": (
+        lambda path: _npz(path, {f"{name}.weight": np.zeros((4, 4)) for name in "ab"}),
+        AmbiguousMatchError,
+        "fit the network in 6 ways",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_arrays_that_fit_nowhere_are_refused(name: str, tmp_path: Path) -> None:
+    written, kind, message = REFUSED[name]
+    stack = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(4)))
+    with pytest.raises(kind, match=message):
+        regraft.load(stack, weights=written(tmp_path / "w"), inputs=(4,))

@@ -340,3 +340,12 @@ def test_the_lowest_keras_that_is_admitted_passes_too(tmp_path: Path, monkeypatc
     assert subprocess.run([sys.executable, "-c", version], capture_output=True, text=True).stdout.strip() == lowest_keras()
     ran = subprocess.run([sys.executable, "-m", "pytest", "-q", *files], cwd=root, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout[-4000:]
+
+
+def test_files_with_addresses_of_other_sizes(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    settings = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    settings.set_sizes(4, 4)
+    h5py.h5f.create(str(tmp_path / "m.h5").encode(), h5py.h5f.ACC_TRUNC, settings).close()
+    with pytest.raises(NetworkError, match="addresses or lengths that are not of 8 bytes"):
+        open_keras_file(tmp_path / "m.h5")

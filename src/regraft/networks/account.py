@@ -29,13 +29,8 @@ class Account:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: the headings present, then "rules", "notes" and "figures" if not empty."""
         plain: dict[str, Any] = {key: list(self.entries[key]) for key in _ORDER if key in self.entries}
-        if self.rules:
-            plain["rules"] = dict(self.rules)
-        if self.notes:
-            plain["notes"] = list(self.notes)
-        if self.figures:
-            plain["figures"] = dict(self.figures)
-        return plain
+        further = {"rules": dict(self.rules), "notes": list(self.notes), "figures": dict(self.figures)}
+        return plain | {name: held for name, held in further.items() if held}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Account:

@@ -48,10 +48,8 @@ def versions() -> dict[str, str]:
     """Return the versions of regraft and of the installed libraries that a saved network may depend on."""
     found = {}
     for name in ("regraft", "torch", "keras", "timm", "torchvision", "transformers", "numpy"):
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

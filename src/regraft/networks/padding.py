@@ -99,14 +99,13 @@ def _kept(inputs: Inputs) -> Tensor | None:
 
 
 def _positions(inputs: Inputs) -> int:
-    return inputs["attention_mask"].shape[1] if isinstance(inputs, dict) else 0
+    return by_name(inputs)["attention_mask"].shape[1]
 
 
 def _cut(inputs: Inputs, length: int) -> Inputs:
-    if not isinstance(inputs, dict):
-        return inputs
-    whole = inputs["attention_mask"].shape
-    return {name: tensor[:, :length] if name in _OF_TOKENS and tensor.shape == whole else tensor for name, tensor in inputs.items()}
+    named = by_name(inputs)
+    whole = named["attention_mask"].shape
+    return {name: tensor[:, :length] if name in _OF_TOKENS and tensor.shape == whole else tensor for name, tensor in named.items()}
 
 
 def _near(one: Tensor, other: Tensor) -> bool:

@@ -31,23 +31,19 @@ _BUILTIN = (types.BuiltinFunctionType, types.WrapperDescriptorType, types.Method
 _SLOTS = (types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodWrapperType)
 _OF_EVERY_MODULE = frozenset({*vars(Module()), "_compiled_call_impl", "_forward_hooks", "_forward_pre_hooks"})
 _OF_EVERY_GRAPH = frozenset({"_graph", "_tracer_cls", "_tracer_extras", "_lineno_map", "_prologue_start", "meta", "shape_env"})
-_NOT_OF_A_CLASS = frozenset(
-    {
-        *("__doc__", "__module__", "__qualname__", "__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
-        *("__dict__", "__weakref__", "__slots__", "__firstlineno__", "__static_attributes__", "__type_params__", "__parameters__"),
-        *("__abstractmethods__", "_abc_impl", "__orig_bases__", "__dataclass_fields__", "__dataclass_params__", "__match_args__"),
-        *("__protocol_attrs__", "_is_protocol", "_is_runtime_protocol", "__non_callable_proto_members__"),
-    }
-)
+_NOT_OF_A_CLASS = frozenset({
+    "__doc__", "__module__", "__qualname__", "__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__dict__",
+    "__weakref__", "__slots__", "__firstlineno__", "__static_attributes__", "__type_params__", "__parameters__", "__abstractmethods__",
+    "_abc_impl", "__orig_bases__", "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__protocol_attrs__", "_is_protocol",
+    "_is_runtime_protocol", "__non_callable_proto_members__",
+})  # fmt: skip
 _NAMING = {
-    "transformers": frozenset(
-        {
-            *("name_or_path", "_name_or_path", "_commit_hash", "transformers_version", "architectures", "warnings_issued"),
-            *("id2label", "label2id", "_is_hf_initialized", "_checkpoint_conversion_mapping"),
-        }
-    ),
+    "transformers": frozenset({
+        "name_or_path", "_name_or_path", "_commit_hash", "transformers_version", "architectures", "warnings_issued", "id2label", "label2id",
+        "_is_hf_initialized", "_checkpoint_conversion_mapping",
+    }),
     "timm": frozenset({"pretrained_cfg", "default_cfg"}),
-}
+}  # fmt: skip
 """Library -> attributes that name a network and its classes. They change when it is opened again and do not affect the computation."""
 
 

@@ -186,20 +186,15 @@ def _labels(content: Mapping[str, Any], *, what: str) -> dict[str, Any]:
 def _checked(key: str, value: Any, *, what: str, deep: int = 0) -> Any:
     """Return a configuration value after checking that it is plain, of a plausible size, and no path or repository."""
     shown = f"{what} has {printable(key, width=80)}={printable(repr(value), width=60)}"
-    if value is None or isinstance(value, bool):
-        return value
     if isinstance(value, int):
         largest = _LARGEST_COUNT if _MANY.match(key) else 2**53 if "theta" in key or "base" in key else _LARGEST
         if abs(value) > largest:
             raise NetworkError(f"{shown}; expected at most {largest:,}. The configuration is damaged, or was not saved by transformers.")
-        return value
-    if isinstance(value, float):
-        if math.isnan(value):
-            raise NetworkError(f"{shown}; expected a number. The configuration is damaged.")
-        return value
-    if isinstance(value, str):
-        if len(value) > 200 or not value.isprintable() or any(mark in value for mark in "/\\:"):
-            raise UnsafeFileError(f"{shown}, which could be a path or a repository; expected a setting of the network.")
+    if isinstance(value, float) and math.isnan(value):
+        raise NetworkError(f"{shown}; expected a number. The configuration is damaged.")
+    if isinstance(value, str) and (len(value) > 200 or not value.isprintable() or any(mark in value for mark in "/\\:")):
+        raise UnsafeFileError(f"{shown}, which could be a path or a repository; expected a setting of the network.")
+    if value is None or isinstance(value, int | float | str):
         return value
     if isinstance(value, list | tuple | dict) and len(value) <= _LONGEST and deep < 4:
         if isinstance(value, dict):

@@ -51,11 +51,7 @@ class PooledEncoder(Module):
 
 
 _LARGEST_SIDE = 4096
-_HUB_HEADS = {
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-    "ForImageClassification": "AutoModelForImageClassification",
-    "ForAudioClassification": "AutoModelForAudioClassification",
-}
+_HUB_HEADS = {f"For{kind}Classification": f"AutoModelFor{kind}Classification" for kind in ("Sequence", "Image", "Audio")}
 
 
 def open_hub(name: str, *, pretrained: bool) -> SourceModule:

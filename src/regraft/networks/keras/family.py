@@ -19,7 +19,7 @@ from ..network import Network
 from ..parts.head import HeadChoice
 from ..parts.program_export import export_module
 from ..samples import Shapes, sample_facts
-from ..sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
+from ..sources.arrays import ARRAY_ENDINGS, put_arrays_
 from ..sources.keras_guard import check_config
 from ..sources.keras_weights import put_keras_weights_, target_weights
 from . import adjusting, changes
@@ -103,7 +103,7 @@ class KerasFamily(Family[KerasBody]):
 
     def _put_(self, body: KerasBody, path: Path) -> Account:
         if path.suffix.lower() in ARRAY_ENDINGS:
-            account = put_arrays_(read_weight_arrays(path), target_weights(body), heads=body.head_layers)
+            account = put_arrays_(path, target_weights(body), heads=body.head_layers)
         elif path.suffix.lower() in KERAS_ENDINGS:
             account = put_keras_weights_(body, path)
         else:

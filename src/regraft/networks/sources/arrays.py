@@ -39,15 +39,6 @@ def refuse_pickle(path: Path) -> None:
         )
 
 
-def read_weight_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a file by name, in file order."""
-    with opening(path, "weight arrays"):
-        found = _of_archive(path) if path.suffix.lower() == ".npz" else _of_matlab(path)
-    if not found:
-        raise NetworkError(f"{printable(path)!r} holds no arrays; expected weights by name.")
-    return found
-
-
 def _of_archive(path: Path) -> dict[str, np.ndarray]:
     found = {}
     with open_archive(path, error=NetworkError) as archive:
@@ -94,8 +85,12 @@ def _of_matlab(path: Path) -> dict[str, np.ndarray]:
     return {name: values.ravel() if values.ndim == 2 and 1 in values.shape else values for name, values in arrays.items()}
 
 
-def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, heads: Collection[str]) -> Account:
-    """Load arrays into the weights of a network by name, else by order. Matrices are transposed if more of them match that way."""
+def put_arrays_(path: Path, target: Sequence[Weight], *, heads: Collection[str]) -> Account:
+    """Load the arrays of a file into the weights of a network by name, else by order. Matrices are transposed if more match that way."""
+    with opening(path, "weight arrays"):
+        arrays = _of_archive(path) if path.suffix.lower() == ".npz" else _of_matlab(path)
+    if not arrays:
+        raise NetworkError(f"{printable(path)!r} holds no arrays; expected weights by name.")
     named, shapes = _named(arrays, target), {weight.name: weight.shape for weight in target}
     tries: list[tuple[int, bool, list[Weight], WeightMatches]] = []
     problems: list[NetworkError] = []

@@ -27,14 +27,8 @@ from .building import Limits, building
 from .keras_guard import check_config, serialized_parts
 from .keras_weights import file_kind, opened_h5, put_keras_weights_, weight_bytes
 
-_GONE = {
-    "DepthwiseConv2D": ("groups",),
-    "LSTM": ("time_major",),
-    "GRU": ("time_major",),
-    "SimpleRNN": ("time_major",),
-    "Conv2DTranspose": ("groups",),
-}
-"""Settings that Keras 2 wrote and Keras 3 rejects. Each has only one working value."""
+_GONE = dict.fromkeys(("DepthwiseConv2D", "Conv2DTranspose"), "groups") | dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), "time_major")
+"""Layer -> the setting that Keras 2 wrote and Keras 3 rejects. It has only one working value."""
 
 
 def _config(path: Path) -> dict[str, Any] | None:
@@ -154,9 +148,8 @@ def _drop_gone_settings_(config: dict[str, Any]) -> bool:
     """Remove the Keras 2 settings that Keras 3 rejects from a config. Return whether there were any."""
     dropped = False
     for part in serialized_parts(config):
-        inner = part.get("config")
-        for key in _GONE.get(part["class_name"], ()):
-            if isinstance(inner, dict) and inner.get(key) in (False, 1, None) and key in inner:
-                del inner[key]
-                dropped = True
+        inner, key = part.get("config"), _GONE.get(part["class_name"])
+        if isinstance(inner, dict) and key in inner and inner[key] in (False, 1, None):
+            del inner[key]
+            dropped = True
     return dropped

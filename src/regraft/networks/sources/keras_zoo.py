@@ -23,7 +23,15 @@ def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | N
     `inputs` is (height, width, 3). With it, the network comes without its ImageNet head."""
     make = _called(source.partition(":")[2])
     options = {} if inputs is None else {"input_shape": tuple(inputs), "include_top": False}
-    model = _made(make, options, pretrained=pretrained, source=source)
+    if pretrained:
+        try:
+            with redirect_stdout(sys.stderr):  # Keras reports downloads on stdout, where the commands write their results
+                model = make(weights="imagenet", **options)
+        except Exception as error:  # Keras wraps any error of a download in a bare Exception
+            _untrained(make, options, source=source)  # report a network that cannot be built at all first
+            raise NetworkError(unreachable_weights(source, reason_of(error))) from error
+    else:
+        model = _untrained(make, options, source=source)
     network = open_keras(model, origin={"source": source}, take=True)
     names = _class_names()
     if network.heads and names is not None and len(names) == len(network.head.weight):
@@ -43,17 +51,6 @@ def application(name: str, shape: Sequence[int | None], *, head: Head) -> Any:
     last = None if head.activation == "linear" else head.activation
     options = {"input_shape": tuple(shape), "classes": len(head.in_layer().weight), "classifier_activation": last}
     return _untrained(_called(name), options, source=f"keras:{name}")
-
-
-def _made(make: Any, options: dict[str, Any], *, pretrained: bool, source: str) -> Any:
-    if not pretrained:
-        return _untrained(make, options, source=source)
-    try:
-        with redirect_stdout(sys.stderr):  # Keras reports downloads on stdout, where the commands write their results
-            return make(weights="imagenet", **options)
-    except Exception as error:  # Keras wraps any error of a download in a bare Exception
-        _untrained(make, options, source=source)  # report a network that cannot be built at all first
-        raise NetworkError(unreachable_weights(source, reason_of(error))) from error
 
 
 def _untrained(make: Any, options: dict[str, Any], *, source: str) -> Any:

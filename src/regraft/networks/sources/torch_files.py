@@ -29,20 +29,9 @@ _PARTS = (
 
 _COUNTERS = ("num_batches_tracked",)
 _PLAIN = {
-    "collections OrderedDict",
-    "torch Size",
-    "torch device",
-    "torch._utils _rebuild_parameter",
-    "torch._utils _rebuild_tensor",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_tensor_v3",
-    "torch.nn.parameter Parameter",
-    "torch.serialization _get_layout",
-    "_codecs encode",
-    "builtins set",
-    "__builtin__ set",
-    "builtins complex",
-    "__builtin__ complex",
+    *(f"torch._utils _rebuild_{name}" for name in ("parameter", "tensor", "tensor_v2", "tensor_v3")),
+    *("torch Size", "torch device", "torch.nn.parameter Parameter", "torch.serialization _get_layout", "collections OrderedDict"),
+    *("builtins set", "__builtin__ set", "builtins complex", "__builtin__ complex", "_codecs encode"),
 }
 """Names in a pickle of plain tensors. `torch.load(weights_only=True)` admits more; some allocate tensors without stored data."""
 _SPECIAL = {

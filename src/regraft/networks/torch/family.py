@@ -16,7 +16,7 @@ from ..network import Inputs, Network
 from ..parts.head import HeadChoice
 from ..parts.program_export import export_module
 from ..samples import check_sample, first_working_sample, in_one_mapping, sample_facts
-from ..sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
+from ..sources.arrays import ARRAY_ENDINGS, put_arrays_
 from ..sources.torch_files import TORCH_ENDINGS, is_torch_file, put_torch_file_, weights_of
 from . import adjusting, changes
 from .body import TorchBody, inspected
@@ -64,7 +64,7 @@ class TorchFamily(Family[TorchBody]):
 
     def put_file_(self, body: TorchBody, path: Path) -> Account:
         if path.suffix.lower() in ARRAY_ENDINGS:
-            return read_again(body, put_arrays_(read_weight_arrays(path), weights_of(body.state()), heads=body.head_layers))
+            return read_again(body, put_arrays_(path, weights_of(body.state()), heads=body.head_layers))
         if is_torch_file(path):
             return read_again(body, put_torch_file_(body, path))
         raise NetworkError(f"{path.name!r} does not hold PyTorch weights; expected one of {', '.join((*TORCH_ENDINGS, *ARRAY_ENDINGS))}.")
