@@ -35,7 +35,7 @@ from .graft import Graft, find_graft, grafts, module_at, set_submodule_, within
 from .heads import CONVOLUTIONS, last_axis, like, new_head
 from .plain import copied
 from .products import ReadHead
-from .wrappers import AttachedHead, BranchedNetwork, EndedNetwork, JoinedNetwork, StackedHead, TappedNetwork, call_module
+from .wrappers import AttachedHead, BranchedNetwork, EndedNetwork, JoinedNetwork, TappedNetwork, call_module
 
 # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -76,7 +76,7 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
             set_submodule_(twin.module, ends[-1], module=Softmax(dim=1) if head.activation == "softmax" else Identity())
     if head.task == twin.head.task:  # some libraries store the class count (timm: num_classes; Transformers: config.num_labels)
         owners = [twin.module]  # with the networks inside that have the classes of this head
-        while isinstance(owners[-1], Graft) and not isinstance(owners[-1], AttachedHead | ReadHead | StackedHead):
+        while isinstance(owners[-1], Graft) and not isinstance(owners[-1], AttachedHead | ReadHead):
             owners.append(owners[-1].network)
         for owner in owners:
             config = getattr(owner, "config", None)
@@ -124,7 +124,7 @@ def _choice_commutes(body: TorchBody) -> bool:
 def _with_stack(twin: TorchBody, edit: Stack, *, head: Head, **_: Any) -> TorchBody:
     first = twin.found[twin.head.task]
     tapped = "" if first.whole and len(twin.found) == 1 else first.layer
-    stacked = StackedHead(twin.module, tapped, activation=edit.between, head=new_head(head), dropout=edit.dropout or 0.0)
+    stacked = AttachedHead(twin.module, new_head(head), tapped=tapped, activation=edit.between, dropout=edit.dropout or 0.0)
     own = HeadLocation(stacked.name_of("head"), "linear", True)
     return twin.anew(stacked, {head.task: (replace(head, activation="linear"), own)})
 

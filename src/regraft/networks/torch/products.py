@@ -23,6 +23,7 @@ from ..tracing import as_tensor, flat_tensors, head_reading, in_columns, is_tran
 from .body import TorchBody
 from .graft import Graft
 from .heads import put_
+from .plain import copied
 from .wrappers import call_module
 
 _PRODUCTS = ("linear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "einsum")
@@ -326,22 +327,13 @@ def read_again(body: TorchBody, account: Account) -> Account:
 def _trains_alike(module: Module, batch: Inputs, *, found: _Reading) -> bool:
     """Tell whether, in training too, the same calls with the same class weights read the tensor at this place: a second classifier may
     follow there."""
-    buffers = [(own, own.clone()) for own in module.buffers()]
-    active = [(part, part.training) for part in module.modules()]
+    twin, turned, uses = copied(module), changed(batch, lambda tensor: tensor.flip(0)[1:]), list[list[_Call]]()
     try:
         with seeded(0), torch.no_grad():
-            turned, uses = changed(batch, lambda tensor: tensor.flip(0)[1:]), list[list[_Call]]()
             for values, training in ((batch, False), (turned, False), (batch, True)):
-                module.train(training)
-                uses.append(_uses(_run(module, values, calls=_Calls())[1], found.place))
+                uses.append(_uses(_run(twin.train(training), values, calls=_Calls())[1], found.place))
     except Exception:  # a forward may need labels in training
         return False
-    finally:
-        for part, training in active:
-            part.training = training
-        with torch.no_grad():  # a buffer with a row for each example of a run may have got gradients
-            for own, before in buffers:
-                own.copy_(before)
     if len({tuple(use.name for use in one) for one in uses}) > 1:
         return False
     rows = [zip(same.tensors, again.tensors, now.tensors, strict=False) for same, again, now in zip(*uses, strict=True)]

@@ -29,30 +29,14 @@ def call_module(module: Module, inputs: Inputs) -> Any:
 
 
 class AttachedHead(Graft):
-    """A network without a head, its output averaged over all positions, followed by a linear `head`, (C, d)."""
-
-    former: ClassVar[str] = "backbone"
-
-    def __init__(self, network: Module, head: Linear) -> None:
-        super().__init__(network)
-        self.head = head
-
-    def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
-        """Return logits (N, C) for the network's inputs."""
-        output = cast(Tensor, as_tensor(self.network(*tensors, **named)))
-        return cast(Tensor, self.head(pooled(output, channels_last=output.ndim == 3)))
-
-
-class StackedHead(Graft):
-    """A network whose logits pass through an activation into a new linear head.
-    `tapped`: name of the old head, whose averaged output gives the logits; "" if the network's own result is the logits.
+    """A network whose output, averaged over all positions, passes through an activation into a new linear `head`, (C, d).
+    `tapped`: name of an old head whose output is taken instead of the network's; "" for the network's own.
     `activation`: one of `ACTIVATIONS`.
-    `head`: a linear layer (M, C) on the C old outputs.
     `dropout`: fraction of the activated outputs that training drops."""
 
     former: ClassVar[str] = "backbone"
 
-    def __init__(self, network: Module, tapped: str, *, activation: str, head: Linear, dropout: float) -> None:
+    def __init__(self, network: Module, head: Linear, *, tapped: str = "", activation: str = "linear", dropout: float = 0.0) -> None:
         super().__init__(network)
         self.tapped = tapped
         self.activation = activation
@@ -60,16 +44,17 @@ class StackedHead(Graft):
         self.head = head
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
-        """Return logits (N, M) for the network's inputs."""
+        """Return logits (N, C) for the network's inputs."""
         if self.tapped:
             old = module_at(self.network, self.tapped)
             with capture(old) as found:
                 self.network(*tensors, **named)
-            scores = pooled(found["output"], channels_last=isinstance(old, Linear))
+            output, last = found["output"], isinstance(old, Linear)
         else:
-            scores = cast(Tensor, as_tensor(self.network(*tensors, **named)))
-        scores = _ACTIVATIONS[self.activation](scores)
-        return cast(Tensor, self.head(scores if self.dropout is None else self.dropout(scores)))
+            output = cast(Tensor, as_tensor(self.network(*tensors, **named)))
+            last = output.ndim == 3
+        values = _ACTIVATIONS[self.activation](pooled(output, channels_last=last))
+        return cast(Tensor, self.head(values if self.dropout is None else self.dropout(values)))
 
 
 class BranchedNetwork(Graft):
