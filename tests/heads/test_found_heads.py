@@ -128,6 +128,23 @@ def test_of_two_candidates_the_user_chooses(make: Any) -> None:
         np.testing.assert_allclose(changed.logits(items), net.logits(items)[:, [2, 0]], rtol=1e-4, atol=1e-5)
 
 
+def test_a_layer_from_which_the_result_does_not_follow_is_a_head_if_the_user_says_so() -> None:
+    class Cubed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.below, self.fc = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.below(x).relu()) ** 3
+
+    module, items = Cubed(), np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    assert not regraft.load(module, inputs=(6,)).heads
+    net = regraft.load(module, inputs=(6,), head="fc", classes=["a", "b", "c"])
+    logits = module.fc(module.below(torch.from_numpy(items)).relu()).detach().numpy()
+    np.testing.assert_allclose(net.logits(items), logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(regraft.retarget(net, ["c", "a"]).logits(items), logits[:, [2, 0]], rtol=1e-5, atol=1e-6)
+
+
 def test_a_network_without_a_linear_layer_is_named() -> None:
     net = regraft.load(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), inputs=(1, 6, 6))
     for change in (lambda: regraft.extend(net, ["x"]), lambda: regraft.stack(net, ["x"]), lambda: regraft.branch(net, "t", ["x"])):

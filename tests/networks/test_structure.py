@@ -42,6 +42,23 @@ def test_the_order_is_that_of_execution() -> None:
     ]
 
 
+def test_weights_that_are_read_and_never_called_come_before_their_reader_or_last_where_the_forward_refuses_nan() -> None:
+    class Adds(nn.Module):
+        def __init__(self, *, refuses: bool) -> None:
+            super().__init__()
+            self.last, self.first, self.token = nn.Linear(5, 3), nn.Linear(6, 5), nn.LayerNorm(5)
+            self.refuses = refuses
+
+        def forward(self, x: Tensor) -> Tensor:
+            shifted = self.first(x) + self.token.weight
+            if self.refuses and bool(shifted.isnan().any()):
+                raise ValueError("NaN")
+            return self.last(shifted)
+
+    names = [[layer.name for layer in open_torch(Adds(refuses=refuses), inputs=(6,)).layers] for refuses in (False, True)]
+    assert names == [["first", "token", "last"], ["first", "last", "token"]]
+
+
 def test_blocks_hold_every_layer_once() -> None:
     for module, shape in ((examples.Cnn(), (1, 8, 8)), (examples.Branches(), (6,)), (examples.Lstm(), (7,)), (Reversed(), (6,))):
         net = open_torch(module, inputs=shape)
