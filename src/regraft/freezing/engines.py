@@ -322,8 +322,8 @@ def _in_onnx_form(
     if traced:
         content = traced_model(module, sample, inputs=names, outputs=called, tick=tick)
     else:
-        axes, two = [{0: torch.export.Dim("batch", min=1)} for _ in sample], [tensor[:2] for tensor in sample]
-        content = onnx_model(module, two, inputs=names, outputs=called, axes=axes, tick=tick).SerializeToString()
+        two = [tensor[:2] for tensor in sample]
+        content = onnx_model(module, two, inputs=names, outputs=called, lengths=[{} for _ in sample], tick=tick).SerializeToString()
 
     def make(engine: str) -> Values:
         if engine.startswith("openvino"):

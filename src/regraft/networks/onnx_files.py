@@ -28,9 +28,7 @@ from .parts.onnx_export import (
     WholeNetwork,
     batches_of,
     check_libraries,
-    dimensions,
     input_names,
-    is_coarse,
     lengths_of,
     onnx_model,
     prove,
@@ -140,7 +138,7 @@ def _model(network: Record) -> tuple[Any, dict[str, np.ndarray]]:
     sample, names = sample_tensors(own.sample), input_names(own.sample)
     tasks, inputs = list(plain.scores(sample)), names or ["input"]
     plain.__dict__["tasks"], outputs = tasks, _outputs(network, tasks)
-    free = lengths_of(own.body, texts=True)
+    free = lengths_of(own.body)
     if any(tensor.ndim == 2 and not tensor.is_floating_point() for tensor in sample) and not _takes(own, free):
         free = [{} for _ in sample]
     problems: list[Exception] = []
@@ -149,12 +147,12 @@ def _model(network: Record) -> tuple[Any, dict[str, np.ndarray]]:
             whole = _Whole(make().for_export(), tasks).eval()
             parts = parts_of(own.modules())
             with replaced((part, "forward", part.as_node) for part in parts):
-                model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=dimensions(lengths))
+                model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, lengths=lengths)
             put_parts_(model, parts)
             check_onnx_(model, what="the ONNX file")
             model, weights = weights_apart(model)
             program = OnnxProgram(model.SerializeToString(), names, called=inputs, weights=weights)
-            difference = prove(plain, program, batches=batches_of(own.body, longer=lengths), outputs=outputs, coarse=is_coarse(own))
+            difference = prove(own.body, plain, program=program, outputs=outputs, lengths=lengths)
             break
         except Exception as problem:  # exporters raise anything
             problems.append(problem)
@@ -162,7 +160,7 @@ def _model(network: Record) -> tuple[Any, dict[str, np.ndarray]]:
         reasons = dict.fromkeys(why_not_exported(problem).partition(". Exp")[0] for problem in problems)  # not what to do instead
         raise NetworkError("; ".join(reasons)) from problems[-1]
     if any(free) and not any(lengths):
-        warn_of_length(sample, what="ONNX file", stacklevel=5)
+        warn_of_length(sample, what="ONNX file")
     _name_axes_(model, lengths)
     _add_facts_(model, _metadata(own, difference))
     return model, weights

@@ -3,7 +3,7 @@
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -69,11 +69,11 @@ def batches_of(network: Body, *, longer: Sequence[Mapping[int, Any]] = ()) -> It
         yield tensors
 
 
-def lengths_of(network: Body, *, texts: bool) -> list[dict[int, str]]:
-    """Return the names of each input's free axes beside that of the examples: open axes and, with `texts`, the tokens of texts."""
+def lengths_of(network: Body) -> list[dict[int, str]]:
+    """Return the names of each input's free axes beside that of the examples: open axes and the tokens of texts."""
     names, free = input_names(network.sample), list[dict[int, str]]()
     for at, (name, tensor) in enumerate(zip(names or [""], sample_tensors(network.sample), strict=True)):
-        text, stem = texts and tensor.ndim == 2 and not tensor.is_floating_point(), f"length{at}_" if names else "length"
+        text, stem = tensor.ndim == 2 and not tensor.is_floating_point(), f"length{at}_" if names else "length"
         own = [axis for axis, side in enumerate(network.open_shapes.get(name, ()), 1) if side is None]
         free.append({1: "tokens"} if text else {axis: f"{stem}{axis}" for axis in own})
     return free
@@ -89,13 +89,13 @@ def dimensions(lengths: Sequence[Mapping[int, str]]) -> list[dict[int, Any]]:
     return [{0: torch.export.Dim("batch", min=1), **dict.fromkeys(each, torch.export.Dim.AUTO)} for each in lengths]
 
 
-def warn_of_length(sample: Sequence[Tensor], *, what: str, stacklevel: int) -> None:
+def warn_of_length(sample: Sequence[Tensor], *, what: str) -> None:
     """Warn that an exported file takes examples of the sample's shape only, although the network has open axes."""
     shapes = ", ".join(str(tuple(tensor.shape[1:])) for tensor in sample)
     warnings.warn(
         f"The {what} takes examples of the shape {shapes} only: the exporter fixed their length. Longer and shorter ones have to be cut or "
         "padded to it.",
-        stacklevel=stacklevel,
+        stacklevel=5,
     )
 
 
@@ -119,14 +119,14 @@ def onnx_model(
     *,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    axes: Sequence[Mapping[int, Any]],
+    lengths: Sequence[Mapping[int, Any]],
     tick: Callable[[], None] | None = None,
 ) -> Any:
-    """Return a module as an `onnx.ModelProto`, made by PyTorch's exporter.
-    `axes` gives the dynamic axes of each input. `tick`: see `exporting`; it is called after `torch.export`, too."""
+    """Return a module as an `onnx.ModelProto` with a free batch axis, made by PyTorch's exporter.
+    `lengths`: further free axes of each input. `tick`: see `exporting`; it is called after `torch.export`, too."""
     with exporting(whole, tick):
         try:
-            program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(map(dict, axes))}, strict=False)
+            program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(dimensions(lengths))}, strict=False)
         except Exception as problem:  # a forward may raise anything
             raise NotTracedError(why_not_exported(problem)) from problem
         if tick is not None:
@@ -220,23 +220,23 @@ def is_coarse(network: Body | Record) -> bool:
 
 
 def prove(
+    body: Body,
     whole: Callable[..., Sequence[Tensor]],
-    program: Callable[..., Mapping[str, Tensor]],
     *,
-    batches: Iterable[Sequence[Tensor]],
+    program: Callable[..., Mapping[str, Tensor]],
     outputs: Sequence[str],
-    coarse: bool = False,
+    lengths: Sequence[Mapping[int, Any]],
 ) -> float:
-    """Check that an exported `program` (tensors -> tensors by name) matches the module on all batches.
-    Return the largest difference, relative to the largest value of its output. A difference above the tolerance raises `NetworkError`;
-    `coarse` is that of numbers of 16 bits."""
-    largest = 0.0
-    for tensors in batches:
+    """Check that an exported `program` (tensors -> tensors by name) matches the `whole` of a body on one example and on three longer ones.
+    `lengths`: its free axes. Return the largest difference, relative to the largest value of its output. A difference above the tolerance
+    raises `NetworkError`."""
+    largest, tolerance = 0.0, _HALF_TOLERANCE if is_coarse(body) else _TOLERANCE
+    for tensors in batches_of(body, longer=lengths):
         with torch.no_grad():
             expected, found = whole(*tensors), program(*tensors)
         for name, values in zip(outputs, expected, strict=True):
             scale = float(values.abs().nan_to_num().max()) if values.numel() else 0.0
-            limit = (_HALF_TOLERANCE if coarse else _TOLERANCE) * scale + 1e-6
+            limit = tolerance * scale + 1e-6
             same = found[name].shape == values.shape and torch.allclose(found[name], values, rtol=0, atol=limit, equal_nan=True)
             if not same:
                 raise NetworkError(

@@ -19,7 +19,6 @@ from .onnx_export import (
     batches_of,
     dimensions,
     input_names,
-    is_coarse,
     lengths_of,
     prove,
     sample_tensors,
@@ -59,15 +58,15 @@ def export_module(body: Body, module: Module, *, path: Path, by_name: Callable[[
     def prove_lengths(called: Callable[..., Any], lengths: Sequence[Mapping[int, str]]) -> None:
         shown = [str(at) for at, _ in enumerate(results(whole, sample_tensors(body.sample)))]
         prove(
+            body,
             lambda *tensors: results(whole, tensors),
-            lambda *tensors: dict(zip(shown, results(called, tensors), strict=True)),
-            batches=batches_of(body, longer=lengths),
+            program=lambda *tensors: dict(zip(shown, results(called, tensors), strict=True)),
             outputs=shown,
-            coarse=is_coarse(body),
+            lengths=lengths,
         )
 
     problems: list[Exception] = []
-    free = lengths_of(body, texts=True)
+    free = lengths_of(body)
     for lengths in ways_of(free):
         try:
             content = BytesIO()
@@ -85,7 +84,7 @@ def export_module(body: Body, module: Module, *, path: Path, by_name: Callable[[
     if not any(lengths) and any(free):
         with suppress(Exception):  # a network of one length may fail on others in any way
             results(whole, [*batches_of(body, longer=free)][-1])
-            warn_of_length(sample_tensors(body.sample), what="exported program", stacklevel=5)
+            warn_of_length(sample_tensors(body.sample), what="exported program")
     write_bytes(path, content.getvalue())
 
 

@@ -14,20 +14,7 @@ from torch.nn import Module
 from ...errors import NetworkError
 from ...files.onnx_form import check_onnx_
 from ...files.writing import write_bytes
-from ..parts.onnx_export import (
-    WholeNetwork,
-    batches_of,
-    check_size,
-    dimensions,
-    input_names,
-    is_coarse,
-    lengths_of,
-    onnx_model,
-    prove,
-    sample_tensors,
-    ways_of,
-    why_not_exported,
-)
+from ..parts.onnx_export import WholeNetwork, check_size, lengths_of, onnx_model, prove, sample_tensors, ways_of, why_not_exported
 from ..tracing import capture
 from .body import TorchBody
 from .graft import module_at
@@ -62,7 +49,7 @@ def _exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
     """Return a network as ONNX with a free batch axis, verified against PyTorch at two batch sizes, and its name of the table of codes.
     Opening a folder fills that table from its code files. Tokens and open axes are free as well, if the exporter keeps them so."""
     check_size(body.state(), purpose="A file that opens without the class")
-    *ways, last = ways_of(lengths_of(body, texts=True))
+    *ways, last = ways_of(lengths_of(body))
     for lengths in ways:
         with suppress(Exception):  # exporters raise anything
             return _exported(body, lengths)
@@ -74,7 +61,7 @@ def _exported(body: TorchBody, lengths: Sequence[Mapping[int, str]]) -> tuple[by
     with torch.no_grad():
         count = len(whole(*sample))
     inputs, outputs = [input_name(index) for index in range(len(sample))], [*map(logits_name, range(count - 1)), FEATURES]
-    model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=dimensions(lengths))
+    model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, lengths=lengths)
     if body.coding is not None:
         table = body.code_table()
         told["codes"] = name = next(name for name, parameter in whole.named_parameters() if parameter is table)
@@ -83,8 +70,8 @@ def _exported(body: TorchBody, lengths: Sequence[Mapping[int, str]]) -> tuple[by
             raise NetworkError(f"the exporter changed the table of codes {name!r}, which has to stay as it is")
     check_onnx_(model, what="the ONNX form")
     content: bytes = model.SerializeToString()
-    program = OnnxProgram(content, input_names(body.sample))
-    prove(whole, program, batches=batches_of(body, longer=lengths), outputs=program.outputs, coarse=is_coarse(body))
+    program = OnnxProgram(content, whole.names)
+    prove(body, whole, program=program, outputs=program.outputs, lengths=lengths)
     return content, told
 
 
