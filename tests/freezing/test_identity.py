@@ -15,7 +15,7 @@ from tests import torch_examples as examples
 from torch import nn
 
 from regraft.data import PreparedData, preprocessing_from_dict, read
-from regraft.freezing.identity import cache_identity, frozen_digest
+from regraft.freezing.identity import cache_identity, frozen_identity
 from regraft.networks.fingerprints import libraries
 from regraft.networks.fingerprints.bytecode import read_globals
 from regraft.networks.fingerprints.libraries import library_of, source_of
@@ -32,7 +32,7 @@ def _network() -> Network:
 
 
 def _key(network: Network, items: PreparedData, dtype: str = "float32", views: int = 1, live: tuple[str, ...] = ("norm1#0.0",)) -> str:
-    return cache_identity(frozen_digest(network, FROZEN), live, items=items.identity(views), dtype=dtype)[0]
+    return cache_identity(frozen_identity(network, FROZEN).digest, live, items=items.identity(views), dtype=dtype)[0]
 
 
 def _items(X: np.ndarray | None = None, view_seed: int = 0, **preprocessing: Any) -> PreparedData:
@@ -96,10 +96,10 @@ class Scaled(nn.Module):
 def test_buffers_of_frozen_containers_count() -> None:
     torch.manual_seed(0)
     network = open_torch(nn.Sequential(Scaled(), nn.ReLU(), nn.Linear(5, 3)), inputs=(6,))
-    before = frozen_digest(network, ["0.fc"])
+    before = frozen_identity(network, ["0.fc"])
     with torch.no_grad():
         network.module[0].scale += 1
-    assert frozen_digest(network, ["0.fc"]) != before
+    assert frozen_identity(network, ["0.fc"]) != before
 
 
 def test_a_library_on_the_search_path_counts_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

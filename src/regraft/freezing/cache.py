@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class ActivationCache:
     """Feature cache with one row for each example and view, in the order (view, example).
     `columns`: one column for each of `live`.
     `done`: (chunks,) uint32, the checksum of each finished chunk, 0 for the others.
-    `marks`: file of `done`; None for a cache that is not stored.
+    `marks`: where `done` is stored; None for a cache that is not stored.
     `folder`: folder on disk, for messages; None for a cache that is not stored."""
 
     def __init__(
@@ -74,9 +74,9 @@ class ActivationCache:
         self.live = tuple(live)
         self.rows = rows
         self.columns = list(columns)
-        self.marks = marks
+        self.marks = marks or Column(np.zeros(chunks_of(rows), np.uint32))
         self.folder = folder
-        self.done = np.zeros(chunks_of(rows), np.uint32) if marks is None else np.array(marks.values)
+        self.done = np.array(self.marks.values)
 
     @classmethod
     def in_memory(cls, live: Sequence[LiveOutput], rows: int, *, dtype: str, folder: Path | None = None) -> ActivationCache:
@@ -128,39 +128,37 @@ class ActivationCache:
                     f"The output '{part.name}' reaches {largest:.3g}, too large for float16 (at most {_HALF:g}). "
                     "Cache it with dtype='float32'."
                 )
-            try:
+            with self._writing():
                 column.put(start, _plain(value, column.values.dtype))
-            except OSError as problem:
-                raise self._unwritten(problem) from problem
 
     def finish(self, rows: range) -> None:
         """Mark a chunk as finished and store its checksum, which is verified when the cache is opened again."""
         chunk = rows.start // CHUNK
         self.done[chunk] = self._checksum(chunk)
-        if self.marks is not None and self.marks.handle is not None:
-            try:
-                self.marks.put(chunk, self.done[chunk : chunk + 1])
-            except OSError as problem:
-                raise self._unwritten(problem) from problem
+        with self._writing():
+            self.marks.put(chunk, self.done[chunk : chunk + 1])
 
     def flush(self) -> None:
         """Write everything to disk; some file systems report only then that the disk is full."""
-        for column in [*self.columns, *([self.marks] if self.marks else [])]:
-            if column.handle is not None:
-                try:
+        with self._writing():
+            for column in [*self.columns, self.marks]:
+                if column.handle is not None:
                     os.fsync(column.handle)
-                except OSError as problem:
-                    raise self._unwritten(problem) from problem
 
-    def _unwritten(self, problem: OSError) -> CacheError:
-        return CacheError(
-            f"The feature cache in {str(self.folder)!r} cannot be written: {reason_of(problem)}. Give another folder with cache=; "
-            "what is finished is kept."
-        )
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raise what prevents writing as `CacheError`."""
+        try:
+            yield
+        except OSError as problem:
+            raise CacheError(
+                f"The feature cache in {str(self.folder)!r} cannot be written: {reason_of(problem)}. Give another folder with cache=; "
+                "what is finished is kept."
+            ) from problem
 
     def close(self) -> None:
         """Close the files for writing; rows can still be read."""
-        for column in [*self.columns, *([self.marks] if self.marks else [])]:
+        for column in [*self.columns, self.marks]:
             column.close()
 
     def get(self, rows: np.ndarray) -> list[Tensor]:

@@ -70,11 +70,6 @@ def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> frozenset[s
     return frozenset(moved | {place for place in before.keys() & after.keys() if before[place] != after[place]})
 
 
-def frozen_digest(network: Network, layers: Collection[str]) -> str:
-    """Return a digest of the weights and the structure of some layers."""
-    return frozen_identity(network, layers).digest
-
-
 def cache_identity(  # over the limit: what a value depends on
     frozen: str, live: Collection[str], *, items: str, dtype: str, device: str = "cpu", engine: str = "eager"
 ) -> tuple[str, dict[str, Any]]:

@@ -68,16 +68,14 @@ def _source(item: Any) -> Path:
     return Path(item.source if isinstance(item, Clip) else item)
 
 
-def _in_local_files(data: Dataset) -> bool:
-    """Return whether all examples are files, or windows of them."""
-    sources = (item.source if isinstance(item, Clip) else item for item in data.items)
-    return in_files(data.items, data.kind) and all(isinstance(source, str | Path) for source in sources)
-
-
 def _all_have(data: Dataset, cluster: str) -> bool:
-    """Return whether every machine of a cluster has the files of the data, if there are any, under the same paths."""
+    """Return whether every machine of a cluster has the files of the data under the same paths, if all examples are local files, or windows
+    of them."""
+    sources = (item.source if isinstance(item, Clip) else item for item in data.items)
+    if not in_files(data.items, data.kind) or not all(isinstance(source, str | Path) for source in sources):
+        return True
     asked = map(int, np.unique(np.linspace(0, len(data) - 1, _ASKED).round()))
-    return not _in_local_files(data) or all_see([_source(data.items[index]) for index in asked], cluster)
+    return all_see([_source(data.items[index]) for index in asked], cluster)
 
 
 def check_seen(data: Dataset, cluster: str) -> None:

@@ -59,9 +59,10 @@ def combine(networks: Mapping[str, Network], data: Any = None, *, kind: str = "c
         given = f"{len(networks)} network" if isinstance(networks, Mapping) else f"a {type(networks).__name__}"
         raise NetworkError(f"Received {given}; expected two networks or more, each under the name of its class.")
     names = checked_classes(networks)
-    rows = {name: _row(name, net) for name, net in zip(names, networks.values(), strict=True)}
-    _check_alike(dict(zip(names, networks.values(), strict=True)))
-    parts = [_scoring(net, row) for net, row in zip(networks.values(), rows.values(), strict=True)]
+    named = dict(zip(names, networks.values(), strict=True))
+    rows = [_row(name, net) for name, net in named.items()]
+    _check_alike(named)
+    parts = [_scoring(net, row) for net, row in zip(named.values(), rows, strict=True)]
     head = empty_head("main", names, kind=kind, features=len(names))
     combined = side_by_side(parts).with_head(replace(head, weight=np.eye(len(names), dtype=np.float32)))
     combined.preprocessing = next(iter(networks.values())).preprocessing

@@ -144,20 +144,14 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
             entries["renamed"].append(f"{before} -> {name}")
         else:
             entries["kept"].append(name)
-            rules |= _rule(before, name)
+            if exact_name(before) != exact_name(name):
+                same = normal_name(before) == normal_name(name)
+                rules[name] = f"differs in case alone from the old class {before!r}" if same else "a synonym of an old class"
     before_all = old.classes or [f"unnamed class {row}" for row in range(1, 1 + len(old.weight))]
     entries["dropped"] = [name for row, name in enumerate(before_all) if row not in taken]
     rest = old if not old.binary or len(classes) == 2 else old.as_softmax()
     head = replace(rest, classes=tuple(classes), weight=weight, bias=bias, parts=(), thresholds=None)
     return head, Account(entries, rules, notes=_notes(old, classes, entries=entries))
-
-
-def _rule(before: str, name: str) -> dict[str, str]:
-    """Return {name: rule} if an old class was matched by a rule other than its exact name, else an empty mapping."""
-    if exact_name(before) == exact_name(name):
-        return {}
-    same = normal_name(before) == normal_name(name)
-    return {name: f"differs in case alone from the old class {before!r}" if same else "a synonym of an old class"}
 
 
 def _rows_by_name(old: Sequence[str], new: Sequence[str]) -> dict[str, int]:

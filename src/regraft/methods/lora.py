@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors import NetworkError, near_names
 from ..freezing import frozen_but, head_parameters
-from ..networks.network import Network
+from ..networks.network import Layer, Network
 from .contract import Method, Option, PreparedNetwork, are_names
 
 __all__ = ["METHOD", "low_rank_layers"]
@@ -29,8 +29,7 @@ def low_rank_layers(network: Network) -> tuple[str, ...]:
     Returns:
         Layer names in execution order; empty if there are none.
     """
-    heads, modules = set(network.head_layers), network.modules()
-    layers = [layer for layer in network.layers if layer.name not in heads and not network.holds(layer.name)]
+    layers, modules = _trainable(network), network.modules()
     linear = [layer.name for layer in layers if layer.kind in _LINEAR]
     attention = [name for name in linear if name.rpartition(".")[2] in _ATTENTION]
     if attention:
@@ -38,6 +37,11 @@ def low_rank_layers(network: Network) -> tuple[str, ...]:
     kinds = _LINEAR | _CONVOLUTIONS
     found = (layer.name for layer in layers if layer.kind in kinds)
     return tuple(name for name in found if getattr(modules[name], "groups", 1) == 1)
+
+
+def _trainable(network: Network) -> list[Layer]:
+    """Return the layers below the heads that may be trained, in execution order."""
+    return [layer for layer in network.layers if layer.name not in network.head_layers and not network.holds(layer.name)]
 
 
 def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> PreparedNetwork:
@@ -50,16 +54,15 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
     Raises:
         NetworkError: if a named layer does not exist, is a head or may not be trained, or no layer can be changed.
     """
-    heads = set(network.head_layers)
-    known = [layer.name for layer in network.layers if layer.name not in heads and not network.holds(layer.name)]
+    known = [layer.name for layer in _trainable(network)]
     layers = tuple(options["layers"] or low_rank_layers(network))
     wrong = next((name for name in layers if name not in known), None)
     if wrong is not None:
         raise NetworkError(f"layers: {wrong!r} is no layer before the head that may be trained{near_names(wrong, known)}")
     if not layers:
         raise NetworkError(
-            f"strategy='lora' changes linear layers and convolutions; received a network without any to train before {sorted(heads)}. "
-            "Choose 'bias'."
+            f"strategy='lora' changes linear layers and convolutions; received a network without any to train before "
+            f"{sorted(set(network.head_layers))}. Choose 'bias'."
         )
     rank = options["rank"]
     twin = network.low_rank(rank, alpha=float(options["alpha"] or 2 * rank), layers=layers, seed=seed)

@@ -19,7 +19,7 @@ from ..console import STEPS, progress
 from ..data import Dataset, PreparedData
 from ..errors import DataError, SettingError
 from ..freezing import Counter, RunCaches
-from ..freezing.identity import frozen_digest
+from ..freezing.identity import frozen_identity
 from ..networks.network import Head, Network, Scores
 from ..probes import LinearProbe
 from ..tasks import chosen_loss, class_weights, fit_thresholds
@@ -297,7 +297,7 @@ def run_digest(setup: Setup) -> str:
     plan["settings"] = {name: value for name, value in plan["settings"].items() if name not in _NO_PART_OF_A_RUN}
     weights = setup.items.data.weights
     plan |= {} if weights is None else {"sample_weight": hashlib.blake2b(weights.tobytes(), digest_size=12).hexdigest()}
-    facts = [plan, setup.items.identity(setup.plan.views), learned, frozen_digest(setup.network, layers)]
+    facts = [plan, setup.items.identity(setup.plan.views), learned, frozen_identity(setup.network, layers).digest]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 

@@ -258,10 +258,7 @@ def held_out_scores(
     for fold in np.unique(folds):
         seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         present = np.unique(targets[seen])
-        if len(present) < 2:
-            part = np.zeros((len(unseen), len(present)))
-        else:
-            part = fit(seen)(unseen)
+        part = fit(seen)(unseen) if len(present) > 1 else np.zeros((len(unseen), len(present)))
         scores[unseen] = part.min(axis=1, keepdims=True) - NEVER
         scores[np.ix_(unseen, present)] = part
     return scores

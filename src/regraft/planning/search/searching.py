@@ -24,7 +24,7 @@ from ...errors import SettingError, near_names
 from ...files.remote import at_hand, is_url
 from ...files.text import printable, shown
 from ...freezing import Counter, check_engine
-from ...freezing.identity import frozen_digest
+from ...freezing.identity import frozen_identity
 from ...freezing.spread import check_seen, sent
 from ...networks.folders import FACTS_FILE
 from ...networks.network import Network
@@ -273,7 +273,7 @@ def _identity(bench: Bench, asked: SearchOptions, *, space: Space) -> str:
         targets.update(np.ascontiguousarray(part).tobytes())
     fixed = {name: value for name, value in bench.fixed.items() if name not in ("cache", "device", "engine", "cluster")}
     facts = [space.to_dict(), json.loads(json.dumps(fixed, default=str)), bench.metric, asked.sampler, targets.hexdigest()]
-    facts += [items.identity(1), frozen_digest(network, [layer.name for layer in network.layers])]
+    facts += [items.identity(1), frozen_identity(network, [layer.name for layer in network.layers]).digest]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
