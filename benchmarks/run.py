@@ -134,7 +134,7 @@ def step() -> dict[str, float]:
 
     from regraft.data import PreparedData
     from regraft.heads import retarget
-    from regraft.tasks import loss_for
+    from regraft.tasks import chosen_loss
     from regraft.training import Objective, Settings, TaskObjective, Training, WholeFeed
     from regraft.training.loop import _fit_step
     from regraft.training.optimizers import make_optimizer
@@ -148,7 +148,7 @@ def step() -> dict[str, float]:
     own, twin = copy.deepcopy(net.module).train(), net.copy()
     hand = torch.optim.AdamW(own.parameters(), lr=1e-4, weight_decay=0.01)
     feed = WholeFeed(twin, items, 1, torch.device("cpu"))
-    objective = Objective((TaskObjective("main", loss_for("classification"), targets),))
+    objective = Objective((TaskObjective("main", chosen_loss(None, "classification"), targets),))
     training = Training(twin, feed, objective, np.arange(256), np.arange(0), settings, 0, frozenset())
     twin.freeze_(frozenset())
     twin.mode_(True)

@@ -15,7 +15,7 @@ from tests.probes.test_contract import blobs
 
 from regraft.errors import DataError, SettingError
 from regraft.probes import LinearProbe, LogisticLoss, fit_logistic
-from regraft.tasks import loss_for
+from regraft.tasks import chosen_loss
 
 
 def _slope(probe: LinearProbe, features: np.ndarray, targets: np.ndarray, loss: LogisticLoss) -> float:
@@ -29,7 +29,7 @@ def _slope(probe: LinearProbe, features: np.ndarray, targets: np.ndarray, loss: 
     repeated = torch.from_numpy(np.repeat(np.arange(len(features)), items.astype(int)))  # whole weights are repetitions
     factor = len(features) * (targets.shape[1] if targets.ndim == 2 else 1)
     truth = torch.from_numpy(targets)[repeated]
-    made = loss_for(loss.kind)(scores[repeated], truth, class_weight=given, label_smoothing=loss.label_smoothing)
+    made = chosen_loss(None, loss.kind)(scores[repeated], truth, class_weight=given, label_smoothing=loss.label_smoothing)
     (factor * made + probe.penalty / 2 * weight.square().sum()).backward()
     return max(float(weight.grad.abs().max()), float(bias.grad.abs().max())) / len(features)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from regraft.errors import SettingError
-from regraft.tasks import LOSSES, chosen_loss, loss_for
+from regraft.tasks import LOSSES, chosen_loss
 
 SCORES = torch.tensor([[2.0, -1.0, 0.3], [0.1, 0.4, -0.2], [-3.0, 0.5, 1.5], [0.2, 0.1, 4.0]])
 CLASSES, LABELS = torch.tensor([0, 2, 2, 1]), torch.tensor([[1.0, 0, 0], [0, 1, 1], [0, 0, 1], [1, 1, 0]])
@@ -72,8 +72,8 @@ def test_a_function_is_called_with_logits_and_targets() -> None:
     def each(scores: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(scores, targets, reduction="none")
 
-    usual, weights = loss_for("classification"), {"class_weight": torch.tensor([1.0, 2.0, 3.0]), "sample_weight": torch.arange(4.0)}
-    own = chosen_loss(each, "classification")
+    usual, own = (chosen_loss(wanted, "classification") for wanted in (None, each))
+    weights = {"class_weight": torch.tensor([1.0, 2.0, 3.0]), "sample_weight": torch.arange(4.0)}
     assert float(own(SCORES, CLASSES)) == pytest.approx(float(usual(SCORES, CLASSES)))
     assert float(own(SCORES, CLASSES, **weights)) == pytest.approx(float(usual(SCORES, CLASSES, **weights)))
     scalar = chosen_loss(lambda scores, targets: scores.mean(), "classification")

@@ -11,7 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from regraft.errors import SettingError
-from regraft.tasks import KINDS, class_weights, classification_loss, loss_for, multi_label_loss, regression_loss
+from regraft.tasks import KINDS, chosen_loss, class_weights, classification_loss, multi_label_loss, regression_loss
 
 
 def test_classification_by_hand() -> None:
@@ -56,7 +56,7 @@ def test_regression_by_hand() -> None:
 def test_every_loss_is_a_scalar_with_a_gradient(kind: str) -> None:
     scores = torch.randn(5, 3, requires_grad=True)
     targets = torch.tensor([0, 1, 2, 0, 1]) if kind == "classification" else torch.rand(5, 3).round()
-    loss = loss_for(kind)(scores, targets, class_weight=torch.ones(3), label_smoothing=0.0)
+    loss = chosen_loss(None, kind)(scores, targets, class_weight=torch.ones(3), label_smoothing=0.0)
     assert loss.shape == ()
     (gradient,) = torch.autograd.grad(loss, scores)
     assert gradient.abs().sum() > 0
@@ -64,7 +64,7 @@ def test_every_loss_is_a_scalar_with_a_gradient(kind: str) -> None:
 
 def test_unknown_kind_lists_the_near_ones() -> None:
     with pytest.raises(SettingError, match="did you mean 'classification'"):
-        loss_for("clasification")
+        chosen_loss(None, "clasification")
 
 
 def test_balanced_weights_are_scikit_learns() -> None:

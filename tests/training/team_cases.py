@@ -18,7 +18,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 import regraft
 from regraft.data import PreparedData, preprocessing_from_dict, read
 from regraft.scale import WorkerLostError
-from regraft.tasks import loss_for
+from regraft.tasks import chosen_loss
 from regraft.training import Objective, Settings, TaskObjective, Training, WholeFeed, loop, team
 from regraft.training.loop import TrainingState, trained
 from regraft.training.recipe import _moving_statistics
@@ -70,7 +70,7 @@ def _training(family: str, settings: dict[str, Any], **fields: Any) -> Training:
     items = PreparedData(data, preprocessing_from_dict({"kind": "array", "shape": list(X.shape[1:])}))
     targets = torch.from_numpy(np.where(np.arange(48) % 11, np.unique(y, return_inverse=True)[1], -1))  # some are not known
     weights = torch.tensor([0.2, 1.0, 3.0]) if fields.pop("weighted", False) else None
-    objective = Objective((TaskObjective(network.head.task, loss_for("classification"), targets, weights),))
+    objective = Objective((TaskObjective(network.head.task, chosen_loss(None, "classification"), targets, weights),))
     given = Settings.of({"epochs": 3, "batch_size": 8, "learning_rate": 3e-3, "patience": None} | settings)
     feed = WholeFeed(network, items, 1, torch.device("cpu"))
     made = Training(network, feed, objective, np.arange(35), np.arange(35, 48), given, 3, frozenset(), **fields)

@@ -17,7 +17,7 @@ from regraft.freezing import frozen_up_to
 from regraft.heads import branch
 from regraft.networks.network import Network
 from regraft.networks.torch.family import open_torch
-from regraft.tasks import loss_for
+from regraft.tasks import chosen_loss
 from regraft.training import Checkpoint, Feed, Objective, Settings, TaskObjective, Training, train
 from regraft.training.loop import TrainingState, _finished, _frozen_now, _note_
 
@@ -45,7 +45,7 @@ def _training(settings: dict[str, Any] | None = None, *, frozen: Any = frozenset
     given = Settings.of({"epochs": 4, "batch_size": 8, "learning_rate": 0.01, "patience": None} | (settings or {}))
     layers = frozen_up_to(network, frozen) if isinstance(frozen, (int, str)) else frozen
     plain = {"class_weight": None} | fields
-    objective = Objective((TaskObjective("main", loss_for("classification"), targets, **plain),))
+    objective = Objective((TaskObjective("main", chosen_loss(None, "classification"), targets, **plain),))
     return Training(
         network, ArrayFeed(network, torch.from_numpy(X)), objective, np.arange(36), np.arange(36, 48), given, 3, layers, checkpoint
     )

@@ -17,7 +17,7 @@ from torch import nn
 from regraft.console import progress, say, speaking
 from regraft.networks.torch.family import open_torch
 from regraft.planning.tuning.training import measured_training, refitted
-from regraft.tasks import loss_for
+from regraft.tasks import chosen_loss
 from regraft.training import Objective, Settings, TaskObjective, Training, train
 from regraft.training.checkpoints import MemoryStore
 from regraft.training.recipe import Recipe, Starts, _moving_statistics, first_short, found_recipe, with_recipe
@@ -35,7 +35,7 @@ def _digits(settings: dict[str, Any] | None = None, *, norm: bool = False, seed:
     layers = [nn.Linear(64, 32), *([nn.BatchNorm1d(32)] if norm else []), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 10)]
     network = open_torch(nn.Sequential(*layers), inputs=(64,))
     items = torch.from_numpy(pictures / 16).float()
-    objective = Objective((TaskObjective("main", loss_for("classification"), torch.from_numpy(labels)),))
+    objective = Objective((TaskObjective("main", chosen_loss(None, "classification"), torch.from_numpy(labels)),))
     given = Settings.of(settings or {})
     fit, validation = np.arange(count), np.arange(count, count + 100)
     training = Training(network, Rows(network, items), objective, fit, validation, given, seed, frozenset(), keep_start=False)

@@ -50,7 +50,7 @@ class LogisticLoss:
     kind: str = "classification"  # "classification" (softmax) or "multi-label" (one sigmoid per label)
     class_weight: np.ndarray | None = None  # (C,) weights >= 0 of the classes or labels; None for equal weights
     item_weight: np.ndarray | None = None  # (N,) weights >= 0 of the examples; None for equal weights
-    label_smoothing: float = 0.0  # in [0, 1), as in `regraft.tasks.loss_for`
+    label_smoothing: float = 0.0  # in [0, 1), as in `regraft.tasks.chosen_loss`
     offset: np.ndarray | None = None  # (N, C) fixed logits that are added to those of the head; None for none
     fixed: int = 0  # number of leading classes without own weights; their logits are the offset
     device: str = "cpu"  # device for the products, for example "cuda"

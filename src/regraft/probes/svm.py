@@ -19,15 +19,13 @@ _SMALL = 2**28
 as they work."""
 
 
-def fit_svm(
-    features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None, standardise: bool = True
-) -> LinearProbe:
+def fit_svm(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None) -> LinearProbe:
     """Fit one-vs-rest machines with the squared hinge loss by scikit-learn's LIBLINEAR, over five penalties.
     The probe applies to unscaled features. Its held-out logits come from cross-validation, and its `penalty` is 1 / C of LIBLINEAR.
     `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) groups whose examples are left out together.
     Source: Fan, Chang, Hsieh, Wang & Lin (LIBLINEAR), JMLR 9, 2008, equation 3 with the squared loss.
     Deviations: the penalty is chosen by the 5-fold log loss after temperature scaling. The search stops after two higher losses in a row.
-    Features are centred and scaled first, and constant features get no weight."""
+    Features are centred and scaled by one factor first, and constant features get no weight."""
     x, rows, members = checked_examples(features, targets, groups=groups, classes=classes, what="A support vector machine")
     present = np.unique(rows)
     if len(present) < 2:
@@ -35,7 +33,7 @@ def fit_svm(
             f"A support vector machine needs examples of 2 or more classes; received {len(x)} of class {present[0]}. "
             "Add examples of another class."
         )
-    mean, scale = spread_out(x, standardise=standardise)
+    mean, scale = spread_out(x, standardise=False)
     table = ((x - mean) / scale).astype(x.dtype)
     folds = folds_of(table, rows, groups=members)
     with warnings.catch_warnings(), threadpool_limits(1 if table.size * classes < _SMALL else None, user_api="blas"):

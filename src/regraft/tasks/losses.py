@@ -96,14 +96,6 @@ def regression_loss(
     return _mean_over_columns((scores - _as_scores(targets, scores)) ** 2, class_weight, sample_weight=sample_weight)
 
 
-def loss_for(kind: str) -> Loss:
-    """Return the default loss of a kind of task."""
-    losses: dict[str, Loss] = dict(zip(KINDS, (classification_loss, multi_label_loss, regression_loss), strict=True))
-    if kind not in losses:
-        raise SettingError(f"Unknown kind of task: {kind!r}{near_names(str(kind), KINDS)}")
-    return losses[kind]
-
-
 def class_weights(counts: npt.ArrayLike, how: Literal["balanced"] | Sequence[float] | None) -> np.ndarray | None:
     """Return the class weights (C,) of the loss, float64; None if `how` is None (equal weights).
     "balanced" gives `n / (k * n_c)` for n examples in the k classes that have any (King & Zeng 2001, as in scikit-learn). Every class then
@@ -147,8 +139,11 @@ def chosen_loss(wanted: str | Callable[..., Any] | None, kind: str) -> Loss:
     """Return the loss `wanted` for a kind of task.
     `wanted` is a name in `LOSSES` that supports the kind, a function of logits (B, C) and targets that returns a scalar or (B,), or None
     for the default."""
+    usual: dict[str, Loss] = dict(zip(KINDS, (classification_loss, multi_label_loss, regression_loss), strict=True))
+    if kind not in usual:
+        raise SettingError(f"Unknown kind of task: {kind!r}{near_names(str(kind), KINDS)}")
     if wanted is None or wanted in _USUAL:
-        return loss_for(kind)
+        return usual[kind]
     return _Mean(_EACH[wanted, kind] if isinstance(wanted, str) else _of_the_user(wanted))
 
 

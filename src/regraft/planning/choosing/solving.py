@@ -179,7 +179,7 @@ def _solved_by(  # over the limit: what a probe is made of
         loss = logistic_loss(setup, task)
         probe = fit_logistic(features, targets, classes=classes, groups=groups, standardise=False, loss=loss)
     elif method == WORDS["svm"]:
-        probe = fit_svm(features, targets, classes=classes, groups=groups, standardise=False)
+        probe = fit_svm(features, targets, classes=classes, groups=groups)
     else:
         probe = fit_class_mean(features, targets, classes=classes, groups=groups)
     return replace(probe, weight=probe.weight / scale)
