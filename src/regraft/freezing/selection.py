@@ -27,13 +27,6 @@ def _prefix(layers: Sequence[Layer], end: int) -> frozenset[str]:
     return frozenset(layer.name for layer in layers[: next(late, end)])
 
 
-def _extended(layers: Sequence[Layer], end: int) -> int:
-    """Return the end after the following layers without parameters: features after a pooling are smaller."""
-    while end < len(layers) and not layers[end].parameters:
-        end += 1
-    return end
-
-
 def frozen_up_to_head(network: Network) -> frozenset[str]:
     """Return all layers that are called before the first head."""
     return frozen_before(network, network.head_layers)
@@ -46,16 +39,16 @@ def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
     if count is not None:
         return _first_counted(network, count)
     if isinstance(end, str):
-        position = _position_of(network, end)
-    else:
-        if not 0 <= end < len(network.blocks):
-            raise SettingError(
-                f"frozen={end}: this network has {counted(len(network.blocks), 'block')}; expected 0 to {len(network.blocks) - 1}, or a "
-                "name."
-            )
+        inside = _layers_in(network, end)
+    elif 0 <= end < len(network.blocks):
         inside = {name for block in network.blocks[:end] for name in block.layers}
-        position = max((index + 1 for index, layer in enumerate(layers) if layer.name in inside), default=0)
-    position = _extended(layers, position) if position else 0
+    else:
+        raise SettingError(
+            f"frozen={end}: this network has {counted(len(network.blocks), 'block')}; expected 0 to {len(network.blocks) - 1}, or a name."
+        )
+    position = max((index + 1 for index, layer in enumerate(layers) if layer.name in inside), default=0)
+    while 0 < position < len(layers) and not layers[position].parameters:  # features after a pooling are smaller
+        position += 1
     chosen = _prefix(layers, position)
     included = [layer for layer in network.head_layers if layer in chosen]
     if included:
@@ -88,19 +81,14 @@ def _first_counted(network: Network, count: int) -> frozenset[str]:
     return _with_those_between(network.layers, {layer.name for layer in network.layers if layer.name in chosen and not is_dropout(layer)})
 
 
-def _position_of(network: Network, name: str) -> int:
-    inside = [index for index, layer in enumerate(network.layers) if below(layer.name, name)] if name else []
-    if not inside:
-        inside = [
-            index
-            for index, layer in enumerate(network.layers)
-            for block in network.blocks
-            if block.name == name and layer.name in block.layers
-        ]
+def _layers_in(network: Network, name: str) -> set[str]:
+    """Return the layers of the layer or module of that name, or else of the block."""
+    inside = {layer.name for layer in network.layers if name and below(layer.name, name)}
+    inside = inside or {layer for block in network.blocks if block.name == name for layer in block.layers}
     if not inside:
         known = list(dict.fromkeys([*(block.name for block in network.blocks), *(layer.name for layer in network.layers)]))
         raise SettingError(f"frozen={name!r}: the network has no block, layer or module of that name{near_names(name, known)}")
-    return max(inside) + 1
+    return inside
 
 
 def frozen_before(network: Network, layers: Collection[str]) -> frozenset[str]:

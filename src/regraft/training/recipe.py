@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -167,12 +168,12 @@ def found_recipe(
     parts = [_smaller(training, fit, validation=validation) for fit, validation in rows]
     length, allowed = short_epochs(settings, len(training.fit), each=len(parts[0].fit))
     few = allowed < 16 * length
-    with_others = () if few else ("decay", "statistics")
-    alone = settings.learning_rate is not None and not _others(training, given, of=with_others, starts=starts)
+    others_of = partial(_others, training, few=few, starts=starts)
+    alone = settings.learning_rate is not None and not others_of(given)
     if alone or not len(parts[0].validation) or allowed < 5 * length or settings.epochs == 0:
         return ChosenRecipe(given, begun=[None] * len(parts))
     factors = (1.0,) if settings.learning_rate else tuple(factor for factor in FACTORS if not few or 0.3 <= factor <= 3)
-    count = len(factors) + len(_others(training, given, of=with_others, starts=starts))
+    count = len(factors) + len(others_of(given))
     room = ROOM / (count * len(parts))
     tried = [_short(parts, replace(given, learning_rate=given.learning_rate * factor), room=room) for factor in factors]
     if first is not None and not folds:
@@ -181,7 +182,7 @@ def found_recipe(
     tried[0].announced_((count + 2 * (3 if few else 4)) * length, (len(parts) + 1) * most_epochs(settings, len(training.fit)))
     _run_(tried, length, starts=starts)
     best = min(tried, key=attrgetter("loss"))
-    others = [_short(parts, one, room=room) for one in _others(training, best.recipe, of=with_others, starts=starts)]
+    others = [_short(parts, one, room=room) for one in others_of(best.recipe)]
     _run_(others, length, starts=starts)
     tried += others
     last = sorted(tried, key=attrgetter("loss"))[: 2 if few else 3]
@@ -220,13 +221,14 @@ def _run_(shorts: Sequence[ShortTraining], epochs: int, *, starts: Starts) -> No
         say(f"{one.trainings[0].stage}, compared: {one.recipe.words()}: {figure} within {length}", frequent=True)
 
 
-def _others(training: Training, best: Recipe, *, of: Container[str], starts: Starts) -> list[Recipe]:
-    """Return the second round's variants of the best recipe: other starts, and those named in `of` ("decay", "statistics")."""
+def _others(training: Training, best: Recipe, *, few: bool, starts: Starts) -> list[Recipe]:
+    """Return the second round's variants of the best recipe: other starts and, unless there is time for `few` alone, other settings."""
     settings, found = training.settings, list[Recipe]()
-    if "decay" in of and settings.layer_decay is None and trained_depth(training.network) > 2 and best.start != DRAWN:
-        found += [replace(best, lowest=lowest) for lowest in LOWEST]
-    if "statistics" in of and settings.batch_norm == "auto" and _moving_statistics(training) and best.start != DRAWN:
-        found.append(replace(best, batch_norm="frozen"))
+    if not few and best.start != DRAWN:
+        if settings.layer_decay is None and trained_depth(training.network) > 2:
+            found += [replace(best, lowest=lowest) for lowest in LOWEST]
+        if settings.batch_norm == "auto" and _moving_statistics(training):
+            found.append(replace(best, batch_norm="frozen"))
     return found + [replace(best, start=name) for name in starts if name != best.start]
 
 
