@@ -29,7 +29,7 @@ def low_rank_layers(network: Network) -> tuple[str, ...]:
     Returns:
         Layer names in execution order; empty if there are none.
     """
-    layers, modules = _trainable(network), network.modules()
+    layers, modules = _layers_below(network), network.modules()
     linear = [layer.name for layer in layers if layer.kind in _LINEAR]
     attention = [name for name in linear if name.rpartition(".")[2] in _ATTENTION]
     if attention:
@@ -39,7 +39,7 @@ def low_rank_layers(network: Network) -> tuple[str, ...]:
     return tuple(name for name in found if getattr(modules[name], "groups", 1) == 1)
 
 
-def _trainable(network: Network) -> list[Layer]:
+def _layers_below(network: Network) -> list[Layer]:
     """Return the layers below the heads that may be trained, in execution order."""
     return [layer for layer in network.layers if layer.name not in network.head_layers and not network.holds(layer.name)]
 
@@ -54,7 +54,7 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
     Raises:
         NetworkError: if a named layer does not exist, is a head or may not be trained, or no layer can be changed.
     """
-    known = [layer.name for layer in _trainable(network)]
+    known = [layer.name for layer in _layers_below(network)]
     layers = tuple(options["layers"] or low_rank_layers(network))
     wrong = next((name for name in layers if name not in known), None)
     if wrong is not None:
