@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import regraft
 from regraft.errors import NetworkError
 from regraft.networks.hub.files import checked_config
 from regraft.networks.hub.opening import hub_module, open_hub
+from regraft.networks.hub.processors import measured_processor
 from regraft.networks.sources.building import Limits
 
 transformers = pytest.importorskip("transformers")
@@ -143,3 +146,40 @@ def test_every_configuration_keeps_its_values_or_is_refused_by_name() -> None:
         assert other <= _DECIDED | {"architectures"}, kind
         checked += 1
     assert checked > 100
+
+
+def test_a_number_of_classes_and_numbers_without_end_are_settings() -> None:
+    plain = {"model_type": "bert", "num_labels": 4, "layer_norm_eps": {"__float__": "Infinity"}, "hidden_size": 8}
+    kind, fields = checked_config(plain, transformers=transformers, what="'x'")
+    assert (kind, fields["num_labels"], fields["layer_norm_eps"], fields["hidden_size"]) == ("bert", 4, float("inf"), 8)
+
+
+def _centre(pixels: np.ndarray, side: int = 280) -> np.ndarray:
+    top, left = (len(pixels) - side) // 2, (pixels.shape[1] - side) // 2
+    return pixels.transpose(2, 0, 1)[:, top : top + side, left : left + side] / 255
+
+
+def _refuses(_pixels: np.ndarray) -> np.ndarray:
+    raise ValueError("no such picture")
+
+
+_UNMEASURED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "refuses": _refuses,
+    "one channel": lambda pixels: _centre(pixels)[:1],
+    "another size for turned pictures": lambda pixels: pixels.transpose(2, 0, 1),
+    "inverted": lambda pixels: -_centre(pixels),
+    "no numbers": lambda pixels: _centre(pixels) * np.nan,
+    "turned": lambda pixels: _centre(pixels).transpose(0, 2, 1),
+    "off the centre": lambda pixels: pixels.transpose(2, 0, 1)[:, :200, :200],
+    "padded": lambda pixels: np.pad(_centre(pixels, 300), ((0, 0), (9, 9), (9, 9)), mode="reflect", reflect_type="odd"),
+}
+
+
+def test_what_a_processor_does_is_measured_or_not_told() -> None:
+    def measured(change: Callable[[np.ndarray], np.ndarray]) -> Any:
+        return measured_processor(lambda images, **_: {"pixel_values": [change(np.asarray(images[0], float))]})
+
+    found = measured(_centre)
+    assert (found["height"], found["width"], found["resize"], found["crop_fraction"]) == (280, 280, "crop", 280 / 300)
+    assert (found["mean"], found["std"], found["bgr"]) == ([0.0] * 3, [1.0] * 3, False)
+    assert {name: measured(change) for name, change in _UNMEASURED.items()} == dict.fromkeys(_UNMEASURED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 import regraft
 from regraft.errors import NetworkError
 from regraft.networks.keras.library import keras
+from regraft.networks.sources import opening
 
 
 @pytest.mark.parametrize(
@@ -187,3 +189,47 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NetworkError, match="cannot be written"):
         regraft.load(_architecture(), inputs=(6,)).save(tmp_path / "file" / "out")
+
+
+def test_a_network_with_a_name_takes_one_shape() -> None:
+    with pytest.raises(NetworkError, match=r"'timm:resnet18' does not need the names of its inputs.*Give one shape"):
+        regraft.load("timm:resnet18", inputs={"x": (3, 64, 64)})
+
+
+def test_a_folder_that_changes_again_and_again_is_given_up(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times, real = count(), opening.read_facts
+    monkeypatch.setattr(opening, "read_facts", lambda folder: {**real(folder), "lineage": [next(times)]})
+    with pytest.raises(NetworkError, match="was replaced again and again"):
+        regraft.load(saved, architecture=_architecture)
+    assert next(times) == 6
+
+
+class _Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.words(ids).mean(1))
+
+
+class _Steps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.head = nn.GRU(5, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.head(self.steps(values)[0][:, -1])
+
+
+@pytest.mark.parametrize(("made", "shape"), [(_Words, (16,)), (_Steps, (16, 5))])
+def test_the_first_layer_tells_the_shape_of_an_example(made: Any, shape: tuple[int, ...]) -> None:
+    net = regraft.load(made())
+    assert net.input_shape == shape and len(net.head.weight) == 3
+    assert net.takes_integers == (made is _Words)
+
+
+def test_no_class_is_called_where_there_are_no_names() -> None:
+    net = regraft.load(_architecture(), inputs=(6,))
+    with pytest.raises(NetworkError, match=r"No class is called 'a': this network has no class names; give them with classes="):
+        net.head.row("a")

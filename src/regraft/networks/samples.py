@@ -63,9 +63,8 @@ def _problem_of(shape: Any) -> tuple[str, str]:
 
 def placed(inputs: Inputs, device: torch.device, *, order: torch.memory_format) -> Inputs:
     """Return a batch on a device; images in the memory format `order`."""
-    if order == torch.channels_last and is_pictures(inputs) and not isinstance(inputs, dict):
-        return on_device(inputs, device, memory_format=order)
-    return on_device(inputs, device)
+    how = {"memory_format": order} if order == torch.channels_last and is_pictures(inputs) else {}
+    return on_device(inputs, device, **how)
 
 
 def sample_facts(sample: Inputs) -> dict[str, Any]:

@@ -63,8 +63,6 @@ def _folders() -> tuple[Path, ...]:
 
 
 def _is_installed(module: ModuleType | None) -> bool:
-    if module is None:
-        return False
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
     if file is None:
         return False

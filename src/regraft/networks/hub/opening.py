@@ -19,7 +19,7 @@ from ..network import Inputs
 from ..sources.building import Limits, building
 from ..sources.zoo import SourceModule, image_spec, unique_names
 from ..torch.plain import copied
-from .files import ADAPTER_FILE, checked_config, hub_folder, read_hub_json, read_hub_weights
+from .files import ADAPTER_FILE, CONFIG_FILE, checked_config, hub_folder, read_hub_json, read_hub_weights
 from .processors import features_of, measured_processor, numbers_of, processor_of, sound_extractor, sound_settings
 from .samples import hub_sample, pad_token_
 
@@ -58,12 +58,7 @@ def open_hub(name: str, *, pretrained: bool) -> SourceModule:
     """Open a Transformers classifier or bare encoder from a folder or hub id. Code in the folder is never run."""
     transformers = optional_import("transformers", "text", purpose=f"'hf:{printable(name)}'")
     folder, what = hub_folder(name, weights=pretrained), f"'hf:{printable(name)}'"
-    content = read_hub_json(folder, "config.json")
-    notes = _notes_on(folder, content, what=what)
-    if content is None:
-        raise NetworkError(
-            f"{what} cannot be opened: {printable(folder)!r} has no config.json. Expected a folder that save_pretrained wrote."
-        )
+    content, notes = _read_config(folder, what)
     tensors = read_hub_weights(folder) if pretrained else None
     limits = Limits.of_memory() if tensors is None else Limits.of(tensors)
     settings, suffix = _settings(content, transformers=transformers, what=what, limits=limits)
@@ -179,16 +174,21 @@ def _with_weights(made_of: Any, settings: Any, *, transformers: Any, tensors: Ma
     ] if missing else []
 
 
-def _notes_on(folder: Path, content: Mapping[str, Any] | None, *, what: str) -> list[str]:
-    """Return the note on an adapter in the folder. Adapters are never used, because they name another network to download."""
-    if not (folder / ADAPTER_FILE).exists():
-        return []
-    if content is None:
+def _read_config(folder: Path, what: str) -> tuple[Mapping[str, Any], list[str]]:
+    """Return the configuration in a folder, and a note on an adapter there. Adapters are never used, because they name another network to
+    download."""
+    content, adapter = read_hub_json(folder, CONFIG_FILE), (folder / ADAPTER_FILE).exists()
+    if content is None and adapter:
         raise NetworkError(
             f"{what} is an adapter: its {ADAPTER_FILE} names the network that it belongs to, which is not followed. "
             "Merge them once: peft.AutoPeftModel.from_pretrained(folder).merge_and_unload().save_pretrained(other)."
         )
-    return [f"{what} also holds an adapter ({ADAPTER_FILE}), which is not used. Merge it into the network first if you want it."]
+    if content is None:
+        raise NetworkError(
+            f"{what} cannot be opened: {printable(folder)!r} has no config.json. Expected a folder that save_pretrained wrote."
+        )
+    note = f"{what} also holds an adapter ({ADAPTER_FILE}), which is not used. Merge it into the network first if you want it."
+    return content, [note] if adapter else []
 
 
 def _padded_(settings: Any, folder: Path) -> list[str]:

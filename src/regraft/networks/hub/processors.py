@@ -122,7 +122,8 @@ def measured_processor(processor: Any) -> dict[str, Any] | None:
         return None
     if made.ndim != 3 or len(made) != 3 or turned.shape != made.shape:
         return None
-    low, middle = black[:, made.shape[1] // 2, made.shape[2] // 2], (slice(None), made.shape[1] // 2, made.shape[2] // 2)
+    middle = (slice(None), made.shape[1] // 2, made.shape[2] // 2)
+    low = black[middle]
     factor = (white[middle] - low) / 255
     if not np.isfinite(factor).all() or not (factor > 0).all():
         return None
@@ -131,13 +132,10 @@ def measured_processor(processor: Any) -> dict[str, Any] | None:
     kept = _kept(shares)
     if kept is None:
         return None
-    values = {
-        "scale": 1 / 255,
-        "mean": [_short(-value) for value in low / factor / 255],
-        "std": [_short(value) for value in 1 / factor / 255],
-    }
+    values = {"mean": [_short(-value) for value in low / factor / 255], "std": [_short(value) for value in 1 / factor / 255]}
     interpolation = "bilinear" if getattr(processor, "resample", 3) == 2 else "bicubic"
-    return {"kind": "image", "channels": 3, "layout": "channels_first", **kept, **values, "bgr": bgr, "interpolation": interpolation}
+    spec = {"kind": "image", "channels": 3, "layout": "channels_first", **kept, "scale": 1 / 255, **values}
+    return {**spec, "bgr": bgr, "interpolation": interpolation}
 
 
 def _kept(shares: np.ndarray) -> dict[str, Any] | None:
