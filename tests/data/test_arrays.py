@@ -119,6 +119,11 @@ def test_errors(source, more, message):
         read(source, **more)
 
 
+def test_long_texts_as_labels_are_refused_before_they_take_memory():
+    with pytest.raises(DataError, match="target has 3,000 labels of up to 1,000,000 characters; expected names, not whole texts"):
+        read((np.zeros((3000, 1)), ["x" * 1_000_000, *["y"] * 2999]))  # as an array of texts, 12 GB
+
+
 def test_unknown_path_kind(tmp_path):
     with pytest.raises(DataError, match=r"The kind of .*a.xyz is unknown by its extension"):
         read(([tmp_path / "a.xyz"], [0]))

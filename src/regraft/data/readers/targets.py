@@ -140,7 +140,8 @@ def _are_numbers(rows: np.ndarray, task: str | None, *, known: bool) -> bool:
 
 def labels_in(values: Any) -> np.ndarray:
     """Return labels as an array, (N,) or (N, k). Rows of objects become numbers, with NaN for empty cells, if all of them are numbers."""
-    array = as_numpy(values)
+    texts = isinstance(values, list | tuple) and any(isinstance(value, str) for value in values)
+    array = np.array(values, dtype=object) if texts else as_numpy(values)  # else each would take the memory of the longest
     if array.ndim == 2 and array.shape[1] == 1:
         return array[:, 0]
     if array.ndim != 2 or array.dtype.kind != "O":

@@ -147,8 +147,6 @@ def _array_of(values: Any) -> np.ndarray:
         widths = {len(value) for value in values if isinstance(value, list | tuple | np.ndarray)}
         if len(widths) == 1:
             values = [[None] * max(widths) if is_missing(value) else list(value) for value in values]
-        elif any(isinstance(value, str) for value in values):
-            values = np.array(values, dtype=object)  # else NaN beside texts would become the text "nan"
     return labels_in(values)
 
 
