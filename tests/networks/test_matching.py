@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from regraft.errors import AmbiguousMatchError, NetworkError
 from regraft.networks.matching import Weight, match
-from regraft.networks.matching.alignment import alignments
+from regraft.networks.matching.rules import alignments
 
 SMALL = st.lists(st.integers(0, 2), max_size=5)
 

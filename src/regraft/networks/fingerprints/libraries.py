@@ -44,10 +44,7 @@ def _library(top: str) -> str | None:
 
 
 def _distribution(name: str) -> importlib.metadata.Distribution | None:
-    try:
-        return importlib.metadata.distribution(name)
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        return None
+    return next(iter(importlib.metadata.distributions(name=name)), None)
 
 
 @cache

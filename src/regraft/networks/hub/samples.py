@@ -32,7 +32,9 @@ def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs
         mask = torch.ones((2, shape[0]), dtype=torch.int64)
         return suited_sample(module, {"pixel_values": sample_of(shape), "pixel_attention_mask": mask, "spatial_shapes": mask[:, :2]})
     if name in ("pixel_values", "inputs"):
-        return sample_of(_picture_shape(config, side=side))
+        size = getattr(seen, "image_size", None) or side or _SIDE
+        height, width = (size, size) if isinstance(size, int) else (int(part) for part in size)
+        return sample_of((int(getattr(seen, "num_channels", None) or 3), height, width))
     bands = getattr(config, "num_mel_bins", None)
     if name in ("input_values", "input_features") and not bands and getattr(config, "conv_dim", None):
         return sample_of((_SAMPLES,))
@@ -45,14 +47,6 @@ def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs
     raise NetworkError(
         f"The model type {config.model_type!r} takes {name or 'nothing that it names'!r}; expected texts, pictures or sound, one of them."
     )
-
-
-def _picture_shape(config: Any, *, side: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Return the (channels, height, width) of a network's images; `side` is the default size."""
-    seen = config if getattr(config, "vision_config", None) is None else config.vision_config
-    size = getattr(seen, "image_size", None) or side or _SIDE
-    height, width = (size, size) if isinstance(size, int) else (int(part) for part in size)
-    return int(getattr(seen, "num_channels", None) or 3), height, width
 
 
 def suited_sample(module: Module, sample: Inputs) -> Inputs:

@@ -12,7 +12,6 @@ from ...errors import AmbiguousMatchError, NetworkError
 from ...files.text import printable
 from ..account import Account
 from .addresses import Places, address_bases
-from .alignment import alignments
 from .weights import Weight, WeightMatches
 
 _PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.", "net.")
@@ -239,6 +238,30 @@ def _by_alignment(source: Sequence[Weight], target: Sequence[Weight], *, left: I
     found = _Matches([(a, b, _ALIGNED) for one, two in options[0] for a, b in zip(ours[one], theirs[two], strict=True)])
     if found.pairs:
         found.notes.append(_PROVES_NOTHING)
+    return found
+
+
+def alignments(first: Sequence[object], second: Sequence[object], *, limit: int) -> list[tuple[tuple[int, int], ...]]:
+    """Return at most `limit` largest order-preserving alignments of two sequences as pairs of positions."""
+    sizes = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]  # of the largest alignment of the first i and the first j
+    for i, one in enumerate(first, 1):
+        for j, two in enumerate(second, 1):
+            sizes[i][j] = max(sizes[i - 1][j], sizes[i][j - 1], sizes[i - 1][j - 1] + (one == two))
+    found: list[tuple[tuple[int, int], ...]] = []
+    waiting: list[tuple[int, int, tuple[tuple[int, int], ...]]] = [(len(first), len(second), ())]
+    while waiting and len(found) < limit:
+        i, j, pairs = waiting.pop()
+        size = sizes[i][j]
+        if size == 0:
+            found.append(pairs)
+            continue
+        # (a, b) is the last remaining pair; each alignment has exactly one sequence of last pairs, so none is found twice
+        for a in range(1, i + 1):
+            waiting += [
+                (a - 1, b - 1, ((a - 1, b - 1), *pairs))
+                for b in range(1, j + 1)
+                if first[a - 1] == second[b - 1] and sizes[a - 1][b - 1] == size - 1
+            ]
     return found
 
 

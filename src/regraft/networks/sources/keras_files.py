@@ -127,7 +127,9 @@ def _check_shapes(model: Any, path: Path) -> None:
 def _loaded(path: Path, config: dict[str, Any]) -> Any:
     if path.suffix == ".keras":
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    how = {"compile": False, "safe_mode": True, "custom_objects": _own_layers(config)}
+    names = {part["class_name"] for part in serialized_parts(config) if not part.get("module")}
+    own = {name: getattr(keras.layers, name) for name in names if isinstance(getattr(keras.layers, name, None), type)}
+    how = {"compile": False, "safe_mode": True, "custom_objects": own}  # Keras 3 does not find nested layers without a module itself
     if not _drop_gone_settings_(config):
         return keras.saving.load_model(path, **how)
     with tempfile.TemporaryDirectory() as folder:
@@ -136,12 +138,6 @@ def _loaded(path: Path, config: dict[str, Any]) -> Any:
         with h5py.File(mended, "r+") as file:
             file.attrs["model_config"] = json.dumps(config)
         return keras.saving.load_model(mended, **how)
-
-
-def _own_layers(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the Keras layers that an architecture names without a module, as Keras 2 did. Keras 3 does not find nested ones itself."""
-    names = {part["class_name"] for part in serialized_parts(config) if not part.get("module")}
-    return {name: getattr(keras.layers, name) for name in names if isinstance(getattr(keras.layers, name, None), type)}
 
 
 def _drop_gone_settings_(config: dict[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from ..keras.family import open_keras
 from ..keras.library import keras
 from ..network import Network
 from ..parts.head import Head
+from .zoo import image_spec
 
 
 def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | None = None) -> tuple[Network, dict[str, Any]]:
@@ -74,26 +75,14 @@ def _class_names() -> tuple[str, ...] | None:
 def _spec(home: ModuleType, shape: Sequence[int | None]) -> dict[str, Any]:
     """Measure what `preprocess_input` of a module does: output = factor * pixel + offset per channel, possibly in reverse channel order.
     `shape` is (height, width, channels) of one example."""
-    black = _answer(home, np.zeros(3, np.float32))
-    red = _answer(home, np.array([255, 0, 0], np.float32)) - black
-    bgr = bool(abs(red[2]) > abs(red[0]))
-    factor = (_answer(home, np.full(3, 255, np.float32)) - black) / 255
+
+    def answer(*pixel: int) -> np.ndarray:
+        made = home.preprocess_input(np.broadcast_to(np.float32(pixel), (1, 2, 2, 3)).copy(), data_format="channels_last")
+        return np.asarray(np.asarray(made)[0, 0, 0], np.float64)
+
+    black, red, white = answer(0, 0, 0), answer(255, 0, 0), answer(255, 255, 255)
+    factor = (white - black) / 255
+    mean, std = ([float(f"{value:.6g}") + 0.0 for value in values] for values in (-black / factor, 1 / factor))
     height, width, channels = (int(size) if size else 224 for size in shape)
-    return {
-        "kind": "image",
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "layout": "channels_last",
-        "interpolation": "bilinear",
-        "scale": 1.0,
-        "mean": [float(f"{value:.6g}") + 0.0 for value in -black / factor],
-        "std": [float(f"{value:.6g}") for value in 1 / factor],
-        "bgr": bgr,
-    }
-
-
-def _answer(home: ModuleType, pixel: np.ndarray) -> np.ndarray:
-    """Return the preprocessed value (3,) of one pixel."""
-    made = home.preprocess_input(np.broadcast_to(pixel, (1, 2, 2, 3)).copy(), data_format="channels_last")
-    return np.asarray(np.asarray(made)[0, 0, 0], np.float64)
+    spec = image_spec((height, width, channels), mean, std=std) | {"layout": "channels_last", "interpolation": "bilinear", "scale": 1.0}
+    return spec | {"bgr": bool(abs(red - black)[2] > abs(red - black)[0])}

@@ -72,7 +72,9 @@ def open_timm(
     """Open a network of timm with its preprocessing.
     One that does not run on pictures of the shape `inputs`, (channels, height, width), is made for that size, which its origin then tells
     as `img_size`. With that argument it is made for the size at once."""
-    timm, source = _timm(name), f"timm:{name}"
+    timm, source = optional_import("timm", "vision", purpose=f"'timm:{printable(name)}'"), f"timm:{name}"
+    if not _NAME.fullmatch(name) or not timm.is_model(name.split(".")[0]):  # timm itself would also accept hub repositories and folders
+        raise NetworkError(f"timm knows no network called {printable(name)!r}{near_names(name, timm.list_models())}")
 
     def make(trained: bool, **own: Any) -> Module:
         return cast(Module, timm.create_model(name, pretrained=trained, **own))
@@ -141,20 +143,12 @@ def timm_siblings(module: Module) -> Iterator[tuple[str, SourceModule]]:
         yield name, open_timm(name, pretrained=False)
 
 
-def _timm(name: str) -> Any:
-    """Return timm if its list contains the name. timm itself would also accept hub repositories and folders."""
-    timm = optional_import("timm", "vision", purpose=f"'timm:{printable(name)}'")
-    if not _NAME.fullmatch(name) or not timm.is_model(name.split(".")[0]):
-        raise NetworkError(f"timm knows no network called {printable(name)!r}{near_names(name, timm.list_models())}")
-    return timm
-
-
 def _known_interpolation(name: str) -> str:
     return name if name in {"bicubic", "bilinear"} else "bicubic"
 
 
 def image_spec(size: tuple[int, int, int], mean: Sequence[float], *, std: Sequence[float]) -> dict[str, Any]:
-    """Return image preprocessing as plain data, for a PyTorch network."""
+    """Return image preprocessing as plain data, for a PyTorch network; `size` is (height, width, channels)."""
     height, width, channels = size
     return {
         "kind": "image",
