@@ -421,6 +421,32 @@ def test_sizes_that_the_network_does_not_have(key: str, told: int, folder: Path)
     refused_everywhere(folder, NetworkError)
 
 
+def _grouped(groups: list[list[int]]) -> Callable[[dict[str, Any]], Any]:
+    """Add a head that sums probabilities of the first one."""
+    more = {"task": "more", "rows": len(groups), "classes": ["x", "y", "z"][: len(groups)], "groups": groups}
+    return lambda facts: facts["heads"].append({**facts["heads"][0], **more})
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (lambda facts: facts["heads"][0].update(parts=[1, 1]), "parts of 2 rows for 3 rows"),
+        (lambda facts: facts["heads"][0].update(binary=True), "a binary head of the kind 'classification' with 3 rows"),
+        (lambda facts: facts["heads"][0].update(rows=2**20, features=2**20, classes=None), "1048576 rows of 1048576 features"),
+        (lambda facts: facts["heads"].append(facts["heads"][0]), "tasks .* that are not different"),
+        (_grouped([[0, 1], [1]]), "2 groups without names, or that have rows in common"),
+        (_grouped([[0], [7]]), "groups of rows that the first head, of 3 rows, does not have"),
+        (lambda facts: facts["network"].update(open={"": [None, 3]}), "open axes .* whose examples have the shape"),
+        (lambda facts: facts["network"].pop("origin"), "a PyTorch network without 'origin' or 'sample'"),
+    ],
+    ids=["parts", "binary", "size", "tasks", "common rows", "unknown rows", "open axes", "origin"],
+)
+def test_facts_that_contradict_each_other(told: Callable[[dict[str, Any]], Any], words: str, folder: Path) -> None:
+    unchecked(folder, told)
+    with pytest.raises(NetworkError, match=words):
+        regraft.load(folder)
+
+
 def test_a_table_of_codes_that_is_another_tensor(tmp_path: Path) -> None:
     net = regraft.load(Small(), inputs=(6,), classes=["a", "b", "c"]).coded(Coding(4, ("ann", "bob")))
     folder = net.save(tmp_path / "net")
