@@ -324,6 +324,25 @@ def test_a_program_of_named_inputs(tmp_path: Path) -> None:
     assert torch.allclose(program.scores(batch)["main"], net.scores(batch)["main"], atol=1e-6)
 
 
+def test_a_program_that_is_no_classifier_of_one_input_is_refused_by_what_it_takes_and_gives(tmp_path: Path) -> None:
+    class Programs(torch.nn.Module):
+        def forward(self, one: torch.Tensor, two: torch.Tensor | None = None) -> torch.Tensor:
+            return one[:, :, None].expand(-1, -1, 2) if two is None else one + two
+
+    rows, batch = torch.randn(2, 6), torch.export.Dim("batch")
+    for given, words in (((rows,), r"returns a tensor of shape \[2, 6, 2\]"), ((rows, rows), "takes 2 tensors without names")):
+        axes = tuple({0: batch} for _ in given)
+        torch.export.save(torch.export.export(Programs(), given, dynamic_shapes=axes), tmp_path / "x.pt2")
+        with pytest.raises(NetworkError, match=words):
+            regraft.load(tmp_path / "x.pt2", trust=True)
+
+
+def test_a_program_says_which_batch_it_cannot_be_run_on(saved: tuple[Path, regraft.Network], tmp_path: Path) -> None:
+    program = regraft.load(saved[1].export(tmp_path / "x.pt2"), trust=True)
+    with pytest.raises(NetworkError, match="The program cannot be run on this batch"):
+        program.scores(torch.randn(2, X.shape[1] + 1))
+
+
 def test_trust_opens_no_other_file(tmp_path: Path) -> None:
     torch.save(Probabilities(), tmp_path / "whole.pt")
     with pytest.raises(UnsafeFileError, match="pickle"):
