@@ -85,6 +85,7 @@ class Record:
     layer_parameters = _BodyAttribute[Callable[[], dict[str, dict[str, Parameter]]]]()
     rows = _BodyAttribute[Callable[[str], tuple[np.ndarray, np.ndarray]]]()
     freeze_ = _BodyAttribute[Callable[[Collection[str]], None]]()
+    mode_ = _BodyAttribute[Callable[[bool], None]]()
 
     def copy(self) -> Self:
         """Return an independent copy: same weights, no shared storage.
@@ -100,10 +101,6 @@ class Record:
     def holds(self, layer: str) -> bool:
         """Return whether a `layer`, a part of it or one of its parameters is held."""
         return any(layer in prefixes(name)[:-1] for name in self.body.held)
-
-    def mode_(self, training: bool) -> None:
-        """Switch the part that is not frozen to training or inference mode."""
-        self.body.mode_(training)
 
     @property
     def codes(self) -> dict[str, np.ndarray]:

@@ -241,9 +241,7 @@ class TorchBody(Body):
         modules, edits = self.modules(), grafts(self.module)
         known = {id(module): name or "the network" for name, module in modules.items()}
         known |= {id(edit): f"edit {at}" for at, edit in enumerate(edits)}
-        for name, module in modules.items():  # the bytes of parameters and saved buffers are hashed elsewhere
-            saved = {key: held for key, held in module._buffers.items() if key not in module._non_persistent_buffers_set}
-            known |= {id(held): f"{name}.{key}" for key, held in {**module._parameters, **saved}.items() if held is not None}
+        known |= {id(held): name for name, held in tensors_of(self.module, keep_vars=True).items()}  # their bytes are hashed elsewhere
         prints = Fingerprint(known, ignored=ignored)
         around, chosen = {outer for layer in layers for outer in prefixes(layer)}, set(layers)
         reached = [name for name in modules if name in around or not chosen.isdisjoint(prefixes(name))]
