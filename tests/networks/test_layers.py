@@ -395,6 +395,7 @@ MODULES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
         (3, 9, 8),
         lambda: _stack(nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(2, 1, 1), nn.AdaptiveAvgPool2d((3, 1))),
     ),
+    "padded rows": ((6,), lambda: _stack(nn.ConstantPad1d((1, 2), 0.5), nn.Linear(9, 5), nn.ReLU())),
     "transposed": ((3, 5, 4), lambda: _stack(nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1), nn.ConvTranspose2d(4, 3, 2, 3))),
     "lines": ((6, 9), lambda: _stack(nn.Conv1d(6, 4, 3, padding=2, stride=2), nn.BatchNorm1d(4), nn.PReLU(4), nn.MaxPool1d(2))),
     "in place": ((3, 8, 8), lambda: _stack(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Hardswish(inplace=True), nn.Dropout2d(0.1))),
@@ -579,6 +580,13 @@ class _Position(nn.Module):
         (nn.LSTM(6, 5, proj_size=3, batch_first=True), "projections"),
         (nn.Softplus(beta=2), "beta=2"),
         (nn.CELU(2.0), "alpha=2.0"),
+        (nn.ConvTranspose1d(7, 3, 2, dilation=2), "dilation=[2]"),
+        (nn.MaxPool1d(2, dilation=2), "dilation=[2]"),
+        (nn.BatchNorm1d(7, track_running_stats=False), "statistics of the batch itself"),
+        (_Compared(lambda x: torch.add(x, x, alpha=2)), "alpha=2"),
+        (_Compared(lambda x: nn.functional.pad(x, (1, 1), mode="reflect")), "mode='reflect'"),
+        (_Compared(lambda x: x + x[:1]), "single examples"),
+        (_Compared(lambda x: x.expand(2, *x.shape)[0]), "further axes"),
         (_Compared(lambda x: x.half().float()), "dtype=torch.float16"),
         (_Compared(lambda x: x - x.mean()), "dim=None, which mixes examples"),
         (_Compared(lambda x: (x.reshape(-1, 2) * 2).reshape(-1, 42)), "a shape that mixes examples"),
@@ -814,6 +822,9 @@ def test_every_row_has_a_network() -> None:
         (lambda: L.GRU(3, activation=L.LeakyReLU()), "the activations 'sigmoid', 'own' at each step"),
         (lambda: L.GRU(3, activation=lambda x: x), "the activations 'sigmoid', 'own' at each step"),
         (lambda: L.UnitNormalization(), "(UnitNormalization)"),
+        (lambda: L.Conv1DTranspose(3, 3, strides=2, output_padding=1), "output_padding=(1,)"),
+        (lambda: L.PReLU(), "slopes of the shape (7, 6)"),
+        (lambda: L.Softmax(axis=(1, 2)), "axis=(1, 2)"),
         (lambda: L.Normalization(axis=1, mean=np.ones(7), variance=np.ones(7)), "axis=(1,)"),
         (lambda: L.Bidirectional(L.LSTM(3), backward_layer=L.GRU(3, go_backwards=True)), "a backward layer (GRU) that differs"),
         (lambda: L.Bidirectional(L.GRU(3), backward_layer=L.GRU(3, "relu", go_backwards=True)), "a backward layer (GRU) that differs"),
@@ -878,6 +889,15 @@ def test_layers_that_were_frozen_stay_so_and_the_network_trains() -> None:
     before = made.module.eyes.weight.detach().clone()
     result = regraft.adapt(made, data, strategy="full", epochs=1, cache="memory")
     assert torch.equal(result.network.module.eyes.weight, before)
+
+
+def test_a_layer_with_lora_takes_along_what_it_has_learned() -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), L.Dense(6, activation="relu"), L.Dense(3)])
+    model.layers[0].enable_lora(2)
+    model.layers[0].lora_kernel_b.assign(np.ones((2, 6)))
+    net, rows = regraft.load(model, classes=ABC), np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    assert np.allclose(net.to("torch").logits(rows), net.logits(rows), atol=1e-5)
 
 
 def test_a_backbone_without_a_head_has_the_same_features() -> None:

@@ -67,7 +67,7 @@ def _moments(values: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
     flat = values.flatten(2)
     if mask is None:
         mean = flat.mean(2)
-        spread = functional.mse_loss(flat, mean[..., None].expand_as(flat), reduction="none")  # var_mean takes ten times as long
+        spread = (flat - mean[..., None]).square_()  # var_mean takes ten times as long
         return {"mean": mean, "std": (spread.mean(2) + STD_FLOOR).sqrt()}
     kept = mask[:, None].bool()
     count = kept.sum(2).clamp(min=1)

@@ -1,14 +1,14 @@
 """Replace layers by single operators that PyTorch's exporter keeps whole. This changes a private copy that is discarded after reading."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .graph import Attention, Recurrent, attended
+from .graph import Attention, Recurrent
 
 _PARTS = ("query", "key", "value")
 
@@ -34,6 +34,12 @@ def _own(layer: Attention, query: Tensor, *read: Tensor) -> Tensor:
     return _attention()(*three, *weights, *biases, end.weight, end.bias, mask, layer.heads, layer.causal)
 
 
+def _by_head(given: Sequence[Tensor], weights: Sequence[Tensor], *, biases: Sequence[Tensor | None], heads: int) -> Any:
+    """Return queries, keys and values, (N, heads, T, d) each."""
+    whole = [functional.linear(*one) for one in zip(given, weights, biases, strict=True)]
+    return [part.reshape(*part.shape[:-1], heads, -1).transpose(1, 2) for part in whole]
+
+
 def _torch(layer: nn.MultiheadAttention, usual: Callable[..., Any], /, *read: Tensor, **named: Any) -> Any:
     left_out, more = named.get("key_padding_mask"), named.get("attn_mask")
     if len(read) != 3 or (more is not None and more.ndim != 2):
@@ -43,8 +49,7 @@ def _torch(layer: nn.MultiheadAttention, usual: Callable[..., Any], /, *read: Te
     end = layer.out_proj
     if more is not None or (left_out is not None and left_out.dtype != torch.bool):
         masks = [*([] if left_out is None else [_added(left_out)[:, None, None]]), *([] if more is None else [_added(more)])]
-        whole = [functional.linear(*one) for one in zip(read, weights, biases, strict=True)]
-        query, key, value = (part.reshape(*part.shape[:-1], layer.num_heads, -1).transpose(1, 2) for part in whole)
+        query, key, value = _by_head(read, weights, biases=biases, heads=layer.num_heads)
         made = functional.scaled_dot_product_attention(query, key, value, functools.reduce(torch.add, masks))
         return end(made.transpose(1, 2).flatten(2)), None
     mask = None if left_out is None else left_out.logical_not().unsqueeze(1)
@@ -65,51 +70,31 @@ def _cells(layer: Recurrent, usual: Callable[..., Tensor], /, *read: Tensor) -> 
         return usual(*read)
     weights = [weight for part in layer.cells.all_weights for weight in part]
     value, mask = (*read, None)[:2]
-    return _recurrent()(
-        value,
-        mask,
-        weights,
-        layer.kind,
-        layer.steps,
-        layer.backwards,
-        layer.joined,
-        ",".join(layer.own.get("activations", ())),
-        layer.own.get("after", True),
-    )
+    own = (",".join(layer.own.get("activations", ())), layer.own.get("after", True))
+    return _recurrent()(value, mask, weights, layer.kind, layer.steps, layer.backwards, layer.joined, *own)
 
 
 @functools.cache
 def _recurrent() -> Callable[..., Tensor]:
-    def run(value: Tensor, mask: Tensor | None, weights: list[Tensor], *how: Any) -> Tensor:
-        kind, steps, backwards, joined, activations, after = how
-        own: dict[str, Any] = {"activations": activations.split(","), "after": after} if activations else {}
-        settings = {"inputs": value.shape[-1], "units": weights[1].shape[1], "both": len(weights) > 4, "steps": steps}
-        layer = Recurrent(kind, **settings, backwards=backwards, joined=joined, **own)
-        names = [name for part in layer.cells._all_weights for name in part]
-        given = {f"cells.{name}": weight for name, weight in zip(names, weights, strict=True)}
-        made: Tensor = torch.func.functional_call(layer, given, (value, mask))
-        return made
+    """Return an operator that is only exported: what a recurrent layer reads depends on the inputs."""
 
     def shapes(value: Tensor, mask: Tensor | None, weights: list[Tensor], *how: Any) -> Tensor:
         units = weights[1].shape[1] * (2 if len(weights) > 4 and how[3] == "concat" else 1)
         return value.new_empty(*value.shape[: 2 if how[1] else 1], units)
 
-    return _operator(
-        "cells",
-        "(Tensor value, Tensor? mask, Tensor[] weights, str kind, bool steps, bool backwards, str joined, str activations, bool after)",
-        run=run,
-        shapes=shapes,
-    )
+    settings = "str kind, bool steps, bool backwards, str joined, str activations, bool after"
+    torch.library.define("regraft::cells", f"(Tensor value, Tensor? mask, Tensor[] weights, {settings}) -> Tensor")
+    torch.library.register_fake("regraft::cells", shapes)
+    operator: Callable[..., Tensor] = torch.ops.regraft.cells
+    return operator
 
 
 @functools.cache
 def _attention() -> Callable[..., Tensor]:
     def run(*given: Any) -> Tensor:
         *tensors, end, bias, mask, heads, causal = given
-        inputs, weights, biases = tensors[:3], tensors[3:6], tensors[6:]
-        whole = [functional.linear(*one) for one in zip(inputs, weights, biases, strict=True)]
-        query, key, value = (part.reshape(*part.shape[:-1], heads, -1).transpose(1, 2) for part in whole)
-        made = attended(query, key, value, mask, causal=causal)
+        query, key, value = _by_head(tensors[:3], tensors[3:6], biases=tensors[6:], heads=heads)
+        made = Attention.attended(query, key, value, mask, causal=causal)
         return functional.linear(made.transpose(1, 2).flatten(2), end, bias)
 
     def shapes(*given: Any) -> Tensor:
@@ -118,12 +103,8 @@ def _attention() -> Callable[..., Tensor]:
 
     tensors = [f"Tensor {name}" for name in (*_PARTS, *(f"{name}_weight" for name in _PARTS))]
     tensors += [*(f"Tensor? {name}_bias" for name in _PARTS), "Tensor output_weight", "Tensor? output_bias", "Tensor? mask"]
-    return _operator("attention", f"({', '.join(tensors)}, int heads, bool causal)", run=run, shapes=shapes)
-
-
-def _operator(name: str, given: str, *, run: Callable[..., Tensor], shapes: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Register a PyTorch operator that `run` computes. `shapes` returns an empty result of the right shape."""
-    made: Any = torch.library.custom_op(f"regraft::{name}", run, mutates_args=(), schema=f"{given} -> Tensor")
+    schema = f"({', '.join(tensors)}, int heads, bool causal) -> Tensor"
+    made: Any = torch.library.custom_op("regraft::attention", run, mutates_args=(), schema=schema)
     made.register_fake(shapes)
     operator: Callable[..., Tensor] = made
     return operator

@@ -221,19 +221,16 @@ def _told(source: Network, made: Network, *, turned: bool) -> Network:
             made.rename_task_(made.head.task, task)
         own = told_binary(made.heads[task], {"binary": head.binary})
         made.heads[task] = replace(own, classes=head.classes, kind=head.kind, thresholds=head.thresholds)
-    made.preprocessing = _turned_preprocessing(source, made) if turned else source.preprocessing
+    preprocessing: Any = source.preprocessing
+    if turned:
+        picture = preprocessing.to_dict()["kind"] == "image"
+        preprocessing = replace(preprocessing, **({"layout": made.layout} if picture else {"shape": made.input_shape}))
+    made.preprocessing = preprocessing
     made.history, made.statistics, made.unknown, made.body.draws = source.history, source.statistics, source.unknown, source.body.draws
     largest = _difference(source, made, turned=turned)
     note = f"made of a network of {source.family}: on random inputs it differs by {largest:.1g} of the largest score"
     made.account = source.account.joined(Account(notes=(note,), figures={"largest_difference": largest}))
     return made
-
-
-def _turned_preprocessing(source: Network, made: Network) -> Any:
-    own: Any = source.preprocessing
-    if own.to_dict()["kind"] == "image":
-        return replace(own, layout=made.layout)
-    return replace(own, shape=made.input_shape)
 
 
 def _difference(source: Network, made: Network, *, turned: bool) -> float:

@@ -1,56 +1,36 @@
 """Table of Keras layers and their PyTorch counterparts. A network with any other layer is refused by name before conversion."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..parts.taps import grid_shares
 from .graph import STEPWISE
-from .keras_reader import ACTIVATIONS, Call, KerasReader, KerasValue, Row, array_of, refusal
+from .keras_reader import ACTIVATIONS, Call, KerasReader, KerasValue, Row, array_of, refusal, same_edges
 
 
 def _dense(reader: KerasReader, call: Call) -> KerasValue:
     (value,) = map(reader.as_keras, call.values)
-    kernel = array_of(call.layer._kernel if hasattr(call.layer, "_kernel") else call.layer.kernel)
-    weights = {"weight": kernel.T} | ({"bias": array_of(call.layer.bias)} if call.layer.use_bias else {})
-    made = reader.add(
-        call.layer, "Linear", value, weights=weights, in_features=kernel.shape[0], out_features=kernel.shape[1], bias=call.layer.use_bias
-    )
+    kernel, bias = array_of(call.layer.kernel), call.layer.use_bias
+    weights = {"weight": kernel.T} | ({"bias": array_of(call.layer.bias)} if bias else {})
+    made = reader.add(call.layer, "Linear", value, weights=weights, in_features=len(kernel), out_features=len(kernel.T), bias=bias)
     return reader.activated(call.layer, made)
-
-
-def _edges(layer: Any, tensor: Tensor, *, sizes: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the padding (before, after) of each axis, as TensorFlow pads."""
-    if layer.padding == "valid":
-        return [(0, 0)] * len(sizes)
-    if layer.padding == "causal":
-        return [(sizes[0] - 1, 0)]
-    found = []
-    for length, size, stride in zip(tensor.shape[2:], sizes, strides, strict=True):
-        whole = max((-(-length // stride) - 1) * stride + size - length, 0)
-        found.append((whole // 2, whole - whole // 2))
-    return found
-
-
-def _check_free(layer: Any, value: KerasValue, *, strides: Sequence[int]) -> None:
-    """Raise if the padding depends on a length that the network leaves open."""
-    open_ = any(side is None for side in (layer.input.shape[1:-1] if len(layer._inbound_nodes) == 1 else ()))
-    if open_ and layer.padding == "same" and any(stride > 1 for stride in strides):
-        raise refusal(
-            layer, f"strides {tuple(strides)} and padding 'same' over lengths that are open ({tuple(value.tensor.shape[1:])} here)"
-        )
 
 
 def _padded(
     reader: KerasReader, layer: Any, *, value: KerasValue, sizes: Sequence[int], strides: Sequence[int], fill: Any = 0.0
 ) -> tuple[KerasValue, list[int]]:
     """Return a value, padded explicitly if the padding is uneven, and the even padding that the layer itself applies."""
-    _check_free(layer, value, strides=strides)
-    edges = _edges(layer, value.tensor, sizes=sizes, strides=strides)
+    lengths, edges = value.tensor.shape[1:], [(0, 0)] * len(sizes)
+    if layer.padding == "same" and max(strides) > 1 and len(layer._inbound_nodes) == 1 and None in layer.input.shape[1:-1]:
+        raise refusal(layer, f"strides {tuple(strides)} and padding 'same' over lengths that are open ({tuple(lengths)} here)")
+    if layer.padding == "causal":
+        edges = [(sizes[0] - 1, 0)]
+    elif layer.padding == "same":
+        edges = [same_edges(length, size, stride=step) for length, size, step in zip(lengths[1:], sizes, strides, strict=True)]
     if all(before == behind for before, behind in edges):
         return value, [before for before, _ in edges]
     flat = [side for pair in reversed(edges) for side in pair]
@@ -58,8 +38,7 @@ def _padded(
 
 
 def _convolution(reader: KerasReader, call: Call) -> KerasValue:
-    kernel = array_of(call.layer._kernel if hasattr(call.layer, "_kernel") else call.layer.kernel)
-    return _convolved(reader, call.layer, value=call.value, kernel=kernel, groups=call.layer.groups)
+    return _convolved(reader, call.layer, value=call.value, kernel=array_of(call.layer.kernel), groups=call.layer.groups)
 
 
 def _depthwise(reader: KerasReader, call: Call) -> KerasValue:
@@ -123,46 +102,30 @@ def _transposed(reader: KerasReader, call: Call) -> KerasValue:
     return reader.activated(call.layer, reader.placed(call.layer, made))
 
 
-def _batch_norm(reader: KerasReader, call: Call) -> KerasValue:
-    value = call.value
-    rank = value.tensor.ndim
-    axis = call.layer.axis % rank
-    value = reader.channels_first(value) if axis == rank - 1 else reader.as_keras(value)
-    if axis not in (1, rank - 1):
-        raise refusal(call.layer, f"axis={call.layer.axis} of {rank}")
-    weights = {"running_mean": array_of(call.layer.moving_mean), "running_var": array_of(call.layer.moving_variance)}
-    weights |= {"weight": array_of(call.layer.gamma)} if call.layer.scale else {}
-    weights |= {"bias": array_of(call.layer.beta)} if call.layer.center else {}
-    settings = {"num_features": len(weights["running_mean"]), "eps": call.layer.epsilon, "momentum": 1 - call.layer.momentum}
-    made = reader.add(call.layer, f"BatchNorm{max(rank - 2, 1)}d", value, weights=weights, **settings)
-    return KerasValue(made.name, made.tensor, first=axis == rank - 1 and rank > 2)
-
-
-def _layer_norm(reader: KerasReader, call: Call) -> KerasValue:
-    value = reader.as_keras(call.value)
-    axes = [axis % value.tensor.ndim for axis in (call.layer.axis if isinstance(call.layer.axis, list | tuple) else [call.layer.axis])]
-    if sorted(axes) != list(range(value.tensor.ndim - len(axes), value.tensor.ndim)):
-        raise refusal(call.layer, f"axis={call.layer.axis}")
-    weights = {name: array_of(one) for name, one in (("weight", call.layer.gamma), ("bias", call.layer.beta)) if one is not None}
-    return reader.add(
-        call.layer, "LayerNorm", value, weights=weights, normalized_shape=list(value.tensor.shape[min(axes) :]), eps=call.layer.epsilon
-    )
-
-
-def _group_norm(reader: KerasReader, call: Call) -> KerasValue:
-    rank = call.value.tensor.ndim
-    last = call.layer.axis % rank == rank - 1
-    if not last and call.layer.axis % rank != 1:
-        raise refusal(call.layer, f"axis={call.layer.axis}")
-    value = reader.channels_first(call.value) if last else reader.as_keras(call.value)
+def _norm(reader: KerasReader, call: Call) -> KerasValue:
+    """Convert batch, layer and group normalisation."""
+    layer, kind, rank = call.layer, type(call.layer).__name__, call.value.tensor.ndim
+    axes = sorted(axis % rank for axis in (layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]))
+    last = axes == list(range(rank - len(axes), rank))
+    if not last and (kind == "LayerNormalization" or axes != [1]):
+        raise refusal(layer, f"axis={layer.axis} of {rank}")
+    weights = {name: array_of(one) for name, one in (("weight", layer.gamma), ("bias", layer.beta)) if one is not None}
+    if kind == "LayerNormalization":
+        shape = list(reader.as_keras(call.value).tensor.shape[axes[0] :])
+        return reader.add(layer, "LayerNorm", reader.as_keras(call.value), weights=weights, normalized_shape=shape, eps=layer.epsilon)
+    value = reader.turned(call.value, first=last)
     channels = value.tensor.shape[1]
-    weights = {name: array_of(one) for name, one in (("weight", call.layer.gamma), ("bias", call.layer.beta)) if one is not None}
-    groups = channels if call.layer.groups == -1 else call.layer.groups
-    return reader.add(call.layer, "GroupNorm", value, weights=weights, num_groups=groups, num_channels=channels, eps=call.layer.epsilon)
+    if kind == "GroupNormalization":
+        groups = channels if layer.groups == -1 else layer.groups
+        return reader.add(layer, "GroupNorm", value, weights=weights, num_groups=groups, num_channels=channels, eps=layer.epsilon)
+    weights |= {"running_mean": array_of(layer.moving_mean), "running_var": array_of(layer.moving_variance)}
+    settings = {"num_features": channels, "eps": layer.epsilon, "momentum": 1 - layer.momentum}
+    made = reader.add(layer, f"BatchNorm{max(rank - 2, 1)}d", value, weights=weights, **settings)
+    return KerasValue(made.name, made.tensor, first=last and rank > 2)
 
 
 def _embedding(reader: KerasReader, call: Call) -> KerasValue:
-    table = array_of(call.layer._embeddings if hasattr(call.layer, "_embeddings") else call.layer.embeddings)
+    table = array_of(call.layer.embeddings)
     settings = {"num_embeddings": table.shape[0], "embedding_dim": table.shape[1]}
     kind = "Lookup" if call.value.tensor.is_floating_point() else "Embedding"
     return reader.add(call.layer, kind, call.value, weights={"weight": table}, first=False, **settings)
@@ -171,7 +134,7 @@ def _embedding(reader: KerasReader, call: Call) -> KerasValue:
 def _both_ways(reader: KerasReader, call: Call) -> KerasValue:
     parts = [call.layer.forward_layer, call.layer.backward_layer]
     kind, other = (type(part).__name__ for part in parts)
-    if kind not in _GATES or call.layer.merge_mode not in ("concat", "sum", "mul", "ave"):
+    if kind not in _CELLS or call.layer.merge_mode not in ("concat", "sum", "mul", "ave"):
         raise refusal(call.layer, f"a {kind} with merge_mode={call.layer.merge_mode!r}")
     if kind != other or any(len({getattr(part, name, None) for part in parts}) > 1 for name in _ALIKE):
         raise refusal(call.layer, f"a backward layer ({other}) that differs from the forward one in kind, size or activation")
@@ -179,11 +142,12 @@ def _both_ways(reader: KerasReader, call: Call) -> KerasValue:
 
 
 _ALIKE = ("units", "activation", "recurrent_activation", "reset_after", "return_sequences")
-_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}  # Gate order in PyTorch, as positions in Keras
+_CELLS = {"LSTM": ("LSTM", (0, 1, 2, 3)), "GRU": ("GRU", (1, 0, 2)), "SimpleRNN": ("RNN", (0,))}
+"""Kind of `graph.Recurrent` for each Keras layer, and its gate order as positions in Keras."""
 
 
 def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> KerasValue:
-    one, kind = parts[0], type(parts[0]).__name__
+    one, (kind, order) = parts[0], _CELLS[type(parts[0]).__name__]
     mask = call.named.get("mask")
     if len(call.values) > 1 or one.return_state or one.stateful:
         raise refusal(call.layer, "states that are given, returned or kept")
@@ -191,21 +155,20 @@ def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> KerasVal
     named = [
         "sigmoid" if each is None else getattr(each, "__name__", "own") if each.__module__.startswith("keras.") else "own" for each in own
     ]
-    activations = ["Identity" if name == "linear" else ACTIVATIONS.get(name, ("",))[0] for name in named]
+    activations = [ACTIVATIONS.get(name, ("",))[0] for name in named]
     if not STEPWISE.keys() >= set(activations):
         raise refusal(call.layer, f"the activations {', '.join(map(repr, named))} at each step")
     after = getattr(one, "reset_after", True)
     weights: dict[str, np.ndarray] = {}
     for part, end in zip(parts, ("", "_reverse"), strict=False):
-        order = _GATES[kind]
         kernel, recurrent = (_gates(array_of(each), order).T for each in (part.cell.kernel, part.cell.recurrent_kernel))
         bias = array_of(part.cell.bias) if part.use_bias else np.zeros((2, len(kernel)), np.float32)
         bias = _gates(bias if bias.ndim == 2 else np.stack([bias, np.zeros_like(bias)]), order)
         weights |= {f"cells.weight_ih_l0{end}": kernel, f"cells.weight_hh_l0{end}": recurrent}
         weights |= {f"cells.bias_ih_l0{end}": bias[0], f"cells.bias_hh_l0{end}": bias[1]}
-    settings = {"kind": "RNN" if kind == "SimpleRNN" else kind, "inputs": weights["cells.weight_ih_l0"].shape[1], "units": one.units}
+    settings = {"kind": kind, "inputs": weights["cells.weight_ih_l0"].shape[1], "units": one.units, "both": len(parts) > 1}
     joined = call.layer.merge_mode if len(parts) > 1 else "concat"
-    settings |= {"both": len(parts) > 1, "steps": one.return_sequences, "backwards": one.go_backwards, "joined": joined}
+    settings |= {"steps": one.return_sequences, "backwards": one.go_backwards, "joined": joined}
     settings |= {} if after and activations == ["Sigmoid", "Tanh"] else {"activations": activations, "after": after}
     read = [reader.as_keras(call.value), *([] if mask is None else [mask])]
     return reader.add(call.layer, "Recurrent", *read, weights=weights, **settings)
@@ -230,18 +193,13 @@ def _attention(reader: KerasReader, call: Call) -> KerasValue:
     if given or call.layer._attention_axes not in (None, (1,)) or read[0].tensor.ndim != 3:
         raise refusal(call.layer, f"numbers as {', '.join(given)}" if given else "attention over several axes")
     query, value, key = map(reader.as_keras, (*read, *read[1:2])[:3])
-    shapes = (call.layer._query_dense, call.layer._key_dense, call.layer._value_dense)
-    kernels = [array_of(each.kernel) for each in shapes]
-    weights: dict[str, np.ndarray] = {
-        f"{name}.weight": np.asarray(kernel.reshape(kernel.shape[0], -1).T)
-        for name, kernel in zip(("query", "key", "value"), kernels, strict=True)
-    }
-    end = array_of(call.layer._output_dense.kernel)
-    weights["output.weight"] = end.reshape(-1, end.shape[-1]).T
+    dense = {name: getattr(call.layer, f"_{name}_dense") for name in ("query", "key", "value", "output")}
+    *kernels, end = (array_of(part.kernel) for part in dense.values())
+    matrices = [*(kernel.reshape(len(kernel), -1) for kernel in kernels), end.reshape(-1, end.shape[-1])]
+    weights = {f"{name}.weight": matrix.T for name, matrix in zip(dense, matrices, strict=True)}
     if call.layer._use_bias:
-        dense = (*zip(("query", "key", "value"), shapes, strict=True), ("output", call.layer._output_dense))
-        weights.update((f"{name}.bias", array_of(each.bias).ravel()) for name, each in dense)
-    settings = {"inputs": [kernel.shape[0] for kernel in kernels], "heads": call.layer._num_heads, "outputs": end.shape[-1]}
+        weights |= {f"{name}.bias": array_of(part.bias) for name, part in dense.items()}
+    settings = {"inputs": [len(kernel) for kernel in kernels], "heads": call.layer._num_heads, "outputs": end.shape[-1]}
     settings |= {"sizes": [kernels[1].shape[-1], kernels[2].shape[-1]], "bias": call.layer._use_bias, "causal": causal}
     return reader.add(call.layer, "Attention", query, value, key, *masks, weights=weights, **settings)
 
@@ -262,15 +220,14 @@ def _dot(reader: KerasReader, call: Call) -> KerasValue:
 
 
 def _pooling(reader: KerasReader, call: Call) -> KerasValue:
-    largest, rank = type(call.layer).__name__.startswith("Max"), call.value.tensor.ndim - 2
-    sizes, strides = _each(call.layer.pool_size, rank), _each(call.layer.strides, rank)
-    value, padding = reader.spatial(call.layer, call.value), [0] * rank
-    settings: dict[str, Any] = {"kernel_size": sizes, "stride": strides}
-    value, padding = _padded(reader, call.layer, value=value, sizes=sizes, strides=strides, fill="-inf" if largest else "repeated")
-    settings |= {} if largest else {"count_include_pad": False}
-    return reader.placed(
-        call.layer, reader.add(call.layer, f"{'Max' if largest else 'Avg'}Pool{rank}d", value, padding=padding, **settings)
-    )
+    rank = call.value.tensor.ndim - 2
+    own: dict[str, Any]
+    largest = type(call.layer).__name__.startswith("Max")
+    kind, fill, own = ("Max", "-inf", {}) if largest else ("Avg", "repeated", {"count_include_pad": False})
+    sizes, strides, value = _each(call.layer.pool_size, rank), _each(call.layer.strides, rank), reader.spatial(call.layer, call.value)
+    value, padding = _padded(reader, call.layer, value=value, sizes=sizes, strides=strides, fill=fill)
+    made = reader.add(call.layer, f"{kind}Pool{rank}d", value, padding=padding, kernel_size=sizes, stride=strides, **own)
+    return reader.placed(call.layer, made)
 
 
 def _global(reader: KerasReader, call: Call) -> KerasValue:
@@ -311,10 +268,10 @@ def _permute(reader: KerasReader, call: Call) -> KerasValue:
 
 
 def _with_axis(reader: KerasReader, call: Call) -> KerasValue:
-    value = reader.as_keras(call.value)
-    shape = np.expand_dims(np.empty(tuple(value.tensor.shape)), call.layer.axis).shape
+    value, axis = reader.as_keras(call.value), call.layer.axis
+    shape = np.expand_dims(np.empty(tuple(value.tensor.shape)), axis).shape
     if shape[0] != len(value.tensor):
-        raise refusal(call.layer, f"axis={call.layer.axis}, which mixes examples")
+        raise refusal(call.layer, f"axis={axis}, which mixes examples")
     return reader.add(call.layer, "Reshape", value, shape=list(shape[1:]))
 
 
@@ -337,6 +294,7 @@ def _reduced(reader: KerasReader, call: Call) -> KerasValue:
 
 def _own_axis(value: KerasValue, axis: int) -> int:
     """Return the position of a Keras axis in a value."""
+    axis %= value.tensor.ndim
     return axis if not value.first else 1 if axis == value.tensor.ndim - 1 else axis + 1
 
 
@@ -395,39 +353,30 @@ def _join(reader: KerasReader, call: Call) -> KerasValue:
     return reader.add(call.layer, "Join", *(reader.turned(value, first=aim) for value in call.values), kind=kind)
 
 
-_BY_NUMBER: dict[str, Callable[[float], tuple[float, float]]] = {
-    "Add": lambda number: (1.0, number),
-    "Subtract": lambda number: (1.0, -number),
-    "Multiply": lambda number: (number, 0.0),
-    "TrueDivide": lambda number: (1.0 / number, 0.0),
-    "Divide": lambda number: (1.0 / number, 0.0),
-}
-_ORDERED = ("Subtract", "TrueDivide", "Divide")
-
-
 def _with_number(reader: KerasReader, call: Call) -> KerasValue:
     """Convert a value plus, minus, times or divided by a number."""
-    kind, numbers = type(call.layer).__name__, [one for one in call.values if isinstance(one, int | float)]
-    if len(call.values) != 2 or len(numbers) != 1 or kind not in _BY_NUMBER or (kind in _ORDERED and numbers[0] is call.values[0]):
+    kind, numbers = type(call.layer).__name__.removeprefix("True"), [one for one in call.values if isinstance(one, int | float)]
+    first = kind in ("Subtract", "Divide") and bool(numbers) and numbers[0] is call.values[0]
+    if len(call.values) != 2 or len(numbers) != 1 or kind not in ("Add", "Subtract", "Multiply", "Divide") or first:
         raise refusal(call.layer, "an array in place of a value, or a number in the first place")
-    scale, offset = _BY_NUMBER[kind](float(numbers[0]))
-    (value,) = (one for one in call.values if isinstance(one, KerasValue))
-    return reader.add(call.layer, "Affine", value, weights={"scale": scale, "offset": offset})
+    (value,), number = (one for one in call.values if isinstance(one, KerasValue)), float(numbers[0])
+    if kind in ("Add", "Subtract"):
+        weights = {"scale": 1.0, "offset": number if kind == "Add" else -number}
+    else:
+        weights = {"scale": number if kind == "Multiply" else 1.0 / number, "offset": 0.0}
+    return reader.add(call.layer, "Affine", value, weights=weights)
 
 
 def _concatenate(reader: KerasReader, call: Call) -> KerasValue:
-    aim, rank = call.value.first, call.value.tensor.ndim
-    axis = call.layer.axis % rank
-    if aim and rank > 2:
-        axis = 1 if axis == rank - 1 else axis + 1
-    return reader.add(call.layer, "Concatenate", *(reader.turned(value, first=aim) for value in call.values), axis=axis)
+    axis, values = _own_axis(call.value, call.layer.axis), (reader.turned(value, first=call.value.first) for value in call.values)
+    return reader.add(call.layer, "Concatenate", *values, axis=axis)
 
 
 def _relu(reader: KerasReader, call: Call) -> KerasValue:
-    slope, threshold = float(call.layer.negative_slope or 0), float(call.layer.threshold or 0)
-    if not slope and not threshold and call.layer.max_value in (None, 6):
-        return reader.add(call.layer, "ReLU" if call.layer.max_value is None else "ReLU6", call.value)
-    largest = None if call.layer.max_value is None else float(call.layer.max_value)
+    slope, threshold, largest = float(call.layer.negative_slope or 0), float(call.layer.threshold or 0), call.layer.max_value
+    if not slope and not threshold and largest in (None, 6):
+        return reader.add(call.layer, "ReLU" if largest is None else "ReLU6", call.value)
+    largest = None if largest is None else float(largest)
     return reader.add(call.layer, "Rectifier", call.value, slope=slope, threshold=threshold, largest=largest)
 
 
@@ -472,23 +421,21 @@ def _each_step(reader: KerasReader, call: Call) -> KerasValue:
 
 
 def _dropout(reader: KerasReader, call: Call) -> KerasValue:
-    spatial = type(call.layer).__name__.removeprefix("SpatialDropout") if type(call.layer).__name__ != "Dropout" else ""
-    value = reader.channels_first(call.value) if spatial else call.value
-    return reader.add(call.layer, f"Dropout{spatial.lower()}", value, p=float(call.layer.rate))
+    kind = type(call.layer).__name__
+    value = call.value if kind == "Dropout" else reader.channels_first(call.value)
+    return reader.add(call.layer, kind.removeprefix("Spatial").capitalize(), value, p=float(call.layer.rate))
 
 
 def _affine(reader: KerasReader, call: Call) -> KerasValue:
-    if type(call.layer).__name__ == "Rescaling":
-        scale, offset = np.ravel(call.layer.scale).astype(np.float32), np.ravel(call.layer.offset).astype(np.float32)
+    layer = call.layer
+    if type(layer).__name__ == "Rescaling":
+        scale, offset = np.ravel(layer.scale).astype(np.float32), np.ravel(layer.offset).astype(np.float32)
     else:
-        if call.layer.mean.numel() not in (1, call.layer.mean.shape[-1]):
-            raise refusal(call.layer, f"axis={call.layer.axis}")
-        mean, deviation = (np.ravel(np.asarray(each.detach().cpu())) for each in (call.layer.mean, call.layer.variance**0.5))
+        if layer.mean.numel() not in (1, layer.mean.shape[-1]):
+            raise refusal(layer, f"axis={layer.axis}")
+        mean, deviation = (np.ravel(np.asarray(each.detach().cpu())) for each in (layer.mean, layer.variance**0.5))
         deviation = np.maximum(deviation, 1e-7)
-        if call.layer.invert:
-            scale, offset = deviation, mean
-        else:
-            scale, offset = 1 / deviation, -mean / deviation
+        scale, offset = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
     size = max(len(scale), len(offset))
     value = reader.as_keras(call.value) if size > 1 else call.value
     weights = {"scale": np.broadcast_to(scale, size), "offset": np.broadcast_to(offset, size)}
@@ -506,7 +453,7 @@ ROWS: dict[str, Row] = {
     **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise),
     **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable),
     **dict.fromkeys((f"Conv{rank}DTranspose" for rank in (1, 2, 3)), _transposed),
-    **{"BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "GroupNormalization": _group_norm},
+    **dict.fromkeys(("BatchNormalization", "LayerNormalization", "GroupNormalization"), _norm),
     **{"Embedding": _embedding, "Bidirectional": _both_ways, "MultiHeadAttention": _attention, "Attention": _dot_attention},
     "Dot": _dot,
     **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), lambda reader, call: _cells(reader, call, parts=[call.layer])),
@@ -529,8 +476,9 @@ ROWS: dict[str, Row] = {
     **dict.fromkeys(("ActivityRegularization", "Identity", *_IN_TRAINING), lambda _reader, call: call.value),
     **dict.fromkeys(("Rescaling", "Normalization"), _affine),
     **{"Cast": _cast, "Matmul": _product},
-    "Sqrt": lambda reader, call: reader.add(call.layer, "Function", call.value, kind="sqrt"),
-    "Square": lambda reader, call: reader.add(call.layer, "Function", call.value, kind="square"),
+    **dict.fromkeys(
+        ("Sqrt", "Square"), lambda reader, call: reader.add(call.layer, "Function", call.value, kind=type(call.layer).__name__.lower())
+    ),
     **dict.fromkeys(("Mean", "Var", "Sum", "Max", "Any"), _reduced),
     **{"Take": _selected, "GetItem": _selected, "Moveaxis": _permute, "Transpose": _permute, "ExpandDims": _with_axis},
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..keras.library import keras
-from .keras_reader import ACTIVATIONS
+from .keras_reader import ACTIVATIONS, same_edges
 from .torch_reader import LEAST, Operation, Row, States, TorchReader, TorchValue, axes_of, each, edged, last_of, plain
 from .torch_shapes import SHAPES
 
@@ -26,26 +26,22 @@ def _linear(reader: TorchReader, call: Operation) -> TorchValue:
 
 
 def _convolution(reader: TorchReader, call: Operation) -> TorchValue:
-    weight, bias, groups = call["weight"], call["bias"], call["groups"]
+    weight, bias, groups, given = (call[name] for name in ("weight", "bias", "groups", "padding"))
     rank = weight.ndim - 2
     sizes, strides, rates = list(weight.shape[2:]), each(call["stride"], rank), each(call["dilation"], rank)
-    given = call["padding"]
-    whole = [(size - 1) * rate for size, rate in zip(sizes, rates, strict=True)]
-    padding = [(side // 2, side - side // 2) for side in whole] if given == "same" else [(0, 0)] * rank
-    padding = padding if isinstance(given, str) else [(side, side) for side in each(given, rank)]
-    same = all(stride == 1 for stride in strides) and padding == [(side // 2, side - side // 2) for side in whole]
+    even = [same_edges(0, (size - 1) * rate + 1, stride=1) for size, rate in zip(sizes, rates, strict=True)]
+    padding = {"same": even, "valid": [(0, 0)] * rank}[given] if isinstance(given, str) else [(side, side) for side in each(given, rank)]
+    same = set(strides) == {1} and padding == even
     value = reader.last(call, call.value)
     value = value if same else edged(reader, call, tensor=value, sides=padding)
-    channels = weight.shape[1] * groups
-    settings: dict[str, Any] = {"strides": strides, "dilation_rate": rates, "padding": "same" if same else "valid"}
-    settings["use_bias"] = bias is not None
-    kernel = weight.movedim((0, 1), (-1, -2))
+    channels, kernel = weight.shape[1] * groups, weight.movedim((0, 1), (-1, -2))
+    kind, own = f"Conv{rank}D", {"filters": len(weight), "groups": groups}
     if groups == channels > 1 and rank < 3 and len(set(strides)) == 1:
         kernel = kernel.reshape(*sizes, channels, -1)
-        kind, own = getattr(keras.layers, f"DepthwiseConv{rank}D"), {"depth_multiplier": kernel.shape[-1]}
-    else:
-        kind, own = getattr(keras.layers, f"Conv{rank}D"), {"filters": len(weight), "groups": groups}
-    return last_of(reader.layer(call, kind, value, weights=[kernel, bias], kernel_size=sizes, **settings, **own))
+        kind, own = f"DepthwiseConv{rank}D", {"depth_multiplier": kernel.shape[-1]}
+    own |= {"kernel_size": sizes, "strides": strides, "dilation_rate": rates}
+    padded = {"padding": "same" if same else "valid", "use_bias": bias is not None}
+    return last_of(reader.layer(call, getattr(keras.layers, kind), value, weights=[kernel, bias], **padded, **own))
 
 
 def _transposed(reader: TorchReader, call: Operation) -> TorchValue:
@@ -62,30 +58,21 @@ def _transposed(reader: TorchReader, call: Operation) -> TorchValue:
     return last_of(edged(reader, call, tensor=made, sides=[(-side, more - side - own) for side, more, own in ends]))
 
 
-def _batch_norm(reader: TorchReader, call: Operation) -> TorchValue:
-    weight, bias, mean, variance = (call[name] for name in ("weight", "bias", "running_mean", "running_var"))
-    if mean is None or call["training"]:
+def _norm(reader: TorchReader, call: Operation) -> TorchValue:
+    """Convert batch, layer and group normalisation."""
+    weights, layers = [call["weight"], call["bias"]], keras.layers
+    settings = {"epsilon": call["eps"], "scale": weights[0] is not None, "center": weights[1] is not None}
+    if call.kind == "layer_norm":
+        value, rank = reader.turned(call, call.value), len(call.value.axes)
+        settings["axis"] = list(range(rank - len(call["normalized_shape"]), rank))
+        return plain(reader.layer(call, layers.LayerNormalization, value, weights=weights, **settings))
+    value = reader.last(call, call.value)
+    if call.kind == "group_norm":
+        return last_of(reader.layer(call, layers.GroupNormalization, value, weights=weights, groups=call["num_groups"], **settings))
+    if call["running_mean"] is None or call["training"]:
         raise call.refusal("statistics of the batch itself")
-    settings = {"axis": -1, "epsilon": call["eps"], "momentum": 1 - call["momentum"]}
-    settings |= {"scale": weight is not None, "center": bias is not None}
-    value = reader.last(call, call.value)
-    return last_of(reader.layer(call, keras.layers.BatchNormalization, value, weights=[weight, bias, mean, variance], **settings))
-
-
-def _layer_norm(reader: TorchReader, call: Operation) -> TorchValue:
-    weight, bias, count = call["weight"], call["bias"], len(call["normalized_shape"])
-    value = reader.turned(call, call.value)
-    settings = {"axis": list(range(len(value.shape) - count, len(value.shape))), "epsilon": call["eps"]}
-    settings |= {"scale": weight is not None, "center": bias is not None}
-    return plain(reader.layer(call, keras.layers.LayerNormalization, value, weights=[weight, bias], **settings))
-
-
-def _group_norm(reader: TorchReader, call: Operation) -> TorchValue:
-    weight, bias = call["weight"], call["bias"]
-    settings = {"groups": call["num_groups"], "axis": -1, "epsilon": call["eps"]}
-    settings |= {"scale": weight is not None, "center": bias is not None}
-    value = reader.last(call, call.value)
-    return last_of(reader.layer(call, keras.layers.GroupNormalization, value, weights=[weight, bias], **settings))
+    weights += [call["running_mean"], call["running_var"]]
+    return last_of(reader.layer(call, layers.BatchNormalization, value, weights=weights, momentum=1 - call["momentum"], **settings))
 
 
 def _embedding(reader: TorchReader, call: Operation) -> TorchValue:
@@ -99,10 +86,9 @@ def _embedding(reader: TorchReader, call: Operation) -> TorchValue:
 
 
 def _prelu(reader: TorchReader, call: Operation) -> TorchValue:
-    value, slopes = reader.last(call, call.value), call["weight"]
-    rank = len(value.shape)
-    shape = [1] * (rank - 2) + [value.shape[-1]]
-    slopes = slopes.expand(value.shape[-1]).reshape(shape)
+    value = reader.last(call, call.value)
+    channels, rank = value.shape[-1], len(value.shape)
+    slopes = call["weight"].expand(channels).reshape([1] * (rank - 2) + [channels])
     return last_of(reader.layer(call, keras.layers.PReLU, value, weights=[slopes], shared_axes=list(range(1, rank - 1)) or None))
 
 
@@ -152,7 +138,7 @@ def _masked_cells(reader: TorchReader, call: Operation) -> TorchValue:
     parts, steps, both, after = call["weights"], call["steps"], len(call["weights"]) > 4, call["after"]
     kind, order = _CELLS[{"RNN": "rnn_tanh"}.get(call["kind"], call["kind"].lower())]
     settings = {"return_sequences": steps, "go_backwards": call["backwards"], "name": reader.name(call, "cells")}
-    names = {made: name for name, (made, _) in ACTIVATIONS.items()} | {"Identity": "linear"}
+    names = {made: name for name, (made, _) in ACTIVATIONS.items()}
     own = dict(zip(("recurrent_activation", "activation"), (names[one] for one in call["activations"].split(",") if one), strict=False))
     settings |= {name: one for name, one in own.items() if kind != "SimpleRNN" or name == "activation"}
     settings |= {"reset_after": after} if kind == "GRU" else {}
@@ -167,15 +153,13 @@ def _masked_cells(reader: TorchReader, call: Operation) -> TorchValue:
 
 
 def _attention(reader: TorchReader, call: Operation) -> TorchValue:
-    heads = call["heads"]
-    kernels = [call[name] for name in ("query_weight", "key_weight", "value_weight")]
-    biases = [call[name] for name in ("query_bias", "key_bias", "value_bias")]
-    end, whole = call["output_weight"], call["output_bias"]
+    heads, end, whole = call["heads"], call["output_weight"], call["output_bias"]
     weights: list[Tensor] = []
-    for kernel, bias in zip(kernels, biases, strict=True):
+    for name in ("query", "key", "value"):
+        kernel, bias = call[f"{name}_weight"], call[f"{name}_bias"]
         weights += [kernel.T.reshape(kernel.shape[1], heads, -1), *([] if whole is None else [bias.reshape(heads, -1)])]
     weights += [end.T.reshape(heads, -1, len(end)), *([] if whole is None else [whole])]
-    settings = {"num_heads": heads, "key_dim": len(kernels[1]) // heads, "value_dim": len(kernels[2]) // heads}
+    settings = {"num_heads": heads, "key_dim": len(call["key_weight"]) // heads, "value_dim": len(call["value_weight"]) // heads}
     query, key, value = (reader.turned(call, call[name]) for name in ("query", "key", "value"))
     layer = keras.layers.MultiHeadAttention(**settings, output_shape=len(end), use_bias=whole is not None, name=reader.name(call, "heads"))
     mask = None if call["mask"] is None else reader.turned(call, call["mask"])
@@ -188,65 +172,59 @@ def _attention(reader: TorchReader, call: Operation) -> TorchValue:
 # ── functions ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_USUAL = {"alpha": 1, "beta": 1, "threshold": 20}  # Settings of activations that Keras cannot change
+
+
 def _activation(name: str) -> Row:
-    def row(reader: TorchReader, call: Operation) -> TorchValue:
-        if call.given.get("alpha", 1) != 1:
-            raise call.refusal(f"alpha={call['alpha']}")
-        made = reader.layer(call, keras.layers.Activation, call.value.tensor, activation=name)
-        return TorchValue(made, call.value.axes)
+    def row(reader: TorchReader, call: Operation) -> Any:
+        given = {setting: call[setting] for setting in _USUAL if setting in call.given}
+        if any(number != _USUAL[setting] for setting, number in given.items()):
+            raise call.refusal(", ".join(f"{setting}={number}" for setting, number in given.items()))
+        return reader.layer(call, keras.layers.Activation, call.value.tensor, activation=name)
 
     return row
 
 
 def _function(name: str) -> Row:
-    return lambda _reader, call: TorchValue(getattr(keras.ops, name)(call.value.tensor), call.value.axes)
+    return lambda _reader, call: getattr(keras.ops, name)(call.value.tensor)
 
 
-def _with_settings(reader: TorchReader, call: Operation) -> TorchValue:
-    value, layers = call.value.tensor, keras.layers
-    if call.kind == "gelu":
-        if call["approximate"] == "none":
-            return TorchValue(reader.layer(call, layers.Activation, value, activation="gelu"), call.value.axes)
-        return TorchValue(keras.ops.gelu(value, approximate=True), call.value.axes)
-    if call.kind == "leaky_relu":
-        made = reader.layer(call, layers.LeakyReLU, value, negative_slope=float(call["negative_slope"]))
-    elif call.kind == "elu":
+def _with_settings(reader: TorchReader, call: Operation) -> Any:
+    value, layers, kind = call.value.tensor, keras.layers, call.kind
+    if kind == "gelu":
+        exact = call["approximate"] == "none"
+        return reader.layer(call, layers.Activation, value, activation="gelu") if exact else keras.ops.gelu(value, approximate=True)
+    if kind == "leaky_relu":
+        return reader.layer(call, layers.LeakyReLU, value, negative_slope=float(call["negative_slope"]))
+    if kind == "elu":
         if (call["scale"], call["input_scale"]) != (1, 1):
             raise call.refusal(f"scale={call['scale']}")
-        made = reader.layer(call, layers.ELU, value, alpha=float(call["alpha"]))
-    elif call.kind == "hardtanh" and (call["min_val"], call["max_val"]) == (0, 6):
-        made = reader.layer(call, layers.ReLU, value, max_value=6.0)
-    else:
-        least, largest = (call["min_val"], call["max_val"]) if call.kind == "hardtanh" else (call.given.get("min"), call.given.get("max"))
-        if not all(isinstance(limit, int | float | None) for limit in (least, largest)):
-            raise call.refusal("values as limits")
-        made = keras.ops.clip(value, LEAST if least is None else least, -LEAST if largest is None else largest)
-    return TorchValue(made, call.value.axes)
+        return reader.layer(call, layers.ELU, value, alpha=float(call["alpha"]))
+    least, largest = (call["min_val"], call["max_val"]) if kind == "hardtanh" else (call.given.get("min"), call.given.get("max"))
+    if kind == "hardtanh" and (least, largest) == (0, 6):
+        return reader.layer(call, layers.ReLU, value, max_value=6.0)
+    if not all(isinstance(limit, int | float | None) for limit in (least, largest)):
+        raise call.refusal("values as limits")
+    return keras.ops.clip(value, LEAST if least is None else least, -LEAST if largest is None else largest)
 
 
-def _softplus(reader: TorchReader, call: Operation) -> TorchValue:
-    if (call["beta"], call["threshold"]) != (1, 20):
-        raise call.refusal(f"beta={call['beta']}, threshold={call['threshold']}")
-    return TorchValue(reader.layer(call, keras.layers.Activation, call.value.tensor, activation="softplus"), call.value.axes)
-
-
-def _softmax(reader: TorchReader, call: Operation) -> TorchValue:
+def _softmax(reader: TorchReader, call: Operation) -> Any:
     (axis,) = axes_of(call, call["dim"])
     if call.kind == "log_softmax":
-        return TorchValue(keras.ops.log_softmax(call.value.tensor, axis=axis), call.value.axes)
+        return keras.ops.log_softmax(call.value.tensor, axis=axis)
     axis = -1 if axis == len(call.value.axes) - 1 else axis
-    return TorchValue(reader.layer(call, keras.layers.Softmax, call.value.tensor, axis=axis), call.value.axes)
+    return reader.layer(call, keras.layers.Softmax, call.value.tensor, axis=axis)
 
 
-def _dropout(reader: TorchReader, call: Operation) -> TorchValue:
+def _dropout(reader: TorchReader, call: Operation) -> Any:
     rate, rank = float(call["p"]), len(call.value.axes)
     if call.kind == "feature_dropout" and rank in (3, 4):
         kind = getattr(keras.layers, f"SpatialDropout{rank - 2}D")
         return last_of(reader.layer(call, kind, reader.last(call, call.value), rate=rate))
-    return TorchValue(reader.layer(call, keras.layers.Dropout, call.value.tensor, rate=rate), call.value.axes) if rate else call.value
+    return reader.layer(call, keras.layers.Dropout, call.value.tensor, rate=rate) if rate else call.value
 
 
-_JOINS = {"add": "Add", "sub": "Subtract", "mul": "Multiply", "maximum": "Maximum", "minimum": "Minimum"}
+_JOINS = {"add": "Add", "sub": "Subtract", "mul": "Multiply", "div": "Divide", "maximum": "Maximum", "minimum": "Minimum"}
 
 
 def _join(reader: TorchReader, call: Operation) -> TorchValue:
@@ -257,22 +235,17 @@ def _join(reader: TorchReader, call: Operation) -> TorchValue:
         raise call.refusal(f"alpha={call.given.get('alpha')}, rounding_mode={call.given.get('rounding_mode')}")
     if not isinstance(one, TorchValue) or not isinstance(two, TorchValue):
         return _with_number(reader, call, one=one, two=two)
-    if len(one.axes) == len(two.axes):
-        axes, values = one.axes, [one.tensor, reader.turned(call, two, axes=one.axes)]
-    else:
-        values = [reader.turned(call, value) for value in (one, two)]
-        axes = tuple(range(max(len(one.axes), len(two.axes))))
-    if call.kind == "div":
-        return TorchValue(keras.ops.divide(*values), axes)
-    return TorchValue(reader.layer(call, getattr(keras.layers, _JOINS[call.kind]), values), axes)
+    axes = one.axes if len(one.axes) == len(two.axes) else None
+    values = [reader.turned(call, value, axes=axes) for value in (one, two)]
+    made = keras.ops.divide(*values) if call.kind == "div" else reader.layer(call, getattr(keras.layers, _JOINS[call.kind]), values)
+    return TorchValue(made, axes) if axes else plain(made)
 
 
-def _squared_difference(reader: TorchReader, call: Operation) -> TorchValue:
+def _squared_difference(reader: TorchReader, call: Operation) -> Any:
     one, two = call["self"], call["target"]
-    if call["reduction"] != 0 or not isinstance(two, TorchValue) or call.shape[1:] not in (one.shape[1:], two.shape[1:]):
-        raise call.refusal("a mean over examples, weights, or values that both are repeated")
-    values = [one.tensor, reader.turned(call, two, axes=one.axes)]
-    return TorchValue(keras.ops.square(keras.layers.Subtract(name=reader.name(call, "difference"))(values)), one.axes)
+    if call["reduction"] != 0 or not isinstance(two, TorchValue):
+        raise call.refusal("a mean over examples, or weights")
+    return keras.ops.square(keras.ops.subtract(one.tensor, reader.turned(call, two, axes=one.axes)))
 
 
 def _with_number(reader: TorchReader, call: Operation, *, one: Any, two: Any) -> TorchValue:
@@ -290,16 +263,15 @@ def _with_number(reader: TorchReader, call: Operation, *, one: Any, two: Any) ->
             raise call.refusal(f"numbers of the shape {tuple(numbers.shape)} beside a value")
         if len(wide) > 1:
             pair = [reader.turned(call, value), numbers.clamp_min(LEAST).cpu().numpy()]
-            function = {"add": keras.ops.add, "sub": keras.ops.subtract, "mul": keras.ops.multiply, "div": keras.ops.divide}[call.kind]
-            return plain(function(*(pair if first else pair[::-1])))
+            return plain(getattr(keras.ops, _JOINS[call.kind].lower())(*(pair if first else pair[::-1])))
         order = [axis for axis in range(len(axes)) if axis != wide[0]] + wide
         axes = tuple(order.index(axis) for axis in range(len(axes)))
         tensor = reader.turned(call, value, axes=axes)
+    if call.kind == "div" and not first:
+        raise call.refusal("a number divided by a value")
     given = numbers.flatten().double()
     zero, one_ = torch.zeros_like(given), torch.ones_like(given)
     pairs = {"add": (one_, given), "mul": (given, zero), "sub": (one_, -given) if first else (-one_, given), "div": (1 / given, zero)}
-    if call.kind == "div" and not first:
-        raise call.refusal("a number divided by a value")
     scale, offset = (part.tolist() if part.numel() > 1 else part.item() for part in pairs[call.kind])
     return TorchValue(reader.layer(call, keras.layers.Rescaling, tensor, scale=scale, offset=offset), axes)
 
@@ -315,15 +287,14 @@ def _concatenate(reader: TorchReader, call: Operation) -> TorchValue:
 
 
 ROWS: dict[str, Row] = {
-    **{"linear": _linear, "batch_norm": _batch_norm, "layer_norm": _layer_norm, "group_norm": _group_norm},
-    **{"embedding": _embedding, "index": _embedding},
+    **{"linear": _linear, "batch_norm": _norm, "layer_norm": _norm, "group_norm": _norm, "embedding": _embedding, "index": _embedding},
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
     **dict.fromkeys(_CELLS, _recurrent),
     **{"attention": _attention, "cells": _masked_cells, "prelu": _prelu, "cat": _concatenate},
     "zeros": lambda _reader, _call: None,  # initial states
     **{name: _activation(name) for name in ("relu", "relu6", "sigmoid", "tanh", "silu", "selu", "celu", "mish", "log_sigmoid")},
-    **{"hardswish": _activation("hard_silu"), "hardsigmoid": _activation("hard_sigmoid"), "softplus": _softplus},
+    **{"hardswish": _activation("hard_silu"), "hardsigmoid": _activation("hard_sigmoid"), "softplus": _activation("softplus")},
     **dict.fromkeys(("gelu", "leaky_relu", "elu", "hardtanh", "clamp", "clamp_max", "clamp_min"), _with_settings),
     **{name: _function(name) for name in ("exp", "log", "sin", "cos", "abs", "sqrt", "rsqrt", "square", "reciprocal")},
     **{"atan": _function("arctan"), "neg": _function("negative"), "softmax": _softmax, "log_softmax": _softmax},

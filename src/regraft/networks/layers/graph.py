@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ...errors import NetworkError
 
-__all__ = ["LAYERS", "SOURCE", "Affine", "Attention", "Cells", "LayerGraph", "Lookup", "Recurrent", "attended", "graph_module", "layer_of"]
+__all__ = ["LAYERS", "SOURCE", "Affine", "Attention", "Cells", "LayerGraph", "Lookup", "Recurrent", "graph_module", "layer_of", "stateless"]
 
 SOURCE = "layers"  # Origin of a network that is built from such a list
 _INPUT = "input"
@@ -22,7 +22,7 @@ _NUMBERS = (bool, int, float, str, type(None))
 
 
 class _Stateless(nn.Module):
-    """Layer without weights: one of the functions in `_FUNCTIONS`, of the values that it reads and of its settings."""
+    """Layer without weights: a function of the values that it reads and of its settings."""
 
     compute: ClassVar[Callable[..., Tensor]]
 
@@ -36,6 +36,11 @@ class _Stateless(nn.Module):
     def forward(self, *values: Tensor) -> Tensor:
         """Return the function of the values."""
         return type(self).compute(*values, **self.settings)
+
+
+def stateless(name: str, compute: Callable[..., Tensor]) -> type[nn.Module]:
+    """Return a class of layer without weights. `compute` takes the values that the layer reads, then its settings by name."""
+    return type(name, (_Stateless,), {"compute": staticmethod(compute), "__module__": compute.__module__})
 
 
 def _padded(tensor: Tensor, /, sizes: Sequence[int], *, value: float | str = 0.0) -> Tensor:
@@ -206,13 +211,11 @@ class Recurrent(nn.Module):
         **own: Any,
     ) -> None:
         super().__init__()
-        usual: Any = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}[kind]
-        made = (
-            Cells(kind, inputs=inputs, units=units, both=both, **own) if own else usual(inputs, units, batch_first=True, bidirectional=both)
-        )
-        self.cells: nn.RNNBase = made
-        self.own = own
-        self.kind, self.steps, self.backwards, self.joined = kind, steps, backwards, joined
+        if own:
+            self.cells: nn.RNNBase = Cells(kind, inputs=inputs, units=units, both=both, **own)
+        else:
+            self.cells = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}[kind](inputs, units, batch_first=True, bidirectional=both)
+        self.own, self.kind, self.steps, self.backwards, self.joined = own, kind, steps, backwards, joined
 
     def forward(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the outputs for the steps in `value`. Steps whose `mask` (N, T) is false do not change the state.
@@ -269,20 +272,19 @@ class Attention(nn.Module):
         value, key, mask = (*read, None, None)[:3]
         parts = (self.query(query), self.key(value if key is None else key), self.value(value))
         queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        made: Tensor = self.output(attended(queries, keys, values, mask, causal=self.causal).transpose(1, 2).flatten(2))
+        made: Tensor = self.output(self.attended(queries, keys, values, mask, causal=self.causal).transpose(1, 2).flatten(2))
         return made
 
-
-def attended(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool
-) -> Tensor:  # over the limit: attention has four
-    """Return the attended values of all heads (N, heads, T, d). Queries attend where the mask (N, T, S) is true; None: everywhere."""
-    bias = None
-    if mask is not None:
-        if causal:
-            mask = mask & torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=mask.device).tril()
-        bias = torch.where(mask.unsqueeze(1), 0.0, -0.7 * torch.finfo(query.dtype).max)
-    return functional.scaled_dot_product_attention(query, key, value, bias, is_causal=causal and bias is None)
+    @staticmethod
+    # over the limit: attention has four
+    def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
+        """Return the attended values of all heads (N, heads, T, d). Queries attend where the mask (N, T, S) is true; None: everywhere."""
+        bias = None
+        if mask is not None:
+            if causal:
+                mask = mask & torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=mask.device).tril()
+            bias = torch.where(mask.unsqueeze(1), 0.0, -0.7 * torch.finfo(query.dtype).max)
+        return functional.scaled_dot_product_attention(query, key, value, bias, is_causal=causal and bias is None)
 
 
 _OF_TORCH = (
@@ -292,7 +294,7 @@ _OF_TORCH = (
     "Mish Softplus Softsign Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid PReLU Tanhshrink"
 )
 _OWN: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (Lookup, Affine, Recurrent, Attention)}
-_OWN |= {name: type(name, (_Stateless,), {"compute": staticmethod(one), "__module__": __name__}) for name, one in _FUNCTIONS.items()}
+_OWN |= {name: stateless(name, one) for name, one in _FUNCTIONS.items()}
 globals().update(_OWN)  # where pickle looks them up
 LAYERS: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in _OF_TORCH.split()} | _OWN
 """Layer classes by name. A step's settings are the arguments of its class."""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,6 @@ _MASKED = ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "GlobalAveragePooling1D"
 """Layers that accept a mask. Batch normalization uses its mask in training only."""
 _READ = ("query", "value", "key")
 _TAKEN = {"input", "outputs", "steps"}
-_Settings = dict[str, Any]
-_Weights = Mapping[str, Any]
 Row = Callable[["KerasReader", "Call"], "KerasValue"]  # Converter of one kind of layer: its call in the graph -> the resulting value
 
 
@@ -93,19 +92,16 @@ class KerasReader:
         return [KerasValue("input", self.sample, self.first)]
 
     def _check(self, layers: Sequence[Any]) -> None:
-        found = [(layer, type(layer)) for layer in layers]
-        known = [kind.__name__ in self.rows and kind.__module__.startswith("keras.") for _, kind in found]
-        wrong = [f"{layer.name!r} ({kind.__name__})" for (layer, kind), fine in zip(found, known, strict=True) if not fine]
-        if wrong:
+        own = [layer for layer in layers if type(layer).__name__ not in self.rows or not type(layer).__module__.startswith("keras.")]
+        if own:
+            named = ", ".join(f"{layer.name!r} ({type(layer).__name__})" for layer in own[:8])
             raise NetworkError(
-                f"These layers of Keras have no counterpart in PyTorch here: {', '.join(wrong[:8])}. Expected layers of the table in "
+                f"These layers of Keras have no counterpart in PyTorch here: {named}. Expected layers of the table in "
                 "docs/export.md. Export the network as .onnx, which takes more of them."
             )
 
     def _run(self, model: Any, inputs: Sequence[KerasValue]) -> list[KerasValue]:
-        graph = graph_of(model)
-        if graph is None:
-            raise no_graph(model)
+        graph: Any = graph_of(model)
         known = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
         for node in steps_of(graph):
             self._step_(node, known)
@@ -124,10 +120,8 @@ class KerasReader:
                 read = [id(tensor) for tensor in node.input_tensors]
                 self._unmasked |= {*read, *(id(tensor) for tensor in node.outputs if read[0] in self._unmasked)}
             elif isinstance(layer, keras.Layer):
-                mask, *more = (asked.get("mask"), *(name for name, one in asked.items() if name != "mask" and one not in (None, False)))
-                if (
-                    len(node.input_tensors) > 1 and layer._call_has_mask_arg
-                ):  # it gets the masks of all inputs, which are no argument in the graph
+                mask, more = asked.get("mask"), [name for name, one in asked.items() if name != "mask" and one not in (None, False)]
+                if len(node.input_tensors) > 1 and layer._call_has_mask_arg:  # the masks of all inputs are no argument in the graph
                     mask = mask or next(filter(None, (self._mask(read, known) for read in node.input_tensors)), None)
                 if more or (mask is not None and kind not in _MASKED):
                     raise refusal(layer, f"the argument {more[0]!r}" if more else "a mask")
@@ -159,7 +153,7 @@ class KerasReader:
         kind: str,
         /,
         *values: KerasValue,
-        weights: _Weights | None = None,
+        weights: Mapping[str, Any] = MappingProxyType({}),
         first: bool | None = None,
         part: str = "",
         **settings: Any,
@@ -168,7 +162,7 @@ class KerasReader:
         `first` says whether the result is channels first. None copies this from the first value."""
         module = layer_of(kind, settings).eval()
         state = module.state_dict()
-        given = {name: torch.tensor(np.asarray(array), dtype=torch.float32) for name, array in (weights or {}).items()}
+        given = {name: torch.tensor(np.asarray(array), dtype=torch.float32) for name, array in weights.items()}
         state.update({name: tensor.reshape(state[name].shape) for name, tensor in given.items()})
         module.load_state_dict(state)
         if not getattr(layer, "trainable", True):
@@ -255,15 +249,21 @@ def _operations(model: Any) -> list[Any]:
 
 
 def array_of(variable: Any) -> np.ndarray:
-    """Return the numbers of a Keras variable as float32."""
-    return np.asarray(variable.value.detach().cpu().float().numpy())
+    """Return the numbers of a Keras variable, or of a tensor that LoRA computes in its place, as float32."""
+    return np.asarray(getattr(variable, "value", variable).detach().cpu().float().numpy())
 
 
-ACTIVATIONS: dict[str, tuple[str, _Settings]] = {
+def same_edges(length: int, size: int, *, stride: int) -> tuple[int, int]:
+    """Return the padding (before, after) of an axis that padding="same" stands for. With a stride of 1 every `length` has the same."""
+    whole = max((-(-length // stride) - 1) * stride + size - length, 0)
+    return whole // 2, whole - whole // 2
+
+
+ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     **{"relu": ("ReLU", {}), "relu6": ("ReLU6", {}), "sigmoid": ("Sigmoid", {}), "tanh": ("Tanh", {}), "softmax": ("Softmax", {"dim": -1})},
     **{"log_softmax": ("LogSoftmax", {"dim": -1}), "elu": ("ELU", {}), "selu": ("SELU", {}), "celu": ("CELU", {}), "gelu": ("GELU", {})},
     **{"silu": ("SiLU", {}), "mish": ("Mish", {}), "softplus": ("Softplus", {}), "softsign": ("Softsign", {})},
     **{"hard_sigmoid": ("Hardsigmoid", {}), "hard_silu": ("Hardswish", {}), "hard_tanh": ("Hardtanh", {})},
     **{"leaky_relu": ("LeakyReLU", {"negative_slope": 0.2}), "exponential": ("Function", {"kind": "exp"})},
-    **{"log_sigmoid": ("LogSigmoid", {}), "tanh_shrink": ("Tanhshrink", {})},
+    **{"log_sigmoid": ("LogSigmoid", {}), "tanh_shrink": ("Tanhshrink", {}), "linear": ("Identity", {})},
 }

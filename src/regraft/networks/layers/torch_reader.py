@@ -21,7 +21,8 @@ from ..parts.structure import numbered
 _ODD = re.compile(r"\W")
 BATCH = -1  # Stands for the batch size in shapes
 LEAST = -3e38  # Stands for minus infinity, which JSON configurations cannot hold
-Row = Callable[["TorchReader", "Operation"], Any]  # Converter of one operator: its call -> a value, or a list of values
+Row = Callable[["TorchReader", "Operation"], Any]
+"""Converter of one operator: its call -> a value, a Keras tensor in the axis order of the first input, or a list of values."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class TorchReader:
         graph, signature = program.graph, program.graph_signature
         graph.eliminate_dead_code()  # what no output needs may have no counterpart
         calls = [node for node in graph.nodes if node.op == "call_function"]
-        known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+        held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        known = {**held, **signature.inputs_to_lifted_tensor_constants}
         self._fixed.update(node for node in graph.nodes if node.op == "placeholder" and node.name in known)
         for node in calls:  # what no input enters is computed once
             if _kind(node) != "zeros" and self._fixed.issuperset(node.all_input_nodes):
@@ -114,20 +116,17 @@ class TorchReader:
                 f"These operators of PyTorch have no counterpart in Keras here: {', '.join(named[:8])}. Expected layers of the table in "
                 "docs/export.md. Export the network as .onnx, which takes all of them."
             )
-        held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         constants = {**dict(program.constants), **program.state_dict}
         for node in graph.nodes:
-            if node.op == "placeholder" and node.name in held:
-                path, _, weight = held[node.name].rpartition(".")
-                self._weights[node], self._values[node] = f"{self.called.get(path, path)}.{weight}", constants[held[node.name]]
-            elif node.op == "placeholder" and node.name in signature.inputs_to_lifted_tensor_constants:
-                self._values[node] = constants[signature.inputs_to_lifted_tensor_constants[node.name]]
-            elif node.op == "placeholder":
-                self._values[node] = waiting.pop(0)
+            if node.op == "placeholder":
+                self._values[node] = constants[known[node.name]] if node.name in known else waiting.pop(0)
+                if node.name in held:
+                    path, _, weight = held[node.name].rpartition(".")
+                    self._weights[node] = f"{self.called.get(path, path)}.{weight}"
             elif node.op == "call_function":
                 self._call_(node)
         (nodes,) = graph.output_node().args
-        outputs = [found for found in (self._values.get(node) for node in nodes) if isinstance(found, TorchValue)]
+        outputs = [found for found in map(self._values.get, nodes) if isinstance(found, TorchValue)]
         self._name_functions_(outputs)
         return outputs
 
@@ -152,7 +151,7 @@ class TorchReader:
                 self._weights[node] = held[0]
             return
         if _is_size(node):
-            self._values[node] = BATCH if not _is_getitem(node) else self._value(node.args[0])[node.args[1]]
+            self._values[node] = self._value(node.args[0])[node.args[1]] if _is_getitem(node) else BATCH
             return
         asked = target._schema.arguments
         raw = {one.name: value for one, value in zip(asked, node.args, strict=False)} | dict(node.kwargs)
@@ -160,7 +159,8 @@ class TorchReader:
         names = {name: self._weights[value] for name, value in raw.items() if isinstance(value, Node) and value in self._weights}
         call = Operation(node, _kind(node), given, names)
         try:
-            self._values[node] = self.rows[call.kind](self, call)
+            made = self.rows[call.kind](self, call)
+            self._values[node] = TorchValue(made, call.value.axes) if isinstance(made, keras.KerasTensor) else made
         except NetworkError:
             raise
         except Exception as problem:  # settings that Keras does not take fail in any way
@@ -177,25 +177,24 @@ class TorchReader:
 
     def layer(self, call: Operation, kind: Any, /, *values: Any, weights: Sequence[Tensor | None] = (), **settings: Any) -> Any:
         """Return the output of a new Keras layer. Weights that are used again reuse their layer."""
-        own = call.names and call.layer
+        own = weights and call.names and call.layer
         read = tuple(one for one in (*call.node.args, *call.node.kwargs.values()) if isinstance(one, Node) and one in self._weights)
-        if own and read in self._layers and weights:
+        if own and read in self._layers:
             return self._layers[read](*values)
-        name = self._free(call.layer if own and weights else call.node.name)
+        name = self._free(own or call.node.name)
         made = kind(name=name, **settings)
         result = made(*values)
         if weights:
             made.set_weights([one.detach().cpu().float().numpy() for one in weights if one is not None])
             made.trainable = not self.held(call.layer)
-        if own and weights:
+        if own:
             self._layers[read] = made
             self.names.setdefault(call.layer, name)
         return result
 
     def _free(self, name: str) -> str:
         plain = _ODD.sub("_", name).strip("_") or "layer"
-        taken = {layer.name for layer in self._layers.values()} | set(self.taken)
-        made = next(one for one in numbered(plain) if one not in taken)
+        made = next(one for one in numbered(plain) if one not in self.taken)
         self.taken.append(made)
         return made
 
@@ -289,13 +288,13 @@ def edged(reader: TorchReader, call: Operation, *, tensor: Any, sides: Sequence[
     """Return a channels-last tensor with its positions padded, or cropped where negative."""
     if not any(map(any, sides)):
         return tensor
-    rank, layers = len(sides), keras.layers
-    one = list(sides) if rank > 1 else sides[0]
     if all(before <= 0 and behind <= 0 for before, behind in sides):
-        cut = [(-before, -behind) for before, behind in sides]
-        return getattr(layers, f"Cropping{rank}D")(cut if rank > 1 else cut[0], name=reader.name(call, "cut"))(tensor)
-    if fill or any(side < 0 for pair in sides for side in pair):
+        kind, part, sides = "Cropping", "cut", [(-before, -behind) for before, behind in sides]
+    elif fill or any(side < 0 for pair in sides for side in pair):
         kept = [(max(before, 0), max(behind, 0)) for before, behind in sides]
         tensor = keras.ops.pad(tensor, [(0, 0), *kept, (0, 0)], constant_values=fill)
         return edged(reader, call, tensor=tensor, sides=[(min(before, 0), min(behind, 0)) for before, behind in sides])
-    return getattr(layers, f"ZeroPadding{rank}D")(one, name=reader.name(call, "edges"))(tensor)
+    else:
+        kind, part = "ZeroPadding", "edges"
+    rank = len(sides)
+    return getattr(keras.layers, f"{kind}{rank}D")(list(sides) if rank > 1 else sides[0], name=reader.name(call, part))(tensor)

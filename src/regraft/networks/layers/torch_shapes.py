@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import Node
 
 from ..keras.library import keras
 from ..parts.taps import grid_shares
+from .keras_reader import same_edges
 from .torch_reader import BATCH, LEAST, Operation, Row, States, TorchReader, TorchValue, axes_of, channels_last, each, edged, last_of, plain
 
 
@@ -24,34 +24,25 @@ def _pooling(reader: TorchReader, call: Operation) -> TorchValue:
         raise call.refusal(f"dilation={call['dilation']}")
     if call.given.get("divisor_override") is not None:
         raise call.refusal(f"divisor_override={call['divisor_override']}")
-    inner, outer = call.value.shape[2:], call.shape[2:]
-    beyond = [max((out - 1) * stride + size - side - 2 * edge, 0) if side else 0 for out, stride, size, side, edge in
-              zip(outer, strides, sizes, inner, padding, strict=True)]  # fmt: skip
+    axes = list(zip(call.value.shape[2:], sizes, strides, strict=True))
+    beyond = [
+        max((out - 1) * stride + size - side - 2 * edge, 0) if side else 0
+        for (side, size, stride), out, edge in zip(axes, call.shape[2:], padding, strict=True)
+    ]
     value, sides = reader.last(call, call.value), [(edge, edge + more) for edge, more in zip(padding, beyond, strict=True)]
-    kind, settings = (
-        getattr(keras.layers, f"{'Max' if largest else 'Average'}Pooling{rank}D"),
-        dict[str, Any](pool_size=sizes, strides=strides),
-    )
+    kind = getattr(keras.layers, f"{'Max' if largest else 'Average'}Pooling{rank}D")
+    settings: dict[str, Any] = {"pool_size": sizes, "strides": strides}
     padded, counted = any(map(any, sides)), largest or (call["count_include_pad"] and not any(beyond))
     even = all(before == behind for before, behind in sides)  # Keras on PyTorch replicates uneven edges in average pooling
-    if padded and (largest or (not counted and even)) and _as_keras_pads(call, sizes, strides=strides, sides=sides):
+    same = sides == [same_edges(side or 0, size, stride=stride) for side, size, stride in axes]
+    same = same and all(side is not None or stride == 1 for side, _, stride in axes)
+    if padded and same and (largest or (not counted and even)):
         return last_of(reader.layer(call, kind, value, padding="same", **settings))
     if padded and not counted:
         return _average(reader, call, value=value, sides=sides, settings=settings)
-    positive = largest and _is_positive(call)
-    value = edged(reader, call, tensor=value, sides=sides, fill=0.0 if positive or not largest else LEAST)
+    never_negative = str(getattr(call.node.args[0], "target", "")).startswith(("aten.relu", "aten.sigmoid"))
+    value = edged(reader, call, tensor=value, sides=sides, fill=LEAST if largest and not never_negative else 0.0)
     return last_of(reader.layer(call, kind, value, **settings))
-
-
-def _as_keras_pads(call: Operation, sizes: Sequence[int], *, strides: Sequence[int], sides: Sequence[tuple[int, int]]) -> bool:
-    """Return whether the padding of a pooling equals padding="same"."""
-    for side, size, stride, edges in zip(call.value.shape[2:], sizes, strides, sides, strict=True):
-        if side is None and stride > 1:
-            return False
-        whole = size - 1 if side is None else max((-(-side // stride) - 1) * stride + size - side, 0)
-        if edges != (whole // 2, whole - whole // 2):
-            return False
-    return True
 
 
 def _average(  # over the limit: a pooling as it is called
@@ -70,11 +61,6 @@ def _average(  # over the limit: a pooling as it is called
     pooled = getattr(keras.layers, f"AveragePooling{rank}D")
     made = reader.layer(call, pooled, edged(reader, call, tensor=value, sides=sides), **settings)
     return last_of(keras.ops.multiply(made, scale[..., None].astype("float32")))
-
-
-def _is_positive(call: Operation) -> bool:
-    """Return whether the operator's input is never negative, so that zero padding cannot exceed any of it."""
-    return str(getattr(call.node.args[0], "target", "")).startswith(("aten.relu", "aten.sigmoid"))
 
 
 def _adaptive(reader: TorchReader, call: Operation) -> TorchValue:
@@ -105,17 +91,13 @@ def _reduced(reader: TorchReader, call: Operation) -> TorchValue:
     name = {"mean": "Average", "amax": "Max"}.get(call.kind)
     if not dims or 0 in axes_of(call, dims):
         raise call.refusal(f"dim={given}, which mixes examples")
-    if name and dims == list(range(2, rank)) and 3 <= rank <= 5:
-        value = reader.last(call, call.value)
+    first, last = dims == list(range(2, rank)), dims == list(range(1, rank - 1))  # where the channels are
+    if name and (first or last) and 3 <= rank <= 5:
+        value = reader.last(call, call.value) if first else reader.turned(call, call.value)
         made = reader.layer(call, getattr(keras.layers, f"Global{name}Pooling{rank - 2}D"), value, keepdims=keep)
-        return last_of(made) if keep else plain(made)
-    if name and dims == list(range(1, rank - 1)) and 3 <= rank <= 5:
-        value = reader.turned(call, call.value)
-        return plain(reader.layer(call, getattr(keras.layers, f"Global{name}Pooling{rank - 2}D"), value, keepdims=keep))
-    axes = tuple(axes_of(call, dims))
-    made = {"mean": keras.ops.mean, "amax": keras.ops.max, "sum": keras.ops.sum, "any": keras.ops.any}[call.kind](
-        call.value.tensor, axis=axes, keepdims=keep
-    )
+        return last_of(made) if keep and first else plain(made)
+    function = getattr(keras.ops, {"amax": "max"}.get(call.kind, call.kind))
+    made = function(call.value.tensor, axis=tuple(axes_of(call, dims)), keepdims=keep)
     return TorchValue(made, call.value.axes) if keep else _without(call, made, dims=dims)
 
 
@@ -158,29 +140,23 @@ def _turned(_reader: TorchReader, call: Operation) -> Any:
     given = next(iter(call.given.values()))
     if isinstance(given, States):
         return given
-    rank, order = len(call.value.axes), list(range(len(call.value.axes)))
+    marked = np.empty(range(1, len(call.value.axes) + 1))  # the length of each axis is its place
     if call.kind == "permute":
-        order = [dim % rank for dim in call["dims"]]
+        marked = marked.transpose(call["dims"])
     elif call.kind == "transpose":
-        one, two = call["dim0"] % rank, call["dim1"] % rank
-        order[one], order[two] = order[two], order[one]
+        marked = marked.swapaxes(call["dim0"], call["dim1"])
     elif call.kind == "movedim":
-        ends = sorted(zip(each(call["destination"], 1), each(call["source"], 1), strict=True), key=lambda pair: pair[0] % rank)
-        order = [dim for dim in order if dim not in [source % rank for _, source in ends]]
-        for place, source in ends:
-            order.insert(place % rank, source % rank)
+        marked = np.moveaxis(marked, call["source"], call["destination"])
     else:
-        order = order[::-1]
-    return TorchValue(call.value.tensor, tuple(call.value.axes[dim] for dim in order))
+        marked = marked.T
+    return TorchValue(call.value.tensor, tuple(call.value.axes[place - 1] for place in marked.shape))
 
 
-def _as_numbers(_reader: TorchReader, call: Operation) -> TorchValue:
+def _as_numbers(_reader: TorchReader, call: Operation) -> Any:
     old, new = call.node.args[0].meta["val"].dtype, call.node.meta["val"].dtype  # type: ignore[union-attr]  # a node
     if old.is_floating_point and new not in (torch.float32, torch.float64):
         raise call.refusal(f"dtype={new}")
-    if old.is_floating_point or not new.is_floating_point:
-        return call.value
-    return TorchValue(keras.ops.cast(call.value.tensor, "float32"), call.value.axes)
+    return call.value if old.is_floating_point or not new.is_floating_point else keras.ops.cast(call.value.tensor, "float32")
 
 
 def _picked(call: Operation, *, dim: int, index: Any) -> Any:
@@ -199,96 +175,64 @@ def _select(_reader: TorchReader, call: Operation) -> TorchValue:
     return _without(call, _picked(call, dim=call["dim"], index=call["index"]), dims=[call["dim"] % rank])
 
 
-def _slice(_reader: TorchReader, call: Operation) -> TorchValue:
-    start, end, step = call["start"] or 0, call["end"], call["step"]
-    if start == 0 and (end is None or end >= 2**62) and step == 1:
-        return call.value
-    end = None if end is None or end >= 2**62 else end
-    return TorchValue(_picked(call, dim=call["dim"], index=slice(start, end, step)), call.value.axes)
+def _slice(_reader: TorchReader, call: Operation) -> Any:
+    end = None if call["end"] is None or call["end"] >= 2**62 else call["end"]
+    whole = not call["start"] and end is None and call["step"] == 1
+    return call.value if whole else _picked(call, dim=call["dim"], index=slice(call["start"] or 0, end, call["step"]))
 
 
 def _parts(_reader: TorchReader, call: Operation) -> list[TorchValue]:
-    dim, shape = call["dim"], call.value.shape
-    side = shape[dim % len(shape)] or 0
+    dim, shape = call["dim"] % len(call.value.axes), call.value.shape
+    side = shape[dim] or 0
     if call.kind == "unbind":
-        dims = [dim % len(shape)]
-        return [_without(call, _picked(call, dim=dim, index=at), dims=dims) for at in range(side)]
+        return [_without(call, _picked(call, dim=dim, index=at), dims=[dim]) for at in range(side)]
     if call.kind == "chunk":
         sizes = [math.ceil(side / call["chunks"])] * call["chunks"]
     else:
         given = call["split_size"] if "split_size" in call.given else call["split_sizes"]
-        sizes = list(given) if isinstance(given, list) else [given] * math.ceil(side / given)
-    ends = np.minimum(np.cumsum(sizes), side)
-    starts = [0, *ends[:-1]]
-    return [
-        TorchValue(_picked(call, dim=dim, index=slice(int(start), int(end))), call.value.axes)
-        for start, end in zip(starts, ends, strict=True)
-    ]
+        sizes = given if isinstance(given, list) else [given] * math.ceil(side / given)
+    ends = np.minimum(np.cumsum(sizes), side).tolist()
+    parts = map(slice, [0, *ends[:-1]], ends)
+    return [TorchValue(_picked(call, dim=dim, index=part), call.value.axes) for part in parts]
 
 
-def _expand(reader: TorchReader, call: Operation) -> TorchValue:
-    tensor, axes, shape = call.value.tensor, call.value.axes, call.shape
-    if len(shape) != len(axes) or shape[0] != BATCH:
+def _expand(_reader: TorchReader, call: Operation) -> Any:
+    tensor, shape = call.value.tensor, call.shape
+    if len(shape) != len(call.value.axes) or shape[0] != BATCH:
         raise call.refusal("further axes")
-    if _only_compared(call.node):
-        return call.value
-    for axis, old, new in zip(axes, call.value.shape, shape, strict=True):
+    for axis, old, new in zip(call.value.axes, call.value.shape, shape, strict=True):
         if old == 1 and new > 1:
             tensor = keras.ops.repeat(tensor, new, axis=axis)
-    return TorchValue(tensor, axes)
-
-
-def _only_compared(node: Node) -> bool:
-    """Return whether only mse_loss reads a repeated value. It broadcasts by itself, in Keras as well."""
-    for user in node.users:
-        name = getattr(user.target, "__name__", "").partition(".")[0]
-        given: Any = user.args[0]
-        if name == "broadcast_tensors" and not _alone(user, given.index(node)):
-            return False
-        if name not in ("broadcast_tensors", "mse_loss"):
-            return False
-    return True
-
-
-def _alone(node: Node, at: int) -> bool:
-    """Return whether only mse_loss reads the output `at` of broadcast_tensors."""
-    return all(_only_compared(user) for user in node.users if user.args[1] == at)
+    return tensor
 
 
 def _broadcast(_reader: TorchReader, call: Operation) -> list[TorchValue]:
     values: list[TorchValue] = call["tensors"]
     shapes = [value.shape[1:] for value in values]
-    if not all(side == shapes[0] or _alone(call.node, at) for at, side in enumerate(shapes)):
+    if len(set(shapes)) > 1:
         raise call.refusal(f"examples of the shapes {', '.join(map(str, shapes))}")
     return values
 
 
-def _pad(reader: TorchReader, call: Operation) -> TorchValue:
-    mode, sizes, rank = call.given.get("mode", "constant"), call["pad"], len(call.value.axes)
-    pairs = [(sizes[at], sizes[at + 1]) for at in range(0, len(sizes), 2)][::-1]
+def _pad(reader: TorchReader, call: Operation) -> Any:
+    mode, sizes, axes = call.given.get("mode", "constant"), call["pad"], call.value.axes
+    pairs = dict(zip(axes[::-1], zip(sizes[::2], sizes[1::2], strict=True), strict=False))  # by Keras axis; the last dimension is first
+    tensor, rank = call.value.tensor, len(axes)
     if mode == "replicate":
-        tensor = call.value.tensor
-        for axis, pair in zip(axes_of(call, list(range(rank - len(pairs), rank))), pairs, strict=True):
-            ends = [(slice(None),) * axis + (slice(*end),) for end in ((0, 1), (-1, None))]
-            before, behind = (
-                keras.ops.repeat(tensor[end], side, axis=axis) if side else None for end, side in zip(ends, pair, strict=True)
-            )
-            parts = [part for part in (before, tensor, behind) if part is not None]
-            tensor = keras.ops.concatenate(parts, axis=axis) if len(parts) > 1 else tensor
-        return TorchValue(tensor, call.value.axes)
+        for axis, pair in pairs.items():
+            ends = [(side, (slice(None),) * axis + (end,)) for side, end in zip(pair, (slice(0, 1), slice(-1, None)), strict=True)]
+            before, behind = ([keras.ops.repeat(tensor[end], side, axis=axis)] if side else [] for side, end in ends)
+            tensor = keras.ops.concatenate([*before, tensor, *behind], axis=axis) if any(pair) else tensor
+        return tensor
     if mode != "constant":
         raise call.refusal(f"mode={mode!r}")
     fill = max(float(call["value"] or 0.0), LEAST)
-    axes = channels_last(rank)
     if len(pairs) < rank - 1 and 3 <= rank <= 5:
-        sides = [(0, 0)] * (rank - 2 - len(pairs)) + pairs
-        return last_of(edged(reader, call, tensor=reader.turned(call, call.value, axes=axes), sides=sides, fill=fill))
-    if any(side < 0 for pair in pairs for side in pair) or len(pairs) >= rank:
+        sides = [pairs.get(axis, (0, 0)) for axis in axes[2:]]
+        return last_of(edged(reader, call, tensor=reader.last(call, call.value), sides=sides, fill=fill))
+    if any(side < 0 for side in sizes) or len(pairs) >= rank:
         raise call.refusal(f"pad={sizes}")
-    whole = [(0, 0)] * rank
-    for dim, pair in enumerate(pairs, start=rank - len(pairs)):
-        whole[call.value.axes[dim]] = pair
-    return TorchValue(keras.ops.pad(call.value.tensor, whole, constant_values=fill), call.value.axes)
+    return keras.ops.pad(tensor, [pairs.get(axis, (0, 0)) for axis in range(rank)], constant_values=fill)
 
 
 def _larger(reader: TorchReader, call: Operation) -> TorchValue:
@@ -315,8 +259,7 @@ def _scaled_attention(reader: TorchReader, call: Operation) -> TorchValue:
     if call["is_causal"]:
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
     scale = call["scale"] or 1 / math.sqrt(query.shape[-1])
-    rank = len(key.axes)
-    turned = TorchValue(key.tensor, (*key.axes[: rank - 2], key.axes[-1], key.axes[-2]))
+    turned = TorchValue(key.tensor, (*key.axes[:-2], key.axes[-1], key.axes[-2]))
     scores = keras.ops.matmul(reader.turned(call, query), reader.turned(call, turned))
     scores = keras.layers.Rescaling(scale, name=reader.name(call, "scale"))(scores)
     if isinstance(mask, Tensor):  # the same for all examples
@@ -330,11 +273,11 @@ def _scaled_attention(reader: TorchReader, call: Operation) -> TorchValue:
     return plain(keras.ops.matmul(weights, reader.turned(call, value)))
 
 
-def _compared(reader: TorchReader, call: Operation) -> TorchValue:
+def _compared(reader: TorchReader, call: Operation) -> Any:
     """Convert comparisons and logical operations on masks."""
     other = call["other"]
     other = reader.turned(call, other, axes=call.value.axes) if isinstance(other, TorchValue) else other
-    return TorchValue(_COMPARED[call.kind](call.value.tensor, other), call.value.axes)
+    return _COMPARED[call.kind](call.value.tensor, other)
 
 
 _COMPARED: dict[str, Any] = {
@@ -345,10 +288,6 @@ _COMPARED: dict[str, Any] = {
 }
 
 
-def _not(_reader: TorchReader, call: Operation) -> TorchValue:
-    return TorchValue(keras.ops.logical_not(call.value.tensor), call.value.axes)
-
-
 def _where(reader: TorchReader, call: Operation) -> TorchValue:
     values, axes = [call[name] for name in ("condition", "self", "other")], call.value.axes
     if any(isinstance(value, Tensor) and (value.ndim or value.requires_grad) for value in values):
@@ -357,14 +296,14 @@ def _where(reader: TorchReader, call: Operation) -> TorchValue:
     return TorchValue(keras.ops.where(*given), axes)
 
 
-def _filled(reader: TorchReader, call: Operation) -> TorchValue:
+def _filled(reader: TorchReader, call: Operation) -> Any:
     mask, number = call["mask"], call["value"]
     if isinstance(number, TorchValue) or getattr(number, "requires_grad", False):
         raise call.refusal("values in place of a number")
     if isinstance(mask, Tensor):  # the same for all examples
         return plain(keras.ops.where(mask.cpu().numpy(), max(float(number), LEAST), reader.turned(call, call.value)))
     marks = reader.turned(call, mask, axes=call.value.axes) if len(mask.axes) == len(call.value.axes) else mask.tensor
-    return TorchValue(keras.ops.where(marks, max(float(number), LEAST), call.value.tensor), call.value.axes)
+    return keras.ops.where(marks, max(float(number), LEAST), call.value.tensor)
 
 
 SHAPES: dict[str, Row] = {
@@ -379,17 +318,13 @@ SHAPES: dict[str, Row] = {
     **dict.fromkeys(("to", "_to_copy"), _as_numbers),
     **{"select": _select, "slice": _slice, "expand": _expand, "expand_as": _expand, "broadcast_tensors": _broadcast},
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "unbind"), _parts),
-    "zeros_like": lambda _reader, call: TorchValue(keras.ops.zeros_like(call.value.tensor, dtype="float32"), call.value.axes),
+    "zeros_like": lambda _reader, call: keras.ops.zeros_like(call.value.tensor, dtype="float32"),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d"), _larger),
     **{"matmul": _matmul, "bmm": _matmul, "scaled_dot_product_attention": _scaled_attention},
-    **{
-        **dict.fromkeys(_COMPARED, _compared),
-        "logical_not": _not,
-        "bitwise_not": _not,
-        "where": _where,
-        "flip": lambda _reader, call: TorchValue(keras.ops.flip(call.value.tensor, tuple(axes_of(call, call["dims"]))), call.value.axes),
-        "masked_fill": _filled,
-    },
+    **dict.fromkeys(_COMPARED, _compared),
+    **dict.fromkeys(("logical_not", "bitwise_not"), lambda _reader, call: keras.ops.logical_not(call.value.tensor)),
+    **{"where": _where, "masked_fill": _filled},
+    "flip": lambda _reader, call: keras.ops.flip(call.value.tensor, tuple(axes_of(call, call["dims"]))),
 }
 """Converter for each operator, by short name."""
