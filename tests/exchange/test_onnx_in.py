@@ -594,6 +594,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a huge constant": (lambda: _grown(2**40), r"cannot be run|does not take"),
     "a fixed batch": (lambda: _graph(shape=(3, 4)), r"\[3, 4\], whose first axis is fixed; expected a free batch axis"),
     "a number": (lambda: _graph(shape=()), r"expected batches of numbers|does not take"),
+    "no input": (lambda: _graph(helper.make_node("Transpose", ["w"], ["x1"])), r"takes no inputs"),
 }
 
 

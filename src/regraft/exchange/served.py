@@ -47,8 +47,8 @@ class ServedNetwork:
     @property
     def sample(self) -> dict[str, np.ndarray]:
         """One example of zeros for each input of the graph, by name. Free axes have size 1."""
-        sides = {one.name: [side if isinstance(side, int) else 1 for side in one.shape] for one in self.session.get_inputs()}
-        return {one.name: np.zeros(sides[one.name], _DTYPES[one.type]) for one in self.session.get_inputs()}
+        inputs = self.session.get_inputs()
+        return {one.name: np.zeros([side if isinstance(side, int) else 1 for side in one.shape], _DTYPES[one.type]) for one in inputs}
 
     def head_of(self, task: str | None) -> Head:
         """Return the head of a task; the first one for None."""

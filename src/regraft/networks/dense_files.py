@@ -3,7 +3,7 @@
 import importlib.metadata
 import math
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,23 +74,17 @@ def _dense_network(network: Record, *, what: str, columns: Sequence[str] | None,
     if head is None or head.kind == "multi-label" or (head.kind == "regression" and len(head.weight) != 1):
         kind = "has no head" if head is None else f"has a head of the kind {head.kind!r} with {counted(len(head.weight), 'output')}"
         raise NetworkError(f"This network {kind}; PMML describes one class an example, or one value. Export it as .onnx.")
-    if what == "head":
-        rows = DenseLayer(np.asarray(head.weight, np.float64), np.asarray(head.bias, np.float64))
-        layers: tuple[DenseLayer, ...] = (rows,)
-        mean, std = None, None
-    else:
-        layers = tuple(_layers(network))
-        mean, std = _scaling(network, layers[0].weight.shape[1])
+    own = DenseLayer(np.asarray(head.weight, np.float64), np.asarray(head.bias, np.float64))
+    layers = [own] if what == "head" else _layers(network)
     width = layers[0].weight.shape[1]
+    mean, std = (None, None) if what == "head" else _scaling(network, width)
     names = tuple(columns or [f"{'x' if what == 'network' else 'feature'}{at}" for at in range(1, width + 1)])
     if len(names) != width:
         raise NetworkError(
             f"Received the names of {counted(len(names), 'column')}; this network takes {counted(width, 'number')}. Give one name for each."
         )
-    classes = None
-    if head.kind != "regression":
-        classes = head.classes or tuple(map(str, range(len(head.weight))))
-    return DenseNetwork(names, layers, target or ("value" if classes is None else "class"), classes, mean, std)
+    classes = None if head.kind == "regression" else head.classes or tuple(map(str, range(len(head.weight))))
+    return DenseNetwork(names, tuple(layers), target or ("value" if classes is None else "class"), classes, mean, std)
 
 
 def _scaling(network: Record, width: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -106,8 +100,8 @@ def _scaling(network: Record, width: int) -> tuple[np.ndarray | None, np.ndarray
     return mean, std
 
 
-def _layers(network: Record) -> Iterator[DenseLayer]:
-    """Yield the dense layers of a network: the part between two activations, measured on a basis, is W x + b."""
+def _layers(network: Record) -> list[DenseLayer]:
+    """Return the dense layers of a network: the part between two activations, measured on a basis, is W x + b."""
     if network.coding is not None:
         one = next(iter(network.coding.conditions), "mean")
         raise NetworkError(f"This network reads the codes of conditions; PMML has none. Give one: condition={one!r} (--condition {one}).")
@@ -132,11 +126,10 @@ def _layers(network: Record) -> Iterator[DenseLayer]:
         if place:
             raise _other([place]) from problem
         raise NetworkError(f"The network cannot be written as PMML: {why_not_exported(problem)}. {_INSTEAD}") from problem
-    walk = _Walk(program)
-    walk.others = others
+    walk = _Walk(program, others)
     with torch.no_grad():
         walk.measure_(sample.double() if sample.is_floating_point() else sample)
-    yield from walk.layers
+    return walk.layers
 
 
 def _place_of(problem: BaseException | None, modules: Mapping[str, Module]) -> str:
@@ -157,12 +150,11 @@ def _other(layers: Sequence[str]) -> NetworkError:
 class _Walk(Interpreter):
     """Interpreter in double precision that replaces the output of each activation by a basis, to read off the next affine map."""
 
-    def __init__(self, program: Any) -> None:
+    def __init__(self, program: Any, others: Sequence[str]) -> None:
         super().__init__(program, garbage_collect_values=False)
         self.extra_traceback = False  # an error is told as it is
         self.layers: list[DenseLayer] = []
-        self.suspect, self.scale = "", 1.0
-        self.others: list[str] = []
+        self.suspect, self.scale, self.others = "", 1.0, others
         self.live: set[Node] = set()
         """Nodes that depend on the current basis; `past` holds those that depend only on earlier ones."""
         self.past: set[Node] = set()
@@ -219,12 +211,11 @@ class _Walk(Interpreter):
     # over the limit: the signature of PyTorch's interpreter
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Return the result of a function, with requests for float32 replaced by float64."""
-        double = {torch.float32: torch.float64}
-        return super().call_function(
-            target,
-            tuple(double.get(value, value) if isinstance(value, torch.dtype) else value for value in args),
-            {name: double.get(value, value) if isinstance(value, torch.dtype) else value for name, value in kwargs.items()},
-        )
+
+        def wide(value: Any) -> Any:
+            return torch.float64 if value is torch.float32 else value
+
+        return super().call_function(target, tuple(map(wide, args)), {name: wide(value) for name, value in kwargs.items()})
 
     def affine(self, values: Tensor, activation: str) -> DenseLayer:
         """Return the layer whose pre-activations on the basis are `values`; it is verified on the random rows."""

@@ -5,7 +5,7 @@ import hashlib
 import importlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...errors import NetworkError
 from ...files.onnx_form import is_standard
-from .reading import nodes_of, read_by
+from .reading import keep_, leading_to, nodes_of, read_by
 from .session import run_session, session_of
 
 __all__ = ["FROZEN", "OnnxPart", "frozen_graph", "frozen_module", "parts_of", "put_parts_"]
@@ -25,7 +25,7 @@ _MOST_PARTS = 12
 _LENGTHS = (16, 128, 512, 1024)
 _RATE = 16000
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(bool)": "bool"}
-_ENDS: dict[str, type[nn.Module]] = {"Softmax": nn.Softmax, "Sigmoid": nn.Sigmoid}
+_ENDS: dict[str, Callable[[], nn.Module]] = {"Softmax": functools.partial(nn.Softmax, -1), "Sigmoid": nn.Sigmoid}
 _BATCH = -1
 _PARTS = "regraft.parts"
 """Domain of the operators that stand for parts until their graphs are put in their place."""
@@ -79,25 +79,25 @@ class OnnxPart(nn.Module):
 
     def graph(self, node: Any, opset: int) -> tuple[list[Any], list[Any]]:
         """Return nodes and initializers that compute the output of a `node` made by `as_node` from its input."""
-        onnx, helper, numpy_helper = (importlib.import_module(name) for name in ("onnx", "onnx.helper", "onnx.numpy_helper"))
+        onnx = importlib.import_module("onnx")
+        made, held = onnx.helper.make_node, onnx.numpy_helper.from_array
         model, prefix = onnx.ModelProto.FromString(self.content), f"{node.output[0]}/"
         if next(one.version for one in model.opset_import if not one.domain) != opset:
-            model = importlib.import_module("onnx.version_converter").convert_version(model, opset)
-        graph = importlib.import_module("onnx.compose").add_prefix_graph(model.graph, prefix)
-        nodes, tensors = [], list(graph.initializer)
-        for given, entry in zip(node.input, self.entries, strict=True):
-            nodes.append(helper.make_node("Identity", [given], [prefix + entry]))
+            model = onnx.version_converter.convert_version(model, opset)
+        graph = onnx.compose.add_prefix_graph(model.graph, prefix)
+        nodes = [made("Identity", [given], [prefix + entry]) for given, entry in zip(node.input, self.entries, strict=True)]
+        tensors = list(graph.initializer)
         if self.fills:
-            tensors.append(numpy_helper.from_array(np.ones(1, np.int64), f"{prefix}one"))
-            nodes.append(helper.make_node("Shape", [node.input[0]], [f"{prefix}count"], start=0, end=1))
+            tensors.append(held(np.ones(1, np.int64), f"{prefix}one"))
+            nodes.append(made("Shape", [node.input[0]], [f"{prefix}count"], start=0, end=1))
         for name, fill in self.fills.items():
-            filled = _filled(fill, 1)
-            tensors.append(numpy_helper.from_array(filled, f"{prefix}{name}" if _BATCH not in fill[1] else f"{prefix}{name}/one"))
+            whole = prefix + name
+            tensors.append(held(_filled(fill, 1), f"{whole}/one" if _BATCH in fill[1] else whole))
             if _BATCH in fill[1]:
                 sides = [f"{prefix}count" if side == _BATCH else f"{prefix}one" for side in fill[1]]
-                nodes.append(helper.make_node("Concat", sides, [f"{prefix}{name}/shape"], axis=0))
-                nodes.append(helper.make_node("Expand", [f"{prefix}{name}/one", f"{prefix}{name}/shape"], [f"{prefix}{name}"]))
-        return [*nodes, *graph.node, helper.make_node("Identity", [graph.output[0].name], list(node.output))], tensors
+                nodes.append(made("Concat", sides, [f"{whole}/shape"], axis=0))
+                nodes.append(made("Expand", [f"{whole}/one", f"{whole}/shape"], [whole]))
+        return [*nodes, *graph.node, made("Identity", [graph.output[0].name], list(node.output))], tensors
 
     def _run(self, *values: np.ndarray) -> np.ndarray:
         feeds = dict(zip(self.entries, values, strict=True))
@@ -137,20 +137,18 @@ def frozen_graph(model: Any) -> tuple[Any, Tensor | dict[str, Tensor]]:
     """Return a model whose metadata record how to run it in parts, and two random examples; of several inputs, by name."""
     session = session_of(model.SerializeToString(), threads=torch.get_num_threads())
     entries, fills, single = _inputs(session)
-    sample, draws = None, np.random.default_rng(0)
-    for length in _LENGTHS if any(not isinstance(side, int) for one in entries for side in one.shape[1:]) else _LENGTHS[:1]:
-        shapes = {one.name: [1 if single else 2, *(side if isinstance(side, int) else length for side in one.shape[1:])] for one in entries}
-        drawn = {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-        filled = {name: _filled(fill, 1 if single else 2) for name, fill in fills.items()}
+    count, draws = 1 if single else 2, np.random.default_rng(0)
+    filled = {name: _filled(fill, count) for name, fill in fills.items()}
+    lengths = _LENGTHS if any(not isinstance(side, int) for one in entries for side in one.shape[1:]) else _LENGTHS[:1]
+    for length in lengths:
+        shapes = {one.name: [count, *(side if isinstance(side, int) else length for side in one.shape[1:])] for one in entries}
+        sample = {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
         try:
-            run_session(session, drawn | filled, seconds=60.0)
-        except NetworkError as error:
-            problem = error
-            continue
-        sample = drawn
-        break
-    if sample is None:
-        raise problem
+            run_session(session, sample | filled, seconds=60.0)
+            break
+        except NetworkError:
+            if length == lengths[-1]:
+                raise
     cuts = _whole_cuts(model, list(sample), feeds=sample | filled)
     entered = model.metadata_props.add()
     entered.key = FROZEN
@@ -170,9 +168,7 @@ def _inputs(session: Any) -> tuple[list[Any], dict[str, list[Any]], bool]:
     entries = free or real[:1]
     entry, single = entries[0], not free
     fills: dict[str, list[Any]] = {}
-    for one in asked:
-        if one in entries:
-            continue
+    for one in (one for one in asked if one not in entries):
         shape = [side if isinstance(side, int) else _BATCH for side in one.shape]
         rate = "int" in one.type and any(word in one.name.lower() for word in ("sr", "rate"))
         fills[one.name] = [_DTYPES[one.type], shape, _RATE if rate else 0]
@@ -187,22 +183,19 @@ def _whole_cuts(model: Any, entries: Sequence[str], *, feeds: Mapping[str, np.nd
     nodes, end = list(model.graph.node), model.graph.output[0].name
     reads = [read_by(node) for node in nodes]
     last = {name: at for at, names in enumerate(reads) for name in names}
-    live, found = set(entries), []
+    live, found = set(entries), list[str]()
     for at, node in enumerate(nodes):
         if live & reads[at] or node.op_type == "If":
             live |= {name for name in node.output if name}
         live = {name for name in live if last.get(name, -1) > at}
-        if len(live) == 1 and next(iter(live)) in node.output:
-            found.append(next(iter(live)))
+        if len(live) == 1 and live.issubset(node.output):
+            found += live
     head = _head(model)
     found = [*(name for name in found if name != end), end]
     if head is not None and head[0] in found:
         found = found[: found.index(head[0]) + 1]
-    probe = type(model)()
-    probe.CopyFrom(model)
-    values = importlib.import_module("onnx").ValueInfoProto
-    del probe.graph.output[:]
-    probe.graph.output.extend([values(name=name) for name in found])
+    probe = type(model).FromString(model.SerializeToString())
+    keep_(probe.graph.output, [importlib.import_module("onnx").ValueInfoProto(name=name) for name in found])
     session = session_of(probe.SerializeToString())
     made, count = dict(zip(found, run_session(session, feeds), strict=True)), len(feeds[entries[0]])
     fine = [name for name, value in made.items() if value.dtype == np.float32 and value.ndim and len(value) == count]
@@ -217,16 +210,14 @@ def _head(model: Any) -> tuple[str, np.ndarray, np.ndarray, str | None] | None:
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
     node: Any = makers.get(model.graph.output[0].name)
-    after = None
+    after, bias = None, cast(Any, None)
     if node is not None and node.op_type in _ENDS:
         node, after = makers.get(node.input[0]), node.op_type
-    bias: Any = None
     if node is not None and node.op_type == "Add":
-        pair = [name for name in node.input if name in held]
-        other = [name for name in node.input if name not in held]
-        if len(pair) != 1:
+        one, other = sorted(node.input, key=lambda name: name in held)
+        if one in held or other not in held:
             return None
-        node, bias = makers.get(other[0]), to_array(held[pair[0]]).ravel()
+        node, bias = makers.get(one), to_array(held[other]).ravel()
     if node is None or node.op_type not in ("MatMul", "Gemm") or node.input[1] not in held:
         return None
     options = {one.name: one.f if one.type == 1 else one.i for one in node.attribute}
@@ -252,39 +243,33 @@ def frozen_module(model: Any, how: str) -> nn.Module:
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
         raise NetworkError(f"The graph notes {how[:60]!r} of its parts; expected what regraft writes. Save the network again.") from error
     head, whole = _head(model), nn.Sequential() if len(entries) == 1 else _NamedInputChain()
-    found = head if head is not None and head[0] == last else None
     for start, stop in zip([entries, *([cut] for cut in cuts)], cuts, strict=False):
         part = OnnxPart(_part(model, start, stop=stop), entries=start, fills=fills, single=single)
         whole.add_module(f"part_{len(whole)}", part)
-    if found is not None:
-        _, weight, bias, after = found
+    if head is not None and head[0] == last:
+        _, weight, bias, after = head
         linear = nn.Linear(weight.shape[1], len(weight))
         linear.weight.data, linear.bias.data = torch.from_numpy(weight.copy()), torch.from_numpy(bias.copy())
         whole.add_module("head", linear)
         if after is not None:
-            whole.add_module("probabilities", nn.Softmax(-1) if after == "Softmax" else nn.Sigmoid())
+            whole.add_module("probabilities", _ENDS[after]())
     return whole.eval()
 
 
 def _part(model: Any, start: Sequence[str], *, stop: str) -> bytes:
     """Return the serialized part of a model that computes the value `stop` from the values `start`."""
-    onnx, helper = importlib.import_module("onnx"), importlib.import_module("onnx.helper")
-    needed, kept = {stop}, []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output) and not set(start).intersection(node.output):
-            kept.append(node)
-            needed |= read_by(node)
+    onnx, (kept, needed) = importlib.import_module("onnx"), leading_to(model.graph, stop, start=start)
     if not needed.issuperset(start):
         raise NetworkError(
             f"The value {stop!r} of the graph does not follow from {', '.join(map(repr, start))}. Its parts are those of another network."
         )
-    free = helper.make_tensor_value_info
+    free = functools.partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=None)
     inputs = [one for one in model.graph.input if one.name in needed and one.name not in start]
     known = {one.name: one for one in model.graph.input}
-    entries = [known.get(name, free(name, onnx.TensorProto.FLOAT, None)) for name in start]
+    entries = [known.get(name, free(name)) for name in start]
     tensors = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    graph = helper.make_graph(kept[::-1], "part", [*entries, *inputs], [free(stop, onnx.TensorProto.FLOAT, None)], tensors)
-    made = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    graph = onnx.helper.make_graph(kept, "part", [*entries, *inputs], [free(stop)], tensors)
+    made = onnx.helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
     content: bytes = made.SerializeToString()
     return content
 
@@ -303,11 +288,8 @@ def put_parts_(model: Any, parts: Sequence[OnnxPart]) -> None:
         own = known[node.op_type].graph(node, opset) if node.domain == _PARTS else ([node], [])
         nodes += own[0]
         tensors += own[1]
-    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    keep_(model.graph.node, nodes)
     model.graph.initializer.extend(tensors)
-    for one in [one for one in model.opset_import if one.domain == _PARTS]:
-        model.opset_import.remove(one)
+    keep_(model.opset_import, [one for one in model.opset_import if one.domain != _PARTS])
     missing = {node.domain for node in nodes_of(model.graph) if not is_standard(node)} - {one.domain for one in model.opset_import}
     model.opset_import.extend(importlib.import_module("onnx.helper").make_opsetid(domain, 1) for domain in missing)

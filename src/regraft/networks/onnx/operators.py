@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Module, functional
 
 from ...errors import NetworkError
-from ..layers.graph import LAYERS
+from ..layers.graph import LAYERS, stateless
 
 _FAR = 2**31 - 1  # A limit from here on means the end of an axis
 _MOST = 2**63  # The largest number of 64 bits, which stand for the end of an axis
@@ -64,46 +64,31 @@ _SIZES: dict[str, Callable[..., Any]] = {
 """Operators as functions of arrays of Python's numbers, or of the exporter's symbols for them."""
 
 
-class _Slice(Module):
-    """Part of a value along several axes, or the value reversed. `limits`: starts, ends, axes, steps, if they are no inputs."""
-
-    def __init__(self, *limits: Any) -> None:
-        super().__init__()
-        self.limits = limits
-
-    def forward(self, value: Tensor, *limits: Any) -> Tensor:
-        """Return the part."""
-        starts, ends, axes, steps = (*(limits or self.limits), None, None)[:4]
-        for at, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            axis, step = (axes[at] if axes else at) % value.ndim, steps[at] if steps else 1
-            value = value.flip(axis) if step < 0 else value[(slice(None),) * axis + (slice(start, end, step),)]
-        return value
+def _sliced(value: Tensor, *limits: Any, own: Sequence[Any] = ()) -> Tensor:
+    """Return the part of a value along several axes, or the value reversed. `own`: starts, ends, axes, steps, if they are no inputs."""
+    starts, ends, axes, steps = (*(limits or own), None, None)[:4]
+    for at, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        axis, step = (axes[at] if axes else at) % value.ndim, steps[at] if steps else 1
+        value = value.flip(axis) if step < 0 else value[(slice(None),) * axis + (slice(start, end, step),)]
+    return value
 
 
-class _Merge(Module):
-    """A value whose first axes are merged. It stays as it is where only a transposition of the last two and a Reshape read it."""
-
-    def forward(self, value: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Return a value whose last two axes, and the order of whose elements, are those of the reshaped value."""
-        return value if list(sizes[-2:]) == list(value.shape[-2:]) else value.reshape(*sizes)
+def _merged_axes(value: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return a value whose last two axes, and the order of whose elements, are those of the value reshaped to `sizes`: only a transposition
+    of the last two axes and a Reshape read it."""
+    return value if list(sizes[-2:]) == list(value.shape[-2:]) else value.reshape(*sizes)
 
 
-class _Swap(Module):
-    """A value with its last two axes exchanged."""
+def _expanded(value: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return a value repeated along axes of size 1, in the shape that it and `sizes` have in common."""
+    own = [1] * (len(sizes) - value.ndim) + list(value.shape)
+    wide = [1] * (value.ndim - len(sizes)) + list(sizes)
+    return value.expand([one if isinstance(size, int) and size == 1 else size for one, size in zip(own, wide, strict=True)])
 
-    def forward(self, value: Tensor) -> Tensor:
-        """Return the value, transposed."""
-        return value.transpose(-1, -2)
 
-
-class _Expand(Module):
-    """A value repeated along axes of size 1."""
-
-    def forward(self, value: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Return the value in the shape that it and `sizes` have in common."""
-        own = [1] * (len(sizes) - value.ndim) + list(value.shape)
-        wide = [1] * (value.ndim - len(sizes)) + list(sizes)
-        return value.expand([one if isinstance(size, int) and size == 1 else size for one, size in zip(own, wide, strict=True)])
+_Slice, _Merge, _Expand = stateless("_Slice", _sliced), stateless("_Merge", _merged_axes), stateless("_Expand", _expanded)
+_Swap = stateless("_Swap", lambda value: value.transpose(-1, -2))
+_Pick = stateless("_Pick", lambda value, at: value[at.long().unbind(-1)])  # the last axis of `at` holds the places along the first axes
 
 
 class _Fill(Module):
@@ -131,14 +116,6 @@ class _Norm(Module):
         """Return the normalised value."""
         weight, bias = (*weights, None)[:2]
         return functional.layer_norm(value, weights[0].shape, weight, bias, self.eps)
-
-
-class _Pick(Module):
-    """Elements at positions that are values of the network."""
-
-    def forward(self, value: Tensor, at: Tensor) -> Tensor:
-        """Return the elements; the last axis of `at` holds the places along the first axes."""
-        return value[at.long().unbind(-1)]
 
 
 def take_operators_(module: Any, model: Any) -> None:
@@ -232,7 +209,7 @@ def _give_numbers_(module: Any, name: str, *, node: Any, numbers: Sequence[Any],
         layer = LAYERS["Select"](axis=layer.dim, index=int(numbers[1]))
         layer.register_forward_pre_hook(_alone)
     elif kind == "Slice" and known and _forwards(*plain[1:]):
-        layer = _Slice(layer.starts, layer.ends, layer.dim)
+        layer = _Slice(own=(layer.starts, layer.ends, layer.dim))
     elif kind == "Expand" and known:
         layer = _Expand()
     elif kind == "ConstantOfShape" and known:

@@ -4,7 +4,7 @@ import ast
 import importlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ...files.formats import opening
 from ...files.onnx_form import LARGEST, check_onnx_, is_standard, of_runtime, parsed_onnx
 from ...files.text import printable
 from ..account import UNUSED
+from ..parts.structure import numbered
 from .metadata import OwnFacts, own_facts
 
 _NAMES = ("classes", "class_names", "labels", "names")
@@ -65,8 +66,8 @@ def _outputs(graph: Any, facts: OwnFacts | None, *, shown: str) -> tuple[str, li
     task = None if facts is None else next(iter(facts.tasks), None)
     if facts is not None and task is not None:
         own = [name for name in (f"{task}.logits", "logits", f"{task}.value", "value") if name in names]
-        kept = {own[0], own[0].replace("logits", "probabilities")} if own else set()
         if own:
+            kept = {own[0], own[0].replace("logits", "probabilities")}
             return _before_both(graph, own[0], binary=facts.tasks[task].binary), [name for name in names if name not in kept]
     makers = _makers(graph)
     kinds = importlib.import_module("onnx").TensorProto
@@ -162,7 +163,7 @@ def _scale_(graph: Any) -> None:
                 made.append(helper.make_node(kind, [last, held], [result]))
                 last = result
             nodes[at : at + 1] = made
-    _keep_(graph.node, nodes)
+    keep_(graph.node, nodes)
 
 
 _ACTIVATIONS = {"LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "GRU": [b"Sigmoid", b"Tanh"], "RNN": [b"Tanh"]}
@@ -185,35 +186,39 @@ def _start_at_zero_(graph: Any) -> None:
         if node.op_type in _ACTIVATIONS:
             node.input[5:7] = ["" if zeros(name) else name for name in node.input[5:7]]
             usual = [_ACTIVATIONS[node.op_type] * count for count in (1, 2)]
-            _keep_(node.attribute, [one for one in node.attribute if one.name != "activations" or list(one.strings) not in usual])
+            keep_(node.attribute, [one for one in node.attribute if one.name != "activations" or list(one.strings) not in usual])
 
 
 def _cut_(model: Any, wanted: str) -> None:
     """Cut a graph at a value. Remove what only other outputs need, and operator domains that are no longer used."""
-    graph, helper = model.graph, importlib.import_module("onnx.helper")
-    held, needed, kept = {tensor.name for tensor in graph.initializer}, {wanted}, []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(read_by(node))
-    if not any(wanted in node.output for node in kept):
-        raise NetworkError(f"The ONNX file computes no value {printable(wanted)!r}; its outputs are {_names(graph.output)}.")
-    whole = {id(node) for node in kept}
-    _keep_(graph.node, [node for node in graph.node if id(node) in whole])
-    _keep_(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
-    _keep_(graph.input, [one for one in graph.input if one.name in needed and one.name not in held])
-    value = next((one for one in graph.output if one.name == wanted), None)
-    kind = importlib.import_module("onnx").TensorProto.FLOAT
-    _keep_(graph.output, [helper.make_tensor_value_info(wanted, kind, None) if value is None else value])
+    onnx, graph = importlib.import_module("onnx"), model.graph
+    held, (kept, needed) = {tensor.name for tensor in graph.initializer}, leading_to(graph, wanted)
+    if not kept:
+        shown = ", ".join(printable(repr(one.name), width=60) for one in graph.output[:_SHOWN])
+        raise NetworkError(f"The ONNX file computes no value {printable(wanted)!r}; its outputs are {shown}.")
+    keep_(graph.node, kept)
+    keep_(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+    keep_(graph.input, [one for one in graph.input if one.name in needed and one.name not in held])
+    value = [one for one in graph.output if one.name == wanted]
+    keep_(graph.output, value or [onnx.helper.make_tensor_value_info(wanted, onnx.TensorProto.FLOAT, None)])
     domains = {node.domain for node in nodes_of(graph)} | {""}
-    _keep_(model.opset_import, [one for one in model.opset_import if one.domain in domains or is_standard(one)])
+    keep_(model.opset_import, [one for one in model.opset_import if one.domain in domains or is_standard(one)])
 
 
-def _keep_(field_: Any, kept: list[Any]) -> None:
-    copies = []
-    for one in kept:
-        copies.append(type(one)())
-        copies[-1].CopyFrom(one)
+def leading_to(graph: Any, stop: str, *, start: Collection[str] = ()) -> tuple[list[Any], set[str]]:
+    """Return the nodes that compute the value `stop`, in order, and the names of the values that they read.
+    What makes the values `start` is left out."""
+    kept, needed = [], {stop}
+    for node in reversed(graph.node):
+        if needed.intersection(node.output) and not set(start).intersection(node.output):
+            kept.append(node)
+            needed |= read_by(node)
+    return kept[::-1], needed
+
+
+def keep_(field_: Any, kept: Iterable[Any]) -> None:
+    """Replace the entries of a repeated field by others, which may be some of its own."""
+    copies = [type(one).FromString(one.SerializeToString()) for one in kept]
     del field_[:]
     field_.extend(copies)
 
@@ -239,15 +244,11 @@ def read_by(node: Any) -> set[str]:
     return {name for reader in readers for name in reader.input if name} | outputs
 
 
-def _names(values: Any) -> str:
-    return ", ".join(printable(repr(one.name), width=60) for one in values[:_SHOWN])
-
-
 def check_operators(graph: Any, *, shown: str) -> None:
     """Raise if a graph calls an operator that is neither part of ONNX nor one of ONNX Runtime's that are run."""
     known = importlib.import_module("onnx.defs").has
-    fine = (of_runtime(node) or (is_standard(node) and known(node.op_type)) for node in nodes_of(graph))
-    wrong = {f"{node.domain or 'ONNX'}: {node.op_type}" for node, taken in zip(nodes_of(graph), fine, strict=True) if not taken}
+    own = [node for node in nodes_of(graph) if not of_runtime(node) and not (is_standard(node) and known(node.op_type))]
+    wrong = {f"{node.domain or 'ONNX'}: {node.op_type}" for node in own}
     if wrong:
         named = printable(", ".join(sorted(wrong)[:_SHOWN]), width=300)
         raise NetworkError(
@@ -258,17 +259,13 @@ def check_operators(graph: Any, *, shown: str) -> None:
 
 def _rename_(graph: Any) -> None:
     """Give each value a unique name that is valid as a module attribute."""
-    taken: dict[str, str] = {"": ""}
-    used: set[str] = set()
+    taken, used = {"": ""}, set[str]()
 
     def name(old: str) -> str:
         if old not in taken:
             plain = _ODD.sub("_", old).strip("_")[:60] or "value"
-            new, number = plain, 1
-            while new.lower() in used:
-                new, number = f"{plain}_{number}", number + 1
-            used.add(new.lower())
-            taken[old] = new
+            taken[old] = next(new for new in numbered(plain) if new.lower() not in used)
+            used.add(taken[old].lower())
         return taken[old]
 
     def rename(part: Any) -> None:

@@ -81,21 +81,15 @@ def _onnxruntime() -> Any:
 @functools.cache
 def _limit_memory() -> bool:
     """Let all sessions of this process share one memory pool with an upper limit. Return whether that was possible."""
-    runtime, most = _onnxruntime(), _memory()
-    if most is None:
+    runtime, found = _onnxruntime(), [size for size in (memory(),) if size is not None]
+    with suppress(ValueError, OSError):  # the limit of the process's control group; "max" if there is none
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    if not found:
         return False
     try:
         place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
-        limits = runtime.OrtArenaCfg({"max_mem": int(_SHARE_OF_MEMORY * most), "arena_extend_strategy": 1})
+        limits = runtime.OrtArenaCfg({"max_mem": int(_SHARE_OF_MEMORY * min(found)), "arena_extend_strategy": 1})
         runtime.create_and_register_allocator(place, limits)
     except Exception:  # the user's code has registered one, or this version of the runtime has none
         return False
     return True
-
-
-def _memory() -> int | None:
-    """Return the memory of this machine or of the process's control group in bytes; None if unknown."""
-    found = [memory()]
-    with suppress(ValueError, OSError):  # "max" if there is no limit
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return min((one for one in found if one is not None), default=None)

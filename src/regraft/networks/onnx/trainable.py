@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from ...files.formats import reading
 from ...files.onnx_form import is_standard, read_onnx
 from ...files.text import printable
 from ..layers.graph import Recurrent
+from ..parts.onnx_export import silenced
 from ..parts.protocols import Inputs, by_name
 from ..samples import lengthened
 from ..sources.building import Limits, building
@@ -100,11 +99,11 @@ def _open_shapes(model: Any, module: Module, *, sample: Inputs) -> dict[str, tup
 def _converted(found: ForeignOnnx, *, shown: str) -> tuple[Module, dict[str, Tensor], float]:
     """Return the converted module, a sample by input name, and the difference from ONNX Runtime."""
     session = session_of(found.model.SerializeToString(), threads=torch.get_num_threads())
-    sample, expected = _sample(session, shown=shown)
+    sample = _sample(session, shown=shown)
     with reading(shown, "onnx", remedy="Export the network again."):  # the libraries raise anything on a damaged graph
         content = _folded(found.model).SerializeToString()
     module = onnx_module(content, what=shown)
-    return module, sample, _proven(module, session, sample=sample, expected=expected, what=shown)
+    return module, sample, _proven(module, session, sample=sample, what=shown)
 
 
 def _frozen(found: ForeignOnnx, problem: NetworkError, *, shown: str) -> tuple[Module, Tensor | dict[str, Tensor]]:
@@ -144,7 +143,9 @@ def onnx_module(content: bytes, *, what: str) -> Module:
     own = sorted({node.op_type for node in nodes_of(model.graph) if not is_standard(node)})
     if own:  # the library would look for functions of these names in PyTorch
         raise NetworkError(f"its operators {', '.join(own)} are ONNX Runtime's own")
-    with building(what, Limits.of_memory(), remedy=_remedy(model)), warnings.catch_warnings():
+    kinds = ", ".join(sorted({node.op_type for node in model.graph.node})[:40])
+    remedy = f"Its operators are {kinds}. regraft predict runs files that regraft wrote without converting them."
+    with building(what, Limits.of_memory(), remedy=remedy), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message="No explicit conversion")  # otherwise it would call any torch function of that name
         module: Module = library.ConvertModel(model, experimental=True)
@@ -209,11 +210,6 @@ def _warned_once(kind: type[Module]) -> type[Module]:
     return QuietModule
 
 
-def _remedy(model: Any) -> str:
-    kinds = sorted({node.op_type for node in model.graph.node})
-    return f"Its operators are {', '.join(kinds[:40])}. regraft predict runs files that regraft wrote without converting them."
-
-
 def _drop_doubles_(module: Any, model: Any) -> None:
     """Replace weight copies that the layers hold themselves by None. The library reads the names once an edit has removed a layer."""
     layers = importlib.import_module("onnx2pytorch.constants").STANDARD_LAYERS
@@ -236,7 +232,7 @@ def _folded(model: Any) -> Any:
     ir = optional_import("onnx_ir", "onnx", purpose=_PURPOSE)
     optimizer = optional_import("onnxscript.optimizer", "onnx", purpose=_PURPOSE)
     made = ir.serde.deserialize_model(model)
-    with _quiet():
+    with silenced():  # the library tells of each node that it does not fold
         for _ in range(3):
             optimizer.fold_constants_ir(
                 made, onnx_shape_inference=True, input_size_limit=_LARGEST, output_size_limit=_LARGEST, should_fold=_stays_small
@@ -257,31 +253,15 @@ def _left_as_numbers_(graph: Any) -> None:
         graph.initializer.remove(held[name])
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the library's messages about nodes that it does not fold."""
-    logger = logging.getLogger("onnxscript")
-    before, logger.disabled = logger.level, False
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 def _split_(graph: Any, ir: Any) -> None:
     """Fold Split nodes on constants, which the library leaves. Weights of recurrent layers have this form."""
-    for node in list(graph):
-        held = node.inputs[0].const_value if node.op_type == "Split" and node.inputs[0] is not None else None
-        if (
-            held is None
-            or held.size > _LARGEST
-            or (len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].const_value is None)
-        ):
+    for node in [node for node in graph if node.op_type == "Split"]:
+        held, sizes = ((None if one is None else one.const_value) for one in (*node.inputs, None)[:2])
+        known = len(node.inputs) < 2 or node.inputs[1] is None or sizes is not None
+        if held is None or held.size > _LARGEST or not known:
             continue
         axis = node.attributes["axis"].value if "axis" in node.attributes else 0
-        sizes = node.inputs[1].const_value.numpy() if len(node.inputs) > 1 and node.inputs[1] is not None else None
-        parts = np.array_split(held.numpy(), len(node.outputs) if sizes is None else np.cumsum(sizes)[:-1], axis)
+        parts = np.array_split(held.numpy(), len(node.outputs) if sizes is None else np.cumsum(sizes.numpy())[:-1], axis)
         for output, values in zip(node.outputs, parts, strict=True):
             value = ir.Value(name=f"{output.name}_part", const_value=ir.tensor(np.ascontiguousarray(values), name=f"{output.name}_part"))
             graph.register_initializer(value)
@@ -296,13 +276,14 @@ def _stays_small(node: Any) -> bool | None:
     if len(known) == len(shapes):
         return None if max(known, default=0) <= _LARGEST else False
     most = math.prod(max(size, 1) for size in sizes) if node.op_type in _GROWING else sum(sizes)
-    grows = node.op_type in _GROWING[:8]
-    return False if grows or most > _LARGEST else None
+    return False if node.op_type in _GROWING[:8] or most > _LARGEST else None
 
 
-def _sample(session: Any, *, shown: str) -> tuple[dict[str, Tensor], np.ndarray]:
-    """Return two random examples for each input by name, and the graph's output for them."""
+def _sample(session: Any, *, shown: str) -> dict[str, Tensor]:
+    """Return two random examples for each input by name, which the graph runs on."""
     inputs = session.get_inputs()
+    if not inputs:
+        raise NetworkError(f"{shown} takes no inputs.")
     for one in inputs:
         sides = [side if isinstance(side, int) else _OPEN[-1] for side in one.shape]
         if one.type not in _KINDS or not sides or 2 * math.prod(sides[1:]) > _LARGEST:
@@ -312,19 +293,20 @@ def _sample(session: Any, *, shown: str) -> tuple[dict[str, Tensor], np.ndarray]
                 f"{shown} takes {one.name!r} of the shape {one.shape}, whose first axis is fixed; expected a free batch axis. Export it "
                 "with one: dynamic_shapes or dynamic_axes in PyTorch, an input without batch_size in Keras."
             )
-    free = any(not isinstance(side, int) for one in inputs for side in one.shape[1:])
-    for length in _OPEN if free else _OPEN[:1]:
+    lengths = _OPEN if any(not isinstance(side, int) for one in inputs for side in one.shape[1:]) else _OPEN[:1]
+    for length in lengths:
         draws, made = torch.Generator().manual_seed(0), {}
         for one in inputs:
             shape = [2, *(side if isinstance(side, int) else length for side in one.shape[1:])]
             kind = _KINDS[one.type]
             made[one.name] = torch.randn(shape, generator=draws) if kind.is_floating_point else torch.ones(shape, dtype=kind)
         try:
-            return made, _run(session, made)
+            _run(session, made)
+            break
         except NetworkError:
-            if not free or length == _OPEN[-1]:
+            if length == lengths[-1]:
                 raise
-    raise NetworkError(f"{shown} takes no inputs.")
+    return made
 
 
 def _run(session: Any, sample: Mapping[str, Tensor]) -> np.ndarray:
@@ -342,13 +324,13 @@ def _batches(sample: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         }
 
 
-def _proven(module: Module, session: Any, *, sample: Mapping[str, Tensor], expected: np.ndarray, what: str) -> float:
+def _proven(module: Module, session: Any, *, sample: Mapping[str, Tensor], what: str) -> float:
     """Return the largest difference between a module and ONNX Runtime, relative to the largest logit. Raise above the tolerance."""
     largest = 0.0
     for batch in _batches(sample):
         with torch.no_grad(), building(what, Limits.of_memory()):
             found = as_tensor(module(*batch.values()))
-        wanted = expected if batch.keys() == sample.keys() and len(next(iter(batch.values()))) == 2 else _run(session, batch)
+        wanted = _run(session, batch)
         if found is None or tuple(found.shape) != wanted.shape:
             shape = None if found is None else tuple(found.shape)
             raise NetworkError(f"{what}: the converted module gives {shape}, ONNX Runtime {wanted.shape}. It is not taken.")
