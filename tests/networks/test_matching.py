@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from regraft.errors import AmbiguousMatchError, NetworkError
 from regraft.networks.matching import Weight, match
-from regraft.networks.matching.rules import alignments
+from regraft.networks.matching.rules import _alignments
 
 SMALL = st.lists(st.integers(0, 2), max_size=5)
 
@@ -36,7 +36,7 @@ def every_alignment(first: list[int], second: list[int]) -> set[tuple[tuple[int,
 @given(SMALL, SMALL)
 def test_alignments_are_those_of_enumeration(first: list[int], second: list[int]) -> None:
     expected = every_alignment(first, second)
-    found = alignments(first, second, limit=10_000)
+    found = _alignments(first, second, limit=10_000)
     assert len(expected) == len(found)
     assert set(found) == expected
 

@@ -232,7 +232,7 @@ def _by_alignment(source: Sequence[Weight], target: Sequence[Weight], *, left: I
     ours, theirs = _layers(source, left), _layers(target, free)
     first = [tuple(source[index].shape for index in group) for group in ours]
     second = [tuple(target[index].shape for index in group) for group in theirs]
-    options = alignments(first, second, limit=_MOST_WAYS)
+    options = _alignments(first, second, limit=_MOST_WAYS)
     if len(options) > 1:
         raise AmbiguousMatchError(_ambiguity(source, target, ours=ours, theirs=theirs, options=options))
     found = _Matches([(a, b, _ALIGNED) for one, two in options[0] for a, b in zip(ours[one], theirs[two], strict=True)])
@@ -241,7 +241,7 @@ def _by_alignment(source: Sequence[Weight], target: Sequence[Weight], *, left: I
     return found
 
 
-def alignments(first: Sequence[object], second: Sequence[object], *, limit: int) -> list[tuple[tuple[int, int], ...]]:
+def _alignments(first: Sequence[object], second: Sequence[object], *, limit: int) -> list[tuple[tuple[int, int], ...]]:
     """Return at most `limit` largest order-preserving alignments of two sequences as pairs of positions."""
     sizes = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]  # of the largest alignment of the first i and the first j
     for i, one in enumerate(first, 1):

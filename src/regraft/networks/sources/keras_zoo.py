@@ -77,7 +77,7 @@ def _spec(home: ModuleType, shape: Sequence[int | None]) -> dict[str, Any]:
     `shape` is (height, width, channels) of one example."""
 
     def answer(*pixel: int) -> np.ndarray:
-        made = home.preprocess_input(np.broadcast_to(np.float32(pixel), (1, 2, 2, 3)).copy(), data_format="channels_last")
+        made = home.preprocess_input(np.broadcast_to(np.array(pixel, np.float32), (1, 2, 2, 3)).copy(), data_format="channels_last")
         return np.asarray(np.asarray(made)[0, 0, 0], np.float64)
 
     black, red, white = answer(0, 0, 0), answer(255, 0, 0), answer(255, 255, 255)
