@@ -190,3 +190,21 @@ def test_parts_as_batches_of_tensors_and_arrays():
         own.dataset({"a": np.zeros((1, 2)), "b": np.zeros((2, 3))})
     with pytest.raises(DataError, match=r"was given the names \['a', 'a'\] and 2 preprocessings"):
         PartsPreprocessing(("a", "a"), own.parts)
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"kind": "image", "height": 30000, "width": 30000}, r"pictures of the shape \(3, 30000, 30000\); expected 268435456 numbers"),
+        ({"kind": "array", "shape": [2**20, 2**20]}, r"examples of the shape \(1048576, 1048576\); expected 268435456 numbers"),
+        ({"kind": "array", "mean": [[1.0], [2.0, 3.0]]}, r"mean=\(\(1.0,\), \(2.0, 3.0\)\) cannot be used"),
+        ({"kind": "audio", "features": "extractor"}, "expected features='extractor' with its settings"),
+    ],
+)
+def test_plain_data_of_impossible_examples_are_refused(plain, message):
+    with pytest.raises(DataError, match=message):
+        preprocessing_from_dict(plain)
+
+
+def test_plain_data_made_in_code_may_hold_arrays():
+    assert preprocessing_from_dict({"kind": "array", "shape": np.array([3])}) == ArrayPreprocessing(shape=(3,))

@@ -221,3 +221,24 @@ def test_files_that_do_not_go_together_are_told(tmp_path: Path) -> None:
     ]:
         with pytest.raises(DataError, match=told):
             as_dataset([tmp_path / path for path in paths], kind)
+
+
+def test_patterns_that_fit_several_tables_or_kinds_are_told(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("x,y\n1,a\n2,b\n")
+        (tmp_path / name).mkdir()
+        PIL.Image.new("RGB", (4, 4)).save(tmp_path / name / "1.png")
+        (tmp_path / name / "2.wav").write_bytes(b"RIFF")
+    with pytest.raises(DataError, match=r"fits 2 tables: .*a.csv, .*b.csv; expected one"):
+        regraft.read(f"{tmp_path}/*.csv")
+    with pytest.raises(DataError, match=r"fits files that are not image files. Narrow it"):
+        regraft.read(f"{tmp_path}/[ab]/*", kind="image")
+    (tmp_path / "blank.txt").write_text("\n\n")
+    with pytest.raises(DataError, match=r"No examples were found in .*blank.txt"):
+        as_dataset(str(tmp_path / "blank.txt"), "text")
+
+
+def test_records_are_rows_of_a_table() -> None:
+    texts = ["one of the texts", "another of these texts"]
+    assert list(as_dataset([{"note": text} for text in texts], "text").items) == texts
+    assert as_dataset([{"a": 1, "b": 2.0}, {"a": 3, "b": 4.0}], "array").items.tolist() == [[1, 2], [3, 4]]
