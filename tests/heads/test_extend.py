@@ -252,3 +252,11 @@ def test_solved_class_weights_of_new_classes_alone() -> None:
     eights = tuple(part[parts["new"][1] == "eight"] for part in parts["new"])
     with pytest.raises(SettingError, match=r"tells new classes from each other; received 1\. Choose 'imprint', or give old_data="):
         regraft.extend(net, ["eight"], eights, start="probe")
+
+
+def test_numbers_are_no_examples_of_classes() -> None:
+    x, module = np.ones((5, 4), np.float32), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    with pytest.raises(DataError, match="The data hold numbers in place of the classes 'c'; expected one or more of every new class"):
+        regraft.extend(regraft.load(torch.nn.Linear(4, 2), classes=["a", "b"], inputs=(4,)), ["c"], (x, np.linspace(0, 1, 5)))
+    with pytest.raises(DataError, match="The data hold numbers in place of the classes 'a', 'b'"):
+        regraft.combine({name: regraft.load(module, inputs=(4,)) for name in "ab"}, (x, np.linspace(0, 1, 5)))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from regraft.errors import NetworkError
+from regraft.errors import NetworkError, SettingError
 from regraft.heads import retarget
 from regraft.heads.retarget import retargeted_rows
 from regraft.networks.network import Head, Network, Tap
@@ -176,3 +176,10 @@ def test_a_network_without_a_head_gets_one() -> None:
     assert "put on its pooled output" in str(other.account)
     for ended in (net.ended("0"), net.tapped([Tap("0", ("mean",))])):
         assert "put on the output of '0'" in str(retarget(ended, ["a", "b", "c"]).account)
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    net = open_torch(nn.Linear(4, 2), classes=["a", "b"], inputs=(4,))
+    for hidden in ((), [(3, "relu")]):
+        with pytest.raises(SettingError, match="kind='clasification' is not known; did you mean 'classification'"):
+            retarget(net, ["a", "c"], kind="clasification", hidden=hidden)

@@ -17,6 +17,7 @@ from ..networks.names import checked_classes, exact_name, normal_name, rows_of, 
 from ..networks.network import Head, Network
 from ..networks.parts.head import ACTIVATIONS
 from ..randomness import own_state
+from ..tasks import KINDS
 from ..words import counted
 from .starts import Start, empty_head, ready_for, started
 from .synonyms import alias_form, aliases
@@ -63,7 +64,7 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
 
     Raises:
         NetworkError: if a class name is empty or not unique, or `rename` contains an unknown name.
-        SettingError: if `start` is unknown or needs data that are missing, or `hidden` is not a list of layers.
+        SettingError: if `start` or `kind` is unknown, `start` needs data that are missing, or `hidden` is not a list of layers.
         DataError: if a new class has no examples in the data, or a label is not among `classes`.
 
     Example:
@@ -75,6 +76,8 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
         (['dog'], ['bee'], True)
     """
     asked, names, layers = Start(start, data, seed), checked_classes(classes), _hidden_layers(hidden, dropout)
+    if kind is not None and kind not in KINDS:
+        raise SettingError(f"kind={kind!r} is not known{near_names(str(kind), KINDS)}")
     if layers:
         _check_deepened(net, start=start, rename=rename, task=task)
         return _deepened(

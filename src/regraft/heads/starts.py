@@ -61,7 +61,10 @@ def ready_for(net: Network, data: Any) -> tuple[Network, Any]:
 
 
 def check_shown(classes: Sequence[str], counts: Sequence[int] | np.ndarray, *, needs: str) -> None:
-    """Raise `DataError` if a class has no example. `counts`: (C,) examples of each class; `needs`: end of the message."""
+    """Raise `DataError` if a class has no example. `counts`: (C,) examples of each class, () for targets that are numbers; `needs`: end of
+    the message."""
+    if not len(counts):
+        raise DataError(f"The data hold numbers in place of the classes {', '.join(map(repr, classes[:5]))}; {needs}")
     lacking = [name for name, count in zip(classes, counts, strict=True) if not count]
     if lacking:
         raise DataError(f"The data show no example of {', '.join(map(repr, lacking[:5]))}; {needs}")
