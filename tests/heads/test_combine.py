@@ -161,3 +161,21 @@ def test_the_command_saves_a_network_and_says_what_is_next(networks: dict[str, r
     assert regraft.load(tmp_path / "both").classes == ("cat", "dog", "ox")
     wrong = run("combine", *given[:2], f"cow={tmp_path / 'nowhere'}", "--out", tmp_path / "none")
     assert wrong.exit_code == 2 and "nowhere" in wrong.stderr and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_networks_that_are_heads_alone_stand_side_by_side(family: str, tmp_path: Path) -> None:
+    def made(seed: int) -> Any:
+        torch.manual_seed(seed)
+        if family == "torch":
+            return nn.Linear(4, 2)
+        keras.utils.set_random_seed(seed)
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+
+    networks = {name: regraft.load(made(seed), inputs=(4,), classes=[name, "no"]) for seed, name in enumerate(("cat", "dog"))}
+    net = regraft.combine(networks)
+    by_hand = np.stack([scores[:, 0] - scores[:, 1] for scores in (one.logits(EXAMPLES) for one in networks.values())], 1)
+    np.testing.assert_allclose(net.logits(EXAMPLES), by_hand, atol=1e-6)
+    kept = net.save(tmp_path / "kept")
+    again = regraft.load(kept, architecture=None if family == "keras" else lambda: net.module)
+    np.testing.assert_allclose(again.logits(EXAMPLES), by_hand, atol=1e-6)

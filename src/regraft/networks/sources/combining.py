@@ -35,6 +35,6 @@ def torch_side_by_side(networks: Sequence[Network]) -> Network:
     parts = [network.origin | {"edits": [edit.to_dict() for edit in network.edits]} for network in networks]
     unknown = any(part["source"] in _WITHOUT_CLASSES for part in parts)
     origin = {"source": "module", "class": COMBINED} if unknown else {"source": COMBINED, "parts": parts}
-    return open_torch(
-        ConcatenatedOutputs([network.body.copied_module() for network in networks]), sample=networks[0].sample, origin=origin, take=True
-    )
+    module = ConcatenatedOutputs([network.body.copied_module() for network in networks])
+    # no head is looked for in its code: linear parts together look like one
+    return open_torch(module, sample=networks[0].sample, origin={**origin, "read": None}, take=True)

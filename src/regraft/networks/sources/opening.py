@@ -202,7 +202,7 @@ def side_by_side(networks: Sequence[Network]) -> Network:
     with _keras_needed():
         from ..keras.family import open_keras
         from ..keras.flat_graph import beside
-    return open_keras(beside([network.body.copied_module() for network in networks]), take=True, origin={"source": COMBINED})
+    return open_keras(beside([network.body.copied_module() for network in networks]), take=True, origin={"source": COMBINED}, heads=())
 
 
 def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
