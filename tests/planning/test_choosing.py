@@ -357,7 +357,7 @@ def test_a_budget_counts_the_workers(seconds: float | None, workers: int, tried:
     monkeypatch.setattr(auto_module, "trial_epochs", lambda _setup: (1, 2))
     settings = SimpleNamespace(cluster="auto" if workers != 1 else None)
     setup = SimpleNamespace(settings=settings, parts=SimpleNamespace(training=range(100)), network=None)
-    choice: Any = SimpleNamespace(setup=setup, log=None, deadline=seconds, asked=False, left=np.inf if seconds is None else seconds)
+    choice: Any = SimpleNamespace(setup=setup, log=None, tries_few=seconds is None, left=np.inf if seconds is None else seconds)
     choice.seconds, choice.base = lambda _one, items, epochs: 10.0, lambda _one: None
     candidates: Any = [SimpleNamespace(strategy="full", why="") for _ in range(5)]
     assert len(list(auto_module._trials(choice, candidates))) == tried

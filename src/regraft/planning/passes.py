@@ -72,12 +72,6 @@ def too_large(needed: int, log: Log) -> bool:
     return large
 
 
-def head_feed(setup: Setup, log: Log, *, feed: Feed) -> HeadFeed:
-    """Return a feed of the heads' inputs for all examples, computed by one pass of `feed`; the time is logged."""
-    with log.clock.during("frozen"):
-        return HeadFeed(setup.network, features_of(setup.network, feed, indices=np.arange(len(setup.items))), setup.device)
-
-
 def features_of(network: Network, feed: Feed, *, indices: np.ndarray) -> Tensor:
     """Return the heads' inputs (n, d) of the examples `indices`, view 0."""
     network.mode_(False)

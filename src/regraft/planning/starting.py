@@ -28,7 +28,11 @@ def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored
         known = part.known(fit).numpy()
         if name not in setup.open_tasks:
             continue
-        solved = _start_of(setup, name, solved=found.get(name), features=features)
+        solved = found.get(name)
+        if solved is not None and setup.plan.probe not in ("auto", "ridge"):
+            data = setup.data_of(name)
+            probe = named_probe(setup, name, rows=solved.rows, table=features[solved.rows].numpy())
+            solved = ClosedFormHead(probe.softened(data.targets[solved.rows], kind=data.task), solved.rows)
         if asked == "auto" and solved is not None:
             present = part.loss(torch.from_numpy(before[part.task][known]), part.targets[solved.rows])
             if held_out_loss(setup, name, probe=solved.probe, rows=solved.rows) < float(present):
@@ -49,15 +53,6 @@ def solved_heads_of(setup: Setup, features: Tensor) -> dict[str, ClosedFormHead]
         probe = fit_ridge(taken(features.numpy(), rows), data.targets[rows], kind=data.task, classes=len(data.classes))
         found[name] = ClosedFormHead(probe.softened(data.targets[rows], kind=data.task), rows)
     return found
-
-
-def _start_of(setup: Setup, name: str, *, solved: ClosedFormHead | None, features: Tensor) -> ClosedFormHead | None:
-    """Return the probe that the plan names, softened for a warm start, or `solved` if it names none."""
-    if solved is None or setup.plan.probe in ("auto", "ridge"):
-        return solved
-    rows, data = solved.rows, setup.data_of(name)
-    probe = named_probe(setup, name, rows=rows, table=features[rows].numpy())
-    return ClosedFormHead(probe.softened(data.targets[rows], kind=data.task), rows)
 
 
 def start_from_(setup: Setup, task: str, *, solved: ClosedFormHead, feed: Feed, features: Tensor) -> bool:

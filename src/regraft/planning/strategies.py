@@ -16,12 +16,12 @@ from ..networks.samples import placed
 from ..training import CachedFeed, Feed, WholeFeed
 from ..training.recipe import DRAWN
 from .choosing.auto import choose_and_carry_out
-from .choosing.bases import probe_base, read_depths, source_of, with_probe
+from .choosing.bases import probe_base, read_depths, read_test, source_of, with_probe
 from .choosing.candidates import below_probe, frozen_layers, strategy_fields, surgical_blocks
 from .choosing.convex import loop_reason, solved_heads
 from .choosing.probing import probe_at
 from .choosing.solving import softened
-from .passes import features_of, feed_of, head_feed, judging_features, train_heads, train_heads_alone, whole_feeds
+from .passes import features_of, feed_of, judging_features, train_heads, train_heads_alone, whole_feeds
 from .plan import AUTO_BLOCK, THIRDS, THROUGH_LAYERS
 from .setup import Log, Outcome, Setup, Source
 from .starting import solve_heads_
@@ -101,7 +101,7 @@ def _from_base(setup: Setup, log: Log) -> Outcome:
         tapped = read_depths(setup, log)
         anywhere = replace(setup, plan=replace(setup.plan, frozen=None))
         probed = probe_at(anywhere, tapped, rows=setup.parts.training)
-        source = source_of(setup, log, tapped=tapped)
+        source = source_of(setup, tapped=tapped, tested=read_test(setup, log))
         own = probe_base(setup, tapped, probed=softened(setup, probed)).setup
         outcome = _measured(own, log, frozen=below_probe(own.network, frozen), stage=setup.plan.strategy)
         return replace(outcome, source=source)
@@ -123,17 +123,18 @@ class _HeadFirst:
     history: History
 
 
-def _trained_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str]) -> _HeadFirst:
-    """Solve the heads of the setup's network in place, then train them on their features."""
-    source, features = _solved_head(setup, log, feed=feed, frozen=frozen)
+def _trained_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], form: Setup | None = None) -> _HeadFirst:
+    """Solve the heads of the setup's network in place, then train them on their features.
+    `form`: setup of the form of a method in which they are solved, whose `feed` and `frozen` layers are given; None: in the network's."""
+    solving = form or setup
+    with log.clock.during("frozen"):
+        features = features_of(solving.network, feed, indices=np.arange(len(setup.items)))
+    judging = judging_features(solving, log, features=features, frozen=frozen)
+    source = Source(features, judging, solve_heads_(solving, log, feed=feed, features=features))
+    for task, head in setup.network.heads.items() if form is not None else ():
+        weight, bias = form.network.rows(form.network.heads[task].layer)
+        setup.network.set_rows_(head.layer, weight, bias=bias)
     return _HeadFirst(source, features, train_heads_alone(setup, log, features=features))
-
-
-def _solved_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str]) -> tuple[Source, Tensor]:
-    """Solve the heads; return the source for the baselines, and the features of all examples, (N, d)."""
-    features = head_feed(setup, log, feed=feed).features
-    judging = judging_features(setup, log, features=features, frozen=frozen)
-    return Source(features, judging, solve_heads_(setup, log, feed=feed, features=features)), features
 
 
 def _trained_layers(  # over the limit: what is trained, and on what
@@ -216,11 +217,7 @@ def _head_first(setup: Setup, log: Log) -> _HeadFirst:
     if not isinstance(feed, CachedFeed):
         frozen = frozen_up_to_head(setup.network)
         return _trained_head(setup, log, feed=feed_of(setup, log, frozen=frozen), frozen=frozen)
-    source, features = _solved_head(own, log, feed=feed, frozen=form.frozen)
-    for task, head in setup.network.heads.items():
-        weight, bias = own.network.rows(own.network.heads[task].layer)
-        setup.network.set_rows_(head.layer, weight, bias=bias)
-    return _HeadFirst(source, features, train_heads_alone(setup, log, features=features))
+    return _trained_head(setup, log, feed=feed, frozen=form.frozen, form=own)
 
 
 def _note_idle_codes_(setup: Setup, log: Log) -> None:

@@ -22,9 +22,9 @@ from ..passes import whole_feeds
 from ..setup import Log, Outcome, Setup, Source
 from ..starting import solved_heads_of
 from ..tuning.training import FOLDS
-from .bases import outcome_of_probe, read_depths
+from .bases import outcome_of_probe, read_depths, read_test
 from .candidates import Candidate, candidates_of, strategy_fields
-from .choice import SURELY, Choice, figures_, gain_of, judged_old, source_features
+from .choice import SURELY, Choice, gain_of, judged_old, source_features
 from .convex import loop_reason, solved_heads
 from .costs import measured_costs, pass_seconds
 from .probing import best_of, probes_of
@@ -69,9 +69,9 @@ def choose_and_carry_out(setup: Setup, log: Log) -> Outcome:
 
 def _source_of(choice: Choice) -> Source:
     """Return the features of the source network, of the examples and of those that judge."""
-    setup = choice.setup
-    judged = None if setup.test is None else read_depths(setup, choice.log, items=setup.test)
-    return Source(choice.features, choice.features[setup.parts.holdout] if judged is None else judged.head_features, choice.probes)
+    tested = read_test(choice.setup, choice.log)
+    judging = choice.features[choice.setup.parts.holdout] if tested is None else tested.head_features
+    return Source(choice.features, judging, choice.probes)
 
 
 def _outcome_of_trial(choice: Choice, trial: Trial, *, history: Sequence[dict[str, Any]] = (), feed: Feed) -> Outcome:
@@ -105,7 +105,7 @@ def _check_budget(setup: Setup) -> None:
 
 def _enter_probes_(choice: Choice, found: Sequence[ProbeHeads]) -> None:
     """Add the best single-depth and the best multi-depth probe to the entries, and warn if the input alone does as well as any depth."""
-    setup, shares = choice.setup, choice.setup.items.data.task == "classification"
+    setup, data = choice.setup, choice.setup.items.data
     for joint in (False, True):
         of_kind = [one for one in found if one.joint == joint]
         if not of_kind:
@@ -113,20 +113,18 @@ def _enter_probes_(choice: Choice, found: Sequence[ProbeHeads]) -> None:
         best = choice.probe if choice.probe in of_kind else best_of(of_kind)  # the best of all probes was chosen before
         entry = Candidate("probe", f"probe of {best.name}", None if joint else best.name)
         entry.predicted, entry.seconds = choice.costs.one_pass * len(setup.items), choice.tapped.seconds
-        figures_(entry, best.errors, shares=shares)
+        choice.enter_(entry, best.errors)
         entry.why = "higher loss than the other probe" if best is not choice.probe else OLD_BETTER if choice.keeps_old else ""
         choice.entries.append(entry)
     of_input = next((one for one in found if one.name == INPUT), None)
     if of_input is None or of_input.error > choice.probe.error + choice.probe.standard_error:
         return
-    data = setup.items.data
     rows = setup.known(data.name, setup.parts.learned_from)
-    if of_input.error + 2 * of_input.standard_error < (
-        float(item_errors(setup, np.tile(blind_scores(data, rows), (len(rows), 1)), rows=rows).mean())
-    ):
+    blind = item_errors(setup, np.tile(blind_scores(data, rows), (len(rows), 1)), rows=rows)
+    if of_input.error + 2 * of_input.standard_error < float(blind.mean()):
         choice.log.notes.append(
             "Warning: the columns themselves do as well as any depth of the network. A linear model on them needs no network."
-            if setup.items.data.has_rows
+            if data.has_rows
             else "Warning: simple input statistics classify as well as the network. Your data may contain a shortcut (brightness, "
             "colour, recording channel)."
         )
@@ -149,14 +147,12 @@ def _head_errors(choice: Choice) -> np.ndarray:
 
 def _without_trials(choice: Choice) -> Outcome | None:
     """Choose between the probe and the plain head by their held-out errors, if there is no validation set."""
-    setup, errors = choice.setup, _head_errors(choice)
+    errors = choice.old.errors if choice.old is not None and choice.keeps_old else _head_errors(choice)
     entry = Candidate("head", "head")
     choice.entries.append(entry)
     choice.expect_(entry)
-    if choice.keeps_old and choice.old is not None:
-        errors = choice.old.errors
     if np.isfinite(errors).all():
-        figures_(entry, errors, shares=setup.items.data.task == "classification")
+        choice.enter_(entry, errors)
     choice.log.notes.append("Too few examples for a validation set: closed-form heads were compared by leaving examples out.")
     if choice.probe.error <= float(errors.mean()):
         entry.why = "no better than the probe"
@@ -196,8 +192,9 @@ def _by_trials(choice: Choice, found: Sequence[ProbeHeads]) -> Outcome | None:
         for one in candidates:
             one.why = f"{NOT_TRIED}: the expected gain is smaller than these examples can show"
         return _untrained(choice)
-    _announce(choice, candidates)
     trained = [one for one in candidates if one.strategy != "head"]
+    if trained:
+        _announce(choice, trained)
     trial = _leading(choice, trained)
     return _finished(choice, trial, head=next((one for one in candidates if one.strategy == "head"), None))
 
@@ -222,19 +219,22 @@ def _leading(choice: Choice, candidates: Sequence[Candidate]) -> Trial | None:
 
 def _trials(choice: Choice, candidates: Sequence[Candidate]) -> Iterator[Trial]:
     """Yield the trials of the candidates, each made when the one before has run, as far as the budget allows."""
-    few = choice.deadline is None and not choice.asked
     first, then = trial_epochs(choice.setup)
     epochs = then if choice.setup.settings.cluster is None else first + then  # on a cluster, all are made before the first one runs
     promised = [0.0] * _workers(choice)
     for number, one in enumerate(candidates):
-        if few and number >= FIRST:
+        if choice.tries_few and number >= FIRST:
             one.why = f"{NOT_TRIED}: {FIRST} that differ more were tried instead; with a budget, all are"
             continue
         trial = _begun(choice, one, promised=promised[0])
         if trial is not None:
             yield trial
-            seconds = choice.seconds(one, items=min(len(choice.setup.parts.training), LARGEST), epochs=epochs)
-            heapq.heapreplace(promised, promised[0] + seconds)
+            heapq.heapreplace(promised, promised[0] + _trial_seconds(choice, one, epochs=epochs))
+
+
+def _trial_seconds(choice: Choice, one: Candidate, *, epochs: int) -> float:
+    """Return the expected seconds of a number of `epochs` of the trial of a candidate."""
+    return choice.seconds(one, items=min(len(choice.setup.parts.training), LARGEST), epochs=epochs)
 
 
 def _workers(choice: Choice) -> int:
@@ -246,17 +246,13 @@ def _workers(choice: Choice) -> int:
         return 1
 
 
-def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
+def _announce(choice: Choice, trained: Sequence[Candidate]) -> None:
     """Print how long the trials, and the training of the best candidate, will take."""
     setup = choice.setup
-    trained = [one for one in candidates if one.strategy != "head"]
-    if not trained:
-        return
     items, most = len(setup.parts.training), most_epochs(setup.settings, len(setup.parts.training))
-    trials = sorted((choice.seconds(one, items=min(items, LARGEST), epochs=sum(trial_epochs(setup))) for one in trained), reverse=True)
+    trials = sorted((_trial_seconds(choice, one, epochs=sum(trial_epochs(setup))) for one in trained), reverse=True)
     longest = max(PARTS * choice.seconds(one, items=items, epochs=most) for one in trained)
-    few = choice.deadline is None and not choice.asked
-    fitting = [seconds for seconds in trials if seconds <= choice.left][: FIRST if few else None]
+    fitting = [seconds for seconds in trials if seconds <= choice.left][: FIRST if choice.tries_few else None]
     left, each = max(choice.left, 0), sum(fitting) / _workers(choice)
     say(
         f"the trials take about {duration(min(max(each, *fitting[:1], 0), left))}; training the best of them to its end, "
@@ -266,8 +262,7 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
 
 def _is_in_time(choice: Choice, one: Candidate, *, promised: float = 0.0) -> bool:
     """Return whether the budget has time for a trial; otherwise note the reason in the candidate."""
-    setup, left = choice.setup, choice.left - promised
-    needed = choice.seconds(one, items=min(len(setup.parts.training), LARGEST), epochs=sum(trial_epochs(setup)))
+    left, needed = choice.left - promised, _trial_seconds(choice, one, epochs=sum(trial_epochs(choice.setup)))
     if left < needed:
         one.why = f"{NOT_TRIED}: {needed:.0f} s for a trial, {max(left, 0):.0f} s left of the budget"
     return left >= needed
@@ -301,7 +296,7 @@ def _runs(choice: Choice, trials: Iterable[Trial], *, epochs: int) -> Iterator[t
 
 def _shown(choice: Choice, trial: Trial, *, run: HeldOutErrors) -> HeldOutErrors:
     """Enter the errors of a trial into its candidate, print its loss, and return the errors."""
-    figures_(trial.candidate, run.errors, shares=choice.setup.items.data.task == "classification")
+    choice.enter_(trial.candidate, run.errors)
     say(f"trial of {trial.candidate.name}: loss {run.loss:.4g} on the validation set")
     return run
 
@@ -333,7 +328,7 @@ def _trained(choice: Choice, trial: Trial) -> HeldOutErrors | None:
     if found is not None and not found.kept_start and len(run.rows) < FEW_TO_JUDGE:
         again = (FOLDS + 1) * choice.seconds(trial.candidate, items=len(setup.parts.training), epochs=sum(found.course))
         run = trial.judged_further(run, doubtful=choice.is_doubtful) if again < choice.left else run
-    figures_(trial.candidate, run.errors, shares=setup.items.data.task == "classification")
+    choice.enter_(trial.candidate, run.errors)
     if choice.is_beaten_by(run):
         return run
     trial.candidate.why = "trained to its end; not significantly better than what needs no training"
@@ -351,7 +346,7 @@ def _untrained(choice: Choice) -> Outcome | None:
         choice.entries.append(entry)
     entry.why = ""
     if choice.old is not None:
-        figures_(entry, choice.old.errors, shares=choice.setup.items.data.task == "classification")
+        choice.enter_(entry, choice.old.errors)
     return _solved_head(choice, entry)
 
 

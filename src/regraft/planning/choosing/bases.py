@@ -50,12 +50,17 @@ def read_depths(setup: Setup, log: Log, *, items: PreparedData | None = None) ->
     return tapped
 
 
-def source_of(setup: Setup, log: Log, *, tapped: TapFeatures) -> Source:
-    """Return the source network's features, as far as the pass of `tapped` read them."""
+def read_test(setup: Setup, log: Log) -> TapFeatures | None:
+    """Read the network at every depth in one pass over the test set; None without one."""
+    return None if setup.test is None else read_depths(setup, log, items=setup.test)
+
+
+def source_of(setup: Setup, *, tapped: TapFeatures, tested: TapFeatures | None) -> Source:
+    """Return the source network's features, as far as the passes over the examples (`tapped`) and the test set (`tested`) read them."""
     features = tapped.head_features
     if features is None:
         return Source()
-    judging = features[setup.parts.holdout] if setup.test is None else read_depths(setup, log, items=setup.test).head_features
+    judging = features[setup.parts.holdout] if tested is None else tested.head_features
     return Source(features, judging, solved_heads_of(setup, features))
 
 
@@ -78,11 +83,6 @@ def _read_by_probe(tapped: TapFeatures, probed: ProbeHeads) -> Tensor:
     return torch.from_numpy(features if probed.layer is None else probed.layer.apply(features))
 
 
-def scratch_base(setup: Setup) -> Base:
-    """Return the architecture of a `setup` with newly initialised weights."""
-    return Base(setup.on(setup.network.reinitialised(setup.plan.seed)), None)
-
-
 def with_probe(setup: Setup, log: Log) -> Outcome:
     """Run the strategy "probe": one pass, then closed-form heads fitted to training and validation set. Nothing is trained."""
     tapped = read_depths(setup, log)
@@ -95,10 +95,8 @@ def with_probe(setup: Setup, log: Log) -> Outcome:
 
 def outcome_of_probe(setup: Setup, log: Log, *, tapped: TapFeatures, probed: ProbeHeads) -> Outcome:
     """Return the network with a probe as its head, and what evaluates it."""
-    base, judged = probe_base(setup, tapped, probed=probed), None if setup.test is None else read_depths(setup, log, items=setup.test)
-    network, features = base.setup.network, tapped.head_features
-    judging = judged.head_features if judged is not None else None if features is None else features[setup.parts.holdout]
-    source = Source(features, judging, {} if features is None else solved_heads_of(setup, features))
+    base, tested = probe_base(setup, tapped, probed=probed), read_test(setup, log)
+    network = base.setup.network
     lost = [task for task in setup.network.heads if task not in network.heads]
     if lost:
         log.notes.append(f"The data have no targets of {', '.join(map(repr, lost))}: these heads read other features, and were left out.")
@@ -106,8 +104,8 @@ def outcome_of_probe(setup: Setup, log: Log, *, tapped: TapFeatures, probed: Pro
         network,
         base.head_feed,
         frozen_up_to_head(network),
-        source=source,
+        source=source_of(setup, tapped=tapped, tested=tested),
         head_features=base.features,
-        test_feed=None if judged is None else HeadFeed(network, _read_by_probe(judged, probed), setup.device),
+        test_feed=None if tested is None else HeadFeed(network, _read_by_probe(tested, probed), setup.device),
         solved={name: ClosedFormHead(probe, probed.rows[name]) for name, probe in probed.probes.items()},
     )

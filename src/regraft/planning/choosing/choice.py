@@ -1,7 +1,7 @@
 """State of the comparison of candidates, and the rules by which one is better than another."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,13 +17,13 @@ from ...training.courses import most_epochs
 from ..passes import features_of, feed_of
 from ..setup import ClosedFormHead, Log, Setup
 from ..tap_features import TapFeatures
-from .bases import Base, head_base, probe_base, scratch_base
+from .bases import Base, head_base, probe_base
 from .candidates import Candidate, frozen_layers
 from .costs import Costs
 from .probing import refitted
 from .solving import HeldOutErrors, ProbeHeads, gain_of, held_out, softened
 
-__all__ = ["Choice", "figures_", "gain_of", "is_better", "judged_old", "source_features"]
+__all__ = ["Choice", "gain_of", "is_better", "judged_old", "source_features"]
 
 HOPE = 0.5  # Share of the best probe's errors that tuning can be expected to remove, before any trial
 HOPE_TRIED = 0.6  # Share of a trial's errors that further training can be expected to remove; a short trial is only a beginning
@@ -64,7 +64,7 @@ class Choice:
 
     def _made(self, name: str) -> Base:
         if name == "scratch":
-            return scratch_base(self.setup)
+            return Base(self.setup.on(self.setup.network.reinitialised(self.setup.plan.seed)), None)
         if name == "head":
             return head_base(self.setup, self.log, features=self.features)
         probed = refitted(self.setup, self.tapped, probed=self.start, rows=self.setup.parts.training)
@@ -99,6 +99,20 @@ class Choice:
             candidate.estimate, candidate.interval = 1 - error, (max(1 - worst, 0.0), 1 - best)
         else:
             candidate.figure, candidate.estimate, candidate.interval = "loss", error, (best, worst)
+
+    def enter_(self, candidate: Candidate, errors: np.ndarray) -> None:
+        """Set the estimate of a candidate and its interval from its held-out errors (m,)."""
+        if self.setup.items.data.task == "classification":
+            right = round(float((1 - errors).sum()))
+            candidate.estimate, candidate.interval = right / max(len(errors), 1), wilson_interval(right, len(errors))
+            return
+        mean, half = float(errors.mean()), 1.96 * float(errors.std()) / np.sqrt(max(len(errors), 1))
+        candidate.figure, candidate.estimate, candidate.interval = "loss", mean, (mean - half, mean + half)
+
+    @property
+    def tries_few(self) -> bool:
+        """Whether only the first candidates are tried: neither a budget nor the plan asks for more."""
+        return self.deadline is None and not self.asked
 
     @property
     def keeps_old(self) -> bool:
@@ -209,14 +223,3 @@ def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: 
     one = max(float(np.square(other).mean()), unit / count)
     error = float(np.sqrt((np.square(rest - rest.mean()).sum() + one) / count / count))
     return bool((gain - LUCK * error) * usual**2 - doubt * usual * error**2 > 0)
-
-
-def figures_(candidate: Candidate, errors: Sequence[float] | np.ndarray, *, shares: bool) -> None:
-    """Set the estimate of a candidate and its interval from `errors` (m,): 0 and 1 if they are `shares`, else losses."""
-    table = np.asarray(errors)
-    if shares:
-        right = round(float((1 - table).sum()))
-        candidate.estimate, candidate.interval = right / max(len(table), 1), wilson_interval(right, len(table))
-        return
-    mean, half = float(table.mean()), 1.96 * float(table.std()) / np.sqrt(max(len(table), 1))
-    candidate.figure, candidate.estimate, candidate.interval = "loss", mean, (mean - half, mean + half)

@@ -100,32 +100,24 @@ def probe_at(setup: Setup, tapped: TapFeatures, *, rows: np.ndarray) -> ProbeHea
         found = probes_of(setup, tapped, rows=rows)
         return best_of([one for one in found if one.joint or one.of_old] or found)
     if asked is None:
-        chosen = _best_set(_by_ridge(setup, tapped, rows=rows), method)
-        return chosen if method == "ridge" else _again(setup, tapped, probed=chosen, rows=rows, method=WORDS[method])
-    block = block_of(setup.network, asked)
-    slices = tuple(part for part in tapped.slices if part.block == block)
-    if not slices:
-        known = list(dict.fromkeys(part.block for part in tapped.slices))
-        raise SettingError(f"frozen={asked!r}: the block {block!r} gives no numbers that a probe can read{near_names(block, known)}")
-    plain = solved_probe(setup, tapped, block, slices=slices, rows=rows)
+        found = _by_ridge(setup, tapped, rows=rows)
+        narrow = [one for one in found if method != "lda" or len(one.columns) <= WIDEST_ALONE]
+        narrow = narrow or [min(found, key=lambda one: len(one.columns))]
+        plain = best_of([one for one in narrow if one.joint] or narrow)
+    else:
+        block = block_of(setup.network, asked)
+        slices = tuple(part for part in tapped.slices if part.block == block)
+        if not slices:
+            known = list(dict.fromkeys(part.block for part in tapped.slices))
+            raise SettingError(f"frozen={asked!r}: the block {block!r} gives no numbers that a probe can read{near_names(block, known)}")
+        plain = solved_probe(setup, tapped, block, slices=slices, rows=rows)
     if method == "ridge":
         return plain
     if method == "auto":
         old = _old_rows(setup, tapped, rows=rows) if setup.items.data.task == "regression" else []
         further = by_discriminants(setup, tapped, probed=plain, rows=rows)
-        return best_of([plain, *further, *(one for one in old if one.name == block)])
-    return _again(setup, tapped, probed=plain, rows=rows, method=WORDS[method])
-
-
-def _best_set(found: Sequence[ProbeHeads], method: str) -> ProbeHeads:
-    """Return the best set of features that is not too wide for a method, of several depths if possible."""
-    narrow = [one for one in found if method != "lda" or len(one.columns) <= WIDEST_ALONE] or [min(found, key=lambda one: len(one.columns))]
-    return best_of([one for one in narrow if one.joint] or narrow)
-
-
-def _again(setup: Setup, tapped: TapFeatures, *, probed: ProbeHeads, rows: np.ndarray, method: str) -> ProbeHeads:
-    """Return a probe on the same features by another method."""
-    return solved_probe(setup, tapped, probed.name, slices=probed.slices, rows=rows, method=method)
+        return best_of([plain, *further, *(one for one in old if one.name == plain.name)])
+    return solved_probe(setup, tapped, plain.name, slices=plain.slices, rows=rows, method=WORDS[method])
 
 
 def block_of(network: Network, asked: int | str) -> str:

@@ -53,12 +53,10 @@ class CodedItems:
             index = torch.from_numpy(np.asarray(chosen[part], np.int64)).to(self._device)
             tensors = [tensor[index] for tensor in self._tensors]
             tensors[self._at] = torch.from_numpy(np.asarray(rows[part], np.int64)).to(tensors[self._at])
-            yield part, self._scored(tensors)
-
-    def _scored(self, tensors: list[Tensor]) -> Scores:
-        if self._cut is not None:
-            return self._cut.trainable_part(tensors)
-        return self.network.scores(dict(zip(self._names, tensors, strict=True)))
+            if self._cut is None:
+                yield part, self.network.scores(dict(zip(self._names, tensors, strict=True)))
+            else:
+                yield part, self._cut.trainable_part(tensors)
 
     def put_(self, values: np.ndarray, rows: np.ndarray) -> None:
         """Write the codes `values` (A, M) into the rows (A,) of the table."""
