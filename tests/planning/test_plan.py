@@ -67,6 +67,13 @@ def test_json_both_ways() -> None:
         ("partial", {"frozen": 1.5}, ["frozen=1.5"]),
         ("heed", {"views": 0, "holdout": 1.0, "seed": -1}, ["'head'", "views=0", "holdout=1.0", "seed=-1"]),
         ("head", {"holdout": "half"}, ["holdout='half'"]),
+        ("head", {"base": "probe"}, ["base='probe' goes with strategy='partial', 'full' or 'surgical'"]),
+        ("full", {"fresh": ["own"], "stay_near": 0.5}, ["stay_near=0.5 needs what the network said before"]),
+        (
+            "head",
+            {"rename": 3, "statistics": "yes"},
+            ["rename=3: expected old name -> new name", "statistics='yes': expected True or False"],
+        ),
         ("head", {"view": 2, "epoch": 3, "momentum": 2}, ["'view'", "views", "'epoch'", "'epochs'", "momentum=2"]),
     ],
 )
@@ -74,6 +81,12 @@ def test_everything_wrong_is_said_at_once(strategy: str, options: dict[str, Any]
     with pytest.raises(SettingError) as caught:
         make_plan(strategy, options)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+def test_options_are_given_by_name() -> None:
+    wrong: Any = ["rank"]
+    with pytest.raises(SettingError, match=r"options=\['rank'\]: expected the options of a method by name"):
+        make_plan(Plan("lora", options=wrong), {})
 
 
 @pytest.mark.parametrize(

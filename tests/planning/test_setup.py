@@ -20,7 +20,7 @@ from regraft.planning.choosing.choice import Choice
 from regraft.planning.plan import STRATEGIES
 from regraft.planning.preparing import prepared_for
 from regraft.planning.search import bench
-from regraft.planning.setup import Log, Setup, parts_of
+from regraft.planning.setup import Log, Setup, parts_of, usable_device
 from regraft.planning.strategies import run_strategy
 
 FAMILIES = ("torch", "keras")
@@ -129,3 +129,8 @@ def test_a_trial_of_a_search_learns_from_the_old_head_too(family: str) -> None:
     )
     pairs = zip(plain.network.state().values(), other.network.state().values(), strict=True)
     assert not all(torch.equal(first, second) for first, second in pairs)
+
+
+def test_a_device_that_the_machine_lacks_is_named() -> None:
+    with pytest.raises(SettingError, match=r"device='nonsense' cannot be used here: .* Leave it out, or give 'cpu'"):
+        usable_device("nonsense")

@@ -1,5 +1,6 @@
 """Preprocessing of pictures for a network that stores none, found by measuring."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,10 +33,6 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _FALL, _WITHIN, _CONTRAST = 1.3, 0.6, 0.5
 _TIE = "this is a near tie"
 _OPEN = "without statistics of BatchNorm it shows what suits these data, not what the network was trained with"
-
-
-class _NoNormalisationLayer(Exception):
-    """No normalisation layer was reached by a pass."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +97,15 @@ def _by_statistics(
     def off_by(name: str, parts: Sequence[Tensor]) -> tuple[float, int]:
         found = [misfit(modules, _batches(tried[name], part), run=run) for part in parts]
         known = [one for one in found if one is not None]
-        if len(known) < len(parts):
-            raise _NoNormalisationLayer
+        if len(known) < len(parts):  # the pass reaches none of these layers
+            return math.inf, 0
         return (OWN_ONLY * known[0][0], known[0][1]) if name == OWN else min(known)
 
-    try:
-        first = {name: off_by(name, (pixels[:BATCH], made[:BATCH]))[0] for name in tried}
-        within = sorted(first, key=lambda name: first[name])[:2]
-        off = {name: off_by(name, (pixels, made)) for name in tried if name in within or first[name] < HOPELESS * first[within[0]]}
-    except _NoNormalisationLayer:
+    first = {name: off_by(name, (pixels[:BATCH], made[:BATCH]))[0] for name in tried}
+    if math.inf in first.values():
         return None
+    within = sorted(first, key=lambda name: first[name])[:2]
+    off = {name: off_by(name, (pixels, made)) for name in tried if name in within or first[name] < HOPELESS * first[within[0]]}
     order = sorted(off, key=lambda name: off[name])
     (best, layers), (second, _) = off[order[0]], off[order[1]]
     by = f"the statistics of the first {layers} normalisation layers" if layers > 1 else "the statistics of a normalisation layer"

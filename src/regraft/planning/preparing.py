@@ -273,8 +273,7 @@ def _limited(net: Network, own: TextPreprocessing) -> TextPreprocessing:
 
 def _accepted(net: Network, own: TextPreprocessing) -> TextPreprocessing:
     """Return the text preprocessing without the tensors that the network does not take by name, such as token types."""
-    keras, forward = getattr(net.module, "inputs", None), getattr(net.module, "forward", None)
-    names = [str(one.name) for one in keras if hasattr(one, "name")] if isinstance(keras, list) else []
+    names, forward = list(_stated_shapes(net)), getattr(net.module, "forward", None)
     if not names and forward is not None and not isinstance(net.sample, dict):
         taken = signature(forward).parameters.values()
         names = [] if any(one.kind is one.VAR_KEYWORD for one in taken) else [one.name for one in taken]

@@ -131,9 +131,10 @@ def _trained_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str],
         features = features_of(solving.network, feed, indices=np.arange(len(setup.items)))
     judging = judging_features(solving, log, features=features, frozen=frozen)
     source = Source(features, judging, solve_heads_(solving, log, feed=feed, features=features))
-    for task, head in setup.network.heads.items() if form is not None else ():
-        weight, bias = form.network.rows(form.network.heads[task].layer)
-        setup.network.set_rows_(head.layer, weight, bias=bias)
+    if form is not None:
+        for task, head in setup.network.heads.items():
+            weight, bias = form.network.rows(form.network.heads[task].layer)
+            setup.network.set_rows_(head.layer, weight, bias=bias)
     return _HeadFirst(source, features, train_heads_alone(setup, log, features=features))
 
 

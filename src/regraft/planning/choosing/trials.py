@@ -54,11 +54,8 @@ class Trial:
     @property
     def rate(self) -> float:
         """Learning rate of the plan, or the usual one."""
-        return self.setup.settings.learning_rate or usual_rate(self.setup.network, self.setup.settings, drawn=self._is_drawn)
-
-    @property
-    def _is_drawn(self) -> bool:
-        return self.candidate.strategy == "scratch"
+        drawn = self.candidate.strategy == "scratch"
+        return self.setup.settings.learning_rate or usual_rate(self.setup.network, self.setup.settings, drawn=drawn)
 
     def run_(self, *, epochs: int) -> HeldOutErrors:
         """Train for further epochs at the usual rate, like the first comparison of settings; return the held-out errors."""
@@ -158,7 +155,7 @@ class Trial:
 
     def _training(self, settings: Settings) -> Training:
         """Return the training of the strategy; stage "from scratch" keeps its checkpoint apart from that of the baseline "scratch"."""
-        stage = "from scratch" if self._is_drawn else self.candidate.strategy
+        stage = "from scratch" if self.candidate.strategy == "scratch" else self.candidate.strategy
         return training_of(self.setup, self.log, stage=stage, feed=self.feed, frozen=self.frozen, settings=settings)
 
     def _form(self) -> AbstractContextManager[None]:
@@ -184,8 +181,12 @@ def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> 
     setup = base.setup.on(base.setup.network.copy())
     if candidate.strategy == "head":
         return Trial(candidate, base.history, setup, log, setup.all_but_heads, {}, replace(base, setup=setup).head_feed)
-    tuning = _tuning(candidate, setup) if candidate.strategy in METHODS else None
-    if tuning is not None:
+    tuning, method = None, METHODS.get(candidate.strategy)
+    if method is not None:  # with its default settings where none are given
+        usual, given = Settings().to_dict(), setup.settings.to_dict()
+        suited = {name: value for name, value in method.settings.items() if given[name] == usual[name]}
+        setup = replace(setup, plan=replace(setup.plan, settings=replace(setup.settings, **suited)))
+        tuning = begun_method(setup, strategy=candidate.strategy, options=candidate.options)
         setup, frozen = tuning.setup, tuning.frozen
     else:
         layers = frozen_layers(source, candidate)
@@ -229,14 +230,6 @@ def _task(shared: tuple[list[Trial], int, int], piece: tuple[int, TrialState]) -
     with speaking(False):
         run = trial.run_(epochs=epochs)
     return run, trial.state(), trial.candidate.seconds
-
-
-def _tuning(candidate: Candidate, setup: Setup) -> Tuning:
-    """Return the network in the form of the candidate's method, with the method's default settings where none are given."""
-    usual, given = Settings().to_dict(), setup.settings.to_dict()
-    suited = {name: value for name, value in METHODS[candidate.strategy].settings.items() if given[name] == usual[name]}
-    setup = replace(setup, plan=replace(setup.plan, settings=replace(setup.settings, **suited)))
-    return begun_method(setup, strategy=candidate.strategy, options=candidate.options)
 
 
 def trial_epochs(setup: Setup) -> tuple[int, int]:

@@ -118,13 +118,12 @@ def aims_of(held: CodedItems, data: Dataset, *, how: str | None, codes: np.ndarr
 
 def target_aims(data: Dataset) -> tuple[Aim, ...]:
     """Return the aims from the targets of `data`, whose tasks are named as the heads."""
-    return tuple(_aim(data.targets_of(name), name) for name in data.tasks)
-
-
-def _aim(targets: Targets, task: str) -> Aim:
-    known = torch.from_numpy(targets.known.astype(np.float32))
-    values = np.where(targets.values < 0, 0, targets.values) if targets.task == "classification" else np.nan_to_num(targets.values)
-    return Aim(task, targets.task, torch.from_numpy(values), known)
+    aims = []
+    for name in data.tasks:
+        own = data.targets_of(name)
+        values = np.where(own.values < 0, 0, own.values) if own.task == "classification" else np.nan_to_num(own.values)
+        aims.append(Aim(name, own.task, torch.from_numpy(values), torch.from_numpy(own.known.astype(np.float32))))
+    return tuple(aims)
 
 
 def scaled(held: CodedItems, aims: Sequence[Aim], *, codes: np.ndarray, members: Sequence[np.ndarray]) -> tuple[Aim, ...]:
