@@ -20,17 +20,17 @@ _LONGEST = 200  # Maximum bytes of a name to which a suffix can be added on ever
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
+def replaced_file(path: Path, *, ending: str = "") -> Iterator[Path]:
     """Write a file atomically: it is the old or the new one, never a part.
-    Yield the path of an empty file beside it. That file replaces the old one at the end, or is removed if there is an exception. The next
-    call overwrites what a killed process left."""
+    Yield the path of an empty file beside it, with a name that has this `ending`. That file replaces the old one at the end, or is removed
+    if there is an exception. The next call overwrites what a killed process left."""
     name = path.name
     if len(os.fsencode(name)) > _LONGEST:
         name = hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
     lock = locked_file(path.with_name(f".{name}{LOCK}"), wait=_PATIENCE)
     if lock is None:
         raise OSError(errno.EBUSY, "Another process is writing it", str(path))
-    partial = path.with_name(f".{name}{PARTIAL}")
+    partial = path.with_name(f".{name}{PARTIAL}{ending}")
     try:
         partial.unlink(missing_ok=True)  # what lies there may be a pipe, which would be waited for, or a link to another file
         os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))

@@ -241,10 +241,8 @@ _KINDS: Mapping[str, type[Edit]] = {
 TRAINING = (ScaleShift, LowRank)  # Edits that put a network into its training form; it must be settled before other edits, saving or export
 
 
-def edit_from_dict(plain: Mapping[str, Any] | Edit) -> Edit:
+def edit_from_dict(plain: Mapping[str, Any]) -> Edit:
     """Return the edit of the plain data that `to_dict` wrote."""
-    if isinstance(plain, Edit):
-        return plain
     name = plain.get("edit") if isinstance(plain, Mapping) else plain
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:

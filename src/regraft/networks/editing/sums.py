@@ -31,7 +31,7 @@ def summed_layers(
         return None
     for activation, before, free in (("linear", lambda x: x, False), ("softmax", torch.log, True), ("sigmoid", torch.logit, False)):
         shares = _shares(outputs, before(result.double()), free=free)
-        if shares is not None and not _reads_another(modules, shares, run=run):
+        if shares is not None and not _reads_another(modules, [name for name, _ in shares], run=run):
             return shares, activation
     return None
 
@@ -55,9 +55,9 @@ def _shares(outputs: Mapping[str, Tensor], logits: Tensor, *, free: bool) -> tup
     return tuple((name, float(share)) for name, share, _ in shares) if exact and 2 <= len(shares) <= _MOST else None
 
 
-def _reads_another(modules: Mapping[str, Module], shares: Sequence[Share], *, run: Callable[[], Any]) -> bool:
+def _reads_another(modules: Mapping[str, Module], names: Sequence[str], *, run: Callable[[], Any]) -> bool:
     """Tell whether one of the layers reads what another one's output contributes to."""
-    layers = [modules[name] for name, _ in shares]
+    layers = [modules[name] for name in names]
     for spoilt in layers:
         others = [layer for layer in layers if layer is not spoilt]
         with ExitStack() as stack, torch.no_grad():
@@ -77,7 +77,7 @@ def head_with_more(
 ) -> HeadLocation | None:
     """Return the head whose output is the result (N, C) once the layers beside it give zeros; None if there is no such head."""
     own = _of_one_logit_each(modules, seen, names=names, result=result, run=run)
-    if len(own) < 2 or _reads_another(modules, [(name, 1.0) for name in own], run=run):
+    if len(own) < 2 or _reads_another(modules, own, run=run):
         return None
     for main in (name for name in reversed(own) if seen.outputs[name].shape == result.shape):
         beside = tuple(name for name in own if name != main)
@@ -93,7 +93,7 @@ def layers_beside(  # over the limit: modules and trace are one run
     """Return those of the layers `names` that add to the result (N, C) beside `main`, perhaps after a maximum over positions.
     These are the layers of which each output moves one logit: its own. None of them reads what another one gives."""
     beside = _of_one_logit_each(modules, seen, names=[name for name in names if name != main], result=result, run=run)
-    return () if not beside or _reads_another(modules, [(name, 1.0) for name in (main, *beside)], run=run) else tuple(beside)
+    return () if not beside or _reads_another(modules, (main, *beside), run=run) else tuple(beside)
 
 
 def _of_one_logit_each(

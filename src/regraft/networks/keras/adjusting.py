@@ -153,9 +153,7 @@ def _low_rank(twin: KerasBody, edit: LowRank, *, seed: int, **_: Any) -> KerasBo
 
 def settled(body: KerasBody) -> tuple[KerasBody, tuple[str, ...]]:
     """Return a copy of a `body` with its training form folded into the weights, and the names of layers that gained a bias."""
-    if body.plain is None:
-        return body.copy(), ()
-    twin = body.plain.copy()
+    twin = cast(KerasBody, body.plain).copy()
     trained, created = body.variables(), []
     with torch.no_grad():
         for name, variable in twin.variables().items():

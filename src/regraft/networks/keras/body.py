@@ -310,9 +310,7 @@ class KerasBody(Body):
         return True
 
     def code_table(self) -> Parameter:
-        if self.coding is None:
-            raise NetworkError("The network knows no conditions; expected one that takes codes. Train codes with strategy='codes'.")
-        return cast(Parameter, self.by_name[CODES].embeddings.value)
+        return super().code_table() if self.coding is None else cast(Parameter, self.by_name[CODES].embeddings.value)
 
     def put_codes_(self, table: np.ndarray) -> None:
         if len(table) != self.by_name[CODES].input_dim:

@@ -2,11 +2,10 @@
 
 import json
 import logging
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import numpy as np
 import torch
 
 from ...errors import NetworkError
-from ...files.writing import flush_file
+from ...files.writing import replaced_file
+from ..tracing import replaced
 from .body import KerasBody
 from .clone import cloned
 from .library import keras
@@ -30,16 +30,10 @@ def save(body: KerasBody, module: Any, *, target: Path) -> None:
     """Write a model that belongs to a body or shares its layers, or its weights alone (`.weights.h5`). The write is atomic."""
     alone = target.name.lower().endswith(WEIGHTS_ALONE)
     ending = WEIGHTS_ALONE if alone else target.suffix.lower()  # Keras chooses the layout by it
-    partial = target.with_name(f".{target.stem}.partial{ending}")
-    with as_given(body), ExitStack() as stack:
-        stack.callback(partial.unlink, missing_ok=True)
-        logger = logging.getLogger("absl")  # Keras warns there that .h5 is a legacy format
-        stack.callback(setattr, logger, "disabled", logger.disabled)
-        logger.disabled = True
+    quiet = [(logging.getLogger("absl"), "disabled", True)]  # Keras warns there that .h5 is a legacy format
+    with as_given(body), replaced(quiet), replaced_file(target, ending=ending) as partial:
         try:
             (module.save_weights if alone else module.save)(partial)
-            flush_file(partial)
-            os.replace(partial, target)
         except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
             raise NetworkError(
                 f"Keras cannot write this {type(module).__name__}: {error}. Give the class a get_config() and register it with "
@@ -51,10 +45,7 @@ def save(body: KerasBody, module: Any, *, target: Path) -> None:
 def as_given(body: KerasBody) -> Iterator[None]:
     """Restore the original `trainable` flags of the layers while the context lasts."""
     gradients = [(variable.value, variable.value.requires_grad) for variable in body.variables().values()]
-    with ExitStack() as stack:
-        for name, layer in body.named_with_root():
-            stack.callback(vars(layer).__setitem__, "_trainable", layer._trainable)
-            vars(layer)["_trainable"] = body.given_trainable.get(name, True)
+    with replaced([(layer, "_trainable", body.given_trainable.get(name, True)) for name, layer in body.named_with_root()]):
         yield
     for value, wanted in gradients:
         value.requires_grad_(wanted)
@@ -112,9 +103,7 @@ def write_keras2(module: Any, sample: Any, *, kinds: Sequence[str], target: Path
     if not alone and type(module).__name__ not in _MODELS:
         raise NetworkError(f"A model of the class {type(module).__name__} has no architecture in Keras 2's form. {_INSTEAD}")
     config = None if alone else _old_model({"class_name": type(module).__name__, "config": module.get_config()})
-    partial = target.with_name(f".{target.stem}.partial.h5")
-    with ExitStack() as stack:
-        stack.callback(partial.unlink, missing_ok=True)
+    with replaced_file(target, ending=".h5") as partial:
         with h5py.File(partial, "w") as file:
             weights = file if alone else file.create_group("model_weights")
             if not alone:
@@ -127,8 +116,6 @@ def write_keras2(module: Any, sample: Any, *, kinds: Sequence[str], target: Path
                 place.attrs["backend"], place.attrs["keras_version"] = b"tensorflow", _VERSION.encode()
             _write_weights(weights, module)
         _prove(module, partial, sample=sample, alone=alone)
-        flush_file(partial)
-        os.replace(partial, target)
 
 
 def _prove(module: Any, path: Path, *, sample: Any, alone: bool) -> None:

@@ -217,29 +217,24 @@ def blocks_of_model(model: Any, modules: Mapping[str, Any], *, layers: Sequence[
         members[last].append(layer)
     filled = [group for group in members if group]
     filled.sort(key=lambda group: layers.index(group[0]))
-    named = [
-        (next((layer.name for layer in group if layer.parameters and not _is_side(layer)), group[0].name), group)
-        for group in _joined(filled)
-    ]
+    side = {name for name, module in modules.items() if is_code(module) or module.name.startswith(ADJUSTED)}
+    weights = {layer: 0 if layer.name in side else layer.parameters for layer in layers}
+    named = [(next((layer.name for layer in group if weights[layer]), group[0].name), group) for group in _joined(filled, weights=weights)]
     return merged_blocks(named)
 
 
-def _is_side(layer: Layer) -> bool:
-    """Tell by its name whether a layer holds codes, brings them to a hook point, or scales and shifts an output."""
-    name = layer.name.rpartition(".")[2]
-    return (name == CODES and layer.kind == "Embedding") or name.startswith((*_CODE_PARTS, ADJUSTED))
-
-
-def _joined(groups: Sequence[list[Layer]]) -> list[list[Layer]]:
+def _joined(groups: Sequence[list[Layer]], *, weights: Mapping[Layer, int]) -> list[list[Layer]]:
+    """Join groups that stand for no depth of their own with the group before them; the `weights` of a layer that serves codes or scales
+    count as 0."""
     joined: list[list[Layer]] = []
     for group in groups:
-        if joined and all(layer.kind.endswith("Normalization") or not layer.parameters or _is_side(layer) for layer in group):
+        if joined and all(layer.kind.endswith("Normalization") or not weights[layer] for layer in group):
             joined[-1] += group
         else:
             joined.append(list(group))
-    if len(joined) > 1 and any(map(_is_side, joined[0])) and all(_is_side(layer) or not layer.parameters for layer in joined[0]):
+    if len(joined) > 1 and any(layer.parameters for layer in joined[0]) and not any(weights[layer] for layer in joined[0]):
         joined[:2] = [joined[0] + joined[1]]
-    sizes = [sum(layer.parameters for layer in group if not _is_side(layer)) for group in joined]
+    sizes = [sum(weights[layer] for layer in group) for group in joined]
     while len(joined) > _MOST_BLOCKS:
         at = min(range(len(joined) - 2), key=lambda at: sizes[at] + sizes[at + 1])
         joined[at : at + 2] = [joined[at] + joined[at + 1]]
