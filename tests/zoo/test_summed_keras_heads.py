@@ -57,6 +57,15 @@ def test_both_parts_are_trained() -> None:
     assert not np.allclose(before[:, :12], after[:, :12]) and not np.allclose(before[:, 12:], after[:, 12:])
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have a `quantize` method")
+def test_quantised_layers_stay_as_they_are() -> None:
+    own = model("add")
+    own.quantize("int8")
+    net = regraft.load(own)
+    assert not net.heads and "became one layer" not in str(net.account)
+    assert np.array_equal(net.logits(ROWS), np.asarray(own(ROWS).detach()))
+
+
 def test_a_residual_connection_is_no_head() -> None:
     entry = keras.Input((8,))
     first = layers.Dense(3, name="one")(entry)

@@ -32,7 +32,7 @@ from .adjusting import INSIDE
 from .body import KerasBody
 from .clone import cloned
 from .flat_graph import FlatGraph, Rewiring, end_of, last_called, mapped, named, named_inputs, opened
-from .heads import channels_last, found_beside, is_wide, outputs_of, rows_of
+from .heads import channels_last, found_beside, is_wide, outputs_of, plain_rows, rows_of
 from .library import keras
 from .running import by_number, called, sample_for, shapes_of
 from .sizes import put_rows_, rechannel_, resize_
@@ -394,12 +394,10 @@ def with_joined_heads(body: KerasBody) -> KerasBody:
         return body
     modules = body.by_name
     seen = trace(modules, body.sample_run)
-    result = as_tensor(seen.result)
-    linear = keras.activations.linear
-    dense = [name for name in seen.order if isinstance(modules[name], keras.layers.Dense) and modules[name].activation is linear]
-    vectors = [name for name in dense if seen.inputs[name].ndim == 2]
-    if result is None or result.ndim != 2 or len(dense) < 2:
+    result, names = as_tensor(seen.result), plain_rows(modules, seen)
+    if result is None or result.ndim != 2 or len(names) < 2:
         return body
+    vectors = [name for name in names if seen.inputs[name].ndim == 2]
     found = summed_layers(modules, seen, names=vectors, result=result, run=body.sample_run)
     if found is None:
         more = found_beside(None, modules, seen=seen, run=body.sample_run)
@@ -418,8 +416,8 @@ def with_joined_heads(body: KerasBody) -> KerasBody:
     output = _run([keras.layers.Dense(len(weight), activation=activation, name=one.layer)], features, head=head)
     twin = body.anew(graph.model(output), {"main": (head, one)})
     twin.refresh_heads_()
-    names = ", ".join(f"{share:g} × {name!r}" for name, share in shares)
-    note = f"the result is a sum of layers, {names}: they became one layer, {one.layer!r}, which reads what they read side by side"
+    summands = ", ".join(f"{share:g} × {name!r}" for name, share in shares)
+    note = f"the result is a sum of layers, {summands}: they became one layer, {one.layer!r}, which reads what they read side by side"
     twin.account = Account(notes=(note,))
     return twin
 

@@ -99,9 +99,7 @@ def given_heads(
 
 def found_beside(found: HeadLocation | None, modules: Mapping[str, Any], *, seen: Trace, run: Callable[[], Any]) -> HeadLocation | None:
     """Return a head with the Dense layers that add to its logits (`FoundHead.beside`); for None, the head that is found with them."""
-    result = as_tensor(seen.result)
-    dense = [name for name in seen.order if isinstance(modules[name], keras.layers.Dense) and _is_linear(modules[name])]
-    names = [name for name in dense if modules[name].activation is keras.activations.linear]
+    result, names = as_tensor(seen.result), plain_rows(modules, seen)
     if result is None or result.ndim != 2 or len(names) < 2:
         return found
     if found is None:
@@ -110,6 +108,12 @@ def found_beside(found: HeadLocation | None, modules: Mapping[str, Any], *, seen
         return found
     beside = layers_beside(modules, seen, names=names, main=found.layer, result=result, run=run)
     return replace(found, whole=True, beside=beside) if beside else found
+
+
+def plain_rows(modules: Mapping[str, Any], seen: Trace) -> list[str]:
+    """Return the names of the Dense layers that may be part of a head of several layers, in execution order."""
+    dense = [name for name in seen.order if isinstance(modules[name], keras.layers.Dense) and _is_linear(modules[name])]
+    return [name for name in dense if modules[name].activation is keras.activations.linear]
 
 
 def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) -> HeadLocation | None:
