@@ -4,6 +4,7 @@ An edit describes the structure, not the weights: opening a saved network replay
 applies an edit; `regraft.json` of a saved folder stores edits as dictionaries.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -27,10 +28,7 @@ _CONFIG = ConfigDict(allow_inf_nan=False)
 
 def fits(*sides: int | None) -> bool:
     """Return whether a tensor with these sides has at most `MOST` elements; an unknown side counts as 1."""
-    total = 1
-    for side in sides:
-        total *= side or 1
-    return total <= MOST
+    return math.prod(side or 1 for side in sides) <= MOST
 
 
 def checked_coding(coding: Coding | Mapping[str, Any]) -> Coding:

@@ -310,7 +310,9 @@ class KerasBody(Body):
         return True
 
     def code_table(self) -> Parameter:
-        return super().code_table() if self.coding is None else cast(Parameter, self.by_name[CODES].embeddings.value)
+        if self.coding is None:
+            raise NetworkError("The network knows no conditions; expected one that takes codes. Train codes with strategy='codes'.")
+        return cast(Parameter, self.by_name[CODES].embeddings.value)
 
     def put_codes_(self, table: np.ndarray) -> None:
         if len(table) != self.by_name[CODES].input_dim:

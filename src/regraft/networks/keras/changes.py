@@ -31,12 +31,12 @@ from ..tracing import as_tensor, flat_tensors, head_reading, in_columns, trace
 from .adjusting import INSIDE
 from .body import KerasBody
 from .clone import cloned
-from .flat_graph import FlatGraph, Rewiring, end_of, last_called, mapped, named, named_inputs, opened
+from .flat_graph import Rewiring, end_of, last_called, mapped, named, named_inputs, opened
 from .heads import channels_last, found_beside, is_wide, outputs_of, plain_rows, rows_of
 from .library import keras
 from .running import by_number, called, sample_for, shapes_of
 from .sizes import put_rows_, rechannel_, resize_
-from .structure import CODES, READ, TAPS, graph_of, is_tap, named_modules, steps_of
+from .structure import CODES, READ, TAPS, graph_of, is_tap, named_modules
 
 # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -383,7 +383,7 @@ def with_one_output(body: KerasBody) -> KerasBody:
     graph = graph_of(body.module)
     if graph is None or len(graph.outputs) == 1:
         return body
-    model = FlatGraph(body.module.name, graph._inputs_struct, None, []).model(graph.outputs[body.first.output])
+    model = opened(body.module).model(graph.outputs[body.first.output])
     return body.anew(model, {body.head.task: (body.head, replace(body.first, output=0))})
 
 
@@ -424,8 +424,8 @@ def with_joined_heads(body: KerasBody) -> KerasBody:
 
 def with_groups(body: KerasBody) -> Any:
     """Return the module of a body. With derived heads, return a copy with their summed probabilities as further outputs."""
-    derived, graph = [head for head in body.heads.values() if head.groups is not None], graph_of(body.module)
-    if not derived or graph is None:
+    derived = [head for head in body.heads.values() if head.groups is not None]
+    if not derived or graph_of(body.module) is None:
         return body.module
     with torch.no_grad():
         result = outputs_of(body.sample_run())[body.first.output]
@@ -433,9 +433,7 @@ def with_groups(body: KerasBody) -> Any:
     reading = head_reading(scores, result, channels_last=True)
     if reading not in {"linear", "softmax", "log_softmax"}:
         return body.module
-    model = cloned(body.module)
-    graph = graph_of(model)
-    whole = FlatGraph(model.name, graph._inputs_struct, graph._outputs_struct, steps_of(graph))  # type: ignore[union-attr]
+    whole = opened(cloned(body.module))
     probabilities = keras.tree.flatten(whole.outputs)[body.first.output]
     if reading == "linear":
         probabilities = named("probabilities", keras.ops.softmax(probabilities))

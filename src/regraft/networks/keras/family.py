@@ -140,12 +140,11 @@ def open_keras(
     sample = sample_for(own, inputs)
     facts = origin or {"source": "model", "class": f"{type(model).__module__}.{type(model).__qualname__}"}
     body = inspected(own, sample, head=head, heads=heads)
-    account = body.account
     if isinstance(head, str) and heads is None:
         body = changes.with_one_output(body)
     elif head is None and heads is None:
         body = with_read_head(changes.with_joined_heads(body))
-        account = body.account
+    account = body.account
     if kept:
         names = ", ".join(repr(layer.name) for layer in kept)
         note = f"stateful layers: {names}; here each example starts from zero states, as after reset_state(), in batches of any size"

@@ -193,7 +193,7 @@ class Rewiring:
             inner = keras.Input(code.shape[1:], dtype=code.dtype, name=CODE_INPUT) if self.coded else None
             outputs = self.outputs(graph, {}, code=inner)
             given = _single(inputs if inner is None else [*inputs, inner])
-            self.models[id(model)] = FlatGraph(model.name, given, None, []).model(outputs)
+            self.models[id(model)] = opened(model).model(outputs, inputs=given)
         return self.models[id(model)]
 
 
