@@ -187,6 +187,15 @@ def test_derived_heads(tmp_path: Path) -> None:
     assert list(network.with_head(replace(rows(6, 64), activation="softmax")).heads) == ["main", "b"]
 
 
+@pytest.mark.parametrize("activation", ["linear", "softmax", "log_softmax"])
+def test_derived_heads_are_exported_as_probabilities(activation: str, tmp_path: Path) -> None:
+    network = open_keras(dense_network(4, activation))
+    network.heads["coarse"] = replace(rows(2, 4, task="coarse"), groups=((0, 2), (1, 3)))
+    probabilities = network.scores(network.sample)["main"].softmax(1)
+    _, coarse = opens_in_plain_keras(network, tmp_path)
+    same(coarse, probabilities[:, [0, 1]] + probabilities[:, [2, 3]])
+
+
 @pytest.mark.parametrize("name", [*WITH_GRAPH, "subclassed"])
 @pytest.mark.parametrize("activation", ["relu", "softmax"])
 def test_stack(name: str, activation: str, tmp_path: Path) -> None:

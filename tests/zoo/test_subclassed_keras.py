@@ -10,6 +10,7 @@ import pytest
 
 import regraft
 from regraft.errors import NetworkError
+from regraft.networks.edits import AddedBiases
 from regraft.networks.network import Network, Tap
 
 keras = pytest.importorskip("keras")
@@ -303,3 +304,23 @@ def test_saving_says_what_a_folder_needs_to_be_opened(kind: str, tmp_path: Path)
     with pytest.raises(NetworkError, match=r"architecture="):
         regraft.load(tmp_path / "net")
     assert regraft.load(tmp_path / "net", architecture=make).logits(np.zeros((2, 8))).shape == (2, 3)
+
+
+def without_bias() -> Any:
+    entry = keras.Input((8,))
+    values = Scaled()(layers.Dense(6, use_bias=False, name="plain")(entry))
+    return keras.Model(entry, layers.Dense(3, name="scores")(values))
+
+
+def test_a_layer_that_gained_a_bias_is_opened_with_the_code_of_the_model(tmp_path: Path) -> None:
+    net = regraft.load(without_bias())
+    changed = net.adjusted(net.points(), form="film")
+    for name, parameter in changed.layer_parameters()["adjusted_plain"].items():
+        parameter.data += 0.5 if name.endswith(".b") else 0.25
+    settled = changed.settled()
+    assert settled.edits == (AddedBiases(("plain",)),)
+    settled.save(tmp_path / "saved")
+    again = regraft.load(tmp_path / "saved", architecture=without_bias)
+    items = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    assert again.edits == settled.edits and np.array_equal(again.logits(items), settled.logits(items))
+    assert np.allclose(settled.logits(items), changed.logits(items), atol=1e-5) and not np.allclose(again.logits(items), net.logits(items))
