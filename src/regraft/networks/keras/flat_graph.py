@@ -13,7 +13,7 @@ from .structure import CODE_INPUT, graph_of, is_tap, no_graph, steps_of
 
 
 @dataclass(frozen=True)
-class FlatGraph:
+class _FlatGraph:
     """The graph of a model whose nested models are opened where they hold given layers."""
 
     name: str
@@ -50,7 +50,7 @@ class FlatGraph:
         return next(name for name in numbered(plain) if not any(old == name or old.startswith(f"{name}_") for old in taken))
 
 
-def opened(model: Any, *layers: Any) -> FlatGraph:
+def opened(model: Any, *layers: Any) -> _FlatGraph:
     """Return a model's graph with `layers` at its top level."""
     graph = graph_of(model)
     if graph is None:
@@ -64,7 +64,7 @@ def opened(model: Any, *layers: Any) -> FlatGraph:
     for step in steps:  # names of layers from nested models may clash with those of the outer model
         operation = step.operation
         operation.name = next(name for name in numbered(operation.name) if taken.setdefault(name, operation) is operation)
-    return FlatGraph(model.name, graph._inputs_struct, outputs, steps)
+    return _FlatGraph(model.name, graph._inputs_struct, outputs, steps)
 
 
 def mapped(structure: Any, known: Mapping[int, Any]) -> Any:
@@ -77,7 +77,7 @@ def last_called(layers: Sequence[Any]) -> Any:
     return ([layer for layer in layers if layer._inbound_nodes] or list(layers))[-1]
 
 
-def end_of(graph: FlatGraph, layers: Sequence[Any]) -> Any:
+def end_of(graph: _FlatGraph, layers: Sequence[Any]) -> Any:
     """Return the output of the last called layer of `layers`, after the weightless operations that belong to it."""
     node = graph.node(last_called(layers))
     at = next(index for index, step in enumerate(graph.steps) if step is node)
@@ -91,7 +91,7 @@ def end_of(graph: FlatGraph, layers: Sequence[Any]) -> Any:
     return node.outputs[0]
 
 
-def named_inputs(graph: FlatGraph, further: str) -> dict[str, Any]:
+def named_inputs(graph: _FlatGraph, further: str) -> dict[str, Any]:
     """Return the inputs by name. A single unnamed input is renamed to "inputs"."""
     inputs = keras.tree.flatten(graph.inputs)
     unnamed = len(inputs) == 1 and not isinstance(graph.inputs, dict)
