@@ -390,7 +390,7 @@ import regraft
 from regraft.networks.parts.code_files import write_code
 from regraft.networks.onnx import session
 from regraft.planning.profiling import Profile
-session._memory = lambda: 2**29
+session.memory = lambda: 2**29
 for folder in sys.argv[1:]:
     try:
         regraft.load(folder)
