@@ -21,6 +21,7 @@ from ..parts.code_files import table_with_files
 from ..parts.head import HeadLocation, told_binary
 from ..parts.onnx_export import input_names
 from ..parts.protocols import by_name
+from ..predictions import result_head
 from ..torch.body import TorchBody, inspected
 from ..torch.exporting import PROGRAM_FILE, UNOPENED_PROGRAM_FILE
 from ..torch.family import TORCH
@@ -88,11 +89,10 @@ def open_torch_program(path: Path, *, trust: bool) -> Network:
         body.open_(program.free)
         network = Network(TORCH, body, {"source": "program", "class": program.own}, Account())
         with torch.no_grad():
-            width = network.scores(network.sample)["main"].shape[1]
-    kind = "classification" if width > 1 else "regression"
+            made = network.scores(network.sample)["main"]
     activation = "softmax" if program.probabilities else "linear"
     network.body.found = {"main": HeadLocation(logits_name(0), activation)}
-    network.heads = {"main": Head("main", None, kind, activation, "", np.zeros((width, 0), np.float32), np.zeros(width, np.float32))}
+    network.heads = {"main": replace(result_head(made), activation=activation)}
     notes = [f"a PyTorch program, {path.name}, that was trusted: it predicts and nothing else"]
     notes += ["it returns probabilities: their logarithms are taken for its logits"] if program.probabilities else []
     network.account = Account(notes=tuple(notes))
