@@ -226,6 +226,8 @@ def test_names() -> None:
             regraft.adapt_condition(net, items(("new",)), names)
     with pytest.raises(NetworkError, match=r"The condition 3 is not known; known: 'ada', .*'fay'. Learn"):
         net.predict(items().items, 3)
+    with pytest.raises(DataError, match="of 0 conditions were received; expected one or more of each"):
+        regraft.adapt_condition(net, data, [])
     with pytest.raises(SettingError, match="Received 'mean' as names of conditions"):
         regraft.adapt_condition(net, (data.items, np.array(CLASSES)[data.targets]), "mean")
 
@@ -250,6 +252,10 @@ def test_items_and_settings() -> None:
             regraft.adapt_condition(net, data, "new", **wrong)
     with pytest.raises(NetworkError, match=r"takes no codes of conditions\. Train some"):
         regraft.adapt_condition(plain("torch"), data, "new")
+    with pytest.raises(DataError, match="'main' is of the kind 'classification'; the data have targets of the kind 'regression'"):
+        regraft.adapt_condition(net, regraft.read((data.items, np.linspace(0.5, 1.1, len(data)))), "new")
+    with pytest.raises(SettingError, match="input='Q': the network has no input of that name"):
+        regraft.adapt_condition(beside("torch"), data, "new", input="Q")
     with pytest.raises(SettingError, match="input='Z': this network takes its codes into 'layers' already"):
         regraft.adapt_condition(net, data, "new", input="Z")
     with pytest.raises(NetworkError, match="The condition 'adda' is not known; did you mean 'ada'"):
@@ -403,6 +409,8 @@ def test_an_input_for_each_class(family: str) -> None:
         regraft.tune_input(net, ["a"], start=np.zeros(WIDTH + 1))
     with pytest.raises(SettingError, match="no input of that name"):
         regraft.tune_input(net, items(), input="Z")
+    with pytest.raises(SettingError, match="Received 9 examples and no input=; expected class names"):
+        regraft.tune_input(net, items())
     with pytest.raises(SettingError, match="takes several inputs"):
         regraft.tune_input(beside(family), ["a"])
 

@@ -116,3 +116,9 @@ def test_what_is_solved_takes_no_weights() -> None:
     for given in ({"strategy": "probe"}, {"strategy": "head", "probe": "knn"}):
         with pytest.raises(SettingError, match="sample_weight= goes with a training"):
             regraft.adapt(cases.network("torch"), cases.data("torch"), sample_weight=weights, **given)
+
+
+def test_auto_says_where_weights_do_not_act() -> None:
+    data = cases.data("torch")
+    result = regraft.adapt(cases.network("torch"), data, sample_weight=np.ones(len(data)), epochs=0, cache="memory")
+    assert "sample_weight acts on trainings; closed-form heads count all examples equally." in result.plan.reasons

@@ -77,7 +77,9 @@ def _made(setup: Setup, log: Log, *, base: str, dissimilar: bool) -> list[Candid
     if not _trains_below(setup, Candidate("full", "full")):
         return made
     made += [Candidate("full", "full"), *partial[:1]]
-    if dissimilar or _items_a_class(setup) >= ENOUGH_FOR_SCRATCH:
+    data = setup.items.data
+    enough = ENOUGH_FOR_SCRATCH * (max(len(data.classes), 1) if data.task == "classification" else 1)
+    if dissimilar or len(setup.known(data.name, setup.parts.training)) >= enough:
         made.append(Candidate("scratch", "from scratch"))
     made += [*partial[1:], *([Candidate("full", "full, from the probe", base="probe")] if base == "probe" else [])]
     if setup.keeps_classes and count > 1:
@@ -168,9 +170,3 @@ def _trains_below(setup: Setup, one: Candidate) -> bool:
     """Tell whether a candidate trains anything below the heads; the held layers may leave nothing."""
     frozen = frozen_layers(setup.network, one) | set(setup.network.head_layers)
     return any(layer.parameters and layer.name not in frozen for layer in setup.network.layers)
-
-
-def _items_a_class(setup: Setup) -> float:
-    data = setup.items.data
-    learned = len(setup.known(data.name, setup.parts.training))
-    return learned / max(len(data.classes), 1) if data.task == "classification" else learned

@@ -129,8 +129,6 @@ def _beside(net: Network, data: Any, *, name: str) -> _InputProblem:
     named = net.sample if isinstance(net.sample, dict) else {}
     if name not in named:
         raise SettingError(f"input={name!r}: the network has no input of that name{near_names(name, named) or '; it takes one tensor.'}")
-    if not isinstance(data, Dataset):
-        raise SettingError(f"input={name!r} is learned for examples that stand beside it; received {type(data).__name__}, expected data.")
     kept, rest = with_heads_of(net, data, supervised=True), [other for other in named if other != name]
     items = PreparedData(kept, preprocessing_for(net, kept))
     found: dict[str, list[Tensor]] = {}
