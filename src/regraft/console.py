@@ -97,6 +97,12 @@ def tell(text: object, *, lines: bool = False) -> None:
     _write(sys.stderr, _shown(text, lines))
 
 
+def tell_notes(notes: Iterable[str]) -> None:
+    """Print each note to stderr."""
+    for note in notes:
+        tell(f"Note: {note}")
+
+
 def _shown(text: object, lines: bool) -> str:
     told = str(text)
     for change in _CHANGES:

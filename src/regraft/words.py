@@ -91,6 +91,16 @@ def with_interval(figures: Mapping[str, Any], key: str) -> str:
     return metric_words(key, value) + (f"  ({metric_words(key, interval[0])} to {metric_words(key, interval[1])})" if interval else "")
 
 
+def probe_words(value: float, kind: str) -> str:
+    """Return a figure of a profile as text: in per cent, or as a number for regression."""
+    return f"{value:.3f}" if kind == "regression" else f"{100 * value:.1f} %"
+
+
+def probe_error_words(error: float, kind: str) -> str:
+    """Return the standard error of a figure of a profile as text: in points, or as a number for regression."""
+    return f"{error:.3f}" if kind == "regression" else f"{100 * error:.1f}"
+
+
 def number_words(value: float | None) -> str:
     """Return a value with four significant digits and without an exponent, "–" for None and NaN."""
     return "–" if value is None or value != value else f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"

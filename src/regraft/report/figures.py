@@ -100,19 +100,17 @@ def interval_rows(bars: Sequence[Bar], *, title: str, axis: Axis, filled: bool =
     if not bars:
         return ""
     ticks = axis.ticks(4)
-    grid = "".join(
-        tag("i", class_=_thinned("grid", number, ticks=ticks), style=f"left:{axis.at(tick):.2f}%") for number, tick in enumerate(ticks)
-    )
+    grid = labels = ""
+    for number, tick in enumerate(ticks):
+        minor, place = " minor" if number % 2 and len(ticks) > _MINOR else "", f"left:{axis.at(tick):.2f}%"
+        grid += tag("i", class_=f"grid{minor}", style=place)
+        labels += text_tag("span", axis.words(tick), class_=f"tick{minor}", style=place)
     grid += "".join(tag("i", class_=f"grid {kind}", style=f"left:{axis.at(value):.2f}%") for kind, value in (lines or {}).items())
     rows = []
     for bar in bars:
         drawn = tag("span", grid + track_marks(bar, axis, filled=filled), class_="track")
         said = text_tag("span", bar.name, class_="name") + text_tag("span", bar.words, class_="value")
         rows.append(tag("div", said + drawn, class_="row strong" if bar.strong else "row"))
-    labels = "".join(
-        text_tag("span", axis.words(tick), class_=_thinned("tick", number, ticks=ticks), style=f"left:{axis.at(tick):.2f}%")
-        for number, tick in enumerate(ticks)
-    )
     rows.append(tag("div", tag("span", labels + text_tag("span", axis.name, class_="unit"), class_="track"), class_="row axis"))
     return tag("div", "".join(rows), class_="rows", role="group", aria_label=title)
 
@@ -135,23 +133,10 @@ def stacked_bar(parts: Mapping[str, float], *, title: str, said: Mapping[str, st
     total = sum(parts.values())
     if total <= 0:
         return ""
-    shares = {name: 100.0 * size / total for name, size in parts.items()}
-    pieces = "".join(
-        tag("i", class_=f"fill{number % 6}", style=f"width:{share:.2f}%", title=f"{name}: {said[name]}")
-        for number, (name, share) in enumerate(shares.items())
-    )
-    lines = "".join(
-        tag(
-            "li",
-            tag("i", class_=f"key fill{number % 6}")
-            + text_tag("span", name)
-            + text_tag("b", said[name])
-            + text_tag("span", f"{share:.0f} %", class_="soft"),
-        )
-        for number, (name, share) in enumerate(shares.items())
-    )
+    pieces = lines = ""
+    for number, (name, size) in enumerate(parts.items()):
+        fill, share = f"fill{number % 6}", 100.0 * size / total
+        pieces += tag("i", class_=fill, style=f"width:{share:.2f}%", title=f"{name}: {said[name]}")
+        words = text_tag("span", name) + text_tag("b", said[name]) + text_tag("span", f"{share:.0f} %", class_="soft")
+        lines += tag("li", tag("i", class_=f"key {fill}") + words)
     return tag("div", tag("div", pieces, class_="stack", role="img", aria_label=title) + tag("ul", lines, class_="parts"))
-
-
-def _thinned(kind: str, number: int, *, ticks: Sequence[float]) -> str:
-    return f"{kind} minor" if number % 2 and len(ticks) > _MINOR else kind

@@ -4,7 +4,6 @@ import base64
 import io
 import wave
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,15 +21,13 @@ def picture_uri(source: npt.ArrayLike | str | Path) -> str | None:
     """Return a PNG thumbnail of an image as a data URI; None if Pillow is not installed or the image cannot be read.
     `source`: a file, or an array (H, W), (H, W, 1|3|4) or (1|3|4, H, W). uint8 is used unchanged, floats in [0, 1] are multiplied by 255,
     and other numbers are stretched from their minimum to their maximum."""
-    image = _library("PIL.Image", "vision")
-    if image is None:
-        return None
     try:
+        image = optional_import("PIL.Image", "vision", purpose="A picture in the report")
         with picture_of(source if isinstance(source, str | Path) else image.fromarray(_pixels(np.asarray(source)))) as picture:
             file = io.BytesIO()
             shown = image.fromarray(_pixels(np.asarray(picture))) if picture.mode.startswith(("I", "F")) else picture  # more than 8 bits
             _thumbnail(shown, nearest=image.Resampling.NEAREST).save(file, format="PNG", optimize=True)
-    except (InputError, TypeError, ValueError):
+    except (InputError, MissingExtraError, TypeError, ValueError):
         return None
     return _uri("image/png", file.getvalue())
 
@@ -47,13 +44,11 @@ def _thumbnail(picture: Any, *, nearest: Any) -> Any:
 
 def sound_uri(source: str | Path) -> str | None:
     """Return the first `_SECONDS` of a sound file as a data URI (WAV, mono, 16 bit); None if it cannot be read or soundfile is missing."""
-    if _library("soundfile", "audio") is None:
-        return None
     try:
         with recording_of(source) as recording:
             rate = int(recording.samplerate)
             waveform = np.asarray(recording.read(int(_SECONDS * rate), always_2d=True), np.float64).mean(axis=1)
-    except InputError:
+    except (InputError, MissingExtraError):
         return None
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
@@ -75,13 +70,6 @@ def _pixels(array: np.ndarray) -> np.ndarray:
     if low < 0.0 or high > 1.0:
         values = (values - low) / (high - low or 1.0)
     return np.ascontiguousarray((values * 255.0).round().astype(np.uint8))
-
-
-def _library(module: str, extra: str) -> ModuleType | None:
-    try:
-        return optional_import(module, extra, purpose="A picture or sound in the report")
-    except MissingExtraError:
-        return None
 
 
 def _uri(kind: str, content: bytes) -> str:

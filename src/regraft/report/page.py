@@ -19,22 +19,18 @@ _SHARE = re.compile(r"(?<=\d) %")  # no line break between a number and its unit
 def write_report(path: str | Path, facts: Mapping[str, Any]) -> Path:
     """Write the report as one HTML file without scripts or external resources, for light mode, dark mode and print."""
     target = Path(path) / "report.html" if Path(path).is_dir() else Path(path)
-    return _written(target, report_page(facts))
+    return written(target, report_page(facts))
 
 
 def report_page(facts: Mapping[str, Any]) -> str:
     """Return the HTML of the report of `facts`."""
     if not facts.get("verdict"):
         raise DataError(f"A report needs a 'verdict'; received {sorted(facts)}. Make one with regraft.report.verdict(scores, baselines).")
-    return _page("template.html", context(facts))
+    return page_of("template.html", context(facts))
 
 
-def rendered(path: str | Path, template: str, *, content: Mapping[str, Any]) -> Path:
-    """Render a template and write the page atomically."""
-    return _written(Path(path), _page(template, content))
-
-
-def _page(template: str, content: Mapping[str, Any]) -> str:
+def page_of(template: str, content: Mapping[str, Any]) -> str:
+    """Return the HTML of a template of this folder."""
     jinja = optional_import("jinja2", "report", purpose="The report")
     page: str = _templates(jinja).get_template(template).render(content).lstrip()
     pieces = _VERBATIM.split(page)
@@ -48,7 +44,8 @@ def _templates(jinja: Any) -> Any:
     return jinja.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja.StrictUndefined)
 
 
-def _written(target: Path, page: str) -> Path:
+def written(target: Path, page: str) -> Path:
+    """Write a page atomically, and return its path."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, page)

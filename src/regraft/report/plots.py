@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import DataError, optional_import
 from ..files.formats import reason_of
 from ..files.text import printable
@@ -105,8 +107,8 @@ def plot_profile(facts: Mapping[str, Any], path: str | Path) -> Path:
     _draw_depths(panels[0], facts, scale=scale)
     panels[0].set_ylabel(unit)
     if len(points) > 1:
-        items, values, errors = zip(*points, strict=True)
-        panels[1].errorbar(items, _scaled(values, scale), yerr=_scaled(errors, SURE * scale), **_DOTS)
+        items, values, errors = np.array(points).T
+        panels[1].errorbar(items, scale * values, yerr=SURE * scale * errors, **_DOTS)
         panels[1].set(xlabel="examples to learn from", ylabel=unit, title="all depths together")
         panels[1].grid(alpha=0.25)
     return saved_figure(figure, path)
@@ -114,8 +116,8 @@ def plot_profile(facts: Mapping[str, Any], path: str | Path) -> Path:
 
 def _draw_depths(axes: Any, facts: Mapping[str, Any], *, scale: float) -> None:
     depths = facts["depths"]
-    values, errors = [part["value"] for part in depths], [part["error"] for part in depths]
-    axes.errorbar(range(len(depths)), _scaled(values, scale), yerr=_scaled(errors, SURE * scale), label="each depth alone", **_DOTS)
+    values, errors = np.array([(part["value"], part["error"]) for part in depths]).T
+    axes.errorbar(range(len(depths)), scale * values, yerr=SURE * scale * errors, label="each depth alone", **_DOTS)
     first = facts["beside"][0]
     axes.axhline(scale * first["value"], linestyle="--", linewidth=1.2, color="tab:green", label=first["name"])
     axes.axhline(scale * facts["chance"], linestyle=":", linewidth=1.2, color="gray", label="chance")
@@ -125,7 +127,3 @@ def _draw_depths(axes: Any, facts: Mapping[str, Any], *, scale: float) -> None:
     axes.set_title(f"{facts['network']}: {facts['held_out']} on {counted(facts['judged'], 'example')}", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.25)
-
-
-def _scaled(values: Sequence[float], scale: float) -> list[float]:
-    return [scale * value for value in values]

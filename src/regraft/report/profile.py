@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from ..console import duration
-from ..words import counted
+from ..words import counted, probe_error_words, probe_words
 from .figures import Axis, Bar, interval_rows, legend, letters, text_tag
-from .page import rendered
+from .page import page_of, written
 from .planes import axis_of, dot, line, plane, rule, whisker
 from .plots import SURE
 from .results import Figure, ends_of, figure
 
-_SIMILAR = 0.8  # share of the attainable metric from which data count as similar; as in the profile
-_MANY = {"regression": 1000}  # examples from which data count as large; for other kinds, examples per class
+SIMILAR = 0.8  # Minimum share of the attainable figure above chance that the deepest features give on similar data
+MANY = {"regression": 1000, "multi-label": 100, "classification": 100}
+"""Kind of task -> minimum number of examples of a large data set, per class except for regression."""
 _CORNERS = {
     ("small", "different"): "head on features of an earlier block",
     ("small", "similar"): "head on the deepest features",
@@ -39,7 +40,7 @@ def write_profile(path: str | Path, facts: Mapping[str, Any]) -> Path:
         "seconds": [(name, duration(spent)) for name, spent in facts["seconds"].items()],
         "passed": f"{facts['passed']:,}",
     }
-    return rendered(path, "profile.html", content=shown)
+    return written(Path(path), page_of("profile.html", shown))
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:
@@ -55,28 +56,24 @@ def _verdict(facts: Mapping[str, Any]) -> str:
     return f"The usual advice for such data is: {facts['advice'].rstrip('.')}. The measurement disagrees: {measured}"
 
 
-def _said(facts: Mapping[str, Any], value: float) -> str:
-    return f"{value:.3f}" if facts["kind"] == "regression" else f"{100 * value:.1f} %"
-
-
 def _tiles(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     deepest, top = facts["depths"][-1], facts["beside"][0]
-    share, holds = facts["similarity"], facts["holds_to"]
+    share, holds, kind = facts["similarity"], facts["holds_to"], facts["kind"]
     where = "this is the deepest block" if holds == deepest["block"] else f"deeper blocks, up to '{deepest['block']}', give less"
     return [
-        (f"{facts['metric']} of the deepest features", _said(facts, deepest["value"]), f"± {_error(facts, deepest)}, '{deepest['block']}'"),
+        (
+            f"{facts['metric']} of the deepest features",
+            probe_words(deepest["value"], kind),
+            f"± {probe_error_words(deepest['error'], kind)}, '{deepest['block']}'",
+        ),
         (
             f"{facts['metric']} of all depths together",
-            _said(facts, top["value"]),
-            f"± {_error(facts, top)}, {top['name'].rpartition(', ')[2]}",
+            probe_words(top["value"], kind),
+            f"± {probe_error_words(top['error'], kind)}, {top['name'].rpartition(', ')[2]}",
         ),
         ("deepest block where transfer holds", holds, where),
         ("similarity", "–" if share is None else f"{100 * share:.0f} %", "share of the attainable gain over chance, deepest features"),
     ]
-
-
-def _error(facts: Mapping[str, Any], part: Mapping[str, Any]) -> str:
-    return f"{part['error']:.3f}" if facts["kind"] == "regression" else f"{100 * part['error']:.1f}"
 
 
 def _depths(facts: Mapping[str, Any]) -> Figure | None:
@@ -86,8 +83,8 @@ def _depths(facts: Mapping[str, Any]) -> Figure | None:
         bars.append(_bar(facts, part, name=part["block"], mark=", ".join(marks), strong=bool(marks)))
     axis = _axis(facts, bars, also=[facts["chance"], top["value"]])
     entries = [
-        ("joint", f"{top['name']}: {_said(facts, top['value'])}"),
-        ("chance", f"chance level, without the input: {_said(facts, facts['chance'])}"),
+        ("joint", f"{top['name']}: {probe_words(top['value'], facts['kind'])}"),
+        ("chance", f"chance level, without the input: {probe_words(facts['chance'], facts['kind'])}"),
     ]
     lines = {"joint": top["value"], "chance": facts["chance"]}
     body = legend(entries) + interval_rows(bars, title=f"{facts['metric']} by depth", axis=axis, lines=lines)
@@ -115,7 +112,7 @@ def _axis(facts: Mapping[str, Any], bars: Sequence[Bar], *, also: Sequence[float
 
 def _bar(facts: Mapping[str, Any], part: Mapping[str, Any], *, name: str, mark: str = "", strong: bool = False) -> Bar:
     value, reach = part["value"], SURE * part["error"]
-    words = f"{_said(facts, value)} ± {_error(facts, part)}" if part["error"] else _said(facts, value)
+    words = probe_words(value, facts["kind"]) + (f" ± {probe_error_words(part['error'], facts['kind'])}" if part["error"] else "")
     return Bar(name, value, (value - reach, value + reach) if reach else None, f"{words}, {mark}" if mark else words, strong)
 
 
@@ -124,11 +121,11 @@ def _scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
     share, items = facts["similarity"], max(int(facts["per_class"]), 1)
     if share is None:
         return None
-    many = _MANY.get(facts["kind"], 100)
+    many = MANY[facts["kind"]]
     unit = "examples" if facts["kind"] == "regression" else "examples per class (median)"
     across = Axis("similarity: share of the attainable gain over chance, deepest features", 0.0, 1.0, percent=True)
     up = Axis(f"{unit}, logarithmic", min(1.0 * many / 100, items / 2), max(100.0 * many, items * 2.0), log=True)
-    middle, level = across.at(_SIMILAR), up.at(many)
+    middle, level = across.at(SIMILAR), up.at(many)
     parts, meant = [], []
     for letter, ((size, likeness), advice) in zip("ABCD", _CORNERS.items(), strict=True):
         left, bottom = (0.0, middle)[likeness == "similar"], (0.0, level)[size == "large"]
@@ -141,7 +138,7 @@ def _scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
     parts.append(dot(across.at(share), up.at(items), kind="large fill1", hint=f"similarity {100 * share:.0f} %, {items:,} {unit}"))
     body = plane(parts, title="Your data by size and similarity", across=across, up=up) + letters(meant)
     caption = f"The dot shows your data: {100 * share:.0f} % similar, {items:,} {unit}. The letters show the textbook advice. The borders, "
-    return figure(body, title="Scenario", caption=f"{caption}{100 * _SIMILAR:.0f} % and {many:,}, are rules of thumb.")
+    return figure(body, title="Scenario", caption=f"{caption}{100 * SIMILAR:.0f} % and {many:,}, are rules of thumb.")
 
 
 def _learning_curve(facts: Mapping[str, Any]) -> Figure | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ...console import duration, passed, show, show_json, spent, tell
+from ...console import duration, passed, show, show_json, spent, tell_notes
 from ...errors import SettingError
 from ...files.remote import names_in
 from ...files.text import printable
@@ -125,7 +125,10 @@ def settings_of(given: options.TrainingOptions) -> dict[str, Any]:
     found |= {name: value_of(found[name]) for name in plain[-4:] if name in found}
     lists: dict[str, Any] = {name: listed_names(getattr(given, name), option=f"--{name}") for name in ("trainable", "fresh")}
     lists |= {"rename": named_pairs(given.rename, option="--rename", form="OLD=NEW"), "classes": tuple(class_names(given.classes) or ())}
-    return _merged(found | {name: value for name, value in {**lists, "baselines": given.baselines}.items() if value}, given.assigned or [])
+    found |= {name: value for name, value in {**lists, "baselines": given.baselines}.items() if value}
+    for name, text in assignments(given.assigned).items():
+        found[name] = _names(text, option=f"--set {name}") if name in _lists() else value_of(text)
+    return found
 
 
 def _layers(text: str | None) -> list[tuple[int, str]]:
@@ -137,14 +140,6 @@ def _layers(text: str | None) -> list[tuple[int, str]]:
             raise SettingError(f"--hidden {text!r}: expected units and what follows them for each layer, such as 1000:relu,150:sigmoid.")
         layers.append((int(units), activation or "relu"))
     return layers
-
-
-def _merged(settings: Mapping[str, Any], assigned: list[str]) -> dict[str, Any]:
-    """Return the settings, overridden by the values of --set."""
-    merged = dict(settings)
-    for name, text in assignments(assigned).items():
-        merged[name] = _names(text, option=f"--set {name}") if name in _lists() else value_of(text)
-    return merged
 
 
 def _lists() -> set[str]:
@@ -194,8 +189,7 @@ def _print_result(result: Any, folder: str | Path, *, as_json: bool = False, bef
     """Print the result of an adaptation: verdict, plan, account, cost and paths.
     `before`: seconds until the network was opened and the data were read; `architecture`: as in `print_next`."""
     report, shown = printed_report(folder)
-    for note in result.facts["data"]["notes"]:
-        tell(f"Note: {note}")
+    tell_notes(result.facts["data"]["notes"])
     if as_json:
         plain = {"verdict": result.verdict, "scores": result.scores, "baselines": result.baselines, "account": result.account.to_dict()}
         plan = result.plan.to_dict()

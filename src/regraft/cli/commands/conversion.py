@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...console import tell
+from ...console import tell_notes
 from ...errors import InputError
 from ...files.text import printable
 from .. import options
@@ -63,8 +63,7 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
     ending = out.suffix.lower()
     if family is not None or ending in _OF_KERAS:
         net = net.to(family or "keras")
-    for note in net.account.notes:
-        tell(f"Note: {note}")
+    tell_notes(net.account.notes)
     of_file: dict[str, Any] = {"preprocessing": with_preprocessing, "pmml_version": pmml_version, "weights_format": weights_format}
     path = Path(net.export(out, **of_file) if out.suffix else net.save(out))
     show_written(path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from ...console import show_json, show_table, tell
+from ...console import show_json, show_table, tell_notes
 from ...words import FIGURES, counted, metric_words
 from .. import options
 from ..guard import command
@@ -60,12 +60,10 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     checked_kind(net, labelled)
 
     usable = checked(_of_one(labelled, condition) if one else labelled, skip_bad)
-    for note in usable.notes:
-        tell(f"Note: {note}")
+    tell_notes(usable.notes)
     found = evaluated(net, usable, named=isinstance(wanted, dict), **running)
     for run in running.values():
-        for note in run.notes:
-            tell(f"Note: {note}")
+        tell_notes(run.notes)
     if as_json:
         show_json({"tasks": found.tasks} if len(found.tasks) > 1 else found.scores)
         return

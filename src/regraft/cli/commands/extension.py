@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from ...console import show, show_json, tell
+from ...console import show, show_json, tell_notes
 from ...words import counted
 from .. import options
 from ..guard import command
@@ -55,8 +55,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
 
 def _print_result(result: Any, *, folder: str | Path, as_json: bool, architecture: str | None) -> None:
     report, shown = printed_report(folder)
-    for note in result.notes:
-        tell(f"Note: {note}")
+    tell_notes(result.notes)
     if as_json:
         plain = {"verdict": result.verdict, "scores": result.scores, "account": result.account.to_dict(), "cost": result.cost}
         show_json({**plain, "folder": str(folder), "report": report})

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from ...console import show_csv, show_json, tell
+from ...console import show_csv, show_json, tell, tell_notes
 from ...errors import InputError, near_names
 from ...files.given import NO_RULE, lacks_rule
 from ...files.remote import fetched, is_url, suffix_of
@@ -64,12 +64,10 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
         from ...data import checked
 
         data = checked(data, True)
-        for note in data.notes:
-            tell(f"Note: {note}")
+        tell_notes(data.notes)
     found = net.predict(data, condition, unknown=unknown, **running)
     for run in running.values():
-        for note in run.notes:
-            tell(f"Note: {note}")
+        tell_notes(run.notes)
     if unknown and net.unknown.choice.weak:
         tell(f"Warning: {net.unknown.choice.described()}")
     if found.unknown is not None and len(data) >= _SEVERAL and found.unknown.mean() > 0.5:
@@ -164,8 +162,7 @@ def _of_table(net: Any, files: list[Path], *, columns: list[str], beside: Path |
     own = net.preprocessing
     how: dict[str, Any] = {"rows": own.row_columns, "inputs": own.input_columns, "files": beside, "outside": outside}
     data = read_unlabelled(files[0], own.item_kind, columns=columns, numbered=True, **how)
-    for note in data.notes:
-        tell(f"Note: {note}")
+    tell_notes(data.notes)
     names = data.names or tuple(f"{files[0]}:{int(row) + 1}" for row in (() if data.groups is None else data.groups))
     return dataclasses.replace(data, names=names)
 

@@ -1,7 +1,7 @@
 """Measurement of a profile: one pass over the data, then probes on the features."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -117,14 +117,14 @@ def _judged_rows(data: Dataset, seed: int) -> tuple[np.ndarray, list[str]]:
 
 def _case_of(data: Dataset, rows: np.ndarray) -> tuple[Case, int, list[str]]:
     """Return the case of the examples, the number of groups, and a warning if there is only one group."""
-    targets = data.targets[rows]
+    case = Case(data.task, len(data.classes), data.targets[rows])
     if data.groups is None:
-        return Case(data.task, len(data.classes), targets), 0, []
+        return case, 0, []
     names, numbers = np.unique(np.asarray(data.groups)[rows], return_inverse=True)
     if len(names) > 1:
-        return Case(data.task, len(data.classes), targets, numbers.astype(np.int64)), len(names), []
+        return replace(case, groups=numbers.astype(np.int64)), len(names), []
     said = f"All examples are of the group {str(names[0])!r}, so they are left out one by one; how it does on new groups is not known."
-    return Case(data.task, len(data.classes), targets), 1, [said]
+    return case, 1, [said]
 
 
 def _tables(tapped: TapFeatures, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -160,6 +160,7 @@ def _measured(of: _Inputs) -> Profile:
     naive = None if case.groups is None else joint_probe(replace(case, groups=None), everything).others[joint.method]
     curve = curve_points(case, everything, joint=joint, seed=of.seed)
     gain = expected_gain(curve, known, later=2 * known)
+    constant = [name for name, table in tables.items() if not np.ptp(table, 0).any()]
     source = str(of.net.origin.get("source", of.net.family))
     return Profile(
         network=str(of.net.origin.get("class", source)).rpartition(".")[2] if source == "module" else source,
@@ -180,16 +181,11 @@ def _measured(of: _Inputs) -> Profile:
         similarity=found.similarity,
         per_class=per_class,
         **asdict(replace(reading, findings=(*reading.findings, *_forecast(gain, per_class, kind=case.kind)))),
-        warnings=warnings_of(found, counts=counts, naive=naive, constant=_constant(tables), rows=data.has_rows),
+        warnings=warnings_of(found, counts=counts, naive=naive, constant=constant, rows=data.has_rows),
         curve=tuple(curve),
         more=per_class,
         gain=gain,
     )
-
-
-def _constant(tables: Mapping[str, np.ndarray]) -> list[str]:
-    """Return the depths with constant features."""
-    return [name for name, table in tables.items() if not np.ptp(table, 0).any()]
 
 
 def _jointly(joint: JointProbe, naive: ProbeEvaluation | None) -> Iterator[ReferenceFigure]:

@@ -17,9 +17,8 @@ from ...files.text import notebook_html, printable
 from ...files.writing import write_json
 from ...report.plots import plot_profile
 from ...report.profile import write_profile
-from ...words import counted
+from ...words import counted, probe_error_words, probe_words
 from ..plan import Plan, make_plan
-from .words import words_of
 
 PROFILE_FILE, PAGE_FILE = "profile.json", "profile.html"
 
@@ -229,18 +228,21 @@ class Profile:
             True
         """
         width = max(24, *(len(depth.block) for depth in self.depths), *(len(part.name) for part in self.beside)) + 2
+        chance = probe_words(self.chance, self.kind)
         lines = [
-            f"{self.network}: {self.metric} on {counted(self.judged, 'example')}, {self.held_out}; chance {self._said(self.chance)}",
+            f"{self.network}: {self.metric} on {counted(self.judged, 'example')}, {self.held_out}; chance {chance}",
             "",
         ]
         lines += [f"      {'depth':<{width}}{'numbers':>8}{'figure':>10}{'±':>7}"]
         for number, depth in enumerate(self.depths):
             marks = [word for word, at in (("best", self.best), ("transfer holds to here", self.holds_to)) if at == depth.block]
-            line = f"{number:>4}  {depth.block:<{width}}{depth.numbers:>8,}{self._said(depth.value):>10}{self._points(depth.error):>7}"
+            value, error = probe_words(depth.value, self.kind), probe_error_words(depth.error, self.kind)
+            line = f"{number:>4}  {depth.block:<{width}}{depth.numbers:>8,}{value:>10}{error:>7}"
             lines.append(f"{line}  {', '.join(marks)}".rstrip())
         lines += ["", f"      {'beside it':<{width}}{'':>8}{'figure':>10}{'±':>7}"]
         for part in self.beside:
-            line = f"      {part.name:<{width}}{'':>8}{self._said(part.value):>10}{self._points(part.error):>7}"
+            value, error = probe_words(part.value, self.kind), probe_error_words(part.error, self.kind)
+            line = f"      {part.name:<{width}}{'':>8}{value:>10}{error:>7}"
             lines.append(f"{line}  {part.words}".rstrip())
         return "\n".join(map(printable, lines))
 
@@ -310,12 +312,6 @@ class Profile:
         """
         plan = make_plan("auto", {} if budget is None else {"budget": budget})
         return plan.with_reasons(f"Profile: {self.scenario}", *self.findings)
-
-    def _said(self, value: float) -> str:
-        return words_of(value, self.kind)
-
-    def _points(self, error: float) -> str:
-        return f"{error:.3f}" if self.kind == "regression" else f"{100 * error:.1f}"
 
 
 _FORM = TypeAdapter(Profile)

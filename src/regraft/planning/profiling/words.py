@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...words import counted
+from ...report.profile import MANY, SIMILAR
+from ...words import counted, probe_words
 from .judging import ProbeEvaluation
 
 INPUT, BEFORE_HEAD = "input", "before the head"
-MANY_PER_CLASS, MANY_ITEMS = 100, 1000  # Minimum number of examples of a large data set: per class, and for a task without classes
-SIMILAR = 0.8  # Minimum share of the attainable figure above chance that the deepest features give on similar data
 ENOUGH = 0.97  # Figure from which there is little left to gain
 CLEAR, WORTH = 2.0, 0.01  # Minimum difference that is reported: in standard errors, and absolute
 FEW = 5
@@ -84,11 +83,6 @@ class _Interpretation:
     findings: tuple[str, ...]  # sentences, the most important first
 
 
-def words_of(value: float, kind: str) -> str:
-    """Return a figure as text: in per cent, or as a number for regression."""
-    return f"{value:.3f}" if kind == "regression" else f"{100 * value:.1f} %"
-
-
 def points_of(difference: float, kind: str) -> str:
     """Return a difference of figures as text: in percentage points, or as a number for regression."""
     shown = f"{difference:+.3f}" if kind == "regression" else f"{100 * difference:+.1f}"
@@ -97,7 +91,7 @@ def points_of(difference: float, kind: str) -> str:
 
 def read_figures(found: ProfileFigures) -> _Interpretation:
     """Return the interpretation of the figures."""
-    size = "large" if found.per_class >= (MANY_ITEMS if found.kind == "regression" else MANY_PER_CLASS) else "small"
+    size = "large" if found.per_class >= MANY[found.kind] else "small"
     share = found.similarity
     unit = "examples" if found.kind == "regression" else "examples per class"
     many = f"{size.capitalize()} data ({found.per_class:,} {unit})"
@@ -119,7 +113,7 @@ def read_figures(found: ProfileFigures) -> _Interpretation:
 
 
 def _figure(found: ProfileFigures, value: float) -> str:
-    return words_of(value, found.kind)
+    return probe_words(value, found.kind)
 
 
 def _objection(found: ProfileFigures, size: str, *, likeness: str) -> str:

@@ -52,9 +52,8 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             how |= {"sample_weight": weights} if np.ptp(weights) else {}
         return read((items, targets), kind=self.kind, **how)
 
-    def _adapted(self, items: Any, data: Dataset, *, options: Mapping[str, Any], network: Network | None = None) -> None:
-        """Adapt a copy of the network to all data, and store it with its history. `network`: the opened one, if it is already."""
-        network = self._opened(items) if network is None else network
+    def _adapted(self, network: Network, data: Dataset, *, options: Mapping[str, Any]) -> None:
+        """Adapt a copy of a network to all data, and store it with its history."""
         plan = make_plan(self.strategy, options)
         everything = np.arange(len(data))
         parts = learning_parts(data, plan, rest=everything, holdout=everything[:0])
@@ -74,17 +73,13 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return read((items, np.zeros(len(items), np.float32)), kind=self.kind, task="regression")
 
     def _opened(self, items: Any) -> Network:
+        shape, source = np.shape(items)[1:] if isinstance(items, np.ndarray) else None, self.net
         with seeded(self.seed):
-            return self._made(items)
-
-    def _made(self, items: Any) -> Network:
-        shape = np.shape(items)[1:] if isinstance(items, np.ndarray) else None
-        source = self.net
-        if any(makes(source) for makes in (inspect.isfunction, inspect.ismethod, inspect.isclass)):
-            asks = [one for one in inspect.signature(source).parameters.values() if one.default is one.empty and one.kind in _POSITIONAL]
-            width = None if shape is None else shape[0] if len(shape) == 1 else shape
-            source = source(width) if asks else source()
-        return _network_of(source, shape)
+            if any(makes(source) for makes in (inspect.isfunction, inspect.ismethod, inspect.isclass)):
+                given = inspect.signature(source).parameters.values()
+                width = None if shape is None else shape[0] if len(shape) == 1 else shape
+                source = source(width) if any(one.default is one.empty and one.kind in _POSITIONAL for one in given) else source()
+            return _network_of(source, shape)
 
 
 class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # scikit-learn has no types
@@ -146,7 +141,7 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
         if isinstance(self.class_weight, Mapping):
             options["class_weight"] = [self.class_weight.get(label, 1.0) for label in classes.tolist()]
         data = self._read(items, [names[row] for row in rows], sample_weight=sample_weight, classes=names)
-        self._adapted(items, data, options=options)
+        self._adapted(self._opened(items), data, options=options)
         self.classes_ = classes
         return self
 
@@ -231,7 +226,7 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
         known = alone is not None and (alone.classes is None or alone.kind == "regression") and len(alone.in_layer().weight)
         named: Any = values if values.shape[1] in (1, known) else {f"output {at}": values[:, at] for at in range(values.shape[1])}
         data = self._read(items, named, sample_weight=sample_weight, task="regression")
-        self._adapted(items, data, options=self._options(), network=network)
+        self._adapted(network, data, options=self._options())
         self._target_shape = targets.shape[1:]
         return self
 
