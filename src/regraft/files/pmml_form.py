@@ -134,24 +134,19 @@ def _outputs(model: ElementTree.Element, network: DenseNetwork, *, at: int) -> N
 
 
 def _without_rectifier(layers: Sequence[DenseLayer]) -> Iterator[DenseLayer]:
-    """Yield equivalent layers without a rectifier.
+    """Yield equivalent layers without a rectifier, which the last layer never has.
     With t = 2/π · atan(εz) ≈ 2εz/π and s = 2/π · atan(Kz) ≈ sign z, H = (1 + s) / 2 is the step function, and (z + H)² - (z - H)² = 4zH is
     four times the ReLU of z. z = t · π / 2ε has a relative error of ε²z² / 3."""
-    pending: np.ndarray | None = None
+    squared = False
     for layer in layers:
         weight, bias = layer.weight, layer.bias
-        if pending is not None:
-            weight = np.concatenate([weight * 0.25, weight * -0.25], 1)
-            pending = None
-        if layer.activation != "rectifier":
+        weight = np.concatenate([weight * 0.25, weight * -0.25], 1) if squared else weight
+        squared = layer.activation == "rectifier"
+        if squared:
+            yield DenseLayer(np.concatenate([weight * _SLOPE, weight * _STEEP]), np.concatenate([bias * _SLOPE, bias * _STEEP]), "arctan")
+            yield _squares(len(bias))
+        else:
             yield DenseLayer(weight, bias, layer.activation)
-            continue
-        yield DenseLayer(np.concatenate([weight * _SLOPE, weight * _STEEP]), np.concatenate([bias * _SLOPE, bias * _STEEP]), "arctan")
-        pending = np.eye(len(bias))
-        yield _squares(len(bias))
-    if pending is not None:
-        size = len(pending)
-        yield DenseLayer(np.concatenate([np.eye(size) * 0.25, np.eye(size) * -0.25], 1), np.zeros(size), "identity")
 
 
 def _squares(size: int) -> DenseLayer:

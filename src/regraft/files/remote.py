@@ -153,11 +153,6 @@ def _fetch(system: Any, files: dict[str, str], *, folder: Path) -> None:
             system.get_file(path, str(folder / name))
 
 
-def _put(system: Any, path: str, *, file: Path) -> None:
-    _make_folder_(system, path)
-    system.put_file(str(file), path)
-
-
 def _make_folder_(system: Any, path: str) -> None:
     """Create the folder of a file, if the file system has folders."""
     if not _WITHOUT_FOLDERS & _protocols(system):
@@ -276,7 +271,9 @@ class _Copy:
                 system.rm_file(f"{root.rstrip('/')}/{name}")
                 del self.sent[name]
             for name in [*sorted(changed - signs), *sorted(changed & signs)]:
-                _put(system, f"{root.rstrip('/')}/{name}", file=self.folder / name)
+                path = f"{root.rstrip('/')}/{name}"
+                _make_folder_(system, path)
+                system.put_file(str(self.folder / name), path)
                 self.sent[name] = now[name]
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from ..words import counted
 
-_NO_NETWORK = " For this table, use {} instead of a network."
 _NOISE = " The difference is not significant."
 _UNCLEAR = "no clear difference"
 _NAMES = {
@@ -93,8 +92,11 @@ def _of_accuracy(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str
     said += "." + _against(figures, baselines[best], name=baseline_name(best))
     if "majority" in baselines and best != "majority":
         said += f" The majority class gives {percent(baselines['majority']['accuracy'])}."
-    better = best in _TREES and _bounds(figures, baselines[best])[1] < 0
-    return said + (_NO_NETWORK.format(baseline_name(best)) if better else "")
+    return said + (_no_network(best) if _bounds(figures, baselines[best])[1] < 0 else "")
+
+
+def _no_network(best: str) -> str:
+    return f" For this table, use {baseline_name(best)} instead of a network." if best in _TREES else ""
 
 
 def _bounds(figures: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float]:
@@ -149,8 +151,7 @@ def _of_error(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, A
         said += f". The error of {baseline_name(best)} is not higher: {other['mae']:.3g}."
     said += "" if apart else _NOISE
     said += _constant_error(baselines, best)
-    better = best in _TREES and apart and other["mae"] < figures["mae"]
-    return said + (_NO_NETWORK.format(baseline_name(best)) if better else "")
+    return said + (_no_network(best) if apart and other["mae"] < figures["mae"] else "")
 
 
 def _constant_error(baselines: Mapping[str, Mapping[str, Any]], best: str) -> str:

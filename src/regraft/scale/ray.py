@@ -79,8 +79,8 @@ def on_cluster(  # over the limit: what a task is made of
 ) -> Iterator[T]:
     """Yield the result of a function for each piece, in order or as they finish. Each piece is a Ray task."""
     processors, ray = _processors(cluster).values(), _ray()
-    if max(processors, default=0) < threads:
-        largest = max(processors, default=0)
+    largest = max(processors, default=0)
+    if largest < threads:
         raise SettingError(
             f"cluster=: a task takes {threads} processors, as this process does; the largest machine has {largest}. "
             f"Set OMP_NUM_THREADS={max(1, largest)} for this process."

@@ -40,7 +40,11 @@ def _inspect(
     wanted = class_names(classes)
     check_given(network, data, how=how)
     net = opened(network, how, source_classes=source_classes, trust=trust)
-    preview = _preview(net, wanted) if wanted else None
+    preview = None
+    if wanted:  # the account of the change of classes alone, without the earlier account of the network
+        from ...heads.retarget import retarget, retargeted_rows
+
+        preview = retargeted_rows(net.head, wanted)[1] if net.heads else retarget(net, wanted).account
     fit = _fit(net, data)
     if as_json:
         show_json(_facts(net) | ({} if preview is None else {"preview": preview.to_dict()}) | fit)
@@ -99,13 +103,6 @@ def _fit(net: Any, data: str | None) -> dict[str, str]:
     items = list(drawn.movedim(1, -1).numpy().astype("uint8"))
     fit = weights_fit(net, items, batch=own.batch(items), examples="made-up pictures")
     return {} if fit is None else {"weights_fit": fit.words()}
-
-
-def _preview(net: Any, classes: list[str]) -> Any:
-    """Return the account of the change of classes alone, without the earlier account of the network."""
-    from ...heads.retarget import retarget, retargeted_rows
-
-    return retargeted_rows(net.head, classes)[1] if net.heads else retarget(net, classes).account
 
 
 def _facts(net: Any) -> dict[str, Any]:

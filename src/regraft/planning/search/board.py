@@ -21,7 +21,7 @@ from filelock import BaseFileLock
 from ...errors import SettingError, UnsafeFileError
 from ...files.locks import held_folder, locked_file, release
 from ...files.text import printable
-from .database import STUDY_NAME, Database, StoredTrial, TrialFacts, optuna_library, remove_study, rungs_of, unwritable
+from .database import STUDY_NAME, Database, StoredTrial, TrialFacts, optuna_library, remove_study, rungs_of, study_written
 from .space import Space
 
 Run = Callable[[Mapping[str, Any], Callable[[float, int], None]], tuple[Sequence[float], Sequence[float]]]
@@ -195,11 +195,9 @@ class Board:
         """Lock the trial of a row; None if another process works on it. The caller must hold the study."""
         if self.folder is None:
             return None
-        try:
+        with study_written(self.folder):
             (self.folder / _RUNNING).mkdir(exist_ok=True)
             return locked_file(self.folder / _RUNNING / f"{row}.lock", wait=0.0)
-        except OSError as error:
-            raise unwritable(self.folder, error) from error
 
     def let_go_(self, taken: OwnTrial) -> None:
         """Release a trial; other processes can take it again if it is not finished."""

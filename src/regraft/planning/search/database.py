@@ -120,7 +120,7 @@ class Database:
                 while cause.__cause__ is not None and not isinstance(cause, sqlite3.Error | OSError):
                     cause = cause.__cause__
                 if isinstance(cause, OSError | sqlite3.OperationalError):
-                    raise unwritable(self.folder, cause) from error
+                    raise _unwritable(self.folder, cause) from error
                 raise
 
     def facts(self) -> _StudyFacts:
@@ -176,8 +176,16 @@ class Database:
             self._storage.set_trial_state_values(place, states[kept.state], None if kept.value is None else [kept.value])
 
 
-def unwritable(folder: Path, error: BaseException) -> SettingError:
-    """Return the error for a study folder or database that cannot be written because of `error`."""
+@contextmanager
+def study_written(folder: Path) -> Iterator[None]:
+    """Convert a system error of writing into the folder of a study into `SettingError` while the context lasts."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: BaseException) -> SettingError:
     return SettingError(
         f"The study in {printable(folder)!r} cannot be written: {reason_of(error)}. What was finished is kept: make room, or wait until no "
         "other program uses the folder, and give the same command again."
@@ -189,22 +197,16 @@ def unwritable(folder: Path, error: BaseException) -> SettingError:
 
 def _made(folder: Path) -> None:
     """Create the database atomically if it does not exist."""
-    path = folder / STUDY_FILE
-    if os.path.lexists(path):
-        return
-    try:
-        write_bytes(path, _blank())
-    except OSError as error:
-        raise unwritable(folder, error) from error
+    if not os.path.lexists(folder / STUDY_FILE):
+        with study_written(folder):
+            write_bytes(folder / STUDY_FILE, _blank())
 
 
 def remove_study(folder: Path) -> None:
     """Remove the database of a study and what a killed process left beside it."""
-    try:
+    with study_written(folder):
         for part in ("", "-journal", "-wal", "-shm"):
             (folder / f"{STUDY_FILE}{part}").unlink(missing_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
 
 
 @functools.cache

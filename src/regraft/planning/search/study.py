@@ -15,7 +15,7 @@ from ...words import counted, metric_words
 from ..plan import Plan
 from ..result import Result
 from .bench import shown_values
-from .database import unwritable
+from .database import study_written
 
 FEWEST = 4  # Minimum number of finished trials for importances
 
@@ -215,11 +215,9 @@ class Study:
             'study.json'
         """
         target = Path(folder)
-        try:
+        with study_written(target):
             target.mkdir(parents=True, exist_ok=True)
             write_json(target / "study.json", self.to_dict())
-        except (OSError, ValueError) as error:  # ValueError: a null character in the name
-            raise unwritable(target, error) from error
         return target / "study.json"
 
     def plot(self, path: str | Path) -> Path:
