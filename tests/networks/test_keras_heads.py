@@ -172,6 +172,58 @@ def test_a_branch_of_a_model_without_a_graph_is_refused() -> None:
         network.with_columns(2)
 
 
+class SoftmaxBehind(keras.Model):
+    """A head whose softmax is a step of the model's own code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.scores = L.Dense(8, activation="relu"), L.Dense(3)
+
+    def call(self, inputs: Any) -> Any:
+        return keras.ops.softmax(self.scores(self.body(inputs)))
+
+
+def of_positions(calls: int = 1) -> Any:
+    """A Dense head that reads sequences, or one that reads two vectors in turn."""
+    entry, head = keras.Input((6, 4)), L.Dense(3, name="scores")
+    if calls == 1:
+        return keras.Model(entry, L.GlobalAveragePooling1D()(head(entry)))
+    vectors = [L.Flatten()(entry), L.Flatten()(keras.ops.tanh(entry))]
+    return keras.Model(entry, [head(vector) for vector in vectors])
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], Callable[[Network], Any], str]] = {
+    "weights of another length": (
+        lambda: keras.Sequential([keras.Input((12,)), L.Dense(8, activation="relu")]),
+        lambda net: net.with_head(rows(3, 5)),
+        r"class weights have 5 features; the network's output has 8\. Give weights of that length",
+    ),
+    "columns beside a sequence": (
+        of_positions,
+        lambda net: net.with_columns(2),
+        r"'scores' reads values of shape \(None, 6, 4\); columns are joined to one vector",
+    ),
+    "columns beside two vectors": (
+        lambda: of_positions(2),
+        lambda net: net.with_columns(2),
+        r"'scores' is called more than once; columns are joined to one vector",
+    ),
+    "a stack on probabilities": (
+        SoftmaxBehind,
+        lambda net: net.with_stack(rows(2, 3), "relu"),
+        r"has no graph, and its result is not the logits of its head; expected a functional or Sequential model",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_changes_that_do_not_fit_are_refused(case: str) -> None:
+    make, change, said = REFUSED[case]
+    network = open_keras(make(), inputs=(12,) if make is SoftmaxBehind else None)
+    with pytest.raises(NetworkError, match=said):
+        change(network)
+
+
 def test_derived_heads(tmp_path: Path) -> None:
     network = open_keras(dense_network(4, "softmax")).with_head(rows(2, 64, task="b"))
     groups = ((0, 2), (1, 3))
