@@ -14,6 +14,7 @@ import torch
 
 pytest.importorskip("keras")
 
+import regraft
 from regraft.errors import NetworkError
 from regraft.freezing.cut import Cut, find_cut
 from regraft.networks.keras.family import open_keras
@@ -170,6 +171,28 @@ def test_a_branch_of_a_model_without_a_graph_is_refused() -> None:
         network.with_head(rows(3, 8, task="b"))
     with pytest.raises(NetworkError, match="no graph"):
         network.with_columns(2)
+
+
+@pytest.mark.parametrize("strategy", ["probe", "head", "full"])
+def test_a_head_with_a_low_rank_change_of_its_own(strategy: str, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    model = dense_network(3)
+    head = model.get_layer("scores")
+    head.enable_lora(2)
+    head.lora_kernel_b.assign(np.ones(head.lora_kernel_b.shape))
+    items = np.random.default_rng(0).normal(size=(36, 12)).astype(np.float32)
+    network = regraft.load(model, classes=["a", "b", "c"])
+    before = network.logits(items)
+    assert np.array_equal(before, model(items).detach().numpy())
+    assert np.allclose(network.features(items) @ network.head.weight.T + network.head.bias, before, atol=1e-4)
+    changed = regraft.retarget(network, ["c", "d", "a"])
+    assert np.allclose(changed.logits(items)[:, [0, 2]], before[:, [2, 0]], atol=1e-4)
+    settings = {} if strategy == "probe" else {"epochs": 1}
+    for classes in (["a", "b", "c"], ["a", "d", "c"]):
+        adapted = regraft.adapt(network, (items, np.array(classes * 12)), strategy=strategy, **settings).network
+        adapted.save(tmp_path / classes[1])
+        assert np.allclose(regraft.load(tmp_path / classes[1]).logits(items), adapted.logits(items), atol=1e-5)
+    assert np.array_equal(network.logits(items), before)
 
 
 class SoftmaxBehind(keras.Model):

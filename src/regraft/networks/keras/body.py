@@ -301,9 +301,9 @@ class KerasBody(Body):
         return np.ascontiguousarray(kernel.T), bias
 
     def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
-        """Write class weights (C, d) and bias (C,) into a linear layer. False: it has no bias."""
+        """Write class weights (C, d) and bias (C,) into a linear layer. False: it has no bias, or a low-rank change of its own."""
         target = self.by_name[layer]
-        if not target.use_bias:
+        if not target.use_bias or getattr(target, "lora_enabled", False):
             return False
         target.kernel.assign(kernel_of(target, weight))
         target.bias.assign(np.asarray(bias, np.float32))

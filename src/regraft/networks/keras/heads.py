@@ -133,7 +133,8 @@ def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) ->
 
 def rows_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return copies of a linear layer's weight (C, d) and bias (C,)."""
-    kernel = np.moveaxis(layer.kernel.value.detach().cpu().float().numpy(), (-1, -2), (0, 1))  # PyTorch's axis order
+    whole = getattr(layer.kernel, "value", layer.kernel)  # with a low-rank change by Keras: the sum, which is no variable
+    kernel = np.moveaxis(whole.detach().cpu().float().numpy(), (-1, -2), (0, 1))  # PyTorch's axis order
     weight = np.ascontiguousarray(kernel.reshape(len(kernel), -1))
     return weight, layer.bias.value.detach().cpu().float().numpy().copy() if layer.use_bias else np.zeros(len(weight), np.float32)
 

@@ -60,6 +60,7 @@ def put_rows_(layer: Any, head: Head) -> None:
     config, head = layer.get_config(), head.in_layer()
     config["units" if "units" in config else "filters"] = len(head.weight)
     config["use_bias"] = bool(config.get("use_bias", True)) or bool(np.any(head.bias))
+    config |= {"lora_rank": None} if getattr(layer, "lora_enabled", False) else {}  # the new weights are whole
     free, kernel = (None,) * (len(layer.kernel.shape) - 2), kernel_of(layer, head.weight)
     width = kernel.shape[-2]
     shape = (None, *free, width) if channels_last(layer) else (None, width, *free)
