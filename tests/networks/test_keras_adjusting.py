@@ -293,3 +293,18 @@ def test_an_entrance_is_the_identity_at_first(name: str, tmp_path: Path) -> None
 def test_entrances_refuse_by_name(name: str, received: str) -> None:
     with pytest.raises(NetworkError, match=received):
         opened(name).with_entrance()
+
+
+@pytest.mark.parametrize("layer", ["conv", "dense", "scores"])
+def test_a_low_rank_change_of_the_users_own_is_added_once(layer: str) -> None:
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 2))
+    values = L.GlobalAveragePooling2D()(L.Conv2D(4, 3, activation="relu", name="conv")(image))
+    model = keras.Model(image, L.Dense(3, name="scores")(L.Dense(5, activation="relu", name="dense")(values)))
+    own = model.get_layer(layer)
+    own.enable_lora(2)
+    own.lora_kernel_b.assign(np.ones(own.lora_kernel_b.shape))
+    network = open_keras(model)
+    assert same(scores(network.adjusted(network.points(), form="film").settled()), scores(network))
+    free = [name for name in ("conv", "dense") if name != layer]
+    assert same(scores(network.low_rank(1, alpha=1.0, layers=free).settled()), scores(network))

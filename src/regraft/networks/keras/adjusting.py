@@ -159,7 +159,8 @@ def settled(body: KerasBody) -> tuple[KerasBody, tuple[str, ...]]:
         for name, variable in twin.variables().items():
             layer, _, own = name.rpartition(".")
             module, value = body.by_name.get(layer), trained[name].value if name in trained else None
-            if getattr(module, "lora_enabled", False) and own in {"kernel", "embeddings"}:  # as its layer uses it
+            kept = getattr(twin.by_name.get(layer), "lora_enabled", False)  # a low-rank change of the user's own stays apart
+            if getattr(module, "lora_enabled", False) and not kept and own in {"kernel", "embeddings"}:  # as its layer uses it
                 value = getattr(module, own)
                 value = getattr(value, "value", value)
             if value is None or value.shape != variable.value.shape:
