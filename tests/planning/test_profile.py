@@ -133,6 +133,9 @@ def test_plain_data_both_ways_page_plot_and_plan(tmp_path: Any) -> None:
     del broken["depths"]
     with pytest.raises(DataError, match="lacks depths"):
         regraft.Profile.from_dict(broken)
+    for wrong, message in (({"best": "conv9"}, "'conv9' is none of the depths"), ({"curve": [[0, 0.5, 0.1]]}, "curve of no examples")):
+        with pytest.raises(DataError, match=message):
+            regraft.Profile.from_dict(found.to_dict() | wrong)
     with pytest.raises(DataError, match="cannot be opened"):
         regraft.Profile.load(tmp_path / "elsewhere")
 
@@ -322,9 +325,14 @@ def test_other_tasks(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("targets", "message"),
-    [(["a", "b", "c"] * 1, "4 or more examples"), (list("abcdef"), "two examples of one"), (["a"] * 6, "two classes")],
+    [
+        (["a", "b", "c"] * 1, "4 or more examples"),
+        (list("abcdef"), "two examples of one"),
+        (["a"] * 6, "two classes"),
+        ([0.5] * 6, "targets of an output are equal"),
+    ],
 )
-def test_too_few_items_is_one_message(targets: list[str], message: str) -> None:
+def test_too_few_items_is_one_message(targets: list[Any], message: str) -> None:
     items = np.random.default_rng(0).standard_normal((len(targets), 1, 8, 8)).astype(np.float32)
     with pytest.raises(InputError, match=message):
         profile(cnn(), (items, np.array(targets)))

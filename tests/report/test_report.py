@@ -187,6 +187,12 @@ def test_the_message_without_jinja(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not list(tmp_path.iterdir())
 
 
+def test_a_page_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"The page '.*r\.html' cannot be written: .*\. Give another path\."):
+        write_report(tmp_path / "file" / "r.html", {"verdict": "v"})
+
+
 def test_facts_are_kept_and_read(tmp_path: Path, facts: dict[str, Any]) -> None:
     facts["history"][0]["validation_loss"] = None
     write_facts(tmp_path, {**facts, "where": Path("x")})
@@ -200,6 +206,9 @@ def test_facts_are_kept_and_read(tmp_path: Path, facts: dict[str, Any]) -> None:
     assert read_facts(tmp_path) == facts
     stored = [json.loads((tmp_path / name).read_text()) for name in ("scores.json", "report.json")]
     assert set(stored[0]) == {"verdict", "scores", "baselines", "cost"} and not set(stored[0]) & set(stored[1])  # each of them once
+    write_facts(tmp_path, {"verdict": "v", "scores": {"holdout": {"confusion": {"true": [0, 0], "predicted": [0], "count": [1]}}}})
+    with pytest.raises(DataError, match="lists of 2, 1 and 1 numbers"):
+        read_facts(tmp_path)
     (tmp_path / "report.json").write_text("[1]")
     with pytest.raises(DataError, match="holds a list"):
         read_facts(tmp_path)

@@ -21,7 +21,7 @@ from tests import torch_examples as examples
 import regraft
 from regraft.data import read
 from regraft.errors import DataError, SettingError
-from regraft.planning.search import bench, searching
+from regraft.planning.search import SearchOptions, bench, searching
 from regraft.planning.search.board import Board, Options, carried
 from regraft.planning.search.space import Space
 from regraft.planning.tuning.training import folds_of
@@ -133,6 +133,19 @@ def test_trials_as_tasks_are_those_of_one_process(sampler: str, monkeypatch: pyt
     assert found[0] == found[1] and taken == [2, 1]
     assert studies[1].cost["frozen_forward_examples"] == studies[0].cost["frozen_forward_examples"] == 40
     assert not (tmp_path / "running").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"budget": "auto"}, "budget='auto': expected a time such as '30s'"),
+        ({"trials": 0, "folds": 1}, "trials=0: .*1 or more; folds=1: .*2 or more"),
+        ({"sampler": "tp", "metric": "acc"}, "sampler='tp' is not known.*metric='acc'"),
+    ],
+)
+def test_wrong_options_of_a_search_are_one_message(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        SearchOptions(**given).check("classification")
 
 
 def test_a_folder_of_another_study_is_refused(tmp_path: Path) -> None:

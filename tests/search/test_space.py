@@ -88,6 +88,7 @@ def test_whole_numbers_stay_whole_and_steps_are_kept() -> None:
         ({"learning_rate": {"low": 0, "high": 1, "log": True}}, "expected low < high, above 0 with 'log'"),
         ({"learning_rate": {"low": 1, "hihg": 2}}, "has 'hihg'; did you mean 'high'"),
         ({"learning_rate": {"low": "a", "high": 2}}, "expected numbers as 'low' and 'high'"),
+        ({"dropout": {"low": 0.1, "high": 0.5, "points": 1}}, "expected 2 'points' or more"),
         ({"momentum": {"low": 0.5, "high": 1.5}}, r"momentum=1.5: expected a number in \[0, 1\)"),
         ({"schedule": ["plateau"], "plateau_factor": [0.5, 2.0]}, r"plateau_factor=2.0: expected a number in \(0, 1\)"),
         ({"loss": ["focal", "focul"]}, "loss='focul': expected one of cross_entropy, focal"),

@@ -44,7 +44,6 @@ from .space import CLOSED_FORM, Range, Space, default_space, plan_for
 from .study import FEWEST, Study, TrialRecord
 
 _RESAMPLES = 50  # Bootstrap samples of the trials, for the intervals of the importances
-_OWN = ("holdout", "seed", "classes")
 _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}  # Optuna's state of a finished trial -> state in `TrialRecord`
 
 
@@ -217,9 +216,6 @@ def _bench(
     usual = default_space(net, data.task, several=bool(data.further))
     usual = {name: values for name, values in usual.items() if name not in fixed}
     space = Space.from_dict(usual if asked.space is None else asked.space, fixed, built=built)
-    both = [name for name in _OWN[:2] if name in fixed]
-    if both:
-        raise SettingError(f"{both[0]} is given twice; give it once, as an argument.")
     fixed = {**fixed, "seed": asked.seed, "holdout": asked.holdout}
     data = data.with_classes(fixed["classes"]) if fixed.get("classes") and data.classes else data
     rest, judging = data.split_indices(asked.holdout, seed=asked.seed)  # same split as in `adapt`: the best plan has this holdout set
