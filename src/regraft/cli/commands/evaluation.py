@@ -50,6 +50,8 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     running = run_by(folder, engine, cluster=cluster)
     net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
 
+    import numpy as np
+
     from ...data import checked
     from ...tasks.evaluating import evaluated, reading_for
 
@@ -59,7 +61,9 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     labelled = read_data(data, **reading)
     checked_kind(net, labelled)
 
-    usable = checked(_of_one(labelled, condition) if one else labelled, skip_bad)
+    if one:
+        labelled = dataclasses.replace(labelled, conditions=np.full(len(labelled), condition, dtype=object))
+    usable = checked(labelled, skip_bad)
     tell_notes(usable.notes)
     found = evaluated(net, usable, named=isinstance(wanted, dict), **running)
     for run in running.values():
@@ -83,13 +87,6 @@ def _knows(net: Any, condition: str, *, data: str) -> bool:
     if Path(data).suffix.lower() not in TABLE_EXTENSIONS:
         net.coding.row(condition)
     return condition in (*net.coding.conditions, MEAN)
-
-
-def _of_one(data: Any, condition: str | None) -> Any:
-    """Return the data with all examples assigned to one condition."""
-    import numpy as np
-
-    return dataclasses.replace(data, conditions=np.full(len(data), condition, dtype=object))
 
 
 def _print_figures(figures: Mapping[str, Any], task: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...console import speaking
-from ...data import Dataset, PreparedData
+from ...data import PreparedData
 from ...errors import NetworkError
 from ...freezing import Counter, RunCaches
 from ...heads import retarget
@@ -21,7 +21,7 @@ from ..setup import Clock, Log, Outcome, Parts, learning_parts
 from ..tasks import matched_tasks
 from ..trainable import with_fresh
 from ..tuning.training import Fold
-from .space import HEAD_NAMES, plan_for
+from .space import plan_for
 
 Build = Callable[[Mapping[str, Any]], Network]  # Makes a network from values of a trial
 METRICS: dict[str, tuple[str, ...]] = {
@@ -74,11 +74,16 @@ class Bench:
         """Return the network (with additional head layers, if any) and the plan for the values of a trial."""
         own = {name: values[name] for name in self.built if name in values}
         rest = {name: value for name, value in values.items() if name not in self.built}
-        plan, head = plan_for(rest, self.fixed), {name: rest[name] for name in HEAD_NAMES if name in rest}
+        plan = plan_for(rest, self.fixed)
         network = self.network if self.build is None else self.build(own)
         if network.preprocessing.to_dict() != self.network.preprocessing.to_dict():
             raise NetworkError(f"The build function must return networks that read the same examples; with {own} it reads others.")
-        return _deepened(network, self.items.data, plan=plan, **head)
+        if not rest.get("head_layers"):
+            return network, plan
+        # random layers between backbone and new head, which the plan trains first; the class weights of the old head are dropped
+        layers = [(rest.get("head_units", 0), rest.get("head_activation", "relu"))] * rest["head_layers"]
+        made = retarget(network, output_names(self.items.data), hidden=layers, seed=plan.seed)
+        return made, with_fresh(made, plan)
 
     def run(self, values: Mapping[str, Any], report: Callable[[float, int], None]) -> tuple[list[float], list[float]]:
         """Run one trial and return its metric and loss on each fold."""
@@ -113,14 +118,3 @@ class _Watch:
             return
         self.step += 1
         self.report(figure if self.metric == "accuracy" or self.falling else -figure, self.step)
-
-
-def _deepened(  # over the limit: the three names of the space
-    net: Network, data: Dataset, *, plan: Plan, head_layers: int = 0, head_units: int = 0, head_activation: str = "relu"
-) -> tuple[Network, Plan]:
-    """Return the network with random layers between backbone and new head, and the plan that trains these layers first.
-    They replace the old head, whose class weights are dropped. With `head_layers=0`, return both unchanged."""
-    if not head_layers:
-        return net, plan
-    made = retarget(net, output_names(data), hidden=[(head_units, head_activation)] * head_layers, seed=plan.seed)
-    return made, with_fresh(made, plan)
