@@ -17,9 +17,11 @@ import difflib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 __all__ = [
     "AmbiguousMatchError",
@@ -34,6 +36,7 @@ __all__ = [
     "in_pairs",
     "name_here",
     "near_names",
+    "of_kinds",
     "optional_import",
     "unknown_setting",
 ]
@@ -168,11 +171,11 @@ def name_here(name: str) -> str | None:
     return _HERE.get(name.lower().replace("-", "_"))
 
 
-def near_names(name: str, names: Iterable[str], *, count: int = 3) -> str:
+def near_names(name: object, names: Iterable[str], *, count: int = 3) -> str:
     """Return the names most similar to `name`, as the end of an error message.
 
     Args:
-        name: the received name.
+        name: the received name, or what was received in place of one.
         names: the valid names.
         count: maximum number of suggestions.
 
@@ -180,11 +183,11 @@ def near_names(name: str, names: Iterable[str], *, count: int = 3) -> str:
         `"; here it is called 'a'"` if `name` is the term of another library; `"; did you mean 'a', 'b'?"` if there are similar names;
         otherwise `"; valid: 'a', 'b', …"`.
     """
-    options = [str(option) for option in names]
-    here = name_here(name)
+    options, text = [str(option) for option in names], str(name)
+    here = name_here(text)
     if here in options:
         return f"; here it is called {here!r}"
-    near = difflib.get_close_matches(name, options, n=count, cutoff=0.5)
+    near = difflib.get_close_matches(text, options, n=count, cutoff=0.5)
     if near:
         return "; did you mean " + ", ".join(repr(option) for option in near) + "?"
     shown = ", ".join(repr(option) for option in options[:12])
@@ -206,6 +209,48 @@ def unknown_setting(name: str, known: Iterable[str]) -> str:
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), ""),
+    "Path": ((str, os.PathLike), "a path, as text or pathlib.Path"),
+    "Mapping": ((Mapping,), "a mapping"),
+    "None": ((type(None),), ""),
+}
+
+
+def _kind_of(annotation: object) -> tuple[tuple[type, ...], str] | None:
+    """Return the types of an argument that is annotated as a path or a mapping, and words for them; None for any other annotation."""
+    text, before = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation), ""
+    while text != before:
+        text, before = re.sub(r"\[[^\[\]]*\]", "", text), text
+    parts = [part.split(".")[-1] for part in text.split(" | ")]
+    words = " or ".join(_KINDS[part][1] for part in parts if part in _KINDS and _KINDS[part][1])
+    return (sum((_KINDS[part][0] for part in parts), ()), words) if words and set(parts) <= set(_KINDS) else None
+
+
+def _kinds_checked(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], Mapping[str, Any]], None]:
+    """Return a function of the arguments of `function` that raises if one is annotated as a path or a mapping, and is none."""
+    known = inspect.signature(function).parameters
+    kinds = {name: kind for name, one in known.items() if (kind := _kind_of(one.annotation)) is not None}
+
+    def check(args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        given = {**dict(zip(known, args, strict=False)), **named}
+        for name, (types, words) in kinds.items():
+            if name in given and not isinstance(given[name], types):
+                raise SettingError(f"{name}={given[name]!r}: expected {words}{', or None' if type(None) in types else ''}.")
+
+    return check
+
+
+def of_kinds(function: Callable[Given, Found]) -> Callable[Given, Found]:
+    """Decorator: an argument that is annotated as a path or a mapping, and is none, is an error."""
+    check = _kinds_checked(function)
+
+    @functools.wraps(function)
+    def called(*args: Given.args, **named: Given.kwargs) -> Found:
+        check(args, named)
+        return function(*args, **named)
+
+    return called
 
 
 def in_pairs(verb: Callable[Given, Found]) -> Callable[Given, Found]:
@@ -214,6 +259,7 @@ def in_pairs(verb: Callable[Given, Found]) -> Callable[Given, Found]:
     known = inspect.signature(verb).parameters
     taken = [one.name for one in known.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
     takes_settings = any(one.kind is one.VAR_KEYWORD for one in known.values())
+    check = _kinds_checked(verb)
 
     @functools.wraps(verb)
     def called(*args: Given.args, **named: Given.kwargs) -> Found:
@@ -230,6 +276,7 @@ def in_pairs(verb: Callable[Given, Found]) -> Callable[Given, Found]:
             setting = name_here(wrong)
             adapts = here not in known and setting in _ELSEWHERE and setting not in known
             raise SettingError(f"{verb.__name__} takes no {wrong!r}" + (f"; it is {setting}= of regraft.adapt" if adapts else meant))
+        check(args, named)
         return verb(*args, **named)
 
     return called

@@ -12,6 +12,7 @@ from ..errors import DataError, in_pairs, near_names
 from ..files.given import matching, missing_data
 from ..files.remote import fetched, is_url, suffix_of
 from ..files.text import printable
+from ..networks.names import checked_classes
 from ..words import counted
 from .dataset import KINDS, PART_OF_EXAMPLE, Dataset, input_use, tell_apart
 from .decoding.files import kind_of, kind_of_files
@@ -322,7 +323,7 @@ def _class_names(classes: Iterable[str] | Mapping[str, Iterable[str]] | None) ->
     if classes is None:
         return None
     named = classes.items() if isinstance(classes, Mapping) else [(None, classes)]
-    return {task: tuple(str(name) for name in names) for task, names in named}
+    return {task: checked_classes(names) for task, names in named}
 
 
 def _again(data: Dataset, options: ReadOptions) -> Dataset:

@@ -1,6 +1,6 @@
 """Branch: additional heads on one network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,7 +62,7 @@ def branch(  # noqa: PLR0913  # over the limit: the public contract
         >>> sorted(both.heads), both.heads["kind"].classes
         (['kind', 'main'], ('insect', 'other'))
     """
-    if not task or task in net.heads:
+    if not isinstance(task, str) or not task or task in net.heads:
         raise NetworkError(f"Received the task {task!r}; expected a name unlike those of the network: {', '.join(map(repr, net.heads))}.")
     if kind not in KINDS:
         raise SettingError(f"kind={kind!r} is not known{near_names(str(kind), KINDS)}")
@@ -101,6 +101,10 @@ def _group_rows(head: Head, groups: Groups) -> dict[str, list[int]]:
     """Return the old class indices of each group. Raise unless every old class belongs to exactly one group."""
     if head.classes is None or head.kind != "classification":
         raise NetworkError(f"groups= needs a classification with class names; the task {head.task!r} is {head.kind} with {head.classes}.")
+    if not isinstance(groups, Mapping) or not all(
+        members is None or (isinstance(members, Iterable) and not isinstance(members, str)) for members in groups.values()
+    ):
+        raise SettingError(f"groups={groups!r}: expected a mapping from each name to a list of old classes, or None for the rest.")
     names = checked_classes(groups)
     row_of = rows_of([str(member) for members in groups.values() for member in members or ()], head.classes)
     found: dict[str, list[int]] = {}

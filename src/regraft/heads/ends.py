@@ -1,6 +1,6 @@
 """Cut a network at a block, and join numeric columns to the features of its head."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..data import ColumnsPreprocessing, preprocessing_from_dict
 from ..errors import SettingError
@@ -65,9 +65,9 @@ def join(net: Network, columns: Sequence[str]) -> Network:
         >>> joined.head.weight.shape, net.head.weight.shape
         ((3, 10), (3, 8))
     """
-    names = [columns] if isinstance(columns, str) else [str(name) for name in columns]
+    names = [columns] if isinstance(columns, str) else [str(name) for name in columns] if isinstance(columns, Iterable) else []
     if not names or len(set(names)) < len(names):
-        raise SettingError(f"Received the columns {names}; expected one or more different names.")
+        raise SettingError(f"Received the columns {columns!r}; expected one or more different names.")
     joined = net.with_columns(len(names))
     joined.preprocessing = ColumnsPreprocessing(preprocessing_from_dict(net.preprocessing.to_dict()), tuple(names))
     joined.account = net.account.joined(Account(notes=(f"the head also reads the columns {', '.join(map(repr, names))}",)))

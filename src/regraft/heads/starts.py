@@ -36,6 +36,8 @@ class Start:
     def __post_init__(self) -> None:
         if self.how not in STARTS:
             raise SettingError(f"start={self.how!r} is not known{near_names(str(self.how), STARTS)}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            raise SettingError(f"seed={self.seed!r}: expected a whole number, 0 or more.")
         if self.how in ("imprint", "probe") and self.data is None:
             raise SettingError(f"start={self.how!r} computes new class weights from examples of the new classes; give them with data=.")
 

@@ -473,7 +473,9 @@ def _about_values(plan: Plan) -> Iterator[str]:
         of_names = named is None or (isinstance(named, str) and named == ALL)
         if not of_names and not (isinstance(named, tuple) and named and all(isinstance(one, str) and one for one in named)):
             yield f"{name}={shown(named)}: expected names of layers, or patterns such as 'layer4*'; 'all' stands for any."
-    if hasattr(plan.classes, "columns") or not all(getattr(one, "shape", ()) == () and not isinstance(one, tuple) for one in plan.classes):
+    if not isinstance(plan.classes, tuple | list) or not all(
+        getattr(one, "shape", ()) == () and not isinstance(one, tuple) for one in plan.classes
+    ):
         yield f"classes={shown(plan.classes)}: expected the names of the classes."
     if plan.start not in STARTS_OF_ROWS:
         yield f"start={shown(plan.start)} is not known{near_names(str(plan.start), STARTS_OF_ROWS)}"

@@ -44,6 +44,8 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
     if len(items) == 0:
         size = f"the shape {items.shape}" if isinstance(items, np.ndarray) else counted(0, "example")
         raise DataError(f"The data are empty: X has {size}; expected one example or more.")
+    if np.isscalar(labels) or getattr(labels, "ndim", 1) == 0:
+        raise DataError(f"target={labels!r}: expected one label for each of the {counted(len(items), 'example')}.")
     if not isinstance(labels, Mapping) and len(labels) != len(items):
         raise DataError(f"X has {counted(len(items), 'example')} and y has {len(labels)}; expected one label for each example.")
     data = built(
