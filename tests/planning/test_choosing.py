@@ -487,9 +487,11 @@ def test_a_budget_is_kept_and_one_that_is_too_small_says_what_fits(monkeypatch: 
         regraft.adapt(_net(), _hard(), budget="0.001s", **QUICK)
 
 
-def test_what_the_budget_leaves_no_time_for_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_budget_leaves_no_time_for_is_not_tried(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(Costs, "training", lambda *_given, **_named: 1000.0)
-    result = regraft.adapt(_net(), _hard(240, 4.0), budget="30s", **QUICK)
+    with speaking(True):
+        result = regraft.adapt(_net(), _hard(240, 4.0), budget="30s", **QUICK)
+    assert "no trial fits into what is left of the budget: the shortest takes about 16 min 40 s" in capsys.readouterr().err
     assert result.plan.chosen["strategy"] == "probe" and result.history == []
     assert any("left of the budget" in one["why"] for one in result.plan.candidates)
 

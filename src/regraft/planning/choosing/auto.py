@@ -253,9 +253,12 @@ def _announce(choice: Choice, trained: Sequence[Candidate]) -> None:
     trials = sorted((_trial_seconds(choice, one, epochs=sum(trial_epochs(setup))) for one in trained), reverse=True)
     longest = max(PARTS * choice.seconds(one, items=items, epochs=most) for one in trained)
     fitting = [seconds for seconds in trials if seconds <= choice.left][: FIRST if choice.tries_few else None]
+    if not fitting:
+        say(f"no trial fits into what is left of the budget: the shortest takes about {duration(trials[-1])}")
+        return
     left, each = max(choice.left, 0), sum(fitting) / _workers(choice)
     say(
-        f"the trials take about {duration(min(max(each, *fitting[:1], 0), left))}; training the best of them to its end, "
+        f"the trials take about {duration(min(max(each, fitting[0]), left))}; training the best of them to its end, "
         f"where that is worth it, up to {duration(min(longest, left))}"
     )
 
