@@ -116,6 +116,17 @@ def test_a_library_on_the_search_path_counts_by_its_version(tmp_path: Path, monk
     assert (library_of("unpacked_wheel.part"), library_of("beside_it")) == ("unpacked_wheel 1.2", None)
 
 
+def test_code_of_an_installed_package_without_metadata_counts_as_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "left_behind").mkdir()
+    (tmp_path / "left_behind" / "__init__.py").write_text("")
+    (tmp_path / "another_name-1.2.dist-info").mkdir()
+    (tmp_path / "another_name-1.2.dist-info" / "RECORD").write_text("left_behind/__init__.py,,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("left_behind")
+    monkeypatch.setattr(libraries, "_distributions", libraries._distributions.__wrapped__)
+    assert library_of("left_behind") is None
+
+
 def test_code_of_this_package_counts_by_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert source_of("numpy.linalg") is None and source_of("regraft.methods.lora") == source_of("regraft")
     monkeypatch.setattr(libraries, "__file__", str(tmp_path / "networks" / "fingerprints" / "libraries.py"))

@@ -44,7 +44,10 @@ def _library(top: str) -> str | None:
 
 
 def _distribution(name: str) -> importlib.metadata.Distribution | None:
-    return next(iter(importlib.metadata.distributions(name=name)), None)
+    try:
+        return importlib.metadata.distribution(name)
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # ValueError: no name, as of a distribution without metadata
+        return None
 
 
 @cache
