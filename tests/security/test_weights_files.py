@@ -249,6 +249,24 @@ def test_a_weight_listed_twice(spelled: str, layout: str, tmp_path: Path) -> Non
     _refused(hostile_h5(tmp_path, layout, change), NetworkError, layout=layout)
 
 
+@pytest.mark.parametrize("place", ["a layer", "the model"])
+def test_a_weight_of_a_model_listed_often_beside_another_list(place: str, tmp_path: Path) -> None:
+    """Keras reads the model's own lists, whatever the root lists, and those of the model itself after those of its layers."""
+
+    def change(file: Any, name: str, _secret: Path) -> None:
+        kernel, weights = file[name], file["model_weights"]
+        group = file[name.split("/small/")[0]] if place == "a layer" else weights.require_group("top_level_model_weights")
+        group["k"] = kernel
+        group.attrs["weight_names"] = ["k"] * 100
+        decoy = file.create_group("decoy")
+        decoy["w"], decoy.attrs["weight_names"] = np.zeros(3, "f4"), ["w"]
+        file.attrs["layer_names"] = ["decoy"]
+
+    path = hostile_h5(tmp_path, "h5", change)
+    with pytest.raises(NetworkError, match="lists a weight more than once"):
+        regraft.load(path)
+
+
 @pytest.mark.parametrize("layout", ["h5", "hdf5"])
 @pytest.mark.parametrize("value", [3, "text", [], ["none"], [b"\xff\xfe"], np.zeros((2, 2)), h5py.Empty("S1")])
 def test_lists_of_names_of_the_wrong_form(value: Any, layout: str, tmp_path: Path) -> None:

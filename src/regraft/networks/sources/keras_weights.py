@@ -24,6 +24,7 @@ from .hdf5 import address, check_h5, check_heaps, is_bfloat16
 __all__ = ["file_kind", "opened_h5", "put_keras_weights_", "read_keras_weights", "target_weights", "weight_bytes"]
 
 _OTHER = {"optimizer", "metrics", "_metrics", "loss", "compile_metrics"}
+_OF_MODEL = "top_level_model_weights"
 _INSIDE = re.compile(r"(forward|backward)_.*|.*_cell(_\d+)?")
 
 
@@ -55,16 +56,19 @@ def opened_h5(path: str | Path) -> Iterator[h5py.File]:
 
 def _legacy_group(file: Any) -> Any | None:
     """Return the group that lists the layers of a file in the legacy layout; None for the layout of Keras 3."""
-    return next((group for group in (file, file.get("model_weights")) if group is not None and _attribute(group, "layer_names")), None)
+    for group in (file, file.get("model_weights")):
+        if group is not None and _attribute(group, "layer_names"):
+            return group
+    return None
 
 
 def weight_bytes(path: str | Path) -> int:
     """Return the total size in bytes of all data sets in memory. Raise if Keras would read one of them more than once."""
     sizes: list[int] = []
     with opened_h5(path) as file:
-        group = _legacy_group(file)
-        if group is not None:
-            _listed(group)
+        for group in (file, file.get("model_weights")):  # whichever of them Keras reads
+            if isinstance(group, h5py.Group):
+                _listed(group, of_model=True)
         file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
     return sum(sizes)
 
@@ -100,9 +104,12 @@ def _attribute(group: Any, name: str) -> list[str]:
     return [text.decode() if isinstance(text, bytes) else str(text) for part in parts for text in group.attrs[part]]
 
 
-def _listed(group: Any) -> list[tuple[str, str]]:
-    """Return (layer, weight name) of every weight."""
-    names = [(layer, name) for layer in _attribute(group, "layer_names") for name in _attribute(group[layer], "weight_names")]
+def _listed(group: Any, *, of_model: bool = False) -> list[tuple[str, str]]:
+    """Return (layer, weight name) of every weight; with `of_model`, also of those that belong to the model and none of its layers."""
+    layers = _attribute(group, "layer_names")
+    if of_model and _OF_MODEL in group:
+        layers.append(_OF_MODEL)
+    names = [(layer, name) for layer in layers for name in _attribute(group[layer], "weight_names")]
     if len({address(group[layer][name]) for layer, name in names}) < len(names):
         raise NetworkError("The file lists a weight more than once; expected each weight once, as Keras writes it.")
     return names
