@@ -45,6 +45,9 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "load: weights": (lambda wrong: regraft.load(net().module, inputs=(1, 8, 8), weights=wrong), "weights="),
     "load: classes": (lambda wrong: regraft.load(net().module, inputs=(1, 8, 8), classes=wrong), "classes="),
     "load: source": (lambda wrong: regraft.load(wrong), "cannot be opened"),
+    "read: kind": (lambda wrong: regraft.read((X, Y), kind=wrong), "; valid: 'array', 'image'"),
+    "read: task": (lambda wrong: regraft.read((X, Y), task=wrong), "; valid: 'classification'"),
+    "read: inputs": (lambda wrong: regraft.read((X, Y), inputs=wrong), "inputs="),
     "read: source": (lambda wrong: regraft.read(wrong), "cannot be read"),
     "read: target": (lambda wrong: regraft.read((X, wrong)), "expected one label for each"),
     "read: classes": (lambda wrong: regraft.read((X, Y), classes=wrong), "classes="),
@@ -52,6 +55,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "adapt: out": (lambda wrong: regraft.adapt(net(), (X, Y), out=wrong), "out="),
     "adapt: frozen": (lambda wrong: regraft.adapt(net(), (X, Y), strategy="partial", frozen=[wrong]), "frozen="),
     "search: out": (lambda wrong: regraft.search(net(), (X, Y), trials=1, out=wrong), "out="),
+    "search: space": (lambda wrong: regraft.search(net(), (X, Y), trials=1, space=wrong), "from names of settings to choices or ranges"),
     "Network.save": (lambda wrong: net().save(wrong), "folder="),
     "Network.export": (lambda wrong: net().export(wrong), "path="),
     "Network.predict": (lambda wrong: net().predict(wrong), "Examples of the type"),
@@ -72,3 +76,9 @@ def test_the_error_names_what_was_received(name: str) -> None:
 def test_one_text_is_no_list_of_classes() -> None:
     with pytest.raises(regraft.RegraftError, match="classes='abc'"):
         regraft.read((X, Y), classes="abc")
+
+
+def test_weights_that_are_no_file_are_told_in_brief() -> None:
+    with pytest.raises(regraft.RegraftError, match=r"weights=.*: expected a path") as told:
+        regraft.load(net().module, inputs=(1, 8, 8), weights=net().module.state_dict())
+    assert len(str(told.value)) < 200

@@ -20,6 +20,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from reprlib import repr as brief
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
@@ -209,41 +210,28 @@ def unknown_setting(name: str, known: Iterable[str]) -> str:
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
-_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
-    "str": ((str,), ""),
-    "Path": ((str, os.PathLike), "a path, as text or pathlib.Path"),
-    "Mapping": ((Mapping,), "a mapping"),
-    "None": ((type(None),), ""),
-}
 
 
-def _kind_of(annotation: object) -> tuple[tuple[type, ...], str] | None:
-    """Return the types of an argument that is annotated as a path or a mapping, and words for them; None for any other annotation."""
-    text, before = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation), ""
-    while text != before:
-        text, before = re.sub(r"\[[^\[\]]*\]", "", text), text
-    parts = [part.split(".")[-1] for part in text.split(" | ")]
-    words = " or ".join(_KINDS[part][1] for part in parts if part in _KINDS and _KINDS[part][1])
-    return (sum((_KINDS[part][0] for part in parts), ()), words) if words and set(parts) <= set(_KINDS) else None
-
-
-def _kinds_checked(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], Mapping[str, Any]], None]:
-    """Return a function of the arguments of `function` that raises if one is annotated as a path or a mapping, and is none."""
+def _paths_checked(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], Mapping[str, Any]], None]:
+    """Return a function of the arguments of `function` that raises if one is annotated as a path, and is none."""
     known = inspect.signature(function).parameters
-    kinds = {name: kind for name, one in known.items() if (kind := _kind_of(one.annotation)) is not None}
+    paths = {name: str(one.annotation) for name, one in known.items()}
+    paths = {name: kind for name, kind in paths.items() if re.fullmatch(r"str \| (pathlib\.)?Path( \| None)?", kind)}
 
     def check(args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         given = {**dict(zip(known, args, strict=False)), **named}
-        for name, (types, words) in kinds.items():
-            if name in given and not isinstance(given[name], types):
-                raise SettingError(f"{name}={given[name]!r}: expected {words}{', or None' if type(None) in types else ''}.")
+        for name, kind in paths.items():
+            optional = kind.endswith("None")
+            if name in given and not isinstance(given[name], str | os.PathLike) and not (optional and given[name] is None):
+                others = ", or None" if optional else ""
+                raise SettingError(f"{name}={brief(given[name])}: expected a path, as text or pathlib.Path{others}.")
 
     return check
 
 
 def of_kinds(function: Callable[Given, Found]) -> Callable[Given, Found]:
-    """Decorator: an argument that is annotated as a path or a mapping, and is none, is an error."""
-    check = _kinds_checked(function)
+    """Decorator: an argument that is annotated as a path, and is none, is an error."""
+    check = _paths_checked(function)
 
     @functools.wraps(function)
     def called(*args: Given.args, **named: Given.kwargs) -> Found:
@@ -259,7 +247,7 @@ def in_pairs(verb: Callable[Given, Found]) -> Callable[Given, Found]:
     known = inspect.signature(verb).parameters
     taken = [one.name for one in known.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
     takes_settings = any(one.kind is one.VAR_KEYWORD for one in known.values())
-    check = _kinds_checked(verb)
+    check = _paths_checked(verb)
 
     @functools.wraps(verb)
     def called(*args: Given.args, **named: Given.kwargs) -> Found:

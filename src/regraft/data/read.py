@@ -4,6 +4,7 @@ import dataclasses
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,8 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     """
     for wrong in unknown_kinds(kind, task):
         raise DataError(wrong)
+    if inputs is not None and not isinstance(inputs, Mapping):
+        raise DataError(f"inputs={brief(inputs)}: expected a mapping from input name to a column, or a list of number columns.")
     equal = isinstance(group, str) and group == EQUAL
     own = None if equal else group
     options = ReadOptions(target, files, own, condition, kind, skip_bad, _class_names(classes), columns, outside, task, sample_weight)

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from reprlib import repr as brief
 from typing import Any
 
 import numpy as np
 
-from ..errors import NetworkError, SettingError, near_names, of_kinds
+from ..errors import NetworkError, SettingError, near_names
 from ..networks.account import UNNAMED, Account
 from ..networks.edits import Cut, Taps
 from ..networks.names import checked_classes, exact_name, normal_name, rows_of, shifted
@@ -25,7 +26,6 @@ from .synonyms import alias_form, aliases
 Hidden = Sequence[tuple[int, str]]  # Hidden layers below a head, lowest first: (number of units, activation)
 
 
-@of_kinds
 @own_state()
 def retarget(  # noqa: PLR0913  # over the limit: the public contract
     net: Network,
@@ -79,6 +79,8 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
     asked, names, layers = Start(start, data, seed), checked_classes(classes), _hidden_layers(hidden, dropout)
     if kind is not None and kind not in KINDS:
         raise SettingError(f"kind={kind!r} is not known{near_names(str(kind), KINDS)}")
+    if rename is not None and not isinstance(rename, Mapping):
+        raise SettingError(f"rename={brief(rename)}: expected a mapping from old to new class names.")
     if layers:
         _check_deepened(net, start=start, rename=rename, task=task)
         return _deepened(
