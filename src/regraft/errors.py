@@ -37,8 +37,8 @@ __all__ = [
     "in_pairs",
     "name_here",
     "near_names",
-    "of_kinds",
     "optional_import",
+    "takes_paths",
     "unknown_setting",
 ]
 
@@ -229,7 +229,7 @@ def _paths_checked(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], M
     return check
 
 
-def of_kinds(function: Callable[Given, Found]) -> Callable[Given, Found]:
+def takes_paths(function: Callable[Given, Found]) -> Callable[Given, Found]:
     """Decorator: an argument that is annotated as a path, and is none, is an error."""
     check = _paths_checked(function)
 

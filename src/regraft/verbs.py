@@ -19,7 +19,7 @@ from .data import (
     with_channels,
 )
 from .data.read import read_like
-from .errors import DataError, NetworkError, SettingError, UnsafeFileError, in_pairs, of_kinds
+from .errors import DataError, NetworkError, SettingError, UnsafeFileError, in_pairs, takes_paths
 from .files.formats import reason_of
 from .files.remote import at_hand, fetched, is_url
 from .files.text import printable
@@ -59,7 +59,7 @@ _MIXED = (
 _DRAWS_MEANS = "Its predictions differ from call to call, and nothing of it is cached: each epoch draws anew."
 
 
-@of_kinds
+@takes_paths
 @own_state()
 def load(  # noqa: PLR0913  # over the limit: the public contract
     source: Any,
@@ -522,7 +522,7 @@ def _are_data(given: Any) -> bool:
     return not (isinstance(given, Set | Iterator | range) or getattr(given, "ndim", None) == 1)
 
 
-@of_kinds
+@takes_paths
 @own_state()
 def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NetworkError, SettingError, near_names, of_kinds
+from ..errors import NetworkError, SettingError, near_names, takes_paths
 from ..files.formats import writable
 from ..files.given import NO_RULE
 from ..files.text import notebook_html, printable
@@ -285,7 +285,7 @@ class Network(Editable):
         weight, bias = one_row(weight, bias) if one else (weight, bias)
         return self.body.set_layer_rows_(layer, weight, bias=bias)
 
-    @of_kinds
+    @takes_paths
     @own_state()
     def save(self, folder: str | Path) -> Path:
         """Save the network with its class names and preprocessing; `regraft.load(folder)` opens it again.
@@ -306,7 +306,7 @@ class Network(Editable):
             write_network(self, staged)
         return folder
 
-    @of_kinds
+    @takes_paths
     @own_state()
     def export(  # noqa: PLR0913  # over the limit: the options of every format
         self,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, MissingExtraError, NetworkError, SettingError, of_kinds, optional_import
+from ..errors import InputError, MissingExtraError, NetworkError, SettingError, optional_import, takes_paths
 from ..files.formats import opening
 from ..files.text import notebook_html
 from ..files.writing import write_lines, write_text
@@ -173,7 +173,7 @@ class Result:
         """
         return write_report(path, self.report_facts())
 
-    @of_kinds
+    @takes_paths
     def save(self, folder: str | Path) -> Path:
         """Save network, plan, history, scores and report in one atomic step.
 

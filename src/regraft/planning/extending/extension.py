@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...data import Dataset
-from ...errors import InputError, NetworkError, SettingError, near_names, of_kinds
+from ...errors import InputError, NetworkError, SettingError, near_names, takes_paths
 from ...files.locks import held_folder
 from ...files.text import notebook_html
 from ...heads import extend, extension_figures
@@ -129,7 +129,7 @@ class Extension:
         """
         return write_report(path, self.report_facts())
 
-    @of_kinds
+    @takes_paths
     def save(self, folder: str | Path, *, error: type[InputError] = NetworkError) -> Path:
         """Save network, scores and report atomically.
 

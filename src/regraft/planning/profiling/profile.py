@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from ...errors import DataError, near_names, of_kinds
+from ...errors import DataError, near_names, takes_paths
 from ...files.formats import member, writable
 from ...files.schema import checked, read_json
 from ...files.text import notebook_html, printable
@@ -201,7 +201,7 @@ class Profile:
         except DataError as error:
             raise DataError(f"{printable(path)!r} holds no profile. {error}") from error
 
-    @of_kinds
+    @takes_paths
     def save(self, folder: str | Path) -> Path:
         """Write profile.json and profile.html.
 
@@ -268,7 +268,7 @@ class Profile:
     def _repr_html_(self) -> str:
         return notebook_html(self, title=f"Profile of {self.network}")
 
-    @of_kinds
+    @takes_paths
     def plot(self, path: str | Path) -> Path:
         """Plot the figures by depth, and the learning curve.
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import of_kinds
+from ...errors import takes_paths
 from ...files.text import printable
 from ...files.writing import write_json
 from ...networks.network import Network
@@ -199,7 +199,7 @@ class Study:
             "cost": self.cost,
         }
 
-    @of_kinds
+    @takes_paths
     def save(self, folder: str | Path) -> Path:
         """Write `study.json` atomically.
 
@@ -222,7 +222,7 @@ class Study:
             write_json(target / "study.json", self.to_dict())
         return target / "study.json"
 
-    @of_kinds
+    @takes_paths
     def plot(self, path: str | Path) -> Path:
         """Plot every finished trial as a line over parallel axes; better trials are darker.
 
@@ -244,7 +244,7 @@ class Study:
         logs = [name for name, entry in self.space.items() if isinstance(entry, Mapping) and entry["log"]]
         return plot_trials(points, path, names=[*self.space, self.metric], logs=logs)
 
-    @of_kinds
+    @takes_paths
     def plot_importances(self, path: str | Path) -> Path:
         """Plot the importance of each name of the space, with its 95 % interval.
 
