@@ -100,6 +100,8 @@ def test_groups_and_conditions():
         ((X, [0, 1, 0, 1]), {"condition": ["a", None, "b", "c"]}, "condition is missing in rows 1"),
         ((X, [0, 1, 0, 1]), {"kind": "text"}, "expected a list of texts"),
         ((X, [0, 1, 0, 1]), {"kind": "pictures"}, "No kind of data is called 'pictures'"),
+        ((X, [0, 1, 0, 1]), {"kind": 3}, "No kind of data is called 3; valid: 'array', 'image'"),
+        ((X, [0, 1, 0, 1]), {"task": ["regression"]}, r"task=\['regression'\] is no kind of task"),
         ((X.astype("datetime64[s]"), [0, 1, 0, 1]), {}, r"X has the shape \(4, 3\) and the type datetime64"),
         ((["a", 3], [0, 1]), {}, r"example 1 \(int in place of a text\)"),
         (([np.zeros(2), np.zeros(3)], [0, 1]), {}, r"differ in shape, such as \[\(2,\), \(3,\)\]"),

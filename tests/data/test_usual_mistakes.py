@@ -255,6 +255,8 @@ def test_data_sets_of_scikit_learn_are_read_with_their_names(family: str, as_fra
     assert loud.targets[[0, 50, 100]].tolist() == [1, 2, 0]
     foreign = read(type(wide)(**{**wide, "feature_names": None}), classes=["x", "y", "z"])
     assert "none of which the network has" in foreign.notes[0] and foreign.row_columns == ()
+    with pytest.raises(DataError, match=r"The data are empty: X has the shape \(0, 6\)"):
+        read(type(wide)(data=rows[:0], target=np.zeros(0, np.int64), target_names=flowers.target_names))
     progress = datasets.load_diabetes(as_frame=as_frame)
     assert read(progress).task == "regression" and read(progress, target=np.arange(442) % 2).classes == ("0", "1")
     assert read(datasets.load_linnerud(as_frame=as_frame), task="regression").targets.shape == (20, 3)

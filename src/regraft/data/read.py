@@ -194,7 +194,7 @@ def _read_bunch(source: Mapping[str, Any], options: ReadOptions) -> Dataset:
     labels = labels if options.target is None else options.target
     known = () if names is None or options.target is not None or options.task == "regression" else tuple(map(str, names))
     numbers, foreign = as_numpy(labels) if known else np.zeros(0), tuple[str, ...]()
-    if known and numbers.ndim == 1 and numbers.dtype.kind in "iu" and {*numbers.tolist()} <= {*range(len(known))}:
+    if numbers.size and numbers.ndim == 1 and numbers.dtype.kind in "iu" and {*numbers.tolist()} <= {*range(len(known))}:
         labels, options, foreign = named_labels(labels, known, options=options)
     data = _pair((values, labels), dataclasses.replace(options, target=None))
     data = dataclasses.replace(data, notes=(*foreign, *data.notes))
