@@ -225,15 +225,15 @@ Classes = dict[str | None, tuple[str, ...]]
 
 def _target_columns(table: _Table, options: ReadOptions) -> tuple[Any, Classes]:
     """Return the labels, of one task or by task, and the class names of tasks whose labels span several columns."""
-    several = isinstance(options.target, Mapping)
-    wanted = options.target if several else {MAIN: _default_target(table) if options.target is None else options.target}
+    if not isinstance(options.target, Mapping):
+        wanted = _default_target(table) if options.target is None else options.target
+        values, names = _task_columns(table, wanted, said=options.task_of(MAIN))
+        return values, {} if names is None else {None: names}
     found = {
-        str(task): _task_columns(table, one, of=f" of task {task!r}" if several else "", said=options.task_of(str(task)))
-        for task, one in wanted.items()
+        str(task): _task_columns(table, wanted, of=f" of task {task!r}", said=options.task_of(str(task)))
+        for task, wanted in options.target.items()
     }
-    values = {task: labels for task, (labels, _) in found.items()}
-    classes: Classes = {task if several else None: names for task, (_, names) in found.items() if names is not None}
-    return values if several else values[MAIN], classes
+    return {task: values for task, (values, _) in found.items()}, {task: names for task, (_, names) in found.items() if names is not None}
 
 
 def _task_columns(table: _Table, wanted: Any, *, said: str | None, of: str = "") -> tuple[Any, tuple[str, ...] | None]:
