@@ -89,6 +89,8 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
 
     Raises:
         DataError: if the source cannot be read as asked; one message lists all problems of one type.
+        NetworkError: if a name in `classes` is empty or not unique, or `classes` is no list.
+        SettingError: if `files` is no path, or `inputs` no mapping.
         UnsafeFileError: if a table names files outside its folder and `outside` is false, or a file is a pipe or device.
 
     Example:
