@@ -246,3 +246,13 @@ def test_files_that_packages_carry(package: str, file: str, tmp_path: Path) -> N
     np.testing.assert_allclose(regraft.load(net.save(tmp_path / "kept")).features(items), features, atol=1e-6)
     result = regraft.adapt(net, regraft.read((items, np.array(["a", "b"] * 6))), strategy="probe", out=tmp_path / "run")
     assert result.network.classes == ("a", "b")
+
+
+@pytest.mark.parametrize("read", [["scores"], ["scores", "bias"], ["scores", "bias", "bias"], ["bias"]])
+def test_an_addition_is_the_bias_of_a_head_only_with_one_weight_and_one_value(read: list[str]) -> None:
+    tensors = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in (("weight", (6, 3)), ("bias", 3))]
+    nodes = [helper.make_node("MatMul", ["x", "weight"], ["scores"]), helper.make_node("Add", read, ["y"])]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
+    model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors))
+    made = frozen_module(model, '{"entries": ["x"], "fills": {}, "single": false, "cuts": ["x"]}')
+    assert hasattr(made, "head") == (read == ["scores", "bias"])

@@ -214,10 +214,10 @@ def _head(model: Any) -> tuple[str, np.ndarray, np.ndarray, str | None] | None:
     if node is not None and node.op_type in _ENDS:
         node, after = makers.get(node.input[0]), node.op_type
     if node is not None and node.op_type == "Add":
-        one, other = sorted(node.input, key=lambda name: name in held)
-        if one in held or other not in held:
+        biases, others = [name for name in node.input if name in held], [name for name in node.input if name not in held]
+        if len(biases) != 1 or len(others) != 1:
             return None
-        node, bias = makers.get(one), to_array(held[other]).ravel()
+        node, bias = makers.get(others[0]), to_array(held[biases[0]]).ravel()
     if node is None or node.op_type not in ("MatMul", "Gemm") or node.input[1] not in held:
         return None
     options = {one.name: one.f if one.type == 1 else one.i for one in node.attribute}
