@@ -197,10 +197,15 @@ def _parts(_reader: TorchReader, call: Operation) -> list[TorchValue]:
 
 
 def _expand(_reader: TorchReader, call: Operation) -> Any:
-    tensor, shape = call.value.tensor, call.shape
-    if len(shape) != len(call.value.axes) or shape[0] != BATCH:
+    if len(call.shape) != len(call.value.axes) or call.shape[0] != BATCH:
         raise call.refusal("further axes")
-    for axis, old, new in zip(call.value.axes, call.value.shape, shape, strict=True):
+    return _repeated(call.value, call.shape)
+
+
+def _repeated(value: TorchValue, shape: Sequence[int]) -> Any:
+    """Return the tensor of a value whose axes of size 1 are repeated to a shape in PyTorch's axis order."""
+    tensor = value.tensor
+    for axis, old, new in zip(value.axes, value.shape, shape, strict=True):
         if old == 1 and new > 1:
             tensor = keras.ops.repeat(tensor, new, axis=axis)
     return tensor
@@ -209,9 +214,12 @@ def _expand(_reader: TorchReader, call: Operation) -> Any:
 def _broadcast(_reader: TorchReader, call: Operation) -> list[TorchValue]:
     values: list[TorchValue] = call["tensors"]
     shapes = [value.shape[1:] for value in values]
-    if len(set(shapes)) > 1:
+    if len(set(shapes)) == 1:
+        return values
+    if len(set(map(len, shapes))) > 1 or not all(isinstance(value, TorchValue) for value in values):
         raise call.refusal(f"examples of the shapes {', '.join(map(str, shapes))}")
-    return values
+    whole = [max(side or 1 for side in sides) for sides in zip(*(value.shape for value in values), strict=True)]
+    return [TorchValue(_repeated(value, whole), value.axes) for value in values]
 
 
 def _pad(reader: TorchReader, call: Operation) -> Any:
