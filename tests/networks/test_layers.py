@@ -18,7 +18,7 @@ from regraft.networks.network import Coding
 
 keras = pytest.importorskip("keras")
 from regraft.networks.edits import Taps  # noqa: E402  # after Keras
-from regraft.networks.layers import converting  # noqa: E402  # needs Keras
+from regraft.networks.layers import attention, converting  # noqa: E402  # needs Keras
 from regraft.networks.layers.from_keras import ROWS  # noqa: E402  # needs Keras
 from regraft.networks.layers.graph import LAYERS  # noqa: E402  # after Keras
 from regraft.networks.parts.taps import grid_shares  # noqa: E402  # after Keras
@@ -804,6 +804,15 @@ def test_the_comparison_has_steps_that_are_left_out() -> None:
     made = regraft.load(plain).to("torch")
     with pytest.raises(NetworkError, match="differs from it by"):
         converting._difference(regraft.load(masked), made, turned=False)
+
+
+def test_operators_are_registered_again_where_two_threads_begin_at_once() -> None:
+    for make in (attention._attention, attention._recurrent):
+        make()
+        make.cache_clear()
+        assert callable(make())
+    with pytest.raises(NotImplementedError, match="only exported"):
+        attention._recurrent()(torch.zeros(1, 2, 3), None, [torch.zeros(4, 3), torch.zeros(4, 4)], "RNN", True, False, "concat", "", True)
 
 
 def test_every_row_has_a_network() -> None:

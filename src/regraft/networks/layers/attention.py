@@ -82,11 +82,11 @@ def _recurrent() -> Callable[..., Tensor]:
         units = weights[1].shape[1] * (2 if len(weights) > 4 and how[3] == "concat" else 1)
         return value.new_empty(*value.shape[: 2 if how[1] else 1], units)
 
-    settings = "str kind, bool steps, bool backwards, str joined, str activations, bool after"
-    torch.library.define("regraft::cells", f"(Tensor value, Tensor? mask, Tensor[] weights, {settings}) -> Tensor")
-    torch.library.register_fake("regraft::cells", shapes)
-    operator: Callable[..., Tensor] = torch.ops.regraft.cells
-    return operator
+    def run(*_given: Any) -> Tensor:
+        raise NotImplementedError("regraft::cells is only exported")
+
+    schema = "(Tensor value, Tensor? mask, Tensor[] weights, str kind, bool steps, bool backwards, str joined, str activations, bool after)"
+    return _operator("cells", f"{schema} -> Tensor", run=run, shapes=shapes)
 
 
 @functools.cache
@@ -104,7 +104,12 @@ def _attention() -> Callable[..., Tensor]:
     tensors = [f"Tensor {name}" for name in (*_PARTS, *(f"{name}_weight" for name in _PARTS))]
     tensors += [*(f"Tensor? {name}_bias" for name in _PARTS), "Tensor output_weight", "Tensor? output_bias", "Tensor? mask"]
     schema = f"({', '.join(tensors)}, int heads, bool causal) -> Tensor"
-    made: Any = torch.library.custom_op("regraft::attention", run, mutates_args=(), schema=schema)
+    return _operator("attention", schema, run=run, shapes=shapes)
+
+
+def _operator(name: str, schema: str, *, run: Callable[..., Tensor], shapes: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Register a PyTorch operator, in place of one of this name: two threads may do so at once. `shapes` returns an empty result."""
+    made: Any = torch.library.custom_op(f"regraft::{name}", run, mutates_args=(), schema=schema)
     made.register_fake(shapes)
     operator: Callable[..., Tensor] = made
     return operator
