@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from ...files.formats import reading
 from ...files.onnx_form import is_standard, read_onnx
 from ...files.text import printable
 from ..layers.graph import Recurrent
-from ..parts.onnx_export import silenced
 from ..parts.protocols import Inputs, by_name
 from ..samples import lengthened
 from ..sources.building import Limits, building
@@ -232,7 +233,7 @@ def _folded(model: Any) -> Any:
     ir = optional_import("onnx_ir", "onnx", purpose=_PURPOSE)
     optimizer = optional_import("onnxscript.optimizer", "onnx", purpose=_PURPOSE)
     made = ir.serde.deserialize_model(model)
-    with silenced():  # the library tells of each node that it does not fold
+    with _quiet():
         for _ in range(3):
             optimizer.fold_constants_ir(
                 made, onnx_shape_inference=True, input_size_limit=_LARGEST, output_size_limit=_LARGEST, should_fold=_stays_small
@@ -251,6 +252,18 @@ def _left_as_numbers_(graph: Any) -> None:
     for name in {left for left, right in pairs if left in held and right not in held}:
         graph.node.insert(0, helper.make_node("Constant", [], [name], name=name, value=held[name]))
         graph.initializer.remove(held[name])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress the library's messages about nodes that it does not fold, and no other logger's."""
+    logger = logging.getLogger("onnxscript")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _split_(graph: Any, ir: Any) -> None:
