@@ -29,11 +29,12 @@ from regraft.planning.choosing import auto as auto_module
 from regraft.planning.choosing import trials as trials_module
 from regraft.planning.choosing.candidates import surgical_blocks
 from regraft.planning.choosing.choice import Choice, gain_of, is_better
+from regraft.planning.choosing.convex import solved_heads
 from regraft.planning.choosing.costs import Costs
 from regraft.planning.choosing.probing import JOINT, _prior, _stacking_weights, best_of
 from regraft.planning.choosing.solving import OLD_ROWS, HeldOutErrors, ProbeHeads
 from regraft.planning.choosing.trials import Trial, blended_, on_workers
-from regraft.planning.setup import Log
+from regraft.planning.setup import Log, Setup
 from regraft.planning.tuning.training import weights_of
 from regraft.scale import unpacked
 from regraft.training import Settings
@@ -296,6 +297,21 @@ def test_where_the_old_head_wins_auto_gives_the_network_of_the_strategy_head(fam
     ]
     for mine, expected in zip(auto.network.rows(auto.network.head.layer), head.network.rows(head.network.head.layer), strict=True):
         np.testing.assert_array_equal(mine, expected)
+
+
+def test_a_solved_head_is_not_said_to_be_an_earlier_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training of the head that was compared with the old one kept nothing; the network is not made of it."""
+
+    def solved(setup: Setup, log: Log, **given: Any) -> Any:
+        log.kept_heads = True
+        return solved_heads(setup, log, **given)
+
+    pictures, labels = _hard(509)
+    trained = regraft.adapt(_net(), (pictures[9:], labels[9:]), strategy="full", **(QUICK | {"epochs": 10, "learning_rate": 0.01})).network
+    monkeypatch.setattr(auto_module, "solved_heads", solved)
+    result = regraft.adapt(trained, (pictures[:9], labels[:9]), cache="memory")
+    assert result.plan.chosen["strategy"] == "head" and result.facts["kept_start"] is None
+    assert "Nothing of the training" not in result.verdict
 
 
 @pytest.mark.parametrize("family", ["torch", "keras"])

@@ -262,7 +262,7 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: TaskEvaluation) 
     whole = data.recordings()
     used = {"training": parts.training, "validation": parts.validation, "holdout": parts.holdout}
     split = {name: len(data.subset(rows).recordings()) for name, rows in used.items()}
-    heads_alone = measured is None and "head" in (setup.plan.strategy, outcome.chosen.get("strategy"))
+    heads_alone = measured is None and not outcome.solved and "head" in (setup.plan.strategy, outcome.chosen.get("strategy"))
     kept = measured.training.stage if measured is not None and measured.kept_start else "head" if heads_alone and log.kept_heads else None
     on_output = f"{ATTACHED}: the new one reads its pooled output." if setup.old_head is None else ""
     return {
