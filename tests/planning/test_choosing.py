@@ -299,6 +299,18 @@ def test_where_the_old_head_wins_auto_gives_the_network_of_the_strategy_head(fam
         np.testing.assert_array_equal(mine, expected)
 
 
+def test_where_the_old_head_of_a_regression_wins_it_stays_as_it_is() -> None:
+    """Ridge regression on nine examples finds a head whose leave-one-out loss is too low, and which is worse on all others."""
+    pictures, labels = _hard(509)
+    numbers = np.unique(labels, return_inverse=True)[1].astype(np.float32)
+    how = QUICK | {"epochs": 10, "learning_rate": 0.01, "refit": False}
+    trained = regraft.adapt(_net(1), (pictures[9:], numbers[9:]), strategy="full", task="regression", **how).network
+    result = regraft.adapt(trained, (pictures[:9], numbers[:9]), task="regression", cache="memory")
+    assert result.plan.chosen["strategy"] == "head" and _named(result, auto_module.OLD_BETTER)
+    assert len(result.history) == len(trained.history) and result.facts["kept_start"] is None
+    np.testing.assert_array_equal(result.network.logits(pictures), trained.logits(pictures))
+
+
 def test_a_solved_head_is_not_said_to_be_an_earlier_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """The training of the head that was compared with the old one kept nothing; the network is not made of it."""
 
