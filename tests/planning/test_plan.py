@@ -10,6 +10,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import regraft
@@ -139,3 +140,9 @@ def test_a_plan_is_made_without_the_report() -> None:
             base = path.parents[len(dots) - 1].joinpath(*name.split("."))
             todo |= {found for found in (base.with_suffix(".py"), base / "__init__.py") if found.is_file()} - seen
     assert not {path for path in seen if path.is_relative_to(source / "report")}
+
+
+@pytest.mark.parametrize("classes", [range(3), ["0", "1", "2"], {"0": 5, "1": 6, "2": 7}.keys(), np.array(["0", "1", "2"]), iter("012")])
+def test_classes_are_any_list_of_names(classes: Any) -> None:
+    plan = make_plan("probe", {"classes": classes})
+    assert [str(name) for name in plan.classes] == ["0", "1", "2"]

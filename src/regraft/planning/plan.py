@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -473,8 +473,9 @@ def _about_values(plan: Plan) -> Iterator[str]:
         of_names = named is None or (isinstance(named, str) and named == ALL)
         if not of_names and not (isinstance(named, tuple) and named and all(isinstance(one, str) and one for one in named)):
             yield f"{name}={shown(named)}: expected names of layers, or patterns such as 'layer4*'; 'all' stands for any."
-    if not isinstance(plan.classes, tuple | list) or not all(
-        getattr(one, "shape", ()) == () and not isinstance(one, tuple) for one in plan.classes
+    named = plan.classes
+    if not isinstance(named, tuple | list) or not all(
+        getattr(one, "shape", ()) == () and not isinstance(one, tuple | list) for one in named
     ):
         yield f"classes={shown(plan.classes)}: expected the names of the classes."
     if plan.start not in STARTS_OF_ROWS:
@@ -518,6 +519,9 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any], *, tested: bool 
     if options.get("augment", "auto") not in ("auto", "none") and options.get("views", 1) == 1:
         options = {**options, "views": VIEWS}
     options = {name: _as_names(value) if name in _NAMES else value for name, value in options.items()}
+    classes = options.get("classes", ())
+    if isinstance(classes, Iterable) and not isinstance(classes, str | bytes | tuple | list | Mapping) and not hasattr(classes, "columns"):
+        options["classes"] = tuple(getattr(classes, "tolist", lambda: classes)())
     plan = Plan(strategy, settings=settings, options=asked, **{name: options[name] for name in _OWN if name in options})
     check_plan(plan)
     return replace(plan, options=method.filled(asked)) if method else plan
