@@ -520,7 +520,8 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any], *, tested: bool 
         options = {**options, "views": VIEWS}
     options = {name: _as_names(value) if name in _NAMES else value for name, value in options.items()}
     classes = options.get("classes", ())
-    if isinstance(classes, Iterable) and not isinstance(classes, str | bytes | tuple | list | Mapping) and not hasattr(classes, "columns"):
+    single = isinstance(classes, Iterable) and getattr(classes, "ndim", 1) == 1 and not hasattr(classes, "columns")
+    if single and not isinstance(classes, str | bytes | tuple | list | Mapping):
         options["classes"] = tuple(getattr(classes, "tolist", lambda: classes)())
     plan = Plan(strategy, settings=settings, options=asked, **{name: options[name] for name in _OWN if name in options})
     check_plan(plan)
