@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from regraft.networks.fingerprints import libraries
 from regraft.networks.fingerprints.bytecode import read_globals
 from regraft.networks.fingerprints.libraries import library_of, source_of
 from regraft.networks.fingerprints.values import Fingerprint
+from regraft.networks.folders import versions
 from regraft.networks.network import Network
 from regraft.networks.torch.family import open_torch
 
@@ -116,15 +118,39 @@ def test_a_library_on_the_search_path_counts_by_its_version(tmp_path: Path, monk
     assert (library_of("unpacked_wheel.part"), library_of("beside_it")) == ("unpacked_wheel 1.2", None)
 
 
-def test_code_of_an_installed_package_without_metadata_counts_as_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "left_behind").mkdir()
-    (tmp_path / "left_behind" / "__init__.py").write_text("")
-    (tmp_path / "another_name-1.2.dist-info").mkdir()
-    (tmp_path / "another_name-1.2.dist-info" / "RECORD").write_text("left_behind/__init__.py,,\n")
+@pytest.mark.parametrize("raised", [None, FileNotFoundError, KeyError], ids=["python 3.11", "importlib_metadata", "later python"])
+def test_code_of_an_installed_package_without_metadata_counts_as_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: type[Exception] | None
+) -> None:
+    for folder, package in (("another_name", "left_behind"), ("same_name", "same_name"), ("whole", "of_other_name")):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+        facts = tmp_path / f"{folder}-1.2.dist-info"
+        facts.mkdir()
+        (facts / "RECORD").write_text(f"{package}/__init__.py,,\n")
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: whole\nVersion: 1.2\n")
     monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("left_behind")
+    kind = type(importlib.metadata.distribution("whole"))
+    plain = kind.metadata.fget
+
+    def metadata(one: importlib.metadata.Distribution) -> Any:
+        if raised is not None and one.read_text("METADATA") is None:
+            raise raised("no metadata")
+        return plain(one)
+
+    monkeypatch.setattr(kind, "metadata", property(metadata))
+    libraries._library.cache_clear()
     monkeypatch.setattr(libraries, "_distributions", libraries._distributions.__wrapped__)
-    assert library_of("left_behind") is None
+    for package, library in (
+        ("left_behind", None),
+        ("same_name", None),
+        ("of_other_name", "whole 1.2"),
+        ("numpy", f"numpy {np.__version__}"),
+    ):
+        importlib.import_module(package)
+        assert library_of(package) == library
+    assert (libraries.version_of("same_name"), libraries.version_of("whole"), libraries.version_of("absent")) == (None, "1.2", None)
+    assert {"torch", "numpy"} <= set(versions())
 
 
 def test_code_of_this_package_counts_by_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
 from time import perf_counter
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn import ModuleList
 
 from ..errors import NetworkError, RegraftError, optional_import
+from ..networks.fingerprints.libraries import version_of
 from ..networks.network import Inputs, Network
 from ..networks.onnx.openvino import openvino_program
 from ..networks.onnx.session import run_session, session_of
@@ -30,7 +30,7 @@ from ..scale import check_cluster
 from .cut import Cut, Refusal
 
 EAGER, LAYERS, HALF = "eager", "layers", "bfloat16"
-_version_of = cache(version)  # reads files
+_version_of = cache(version_of)  # reads files
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _LIBRARIES = {"onnxruntime": _ONNX, "openvino": (*_ONNX, "openvino")}
 """Engine -> required libraries, those that are built first before others. All these engines read the network as ONNX."""

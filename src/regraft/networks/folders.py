@@ -5,7 +5,6 @@ A folder is replaced atomically (`files/replacing.py`). `regraft.json` holds a c
 
 import errno
 import hashlib
-import importlib.metadata
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from ..files.schema import HistoryEntry, checked, read_json, read_lines
 from ..files.text import printable
 from ..files.writing import write_json, write_lines
 from .editing.editable import Editable
+from .fingerprints.libraries import version_of
 from .parts.code_files import CODES_FOLDER, write_codes
 from .parts.facts import Facts
 from .parts.head import Head, told_binary
@@ -46,11 +46,8 @@ _PATIENCE = 20.0  # Seconds to wait, when opening a folder, for a process that i
 
 def versions() -> dict[str, str]:
     """Return the versions of regraft and of the installed libraries that a saved network may depend on."""
-    found = {}
-    for name in ("regraft", "torch", "keras", "timm", "torchvision", "transformers", "numpy"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    every = {name: version_of(name) for name in ("regraft", "torch", "keras", "timm", "torchvision", "transformers", "numpy")}
+    return {name: version for name, version in every.items() if version is not None}
 
 
 def replacing(

@@ -5,10 +5,16 @@ import importlib.metadata
 import site
 import sys
 import sysconfig
+from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+
+# What reading a distribution without metadata raises: OSError comes from the library importlib_metadata, which replaces Python's own once
+# another library imports it; KeyError from later versions of Python.
+_NO_METADATA = (importlib.metadata.PackageNotFoundError, ValueError, OSError, KeyError)
 
 
 def library_of(module: str) -> str | None:
@@ -37,22 +43,36 @@ def _library(top: str) -> str | None:
         return None if top == "__main__" else f"python {sys.version_info.major}.{sys.version_info.minor}"
     if top == "regraft" or not _is_installed(sys.modules.get(top)):
         return None
-    found = _distribution(top)
+    found = _installed(top)
     if found is None:  # its name differs from its modules'; searching all distributions takes seconds
-        found = next(filter(None, map(_distribution, _distributions().get(top, ()))), None)
+        found = next(filter(None, map(_installed, _distributions().get(top, ()))), None)
     return None if found is None or found.read_text("direct_url.json") else f"{found.name} {found.version}"
 
 
-def _distribution(name: str) -> importlib.metadata.Distribution | None:
-    try:
-        return importlib.metadata.distribution(name)
-    except (importlib.metadata.PackageNotFoundError, ValueError):  # ValueError: no name, as of a distribution without metadata
-        return None
+def version_of(library: str) -> str | None:
+    """Return the version of an installed library, None if it is not installed, or was left without its metadata."""
+    found = _installed(library)
+    return None if found is None else found.version
+
+
+def _installed(name: str) -> importlib.metadata.Distribution | None:
+    with suppress(*_NO_METADATA):
+        found = importlib.metadata.distribution(name)
+        return found if found.name and found.version else None
+    return None
 
 
 @cache
 def _distributions() -> Mapping[str, list[str]]:
-    return importlib.metadata.packages_distributions()
+    """Return the distributions that hold each package. Unlike Python's own function it leaves out what was left without its metadata."""
+    found = defaultdict[str, list[str]](list)
+    for one in importlib.metadata.distributions():
+        with suppress(*_NO_METADATA):
+            name = one.metadata["Name"]
+            declared = (one.read_text("top_level.txt") or "").split()
+            for top in declared or {file.parts[0].partition(".")[0] for file in one.files or ()}:
+                found[top] += [name] if name else []
+    return found
 
 
 @cache
