@@ -174,7 +174,8 @@ def in_columns(result: Tensor) -> Tensor:
 
 
 def pooled(values: Tensor, channels_last: bool) -> Tensor:
-    """Return the mean (N, d) over all positions of values (N, d, …), or (N, …, d) if `channels_last`."""
+    """Return the mean (N, d) over all positions of values (N, d, …), or (N, …, d) if `channels_last`. Whole numbers become real ones."""
+    values = values if values.is_floating_point() or values.is_complex() else values.float()
     if values.ndim <= 2:
         return in_columns(values)
     return values.flatten(1, -2).mean(1) if channels_last else values.flatten(2).mean(2)
@@ -263,8 +264,9 @@ def head_reading(head_output: Tensor, result: Tensor, *, channels_last: bool) ->
     """Return how a network's `result` (N, C) follows from a linear layer's `head_output`, (N, C), (N, C, …) or (N, …, C).
     "linear", "softmax", "log_softmax" or "sigmoid": the activation of the output, averaged over positions. "tail": a further step without
     weights (ReLU before the average, selection of one token). None: the result does not follow from the output."""
-    if result.ndim != 2 or head_output.ndim < 2:
+    if result.ndim != 2 or head_output.ndim < 2 or not result.is_floating_point():
         return None
+    head_output = head_output.to(result.dtype)  # with mixed precision, a layer of its own computes the activation in float32
     scores = pooled(head_output, channels_last)
     atol = 1e-5 * min(1.0, float(scores.abs().max()))
     if scores.shape == result.shape:

@@ -100,7 +100,7 @@ def _of_one_logit_each(
     modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], result: Tensor, run: Callable[[], Any]
 ) -> list[str]:
     """Return the layers of which each output moves one logit of the result (N, C): its own."""
-    count = result.shape[1]
+    count = result.shape[1] if result.is_floating_point() else 0
 
     def moved(name: str, column: int) -> list[int]:
         def more(output: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class AttachedHead(Graft):
         else:
             output = cast(Tensor, as_tensor(self.network(*tensors, **named)))
             last = output.ndim == 3
-        values = _ACTIVATIONS[self.activation](pooled(output, channels_last=last))
+        values = _ACTIVATIONS[self.activation](pooled(output, channels_last=last).to(self.head.weight.dtype))
         return cast(Tensor, self.head(values if self.dropout is None else self.dropout(values)))
 
 
