@@ -98,10 +98,11 @@ def of_batch(function: Callable[[Inputs], T], network: _Predictor, *, batch: Inp
         names = list(network.sample) if isinstance(network.sample, dict) else []
         missing = [name for name in names if name not in batch] if isinstance(batch, dict) else names[1:]
         given, known = _shapes(batch), _shapes(network.sample)
-        if not missing and isinstance(error, IndexError) and isinstance(batch, torch.Tensor) and not batch.is_floating_point():
+        spans = _spans(batch) if isinstance(error, IndexError) and not missing else ""
+        if spans:
             raise NetworkError(
-                f"The network cannot run on examples of the numbers {int(batch.min())} to {int(batch.max())}: it has no row for some of "
-                f"them. Expected numbers of tokens or categories that it knows. ({reason_of(error)})"
+                f"The network cannot run on examples of the numbers {spans}: it has no row for some of them. Expected numbers of tokens or "
+                f"categories that it knows. ({reason_of(error)})"
             ) from error
         if not missing and given == known:
             raise
@@ -113,8 +114,14 @@ def of_batch(function: Callable[[Inputs], T], network: _Predictor, *, batch: Inp
         raise NetworkError(
             f"The network takes the inputs {', '.join(map(repr, names))}, and the examples do not give {' and '.join(map(repr, missing))}. "
             f"Where {missing[0]!r} is the code of a condition, regraft.adapt_condition(net, data, input={missing[0]!r}) learns it; where "
-            f"it is at hand, net.scores takes tensors by name. (Without it: {str(error).partition(chr(10))[0]})"
+            f"it is at hand, give it with the others, by name. (Without it: {str(error).partition(chr(10))[0]})"
         ) from error
+
+
+def _spans(batch: Inputs) -> str:
+    """Return the smallest and the largest number of each input of whole numbers; "" if there is none."""
+    whole = {name: tensor for name, tensor in by_name(batch).items() if not tensor.is_floating_point() and tensor.numel()}
+    return ", ".join(f"{int(tensor.min())} to {int(tensor.max())}" + f" in {name!r}" * bool(name) for name, tensor in whole.items())
 
 
 def _shapes(batch: Inputs) -> str:

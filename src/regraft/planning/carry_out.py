@@ -30,7 +30,7 @@ from .finishing import calibrate_, fit_thresholds_, keep_statistics_, leave_read
 from .judging import TaskEvaluation, baselines, compared_with, judged_parts, reliability_of, scores_of, worst_items
 from .passes import UNCACHED
 from .plan import ALL, Plan
-from .preparing import check_inputs, notes_on_length, prepared_for, windowed
+from .preparing import check_inputs, notes_on_length, prepared_for, try_out, windowed
 from .result import History, Result, check_unfinished, finished_run, network_facts, reopened, save_result, saved_plan
 from .setup import Checkpoints, Log, Outcome, Parts, Setup, differences, parts_of, run_digest, whole_digest
 from .strategies import run_strategy
@@ -109,6 +109,7 @@ def _carried_out(  # noqa: PLR0913  # over the limit: as `carry_out`
         tested = None if test is None else same_tasks(test, data)
         test_items = None if tested is None else PreparedData(tested, items.preprocessing.widened(tested))
         if test_items is not None:
+            try_out(net, test_items)
             items.preprocessing.check_values(test_items.data)
         fit = fit_on(net, items, rows=parts.training)
         net = attached(net, items, rows=parts.training)

@@ -26,6 +26,7 @@ from ..data import (
     preprocessing_from_dict,
 )
 from ..data.decoding.depth import transparency_of
+from ..data.items import Parts
 from ..data.preprocessings.augmenting import CALLABLE
 from ..errors import DataError, NetworkError, SettingError, near_names
 from ..networks.account import Account
@@ -79,7 +80,7 @@ def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | 
         )
     own = _without_range(preprocessing_for(net, data, rows=rows))
     items = PreparedData(data, own, view_seed=plan.seed, augment="light" if augment in ("auto", "none") else augment)
-    _try_out(net, items)
+    try_out(net, items)
     if augment != "auto" or plan.views < 2 or find_spec("torchvision") is None or not items.preprocessing.of_photographs(data):
         return items
     return PreparedData(data, items.preprocessing, view_seed=plan.seed, augment="photo")
@@ -161,7 +162,7 @@ def _ran(net: Network, batch: Inputs) -> Any:
         return (twin.scores if twin.heads else twin.feature_batch)(batch)
 
 
-def _try_out(net: Network, items: PreparedData) -> None:
+def try_out(net: Network, items: PreparedData) -> None:
     """Run a batch through the network if its input was guessed, or if it takes integers or sound; `of_batch` raises if that fails."""
     own = items.preprocessing
     if isinstance(own, AudioPreprocessing) and isinstance(net.sample, torch.Tensor):
@@ -172,13 +173,23 @@ def _try_out(net: Network, items: PreparedData) -> None:
         sides = ([side for side in shape if side != 1] for shape in (stated, made))  # Keras adds and removes an axis of 1
         if any(side not in (None, size) for side, size in zip(*sides, strict=False)):
             raise NetworkError(f"The network takes examples of the shape {stated}, and its preprocessing= makes {made}. Change the latter.")
-    if not isinstance(own, ArrayPreprocessing) or not isinstance(net.sample, torch.Tensor) or not (own.integers or net.input_guessed):
-        return
-    rows = np.zeros(2, np.int64)
-    if own.integers:
-        flat = [np.asarray(item) for item in items.data.items]
-        rows = np.array([np.argmin([item.min() for item in flat]), np.argmax([item.max() for item in flat])])
-    of_batch(partial(_ran, net), net, batch=items.batch(rows))
+    guessed = isinstance(own, ArrayPreprocessing) and isinstance(net.sample, torch.Tensor) and net.input_guessed
+    rows = [row for whole in _whole_numbers(own, items.data.items) for row in _extremes(whole)] or [0, 0] * guessed
+    if rows:
+        of_batch(partial(_ran, net), net, batch=items.batch(rows))
+
+
+def _whole_numbers(own: Preprocessing, items: Any) -> list[Any]:
+    """Return the examples (N, …) of each input of whole numbers: tokens or categories, each of which needs a row in an embedding."""
+    if isinstance(own, PartsPreprocessing) and isinstance(items, Parts):
+        return [whole for name, part in own.by_name.items() if name in items.parts for whole in _whole_numbers(part, items.parts[name])]
+    return [items] if isinstance(own, ArrayPreprocessing) and own.integers else []
+
+
+def _extremes(items: Any) -> list[int]:
+    """Return the indices of the examples with the smallest and with the largest number."""
+    flat = [np.asarray(item) for item in items]
+    return [int(np.argmin([item.min() for item in flat])), int(np.argmax([item.max() for item in flat]))]
 
 
 def _stated_shapes(net: Network) -> dict[str, tuple[int | None, ...]]:

@@ -16,7 +16,7 @@ from ...probes.class_mean import mean_cosines
 from ...probes.knn import neighbour_scores
 from ...training import Settings
 from ...words import counted
-from ..preparing import preprocessing_for, windowed
+from ..preparing import preprocessing_for, try_out, windowed
 from ..setup import Clock
 from ..tap_features import TapFeatures, tapped_features
 from .judging import METRICS, Case, ProbeEvaluation, judged, nested_choice
@@ -60,6 +60,7 @@ def measure_profile(net: Network, data: Dataset, *, settings: Settings, device: 
     with clock.during("read"):
         read = windowed(net, data)
         items = PreparedData(read, preprocessing_for(net, read))
+        try_out(net, items)
     tapped = tapped_features(net, items, settings=settings, device=device, counter=counter, clock=clock)
     tapped = tapped if read is data else _of_recordings(tapped, read)
     start = time.perf_counter()
