@@ -73,6 +73,15 @@ def test_hooks_are_called_in_the_order_of_keras_and_change_nothing(family: str) 
     assert result.plan.to_dict()["settings"]["callbacks"] == ["callable Told", "callable LambdaCallback", f"callable {_LAMBDA}"]
 
 
+def test_callbacks_of_keras_write_their_files_as_in_keras(tmp_path: Path) -> None:
+    log, stored = tmp_path / "log.csv", str(tmp_path / "{epoch:02d}.weights.h5")
+    given = [keras.callbacks.CSVLogger(log), keras.callbacks.ModelCheckpoint(stored, save_weights_only=True)]
+    result = regraft.adapt(cases.network("keras"), cases.data("keras"), **QUICK, refit=False, callbacks=given)
+    epochs = [entry["epoch"] for entry in result.history if entry["stage"] == "partial"]
+    assert log.read_text().splitlines()[0].split(",").count("epoch") == 1
+    assert epochs and all((tmp_path / f"{epoch:02d}.weights.h5").is_file() for epoch in epochs)
+
+
 @pytest.mark.parametrize("family", cases.FAMILIES)
 def test_a_run_that_a_callback_ends_goes_on_from_there(family: str, tmp_path: Path) -> None:
     net, data, trained = cases.network(family), cases.data(family), list[tuple[str, int]]()
@@ -161,6 +170,16 @@ def test_the_epoch_is_chosen_by_what_is_monitored() -> None:
     assert len(result.network.predict(held.items).labels) == len(held)
 
 
+class Summed:
+    """A metric as torchmetrics has them: it adds up all that it is called with."""
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        return 0.0
+
+    def reset(self) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -171,6 +190,23 @@ def test_the_epoch_is_chosen_by_what_is_monitored() -> None:
         ({"mode": "best"}, r"mode='best': expected 'auto', 'min' or 'max'"),
         ({"callbacks": [3]}, r"expected objects with hooks"),
         ({"callbacks": [keras.callbacks.Callback]}, r"expected objects with hooks"),
+        ({"callbacks": [keras.callbacks.ReduceLROnPlateau()]}, r"ReduceLROnPlateau of Keras needs .* set schedule='plateau'"),
+        (
+            {"callbacks": [keras.callbacks.LearningRateScheduler(float)]},
+            r"set learning_rate= and schedule=",
+        ),
+        (
+            {"metrics": keras.metrics.SparseCategoricalAccuracy()},
+            r"; here it is called 'accuracy'",
+        ),
+        ({"metrics": keras.metrics.AUC()}, r"metrics: 'AUC' is an object of Keras or torchmetrics, which adds up all calls"),
+        ({"metrics": Summed()}, r"metrics: 'Summed' is an object of Keras or torchmetrics, which adds up all calls"),
+        (
+            {"loss": keras.losses.SparseCategoricalCrossentropy()},
+            r"loss: SparseCategoricalCrossentropy is",
+        ),
+        ({"loss": keras.losses.KLDivergence()}, r"loss: KLDivergence is a loss of Keras, which takes targets first"),
+        ({"loss": {"main": keras.losses.poisson}}, r"loss: poisson is a loss of Keras, which takes targets first"),
         ({"log_with": "tensorbord"}, r"log_with='tensorbord' is no tracker that accelerate knows; did you mean 'tensorboard'"),
     ],
 )

@@ -5,7 +5,7 @@ Shape letters: B examples of one batch, C classes (or labels, or outputs).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -145,6 +145,17 @@ def chosen_loss(wanted: str | Callable[..., Any] | None, kind: str) -> Loss:
     if wanted is None or wanted in _USUAL:
         return usual[kind]
     return _Mean(_EACH[wanted, kind] if isinstance(wanted, str) else _of_the_user(wanted))
+
+
+def loss_problems(given: Any) -> list[str]:
+    """Return an error message for each loss of Keras in a setting `loss`: it takes targets first and, by default, probabilities."""
+    losses = list(given.values()) if isinstance(given, Mapping) else [given]
+    return [
+        f"loss: {getattr(one, '__name__', type(one).__name__)} is a loss of Keras, which takes targets first and usually probabilities; "
+        f"expected {', '.join(LOSSES)}, or a function of logits and targets, such as lambda logits, targets: loss(targets, logits)"
+        for one in losses
+        if any(str(kind.__module__).partition(".")[0] == "keras" for kind in (one, *type(one).__mro__) if hasattr(kind, "__module__"))
+    ]
 
 
 @dataclass(frozen=True)

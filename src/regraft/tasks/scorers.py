@@ -51,6 +51,12 @@ def metric_problems(metrics: Sequence[Metric], targets: np.ndarray, *, outputs: 
     scores = np.eye(outputs)[targets] if kind == "classification" else np.asarray(targets, np.float64).reshape(len(targets), -1)
     for metric in metrics:
         name = metric_name(metric)
+        if _accumulates(metric):
+            found.append(
+                f"metrics: {name!r} is an object of Keras or torchmetrics, which adds up all calls; expected the name of a scorer "
+                f"of scikit-learn, or a function of true and predicted targets{near_names(str(getattr(metric, 'name', '')), known)}"
+            )
+            continue
         if isinstance(metric, str) and metric not in known:
             found.append(f"metrics: scikit-learn has no scorer {metric!r}{near_names(metric, known)}")
             continue
@@ -60,6 +66,10 @@ def metric_problems(metrics: Sequence[Metric], targets: np.ndarray, *, outputs: 
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             found.append(f"metrics: {name!r} does not go with a task of the kind {kind!r} and {counted(outputs, 'output')}: {said}")
     return found
+
+
+def _accumulates(metric: Metric) -> bool:
+    return not isinstance(metric, str | type) and any(hasattr(metric, reset) for reset in ("reset_state", "reset_states", "reset"))
 
 
 class _Answers(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types

@@ -18,10 +18,33 @@ HOOKS = (
 """Hooks that are called if a callback object has them."""
 
 
+_SETTINGS = {
+    "ReduceLROnPlateau": "schedule='plateau'",
+    "LearningRateScheduler": "learning_rate= and schedule=",
+    "TensorBoard": "log_with='tensorboard'",
+}
+"""Callback of Keras that needs what only `fit` of Keras has (the optimizer of the model, TensorFlow) -> the settings that do the same."""
+
+
+def callback_problems(given: Sequence[Any]) -> list[str]:
+    """Return an error message for each callback that can only run in Keras."""
+    of_keras = [kind.__name__ for one in given for kind in type(one).__mro__ if kind.__module__.partition(".")[0] == "keras"]
+    return [
+        f"callbacks: {name} of Keras needs what only model.fit has; expected callbacks that read the figures. Leave it out and set {here}"
+        for name, here in _SETTINGS.items()
+        if name in of_keras
+    ]
+
+
 def _keras_logs(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return a history entry with its own names and those of Keras: "loss", "val_loss", "val_accuracy"."""
     named = {name.replace("validation_", "val_", 1): value for name, value in entry.items() if name.startswith("validation_")}
     return {**entry, **named, **({"loss": entry["train_loss"]} if "train_loss" in entry else {})}
+
+
+def _without_epoch(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return logs as Keras has them: the number of the epoch is an argument of its own, and callbacks add it to the logs themselves."""
+    return {name: value for name, value in logs.items() if name != "epoch"}
 
 
 class Callbacks:
@@ -53,12 +76,12 @@ class Callbacks:
         for one in self._given:
             if callable(one) and not any(hasattr(one, hook) for hook in HOOKS):
                 one(entry["epoch"] - 1, dict(logs))
-        self.call("on_epoch_end", entry["epoch"] - 1, logs)
+        self.call("on_epoch_end", entry["epoch"] - 1, _without_epoch(logs))
         return bool(self._given) and getattr(self._module, "stop_training", False) is True
 
     def end(self, entry: Mapping[str, Any]) -> None:
         """Announce the end of training, with the last history entry. Remove `stop_training` from a module that did not have it."""
-        self.call("on_train_end", _keras_logs(entry))
+        self.call("on_train_end", _without_epoch(_keras_logs(entry)))
         if self._given and not self._flagged:
             del self._module.stop_training
 

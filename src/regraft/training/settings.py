@@ -14,8 +14,8 @@ from ..errors import SettingError, name_here, unknown_setting
 from ..files.text import shown
 from ..freezing.engines import ENGINES
 from ..methods.contract import Option
-from ..tasks import LOSSES
-from .callbacks import HOOKS
+from ..tasks import LOSSES, loss_problems
+from .callbacks import HOOKS, callback_problems
 from .optimizing import OPTIMIZERS, factory_rate
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "SettingKeywords", "Settings", "is_whole"]
@@ -287,7 +287,7 @@ def _called_here(value: Any, rule: str) -> str:
 
 
 def _together(values: Mapping[str, Any]) -> list[str]:
-    """Return the conflicts between values that are each valid."""
+    """Return the conflicts between values that are each valid, and what else of another library cannot run here."""
     plateau = [name for name in ("plateau_factor", "plateau_patience") if values.get(name, _TABLE[name].default) != _TABLE[name].default]
     found = [
         f"{name}={values[name]!r} goes with schedule='plateau'; received {values.get('schedule', 'auto')!r}"
@@ -296,7 +296,8 @@ def _together(values: Mapping[str, Any]) -> list[str]:
     ]
     made = values.get("optimizer")
     own = [name for name in ("weight_decay", "momentum") if name in values and values[name] != _TABLE[name].default]
-    return found + [f"{name}={values[name]!r} goes with optimizers by name; set it in your function" for name in own if callable(made)]
+    found += [f"{name}={values[name]!r} goes with optimizers by name; set it in your function" for name in own if callable(made)]
+    return found + loss_problems(values.get("loss")) + callback_problems(values.get("callbacks", ()))
 
 
 def _plain_loss(loss: Any) -> Any:
