@@ -15,17 +15,13 @@ from ..files.onnx_form import read_onnx, weights_apart
 from ..files.text import printable
 from ..networks.names import checked_classes
 from ..networks.onnx.metadata import TaskFacts, own_facts
-from ..networks.onnx.session import run_session, session_of
+from ..networks.onnx.session import NUMBERS, run_session, session_of
 from ..networks.parts.coding import Coding, without_conditions
 from ..networks.parts.head import Head, head_called
 from ..networks.predictions import Predictions, predictions, together
 
 __all__ = ["ServedNetwork", "serve"]
 
-_DTYPES = {
-    **{"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16, "tensor(bool)": np.bool_},
-    **{"tensor(int32)": np.int32, "tensor(int64)": np.int64, "tensor(uint8)": np.uint8},
-}
 _BATCH = 64
 
 
@@ -48,7 +44,7 @@ class ServedNetwork:
     def sample(self) -> dict[str, np.ndarray]:
         """One example of zeros for each input of the graph, by name. Free axes have size 1."""
         inputs = self.session.get_inputs()
-        return {one.name: np.zeros([side if isinstance(side, int) else 1 for side in one.shape], _DTYPES[one.type]) for one in inputs}
+        return {one.name: np.zeros([side if isinstance(side, int) else 1 for side in one.shape], NUMBERS[one.type]) for one in inputs}
 
     def head_of(self, task: str | None) -> Head:
         """Return the head of a task; the first one for None."""
@@ -84,7 +80,7 @@ class ServedNetwork:
 
     def _feeds(self, items: Any, *, row: int | None) -> Iterator[dict[str, np.ndarray]]:
         """Yield the inputs of the graph by name, batch by batch."""
-        inputs = {one.name: _DTYPES[one.type] for one in self.session.get_inputs()}
+        inputs = {one.name: NUMBERS[one.type] for one in self.session.get_inputs()}
         for made in self.preprocessing.array_batches(items, _BATCH, raw=self.inside):
             named = dict(made) if isinstance(made, dict) else {"": made}
             count = len(next(iter(named.values())))
@@ -111,7 +107,7 @@ def serve(path: Path) -> ServedNetwork:
         )
     model, weights = weights_apart(model)
     session = session_of(model.SerializeToString(), what=shown, weights=weights)
-    unknown = [one.type for one in session.get_inputs() if one.type not in _DTYPES]
+    unknown = [one.type for one in session.get_inputs() if one.type not in NUMBERS]
     if unknown:
         raise NetworkError(f"{shown} takes inputs of the type {unknown[0]}; expected numbers. It was not written by regraft.")
     widths = {one.name: one.shape[-1] for one in session.get_outputs()}

@@ -22,6 +22,7 @@ from ..files.onnx_form import check_onnx_, weights_apart
 from ..files.writing import replaced_file, write_bytes
 from .folders import versions
 from .onnx.frozen import parts_of, put_parts_
+from .onnx.program import OnnxProgram
 from .parts.head import Head
 from .parts.onnx_export import (
     NotTracedError,
@@ -39,7 +40,6 @@ from .parts.onnx_export import (
 )
 from .parts.onnx_steps import as_picture, check_steps, put_steps_, sample_items
 from .parts.record import Record
-from .torch.programs import OnnxProgram
 from .tracing import replaced
 
 _ROUNDING = 0.05  # Largest difference of results, relative to the largest one, if pixels are rounded at another step

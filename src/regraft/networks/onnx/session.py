@@ -13,6 +13,11 @@ from ...errors import NetworkError, optional_import
 from ...files.formats import reason_of
 from ...files.sizes import memory
 
+NUMBERS = {
+    **{"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(bool)": "bool"},
+    **{"tensor(int8)": "int8", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"},
+}
+"""The types of inputs that are fed, as NumPy and PyTorch call them."""
 _SHARE_OF_MEMORY = 0.5  # Share of the machine's memory; the rest is for other data
 
 

@@ -17,17 +17,21 @@ from ...words import counted
 from ..account import Account
 from ..names import checked_classes
 from ..network import Coding, Head, Inputs, Network, Scores
+from ..onnx.program import FEATURES, OnnxProgram, logits_name
 from ..parts.code_files import table_with_files
 from ..parts.head import HeadLocation, told_binary
 from ..parts.onnx_export import input_names
 from ..parts.protocols import by_name
 from ..predictions import result_head
 from ..torch.body import TorchBody, inspected
-from ..torch.exporting import PROGRAM_FILE, UNOPENED_PROGRAM_FILE
+from ..torch.exporting import PROGRAM_FILE
 from ..torch.family import TORCH
-from ..torch.programs import FEATURES, OnnxProgram, TorchProgram, logits_name
+from ..torch.programs import TorchProgram
 from ..torch.wrappers import call_module
 from .torch_files import read_torch_weights
+
+_UNOPENED = "network.pt2"
+"""Exported program that earlier versions saved instead. Opening the folder does not read it; opening the file needs `trust=True`."""
 
 
 class _ProgramBody(TorchBody):
@@ -108,7 +112,7 @@ def _refusal(folder: Path, facts: Mapping[str, Any], *, own: str) -> NetworkErro
     """Return the error for a folder without an ONNX form of its network."""
     about = f"The network in {str(folder)!r} is of the class {own}, which is never imported by itself"
     remedy = f"Give it with architecture=, a module or a function that makes it: {_line(folder, own)}."
-    old, weights = folder / UNOPENED_PROGRAM_FILE, folder / Path(facts["network"]["file"]).name
+    old, weights = folder / _UNOPENED, folder / Path(facts["network"]["file"]).name
     if not old.is_file():
         reason = facts["network"].get("no_program")
         return NetworkError(f"{about}{f', and has no ONNX form beside it ({reason})' if reason else ''}. {remedy}")

@@ -14,16 +14,14 @@ from torch.nn import Module
 from ...errors import NetworkError
 from ...files.onnx_form import check_onnx_
 from ...files.writing import write_bytes
+from ..onnx.program import FEATURES, OnnxProgram, input_name, logits_name
 from ..parts.onnx_export import WholeNetwork, check_size, lengths_of, onnx_model, prove, sample_tensors, ways_of, why_not_exported
 from ..tracing import capture
 from .body import TorchBody
 from .graft import module_at
-from .programs import FEATURES, OnnxProgram, input_name, logits_name
 
 GRAPH = "graph_of_file"  # Module attribute that holds the bytes of the ONNX graph that the module was made from
 PROGRAM_FILE = "network.onnx"
-UNOPENED_PROGRAM_FILE = "network.pt2"
-"""Exported program that earlier versions saved instead. Opening the folder does not read it; opening the file needs `trust=True`."""
 
 
 class _LogitsAndFeatures(WholeNetwork):
