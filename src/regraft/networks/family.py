@@ -217,6 +217,16 @@ class Body(abc.ABC):
         apart = {task: one["input"].shape != first.shape or not torch.equal(one["input"], first) for task, one in seen.items()}
         self.heads = {task: replaced(head, apart=head.apart or apart.get(task, False)) for task, head in self.heads.items()}
 
+    def note_rows_(self, head: Head) -> None:
+        """Note that the layers of a `head` have its class weights now; the account tells of the layers beside them."""
+        layers, beside = self.layers_of(head.task), self.found[head.task].beside
+        self.heads[head.task] = replaced(head, layer=layers[0])
+        self.recount_([*layers, *beside])
+        if beside:
+            self.note_apart_()
+            told = f"beside the head, {', '.join(map(repr, beside))} adds to the logits: a class whose weights in the head stay keeps its "
+            self.account = Account(notes=(f"{told}weights there; others have zeros",))
+
     def _adds(self, task: str) -> bool:
         """Tell whether layers beside the head of a `task` add to its logits: their weights are not all zero."""
         beside = self.found[task].beside if task in self.found else ()

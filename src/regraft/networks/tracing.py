@@ -252,12 +252,12 @@ def relative_difference(found: Tensor, wanted: Tensor) -> float:
     return float(gaps.max().nan_to_num(torch.inf, torch.inf)) / max(scale, 1e-12)
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": lambda scores: scores,
-    "softmax": lambda scores: scores.softmax(-1),
-    "log_softmax": lambda scores: scores.log_softmax(-1),
-    "sigmoid": torch.sigmoid,
-}
+def activated(scores: Tensor, name: str) -> Tensor:
+    """Return the scores after the activation of this name in PyTorch; "softmax" and "log_softmax" are over the last axis."""
+    if name == "linear":
+        return scores
+    axis = {"dim": -1} if name.endswith("softmax") else {}
+    return cast(Tensor, getattr(functional, name)(scores, **axis))
 
 
 def head_reading(head_output: Tensor, result: Tensor, *, channels_last: bool) -> str | None:
@@ -270,8 +270,8 @@ def head_reading(head_output: Tensor, result: Tensor, *, channels_last: bool) ->
     scores = pooled(head_output, channels_last)
     atol = 1e-5 * min(1.0, float(scores.abs().max()))
     if scores.shape == result.shape:
-        for name, activation in _ACTIVATIONS.items():
-            if torch.allclose(activation(scores), result, rtol=1e-4, atol=atol):
+        for name in ("linear", "softmax", "log_softmax", "sigmoid"):
+            if torch.allclose(activated(scores, name), result, rtol=1e-4, atol=atol):
                 return name
         if head_output.ndim > 2 and torch.allclose(pooled(head_output.relu(), channels_last), result, rtol=1e-4, atol=atol):
             return "tail"

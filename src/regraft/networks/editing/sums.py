@@ -136,12 +136,6 @@ def carried_rows(rows: tuple[np.ndarray, np.ndarray], *, old: Head, new: Head) -
     return weight[found], bias[found]
 
 
-def note_beside(layers: Sequence[str]) -> str:
-    """Return the note on the layers beside a head whose classes change."""
-    names = ", ".join(map(repr, layers))
-    return f"beside the head, {names} adds to the logits: a class whose weights in the head stay keeps its weights there; others have zeros"
-
-
 def joined_rows(rows: Sequence[tuple[np.ndarray, np.ndarray]], shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Return the class weights of one head over the concatenated features of several layers.
     `rows` holds the weight (C, d) and bias (C,) of each layer. The result is (C, sum of all d) and (C,)."""

@@ -111,7 +111,7 @@ def _listening(module: Module, hook: Callable[..., None]) -> Iterator[None]:
         yield
 
 
-def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: Callable[[str, Tensor | None], bool], stops: bool) -> None:
+def _run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: Callable[[str, Tensor | None], bool], stops: bool) -> None:
     """Pass the outputs of each of some `modules` to `keep` in one run, before later steps can change them, until it returns True.
     If `stops`, the run ends once it has returned True for all modules. Without modules nothing runs."""
     waiting = set(modules)
@@ -136,10 +136,11 @@ def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: 
                 run()
 
 
-def first_outputs(modules: Mapping[str, Module], *, run: Callable[[], Any], count: int, stops: bool) -> dict[str | None, Tensor | None]:
+def first_outputs(modules: Mapping[str, Module], *, given: Any, run: Callable[[], Any], stops: bool) -> dict[str | None, Tensor | None]:
     """Return the first output of each of some `modules` in one run; all of them, joined, if a loop calls it for parts of the batch.
-    `count` is the number of examples. If `stops`, the run ends once every module has been called for as many."""
+    `given` is the batch of the run. If `stops`, it ends once every module has been called for as many examples."""
     calls: dict[str | None, list[Tensor | None]] = {}
+    count = flat_tensors(given)[0].shape[0]
 
     def keep(name: str, values: Tensor | None) -> bool:
         own = calls.setdefault(name, [])
@@ -147,9 +148,43 @@ def first_outputs(modules: Mapping[str, Module], *, run: Callable[[], Any], coun
         sizes = [one.shape[0] for one in own if one is not None and one.ndim]
         return stops and (len(sizes) < len(own) or sum(sizes) >= count)
 
-    run_reading(modules, run=run, keep=keep, stops=stops)
+    _run_reading(modules, run=run, keep=keep, stops=stops)
     whole = {name: joined(own, count) if len(own) > 1 else None for name, own in calls.items()}
     return {name: own[0] if whole[name] is None else whole[name] for name, own in calls.items()}
+
+
+def pooled_points(  # over the limit: a network, and how it is run and read
+    points: Sequence[Point],
+    modules: Mapping[str, Module],
+    *,
+    given: Inputs,
+    run: Callable[[], Any],
+    mask: Callable[[Tensor, int, int], Tensor | None],
+    stops: bool,
+) -> Tensor:
+    """Return the pooled values of some hook points in one run, (N, D): each is pooled when it is made, so that none has to be kept.
+    `modules` are those of the points by name, and `given` is the batch of the run. `mask` returns the mask of values, which are those of
+    the examples from one number to another. `stops` is as in `_run_reading`."""
+    read = {point.module: point for point in points}
+    parts: dict[str | None, list[list[Tensor]]] = {name: [] for name in read}
+    count = flat_tensors(given)[0].shape[0]
+
+    def keep(module: str | None, values: Tensor | None) -> bool:
+        if values is None:
+            return True
+        point, done = read[module], sum(pools[0].shape[0] for pools in parts[module])
+        values = values[None] if values.ndim == 1 else values  # of a loop over single examples
+        upto = done + values.shape[point.items_second]
+        parts[module].append(point.pooled(values, mask(values, done, upto)))
+        return bool(upto >= count)
+
+    if None in read:
+        keep(None, _read_input(given))
+    _run_reading(modules, run=run, keep=keep, stops=stops)
+    missing = [point.block for name, point in read.items() if sum(pools[0].shape[0] for pools in parts[name]) != count]
+    if missing:
+        raise UnevenTapsError(missing)
+    return torch.cat([pools[0] if len(pools) == 1 else torch.cat(pools) for name in read for pools in zip(*parts[name], strict=True)], 1)
 
 
 @contextmanager
@@ -162,7 +197,7 @@ def _ended_by(end: _ForwardEnd) -> Iterator[None]:
             raise
 
 
-def read_input(inputs: Inputs) -> Tensor | None:
+def _read_input(inputs: Inputs) -> Tensor | None:
     """Return the network's input, or the first floating-point tensor of named `inputs`; None for token ids."""
     real = [tensor for name, tensor in by_name(inputs).items() if tensor.is_floating_point() and "mask" not in name and name != "columns"]
     return real[0] if real else None
@@ -201,9 +236,9 @@ def read_points(  # over the limit: a network, and how it is run and read
     runs = []
     with torch.no_grad():
         for batch in (sample, three_items(sample)):
-            seen: dict[str | None, Tensor | None] = {None: read_input(batch)}
-            called, count = {name: modules[name] for name in ends.values()}, flat_tensors(batch)[0].shape[0]
-            runs.append({**seen, **first_outputs(called, run=partial(run, batch), count=count, stops=False)})
+            seen: dict[str | None, Tensor | None] = {None: _read_input(batch)}
+            called = {name: modules[name] for name in ends.values()}
+            runs.append({**seen, **first_outputs(called, given=batch, run=partial(run, batch), stops=False)})
     found = []
     for tap in taps:
         if tap.block in ends or tap.block == INPUT:

@@ -18,8 +18,8 @@ from torch import Tensor
 from ...errors import NetworkError
 from ...words import counted
 from ..account import Account
-from ..editing.sums import carried_rows, joined_rows, note_beside, summed_layers
-from ..editing.taps import Point, block_end_of, block_ends, first_outputs, read_input, read_points
+from ..editing.sums import carried_rows, joined_rows, summed_layers
+from ..editing.taps import Point, block_end_of, block_ends, first_outputs, pooled_points, read_points
 from ..edits import Channels, Columns, Cut, Rows, Stack, Taps
 from ..family import EditTable
 from ..parts.head import Head, HeadLocation
@@ -27,7 +27,7 @@ from ..parts.protocols import by_name
 from ..parts.structure import numbered, prefixes
 from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, grid_shares, nothing_left, pools_at
 from ..samples import sample_of
-from ..tracing import as_tensor, flat_tensors, head_reading, in_columns, trace
+from ..tracing import as_tensor, head_reading, in_columns, trace
 from .adjusting import INSIDE
 from .body import KerasBody
 from .clone import cloned
@@ -96,13 +96,9 @@ def _with_rows(twin: KerasBody, head: Head) -> KerasBody:
     beside = [twin.by_name[name] for name in found.beside]
     resize_(twin.module, twin.by_name[found.layer], head=head, activation=found.activation, others=others if first else None, beside=beside)
     twin.found = {**twin.found, head.task: replace(found, activation=head.activation)}
-    twin.heads[head.task] = replace(head, layer=found.layer)
     if first and len(head.weight) != count:
         twin.heads = {task: known for task, known in twin.heads.items() if known.groups is None}
-    twin.recount_([found.layer, *found.beside])
-    if beside:
-        twin.note_apart_()
-        twin.account = Account(notes=(note_beside(found.beside),))
+    twin.note_rows_(head)
     if graph_of(twin.module) is not None and not found.whole:
         return twin  # recomputing the symbolic shapes behind the head was the check
     width = twin.scores_of_run(twin.sample_run)[head.task].shape[-1]
@@ -215,7 +211,7 @@ def _ended(twin: KerasBody, edit: Cut, **_: Any) -> KerasBody:
     found = next(one for one in twin.blocks if one.name == edit.block)
     if graph_of(twin.module) is None:
         end = block_end_of(twin, found, order=trace(twin.modules(), twin.sample_run).order)
-        _become_(twin.module, [end], found=(), result=lambda seen: seen[end])
+        _become_(twin.module, [end], found=(), made=lambda read, **how: first_outputs(read, **how, stops=True)[end])
         return _without_codes(twin.anew(twin.module, {}))
     layers = _in_graph(twin, found.layers)
     graph = opened(twin.module, last_called(layers))
@@ -323,25 +319,21 @@ def _read_at_(body: KerasBody, points: Sequence[Tap], *, ends: Mapping[str, str]
     run = partial(called, model, training=False)
     found = tuple(read_points(points, ends, modules=modules, sample=body.sample, run=run, hint=hint))
 
-    def result(seen: Mapping[str | None, Any]) -> Tensor:
-        pools = [point.pooled(seen[point.module], getattr(seen[point.module], "_keras_mask", None)) for point in found]
-        return torch.cat([part for own in pools for part in own], 1)
+    def made(read: Mapping[str, Any], **how: Any) -> Tensor:
+        return pooled_points(found, read, **how, mask=lambda values, *_: getattr(values, "_keras_mask", None), stops=True)
 
-    _become_(model, [point.module for point in found if point.module is not None], found=found, result=result)
+    _become_(model, [point.module for point in found if point.module is not None], found=found, made=made)
 
 
-def _become_(model: Any, ends: Sequence[str], *, found: tuple[Point, ...], result: Callable[[Mapping[str | None, Any]], Any]) -> None:
-    """Let a model, a private copy, return a `result` of its input (None) and the outputs of the layers `ends` in place of its own."""
+def _become_(model: Any, ends: Sequence[str], *, found: tuple[Point, ...], made: Callable[..., Any]) -> None:
+    """Let a model, a private copy, return what is `made` of its layers `ends` by name; `given` is a batch and `run` runs it."""
     kind = type(model)
 
     @wraps(kind.call)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         modules, given = named_modules(self), args[0] if args else {name: one for name, one in kwargs.items() if isinstance(one, Tensor)}
         given = by_number(given) if isinstance(given, list | tuple) else given
-        read, count = {name: modules[name] for name in ends}, flat_tensors(given)[0].shape[0]
-        made = first_outputs(read, run=lambda: kind.call(self, *args, **kwargs), count=count, stops=True)
-        seen: dict[str | None, Any] = {None: read_input(given), **made}
-        return result(seen)
+        return made({name: modules[name] for name in ends}, given=given, run=partial(kind.call, self, *args, **kwargs))
 
     model.__class__ = type(kind.__name__, (kind,), {"call": call, READ: found, "__module__": kind.__module__})
 

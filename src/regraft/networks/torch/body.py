@@ -27,16 +27,18 @@ from ..parts.structure import below, blocks_of, prefixes, readers, torch_layers,
 from ..parts.taps import TapSlice
 from ..samples import is_pictures, three_items
 from ..tracing import Trace, as_tensor, capture, in_columns, pooled, read_by, replaced, trace, watching, without_padding
-from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork
+from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput
 from .former import former_names
 from .graft import find_graft, for_exporter_, grafts, module_at, within
 from .heads import find_head, is_wide, last_axis, put_, row_weight
 from .plain import copied, tensors_of
 from .sites import Site, find_sites
-from .wrappers import call_module, tap_slices
+from .wrappers import AttachedHead, BranchedNetwork, TappedNetwork, call_module
 
 _KINDS = {"multi_label_classification": "multi-label", "regression": "regression"}
 """Task kinds that a Hugging Face config names and that the logits do not show."""
+_TRANSPARENT = (AdjustedNetwork, BranchedNetwork, CodedNetwork, EntranceNetwork, GivenInput)
+"""Edits that leave the features of the inner network unchanged."""
 _ORDERS = (torch.contiguous_format, torch.channels_last)
 
 
@@ -288,7 +290,9 @@ class TorchBody(Body):
 
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
-        return tap_slices(self.module)
+        around = [graft for graft in grafts(self.module) if not isinstance(graft, _TRANSPARENT)]
+        read = around[1:] if around and isinstance(around[0], AttachedHead) else around
+        return read[0].slices if read and isinstance(read[0], TappedNetwork) else ()
 
     def code_table(self) -> Parameter:
         return cast(Parameter, self.codes_around().codes.weight)

@@ -18,7 +18,7 @@ from ...errors import NetworkError
 from ...files.formats import reason_of
 from ...words import counted
 from ..account import Account
-from ..editing.sums import carried_rows, note_beside
+from ..editing.sums import carried_rows
 from ..editing.taps import block_end_of, block_ends, read_points, width_hint
 from ..edits import Channels, Columns, Cut, Rows, Stack, Taps
 from ..family import EditTable
@@ -83,11 +83,7 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
             for holder, name in ((owner, "num_classes"), (owner, "num_labels"), (config, "num_labels")):
                 if isinstance(getattr(holder, name, None), int):
                     setattr(holder, name, len(head.in_layer().weight))
-    twin.recount_([*layers, *beside])
-    twin.heads[head.task] = replace(head, layer=layers[0])
-    if beside:
-        twin.note_apart_()
-        twin.account = Account(notes=(note_beside(beside),))
+    twin.note_rows_(head)
     if twin.found[head.task].others and len(head.in_layer().weight) != len(old.in_layer().weight):
         try:
             twin.traced()

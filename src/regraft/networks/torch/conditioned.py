@@ -192,14 +192,6 @@ class CodedNetwork(_SiteModules):
             return self.network(named["inputs"]) if self.single else self.network(**named)
 
 
-class _Constant(Module):
-    """A saved, untrained tensor `value`."""
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("value", value)
-
-
 class GivenInput(Graft):
     """A network of named inputs with one of them fixed to the same value, (1, …), for all examples.
     `only` is the network's name for its only other input, which is then passed without a name; "" if there are several."""
@@ -210,7 +202,8 @@ class GivenInput(Graft):
         super().__init__(network)
         self.name = name
         self.only = only
-        self.given = _Constant(value)
+        self.given = Module()
+        self.given.register_buffer("value", value)
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
         """Return the network's result for its other inputs."""

@@ -19,7 +19,7 @@ from ...randomness import seeded
 from ..account import Account
 from ..parts.head import HeadLocation
 from ..parts.protocols import Inputs, by_name, changed
-from ..tracing import as_tensor, flat_tensors, head_reading, in_columns, is_transformed
+from ..tracing import activated, as_tensor, flat_tensors, head_reading, in_columns, is_transformed
 from .body import TorchBody
 from .graft import Graft
 from .heads import put_
@@ -293,7 +293,7 @@ def _holds(module: Module, batch: Inputs, *, calls: list[_Call], found: _Reading
         with seeded(0):
             drawn = torch.randn_like(found.features.detach()) * found.features.detach().std()
             result, _ = _run(module, batch, calls=_Calls(put=(*at, drawn), tracked=_count(batch)))
-        wanted = _ENDS[found.end](*[1] * ("softmax" in found.end))((drawn.double() @ found.weight.double().T + found.bias).to(drawn))
+        wanted = activated((drawn.double() @ found.weight.double().T + found.bias).to(drawn), found.end)
         if result is not None and torch.allclose(result.detach(), wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())):
             return True
     return False

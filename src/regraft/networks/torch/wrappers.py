@@ -1,26 +1,19 @@
 """Wrapper modules for edits: a head on top, branches beside the head, numeric columns joined to the features, an early end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module, ModuleDict
 
-from ..editing.taps import Point, UnevenTapsError, first_outputs, read_input, run_reading
-from ..parts.head import ACTIVATIONS
+from ..editing.taps import Point, first_outputs, pooled_points
 from ..parts.protocols import Inputs
 from ..parts.taps import TapSlice
-from ..tracing import as_tensor, capture, flat_tensors, pooled, read_by
-from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput
-from .graft import Graft, grafts, module_at
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    **{name: getattr(torch.nn.functional, name) for name in ACTIVATIONS if name not in ("linear", "softmax")},
-    "linear": lambda scores: scores,
-    "softmax": lambda scores: scores.softmax(-1),
-}
+from ..tracing import activated, as_tensor, capture, pooled, read_by
+from .graft import Graft, module_at
 
 
 def call_module(module: Module, inputs: Inputs) -> Any:
@@ -31,7 +24,7 @@ def call_module(module: Module, inputs: Inputs) -> Any:
 class AttachedHead(Graft):
     """A network whose output, averaged over all positions, passes through an activation into a new linear `head`, (C, d).
     `tapped`: name of an old head whose output is taken instead of the network's; "" for the network's own.
-    `activation`: one of `ACTIVATIONS`.
+    `activation`: one of `parts.head.ACTIVATIONS`.
     `dropout`: fraction of the activated outputs that training drops."""
 
     former: ClassVar[str] = "backbone"
@@ -53,7 +46,7 @@ class AttachedHead(Graft):
         else:
             output = cast(Tensor, as_tensor(self.network(*tensors, **named)))
             last = output.ndim == 3
-        values = _ACTIVATIONS[self.activation](pooled(output, channels_last=last).to(self.head.weight.dtype))
+        values = activated(pooled(output, channels_last=last).to(self.head.weight.dtype), self.activation)
         return cast(Tensor, self.head(values if self.dropout is None else self.dropout(values)))
 
 
@@ -89,9 +82,8 @@ class EndedNetwork(Graft):
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
         """Return the output of the last module, joined if a loop calls it for parts of the batch."""
-        modules = {self.end: module_at(self.network, self.end)}
-        count = flat_tensors(named or tensors)[0].shape[0]
-        return first_outputs(modules, run=lambda: self.network(*tensors, **named), count=count, stops=self.stops)[self.end]
+        modules, run = {self.end: module_at(self.network, self.end)}, partial(self.network, *tensors, **named)
+        return first_outputs(modules, given=named or tensors, run=run, stops=self.stops)[self.end]
 
 
 class TappedNetwork(Graft):
@@ -106,29 +98,14 @@ class TappedNetwork(Graft):
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
         """Return the pooled outputs, (N, D)."""
-        points = {point.module: point for point in self.points}
-        parts: dict[str | None, list[list[Tensor]]] = {name: [] for name in points}
-        count, mask = (next(iter(named.values())) if named else tensors[0]).shape[0], named.get("attention_mask")
+        whole = named.get("attention_mask")
 
-        def keep(module: str | None, values: Tensor | None) -> bool:
-            if values is None:
-                return True
-            point, done = points[module], sum(pools[0].shape[0] for pools in parts[module])
-            values = values[None] if values.ndim == 1 else values  # of a loop over single examples
-            upto = done + values.shape[point.items_second]
-            parts[module].append(point.pooled(values, mask if mask is None or upto - done >= count else mask[done:upto]))
-            return bool(upto >= count)
+        def mask(_values: Tensor, start: int, stop: int) -> Tensor | None:
+            return whole if whole is None or stop - start >= whole.shape[0] else whole[start:stop]
 
-        if None in points:
-            keep(None, read_input(named or tensors[0]))
-        modules = {name: module_at(self.network, name) for name in points if name is not None}
-        run_reading(modules, run=lambda: self.network(*tensors, **named), keep=keep, stops=self.stops)
-        missing = [point.block for name, point in points.items() if sum(pools[0].shape[0] for pools in parts[name]) != count]
-        if missing:
-            raise UnevenTapsError(missing)
-        return torch.cat(
-            [pools[0] if len(pools) == 1 else torch.cat(pools) for name in points for pools in zip(*parts[name], strict=True)], 1
-        )
+        modules = {point.module: module_at(self.network, point.module) for point in self.points if point.module is not None}
+        run, given = partial(self.network, *tensors, **named), named or tensors[0]
+        return pooled_points(self.points, modules, given=given, run=run, mask=mask, stops=self.stops)
 
 
 class Join(Module):
@@ -167,14 +144,3 @@ class JoinedNetwork(Graft):
                 head = module_at(self.network, self.widened)
                 stack.enter_context(head.register_forward_pre_hook(lambda _head, args: (self.join(args[0], columns), *args[1:])))
             return self.network(named["inputs"]) if list(named) == ["inputs"] else self.network(**named)
-
-
-def tap_slices(module: Module) -> tuple[TapSlice, ...]:
-    """Return the slice of the features that comes from each tap; empty if the heads read something else."""
-    opaque = [graft for graft in grafts(module) if not isinstance(graft, _TRANSPARENT)]
-    opaque = opaque[1:] if opaque and isinstance(opaque[0], AttachedHead) else opaque
-    return opaque[0].slices if opaque and isinstance(opaque[0], TappedNetwork) else ()
-
-
-_TRANSPARENT = (AdjustedNetwork, BranchedNetwork, CodedNetwork, EntranceNetwork, GivenInput)
-"""Edits that leave the features of the inner network unchanged."""
