@@ -6,6 +6,7 @@ import dataclasses
 import json
 import threading
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from torch import nn
 
 import regraft
 from regraft.errors import NetworkError, SettingError
+from regraft.files import onnx_form
+from regraft.networks import onnx_files
 from regraft.networks.parts.onnx_steps import as_picture, sample_items
 
 runtime = pytest.importorskip("onnxruntime")
@@ -513,3 +516,35 @@ def test_networks_that_compute_in_16_bits_are_compared_as_such(tmp_path: Path) -
     net = regraft.load(model, classes=ABC)
     expected, path = net.logits(STEPS[:, 0]), net.export(tmp_path / "net.onnx")
     assert np.allclose(run(path, input=STEPS[:, 0])["logits"], expected, atol=1e-2 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("make", [torch_cnn, keras_pictures, keras_lstm])
+def test_exported_files_say_nothing_of_the_machine_that_wrote_them(
+    make: Callable[[], tuple[regraft.Network, np.ndarray]], tmp_path: Path
+) -> None:
+    net, _ = make()
+    files = [net.export(tmp_path / f"x{ending}") for ending in (".onnx", ".pt2")]
+    files += [file for file in Path(net.save(tmp_path / "kept")).rglob("*") if file.is_file()]
+    for file in files:
+        content = file.read_bytes()
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as parts:
+                content = b"".join(map(parts.read, parts.namelist()))
+        for place in (Path(torch.__file__).parent, Path(regraft.__file__).parent, Path(__file__).parent):
+            assert str(place).encode() not in content, file.name
+        assert b"stack_trace" not in content and b"def forward" not in content, file.name
+
+
+@pytest.mark.parametrize("make", [torch_cnn, keras_pictures, keras_lstm])
+def test_weights_that_are_apart_while_a_file_is_proven_are_in_it_again(
+    make: Callable[[], tuple[regraft.Network, np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, items = make()
+    net.export(tmp_path / "whole.onnx")
+    monkeypatch.setattr(onnx_files, "_APART", 0)
+    monkeypatch.setattr(onnx_form, "_LEAST", 100)
+    net.export(tmp_path / "apart.onnx")
+    assert (tmp_path / "apart.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["apart.onnx", "whole.onnx"]
+    found = runtime.InferenceSession(str(tmp_path / "apart.onnx")).run(["logits"], {"input": items})[0]
+    np.testing.assert_allclose(found, net.logits(items), atol=1e-5)

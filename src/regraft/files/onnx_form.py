@@ -94,11 +94,12 @@ def _form(tensor: Any) -> str:
     return next((word for word, number in tensor.DataType.items() if number == tensor.data_type), str(tensor.data_type))
 
 
-def weights_apart(model: Any) -> tuple[Any, dict[str, Any]]:
-    """Return a checked model without the larger weights if they are too many for one file, and these by name.
+def weights_apart(model: Any, *, most: int | None = None) -> tuple[Any, dict[str, Any]]:
+    """Return a checked model without the larger weights, and these by name, if all weights take more than `most` bytes, or more than one
+    file holds.
     The model then gives their places in a file that holds them in this order. The given model is used up."""
     numpy_helper = importlib.import_module("onnx.numpy_helper")
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= LARGEST:
+    if _size(model) <= (LARGEST if most is None else min(most, LARGEST)):
         return model, {}
     found, start = dict[str, Any](), 0
     for tensor in model.graph.initializer:
@@ -112,6 +113,22 @@ def weights_apart(model: Any) -> tuple[Any, dict[str, Any]]:
     return type(model).FromString(model.SerializeToString()), found  # a message keeps the memory of what is cleared in it
 
 
+def _size(model: Any) -> int:
+    """Return the bytes of the weights in a model."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def put_weights_(model: Any, weights: dict[str, Any]) -> None:
+    """Put weights that are apart from a model back into it, if one file holds them. The weights are then used up."""
+    if _size(model) + sum(values.nbytes for values in weights.values()) > LARGEST:
+        return
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            tensor.raw_data = weights.pop(tensor.name).tobytes()
+
+
 def is_standard(message: Any) -> bool:
     """Return whether a node or an operator set is of ONNX's own domain."""
     return message.domain in _DOMAINS
@@ -123,14 +140,16 @@ def of_runtime(message: Any) -> bool:
 
 
 def check_onnx_(model: Any, *, what: str, remedy: str = "") -> None:
-    """Check a model, and drop what an engine does not need: unknown fields, metadata, and declared shapes of inner values."""
+    """Check a model, and drop what an engine does not need: unknown fields, metadata, documentation, and declared shapes of inner values.
+    The metadata of PyTorch's exporter name, for each node, the files and lines of code on the machine that wrote the model."""
     end = f" {remedy}" if remedy else ""
     if not model.HasField("graph") or not model.graph.output:
         raise NetworkError(f"{what} holds no network; expected a graph with outputs.{end}")
     model.DiscardUnknownFields()
-    del model.metadata_props[:]
     for message in _messages(model, importlib.import_module("google.protobuf.message").Message):
         kind = message.DESCRIPTOR.name
+        for told in {"metadata_props", "doc_string"}.intersection(message.DESCRIPTOR.fields_by_name):
+            message.ClearField(told)
         if kind in _FOREIGN:
             raise UnsafeFileError(f"{what} holds {_FOREIGN[kind]}, which regraft never writes. It is not opened.{end}")
         if kind == "GraphProto":

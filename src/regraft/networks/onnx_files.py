@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import NetworkError, RegraftError
 from ..files.formats import writable
-from ..files.onnx_form import check_onnx_, weights_apart
+from ..files.onnx_form import check_onnx_, put_weights_, weights_apart
 from ..files.writing import replaced_file, write_bytes
 from .folders import versions
 from .onnx.frozen import parts_of, put_parts_
@@ -42,6 +42,7 @@ from .parts.onnx_steps import as_picture, check_steps, put_steps_, sample_items
 from .parts.record import Record
 from .tracing import replaced
 
+_APART = 2**24  # Bytes of weights from which the checks compute with one copy of them, apart from the model
 _ROUNDING = 0.05  # Largest difference of results, relative to the largest one, if pixels are rounded at another step
 
 
@@ -96,6 +97,7 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
         elif network.family == "torch" and isinstance(problem.__cause__, NotTracedError):
             instead = " Nor can PyTorch export it as .pt2: save it as a folder, which regraft opens."
         raise NetworkError(f"The network cannot be written as an ONNX file: {why_not_exported(problem)}.{instead}") from problem
+    put_weights_(model, weights)
     with writable(path.parent, error=NetworkError):
         _write(model, path, weights=weights)
     return path
@@ -150,7 +152,7 @@ def _model(network: Record) -> tuple[Any, dict[str, np.ndarray]]:
                 model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, lengths=lengths)
             put_parts_(model, parts)
             check_onnx_(model, what="the ONNX file")
-            model, weights = weights_apart(model)
+            model, weights = weights_apart(model, most=_APART)
             program = OnnxProgram(model.SerializeToString(), names, called=inputs, weights=weights)
             difference = prove(own.body, plain, program=program, outputs=outputs, lengths=lengths)
             break

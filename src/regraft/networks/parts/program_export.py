@@ -73,6 +73,8 @@ def export_module(body: Body, module: Module, *, path: Path, by_name: Callable[[
             program = exported_program(module, on_device(body.sample, device), by_name=by_name, lengths=lengths)
             if any(lengths):
                 prove_lengths(program.module(), lengths)
+            for node in (node for part in program.graph_module.modules() for node in part.graph.nodes):
+                node.meta.pop("stack_trace", None)  # the files and lines of code on this machine
             with silenced():
                 torch.export.save(program, content)
             break
