@@ -249,6 +249,29 @@ def is_frame(value: Any) -> bool:
     return type(value).__module__.split(".")[0] in ("pandas", "polars")
 
 
+def as_frame(value: Any) -> Any:
+    """Return a table of Arrow, or a lazy frame of polars, as the data frame that it holds; any other value as it is."""
+    library = type(value).__module__.split(".")[0]
+    if library == "pyarrow" and hasattr(value, "to_pandas"):
+        return value.to_pandas()
+    return value.collect() if library == "polars" and hasattr(value, "collect") else value
+
+
+def without_labels(items: Any) -> Any:
+    """Return X of a pair (X, y), as `read` takes it; any other value as it is. A tuple may also hold two examples: it is a pair if X is a
+    data frame, a mapping, or texts, or has more axes than y."""
+    if not isinstance(items, tuple) or len(items) != 2:
+        return items
+    x, y = map(as_frame, items)
+    if isinstance(x, Mapping) or isinstance(y, Mapping):
+        return items if isinstance(x, Mapping) and isinstance(y, Mapping) else x
+    if isinstance(x, str | bytes | Path) or not (hasattr(x, "__len__") and hasattr(y, "__len__")) or len(x) != len(y):
+        return items
+    first, second = as_numpy(x), as_numpy(y)
+    texts = first.ndim == 1 and all(isinstance(one, str | Path) for one in first.tolist())
+    return x if texts or first.ndim > second.ndim > 0 else items
+
+
 def is_bunch(value: Any) -> bool:
     """Return whether a value is a data set as scikit-learn's loaders return it: a mapping with examples and labels."""
     return isinstance(value, Mapping) and type(value).__name__ == "Bunch" and {"data", "target"} <= value.keys()

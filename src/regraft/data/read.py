@@ -17,7 +17,7 @@ from ..networks.names import checked_classes
 from ..words import counted
 from .dataset import KINDS, PART_OF_EXAMPLE, Dataset, input_use, tell_apart
 from .decoding.files import kind_of, kind_of_files
-from .items import Parts, as_numpy, is_bunch, is_frame, listed
+from .items import Parts, as_frame, as_numpy, is_bunch, is_frame, listed
 from .readers.array_files import ARRAY_EXTENSIONS, array_file, array_items
 from .readers.arrays import read_arrays, read_examples
 from .readers.columns import column_facts
@@ -175,8 +175,6 @@ def _read_source(source: Any, options: ReadOptions) -> Dataset:
     if columns is not None:
         objects = isinstance(source, list) and any(np.ndim(one) and not isinstance(one, str | list | tuple) for one in source[0].values())
         return read_examples(source, options) if objects else read_columns(columns, options)
-    if type(source).__module__.startswith("pyarrow") and hasattr(source, "to_pandas"):
-        return _read_source(source.to_pandas(), options)
     if are_examples(source):
         return read_examples(source, options)
     if isinstance(source, tuple | list) and (isinstance(source, tuple) or len(source) == 2):
@@ -206,6 +204,7 @@ def _read_bunch(source: Mapping[str, Any], options: ReadOptions) -> Dataset:
 
 def _pair(source: Sequence[Any], options: ReadOptions) -> Dataset:
     """Read (X, y). If X is a list of records, or a data frame with non-numeric columns, it is read as a table."""
+    source = [as_frame(one) for one in source]
     x: Any = source[0] if len(source) == 2 else None
     mixed = is_frame(x) and any(as_numpy(x[name]).dtype.kind not in "biuf" for name in getattr(x, "columns", ()))
     columns = columns_in(x) if mixed or isinstance(x, list) else None

@@ -16,7 +16,7 @@ from ...errors import DataError, near_names
 from ...tensors import Tensor, torch
 from ...words import counted
 from ..dataset import Dataset
-from ..items import alone, listed, padded_to, spread_rows, take
+from ..items import alone, listed, padded_to, spread_rows, take, without_labels
 from ..ranges import BYTES, Range, check_range, limits_of, usual_range
 from ..readers.tables import columns_in, is_table, read_unlabelled
 from .preprocessing import Preprocessing, check_scaling
@@ -149,6 +149,7 @@ class ArrayPreprocessing(Preprocessing):
         return self.columns
 
     def dataset(self, items: Any) -> Dataset:
+        items = without_labels(items)
         for table in (items, alone(items)) if self.columns else ():
             known = [name for name in self.columns if name in table] if isinstance(table, Mapping) else []
             columns = columns_in(table, known)

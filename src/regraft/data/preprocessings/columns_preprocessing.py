@@ -13,6 +13,7 @@ from ...errors import DataError, near_names
 from ...networks.parts.protocols import Inputs
 from ...words import counted
 from ..dataset import Dataset
+from ..items import without_labels
 from ..readers.tables import is_table, read_unlabelled
 from .preprocessing import WrappedPreprocessing, check_scaling
 from .schemas import Constants, Names
@@ -63,6 +64,7 @@ class ColumnsPreprocessing(WrappedPreprocessing):
         return {"columns": np.asarray(rows, np.float32)}
 
     def dataset(self, items: Any) -> Dataset:
+        items = without_labels(items)
         if is_table(items, self.names):
             return read_unlabelled(items, self.item_kind, columns=self.names, rows=self.row_columns)
         if not isinstance(items, Dataset):

@@ -12,7 +12,7 @@ from ...errors import DataError, near_names
 from ...networks.parts.protocols import Inputs
 from ...words import counted
 from ..dataset import Dataset, unlabelled
-from ..items import Parts
+from ..items import Parts, without_labels
 from ..readers.tables import is_table, read_unlabelled
 from .array_preprocessing import ArrayPreprocessing
 from .augmenting import plain_name
@@ -117,6 +117,7 @@ class PartsPreprocessing(Preprocessing):
         return {name: own or (name,) for name, own in zip(self.names, self.columns or ((),) * len(self.names), strict=True)}
 
     def dataset(self, items: Any) -> Dataset:
+        items = without_labels(items)
         if isinstance(items, Dataset | Parts):
             return self._by_name(items if isinstance(items, Dataset) else unlabelled(items, self.kind))
         records = isinstance(items, list | tuple) and bool(items) and all(isinstance(one, Mapping) for one in items)

@@ -20,7 +20,7 @@ from ...networks.parts.protocols import Inputs
 from ...tensors import Tensor, torch
 from ..dataset import Dataset, unlabelled
 from ..decoding.threads import prefetched
-from ..items import alone, as_numpy, file_names, in_files, is_frame, listed, mean_of_windows, take
+from ..items import alone, as_frame, as_numpy, file_names, in_files, is_frame, listed, mean_of_windows, take, without_labels
 from ..readers.examples import are_examples, examples_alone
 from ..readers.tables import columns_in, read_unlabelled
 from ..readers.unlabelled import is_file_of_items, read_elsewhere, read_files, single_picture
@@ -308,10 +308,11 @@ def default_preprocessing(kind: str, input_shape: tuple[int | None, ...] | None,
 def as_dataset(items: Any, kind: str) -> Dataset:
     """Return examples of any supported form, without labels, as a data set.
     `items`: a `Dataset`, raw examples, an array or tensor (N, ...), a data frame or series; the path of a file, folder or table, a file
-    pattern, or an address; a single picture as PIL image or array (H, W, C); a data set of another library, whose labels are ignored; any
-    of them as the only entry of a mapping, by the name of the network's input."""
+    pattern, or an address; a single picture as PIL image or array (H, W, C); a pair (X, y) or a data set of another library, without its
+    labels; any of them as the only entry of a mapping, by the name of the network's input."""
     if isinstance(items, Dataset):
         return items.part(*items.part_names) if len(items.part_names) == 1 else items
+    items = as_frame(without_labels(items))
     if kind == "text" or (kind == "array" and not is_frame(items)):
         columns = columns_in(items)
         if columns is not None:

@@ -18,7 +18,7 @@ from ...words import counted
 from ..check import checked
 from ..dataset import PART_OF_EXAMPLE, Dataset, input_use
 from ..decoding.files import EXTENSIONS, existing_folder, kind_of, kind_of_files
-from ..items import Parts, as_numpy, is_bunch, is_frame, listed, take
+from ..items import Parts, as_frame, as_numpy, is_bunch, is_frame, listed, take
 from .array_files import array_items
 from .arrays import parts_of
 from .columns import column_facts, column_numbers
@@ -92,6 +92,7 @@ def columns_in(source: Any, named: Any = ()) -> Mapping[str, Any] | None:
     """Return the columns of a table in memory by name; None for anything else. A table is a data frame, a list of records (mappings), a
     data set of scikit-learn with names, or a mapping of which `named` (a name, names, or a mapping to these) says that its keys are
     columns. Any other mapping holds the inputs of a network."""
+    source = as_frame(source)
     if is_bunch(source):
         values, names = source["data"], [*map(str, () if source.get("feature_names") is None else source["feature_names"])]
         known = not is_frame(values) and np.ndim(values) == 2 and len(names) == np.shape(values)[1]
