@@ -25,10 +25,13 @@ class Trace:
     """Record of one run.
     `outputs`: name -> output of its last call; of all its calls for a module that a loop calls for single examples."""
 
+    modules: Mapping[str, Any]  # name -> module, of all that may be called
+    run: Callable[[], Any]  # runs them again
     order: list[str] = field(default_factory=list)  # module names, ordered by the start of their first call
     inputs: dict[str, Any] = field(default_factory=dict)  # name -> first positional argument of its last call
     outputs: dict[str, Any] = field(default_factory=dict)
     result: Any = None
+    main: Tensor | None = None  # the main tensor of the result
 
 
 def is_transformed() -> bool:
@@ -66,7 +69,7 @@ def hooked(
 def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
     """Call `run` and return a record of the calls of `modules` (by name); modules that are not called are absent.
     The record keeps all inputs and outputs, so the batch should be small."""
-    seen, outputs = Trace(), defaultdict[str, list[Any]](list)
+    seen, outputs = Trace(modules, run), defaultdict[str, list[Any]](list)
 
     def before(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if name not in seen.inputs:
@@ -75,8 +78,8 @@ def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
 
     with torch.no_grad(), hooked(modules, before=before, after=lambda name, output: outputs[name].append(output)):
         seen.result = run()
-    result = as_tensor(seen.result)
-    seen.outputs = {name: _of_examples(calls, result) for name, calls in outputs.items()}
+    seen.main = as_tensor(seen.result)
+    seen.outputs = {name: _of_examples(calls, seen.main) for name, calls in outputs.items()}
     return seen
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from ..parts.head import Head, HeadLocation
 from ..tracing import Trace, as_tensor, capture, head_reading
@@ -18,20 +17,18 @@ _MOST = 8  # Largest number of layers in one sum
 _TOLERANCE = 1e-4
 
 
-def summed_layers(
-    modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], result: Tensor, run: Callable[[], Any]
-) -> tuple[tuple[Share, ...], str] | None:
-    """Find the layers whose outputs, each times a factor, sum to the logits behind a result.
+def summed_layers(seen: Trace, names: Sequence[str]) -> tuple[tuple[Share, ...], str] | None:
+    """Find the layers, of those called `names`, whose outputs, each times a factor, sum to the logits behind the result (N, C).
     A layer that reads the output of another one is not part of a head: such a sum is a residual connection.
-    `modules`: name -> module; `result`: the network's result (N, C). Return the layers with their factors and the activation of the sum;
-    None unless there are at least two."""
+    Return the layers with their factors and the activation of the sum; None unless there are at least two."""
+    result = cast(Tensor, seen.main)
     outputs = {name: seen.outputs[name] for name in names}
     outputs = {name: output for name, output in outputs.items() if isinstance(output, Tensor) and output.shape == result.shape}
     if len(outputs) < 2:
         return None
     for activation, before, free in (("linear", lambda x: x, False), ("softmax", torch.log, True), ("sigmoid", torch.logit, False)):
         shares = _shares(outputs, before(result.double()), free=free)
-        if shares is not None and not _reads_another(modules, [name for name, _ in shares], run=run):
+        if shares is not None and not _reads_another(seen, [name for name, _ in shares]):
             return shares, activation
     return None
 
@@ -55,51 +52,46 @@ def _shares(outputs: Mapping[str, Tensor], logits: Tensor, *, free: bool) -> tup
     return tuple((name, float(share)) for name, share, _ in shares) if exact and 2 <= len(shares) <= _MOST else None
 
 
-def _reads_another(modules: Mapping[str, Module], names: Sequence[str], *, run: Callable[[], Any]) -> bool:
+def _reads_another(seen: Trace, names: Sequence[str]) -> bool:
     """Tell whether one of the layers reads what another one's output contributes to."""
-    layers = [modules[name] for name in names]
+    layers = [seen.modules[name] for name in names]
     for spoilt in layers:
         others = [layer for layer in layers if layer is not spoilt]
         with ExitStack() as stack, torch.no_grad():
             stack.callback(spoilt.register_forward_hook(lambda _module, _args, output: torch.full_like(output, torch.nan)).remove)
-            seen = [stack.enter_context(capture(layer)) for layer in others]
+            read = [stack.enter_context(capture(layer)) for layer in others]
             try:
-                run()
-                if any(bool(one["input"].isnan().any()) for one in seen):
+                seen.run()
+                if any(bool(one["input"].isnan().any()) for one in read):
                     return True
             except Exception:  # a forward may raise anything on NaN
                 return True
     return False
 
 
-def head_with_more(
-    modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], result: Tensor, run: Callable[[], Any]
-) -> HeadLocation | None:
-    """Return the head whose output is the result (N, C) once the layers beside it give zeros; None if there is no such head."""
-    own = _of_one_logit_each(modules, seen, names=names, result=result, run=run)
-    if len(own) < 2 or _reads_another(modules, own, run=run):
+def head_with_more(seen: Trace, names: Sequence[str]) -> HeadLocation | None:
+    """Return the head, of the layers `names`, whose output is the result (N, C) once those beside it give zeros; None if there is none."""
+    own = _of_one_logit_each(seen, names)
+    if len(own) < 2 or _reads_another(seen, own):
         return None
-    for main in (name for name in reversed(own) if seen.outputs[name].shape == result.shape):
+    for main in (name for name in reversed(own) if seen.outputs[name].shape == cast(Tensor, seen.main).shape):
         beside = tuple(name for name in own if name != main)
-        alone = _changed_run(modules, {name: torch.zeros_like for name in beside}, run=run)
+        alone = _changed_run(seen, {name: torch.zeros_like for name in beside})
         if head_reading(seen.outputs[main], alone, channels_last=True) == "linear":
             return HeadLocation(main, "linear", whole=True, beside=beside)
     return None
 
 
-def layers_beside(  # over the limit: modules and trace are one run
-    modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], main: str, result: Tensor, run: Callable[[], Any]
-) -> tuple[str, ...]:
+def layers_beside(seen: Trace, names: Sequence[str], *, main: str) -> tuple[str, ...]:
     """Return those of the layers `names` that add to the result (N, C) beside `main`, perhaps after a maximum over positions.
     These are the layers of which each output moves one logit: its own. None of them reads what another one gives."""
-    beside = _of_one_logit_each(modules, seen, names=[name for name in names if name != main], result=result, run=run)
-    return () if not beside or _reads_another(modules, (main, *beside), run=run) else tuple(beside)
+    beside = _of_one_logit_each(seen, [name for name in names if name != main])
+    return () if not beside or _reads_another(seen, (main, *beside)) else tuple(beside)
 
 
-def _of_one_logit_each(
-    modules: Mapping[str, Module], seen: Trace, *, names: Sequence[str], result: Tensor, run: Callable[[], Any]
-) -> list[str]:
+def _of_one_logit_each(seen: Trace, names: Sequence[str]) -> list[str]:
     """Return the layers of which each output moves one logit of the result (N, C): its own."""
+    result = cast(Tensor, seen.main)
     count = result.shape[1] if result.is_floating_point() else 0
 
     def moved(name: str, column: int) -> list[int]:
@@ -108,20 +100,20 @@ def _of_one_logit_each(
             changed[..., column] += 1 + output.abs().max()
             return changed
 
-        gap = (_changed_run(modules, {name: more}, run=run) - result).abs()
+        gap = (_changed_run(seen, {name: more}) - result).abs()
         return torch.nonzero((gap > _TOLERANCE * (1 + result.abs())).any(0)).flatten().tolist()
 
     wide = [name for name in names if isinstance(seen.outputs[name], Tensor) and seen.outputs[name].shape[-1] == count]
     return [name for name in wide if count > 1 and all(moved(name, column) == [column] for column in (0, count - 1))]
 
 
-def _changed_run(modules: Mapping[str, Module], changes: Mapping[str, Callable[[Tensor], Tensor]], *, run: Callable[[], Any]) -> Tensor:
+def _changed_run(seen: Trace, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
     """Return the result of a run in which the outputs of some modules are changed; NaN if it fails."""
     with ExitStack() as stack, torch.no_grad():
         for name, change in changes.items():
-            stack.callback(modules[name].register_forward_hook(lambda _module, _args, output, change=change: change(output)).remove)
+            stack.callback(seen.modules[name].register_forward_hook(lambda _module, _args, output, change=change: change(output)).remove)
         try:
-            found = as_tensor(run())
+            found = as_tensor(seen.run())
         except Exception:  # a forward may raise anything on other values
             found = None
     return torch.tensor([[torch.nan]]) if found is None else found

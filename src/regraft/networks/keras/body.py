@@ -344,16 +344,16 @@ def inspected(module: Any, sample: Inputs, *, head: HeadChoice = None, heads: Se
     body.take_(module, sample)
     seen = body.inspect_()
     if heads is not None:
-        given = given_heads(heads, body.by_name, seen=seen, run=body.sample_run)
+        given = given_heads(heads, seen)
         body.found = {task: found for task, (found, _) in given.items()}
         body.heads = {task: known for task, (_, known) in given.items()}
     else:
-        candidates = find_heads(body.by_name, body.layers, seen=seen, run=body.sample_run)
+        candidates = find_heads(body.layers, seen)
         wanted = head if isinstance(head, Mapping) else {"main": head}
         chosen = {task: chosen_head(candidates, layer) for task, layer in wanted.items()}
         body.account = Account(notes=unused_outputs(head, [other for other in candidates if other not in wanted.values()]))
         kept = {task: found for task, found in chosen.items() if found}
-        body.found = {task: found_beside(found, body.by_name, seen=seen, run=body.sample_run) or found for task, found in kept.items()}
+        body.found = {task: found_beside(found, seen) or found for task, found in kept.items()}
         body.heads = {task: one.head(*rows_of(body.by_name[one.layer]), task=task) for task, one in body.found.items()}
         body.note_apart_()
     body.freeze_(())

@@ -386,13 +386,13 @@ def with_joined_heads(body: KerasBody) -> KerasBody:
         return body
     modules = body.by_name
     seen = trace(modules, body.sample_run)
-    result, names = as_tensor(seen.result), plain_rows(modules, seen)
-    if result is None or result.ndim != 2 or len(names) < 2:
+    names = plain_rows(seen)
+    if seen.main is None or seen.main.ndim != 2 or len(names) < 2:
         return body
     vectors = [name for name in names if seen.inputs[name].ndim == 2]
-    found = summed_layers(modules, seen, names=vectors, result=result, run=body.sample_run)
+    found = summed_layers(seen, vectors)
     if found is None:
-        more = found_beside(None, modules, seen=seen, run=body.sample_run)
+        more = found_beside(None, seen)
         if more is not None:
             body.found, body.heads = {"main": more}, {"main": more.head(*rows_of(modules[more.layer]), task="main")}
             body.note_apart_()

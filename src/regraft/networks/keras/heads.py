@@ -13,7 +13,7 @@ from ...errors import NetworkError, near_names
 from ..editing.sums import head_with_more, layers_beside
 from ..parts.head import Head, HeadLocation, told_binary
 from ..parts.structure import Layer
-from ..tracing import Trace, as_tensor, capture, head_reading, pooled, replaced, without_padding
+from ..tracing import Trace, capture, head_reading, pooled, replaced, without_padding
 from .library import keras
 
 
@@ -47,15 +47,15 @@ def outputs_of(result: Any) -> list[Tensor]:
     return [tensor for tensor in keras.tree.flatten(result) if isinstance(tensor, Tensor)]
 
 
-def find_heads(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Trace, run: Callable[[], Any]) -> dict[str, HeadLocation]:
+def find_heads(layers: Sequence[Layer], seen: Trace) -> dict[str, HeadLocation]:
     """Find the linear layers that produce the model's outputs.
-    `modules`: name -> layer. Return the candidates by layer name, in the order of the outputs. The result is empty if the outputs are
+    Return the candidates by layer name, in the order of the outputs. The result is empty if the outputs are
     embeddings or feature maps, or come from no linear layer."""
     wanted = sum(result.ndim == 2 for result in outputs_of(seen.result))
     found: dict[str, HeadLocation] = {}
-    for name in reversed([layer.name for layer in layers if layer.name in seen.outputs and _is_linear(modules[layer.name])]):
+    for name in reversed([layer.name for layer in layers if layer.name in seen.outputs and _is_linear(seen.modules[layer.name])]):
         if len(found) < wanted:
-            head = _explained(name, modules[name], result=seen.result, run=run)
+            head = _explained(name, seen)
             found.update({name: head} if head else {})
     return dict(sorted(found.items(), key=lambda item: item[1].output))
 
@@ -75,11 +75,9 @@ def chosen_head(candidates: Mapping[str, HeadLocation], head: str | None) -> Hea
     return next(iter(candidates.values()), None)
 
 
-def given_heads(
-    facts: Sequence[Mapping[str, Any]], modules: Mapping[str, Any], *, seen: Trace, run: Callable[[], Any]
-) -> dict[str, tuple[HeadLocation, Head]]:
+def given_heads(facts: Sequence[Mapping[str, Any]], seen: Trace) -> dict[str, tuple[HeadLocation, Head]]:
     """Return, by task, the heads with their own class weights that a saved folder describes."""
-    heads: dict[str, tuple[HeadLocation, Head]] = {}
+    heads, modules = dict[str, tuple[HeadLocation, Head]](), seen.modules
     for fact in facts:
         if fact.get("groups"):
             continue
@@ -87,9 +85,8 @@ def given_heads(
         if name not in modules or not _is_linear(modules[name]):
             linear = [other for other, layer in modules.items() if _is_linear(layer)]
             raise NetworkError(f"The head of the task {fact['task']!r} should be the linear layer {name!r}{near_names(name, linear)}")
-        explained = _explained(name, modules[name], result=seen.result, run=run)
-        explained = explained or found_beside(None, modules, seen=seen, run=run) or HeadLocation(name, fact["activation"])
-        found = replace(found_beside(explained, modules, seen=seen, run=run) or explained, activation=fact["activation"])
+        explained = _explained(name, seen) or found_beside(None, seen) or HeadLocation(name, fact["activation"])
+        found = replace(found_beside(explained, seen) or explained, activation=fact["activation"])
         head = told_binary(found.head(*rows_of(modules[name]), task=fact["task"]), fact)
         classes = tuple(fact["classes"]) if fact.get("classes") else None
         parts = tuple(int(size) for size in fact.get("parts") or ())
@@ -97,35 +94,37 @@ def given_heads(
     return heads
 
 
-def found_beside(found: HeadLocation | None, modules: Mapping[str, Any], *, seen: Trace, run: Callable[[], Any]) -> HeadLocation | None:
+def found_beside(found: HeadLocation | None, seen: Trace) -> HeadLocation | None:
     """Return a head with the Dense layers that add to its logits (`FoundHead.beside`); for None, the head that is found with them."""
-    result, names = as_tensor(seen.result), plain_rows(modules, seen)
-    if result is None or result.ndim != 2 or len(names) < 2:
+    names = plain_rows(seen)
+    if seen.main is None or seen.main.ndim != 2 or len(names) < 2:
         return found
     if found is None:
-        return head_with_more(modules, seen, names=names, result=result, run=run)
+        return head_with_more(seen, names)
     if found.layer not in names or found.activation != "linear" or found.output:
         return found
-    beside = layers_beside(modules, seen, names=names, main=found.layer, result=result, run=run)
+    beside = layers_beside(seen, names, main=found.layer)
     return replace(found, whole=True, beside=beside) if beside else found
 
 
-def plain_rows(modules: Mapping[str, Any], seen: Trace) -> list[str]:
+def plain_rows(seen: Trace) -> list[str]:
     """Return the names of the Dense layers that may be part of a head of several layers, in execution order."""
-    dense = [name for name in seen.order if isinstance(modules[name], keras.layers.Dense) and _is_linear(modules[name])]
-    return [name for name in dense if modules[name].activation is keras.activations.linear]
+    layers = {name: seen.modules[name] for name in seen.order}
+    dense = {name: layer for name, layer in layers.items() if isinstance(layer, keras.layers.Dense) and _is_linear(layer)}
+    return [name for name, layer in dense.items() if layer.activation is keras.activations.linear]
 
 
-def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) -> HeadLocation | None:
+def _explained(name: str, seen: Trace) -> HeadLocation | None:
+    layer = seen.modules[name]
     width = layer.units if isinstance(layer, keras.layers.Dense) else layer.filters
-    outputs = [(at, output) for at, output in enumerate(outputs_of(result)) if output.ndim == 2]
+    outputs = [(at, output) for at, output in enumerate(outputs_of(seen.result)) if output.ndim == 2]
     if width not in {output.shape[-1] for _, output in outputs}:
         return None
-    with torch.no_grad(), linear_activation(layer), capture(layer) as seen:
-        run()
+    with torch.no_grad(), linear_activation(layer), capture(layer) as call:
+        seen.run()
     for at, output in outputs:
-        reading = head_reading(seen.of_examples("output", output), output, channels_last=channels_last(layer))
-        embedding = reading == "tail" and (seen["output"].ndim == 2 or is_wide(layer))  # the result is the output of a ReLU
+        reading = head_reading(call.of_examples("output", output), output, channels_last=channels_last(layer))
+        embedding = reading == "tail" and (call["output"].ndim == 2 or is_wide(layer))  # the result is the output of a ReLU
         if reading is not None and not embedding:
             return HeadLocation(name, {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading), reading == "tail", at)
     return None

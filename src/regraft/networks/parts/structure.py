@@ -1,7 +1,7 @@
 """Layers, blocks and hook points of a network, in execution order; depth is counted in blocks."""
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch.nn import Embedding, Module, Parameter
 
 from ...errors import NetworkError, near_names
-from ..tracing import flat_tensors, hooked, other_values
+from ..tracing import Trace, flat_tensors, hooked, other_values
 
 _MOST_BLOCKS = 40
 _OPENED = {"Sequential", "ModuleList", "ModuleDict"}  # Container classes that never form a block
@@ -89,12 +89,12 @@ def _own_parameters(module: Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters(recurse=False))
 
 
-def torch_layers(modules: Mapping[str, Module], order: Sequence[str], *, readers: Mapping[str, str]) -> tuple[Layer, ...]:
-    """Return the layers of a torch network in execution order. `modules` includes containers.
+def torch_layers(seen: Trace) -> tuple[Layer, ...]:
+    """Return the layers of a torch network in inference mode, in execution order.
     A layer is a module that owns parameters or has no submodules. A parametrised weight (weight norm) belongs to its layer."""
     layers = []
-    for name in _with_uncalled(modules, order, readers=readers):
-        module = modules[name]
+    for name in _with_uncalled(seen):
+        module = seen.modules[name]
         reparametrised = "parametrizations" in dict(module.named_children())
         parameters = sum(parameter.numel() for parameter in module.parameters()) if reparametrised else _own_parameters(module)
         if parameters or reparametrised or not list(module.children()):
@@ -107,16 +107,16 @@ def _around(name: str, called: Collection[str]) -> str:
     return next((outer for outer in prefixes(name)[1:-1] if outer in called), "")
 
 
-def _with_uncalled(modules: Mapping[str, Module], order: Sequence[str], *, readers: Mapping[str, str]) -> list[str]:
-    called = set(order)
+def _with_uncalled(seen: Trace) -> list[str]:
+    called, readers = set(seen.order), _readers(seen)
     behind: dict[str, list[str]] = {}
     ahead: dict[str, list[str]] = {}
-    for name in _uncalled(modules, called):
+    for name in _uncalled(seen.modules, called):
         around = _around(name, called)
         group = behind.setdefault(around, []) if around or name not in readers else ahead.setdefault(readers[name], [])
         group.append(name)
     unused, last = behind.pop("", []), ahead.pop("", [])
-    names = [member for name in order for member in (*ahead.get(name, ()), name, *behind.get(name, ()))]
+    names = [member for name in seen.order for member in (*ahead.get(name, ()), name, *behind.get(name, ()))]
     return [name for name in [*names, *last, *unused] if not _is_parametrization(name)]
 
 
@@ -194,32 +194,31 @@ _END = ""
 _Calls = list[tuple[str, bool]]
 
 
-def readers(modules: Mapping[str, Module], called: Collection[str], *, run: Callable[[], Any]) -> dict[str, str]:
-    """Return the first call that depends on the parameters of each module that is not called itself, found by NaN in their place.
-    `modules`: name -> module, in inference mode."""
-    apart = [name for name in _uncalled(modules, called) if not _around(name, called)]
-    held = {name: [one for one in modules[name].parameters(recurse=False) if one.is_floating_point()] for name in apart}
+def _readers(seen: Trace) -> dict[str, str]:
+    """Return the first call that depends on the parameters of each module that is not called itself, found by NaN in their place."""
+    apart = [name for name in _uncalled(seen.modules, seen.order) if not _around(name, seen.order)]
+    held = {name: [one for one in seen.modules[name].parameters(recurse=False) if one.is_floating_point()] for name in apart}
     held = {name: parameters for name, parameters in held.items() if parameters}
     if not held:
         return {}
-    plain = _calls(modules, run)
-    if _first_difference(plain, _poisoned(modules, [one for group in held.values() for one in group], run=run)) is None:
+    plain = _calls(seen)
+    if _first_difference(plain, _poisoned(seen, [one for group in held.values() for one in group])) is None:
         return {}
-    found = {name: _first_difference(plain, _poisoned(modules, group, run=run)) for name, group in held.items()}
+    found = {name: _first_difference(plain, _poisoned(seen, group)) for name, group in held.items()}
     return {name: reader for name, reader in found.items() if reader is not None}
 
 
-def _poisoned(modules: Mapping[str, Module], parameters: Sequence[Parameter], *, run: Callable[[], Any]) -> _Calls:
+def _poisoned(seen: Trace, parameters: Sequence[Parameter]) -> _Calls:
     with other_values(parameters, lambda values: torch.full_like(values, torch.nan)):
-        return _calls(modules, run)
+        return _calls(seen)
 
 
-def _calls(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Calls:
-    """Return the calls of a run in order, each with whether its inputs hold NaN. The last entry is the result or the failure."""
+def _calls(seen: Trace) -> _Calls:
+    """Return the calls of another run in order, each with whether its inputs hold NaN. The last entry is the result or the failure."""
     calls: _Calls = []
-    with torch.no_grad(), hooked(modules, before=lambda name, *given: calls.append((name, _holds_nan(given)))):
+    with torch.no_grad(), hooked(seen.modules, before=lambda name, *given: calls.append((name, _holds_nan(given)))):
         try:
-            calls.append((_END, _holds_nan(run())))
+            calls.append((_END, _holds_nan(seen.run())))
         except Exception:  # a forward may raise anything on NaN
             calls.append((_END, True))
     return calls

@@ -23,7 +23,7 @@ from ..fingerprints.values import Fingerprint, Structure
 from ..parts.head import HeadChoice
 from ..parts.protocols import Inputs, Scores, changed
 from ..parts.recurrent import cells_as_operators
-from ..parts.structure import below, blocks_of, prefixes, readers, torch_layers, torch_units
+from ..parts.structure import below, blocks_of, prefixes, torch_layers, torch_units
 from ..parts.taps import TapSlice
 from ..samples import is_pictures, three_items
 from ..tracing import Trace, as_tensor, capture, in_columns, pooled, read_by, replaced, trace, watching, without_padding
@@ -69,12 +69,11 @@ class TorchBody(Body):
     def inspect_(self) -> Trace:
         """Find the layers and blocks by one run of the sample and return the trace."""
         self.found_order = self.trains_in_order = None
-        modules, seen = self.modules(), self.traced()
+        seen = self.traced()
         with self.at_rest():
-            read = readers(modules, seen.order, run=partial(call_module, self.module, self.sample))
-        self.layers = torch_layers(modules, seen.order, readers=read)
+            self.layers = torch_layers(seen)
         alone = not any(True for _ in module_at(self.module, "").children())
-        self.blocks = blocks_of(self.layers, torch_units(modules, aside=within(self.module)), alone=alone)
+        self.blocks = blocks_of(self.layers, torch_units(seen.modules, aside=within(self.module)), alone=alone)
         return seen
 
     def anew(self, module: Module | None = None, heads: Places | None = None, *, sample: Inputs | None = None) -> Self:
@@ -347,10 +346,9 @@ def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None, kind: 
     body = kind(module, sample)
     body.take_sample_(sample)
     chosen = head if isinstance(head, Mapping) else {"main": head}
-    seen, modules = body.inspect_(), body.modules()
-    run = partial(call_module, module, body.sample)
+    seen = body.inspect_()
     with body.at_rest():
-        candidates = {task: find_head(modules, seen, run=run, wanted=layer) for task, layer in chosen.items()}
+        candidates = {task: find_head(seen, layer) for task, layer in chosen.items()}
     body.found = {task: one if len(chosen) == 1 else replace(one, others=()) for task, one in candidates.items() if one}
     told = _KINDS.get(str(getattr(getattr(module, "config", None), "problem_type", None)))
     body.heads = {task: one.head(*body.layer_rows(one.layer), task=task, kind=told) for task, one in body.found.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from ...errors import NetworkError, near_names
 from ...randomness import seeded
 from ..editing.sums import head_with_more, layers_beside, summed_layers
 from ..parts.head import Head, HeadLocation
-from ..tracing import Trace, as_tensor, flat_tensors, head_reading, named_logits
+from ..tracing import Trace, flat_tensors, head_reading, named_logits
 from .plain import copied
 
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
@@ -155,10 +155,9 @@ def _resized(old: Module, weight: np.ndarray) -> Module:
     return new
 
 
-def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], Any], wanted: str | None = None) -> HeadLocation | None:
-    """Find the row layer, or the sum of several, that produces the network's result.
-    `modules`: name -> module. Return None if no row layer produces the result."""
-    main = as_tensor(seen.result)
+def find_head(seen: Trace, wanted: str | None) -> HeadLocation | None:
+    """Find the row layer, or the sum of several, that produces the network's result, or the one that is `wanted`; None without one."""
+    main, modules = seen.main, seen.modules
     if isinstance(seen.result, list | tuple) and seen.result and all(isinstance(one, Mapping) for one in seen.result):
         raise NetworkError(
             f"The network returned a list of {len(seen.result)} mappings with {', '.join(map(repr, seen.result[0]))}, as detectors do; "
@@ -170,12 +169,12 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
         )
     further = [] if named_logits(seen.result) is not None else flat_tensors(seen.result)  # they may be logits too
     results = [main, *(tensor for tensor in further if tensor is not main and tensor.ndim == 2)]
-    candidates = _candidates(modules, seen, results=results)
-    summed = None if candidates else _summed(modules, seen, result=main, run=run)
+    candidates = _candidates(seen, results)
+    summed = None if candidates else _summed(seen, main)
     if summed is not None and wanted in (None, *summed.layers, *summed.beside):
         return summed
     if wanted is not None:
-        found: HeadLocation | None = _wanted(wanted, modules, seen=seen, candidates=candidates)
+        found: HeadLocation | None = _wanted(wanted, seen, candidates=candidates)
     elif len(candidates) > 1:
         raise NetworkError(
             f"The network has {len(candidates)} candidates for its head: {', '.join(map(repr, candidates))}, one for each of its results. "
@@ -186,50 +185,51 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
     if found is None or not found.whole or main.ndim != 2 or not last_axis(modules[found.layer]):
         return found
     rows = {name: row_weight(modules[name]) for name in seen.order if name != found.layer}
-    names = _plain_rows(modules, seen) if any(one is not None and len(one) == main.shape[1] for one in rows.values()) else []
-    return replace(found, beside=layers_beside(modules, seen, names=names, main=found.layer, result=main, run=run))
+    names = _plain_rows(seen) if any(one is not None and len(one) == main.shape[1] for one in rows.values()) else []
+    return replace(found, beside=layers_beside(seen, names, main=found.layer))
 
 
-def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Tensor]) -> dict[str, HeadLocation]:
+def _candidates(seen: Trace, results: list[Tensor]) -> dict[str, HeadLocation]:
     """Return, for each result in order, the main one first, the last row layer that produces it."""
     found: dict[str, HeadLocation] = {}
-    rows = [name for name in reversed(seen.order) if name in seen.outputs and row_weight(modules[name]) is not None]
+    rows = [name for name in reversed(seen.order) if name in seen.outputs and row_weight(seen.modules[name]) is not None]
     for result in results:
         for name in rows:
-            head = _explained(name, modules, seen=seen, result=result)
+            head = _explained(name, seen, result=result)
             if head is not None:
                 found.setdefault(name, head if result is results[0] else replace(head, whole=False))
                 break
     return found
 
 
-def _summed(modules: Mapping[str, Module], seen: Trace, *, result: Tensor, run: Callable[[], Any]) -> HeadLocation | None:
+def _summed(seen: Trace, result: Tensor) -> HeadLocation | None:
     """Return the head whose logits are the sum of several layers' outputs."""
     if result.ndim != 2:
         return None
-    rows = _plain_rows(modules, seen)
-    found = summed_layers(modules, seen, names=rows, result=result, run=run)
+    rows = _plain_rows(seen)
+    found = summed_layers(seen, rows)
     if found is None:
-        return head_with_more(modules, seen, names=[name for name in rows if last_axis(modules[name])], result=result, run=run)
+        return head_with_more(seen, [name for name in rows if last_axis(seen.modules[name])])
     shares, activation = found
     return HeadLocation(shares[0][0], activation, activation == "linear", shares=shares)
 
 
-def _plain_rows(modules: Mapping[str, Module], seen: Trace) -> list[str]:
+def _plain_rows(seen: Trace) -> list[str]:
     """Return the names of the row layers that may be part of a head of several layers, in execution order."""
+    modules = seen.modules
     rows = [name for name in seen.order if name in seen.outputs and row_weight(modules[name]) is not None]
     names = [name for name in rows if not is_wide(modules[name])]
-    plain = [name for name in names if not _is_normalised(name, modules, seen=seen)]
+    plain = [name for name in names if not _is_normalised(name, seen)]
     return [name for name in plain if _is_rowwise(modules[name], seen.inputs[name], output=seen.outputs[name])]
 
 
-def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result: Tensor) -> HeadLocation | None:
-    module = modules[name]
+def _explained(name: str, seen: Trace, *, result: Tensor) -> HeadLocation | None:
+    module = seen.modules[name]
     output, flat = seen.outputs[name], result.ndim == 1
     if not isinstance(output, Tensor):
         return None
     reading = head_reading(output, result[:, None] if flat else result, channels_last=isinstance(module, Linear))
-    if reading is None or _is_normalised(name, modules, seen=seen) or not _is_rowwise(module, seen.inputs[name], output=output):
+    if reading is None or _is_normalised(name, seen) or not _is_rowwise(module, seen.inputs[name], output=output):
         return None
     if reading == "tail" and is_wide(module):  # an encoder's last feature maps and their average: no head
         return None
@@ -237,17 +237,17 @@ def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result:
     return HeadLocation(name, activation, reading in {"linear", "tail"} and not flat)
 
 
-def _is_normalised(name: str, modules: Mapping[str, Module], *, seen: Trace) -> bool:
+def _is_normalised(name: str, seen: Trace) -> bool:
     """Tell whether a normalisation layer reads the output of a row layer: it has parameters per class."""
     later = seen.order[seen.order.index(name) + 1 :]
-    return any(isinstance(modules[other], _NormBase | LayerNorm) and seen.inputs[other] is seen.outputs[name] for other in later)
+    return any(isinstance(seen.modules[other], _NormBase | LayerNorm) and seen.inputs[other] is seen.outputs[name] for other in later)
 
 
-def _wanted(name: str, modules: Mapping[str, Module], *, seen: Trace, candidates: Mapping[str, HeadLocation]) -> HeadLocation:
+def _wanted(name: str, seen: Trace, *, candidates: Mapping[str, HeadLocation]) -> HeadLocation:
     others = tuple(other for other in candidates if other != name)
     if name in candidates:
         return replace(candidates[name], others=others)
-    known = [layer for layer in seen.order if row_weight(modules[layer]) is not None]
+    known = [layer for layer in seen.order if row_weight(seen.modules[layer]) is not None]
     if name not in known:
         raise NetworkError(f"head={name!r}: the network has no linear layer of that name{near_names(name, known)}")
     return HeadLocation(name, "linear", others=others)
