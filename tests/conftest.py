@@ -7,6 +7,7 @@ import inspect
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +48,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("tests run without a network")
 
     monkeypatch.setattr(socket, "getaddrinfo", local)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def temporary_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let temporary folders lie below pytest's own, which it clears: a process that a test kills leaves what it has made."""
+    before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("t"))
+    yield
+    tempfile.tempdir = before
 
 
 @pytest.fixture(autouse=True, scope="session")

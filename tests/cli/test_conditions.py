@@ -99,6 +99,7 @@ def test_a_class_of_ones_own_is_named_where_the_network_is_changed(table: Path, 
     for given, words in {
         "own_small_nets": "expected MODULE:NAME",
         "own_small_nets:mak": "has no class or function 'mak'; did you mean 'make'",
+        "timm:resnet18": "A network by name is NETWORK itself, and takes the file as --weights FILE: regraft inspect timm:resnet18",
         "own_broken_nets:make": "cannot be imported: OSError: no disk",
         "nowhere:make": f"It is looked for in {str(place)!r}",
     }.items():

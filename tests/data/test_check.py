@@ -72,3 +72,21 @@ def test_a_recording_that_is_cut_short_is_told(tmp_path, change, cut):
     data = checked(read(([tmp_path / "a.wav", tmp_path / "b.wav"], ["x", "y"])), skip_bad=False)
     told = [note for note in data.notes if "1 of 2 recordings ends before the length that is declared" in note]
     assert len(told) == cut and checked(data, skip_bad=False).notes == data.notes
+
+
+def test_a_class_of_which_no_example_is_left_is_no_class(pictures):
+    (pictures / "cow").mkdir()
+    (pictures / "cow/1.png").write_bytes(b"no picture")
+    data = read(pictures)
+    kept = checked(data, skip_bad=True)
+    assert data.classes == ("cat", "cow", "dog") and kept.classes == ("cat", "dog")
+    assert kept.targets.tolist() == [0, 0, 0, 1, 1]
+    assert kept.notes[-1].endswith("; with them the classes of which no example is left: 'cow'")
+    named = checked(read(pictures, classes=["cow", "dog", "cat", "hen"]), skip_bad=True)
+    assert named.classes == ("cow", "dog", "cat", "hen")  # as the user said
+
+
+def test_a_label_of_which_no_example_is_left_is_no_label_of_several():
+    items = np.array([[0.0], [1.0], [np.nan], [3.0]])
+    kept = read((items, [["a"], ["a", "b"], ["c", "b"], ["b"]]), skip_bad=True)
+    assert kept.classes == ("a", "b") and kept.targets.tolist() == [[1, 0], [1, 1], [0, 1]]

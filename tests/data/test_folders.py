@@ -70,5 +70,28 @@ def test_split_folders_are_not_classes(pictures):
         (pictures.parent / "sets" / name).mkdir(parents=True)
     (pictures / "cat").rename(pictures.parent / "sets/train/cat")
     (pictures / "dog").rename(pictures.parent / "sets/val/dog")
-    with pytest.raises(DataError, match="look like splits, not classes: train, val"):
+    with pytest.raises(DataError, match=r"look like splits, not classes: train, val\..*such as .*train, and another as test='.*val'"):
         read(pictures.parent / "sets")
+    (pictures.parent / "sets/test/cat").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"such as .*train, and another as test='.*test'"):
+        read(pictures.parent / "sets")
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", "lost+found"])
+def test_folders_of_operating_systems_and_network_drives_are_not_read(name, pictures):
+    wanted = read(pictures)
+    (pictures / name).mkdir()
+    (pictures / name / "deleted.png").write_bytes((pictures / "cat/1.png").read_bytes())
+    (pictures / "cat" / name / "1.png").mkdir(parents=True)
+    (pictures / "cat" / name / "1.png/SYNOPHOTO_THUMB_M.png").write_bytes((pictures / "cat/1.png").read_bytes())
+    data = read(pictures)
+    assert data.names == wanted.names and data.classes == wanted.classes
+
+
+def test_folders_of_texts_and_of_nothing(tmp_path):
+    (tmp_path / "texts/a").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"texts holds folders, and no file in them; expected \.png"):
+        read(tmp_path / "texts")
+    (tmp_path / "texts/a/1.txt").write_text("a text")
+    with pytest.raises(DataError, match=r"1 file with \.txt; .* Texts are read from a table, such as a CSV"):
+        read(tmp_path / "texts")

@@ -17,6 +17,7 @@ from torch import nn
 
 import regraft
 from regraft.errors import NetworkError, RegraftError, UnsafeFileError
+from regraft.freezing.identity import frozen_identity
 
 pytest.importorskip("onnx2pytorch")
 runtime = pytest.importorskip("onnxruntime")
@@ -593,6 +594,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "external data": (_external, r"takes its tensor 'w' from '/etc/passwd'"),
     "a huge constant": (lambda: _grown(2**40), r"cannot be run|does not take"),
     "a fixed batch": (lambda: _graph(shape=(3, 4)), r"\[3, 4\], whose first axis is fixed; expected a free batch axis"),
+    "a fixed batch of two, as the example": (lambda: _graph(shape=(2, 4)), r"\[2, 4\], whose first axis is fixed; expected a free"),
     "a number": (lambda: _graph(shape=()), r"expected batches of numbers|does not take"),
     "no input": (lambda: _graph(helper.make_node("Transpose", ["w"], ["x1"])), r"takes no inputs"),
 }
@@ -636,3 +638,11 @@ def test_a_head_of_scikit_learn_keeps_its_rows_by_name(tmp_path: Path) -> None:
     assert set(changed.account.entries["kept"]) == {"x", "z"}
     for name in ("x", "z"):
         assert np.array_equal(changed.head.row(name)[0], net.head.row(name)[0]) and changed.head.row(name)[1] == net.head.row(name)[1]
+
+
+@pytest.mark.parametrize("make", [torch_pictures, torch_steps, keras_pictures, sklearn_names])
+def test_the_frozen_part_has_an_identity_so_that_its_cache_is_used_again(make: Callable[[Path], Made], tmp_path: Path) -> None:
+    make(tmp_path / "x.onnx")
+    first, second = (regraft.load(tmp_path / "x.onnx") for _ in range(2))
+    identities = [frozen_identity(net, [layer.name for layer in net.layers]) for net in (first, second)]
+    assert identities[0].digest == identities[1].digest and identities[0].opaque == ()

@@ -229,6 +229,25 @@ def test_what_holds_nothing_to_compare_is_listed(made: Any) -> None:
     assert prints.structure([]).opaque[0].startswith("here (")
 
 
+class _WithoutAttributes:
+    """An object that shows the attributes of its class in place of its own, as messages of protobuf do."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        return {"made": (one for one in ())}
+
+
+def test_attributes_of_the_class_are_not_those_of_an_object_without_any() -> None:
+    prints = Fingerprint({})
+    digests = [prints.of(_WithoutAttributes(size)) for size in (1, 1, 2)]
+    assert not prints.structure([]).opaque and digests[0] == digests[1] != digests[2]
+
+
 def test_values_within_themselves_have_a_digest_and_very_deep_ones_are_listed() -> None:
     circle: list[Any] = []
     circle.append(circle)

@@ -64,7 +64,7 @@ def _sequential() -> Any:
 
 
 def _encoder() -> str:
-    folder = Path(mkdtemp())
+    folder = Path(mkdtemp())  # below pytest's own folder; see `temporary_folders`
     sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12, "vocab_size": len(WORDS)}
     transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, num_labels=3)).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")

@@ -164,7 +164,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], type[RegraftError], str]] = {
     "an archive that grows": (_bomb, NetworkError, "made to fill the memory"),
     "declared and not there": (_declared, NetworkError, "and holds"),
     "a place outside": (_outside, UnsafeFileError, "outside the archive"),
-    "a pickle": (_pickled, UnsafeFileError, r"theanets\.Network\.load.*numpy\.savez"),
+    "a pickle": (_pickled, UnsafeFileError, r"scikit-learn: to_onnx of skl2onnx.*theanets\.Network\.load.*numpy\.savez"),
     "cells": (_cells, NetworkError, "w: cell"),
     "no file of MATLAB": (_text, NetworkError, "weights file of arrays|no arrays"),
     "too few": (

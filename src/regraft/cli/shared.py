@@ -241,6 +241,11 @@ def _imported(name: str) -> Any:
         sys.path.remove(here)
     if not callable(getattr(found, own, None)):
         makers = [other for other, held in vars(found).items() if callable(held) and not other.startswith("_")]
+        if module in ("timm", "torchvision", "keras"):
+            raise SettingError(
+                f"--architecture {name!r}: expected MODULE:NAME of a class or function of your own. A network by name is NETWORK itself, "
+                f"and takes the file as --weights FILE: regraft inspect {name} --weights FILE."
+            )
         raise InputError(f"--architecture {name!r}: {module!r} has no class or function {own!r}{near_names(own, makers)}")
     return getattr(found, own)
 

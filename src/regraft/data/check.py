@@ -57,7 +57,21 @@ def _left_out(data: Dataset, bad: Mapping[int, str], *, what: str, skip_bad: boo
     if len(bad) == len(data):
         raise DataError(f"{count}; expected at least one usable example.")
     kept = data.subset([index for index in range(len(data)) if index not in bad])
-    return dataclasses.replace(kept, notes=(*kept.notes, f"left out: {count}"))
+    kept, gone = _without_emptied(kept, data)
+    said = f"; with them the classes of which no example is left: {listed(map(repr, gone))}" if gone else ""
+    return dataclasses.replace(kept, notes=(*kept.notes, f"left out: {count}{said}"))
+
+
+def _without_emptied(kept: Dataset, whole: Dataset) -> tuple[Dataset, list[str]]:
+    """Return the kept examples without the classes of which none is left, and the names of these classes. Nothing could be learned for
+    their outputs. A list of classes that held some without examples before was declared, and stays as it is."""
+    gone = list[str]()
+    for task in kept.tasks:
+        after = kept.targets_of(task)
+        if after.task != "regression" and all(whole.targets_of(task).counts()):
+            emptied = [name for name, count in zip(after.classes, after.counts(), strict=True) if not count]
+            kept, gone = kept.with_classes([name for name in after.classes if name not in emptied], task), [*gone, *emptied]
+    return kept, gone
 
 
 def bad_items(data: Dataset) -> dict[int, str]:

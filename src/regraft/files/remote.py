@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from ..errors import DataError, MissingExtraError, RegraftError, SettingError, UnsafeFileError, near_names, optional_import
 from .formats import opening, reason_of
+from .room import scratch_folder
 from .text import printable
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -127,9 +128,9 @@ def stream_of(source: str | Path, kind: str) -> Iterator[BinaryIO]:
 @contextmanager
 def fetched(url: str) -> Iterator[Path]:
     """Yield a temporary download of a file or a whole folder, under its own name."""
-    with tempfile.TemporaryDirectory(prefix="regraft-", ignore_cleanup_errors=True) as folder:
+    with scratch_folder("fetched") as folder:
         with _reached(url) as (system, path):
-            here = Path(folder) / _name_of(path)
+            here = folder / _name_of(path)
             system.invalidate_cache()
             files = {} if system.isfile(path) else _below(system, path)
             if files:

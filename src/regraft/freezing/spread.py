@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from ..data import Dataset, PreparedData
 from ..data.items import Clip, in_files
 from ..errors import SettingError
 from ..files.formats import opening
+from ..files.room import scratch_folder
 from ..networks.network import Inputs, Network
 from ..scale import all_see, on_cluster, packed, unpacked
 
@@ -49,8 +49,8 @@ def _task(shared: SharedData, piece: tuple[Chunk, Mapping[Path, bytes]]) -> list
     if not files:
         return list(batches_of(shared, chunk))
     data = shared.items.data
-    with TemporaryDirectory(prefix="regraft-") as folder:
-        places = {path: Path(folder) / f"{number}{path.suffix}" for number, path in enumerate(files)}
+    with scratch_folder("files") as folder:
+        places = {path: folder / f"{number}{path.suffix}" for number, path in enumerate(files)}
         for path, content in files.items():
             places[path].write_bytes(content)
         items = list(data.items)

@@ -16,6 +16,12 @@ EXTENSIONS = {
     "array": (".npy",),
 }
 MOST_VISITS = 16  # Maximum number of visits to a folder through links; without it a few links could form an endless tree
+_OF_SYSTEMS = frozenset({
+    "Thumbs.db", "ehthumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", "lost+found",
+    "@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot",
+})  # fmt: skip
+"""Files and folders that operating systems and network drives (second line) put beside the user's: copies of pictures in small, and what
+was deleted."""
 _KIND_OF = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
 
 
@@ -65,7 +71,7 @@ def _place(folder: Path) -> tuple[int, int]:
 
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder belongs to the operating system, not to the user."""
-    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
+    return name.startswith(".") or name in _OF_SYSTEMS
 
 
 def kind_of_files(paths: Iterable[Path], where: Path, *, kind: str | None) -> str:
@@ -84,7 +90,6 @@ def kind_of_files(paths: Iterable[Path], where: Path, *, kind: str | None) -> st
         raise DataError(f"{printable(where)} holds {counts}; expected one kind. Say which with kind=, or separate them.")
     present = sorted({path.suffix.lower() or "no extension" for path in files})
     wanted = [extension for known in ([kind] if kind in EXTENSIONS else EXTENSIONS) for extension in EXTENSIONS[str(known)]]
-    raise DataError(
-        f"{printable(where)} holds no file of a known kind: {counted(len(files), 'file')} with {listed(present) or 'no extensions'}; "
-        f"expected {listed(wanted, 20)}."
-    )
+    texts = " Texts are read from a table, such as a CSV with a column of texts and one of labels." if ".txt" in present else ""
+    held = f"no file of a known kind: {counted(len(files), 'file')} with {listed(present)}" if files else "folders, and no file in them"
+    raise DataError(f"{printable(where)} holds {held}; expected {listed(wanted, 20)}.{texts}")

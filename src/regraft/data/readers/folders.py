@@ -65,9 +65,13 @@ def _class_files(folder: Path) -> list[Path]:
         )
     names = [path.name.lower() for path in classes]
     if set(names) <= SPLIT_NAMES and all(_class_folders(path) for path in classes):
+        learned = next((path for path in classes if path.name.lower().startswith("train")), classes[0])
+        judges = next((path for path in classes[::-1] if path != learned and path.name.lower().startswith("test")), None)
+        judges = judges or next((path for path in classes if path != learned), None)
+        other = "" if judges is None else f", and another as test={str(printable(judges))!r}"
         raise DataError(
             f"The folders of {printable(folder)} look like splits, not classes: {listed(names)}. "
-            f"Give one of them as the data, such as {printable(classes[0])}, and another as test=."
+            f"Give one of them as the data, such as {printable(learned)}{other}."
         )
     return [path for part in classes for path in files_below(part)]
 

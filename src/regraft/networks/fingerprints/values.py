@@ -228,12 +228,13 @@ class Fingerprint:
             reduced = value.__reduce_ex__(4)
         except Exception:  # not copyable: files, locks, generators, handles of other libraries
             return self._unknown(value)
-        own = self._named(getattr(value, "__dict__", {}), _naming(type(value)))
+        attributes = vars(value) if type(value).__dictoffset__ else {}  # a message of protobuf shows its class's in place of its own
+        own = self._named(attributes, _naming(type(value)))
         if isinstance(reduced, str):
             return _joined("global", [self._digest(type(value)), reduced, *own])
         _make, arguments, state, items, pairs = (*reduced, None, None, None, None)[:5]
         if state is not None and isinstance(state, dict) and own:
-            state = {name: part for name, part in state.items() if name not in vars(value)}
+            state = {name: part for name, part in state.items() if name not in attributes}
         parts = [self._digest(part) for part in (arguments, state, list(items or ()), list(pairs or ()))]
         return _joined("object", [self._digest(type(value)), *parts, *own])
 

@@ -301,7 +301,7 @@ def _sample(session: Any, *, shown: str) -> dict[str, Tensor]:
         sides = [side if isinstance(side, int) else _OPEN[-1] for side in one.shape]
         if one.type not in _KINDS or not sides or 2 * math.prod(sides[1:]) > _LARGEST:
             raise NetworkError(f"{shown} takes {one.name!r}, {one.type} of the shape {one.shape}; expected batches of numbers.")
-        if isinstance(one.shape[0], int) and one.shape[0] != 2:
+        if isinstance(one.shape[0], int):
             raise NetworkError(
                 f"{shown} takes {one.name!r} of the shape {one.shape}, whose first axis is fixed; expected a free batch axis. Export it "
                 "with one: dynamic_shapes or dynamic_axes in PyTorch, an input without batch_size in Keras."

@@ -33,8 +33,9 @@ def refuse_pickle(path: Path) -> None:
     if name.endswith(_PICKLES):
         plain = printable(path.name)
         raise UnsafeFileError(
-            f"{plain!r} is a pickle, and opening one runs code that it brings. Where you trust whoever made it, two lines in its own "
-            f"environment make arrays of it, which weights= takes; of theanets: net = theanets.Network.load({plain!r}); "
+            f"{plain!r} is a pickle, and opening one runs code that it brings. Where you trust whoever made it, convert it once where it "
+            "was made. A model of scikit-learn: to_onnx of skl2onnx writes an .onnx file. A network of theanets, whose arrays weights= "
+            f"takes: net = theanets.Network.load({plain!r}); "
             'numpy.savez("weights.npz", **{p.name: p.get_value() for p in net.params})'
         )
 

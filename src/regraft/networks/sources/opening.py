@@ -306,7 +306,8 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
             read_torch_weights(path)  # refuse a pickle of objects before asking for an architecture
         raise NetworkError(
             f"{path.name!r} holds weights only; give the network that they belong to with architecture=, "
-            "a module or a function that makes it."
+            "a module or a function that makes it. If it has a name, such as 'timm:resnet18', give that name as the network, and this file "
+            "as weights=."
         )
     network = _open_live(_made(architecture), inputs, head=head)
     _put_file_(network, path)

@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 import math
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from ...data import Dataset, check_trainable
 from ...data.items import listed
 from ...errors import SettingError, near_names
 from ...files.remote import at_hand, is_url
+from ...files.room import scratch_folder
 from ...files.text import printable, shown
 from ...freezing import Counter, check_engine
 from ...freezing.identity import frozen_identity
@@ -242,8 +242,8 @@ def _shared(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if settings.get("cache") != "memory" or settings.get("cluster") is not None:
         yield dict(settings)
         return
-    with tempfile.TemporaryDirectory(prefix="regraft-search-") as folder:
-        yield {**settings, "cache": folder}
+    with scratch_folder("search") as folder:
+        yield {**settings, "cache": str(folder)}
 
 
 @contextmanager
