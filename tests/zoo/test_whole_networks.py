@@ -97,6 +97,29 @@ def test_blocks_that_run_for_some_examples_alone_are_no_depths_of_a_probe() -> N
     assert any("do not give an output for each example" in reason and "'experts.0'" in reason for reason in result.plan.reasons)
 
 
+class Skipping(keras.Model):
+    """A layer that runs only the examples that begin with a small number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        keras.utils.set_random_seed(0)
+        self.enter, self.some, self.out = (keras.layers.Dense(size, name=name) for size, name in ((8, "enter"), (8, "some"), (3, "out")))
+
+    def call(self, inputs: Any) -> Any:
+        hidden, near = self.enter(inputs), inputs[:, 0] < 5
+        made = torch.zeros_like(hidden)
+        made[near] = self.some(hidden[near])
+        return self.out(hidden + made)
+
+
+def test_a_layer_of_keras_that_runs_for_some_examples_alone_is_no_depth_of_a_probe() -> None:
+    values = np.random.default_rng(0).normal(size=(36, 6)).astype(np.float32)
+    values[::4, 0] = 9
+    data = (values, np.array(list("abc"))[np.arange(36) % 3])
+    result = regraft.adapt(regraft.load(Skipping(), inputs=(6,)), data, strategy="probe", cache="memory")
+    assert any("do not give an output for each example: 'some'" in reason for reason in result.plan.reasons)
+
+
 def test_one_output_of_several_opens_again_with_its_class(tmp_path: Path) -> None:
     def made() -> Any:
         entry = keras.Input((6,))

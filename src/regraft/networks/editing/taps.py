@@ -92,9 +92,15 @@ def _pooled_by(values: Tensor, pool: str, *, cells: tuple[int, int]) -> Tensor:
 class UnevenTapsError(NetworkError):
     """Blocks that did not give an output for each example of a run, such as an expert that a network chooses for some of them."""
 
-    def __init__(self, blocks: Sequence[str]) -> None:
-        self.blocks = tuple(blocks)
-        super().__init__(f"The block {blocks[0]!r} did not give an output for each example of this run. Leave it out.")
+    def __init__(self, message: str, blocks: Sequence[str] = ()) -> None:
+        self._blocks = tuple(blocks)
+        super().__init__(message)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Their names, also where Keras has raised an error of this class with a longer message in place of the first one."""
+        first = self.__context__
+        return self._blocks or (first.blocks if isinstance(first, UnevenTapsError) else ())
 
 
 @contextmanager
@@ -131,9 +137,12 @@ def _run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep:
     with ExitStack() as stack:
         for name, module in modules.items():
             stack.enter_context(_listening(module, reader(name)))
-        with _ended_by(end):
+        try:
             if modules:
                 run()
+        except _ForwardEnd as reached:  # when read networks are nested, the end of the outer one propagates
+            if reached is not end:
+                raise
 
 
 def first_outputs(modules: Mapping[str, Module], *, given: Any, run: Callable[[], Any], stops: bool) -> dict[str | None, Tensor | None]:
@@ -183,18 +192,8 @@ def pooled_points(  # over the limit: a network, and how it is run and read
     _run_reading(modules, run=run, keep=keep, stops=stops)
     missing = [point.block for name, point in read.items() if sum(pools[0].shape[0] for pools in parts[name]) != count]
     if missing:
-        raise UnevenTapsError(missing)
+        raise UnevenTapsError(f"The block {missing[0]!r} did not give an output for each example of this run. Leave it out.", missing)
     return torch.cat([pools[0] if len(pools) == 1 else torch.cat(pools) for name in read for pools in zip(*parts[name], strict=True)], 1)
-
-
-@contextmanager
-def _ended_by(end: _ForwardEnd) -> Iterator[None]:
-    """Catch this end of a run and no other: when read networks are nested, the end of the outer one propagates."""
-    try:
-        yield
-    except _ForwardEnd as reached:
-        if reached is not end:
-            raise
 
 
 def _read_input(inputs: Inputs) -> Tensor | None:

@@ -43,11 +43,8 @@ def spread(rows: Tensor, values: Tensor, *, last: bool) -> Tensor:
     return rows.reshape(rows.shape[0], *ones, -1) if last else rows.reshape(rows.shape[0], -1, *ones)
 
 
-Change = Callable[[Site, Tensor], Tensor]
-
-
 @contextmanager
-def changed_at(network: Module, sites: Sequence[Site], *, change: Change) -> Iterator[None]:
+def changed_at(network: Module, sites: Sequence[Site], *, change: Callable[[Site, Tensor], Tensor]) -> Iterator[None]:
     """Apply a change to the values at hook points while the context lasts."""
     with ExitStack() as stack:
         for site in sites:
