@@ -280,7 +280,7 @@ def _account(
         figures["proved_on_examples"] = sum(len(part) for part in proof)
     if judging is not None:
         figures |= extension_figures(changed, judging, old=len(old))
-    return net.account.of_weights().joined(Account(entries, notes=tuple(notes), figures=figures))
+    return net.account.of_weights().joined(Account(entries, notes=tuple(notes), figures=figures)).joined(changed.body.account)
 
 
 def extension_figures(net: Network, data: Dataset, *, old: int) -> dict[str, Any]:

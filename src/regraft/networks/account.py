@@ -51,11 +51,13 @@ class Account:
         return replace(self, entries=entries | ({"frozen": frozen} if frozen else {}))
 
     def joined(self, later: Account) -> Account:
-        """Return one account of two changes: this one, then the `later` one."""
+        """Return one account of two changes: this one, then the `later` one; a note of both stands once."""
         entries = {
             key: [*self.entries.get(key, ()), *later.entries.get(key, ())] for key in _ORDER if key in self.entries or key in later.entries
         }
-        return Account(entries, {**self.rules, **later.rules}, (*self.notes, *later.notes), {**self.figures, **later.figures})
+        return Account(
+            entries, {**self.rules, **later.rules}, tuple(dict.fromkeys((*self.notes, *later.notes))), {**self.figures, **later.figures}
+        )
 
     def beside(self, text: str) -> Account:
         """Return the account without the notes that a `text` beside it contains."""

@@ -4,7 +4,7 @@ Each function takes a private copy and returns the changed body. `editing` has a
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -64,6 +64,7 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
     whole, beside = head.in_layer(), twin.found[head.task].beside
     rows = twin.parts_of(layers[0], whole.weight, bias=whole.bias)
     rows |= {name: carried_rows(twin.layer_rows(name), old=old.in_layer(), new=whole) for name in beside}
+    tied = _tied(twin, rows)
     for name, (weight, bias) in rows.items():
         new = like(module_at(twin.module, name), replace(whole, weight=weight, bias=bias))
         twin.module = set_submodule_(twin.module, name, module=new)
@@ -84,6 +85,7 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
                 if isinstance(getattr(holder, name, None), int):
                     setattr(holder, name, len(head.in_layer().weight))
     twin.note_rows_(head)
+    twin.account = twin.account.joined(Account(notes=tied))
     if twin.found[head.task].others and len(head.in_layer().weight) != len(old.in_layer().weight):
         try:
             twin.traced()
@@ -93,6 +95,17 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
                 f"read what it gives and fail ({reason_of(error)}). Give a module that ends with {layers[0]!r}, without these parts."
             ) from error
     return twin
+
+
+def _tied(body: TorchBody, layers: Collection[str]) -> tuple[str, ...]:
+    """Return a note if `layers` of a head share parameters with other modules: the head gets class weights of its own."""
+    held = {id(own) for name in layers for own in module_at(body.module, name)._parameters.values() if own is not None}
+    modules = body.modules().items()
+    others = [name for name, module in modules if name not in layers and not held.isdisjoint(map(id, module._parameters.values()))]
+    if not others:
+        return ()
+    both = f"{', '.join(map(repr, layers))} and {', '.join(map(repr, others))}"
+    return (f"{both} shared their weights: the head has its own now. A module of yours that ties them cannot hold both; untie it first",)
 
 
 def _refuse_sum(body: TorchBody, what: str) -> None:

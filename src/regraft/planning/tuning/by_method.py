@@ -45,7 +45,8 @@ def _begun(network: Network, data: Dataset, *, plan: Plan, parts: Parts) -> Prep
     try:
         return method.begin(network, options=method.filled(plan.options), conditions=conditions, seed=plan.seed)
     except NetworkError as error:
-        raise type(error)(f"strategy={method.name!r}: {error}") from error
+        name = f"strategy={method.name!r}"
+        raise type(error)(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
 
 
 @dataclass(frozen=True)
