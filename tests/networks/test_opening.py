@@ -233,3 +233,17 @@ def test_no_class_is_called_where_there_are_no_names() -> None:
     net = regraft.load(_architecture(), inputs=(6,))
     with pytest.raises(NetworkError, match=r"No class is called 'a': this network has no class names; give them with classes="):
         net.head.row("a")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (nn.Linear, r"from the class Linear: .* Make a network of it first: Linear\(…\)\."),
+        (nn.Linear(2, 3).state_dict(), r"from OrderedDict: .* Weights alone have no layers: build the module"),
+        ({"0.weight": np.zeros((3, 2))}, r"from dict: .* Weights alone have no layers"),
+        ([nn.Linear(2, 3)], r"from list: expected a torch module, a Keras model, a path, or a name such as 'timm:resnet18'\.$"),
+    ],
+)
+def test_what_is_no_network_is_refused_and_told_what_to_give(given: Any, said: str) -> None:
+    with pytest.raises(NetworkError, match=said):
+        regraft.load(given)

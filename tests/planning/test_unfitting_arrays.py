@@ -63,6 +63,13 @@ CASES: dict[str, tuple[Any, Any, Any, str]] = {
     "a named input of tokens": (Words, {"words": (3,)}, OUTSIDE, r"numbers \d to 4\d.*no row for"),
     "tokens beside numbers": (Words, BESIDE, {"words": OUTSIDE, "numbers": _items(2)}, r"numbers \d to 4\d in 'words': it has no row for"),
     "tokens beside numbers, of Keras": (_words_of_keras, None, {"words": OUTSIDE, "numbers": _items(2)}, "in 'words': it has no row for"),
+    "inputs in a list": (Words, BESIDE, [OUTSIDE % 10, _items(2)], "X is a list of 2 arrays of 24 examples each; expected the .* by name"),
+    "inputs in a list, of Keras": (
+        _words_of_keras,
+        None,
+        [OUTSIDE % 10, _items(2)],
+        r"list of 2 arrays of 24 examples each.* by name: \{'",
+    ),
     "tokens below zero": (_tokens, (3,), DRAW.integers(-3, 5, (24, 3)), "no row for"),
 }
 
@@ -85,6 +92,14 @@ def test_tokens_without_a_row_in_a_test_set_are_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys.modules["regraft.planning.carry_out"], "run_strategy", lambda *_given: pytest.fail("something was started"))
     with pytest.raises(InputError, match="no row for"):
         regraft.adapt(net, (OUTSIDE % 10, LABELS), test=(OUTSIDE, LABELS), strategy="head", cache="memory")
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_one_row_without_an_axis_for_the_batch_is_told_how_to_get_one(family: str) -> None:
+    net = regraft.load(_rows(family), inputs=(8,) if family == "torch" else None)
+    with pytest.raises(InputError, match=r"Give one example with an axis for the batch: X\[None\]"):
+        net.predict(_items(8)[0])
+    assert len(net.predict(_items(8)[0][None]).labels) == 1
 
 
 @pytest.mark.parametrize("items", [_items(8) + 1j, np.zeros((24, 8), "datetime64[s]")], ids=["complex", "dates"])

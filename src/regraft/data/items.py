@@ -272,6 +272,20 @@ def without_labels(items: Any) -> Any:
     return x if texts or first.ndim > second.ndim > 0 else items
 
 
+def are_inputs(items: Any) -> bool:
+    """Return whether a list holds one array (N, …) for each of several inputs, as Keras takes them, and not N examples of one input."""
+    if not isinstance(items, list | tuple) or len(items) < 2 or not all(hasattr(one, "shape") and len(one.shape) for one in items):
+        return False
+    shapes = [tuple(one.shape) for one in items]
+    return len({shape[0] for shape in shapes}) == 1 and len({*shapes}) > 1 and max(map(len, shapes)) > 1
+
+
+def by_name_instead(items: Sequence[Any], names: Sequence[str] = ("first", "second")) -> str:
+    """Return an error message for a list of inputs (`are_inputs`); `names`: those of the network, or examples of names."""
+    given = ", ".join(f"{name!r}: …" for name in names)
+    return f"X is a list of {len(items)} arrays of {len(items[0])} examples each; expected the inputs of the network by name: {{{given}}}."
+
+
 def is_bunch(value: Any) -> bool:
     """Return whether a value is a data set as scikit-learn's loaders return it: a mapping with examples and labels."""
     return isinstance(value, Mapping) and type(value).__name__ == "Bunch" and {"data", "target"} <= value.keys()

@@ -247,6 +247,7 @@ class ArrayPreprocessing(Preprocessing):
         hint = " For pictures to be resized to it, read the data with kind='image'." if picture else ""
         wide = len(received) == len(self.shape) == 1 and received[0] > (self.shape[0] or received[0])
         remedy = "Leave the other columns out, or name them with columns=, target= or group=." if wide else "Reshape X."
+        remedy = "Give one example with an axis for the batch: X[None]." if _fits(received, self.shape[1:]) else remedy
         raise DataError(f"An example has the shape {received}; expected {self.shape}, as the network takes it. {remedy}{hint}")
 
     def _constant(self, value: float | tuple[float, ...], shape: tuple[int, ...]) -> np.ndarray:

@@ -12,7 +12,7 @@ from ...errors import DataError, near_names
 from ...networks.parts.protocols import Inputs
 from ...words import counted
 from ..dataset import Dataset, unlabelled
-from ..items import Parts, without_labels
+from ..items import Parts, are_inputs, by_name_instead, without_labels
 from ..readers.tables import is_table, read_unlabelled
 from .array_preprocessing import ArrayPreprocessing
 from .augmenting import plain_name
@@ -131,6 +131,8 @@ class PartsPreprocessing(Preprocessing):
                     f"Example 0 has the parts {list(items[0])}, and example {odd} has {list(items[odd])}; expected the same in each."
                 )
             items = {name: [one[name] for one in items] for name in items[0]}
+        if are_inputs(items):
+            raise DataError(by_name_instead(items, self.names))
         if not isinstance(items, Mapping):
             return as_dataset(items, self.parts[0].item_kind)
         found = {name: self._part(name, values) for name, values in zip(map(str, items), items.values(), strict=True)}

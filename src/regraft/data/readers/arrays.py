@@ -13,7 +13,7 @@ from ...words import counted
 from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import kind_of
-from ..items import LazyItems, Padding, Parts, as_numpy, file_names, padded_to, padding_of
+from ..items import LazyItems, Padding, Parts, are_inputs, as_numpy, by_name_instead, file_names, padded_to, padding_of
 from .examples import examples_of
 from .targets import ReadOptions, is_missing, named_labels
 from .tasks import ExampleFacts, as_padded, built, targets_by_task
@@ -47,6 +47,8 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
     if np.isscalar(labels) or getattr(labels, "ndim", 1) == 0:
         raise DataError(f"target={labels!r}: expected one label for each of the {counted(len(items), 'example')}.")
     if not isinstance(labels, Mapping) and len(labels) != len(items):
+        if are_inputs(source[0]) and len(source[0][0]) == len(labels):
+            raise DataError(by_name_instead(source[0]))
         raise DataError(f"X has {counted(len(items), 'example')} and y has {len(labels)}; expected one label for each example.")
     data = built(
         items,

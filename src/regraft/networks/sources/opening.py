@@ -110,8 +110,8 @@ def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained
         return _of_live(source, inputs, head=head)
     if not isinstance(source, (str, Path)):
         raise NetworkError(
-            f"A network cannot be opened from {type(source).__name__}: expected a torch module, a Keras model, a path, "
-            f"or a name such as 'timm:resnet18'."
+            f"A network cannot be opened from {f'the class {source.__name__}' if isinstance(source, type) else type(source).__name__}: "
+            f"expected a torch module, a Keras model, a path, or a name such as 'timm:resnet18'.{_instead_of(source)}"
         )
     source = str(source)
     kind, _, name = source.partition(":")
@@ -154,6 +154,15 @@ def _keras_needed() -> Iterator[None]:
         raise MissingExtraError(
             f"Keras networks need '{error.name}', which is not installed. Install it with: pip install 'regraft[keras]'"
         ) from error
+
+
+def _instead_of(source: Any) -> str:
+    """Return the end of a message that says what to give in place of a class or of weights; "" for anything else."""
+    if isinstance(source, type):
+        return f" Make a network of it first: {source.__name__}(…)."
+    if isinstance(source, Mapping) and source and all(isinstance(value, torch.Tensor | np.ndarray) for value in source.values()):
+        return " Weights alone have no layers: build the module, give it the weights with module.load_state_dict, and give the module."
+    return ""
 
 
 def _open_live(source: Any, inputs: Shapes, *, head: HeadChoice = None) -> Network:
