@@ -21,7 +21,7 @@ from .heads import channels_last
 from .library import keras
 from .running import seeded
 from .sizes import put_activation_, reset_, retrack_, taken_activation_
-from .structure import ADJUSTED, CODES, CONDITION, Site, channel_axis, graph_of, is_code, no_graph
+from .structure import ADJUSTED, CODES, CONDITION, Site, graph_of, is_code, no_graph
 
 _ENTRANCE = "entrance"
 
@@ -47,17 +47,13 @@ class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes thro
 
     def call(self, inputs: Any) -> Any:
         """Return the scaled and shifted values, in the same shape."""
-        shape = [-1 if axis == self.axis else 1 for axis in range(len(inputs.shape))]
+        shape = [-1 if axis == self.axis else 1 for axis in range(-len(inputs.shape), 0)]
         scale, shift = self.by_channel()
         return film(inputs, scale.reshape(shape), shift=None if shift is None else shift.reshape(shape))
 
     def by_channel(self) -> tuple[Tensor, Tensor | None]:
         """Return the scale (C,) and the shift (C,); None for no shift."""
         return (lhuc(self.a.value), None) if self.form == "lhuc" else (self.g.value, self.b.value)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {"form": self.form, "axis": self.axis, "name": self.name, "dtype": self.dtype_policy.name}
 
 
 def _adjusted(twin: KerasBody, edit: ScaleShift, **_: Any) -> KerasBody:
@@ -74,16 +70,14 @@ def _adjusted(twin: KerasBody, edit: ScaleShift, **_: Any) -> KerasBody:
 
 def _adjusting(site: Site, form: str) -> Step:
     """Return the step that scales and shifts a layer's values before the layer's own activation."""
-    name, policy = site.layer.name, site.layer.dtype_policy
-    activation = taken_activation_(site.linear, name=f"{ADJUSTED}then_{name}") if site.layer is site.linear else None
-    made: list[Any] = []
+    change = _Adjustment(form, site.axis, name=f"{ADJUSTED}{site.layer.name}", dtype=site.layer.dtype_policy)
+    return _before_activation(site, ADJUSTED, change=lambda values, _code: change(values))
 
-    def step(values: Any, _code: Any) -> Any:
-        made[:] = made or [_Adjustment(form, channel_axis(site.layer, len(values.shape)), name=f"{ADJUSTED}{name}", dtype=policy)]
-        shifted = made[0](values)
-        return shifted if activation is None else activation(shifted)
 
-    return step
+def _before_activation(site: Site, prefix: str, *, change: Step) -> Step:
+    """Return the step that makes a change before a layer's own activation, which becomes a layer; `prefix` is that of its name."""
+    activation = taken_activation_(site.linear, name=f"{prefix}then_{site.layer.name}") if site.layer is site.linear else None
+    return change if activation is None else lambda values, code: activation(change(values, code))
 
 
 def _fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = None) -> bool:
@@ -249,7 +243,7 @@ def _coded(twin: KerasBody, edit: Codes, *, seed: int, **_: Any) -> KerasBody:
             for name, count, activation in (("hidden", coding.hidden(width), "relu"), ("last", width, "linear")):
                 layer, values = _over_channels(values, count, axis=axis, name=f"{_ENTRANCE}_{name}", zero=name == "last")
                 layer.activation = keras.activations.get(activation)
-                values = _shifted_by_code(Site(layer, layer, count))(values, code)
+                values = _shifted_by_code(Site(layer, layer, count, axis - len(tensor.shape)))(values, code)
         known[id(tensor)] = keras.layers.Add(name=f"{_ENTRANCE}_sum", dtype=tensor.dtype)([tensor, values])
     else:
         name = coding.into.removeprefix(INPUT)
@@ -278,20 +272,17 @@ def _looked_up(condition: Any, coding: Coding, *, dtype: str) -> Any:
 def _shifted_by_code(site: Site) -> Step:
     """Return the step that adds a linear map of the code, initially zero, before the layer's own activation."""
     name, policy = site.layer.name, site.layer.dtype_policy
-    activation = taken_activation_(site.linear, name=f"{CODES}_then_{name}") if site.layer is site.linear else None
     to = keras.layers.Dense(site.channels, use_bias=False, kernel_initializer="zeros", name=f"{CODES}_to_{name}", dtype=policy)
     plus = keras.layers.Add(name=f"{CODES}_plus_{name}", dtype=policy)
 
-    def step(values: Any, code: Any) -> Any:
-        shift, rank = to(code), len(values.shape)
-        if rank > 2:
-            shape = [1] * (rank - 1)
-            shape[channel_axis(site.layer, rank) - 1] = site.channels
+    def shifted(values: Any, code: Any) -> Any:
+        shift, shape = to(code), [1] * (len(values.shape) - 1)
+        if len(shape) > 1:
+            shape[site.axis] = site.channels
             shift = keras.layers.Reshape(shape, name=f"{CODES}_at_{name}", dtype=policy)(shift)
-        shifted = plus([values, shift])
-        return shifted if activation is None else activation(shifted)
+        return plus([values, shift])
 
-    return step
+    return _before_activation(site, f"{CODES}_", change=shifted)
 
 
 # ── back to a plain network ──────────────────────────────────────────────────────────────────────────────────────────────

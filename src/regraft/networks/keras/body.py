@@ -36,7 +36,7 @@ from .heads import (
     scores_from,
 )
 from .library import keras
-from .running import Split, as_operators, called, drawn, held_names, hook_strided_, inference, seeded, shapes_of, split_graph
+from .running import Split, as_operators, called, cut_graph, drawn, held_names, hook_strided_, inference, seeded, shapes_of
 from .sizes import reset_, retrack_
 from .structure import (
     CODES,
@@ -283,7 +283,8 @@ class KerasBody(Body):
         """Split a functional or Sequential model at the freeze boundary into two functions that share its layers.
         The first maps inputs to the boundary tensors, without gradients and in inference mode. The second maps these to logits in the
         current mode. None if the model has no such graph or carries masks."""
-        return split_graph(self, frozen_layers, scores=lambda run: self.with_derived(self.scores_of_run(run)))
+        cut = cut_graph(self, frozen_layers)
+        return None if cut is None else (cut.frozen_part, cut.trainable_part)
 
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
         """Return a digest of what the layers, and those around and in them, compute: configs, attributes, code and the whole graph."""

@@ -46,9 +46,9 @@ def _pool(rank: int, name: str, *, like: Any = None) -> list[Any]:
     One number for each example, (N,), becomes (N, 1)."""
     if rank == 1:
         return [keras.layers.Reshape((1,), name=f"{name}_pool")]
-    pools = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D, 5: keras.layers.GlobalAveragePooling3D}
+    pool = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D", None)
     layout = "channels_last" if like is None or channels_last(like) else "channels_first"
-    return [pools[rank](name=f"{name}_pool", data_format=layout)] if rank in pools else []
+    return [] if pool is None else [pool(name=f"{name}_pool", data_format=layout)]
 
 
 def _run(steps: Sequence[Any], tensor: Any, *, head: Head, layer: Any = None) -> Any:
@@ -110,13 +110,17 @@ def _with_rows(twin: KerasBody, head: Head) -> KerasBody:
     return twin
 
 
-def _entry(body: KerasBody) -> Any:
-    """Return a symbolic input, or a mapping of inputs, like the sample, for a model without a graph."""
+def _ends(body: KerasBody) -> tuple[Any, Any]:
+    """Return the symbolic inputs of a model and its result for them; a model without a graph is called as a whole, on inputs like the
+    sample."""
+    if graph_of(body.module) is not None:
+        return body.module.input, body.module.output
     made = {
         name: keras.Input(tuple(tensor.shape[1:]), dtype=str(tensor.dtype).split(".")[-1], name=name or None)
         for name, tensor in by_name(body.sample).items()
     }
-    return made if isinstance(body.sample, dict) else made[""]
+    entry = made if isinstance(body.sample, dict) else made[""]
+    return entry, called(body.module, entry, training=None)
 
 
 def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
@@ -135,11 +139,10 @@ def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
         for step in steps:
             model.add(step)
         put_rows_(steps[-1], head)
-    elif graph_of(model) is not None:
-        model = keras.Model(model.input, _run(steps, keras.tree.flatten(model.output)[0], head=head), name=model.name)
     else:
-        entry = _entry(twin)
-        model = keras.Model(entry, _run(steps, keras.tree.flatten(called(model, entry, training=None))[0], head=head))
+        entry, end = _ends(twin)
+        own = None if graph_of(model) is None else model.name
+        model = keras.Model(entry, _run(steps, keras.tree.flatten(end)[0], head=head), name=own)
     return twin.anew(model, {head.task: (head, HeadLocation(name, head.activation))})
 
 
@@ -157,8 +160,7 @@ def _with_stack(twin: KerasBody, edit: Stack, *, head: Head, **_: Any) -> KerasB
                 f"{type(model).__name__} '{model.name}' has no graph, and its result is not the logits of its head; expected a "
                 "functional or Sequential model. Put the new layer into the class's own code and load its weights with weights=."
             )
-        entry = _entry(twin)
-        model = keras.Model(entry, called(model, entry, training=None))
+        model = keras.Model(*_ends(twin))
     graph = opened(model, layer if output is None else None)
     name = graph.free_name("head")
     scores = graph.node(layer).outputs[0] if output is None else keras.tree.flatten(graph.outputs)[output]
@@ -188,9 +190,8 @@ def _columns(twin: KerasBody, edit: Columns, **_: Any) -> KerasBody:
     weight, bias = rows_of(layer)
     wider = np.concatenate([weight, np.zeros((len(weight), edit.count), np.float32)], 1)
     put_rows_(layer, HeadLocation(layer.name, "linear").head(wider, bias, task="main"))
-    known = {id(node.outputs[0]): layer(joined)}
-    after = graph.steps[next(at for at, step in enumerate(graph.steps) if step is node) + 1 :]
-    Rewiring().run_(after, known)
+    known = dict[int, Any]()
+    Rewiring(behind={id(layer): lambda _values, _code: layer(joined)}).run_(graph.steps, known)
     whole = graph.model(mapped(graph.outputs, known), inputs={**inputs, "columns": columns})
     twin.anew(whole, sample={**by_name(twin.sample, "inputs"), "columns": sample_of((edit.count,))})
     twin.refresh_heads_()

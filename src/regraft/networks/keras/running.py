@@ -136,8 +136,42 @@ def _sample(model: Any, inputs: Shapes, *, size: int) -> Inputs:
 Split = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]]
 
 
-def split_graph(body: Body, frozen: Collection[str], *, scores: Callable[[Callable[[], Any]], Scores]) -> Split | None:
-    """Return the frozen and the trainable part of a body as two functions; None if the graph cannot be split there."""
+@dataclass(frozen=True, eq=False)
+class _GraphCut:
+    """A body of which the graph is cut behind its frozen steps. Its two parts share the layers.
+    After pickling it cuts the graph again, because tensors are identified by their ids."""
+
+    body: Any
+    frozen: frozenset[str]
+    graph: Any
+    border: list[Any]  # the symbolic tensors that the trainable part reads
+    frozen_steps: list[Any]
+    live_steps: list[Any]
+
+    def frozen_part(self, inputs: Inputs) -> list[Tensor]:
+        """Return the values of `border` for one batch, without gradients and in inference mode."""
+        with torch.no_grad():
+            known = _begun(self.graph, [inputs])
+            run_steps_(self.frozen_steps, known, training=False)
+        return [known[id(tensor)] for tensor in self.border]
+
+    def trainable_part(self, tensors: Sequence[Tensor]) -> Scores:
+        """Return the logits by task for the values of `border`, in the current mode."""
+
+        def run() -> Any:
+            known: dict[int, Any] = {id(symbolic): tensor for symbolic, tensor in zip(self.border, tensors, strict=True)}
+            run_steps_(self.live_steps, known, training=self.body.training)
+            return [known[id(tensor)] for tensor in self.graph.outputs]
+
+        scores: Scores = self.body.with_derived(self.body.scores_of_run(run))
+        return scores
+
+    def __reduce__(self) -> Any:
+        return cut_graph, (self.body, self.frozen)
+
+
+def cut_graph(body: Body, frozen: Collection[str]) -> _GraphCut | None:
+    """Return a body with its graph cut behind the frozen layers; None if the graph cannot be cut there."""
     graph = graph_of(body.module)
     if graph is None or len(graph.inputs) != 1:
         return None
@@ -149,43 +183,7 @@ def split_graph(body: Body, frozen: Collection[str], *, scores: Callable[[Callab
     border = read_after(graph, live_steps, made=made)
     if not frozen_steps or not live_steps or border is None:
         return None
-
-    def frozen_part(inputs: Inputs) -> list[Tensor]:
-        with torch.no_grad():
-            known = _begun(graph, [inputs])
-            run_steps_(frozen_steps, known, training=False)
-        return [known[id(tensor)] for tensor in border]
-
-    def live_part(tensors: Sequence[Tensor]) -> Scores:
-        def run() -> Any:
-            known: dict[int, Any] = {id(symbolic): tensor for symbolic, tensor in zip(border, tensors, strict=True)}
-            run_steps_(live_steps, known, training=body.training)
-            return [known[id(tensor)] for tensor in graph.outputs]
-
-        return scores(run)
-
-    return _Part(body, frozen, 0, frozen_part), _Part(body, frozen, 1, live_part)
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """One of the two functions. After pickling it splits the graph again, because tensors are identified by their ids."""
-
-    body: Body
-    frozen: Collection[str]
-    which: int
-    run: Callable[..., Any]
-
-    def __call__(self, values: Any) -> Any:
-        return self.run(values)
-
-    def __reduce__(self) -> Any:
-        return _part, (self.which, (self.body, frozenset(self.frozen)))
-
-
-def _part(which: int, cut: tuple[Body, Collection[str]]) -> Any:
-    split = cut[0].split(cut[1])
-    return None if split is None else split[which]
+    return _GraphCut(body, frozenset(frozen), graph, border, frozen_steps, live_steps)
 
 
 def parted(body: Body, graph: Any, *, frozen: Collection[str]) -> tuple[list[Any], list[Any]]:
@@ -335,10 +333,7 @@ def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> fro
     Layers without weights do not count: as in Keras, their flag has no effect (dropout stays active). The flag of the model itself does not
     count either: setting it sets those of all layers, so a layer with another flag was set on purpose. `trainable`: the original flags."""
     frozen = {name for name in modules if not all(trainable.get(outer, True) for outer in prefixes(name)[:-1])}
-    holding = {
-        outer for name, part in modules.items() if part._trainable_variables or part._non_trainable_variables for outer in prefixes(name)
-    }
-    whole = {name for name in frozen & holding if is_leaf(modules[name])}
+    whole = {name for name in frozen if is_leaf(modules[name]) and modules[name].weights}
     single = {
         key
         for name in modules.keys() - frozen

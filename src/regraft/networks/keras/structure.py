@@ -256,13 +256,7 @@ class Site:
     layer: Any  # the layer whose weights a channel-wise shift or scale folds into: the linear layer, or the BatchNormalization behind it
     linear: Any  # the linear layer; its own activation comes after the hook point
     channels: int
-
-
-def channel_axis(layer: Any, rank: int) -> int:
-    """Return the channel axis of a layer's output."""
-    if isinstance(layer, keras.layers.BatchNormalization):
-        return int(layer.axis) % rank
-    return rank - 1 if channels_last(layer) else 1
+    axis: int  # the channel axis, counted from the last one (-1)
 
 
 def sites_of(body: Body) -> dict[str, Site]:
@@ -322,10 +316,11 @@ def _sites(graph: Any, excluded: Collection[int]) -> Iterator[Site]:
             continue
         seen.add(id(linear))
         rank = len(output.shape)
+        axis = -1 if channels_last(linear) else 1 - rank
         norm = normalised.get(id(output)) if readers[id(output)] == 1 == calls[id(linear)] else None
         plain = linear.activation is keras.activations.linear
-        behind = plain and norm is not None and channel_axis(norm, rank) == channel_axis(linear, rank)  # over the same channels
-        yield Site(norm if behind else linear, linear, output.shape[channel_axis(linear, rank)])
+        behind = plain and norm is not None and norm.axis % rank == axis % rank  # over the same channels
+        yield Site(norm if behind else linear, linear, output.shape[axis], axis)
 
 
 def _foldable(layer: Any) -> bool:
