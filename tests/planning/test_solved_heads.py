@@ -201,6 +201,30 @@ def test_labels_and_numbers_are_solved_too(family: str, monkeypatch: pytest.Monk
     assert one.scores["holdout"]["rmse"] < 1.2 * np.sqrt(np.square(theirs.predict(features[190:]) - numbers[190:]).mean())
 
 
+@families
+def test_few_numbers_keep_or_correct_the_weights_of_a_head_that_knows_them(family: str) -> None:
+    """Twenty examples of the task that a network was trained on leave its head as it is. If all targets are larger by a constant, the head is
+    solved from its weights; from zero, twenty examples would not suffice."""
+    net, (pictures, _) = _net(family), _pictures(family, count=400, noise=0.3)
+    numbers = np.sin(4 * pictures.reshape(len(pictures), 64)[:, :24].mean(1)).astype(np.float32)
+    how = {"strategy": "full", "epochs": 20, "learning_rate": 0.01, "task": "regression", "cache": "memory"}
+    known = regraft.adapt(net, (pictures[:300], numbers[:300]), **how).network
+    few, rest = slice(300, 320), slice(320, None)
+
+    def error(network: Any, shift: float = 0.0) -> float:
+        return float(np.square(network.logits(pictures[rest]).ravel() - numbers[rest] - shift).mean())
+
+    how = {"strategy": "head", "task": "regression", "cache": "memory"}
+    same = regraft.adapt(known, (pictures[few], numbers[few]), **how)
+    np.testing.assert_array_equal(same.network.logits(pictures), known.logits(pictures))
+    assert len(same.history) == len(known.history)
+    moved = regraft.adapt(known, (pictures[few], numbers[few] + 5), **how)
+    assert all("penalty" in entry for entry in moved.history[len(known.history) :]) and len(moved.history) > len(known.history)
+    assert error(moved.network, 5.0) < 1.2 * error(known)
+    fresh = regraft.adapt(regraft.retarget(known, ["number"], start="zeros"), (pictures[few], numbers[few] + 5), **how)
+    assert error(moved.network, 5.0) < error(fresh.network, 5.0)
+
+
 def test_rows_that_know_the_classes_stay_where_a_few_examples_cannot_do_better() -> None:
     """A network trained on the task, and few examples in much noise: the penalty pulls to its rows, or they stay as they are."""
     pictures, labels = _pictures(count=512, noise=1.5)

@@ -168,7 +168,7 @@ def _solved_head(choice: Choice, entry: Candidate) -> Outcome:
     feed = HeadFeed(setup.network, choice.features, setup.device)
     solved = None
     if not loop_reason(setup) and len(setup.tasks) == 1 and choice.keeps_old and setup.items.data.task == "regression":
-        solved = _kept_head(choice, setup, feed=feed)  # solved heads of numbers are not compared with it
+        solved = _kept_head(choice, setup, feed=feed)  # no probe beat it; more candidates would beat it by chance
     elif not loop_reason(setup):
         solved = solved_heads(setup, choice.log, feed=feed, frozen=setup.all_but_heads, source=_source_of(choice))
     if solved is None:

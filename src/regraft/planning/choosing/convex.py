@@ -16,7 +16,7 @@ from ..plan import THROUGH_LAYERS
 from ..setup import ClosedFormHead, Log, Outcome, Setup, Source
 from ..starting import solved_heads_of, start_from_
 from .probing import with_rows
-from .solving import WORDS, drawn, groups_of, held_out_loss, logistic_loss, named_probe, through_layer
+from .solving import WORDS, drawn, gain_of, groups_of, held_out_loss, item_errors, logistic_loss, named_probe, through_layer
 
 FOLDED = 2000  # Number of examples up to which cross-validation on all of them chooses the penalty; above, the validation set does
 MOST_NUMBERS = 2**28  # Largest table of features for the solver, 1 GiB; above, the loop runs
@@ -91,6 +91,7 @@ class _SolvedHead:
 
 
 _KEPT = "the class weights that were carried over"
+_FROM_KEPT = "ridge regression on what the class weights that were carried over leave over"
 
 
 def _solved(setup: Setup, name: str, *, features: Tensor) -> _SolvedHead | None:
@@ -109,7 +110,7 @@ def _solved(setup: Setup, name: str, *, features: Tensor) -> _SolvedHead | None:
     judged = rows if judges is None else rows[judges]
     every = [_logistic(setup, name, rows=rows, table=table, judges=judges, base=base) for base in _bases(setup, name)]
     found = [_SolvedHead(probe, judged, len(rows), WORDS["logistic"]) for probe in every]
-    found += _kept(setup, name, rows=judged, features=features)
+    found += _kept(setup, name, rows=judged, table=table if judges is None else table[judges])
     return min(found, key=lambda one: held_out_loss(setup, name, probe=one.probe, rows=one.rows))
 
 
@@ -135,24 +136,39 @@ def _logistic(  # over the limit: what a head is solved from
     return replace(probe, weight=probe.weight + factor * base[0], bias=probe.bias + factor * base[1])
 
 
-def _kept(setup: Setup, name: str, *, rows: np.ndarray, features: Tensor) -> list[_SolvedHead]:
-    """Return the present head with a fitted temperature, if all its class weights were carried over."""
+def _kept(setup: Setup, name: str, *, rows: np.ndarray, table: np.ndarray) -> list[_SolvedHead]:
+    """Return the present head, of classes with a fitted temperature, if all its class weights were carried over."""
     task, data = setup.tasks[name], setup.data_of(name)
     if len(setup.new_rows.get(task, np.zeros(1))):
         return []
     weight, bias = (part.astype(np.float64) for part in setup.network.rows(setup.network.heads[task].layer))
-    scores = features[rows].numpy() @ weight.T + bias
+    scores = table @ weight.T + bias
     truth = np.eye(len(bias))[data.targets[rows]] if data.task == "classification" else data.targets[rows]
-    factor = fit_temperature(scores, truth, kind=data.task)
+    factor = 1.0 if data.task == "regression" else fit_temperature(scores, truth, kind=data.task)
     return [_SolvedHead(LinearProbe(factor * weight, factor * bias, 0.0, factor * scores, factor), rows, 0, _KEPT)]
 
 
 def _numbers(setup: Setup, name: str, *, rows: np.ndarray, table: np.ndarray) -> _SolvedHead:
-    """Return ridge regression with or without standardised features, whichever has the lower held-out error."""
-    data, groups = setup.data_of(name), groups_of(setup, name, rows=rows)
-    every = [fit_ridge(table, data.targets[rows], kind="regression", groups=groups, standardise=each) for each in (True, False)]
-    probe = min(every, key=lambda one: min(loss for _, loss in one.path))
-    return _SolvedHead(probe, rows, len(rows), "ridge regression")
+    """Return the head of numbers with the lowest held-out error, by ridge regression on the features as they are or standardised, from zero
+    or from the class weights that were carried over. Without new outputs, these weights stay as they are where that error is not lower than
+    theirs by more than the standard error of the difference.
+    Source: regularised least squares on residuals of the source predictor (Kuzborskij & Orabona, ICML 2013)."""
+    groups, found = groups_of(setup, name, rows=rows), list[_SolvedHead]()
+    targets = setup.data_of(name).targets[rows].reshape(len(rows), -1)
+    for base in _bases(setup, name):
+        given = np.zeros(targets.shape) if base is None else table @ base[0].T + base[1]
+        for standardise in (True, False):
+            probe: LinearProbe = fit_ridge(table, targets - given, kind="regression", groups=groups, standardise=standardise)
+            if base is not None:
+                probe = replace(probe, weight=probe.weight + base[0], bias=probe.bias + base[1], loo_scores=probe.loo_scores + given)
+            found.append(_SolvedHead(probe, rows, len(rows), "ridge regression" if base is None else _FROM_KEPT))
+    best = min(found, key=lambda one: held_out_loss(setup, name, probe=one.probe, rows=rows))
+    drawn_at = drawn(np.arange(len(rows)), seed=setup.plan.seed)
+    for old in _kept(setup, name, rows=rows, table=table):
+        made, before = (item_errors(setup, one.probe.loo_scores[drawn_at], rows=rows[drawn_at], task=name) for one in (best, old))
+        gain, error = gain_of(made, before, unit=0.0)
+        best = best if gain > error else old
+    return best
 
 
 def _through_layer(setup: Setup, log: Log, *, features: Tensor, source: Source) -> Outcome:

@@ -270,9 +270,11 @@ def gain_of(errors: np.ndarray, before: np.ndarray, *, unit: float = 1.0) -> tup
     return float(differences.mean()) if len(differences) else 0.0, float(np.sqrt((spread + one) / count / count))
 
 
-def item_errors(setup: Setup, scores: np.ndarray, *, rows: np.ndarray) -> np.ndarray:
-    """Return the error of each example in `rows` (n,) from `scores` (n, C), by a `setup`'s first task: 0 or 1, or the loss."""
-    data, part = setup.items.data, setup.objective().parts[0]
+def item_errors(setup: Setup, scores: np.ndarray, *, rows: np.ndarray, task: str | None = None) -> np.ndarray:
+    """Return the error of each example in `rows` (n,) from `scores` (n, C) for a `setup`'s `task` of the data: 0 or 1, or the loss.
+    Without a `task`, for the first."""
+    name = setup.items.data.name if task is None else task
+    data, part = setup.data_of(name), setup.objective_of(name)
     if data.task == "classification":
         return np.asarray(scores.argmax(1) != data.targets[rows], np.float64)
     made, targets = torch.from_numpy(np.asarray(scores)).float(), part.targets[rows]
