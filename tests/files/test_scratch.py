@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from regraft.files.room import scratch_folder
+from regraft.files.scratch import scratch_folder
 
 HOLDER = """
 import sys, tempfile
 tempfile.tempdir = sys.argv[1]
-from regraft.files.room import scratch_folder
+from regraft.files.scratch import scratch_folder
 with scratch_folder("search") as folder:
     (folder / "live0.npy").write_bytes(b"x")
     print(folder, flush=True)

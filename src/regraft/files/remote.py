@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from ..errors import DataError, MissingExtraError, RegraftError, SettingError, UnsafeFileError, near_names, optional_import
 from .formats import opening, reason_of
-from .room import scratch_folder
+from .scratch import scratch_folder
 from .text import printable
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")

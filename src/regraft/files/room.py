@@ -1,4 +1,4 @@
-"""Disk space that is really allocated, arrays in files, and temporary folders that may become large.
+"""Disk space that is really allocated, and arrays in files.
 
 A mapped file ends the process with SIGBUS in two cases: a sparse file, which only declares its size, when the disk is full; and any file
 that another program shortens. So blocks are allocated before a file is mapped, and a user's file is checked before each block is read.
@@ -7,25 +7,19 @@ that another program shortens. So blocks are allocated before a file is mapped, 
 import errno
 import mmap
 import os
-import secrets
-import shutil
-import stat
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from ..errors import CacheError, DataError
 from .text import printable
 
 IN_MEMORY = 2**26  # Size in bytes above which an array is kept in a temporary file
 ROWS_AT_ONCE = 1024
-_FOLDER, _LOCK = "regraft-", ".lock"
 _ZEROS = bytes(2**20)
 _MAPPINGS = weakref.WeakKeyDictionary[mmap.mmap, tuple[Path, os.stat_result] | None]()
 """Mapping -> the user's file with its status when it was mapped; None for files that only regraft writes."""
@@ -115,53 +109,3 @@ def release_pages() -> None:
     if hasattr(mmap, "MADV_DONTNEED"):
         for mapping in list(_MAPPINGS):
             mapping.madvise(mmap.MADV_DONTNEED)
-
-
-@contextmanager
-def scratch_folder(purpose: str) -> Iterator[Path]:
-    """Yield an empty temporary folder, which is removed at the end. While it is used, a lock file beside it is held.
-    Folders whose lock nobody holds are removed first."""
-    place = Path(tempfile.gettempdir())
-    for lock_file in place.glob(f"{_FOLDER}*-{'[0-9a-f]' * 16}{_LOCK}"):
-        if _is_own(lock_file):
-            _remove_(lock_file)
-    folder = place / f"{_FOLDER}{purpose}-{secrets.token_hex(8)}"
-    lock = _locked(Path(f"{folder}{_LOCK}"))
-    try:
-        folder.mkdir(mode=0o700)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            _release_(lock)
-
-
-def _is_own(lock_file: Path) -> bool:
-    """Return whether a lock file is a file of this user. In a folder for all users, others may have put a link there."""
-    with suppress(OSError):
-        facts = lock_file.lstat()
-        return stat.S_ISREG(facts.st_mode) and (not hasattr(os, "getuid") or facts.st_uid == os.getuid())
-    return False
-
-
-def _remove_(lock_file: Path) -> None:
-    lock = _locked(lock_file)
-    if lock is not None:
-        shutil.rmtree(str(lock_file).removesuffix(_LOCK), ignore_errors=True)
-        _release_(lock)
-
-
-def _locked(lock_file: Path) -> FileLock | None:
-    """Return the lock, or None if another process holds it or the file system has no locks: then nothing is removed."""
-    lock = FileLock(lock_file, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except (Timeout, OSError, NotImplementedError):
-        return None
-    return lock
-
-
-def _release_(lock: FileLock) -> None:
-    with suppress(OSError):  # Windows removes no open file; filelock does so afterwards
-        os.unlink(lock.lock_file)
-    lock.release()

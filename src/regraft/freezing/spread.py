@@ -13,7 +13,7 @@ from ..data import Dataset, PreparedData
 from ..data.items import Clip, in_files
 from ..errors import SettingError
 from ..files.formats import opening
-from ..files.room import scratch_folder
+from ..files.scratch import scratch_folder
 from ..networks.network import Inputs, Network
 from ..scale import all_see, on_cluster, packed, unpacked
 

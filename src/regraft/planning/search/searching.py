@@ -21,7 +21,7 @@ from ...data import Dataset, check_trainable
 from ...data.items import listed
 from ...errors import SettingError, near_names
 from ...files.remote import at_hand, is_url
-from ...files.room import scratch_folder
+from ...files.scratch import scratch_folder
 from ...files.text import printable, shown
 from ...freezing import Counter, check_engine
 from ...freezing.identity import frozen_identity
