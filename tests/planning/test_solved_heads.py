@@ -203,8 +203,8 @@ def test_labels_and_numbers_are_solved_too(family: str, monkeypatch: pytest.Monk
 
 @families
 def test_few_numbers_keep_or_correct_the_weights_of_a_head_that_knows_them(family: str) -> None:
-    """Twenty examples of the task that a network was trained on leave its head as it is. If all targets are larger by a constant, the head is
-    solved from its weights; from zero, twenty examples would not suffice."""
+    """Twenty examples of the task that a network was trained on leave its head as it is. If all targets are larger by a constant, the head
+    is solved from its weights; from zero, twenty examples would not suffice."""
     net, (pictures, _) = _net(family), _pictures(family, count=400, noise=0.3)
     numbers = np.sin(4 * pictures.reshape(len(pictures), 64)[:, :24].mean(1)).astype(np.float32)
     how = {"strategy": "full", "epochs": 20, "learning_rate": 0.01, "task": "regression", "cache": "memory"}

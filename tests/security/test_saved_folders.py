@@ -27,8 +27,8 @@ import regraft
 from regraft.cli import app
 from regraft.errors import NetworkError, UnsafeFileError
 from regraft.networks.network import Coding
+from regraft.networks.onnx import program
 from regraft.networks.parts.code_files import write_code
-from regraft.networks.torch import programs
 from regraft.planning.profiling import Profile
 
 X = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
@@ -378,7 +378,7 @@ def test_a_network_that_takes_too_long_is_stopped(folder: Path, secret: Path, mo
         model.graph.node.extend(nodes)
         model.graph.output[0].name = "late"
 
-    monkeypatch.setattr(programs, "_LONGEST_TRIAL", 0.5)
+    monkeypatch.setattr(program, "_LONGEST_TRIAL", 0.5)
     changed(folder, slow, secret)
     with pytest.raises(NetworkError, match="was stopped"):
         regraft.load(folder)

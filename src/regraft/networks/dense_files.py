@@ -15,7 +15,7 @@ from torch.nn import Module
 
 from ..errors import NetworkError, RegraftError, SettingError
 from ..files.formats import writable
-from ..files.pmml_form import ACTIVATIONS, DenseLayer, DenseNetwork, pmml_of
+from ..files.pmml.form import ACTIVATIONS, DenseLayer, DenseNetwork, pmml_of
 from ..files.writing import write_bytes
 from ..words import counted
 from .parts.onnx_export import WholeNetwork, input_names, sample_tensors, silenced, why_not_exported

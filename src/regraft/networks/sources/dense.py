@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ...errors import NetworkError
-from ...files.pmml_reading import read_pmml
+from ...files.pmml.reading import read_pmml
 from ...files.text import printable
 from .zoo import SourceModule
 

@@ -8,10 +8,10 @@ from xml.parsers import expat
 
 import numpy as np
 
-from ..errors import NetworkError, UnsafeFileError
-from .formats import opening
-from .pmml_form import DenseLayer, DenseNetwork, with_rectifier
-from .text import printable
+from ...errors import NetworkError, UnsafeFileError
+from ..formats import opening
+from ..text import printable
+from .form import DenseLayer, DenseNetwork, with_rectifier
 
 READABLE = {"identity": "linear", "rectifier": "relu", "logistic": "sigmoid", "tanh": "tanh", "Elliott": "softsign"}
 """PMML activations that become trainable layers -> their names in the frameworks."""

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ..errors import NetworkError, SettingError
-from .text import printable
+from ...errors import NetworkError, SettingError
+from ..text import printable
 
 PMML_VERSIONS = ("3.2", "4.1", "4.4")
 ACTIVATIONS = {

@@ -1,0 +1,1 @@
+"""PMML: the format of dense networks that are exchanged as XML."""
