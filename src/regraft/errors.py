@@ -19,7 +19,7 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from reprlib import repr as brief
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
@@ -34,7 +34,7 @@ __all__ = [
     "RegraftError",
     "SettingError",
     "UnsafeFileError",
-    "in_pairs",
+    "checked_call",
     "name_here",
     "near_names",
     "optional_import",
@@ -118,8 +118,11 @@ _NONE_TOO = {
 """Further setting of other libraries -> the entry of `_NONE` that explains it."""
 
 _READING = {name: name for name in ("target", "files", "group", "condition", "kind", "columns", "outside", "inputs")}
+_READING |= {name: name for name in ("sample_weight", "skip_bad", "max_length")}
 _READING |= dict.fromkeys(("y", "label", "labels", "label_column", "label_col", "target_column", "y_col"), "target")
 """Keyword of `regraft.read`, or its name in other libraries -> the keyword. They are no settings of a training."""
+_LOADING = frozenset(("architecture", "channels", "head", "inputs", "preprocessing", "trust", "weights"))
+"""Keywords of `regraft.load`. Other functions take the network that it returns."""
 
 
 class RegraftError(Exception):
@@ -201,11 +204,19 @@ def unknown_setting(name: str, known: Iterable[str]) -> str:
     instead, here = _NONE.get(_NONE_TOO.get(name, name)), name_here(name)
     if instead is not None:
         return f"there is no setting {name!r}: {instead}"
-    if name in _READING:
-        return f"unknown setting {name!r}; it is a keyword of regraft.read: give regraft.read(data, {_READING[name]}=…) as the data"
+    if elsewhere := _keyword_of(name):
+        return f"unknown setting {name!r}; {elsewhere}"
     if here in _ELSEWHERE:
         return f"unknown setting {name!r}; here it is called {here!r}"
     return f"unknown setting {name!r}{near_names(name, known)}"
+
+
+def _keyword_of(name: str) -> str:
+    """Return, for a keyword of `regraft.read` or `regraft.load`, or its name in other libraries, what to do; else an empty text."""
+    read = {"read": f"regraft.read(data, {_READING[name]}=…) as the data"} if name in _READING else {}
+    places = {**read, **({"load": f"regraft.load(net, {name}=…) as the network"} if name in _LOADING else {})}
+    verbs = " and of ".join(f"regraft.{verb}" for verb in places)
+    return f"it is a keyword of {verbs}: give {', or '.join(places.values())}" if places else ""
 
 
 Given = ParamSpec("Given")
@@ -241,33 +252,50 @@ def takes_paths(function: Callable[Given, Found]) -> Callable[Given, Found]:
     return called
 
 
-def in_pairs(verb: Callable[Given, Found]) -> Callable[Given, Found]:
-    """Decorator: examples and labels as two arguments, as other libraries take them, are an error that shows the pair, and so is a keyword
-    that the function does not have."""
+def checked_call(verb: Callable[Given, Found]) -> Callable[Given, Found]:
+    """Decorator of a public function: a call that its signature does not allow is an error that says what to do. So are examples and labels
+    as two arguments, as other libraries take them, and what is no path where one is expected."""
     known = inspect.signature(verb).parameters
     taken = [one.name for one in known.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
+    needed = [name for name in taken if known[name].default is inspect.Parameter.empty]
     takes_settings = any(one.kind is one.VAR_KEYWORD for one in known.values())
     check = _paths_checked(verb)
 
     @functools.wraps(verb)
     def called(*args: Given.args, **named: Given.kwargs) -> Found:
+        own, placed = verb.__name__, taken[: len(args)]
         if len(args) > len(taken):
-            pair = f"regraft.{verb.__name__}({'net, ' if len(taken) > 1 else ''}(X, y))"
-            raise SettingError(
-                f"{verb.__name__} takes {' and '.join(taken)} without a name; received {len(args)} values. Examples and labels are one "
-                f"pair: {pair}. Give options by name."
-            )
+            pair = f"Examples and labels are one pair: regraft.{own}({'net, ' if len(taken) > 1 else ''}(X, y)). "
+            pair = pair if taken[-1] in ("data", "examples", "source") else ""
+            raise SettingError(f"{own} takes {_joined(taken)} without a name; received {len(args)} values. {pair}Give options by name.")
+        twice = next((name for name in placed if name in named), None)
+        if twice is not None:
+            raise SettingError(f"{own} takes one {twice}=; received one by its place and one by its name.")
+        missing = [name for name in needed if name not in placed and name not in named]
         wrong = next((name for name in named if name not in known and not takes_settings), None)
         if wrong is not None:
-            here = _READING.get(wrong, wrong)
-            meant = f"; here it is called {here!r}" if here in known and here != wrong else near_names(wrong, known)
-            setting = name_here(wrong)
-            adapts = here not in known and setting in _ELSEWHERE and setting not in known
-            raise SettingError(f"{verb.__name__} takes no {wrong!r}" + (f"; it is {setting}= of regraft.adapt" if adapts else meant))
+            raise SettingError(f"{own} takes no {wrong!r}{_instead(wrong, known)}")
+        if missing:
+            raise SettingError(f"{own} takes {_joined(needed)}; received no {_joined(missing, 'and no')}.")
         check(args, named)
         return verb(*args, **named)
 
     return called
+
+
+def _joined(names: Sequence[str], last: str = "and") -> str:
+    return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _instead(wrong: str, known: Collection[str]) -> str:
+    """Return what to do about a keyword that a function does not have, as the end of an error message."""
+    here, setting = _READING.get(wrong, wrong), name_here(wrong)
+    if here in known:
+        return f"; here it is called {here!r}"
+    if elsewhere := _keyword_of(wrong):
+        return f"; {elsewhere}"
+    adapts = setting in _ELSEWHERE and setting not in known
+    return f"; it is {setting}= of regraft.adapt" if adapts else near_names(wrong, known)
 
 
 def optional_import(module: str, extra: str, *, purpose: str) -> ModuleType:

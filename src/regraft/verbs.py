@@ -19,7 +19,7 @@ from .data import (
     with_channels,
 )
 from .data.read import read_like
-from .errors import DataError, NetworkError, SettingError, UnsafeFileError, in_pairs, takes_paths
+from .errors import DataError, NetworkError, SettingError, UnsafeFileError, checked_call
 from .files.formats import reason_of
 from .files.remote import at_hand, fetched, is_url
 from .files.text import printable
@@ -59,7 +59,7 @@ _MIXED = (
 _DRAWS_MEANS = "Its predictions differ from call to call, and nothing of it is cached: each epoch draws anew."
 
 
-@takes_paths
+@checked_call
 @own_state()
 def load(  # noqa: PLR0913  # over the limit: the public contract
     source: Any,
@@ -200,7 +200,7 @@ def _own_part(source: Any, name: str) -> Iterator[None]:
         raise NetworkError(f"The {name} of {shown!r} cannot be used: {reason_of(error)}. Save the network again.") from error
 
 
-@in_pairs
+@checked_call
 @own_state()
 def adapt(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
@@ -279,6 +279,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume, reopen=lambda folder: _reopened(folder, network))
 
 
+@checked_call
 @own_state()
 def check(data: Any, net: Any = None, *, holdout: float = 0.2, validation: float = 0.15, seed: int = 0, **reading: Any) -> Summary:
     """Summarise a data set and, with a network, what `adapt` would do with it. Nothing is trained or written.
@@ -308,15 +309,14 @@ def check(data: Any, net: Any = None, *, holdout: float = 0.2, validation: float
         classes     a: 2, b: 2
         byte-equal  1 copy of 1 example: example 0 = example 2
     """
-    whole = data if isinstance(data, Dataset) and not reading else read(data, **{"skip_bad": True, **reading})
-    usable = checked(whole, True)
+    usable = checked(data if isinstance(data, Dataset) and not reading else read(data, **{"skip_bad": True, **reading}), True)
     if net is None:
         return usable.summary()
     plan = make_plan("auto", {"holdout": holdout, "validation": validation, "seed": seed})
     return with_network(net if isinstance(net, Network) else _opened_for(net, usable), usable, plan=plan)
 
 
-@in_pairs
+@checked_call
 @own_state()
 def evaluate(
     net: Any, data: Any, *, skip_bad: bool = False, engine: str = "auto", cluster: str | None = None, **reading: Any
@@ -365,7 +365,7 @@ def evaluate(
     return replace(found, notes=(*found.notes, *run.notes))
 
 
-@in_pairs
+@checked_call
 @own_state()
 def predict(
     net: Any, examples: Any, *, condition: str | None = None, unknown: bool = False, engine: str = "auto", cluster: str | None = None
@@ -441,6 +441,7 @@ def extend(
 ) -> Extension: ...
 
 
+@checked_call
 @own_state()
 def extend(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
@@ -522,7 +523,7 @@ def _are_data(given: Any) -> bool:
     return not (isinstance(given, Set | Iterator | range) or getattr(given, "ndim", None) == 1)
 
 
-@takes_paths
+@checked_call
 @own_state()
 def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
@@ -592,6 +593,7 @@ def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
     return known
 
 
+@checked_call
 @own_state()
 def tune_input(
     net: Any,
@@ -635,7 +637,7 @@ def tune_input(
     return learn_input(network, wanted, name=input, start=start, fit=fit, steps=steps, step=step)
 
 
-@in_pairs
+@checked_call
 @own_state()
 def search(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
@@ -717,7 +719,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     return run_search(network, dataset, asked=asked, settings=settings, test=judges, build=build if built else None, built=built)
 
 
-@in_pairs
+@checked_call
 @own_state()
 def profile(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
@@ -784,8 +786,7 @@ def _read_for(net: Any, data: Any, *, unlabelled: bool = False, skip_bad: bool) 
         return data
     if not unlabelled or isinstance(data, tuple):
         return read(data, skip_bad=skip_bad)
-    own: Dataset = preprocessing_from_dict(net.preprocessing.to_dict()).dataset(data)
-    return own
+    return preprocessing_from_dict(net.preprocessing.to_dict()).dataset(data)
 
 
 @seeded()

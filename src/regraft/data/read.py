@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, in_pairs, near_names
+from ..errors import DataError, checked_call, near_names
 from ..files.given import matching, missing_data
 from ..files.remote import fetched, is_url, suffix_of
 from ..files.text import printable
@@ -34,7 +34,7 @@ WARNING = "Warning: "  # Begin of a note that stands in the verdict
 EQUAL = "byte-equal"  # Value of `group`: examples that are equal byte by byte form one group
 
 
-@in_pairs
+@checked_call
 def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     source: Any,
     *,
@@ -102,7 +102,10 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     for wrong in unknown_kinds(kind, task):
         raise DataError(wrong)
     if inputs is not None and not isinstance(inputs, Mapping):
-        raise DataError(f"inputs={brief(inputs)}: expected a mapping from input name to a column, or a list of number columns.")
+        raise DataError(
+            f"inputs={brief(inputs)}: expected a mapping from input name to a column, or a list of number columns. The shape of an example "
+            "is inputs= of regraft.load."
+        )
     equal = isinstance(group, str) and group == EQUAL
     own = None if equal else group
     options = ReadOptions(target, files, own, condition, kind, skip_bad, _class_names(classes), columns, outside, task, sample_weight)
@@ -153,7 +156,15 @@ def unknown_kinds(kind: Any, task: Any) -> Iterator[str]:
             yield f"task={wanted!r} is no kind of task{near_names(str(wanted), TASKS)}"
 
 
+def _is_network(source: Any) -> bool:
+    own = (kind for kind in type(source).__mro__ if kind.__name__ in ("Module", "Layer", "Network"))
+    return any(kind.__module__.partition(".")[0] in ("torch", "keras", "regraft") for kind in own)
+
+
 def _read_source(source: Any, options: ReadOptions) -> Dataset:
+    if _is_network(source):
+        hint = "regraft.check takes the data first: regraft.check(data, net); other functions take the network first."
+        raise DataError(f"Data were expected; received the network {type(source).__name__}. {hint}")
     columns = None if is_bunch(source) else columns_in(source, options.target)
     if options.inputs is not None and columns is None and not isinstance(source, str | Path):
         raise DataError(f"inputs={dict(options.inputs)!r} names columns of a table; received {type(source).__name__}. Give a mapping as X.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import NetworkError, SettingError, near_names
+from ..errors import NetworkError, SettingError, checked_call, near_names
 from ..networks.account import Account
 from ..networks.names import checked_classes, rows_of
 from ..networks.network import Head, Network
@@ -18,6 +18,7 @@ from .starts import Start, as_data, empty_head, ready_for, started
 Groups = Mapping[str, Sequence[str] | None]
 
 
+@checked_call
 @own_state()
 def branch(  # noqa: PLR0913  # over the limit: the public contract
     net: Network,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import NetworkError, SettingError
+from ..errors import NetworkError, SettingError, checked_call
 from ..networks.account import Account
 from ..networks.names import checked_classes, index_of
 from ..networks.network import Network
@@ -19,6 +19,7 @@ from .starts import check_shown, empty_head, ready_for
 _KINDS = ("classification", "multi-label")
 
 
+@checked_call
 @own_state()
 def combine(networks: Mapping[str, Network], data: Any = None, *, kind: str = "classification") -> Network:
     """Combine several one-class detectors into one network that has one score per class.

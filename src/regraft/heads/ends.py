@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 from ..data import ColumnsPreprocessing, preprocessing_from_dict
-from ..errors import SettingError
+from ..errors import SettingError, checked_call
 from ..networks.account import Account
 from ..networks.network import Network
 from ..randomness import own_state
 
 
+@checked_call
 @own_state()
 def cut(net: Network, block: str) -> Network:
     """Return a network that ends after a block. The later blocks and the head are removed.
@@ -39,6 +40,7 @@ def cut(net: Network, block: str) -> Network:
     return shorter
 
 
+@checked_call
 @own_state()
 def join(net: Network, columns: Sequence[str]) -> Network:
     """Let a network's head also read numeric columns, for example a price with each image or an hour with each headline.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import NetworkError, SettingError, near_names
+from ..errors import NetworkError, SettingError, checked_call, near_names
 from ..networks.account import UNNAMED, Account
 from ..networks.edits import Cut, Taps
 from ..networks.names import checked_classes, exact_name, normal_name, rows_of, shifted
@@ -26,6 +26,7 @@ from .synonyms import alias_form, aliases
 Hidden = Sequence[tuple[int, str]]  # Hidden layers below a head, lowest first: (number of units, activation)
 
 
+@checked_call
 @own_state()
 def retarget(  # noqa: PLR0913  # over the limit: the public contract
     net: Network,

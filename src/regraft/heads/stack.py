@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SettingError, near_names
+from ..errors import SettingError, checked_call, near_names
 from ..networks.account import Account
 from ..networks.names import checked_classes
 from ..networks.network import Network
@@ -16,6 +16,7 @@ from .starts import Start, empty_head, ready_for, started
 
 
 # over the limit: the public contract, and the same start options as elsewhere
+@checked_call
 @own_state()
 def stack(
     net: Network, classes: Sequence[str], *, activation: str = "relu", start: str = "zeros", data: Any = None, seed: int = 0

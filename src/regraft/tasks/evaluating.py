@@ -172,5 +172,5 @@ def _of_kind(data: Dataset, head: Head) -> Dataset:
     shown = ", ".join(map(repr, data.classes[:3])) or "numbers"
     raise DataError(
         f"The network's task {head.task!r} is of the kind {head.kind!r}; the labels of the data ({shown}) are of the kind {data.task!r}. "
-        "Choose another column with --target."
+        "Choose another column with target= (--target)."
     )

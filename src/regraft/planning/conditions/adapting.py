@@ -9,7 +9,7 @@ import numpy as np
 
 from ...data import Dataset, PreparedData, preprocessing_from_dict, with_conditions
 from ...data.items import listed
-from ...errors import NetworkError, SettingError, near_names
+from ...errors import NetworkError, SettingError, checked_call, near_names
 from ...methods.prior import code_prior
 from ...networks.account import Account
 from ...networks.folders import FACTS_FILE, read_facts
@@ -127,6 +127,7 @@ def _started(
     return losses, start
 
 
+@checked_call
 def fold(net: Network, condition: str) -> Network:
     """Return a network for one condition, with its code folded into the biases.
 
