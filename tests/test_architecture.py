@@ -54,7 +54,7 @@ def test_every_loss_is_reached_through_the_five_files_of_the_page(strategy: str,
 
     def noted(*args: Any, **named: Any) -> Any:
         frames = [frame.f_code for frame, _ in traceback.walk_stack(None)]
-        files = [Path(code.co_filename) for code in frames if "checked_call" not in code.co_qualname]  # a decorator that checks the arguments
+        files = [Path(code.co_filename) for code in frames if "checked_call" not in code.co_qualname]  # the decorator
         ways.add(tuple(dict.fromkeys(f"src/regraft/{one.relative_to(SOURCE)}" for one in reversed(files) if one.is_relative_to(SOURCE))))
         return loss(*args, **named)
 
