@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gate import LIMITS, Function, Gate, Source, is_dunder, methods_of, own_arguments, rank
-from gate_imports import check_imports, check_keras, check_rooms
-from gate_names import check_class_names, check_formulas, check_private, check_strings
+from gate_imports import check_imports, check_keras, check_rooms, check_systems
+from gate_names import check_class_names, check_formulas, check_private, check_strings, check_unused
 from gate_words import check_docstrings, check_exports, check_sources
 
 VALUED_RAISES = 0.9
@@ -166,8 +166,8 @@ def check_sites(gate: Gate) -> None:
 
 
 CHECKS = (
-    check_sizes, check_folders, check_arguments, check_imports, check_rooms, check_keras, check_strings, check_private, check_class_names,
-    check_formulas, check_exports, check_docstrings, check_sources,
+    check_sizes, check_folders, check_arguments, check_imports, check_rooms, check_keras, check_systems, check_strings, check_private,
+    check_unused, check_class_names, check_formulas, check_exports, check_docstrings, check_sources,
     check_asserts, check_ignores, check_raises, check_sites,
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from gate import Gate, Source
+from gate import Function, Gate, Source
 
 ROOMS: list[set[str]] = [  # lowest floor first; a room imports only from floors below its own
     {"errors", "tensors"},
@@ -31,6 +31,12 @@ ROOMS: list[set[str]] = [  # lowest floor first; a room imports only from floors
     {"cli"},
     {"__main__"},
 ]
+
+OF_ONE_SYSTEM = frozenset({
+    "_winapi", "curses", "fcntl", "grp", "msvcrt", "nt", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty",
+    "winreg",
+})  # fmt: skip
+"""Modules of Python that only Unix or only Windows has."""
 
 
 LATE = ("cli", "networks.sources.opening")
@@ -171,3 +177,18 @@ def check_keras(gate: Gate) -> None:
             if not door and any(name.split(".")[0] == "keras" for name in names):
                 gate.report(source, node.lineno, "keras is imported outside networks/keras/")
     gate.count("imports of keras outside its door", gate.since(start))
+
+
+def check_systems(gate: Gate) -> None:
+    """Report imports of modules that some systems lack where they are no part of a function or of a `try`: the package imports anywhere."""
+    start = len(gate.found)
+    for source in gate.sources:
+        for top, nodes in source.tops:
+            if isinstance(top, Function | ast.Try):
+                continue
+            for node in nodes:
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+                for name in sorted({name.split(".")[0] for name in names} & OF_ONE_SYSTEM):
+                    gate.report(source, node.lineno, f"{name} is not there on every system; import it within a `try`, or where it is used")
+    gate.count("imports of what only one system has", gate.since(start))

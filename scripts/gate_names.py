@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from gate import Function, Gate, Source
 from gate_imports import bases, imported, resolved
@@ -41,8 +42,42 @@ def called(node: ast.Call) -> str:
     return node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
 
 
-def is_import(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and called(node) in ("import_module", "__import__")
+def is_import(node: ast.AST, source: Source | None = None) -> bool:
+    """Return whether a node calls what imports a module by its name, also by another name that the file gives it."""
+    if not isinstance(node, ast.Call):
+        return False
+    if ast.unparse(node.func) == "pkgutil.resolve_name":
+        return True
+    return called(node) in {"import_module", "__import__"} | (set() if source is None else importers(source))
+
+
+def importers(source: Source) -> set[str]:
+    """Return other names that a file gives to `import_module`."""
+    if "import_module as" not in source.text:
+        return set()
+    named = [alias for node, *_ in source.imports if isinstance(node, ast.ImportFrom) for alias in node.names]
+    return {alias.asname for alias in named if alias.name == "import_module" and alias.asname}
+
+
+def written(source: Source, node: ast.AST) -> str:
+    """Return a text, or its beginning as far as the file itself tells it."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.FormattedValue):
+        return written(source, node.value)
+    if isinstance(node, ast.JoinedStr):
+        return written(source, node.values[0]) + "".join(map(partial(written, source), node.values[1:])) if node.values else ""
+    if isinstance(node, ast.BinOp):
+        return written(source, node.left) + written(source, node.right)
+    if isinstance(node, ast.Call) and called(node) == "join" and isinstance(node.func, ast.Attribute) and node.args:
+        parts = node.args[0].elts if isinstance(node.args[0], ast.List | ast.Tuple) else []
+        return written(source, node.func.value).join(map(partial(written, source), parts))
+    if isinstance(node, ast.Name):
+        if node.id in ("__name__", "__package__"):
+            return source.module if node.id == "__name__" or source.is_init else source.module.rpartition(".")[0]
+        assigned = [part for part in source.tree.body if isinstance(part, ast.Assign)]
+        return next((written(source, value) for part in assigned for name, value in pairs(part) if name == node.id), "")
+    return ""
 
 
 def doors_of(gate: Gate) -> dict[str, Door]:
@@ -64,19 +99,19 @@ def doors_of(gate: Gate) -> dict[str, Door]:
 
 def string_target(source: Source, node: ast.AST, doors: dict[str, Door]) -> str | None:
     """Return the own module that a call imports by its name, None where it imports none."""
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "sys.modules":
+        name = written(source, node.slice)
+        return name if name.split(".")[0] == source.package else None
     if not isinstance(node, ast.Call):
         return None
-    door = Door(source, "") if is_import(node) else doors.get(called(node))
+    door = Door(source, "") if is_import(node, source) else doors.get(called(node))
     if door is None:
         return None
-    if not node.args:
+    given = [*node.args, *(word.value for word in node.keywords if word.arg == "name")]
+    if not given:
         return door.prefix or None
-    name = node.args[0]
-    if isinstance(name, ast.JoinedStr) and name.values and isinstance(name.values[0], ast.Constant):
-        name = name.values[0]
-    if not isinstance(name, ast.Constant) or not isinstance(name.value, str):
-        return None
-    target = door.target(name.value)
+    name = written(source, given[0]).partition(":")[0]
+    target = door.target(name) if name else ""
     return target if target.split(".")[0] == source.package else None
 
 
@@ -132,6 +167,13 @@ def private_reaches(gate: Gate, source: Source) -> Iterator[tuple[int, str]]:
             name = node.args[1]
             if isinstance(name, ast.Constant) and isinstance(name.value, str) and is_private(name.value):
                 yield node.lineno, name.value
+        elif isinstance(node, ast.Subscript) and is_namespace(node.value) and isinstance(node.slice, ast.Constant):
+            yield from ((node.lineno, name) for name in [node.slice.value] if isinstance(name, str) and is_private(name))
+
+
+def is_namespace(node: ast.AST) -> bool:
+    """Return whether an expression is the dictionary of an object's attributes."""
+    return (isinstance(node, ast.Call) and called(node) == "vars") or (isinstance(node, ast.Attribute) and node.attr == "__dict__")
 
 
 def check_private(gate: Gate) -> None:
@@ -143,6 +185,21 @@ def check_private(gate: Gate) -> None:
             if name in anywhere and name not in defined[source.module]:
                 gate.known_or_report(source, line, "private name of another file", name)
     gate.count("private names of another file beyond the red list", gate.since(start))
+
+
+def check_unused(gate: Gate) -> None:
+    """Report the private functions and classes that their own file does not use: no other one may. A decorator may hand them on."""
+    start = len(gate.found)
+    for source in gate.sources:
+        users: dict[str, set[ast.stmt]] = {}
+        for top, nodes in source.tops:
+            for name in (part.id for part in nodes if isinstance(part, ast.Name)):
+                users.setdefault(name, set()).add(top)
+        for top in source.tree.body:
+            private = isinstance(top, Function | ast.ClassDef) and is_private(top.name) and not top.decorator_list
+            if private and not users.get(top.name, set()) - {top}:
+                gate.report(source, top.lineno, f"nothing uses {top.name}")
+    gate.count("private functions and classes that nothing uses", gate.since(start))
 
 
 # ── names of classes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -247,6 +304,6 @@ def check_formulas(gate: Gate) -> None:
             alive.add(symbol)
             todo.extend(used.get(symbol, ()))
     for symbol, (source, node) in places.items():
-        if isinstance(node, Function) and not node.name.startswith("_") and symbol not in alive:
+        if not node.name.startswith("_") and symbol not in alive:
             gate.known_or_report(source, node.lineno, "formula that nothing runs", node.name)
     gate.count("formulas that nothing runs beyond the red list", gate.since(start))

@@ -14,6 +14,9 @@ FACE = frozenset({"copy", "export", "features", "head_of", "logits", "predict", 
 SECTIONS = frozenset({"Args", "Example", "Raises", "Returns", "Yields"})
 """What a docstring of the contract has, and no other: there one paragraph of free text holds the facts."""
 
+EMPTY = frozenset({"a", "an", "argument", "given", "its", "of", "parameter", "the", "this", "to", "use", "used", "value"})
+"""Words that say nothing of an argument."""
+
 
 def exported(source: Source) -> tuple[int, list[object]] | None:
     """Return the line and the elements of `__all__`, or None where there is none."""
@@ -86,6 +89,15 @@ def raised(node: Function) -> set[str]:
     return names
 
 
+def filler(arguments: str) -> list[str]:
+    """Return the arguments that a section Args describes by their own names alone, as in "network: the network."."""
+    found = []
+    for name, words in re.findall(r"^\s*(\w+)(?: \([^)]*\))?: (.+(?:\n(?!\s*\w+:).+)*)", arguments, flags=re.MULTILINE):
+        if set(re.findall(r"[a-z]+", words.lower())) <= {*re.findall(r"[a-z]+", name.lower()), *EMPTY}:
+            found.append(name)
+    return found
+
+
 def missing_words(node: Function, *, method: bool, class_words: str = "", contract: bool = True) -> list[str]:
     """Return what the docstring of a function leaves out.
 
@@ -98,9 +110,11 @@ def missing_words(node: Function, *, method: bool, class_words: str = "", contra
     if not contract:
         return []
     parts, faults = sections(text), []
+    told_of = re.sub(r"^\s*(>>>|\.\.\.).*$", "", text, flags=re.MULTILINE)  # an example uses the arguments; it does not describe them
     for name in itertools.chain(*own_arguments(node, method=method)):
-        if not re.search(rf"\b{name}\b", text):
+        if not re.search(rf"\b{name}\b", told_of):
             faults.append(f"does not describe the argument {name}")
+    faults += [f"says of {name} nothing but its name" for name in filler(parts.get("Args", ""))]
     silent = node.returns is None or ast.unparse(node.returns) in ("None", "NoReturn", "Never")
     told = re.search(r"\b(returns?|yields?|whether)\b", text, re.IGNORECASE)
     if not silent and not told and "property" not in "".join(decorator_names(node)):
@@ -148,12 +162,15 @@ def check_docstrings(gate: Gate) -> None:
             for node in outside_contract(source.tree, public):
                 for heading in sorted(SECTIONS & sections(ast.get_docstring(node) or "").keys()):
                     gate.report(source, node.lineno, f"{node.name} is not of the contract: its docstring needs no section {heading}")
-        if listing is None or not source.is_public:
+        if not source.is_public:
             continue
         for node in source.tree.body:
-            if not isinstance(node, Function | ast.ClassDef) or node.name not in listing[1] or is_overload(node):
+            if not isinstance(node, Function | ast.ClassDef) or is_overload(node):
                 continue
-            if f"{source.module}.".startswith(f"{source.package}.{homes.get(node.name, '?')}."):
+            at_home = f"{source.module}.".startswith(f"{source.package}.{homes.get(node.name, '?')}.") and node.name in (public or ())
+            if not (at_home if listing is None else node.name in listing[1]):
+                continue
+            if at_home:
                 for name in without_example(node):
                     gate.known_or_report(source, node.lineno, "public name without an example", f"{node.name}.{name}")
             contract = public is None or node.name in public or source.room == "methods"

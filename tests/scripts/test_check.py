@@ -42,6 +42,12 @@ def gate(root: Path, *, red: Path | None = None, **files: str) -> tuple[int, str
     return done.returncode, done.stdout
 
 
+def with_use(text: str) -> str:
+    """Return a file that uses the private names that it defines."""
+    names = re.findall(r"^(?:def|class) (_\w+)", text, flags=re.MULTILINE)
+    return f"{text}[{', '.join(names)}]\n" if names else text
+
+
 def test_a_good_tree_passes(tmp_path: Path) -> None:
     code, text = gate(tmp_path)
     assert code == 0, text
@@ -85,6 +91,25 @@ BROKEN = {
         },
         "a.py:4: import by string: thing.networks",
     ),
+    **{
+        f"import by string: {how}": (
+            {"data/a.py": DOC + lines + "\n"},
+            f"a.py:{2 + len(lines.splitlines())}: import by string: thing.networks",
+        )
+        for how, lines in {
+            "under another name": "from importlib import import_module as opened\nopened('thing.networks')",
+            "a name of the file": "import importlib\nNAME = 'thing.networks'\nimportlib.import_module(NAME)",
+            "put together": "import importlib\nimportlib.import_module('thing' + '.networks')",
+            "joined": "import importlib\nimportlib.import_module('.'.join(['thing', 'networks']))",
+            "by keyword": "import importlib\nimportlib.import_module(name='thing.networks')",
+            "with pkgutil": "import pkgutil\npkgutil.resolve_name('thing.networks:Net')",
+            "what is loaded": "import sys\nsys.modules['thing.networks']",
+        }.items()
+    },
+    "import by string: beside the file": (
+        {"networks/b.py": DOC + "import importlib\nimportlib.import_module(f'{__package__}.a')\n"},
+        "b.py:4: import by string: thing.networks.a",
+    ),
     "private attribute": (
         {"networks/a.py": DOC + "class _A:\n    _x = 1\n", "data/a.py": DOC + "def _f(a):\n    return a._x\n"},
         "data/a.py:4: private name of another file: _x",
@@ -96,6 +121,16 @@ BROKEN = {
     "private attribute by string": (
         {"networks/a.py": DOC + "class _A:\n    _x = 1\n", "data/a.py": DOC + "def _f(a):\n    return getattr(a, '_x', None)\n"},
         "data/a.py:4: private name of another file: _x",
+    ),
+    "private attribute of a namespace": (
+        {"networks/a.py": DOC + "class _A:\n    _x = 1\n", "data/a.py": DOC + "def _f(a):\n    return vars(a)['_x'] + a.__dict__['_x']\n"},
+        "data/a.py:4: private name of another file: _x",
+    ),
+    "private function that nothing uses": ({"data/a.py": DOC + "def _f():\n    return _f()\n"}, "data/a.py:3: nothing uses _f"),
+    "system": ({"data/a.py": DOC + "import fcntl\n"}, "data/a.py:3: fcntl is not there on every system"),
+    "class of formulas that nothing runs": (
+        {"methods/a.py": DOC + '__all__ = ["F"]\n\n\nclass F:\n    """One (2020)."""\n'},
+        "methods/a.py:6: formula that nothing runs: F",
     ),
     "private import": (
         {"networks/a.py": DOC + "_x = 1\n", "data/a.py": DOC + "from ..networks.a import _x\n"},
@@ -188,6 +223,14 @@ FUNCTION = (
             '"""Add `a`."""',
             ["does not describe the argument b", "does not describe what it returns", "raises ValueError and does not list it"],
         ),
+        (
+            '"""Return the sum.\n\n    Args:\n        a: the a.\n        b: two.\n\n    Raises:\n        ValueError: never.\n    """',
+            ["says of a nothing but its name"],
+        ),
+        (
+            '"""Return the sum of `a` and another.\n\n    Raises:\n        ValueError: never.\n\n    Example:\n        >>> f(1, b=2)\n        2\n    """',
+            ["does not describe the argument b"],
+        ),
     ],
 )
 def test_docstrings(tmp_path: Path, doc: str, faults: list[str]) -> None:
@@ -217,6 +260,13 @@ def test_public_names_and_methods_have_an_example(tmp_path: Path) -> None:
     assert "without an example: " not in gate(tmp_path, **{"__init__.py": top, "data/a.py": own.format("one: >>> Own().f()")})[1]
 
 
+def test_a_public_name_has_its_docstring_in_a_file_without_all(tmp_path: Path) -> None:
+    top = DOC + 'from .data import f\n\n__all__ = ["f"]\n'
+    held = DOC + 'def f(a: int) -> int:\n    """Return it."""\n    return a\n'
+    text = gate(tmp_path, **{"__init__.py": top, "data/__init__.py": DOC + "from .a import f\n", "data/a.py": held})[1]
+    assert "public name without an example: f.f" in text and "function f does not describe the argument a" in text, text
+
+
 def test_docstrings_of_methods_are_inherited(tmp_path: Path) -> None:
     derived = (
         DOC
@@ -228,6 +278,9 @@ def test_docstrings_of_methods_are_inherited(tmp_path: Path) -> None:
 
 
 ALLOWED = {
+    "of one system": "try:\n    import fcntl\nexcept ImportError:\n    fcntl = None\n",
+    "a private function that a decorator hands on": "import atexit\n\n\n@atexit.register\ndef _f(): ...\n",
+    "another library's module that is loaded": "import sys\n\nsys.modules['thinging']\n",
     "type checking": "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from ..errors import Wrong\n",
     "foreign import by string": "import importlib\n\nimportlib.import_module('thinging.a')\n",
     "private names of one's own": "class _A:\n    def _f(self, other):\n        self._x = other._x\n",
@@ -250,7 +303,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize("name", ALLOWED)
 def test_what_is_allowed(tmp_path: Path, name: str) -> None:
-    code, text = gate(tmp_path, **{"networks/a.py": DOC + ALLOWED[name]})
+    code, text = gate(tmp_path, **{"networks/a.py": DOC + with_use(ALLOWED[name])})
     assert code == 0, text
 
 
@@ -264,7 +317,7 @@ def test_a_file_needs_no_all_where_other_files_use_its_names(tmp_path: Path) -> 
 
 def test_a_command_imports_the_library_where_it_runs(tmp_path: Path) -> None:
     late = DOC + "def _f():\n    from ..networks import Net\n\n    return Net\n"
-    assert gate(tmp_path, **{"cli/a.py": late})[0] == 0
+    assert gate(tmp_path, **{"cli/a.py": with_use(late)})[0] == 0
     upward = DOC + "def _f():\n    from ...data import Net\n\n    return Net\n"
     code, text = gate(tmp_path, **{"networks/sources/opening.py": upward})
     assert code == 1 and "opening.py:4: room networks may not import data" in text
@@ -298,14 +351,14 @@ def test_the_red_list_only_shrinks(tmp_path: Path) -> None:
 
 
 def test_lengths_with_a_reason(tmp_path: Path) -> None:
-    long = "# over the limit: a table of names\n" + "X = 1\n" * 900 + "\n# over the limit: one table\n" + body(70)
-    _, text = gate(tmp_path, **{"data/a.py": long} | {f"data/f{k}.py": DOC + "def _f():\n    return 1\n" for k in range(10)})
-    assert "data/a.py:1: the file has 973 lines; at most 800 (a table of names)" in text, text
+    long = "# over the limit: a table of names\n" + "X = 1\n" * 900 + "\n# over the limit: one table\n" + with_use(body(70))
+    _, text = gate(tmp_path, **{"data/a.py": long} | {f"data/f{k}.py": DOC + with_use("def _f():\n    return 1\n") for k in range(10)})
+    assert "data/a.py:1: the file has 974 lines; at most 800 (a table of names)" in text, text
     assert "data/a.py:904: function _long has 70 code lines; at most 60 (one table)" in text
     assert "BROKEN" not in text.split("function code lines, max")[1], text
 
 
 def test_percentiles_are_limits_too(tmp_path: Path) -> None:
-    code, text = gate(tmp_path, **{"data/a.py": DOC + "".join(body(9).replace("_long", f"_f{k}") for k in range(9))})
+    code, text = gate(tmp_path, **{"data/a.py": DOC + with_use("".join(body(9).replace("_long", f"_f{k}") for k in range(9)))})
     assert code == 1 and "function code lines, median" in text
     assert text.count("BROKEN") == 1

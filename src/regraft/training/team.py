@@ -69,13 +69,13 @@ class Team:
             return
         of_keras = [one for one in network.modules().values() if type(one).__name__ == "BatchNormalization"]
         for one in of_keras:
-            vars(one)["_moments"] = partial(_moments_of_keras, self, one)
+            vars(one)["_moments"] = partial(_moments_of_keras, self, one)  # over the limit: Keras's name
         try:
             with _WholeBatchNorm(self):
                 yield
         finally:
             for one in of_keras:
-                del vars(one)["_moments"]
+                del vars(one)["_moments"]  # over the limit: Keras's name
 
     def moments(self, values: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, int]:
         """Return mean and variance of the `values` of all processes over `axes` (kept with length 1), and the number of values."""
@@ -196,7 +196,7 @@ class _WholeBatchNorm(TorchFunctionMode):
 def _moments_of_keras(team: Team, layer: Any, inputs: Tensor, mask: Any) -> Any:  # over the limit: Keras calls it so
     """Return mean and variance per channel for a Keras BatchNormalization layer; with a `mask`, those of this process's part."""
     if mask is not None:
-        return vars(type(layer))["_moments"](layer, inputs, mask)
+        return vars(type(layer))["_moments"](layer, inputs, mask)  # over the limit: Keras's name
     mean, variance, _count = team.moments(inputs, vars(layer)["_reduction_axes"])
     return mean.reshape(-1), variance.reshape(-1)
 

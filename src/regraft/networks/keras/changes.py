@@ -135,7 +135,7 @@ def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
     name = next(one for one in numbered("head") if not {one, f"{one}_pool"} & taken)  # fixed: it is part of a cache's identity
     steps = [*_pool(result.ndim, name), _dense(name, head)]
     if isinstance(model, keras.Sequential):
-        vars(model)["_tracker"].unlock()  # a quantised one is locked
+        vars(model)["_tracker"].unlock()  # over the limit: Keras's name; the tracker of a quantised network is locked
         for step in steps:
             model.add(step)
         put_rows_(steps[-1], head)
