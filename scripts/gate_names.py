@@ -14,7 +14,8 @@ from functools import partial
 from gate import Function, Gate, Source
 from gate_imports import bases, imported, resolved
 
-FORMULAS = ("methods", "probes")
+FORMULAS = ("methods", "probes", "networks.parts", "networks.editing", "tasks", "training")
+"""Packages with formulas. Those that networks run stand in `networks.parts`: networks may not import methods."""
 """Rooms whose public functions are formulas: each is run by the package, or goes."""
 _SELF = frozenset({"self", "cls"})
 _PARTICIPLE = re.compile(r"[^e]ed$|(^|[a-z_])(Begun|Chosen|Found|Frozen|Given|Held|Kept|Known|Made|Read|Taken)$")
@@ -291,7 +292,8 @@ def pairs(node: ast.Assign) -> Iterator[tuple[str, ast.AST]]:
 
 def check_formulas(gate: Gate) -> None:
     start = len(gate.found)
-    tops = [(source, node) for source in gate.sources if source.room in FORMULAS for node in source.tree.body]
+    held = [source for source in gate.sources if f"{source.module}.".startswith(tuple(f"{source.package}.{home}." for home in FORMULAS))]
+    tops = [(source, node) for source in held for node in source.tree.body]
     places = {(source.module, node.name): (source, node) for source, node in tops if isinstance(node, Function | ast.ClassDef)}
     used: dict[Symbol, set[Symbol]] = {}
     for user, symbol in Uses(gate).edges():

@@ -139,6 +139,10 @@ BROKEN = {
     "participle": ({"data/a.py": DOC + "class _Trained: ...\n"}, "data/a.py:3: class _Trained: a participle; name the thing with a noun"),
     "participle at the end": ({"data/a.py": DOC + "class _TrialKept: ...\n"}, "data/a.py:3: class _TrialKept: a participle"),
     "formula that nothing runs": ({"methods/a.py": DOC + FORMULA}, "methods/a.py:6: formula that nothing runs: f"),
+    "formula of networks that nothing runs": (
+        {"networks/parts/a.py": DOC + FORMULA},
+        "networks/parts/a.py:6: formula that nothing runs: f",
+    ),
     "formula that is only exported": (
         {"probes/a.py": DOC + FORMULA, "probes/__init__.py": DOC + "from .a import f\n\n__all__ = ['f']\n"},
         "probes/a.py:6: formula that nothing runs: f",
