@@ -12,15 +12,14 @@ import torch
 from ...console import duration, say
 from ...errors import SettingError
 from ...networks.parts.taps import INPUT
-from ...probes import LinearProbe
 from ...scale import workers_of
-from ...training import Feed, HeadFeed, WholeFeed, all_logits
+from ...training import Feed, HeadFeed, WholeFeed
 from ...training.courses import most_epochs
 from ...training.recipe import LARGEST
 from ...words import NOT_TRIED, counted
 from ..judging import blind_scores
 from ..passes import whole_feeds
-from ..setup import ClosedFormHead, Log, Outcome, Setup, Source
+from ..setup import Log, Outcome, Setup, Source
 from ..starting import solved_heads_of
 from ..tuning.training import FOLDS
 from .bases import outcome_of_probe, read_depths, read_test
@@ -166,26 +165,14 @@ def _solved_head(choice: Choice, entry: Candidate) -> Outcome:
     """Return the outcome of the strategy "head": solved, or the old class weights where no others have a lower held-out loss."""
     setup = choice.setup.on(choice.setup.network.copy())
     feed = HeadFeed(setup.network, choice.features, setup.device)
+    keep = choice.keeps_old and len(setup.tasks) == 1 and setup.items.data.task == "regression"  # more candidates would win by chance
     solved = None
-    if not loop_reason(setup) and len(setup.tasks) == 1 and choice.keeps_old and setup.items.data.task == "regression":
-        solved = _kept_head(choice, setup, feed=feed)  # no probe beat it; more candidates would beat it by chance
-    elif not loop_reason(setup):
-        solved = solved_heads(setup, choice.log, feed=feed, frozen=setup.all_but_heads, source=_source_of(choice))
+    if not loop_reason(setup):
+        solved = solved_heads(setup, choice.log, feed=feed, frozen=setup.all_but_heads, source=_source_of(choice), keep=keep)
     if solved is None:
         return _trained_head(choice, trial_of(entry, choice.base(entry), source=choice.setup.network, log=choice.log))
     _crown_(choice, entry)
     return solved
-
-
-def _kept_head(choice: Choice, setup: Setup, *, feed: Feed) -> Outcome:
-    """Return the outcome of the old head as it is, in a `setup` with a copy of the network."""
-    data, rows = setup.items.data, setup.known(setup.items.data.name, setup.parts.learned_from)
-    task = setup.tasks[data.name]
-    weight, bias = setup.network.rows(setup.network.heads[task].layer)
-    head = LinearProbe(weight, bias, 0.0, all_logits(setup.network, feed, indices=rows)[task], 1.0)
-    choice.log.notes.append(f"The head keeps its class weights: no probe has a lower loss on {counted(len(rows), 'held-out example')}.")
-    solved = {data.name: ClosedFormHead(head, rows)}
-    return Outcome(setup.network, feed, setup.all_but_heads, source=_source_of(choice), solved=solved)
 
 
 def _trained_head(choice: Choice, trial: Trial) -> Outcome:

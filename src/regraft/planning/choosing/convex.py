@@ -33,11 +33,13 @@ def loop_reason(setup: Setup) -> str:
     return ", ".join(changed)
 
 
-def solved_heads(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], source: Source) -> Outcome | None:
+def solved_heads(  # over the limit: what an outcome is made of
+    setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], source: Source, keep: bool = False
+) -> Outcome | None:
     """Solve the heads on their features, with the penalty that held-out examples choose, fitted to training and validation set.
     Classes use multinomial logistic regression, labels one logistic regression each, and regression uses ridge with its exact leave-one-out
     error, unless the plan names another probe. If class weights were carried over, the penalty is also tried on the distance from them, and
-    they may also stay unchanged. The lowest held-out loss wins.
+    they may also stay unchanged. The lowest held-out loss wins. With `keep` they stay unchanged without a comparison.
     The heads of the setup's network change in place. `source` holds their features (N, d). The history has one entry per penalty. Returns
     None if a head is not a plain linear layer; then the loop must train it."""
     features = source.features
@@ -51,7 +53,8 @@ def solved_heads(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], 
     for name, task in setup.open_tasks.items():
         began = time.perf_counter()
         with log.clock.during("solve"):
-            found = _solved(setup, name, features=features)
+            found = _kept(setup, name, rows=setup.known(name, setup.parts.learned_from), features=features) if keep else None
+            found = found or _solved(setup, name, features=features)
         if found is None or not start_from_(setup, task, solved=ClosedFormHead(found.probe, found.rows), feed=feed, features=features):
             for layer_task, (weight, bias) in rows_before.items():
                 setup.network.set_rows_(setup.network.heads[layer_task].layer, weight, bias=bias)
@@ -104,13 +107,14 @@ def _solved(setup: Setup, name: str, *, features: Tensor) -> _SolvedHead | None:
     if setup.plan.probe not in ("auto", "logistic") and data.task != "regression":
         return _SolvedHead(named_probe(setup, name, rows=rows, table=table), rows, len(rows), WORDS[setup.plan.probe])
     if data.task == "regression":
-        return _numbers(setup, name, rows=rows, table=table)
+        return _numbers(setup, name, rows=rows, features=features)
     judges = None if len(rows) <= FOLDED or not len(setup.parts.validation) else np.flatnonzero(np.isin(rows, setup.parts.validation))
     judges = None if judges is None or not len(judges) else judges
     judged = rows if judges is None else rows[judges]
     every = [_logistic(setup, name, rows=rows, table=table, judges=judges, base=base) for base in _bases(setup, name)]
     found = [_SolvedHead(probe, judged, len(rows), WORDS["logistic"]) for probe in every]
-    found += _kept(setup, name, rows=judged, table=table if judges is None else table[judges])
+    kept = _kept(setup, name, rows=judged, features=features)
+    found += [] if kept is None else [kept]
     return min(found, key=lambda one: held_out_loss(setup, name, probe=one.probe, rows=one.rows))
 
 
@@ -136,24 +140,24 @@ def _logistic(  # over the limit: what a head is solved from
     return replace(probe, weight=probe.weight + factor * base[0], bias=probe.bias + factor * base[1])
 
 
-def _kept(setup: Setup, name: str, *, rows: np.ndarray, table: np.ndarray) -> list[_SolvedHead]:
+def _kept(setup: Setup, name: str, *, rows: np.ndarray, features: Tensor) -> _SolvedHead | None:
     """Return the present head, of classes with a fitted temperature, if all its class weights were carried over."""
     task, data = setup.tasks[name], setup.data_of(name)
     if len(setup.new_rows.get(task, np.zeros(1))):
-        return []
+        return None
     weight, bias = (part.astype(np.float64) for part in setup.network.rows(setup.network.heads[task].layer))
-    scores = table @ weight.T + bias
+    scores = features[rows].numpy() @ weight.T + bias
     truth = np.eye(len(bias))[data.targets[rows]] if data.task == "classification" else data.targets[rows]
     factor = 1.0 if data.task == "regression" else fit_temperature(scores, truth, kind=data.task)
-    return [_SolvedHead(LinearProbe(factor * weight, factor * bias, 0.0, factor * scores, factor), rows, 0, _KEPT)]
+    return _SolvedHead(LinearProbe(factor * weight, factor * bias, 0.0, factor * scores, factor), rows, 0, _KEPT)
 
 
-def _numbers(setup: Setup, name: str, *, rows: np.ndarray, table: np.ndarray) -> _SolvedHead:
+def _numbers(setup: Setup, name: str, *, rows: np.ndarray, features: Tensor) -> _SolvedHead:
     """Return the head of numbers with the lowest held-out error, by ridge regression on the features as they are or standardised, from zero
     or from the class weights that were carried over. Without new outputs, these weights stay as they are where that error is not lower than
     theirs by more than the standard error of the difference.
     Source: regularised least squares on residuals of the source predictor (Kuzborskij & Orabona, ICML 2013)."""
-    groups, found = groups_of(setup, name, rows=rows), list[_SolvedHead]()
+    groups, found, table = groups_of(setup, name, rows=rows), list[_SolvedHead](), features[rows].numpy()
     targets = setup.data_of(name).targets[rows].reshape(len(rows), -1)
     for base in _bases(setup, name):
         given = np.zeros(targets.shape) if base is None else table @ base[0].T + base[1]
@@ -163,12 +167,13 @@ def _numbers(setup: Setup, name: str, *, rows: np.ndarray, table: np.ndarray) ->
                 probe = replace(probe, weight=probe.weight + base[0], bias=probe.bias + base[1], loo_scores=probe.loo_scores + given)
             found.append(_SolvedHead(probe, rows, len(rows), "ridge regression" if base is None else _FROM_KEPT))
     best = min(found, key=lambda one: held_out_loss(setup, name, probe=one.probe, rows=rows))
-    drawn_at = drawn(np.arange(len(rows)), seed=setup.plan.seed)
-    for old in _kept(setup, name, rows=rows, table=table):
-        made, before = (item_errors(setup, one.probe.loo_scores[drawn_at], rows=rows[drawn_at], task=name) for one in (best, old))
-        gain, error = gain_of(made, before, unit=0.0)
-        best = best if gain > error else old
-    return best
+    kept = _kept(setup, name, rows=rows, features=features)
+    if kept is None:
+        return best
+    some = drawn(np.arange(len(rows)), seed=setup.plan.seed)
+    made, before = (item_errors(setup, one.probe.loo_scores[some], rows=rows[some], task=name) for one in (best, kept))
+    gain, error = gain_of(made, before, unit=0.0)
+    return best if gain > error else kept
 
 
 def _through_layer(setup: Setup, log: Log, *, features: Tensor, source: Source) -> Outcome:
