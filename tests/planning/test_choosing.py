@@ -524,6 +524,23 @@ def test_what_the_budget_leaves_no_time_for_is_not_tried(monkeypatch: pytest.Mon
     assert any("left of the budget" in one["why"] for one in result.plan.candidates)
 
 
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_trial_after_which_no_epoch_fits_the_budget_is_not_judged_as_a_training_of_none(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training of no epoch is an untrained head: its candidate had the accuracy of one class, and was said to be trained to its end."""
+    monkeypatch.setattr(auto_module, "PARTS", 1e9)
+    pictures, labels = _hard(120, 2.0)
+    given = pictures if family == "torch" else pictures.transpose(0, 2, 3, 1)
+    result = regraft.adapt(_net() if family == "torch" else _keras(), (given, labels), budget="5m", **QUICK)
+    stopped = [
+        one for one in result.plan.candidates if one["why"].startswith("stopped after its trial: an epoch with comparison and refit")
+    ]
+    assert len(stopped) == 1 and "left of the budget" in stopped[0]["why"] and stopped[0]["losses"]
+    assert stopped[0]["estimate"] > 0.4  # of its trial; one class alone gives a third
+    assert result.plan.chosen["strategy"] in ("probe", "head")
+
+
 @pytest.mark.parametrize("budget", [None, "3m"])
 def test_a_budget_tries_what_fits_into_it_even_where_little_can_be_gained(
     budget: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

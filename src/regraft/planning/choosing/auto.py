@@ -327,6 +327,10 @@ def _trained(choice: Choice, trial: Trial) -> HeldOutErrors | None:
     if choice.deadline is not None:
         each = choice.seconds(trial.candidate, items=len(setup.parts.training), epochs=1)
         epochs = int(min(max(choice.left, 0) / each / PARTS, most_epochs(setup.settings, len(setup.parts.training))))
+    if epochs == 0:  # a training of no epoch would leave the untrained head
+        needed, left = duration(PARTS * each), duration(max(choice.left, 0))
+        trial.candidate.why = f"stopped after its trial: an epoch with comparison and refit takes {needed}, {left} left of the budget"
+        return None
     run = trial.finished(epochs)
     found = trial.found
     if found is not None and not found.kept_start and len(run.rows) < FEW_TO_JUDGE:
